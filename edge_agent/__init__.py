@@ -1,0 +1,3 @@
+"""Open edge inference runtime for visual inspection."""
+
+__version__ = "1.3.0"

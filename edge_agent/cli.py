@@ -1,0 +1,45 @@
+"""The `edge-agent` command: names its sub-commands and loads only the one that is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from typing import List, Optional
+
+from edge_agent import __version__
+from edge_agent.errors import EdgeAgentError
+
+# sub-command → (module with add_arguments and run, one line of help)
+COMMANDS = {
+    "serve": ("edge_agent.runtime.commands", "run the agent"),
+    "models": ("edge_agent.client.models_command", "list, describe, start and stop models"),
+    "detect": ("edge_agent.client.detect_command", "judge images with a running agent"),
+    "train": ("edge_agent.training.commands", "train a model package from images"),
+    "evaluate": ("edge_agent.evaluation.commands", "judge a model package on labelled images"),
+    "demo": ("edge_agent.demo.commands", "draw parts, train, serve and inspect them"),
+    "bench": ("edge_agent.benchmark.commands", "measure what serving adds to the engine"),
+    "doctor": ("edge_agent.doctor", "tell what this machine has and what is missing"),
+    "version": ("edge_agent.version", "print the version"),
+}
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run a sub-command and return its exit code; 2 for what the user can mend."""
+    words = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="edge-agent", description="Edge inference agent.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    asked = next((word for word in words if not word.startswith("-")), None)
+    for name, (module, help_line) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_line, description=help_line)
+        if name == asked:
+            import_module(module).add_arguments(command)
+    given = parser.parse_args(words)
+    try:
+        return int(import_module(COMMANDS[given.command][0]).run(given))
+    except EdgeAgentError as error:
+        sys.stderr.write(f"edge-agent: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130

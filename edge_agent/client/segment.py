@@ -1,0 +1,83 @@
+"""The client's own shared memory: room for one frame and its mask, under one unguessable name."""
+
+from __future__ import annotations
+
+import grp
+import mmap
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Tuple
+
+import numpy as np
+
+from edge_agent.errors import EdgeAgentError
+from edge_agent.wire import edge_agent_pb2 as wire
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FOLDER = Path("/dev/shm")
+SHARED_WITH = "ggc_group"  # the group Greengrass components run in
+
+
+class FrameSegment:
+    """`frame_bytes` for a frame, and as many behind it for the mask; removed by `close`.
+
+    Open to the user's own group, or to ggc_group where the user belongs to it (mode 0660).
+    """
+
+    def __init__(self, frame_bytes: int) -> None:
+        self._room = frame_bytes
+        self._path = FOLDER / f"edge-agent-{uuid.uuid4().hex}"
+        descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o660)
+        try:
+            os.fchmod(descriptor, 0o660)
+            _share(descriptor)
+            # Claims the pages now: a full /dev/shm is an error here instead of SIGBUS on writing.
+            os.posix_fallocate(descriptor, 0, 2 * frame_bytes)
+            self._bytes: NDArray[np.uint8] = np.frombuffer(
+                mmap.mmap(descriptor, 2 * frame_bytes), np.uint8
+            )
+        except OSError as error:
+            self._path.unlink()
+            raise EdgeAgentError(
+                f"Can't get {2 * frame_bytes} bytes of shared memory: {error.strerror}. "
+                f"Make {FOLDER} larger, or use transport='bytes'."
+            ) from None
+        finally:
+            os.close(descriptor)
+
+    def fits(self, frame_bytes: int) -> bool:
+        """Whether a frame of `frame_bytes` has room."""
+        return frame_bytes <= self._room
+
+    def write(self, image: NDArray[np.uint8]) -> None:
+        """Copy the frame in."""
+        np.copyto(self._bytes[: image.nbytes].reshape(image.shape), image)
+
+    def handles(self, frame_bytes: int) -> Tuple[wire.SharedMemoryHandle, wire.SharedMemoryHandle]:
+        """Return the handles of the frame and of its mask, both of `frame_bytes`."""
+        name = self._path.name
+        return (
+            wire.SharedMemoryHandle(name=name, size=frame_bytes, offset=0),
+            wire.SharedMemoryHandle(name=name, size=frame_bytes, offset=self._room),
+        )
+
+    def mask(self, width: int, height: int) -> NDArray[np.uint8]:
+        """Return a copy of the mask, uint8 RGB (height, width, 3)."""
+        start, size = self._room, width * height * 3
+        return self._bytes[start : start + size].reshape(height, width, 3).copy()
+
+    def close(self) -> None:
+        """Remove the segment."""
+        self._path.unlink()
+
+
+def _share(descriptor: int) -> None:
+    try:
+        group = grp.getgrnam(SHARED_WITH).gr_gid
+    except KeyError:
+        return
+    if group in os.getgroups():
+        os.fchown(descriptor, -1, group)

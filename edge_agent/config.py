@@ -1,0 +1,139 @@
+"""The settings of the agent: one frozen tree, read once at the edge.
+
+Later sources win: defaults, configuration file (JSON), environment, command line. A setting is a
+dotted path: `server.socket_mode` is {"server": {"socket_mode": ...}} in the file, --set
+server.socket_mode=... on the command line, EDGE_AGENT_SERVER__SOCKET_MODE in the environment.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
+
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Annotated, Literal
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import Strict, read
+
+DEFAULT_SOCKET = "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
+ENVIRONMENT_PREFIX = "EDGE_AGENT_"
+MIB = 1024 * 1024
+
+Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
+Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
+
+
+class ServerSettings(Strict):
+    """Where and to whom the agent listens."""
+
+    socket: Annotated[str, Field(pattern=r"^unix://")] = DEFAULT_SOCKET
+    socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
+    socket_owner: str = ""  # user name; empty: the agent's own
+    socket_group: str = ""  # group name; empty: ggc_group where it exists
+    tcp: Optional[Port] = None  # host:port; None: no TCP
+    tls_certificate: Optional[Path] = None  # PEM chain
+    tls_key: Optional[Path] = None  # PEM
+    tls_client_ca: Optional[Path] = None  # PEM; clients must then show a certificate of it
+    stop_within_s: Annotated[float, Field(gt=0.0, le=60.0)] = 4.0
+
+    @field_validator("socket")
+    @classmethod
+    def _absolute(cls, socket: str) -> str:
+        path = socket[len("unix://") :]
+        if not path.startswith("/"):
+            raise ValueError("must be unix:// followed by an absolute path")
+        if len(path.encode()) > 107:
+            raise ValueError(f"the path has {len(path.encode())} bytes; Linux allows at most 107")
+        return socket
+
+    @model_validator(mode="after")
+    def _secure(self) -> ServerSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: set both or none")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key as well")
+        host = (self.tcp or "localhost:0").rpartition(":")[0].strip("[]")
+        if self.tls_certificate is None and host not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError(
+                f"tcp on {host} needs tls_certificate and tls_key; plaintext only on localhost"
+            )
+        return self
+
+    @property
+    def socket_path(self) -> Path:
+        """The socket as a file name."""
+        return Path(self.socket[len("unix://") :])
+
+
+class ModelsSettings(Strict):
+    """Which models there are and how they are looked after."""
+
+    folder: Optional[Path] = None  # every sub-folder or zip with a manifest is a model
+    records: Optional[Path] = None  # models.d: one registration record (JSON) a model
+    autostart: bool = False  # for models of `folder`; a record has its own
+    rescan_every_s: Annotated[float, Field(ge=0.1, le=3600.0)] = 1.0
+    package_limit_mib: Annotated[int, Field(ge=1)] = 2048
+    memory_limit_mib: Optional[Annotated[int, Field(ge=1)]] = None  # of the agent; None: no limit
+    drain_within_s: Seconds = 30.0  # StopModel waits so long for calls in flight
+
+
+class EngineSettings(Strict):
+    """How models are executed; a value set here wins over the manifest's."""
+
+    backends: Annotated[Tuple[Literal["onnxruntime"], ...], Field(min_length=1)] = ("onnxruntime",)
+    threads: Annotated[int, Field(ge=0, le=256)] = 0  # of one inference unit; 0: cores / units
+    inference_units: Optional[Annotated[int, Field(ge=1, le=64)]] = None  # None: the manifest's
+    queue_length: Annotated[int, Field(ge=1, le=10000)] = 64  # frames waiting for one model
+    spinning: bool = False  # engine threads spin while idle: lower latency, a busy core
+    memory_arena: bool = False  # keep freed memory: a little faster, grows to the peak
+
+
+class Settings(Strict):
+    """The whole tree."""
+
+    server: ServerSettings = ServerSettings()
+    models: ModelsSettings = ModelsSettings()
+    engine: EngineSettings = EngineSettings()
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+def load(
+    file: Optional[Path], environment: Mapping[str, str], assignments: Iterable[str] = ()
+) -> Settings:
+    """Merge the sources. Raises InvalidConfiguration with a sentence for each wrong setting."""
+    tree: Dict[str, Any] = _from_file(file) if file else {}
+    for name in sorted(environment):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            path = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
+            _put(tree, path, environment[name], name)
+    for assignment in assignments:
+        path_text, equals, value = assignment.partition("=")
+        if not equals:
+            raise InvalidConfiguration(f"--set {assignment!r}: expected NAME=VALUE")
+        _put(tree, path_text.split("."), value, f"--set {path_text}")
+    try:
+        return read(Settings, tree)
+    except ValueError as error:
+        raise InvalidConfiguration(f"Configuration: {error}") from None
+
+
+def _from_file(file: Path) -> Dict[str, Any]:
+    try:
+        tree = json.loads(file.read_bytes())
+    except OSError as error:
+        raise InvalidConfiguration(f"Configuration file {file}: {error.strerror}.") from None
+    except ValueError as error:
+        raise InvalidConfiguration(f"Configuration file {file} isn't JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise InvalidConfiguration(f"Configuration file {file} must hold one JSON object.")
+    return tree
+
+
+def _put(tree: Dict[str, Any], path: list[str], value: str, source: str) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise InvalidConfiguration(f"{source}: {part!r} is a value, not a group of settings")
+    tree[path[-1]] = value

@@ -1,0 +1,116 @@
+"""Every error the agent raises on purpose.
+
+    EdgeAgentError
+    ├── UserError                what the caller sent or asked for; never logged as a fault
+    │   ├── InvalidRequest       INVALID_ARGUMENT     a field of the call is missing or wrong
+    │   │   └── InvalidFrame     INVALID_ARGUMENT     the frame or the mask target cannot be used
+    │   ├── ModelNotFound        NOT_FOUND
+    │   ├── WrongModelState      FAILED_PRECONDITION
+    │   ├── Overloaded           RESOURCE_EXHAUSTED   queue full; retry later
+    │   ├── OutOfMemory          RESOURCE_EXHAUSTED   no room to load a model
+    │   ├── DeadlineExceeded     DEADLINE_EXCEEDED
+    │   ├── MalformedMessage     INTERNAL             not the protobuf message of this call
+    │   └── InvalidConfiguration UNKNOWN              settings, at start only
+    ├── ModelError               UNKNOWN              a package or engine that cannot serve
+    │   ├── InvalidPackage       UNKNOWN              manifest, checksum, layout
+    │   ├── BackendUnavailable   UNKNOWN              engine library missing or unusable here
+    │   └── InferenceFailed      INTERNAL             the engine failed on a frame
+    └── AgentUnavailable         UNAVAILABLE          stopping, or not reachable from a client
+
+Each class names the gRPC status it becomes; only `runtime/rpc/status.py` reads that name.
+Messages say what came, what was expected and what to do next, and hold no secret.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EdgeAgentError(Exception):
+    """Base of all; `status` is the name of the gRPC status code the error becomes."""
+
+    status: ClassVar[str] = "UNKNOWN"
+
+
+class UserError(EdgeAgentError):
+    """The caller can mend it."""
+
+
+class InvalidRequest(UserError):
+    """A field of the call is missing or wrong."""
+
+    status = "INVALID_ARGUMENT"
+
+
+class InvalidFrame(InvalidRequest):
+    """The frame, or the place asked for the mask, cannot be used."""
+
+
+class ModelNotFound(UserError):
+    """No model of that name is deployed."""
+
+    status = "NOT_FOUND"
+
+    @classmethod
+    def named(cls, name: str, known: list[str]) -> ModelNotFound:
+        """Build the sentence; `known` are the names that would have worked."""
+        there = ", ".join(known) if known else "none"
+        return cls(f"Model {name!r} isn't deployed on this device. Deployed models: {there}.")
+
+
+class WrongModelState(UserError):
+    """The model is not in a state that allows the call."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class Overloaded(UserError):
+    """The queue of the model is full."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class OutOfMemory(UserError):
+    """There is no room to load the model."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class DeadlineExceeded(UserError):
+    """The caller's deadline passed before the frame was computed."""
+
+    status = "DEADLINE_EXCEEDED"
+
+
+class MalformedMessage(UserError):
+    """The bytes are not the protobuf message of this call; INTERNAL by contract."""
+
+    status = "INTERNAL"
+
+
+class InvalidConfiguration(UserError):
+    """A setting is unknown or has a value that cannot be used."""
+
+
+class ModelError(EdgeAgentError):
+    """The model cannot serve as it is."""
+
+
+class InvalidPackage(ModelError):
+    """The model package is damaged, unsafe or not of a known format."""
+
+
+class BackendUnavailable(ModelError):
+    """The engine's library is missing or cannot work on this machine."""
+
+
+class InferenceFailed(ModelError):
+    """The engine failed on a frame."""
+
+    status = "INTERNAL"
+
+
+class AgentUnavailable(EdgeAgentError):
+    """The agent is stopping, or a client cannot reach it."""
+
+    status = "UNAVAILABLE"

@@ -1,0 +1,70 @@
+"""The rules for everything a person writes by hand: frozen, strict, unknown keys named back."""
+
+from __future__ import annotations
+
+from typing import Any, Type, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Strict(BaseModel):
+    """A frozen group of fields; an unknown key or a value of the wrong type is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+T = TypeVar("T", bound=Strict)
+
+
+def read(kind: Type[T], values: Any) -> T:
+    """Build `kind` from settings; "5" and "true" count as numbers and booleans.
+
+    Raises ValueError: a sentence for every wrong field.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("; ".join(_sentence(kind, item) for item in error.errors())) from None
+
+
+def read_json(kind: Type[T], content: bytes) -> T:
+    """Build `kind` from JSON text; every value must have its own JSON type.
+
+    Raises ValueError: a sentence for every wrong field.
+    """
+    try:
+        return kind.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        raise ValueError("; ".join(_sentence(kind, item) for item in error.errors())) from None
+
+
+def _sentence(kind: Type[Strict], item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "the whole document"
+    if item["type"] == "extra_forbidden":
+        known = ", ".join(sorted(_group(kind, item["loc"][:-1]).model_fields))
+        return f"{where}: unknown key; known here: {known}"
+    if item["type"] == "value_error":
+        return f"{where}: {item['ctx']['error']}"
+    came = "" if item["type"] == "missing" else f" (it is {_short(item['input'])})"
+    message = item["msg"]
+    return f"{where}: {message[0].lower()}{message[1:]}{came}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _group(kind: Type[Strict], path: Any) -> Type[Strict]:
+    """Follow `path` through the annotations to the group the unknown key was found in."""
+    for part in path:
+        if isinstance(part, int):
+            continue
+        kind = _groups_in(kind.model_fields[part].annotation)[0]
+    return kind
+
+
+def _groups_in(annotation: Any) -> list[Type[Strict]]:
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        return [annotation]
+    return [group for inner in getattr(annotation, "__args__", ()) for group in _groups_in(inner)]

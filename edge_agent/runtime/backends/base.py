@@ -1,0 +1,103 @@
+"""What every engine offers: open on bytes, run a batch, close. Checks here, work in the hooks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Dict
+
+import numpy as np
+
+from edge_agent.errors import InferenceFailed, InvalidPackage
+from edge_agent.manifest import Manifest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How an engine may use the machine.
+
+    threads: of this instance, 0 leaves it to the engine. spinning: threads wait actively.
+    memory_arena: keep freed memory for the next run.
+    """
+
+    threads: int = 0
+    spinning: bool = False
+    memory_arena: bool = False
+
+
+class Backend(ABC):
+    """One loaded model in one engine; `run` may be called by one thread at a time.
+
+    The constructor loads and raises BackendUnavailable when the engine cannot work here,
+    InvalidPackage when the graph is not what the manifest says.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._spec = manifest.input
+        outputs = manifest.outputs
+        self._wanted = [name for name in (outputs.score, outputs.map, outputs.class_maps) if name]
+        self.max_batch = max(manifest.runtime.batch_sizes)
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """Where it really runs, for people: "CPU", "GPU Orin"."""
+
+    def run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+        """Compute `batch` (n, ...) of the manifest's input shape and dtype, 1 <= n <= max_batch.
+
+        Returns the manifest's outputs by tensor name, each with n items. Raises InferenceFailed.
+        """
+        if not 1 <= len(batch) <= self.max_batch or batch.dtype != np.dtype(self._spec.dtype):
+            raise InferenceFailed(
+                f"The engine got a batch {batch.shape} of {batch.dtype}; expected 1 to "
+                f"{self.max_batch} items of {self._spec.dtype}."
+            )
+        outputs = self._run(batch)
+        for name, values in outputs.items():
+            if len(values) != len(batch):
+                raise InferenceFailed(
+                    f"Output {name!r} has {len(values)} items for a batch of {len(batch)}; "
+                    "its first axis must be the batch."
+                )
+        return outputs
+
+    def close(self) -> None:
+        """Free the engine's memory; the backend cannot be used again."""
+        self._close()
+
+    def _check_tensors(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
+        """Compare the graph's tensor names and shapes (None for free axes) with the manifest."""
+        spec = self._spec
+        if spec.tensor not in inputs or len(inputs) != 1:
+            raise InvalidPackage(
+                f"The graph's inputs are {', '.join(inputs)}; the manifest names "
+                f"{spec.tensor!r} as the only one."
+            )
+        size = (spec.height, spec.width)
+        item = (*size, 3) if spec.layout == "NHWC" else (3, *size)
+        shape = inputs[spec.tensor]
+        if len(shape) != 4 or any(
+            isinstance(axis, int) and axis > 0 and axis != wanted
+            for axis, wanted in zip(shape[1:], item)
+        ):
+            raise InvalidPackage(
+                f"The graph's input {spec.tensor!r} has shape {list(shape)}; the manifest says "
+                f"(N, {', '.join(map(str, item))})."
+            )
+        missing = [name for name in self._wanted if name not in outputs]
+        if missing:
+            raise InvalidPackage(
+                f"The graph has no output {', '.join(missing)}; it has {', '.join(outputs)}."
+            )
+
+    @abstractmethod
+    def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]: ...
+
+    @abstractmethod
+    def _close(self) -> None: ...

@@ -1,0 +1,51 @@
+"""How much memory there is, and whether a model fits; sources: proc(5), cgroups v2."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Optional
+
+from edge_agent.errors import OutOfMemory
+
+MIB = 1024 * 1024
+_ENGINE_BYTES = 48 * MIB  # an engine's library and its smallest buffers
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def resident_bytes() -> int:
+    """Return this process's resident set."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def available_bytes() -> int:
+    """Return what this process may still take: of the machine, or of its cgroup if that is less."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    machine = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        current = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return machine
+    return machine if limit == "max" else min(machine, int(limit) - current)
+
+
+def check(name: str, model_bytes: int, limit_mib: Optional[int]) -> None:
+    """Raise OutOfMemory when a model of `model_bytes` on disk will hardly fit.
+
+    Loading holds the file and the engine's own copy of its weights at the same time.
+    """
+    needed = 2 * model_bytes + _ENGINE_BYTES
+    free = available_bytes()
+    if limit_mib is not None:
+        free = min(free, limit_mib * MIB - resident_bytes())
+    if needed > free:
+        raise OutOfMemory(
+            f"Model {name!r} needs about {needed // MIB} MiB to load; {max(free, 0) // MIB} MiB "
+            "are free. Stop another model, or raise models.memory_limit_mib if it is set."
+        )
+
+
+def give_back() -> None:
+    """Return freed heap pages to the system (glibc's malloc_trim(3))."""
+    ctypes.CDLL(None).malloc_trim(0)

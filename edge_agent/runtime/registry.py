@@ -1,0 +1,78 @@
+"""Name → served model. Registrations come and go while the agent runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Callable, Coroutine, Dict, List, Mapping, Set
+
+from edge_agent.config import EngineSettings, ModelsSettings
+from edge_agent.errors import EdgeAgentError, InvalidRequest, ModelNotFound
+from edge_agent.runtime.model import ServedModel
+from edge_agent.runtime.store import Registration
+from edge_agent.types import ModelInfo
+
+log = logging.getLogger(__name__)
+
+
+class Registry:
+    """Owns the served models; `on_change` hears of every change of state, `on_gone` of removals."""
+
+    def __init__(
+        self,
+        models: ModelsSettings,
+        engine: EngineSettings,
+        on_change: Callable[[ModelInfo], None] = lambda info: None,
+        on_gone: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._settings = (models, engine)
+        self._on_change, self._on_gone = on_change, on_gone
+        self._models: Dict[str, ServedModel] = {}
+        self._changes: Set[asyncio.Task[None]] = set()
+
+    def find(self, name: str) -> ServedModel:
+        """Return the model. Raises InvalidRequest for an empty name, ModelNotFound."""
+        if not name:
+            raise InvalidRequest("model_component is empty; name a deployed model.")
+        try:
+            return self._models[name]
+        except KeyError:
+            raise ModelNotFound.named(name, sorted(self._models)) from None
+
+    def list(self) -> List[ModelInfo]:
+        """Return every deployed model, by name."""
+        return [self._models[name].info() for name in sorted(self._models)]
+
+    def sync(self, registrations: Mapping[str, Registration]) -> None:
+        """Make the models those of `registrations`; work that takes time goes on afterwards."""
+        for name in [name for name in self._models if name not in registrations]:
+            log.info("Model %s was removed.", name)
+            self._later(self._models.pop(name).retire())
+            self._on_gone(name)
+        for name, registration in registrations.items():
+            known = self._models.get(name)
+            if known is None:
+                self._add(registration)
+            elif known.registration != registration:
+                self._later(known.replace(registration))
+
+    async def close(self) -> None:
+        """Retire every model."""
+        models, self._models = list(self._models.values()), {}
+        await asyncio.gather(*(model.retire() for model in models), *self._changes)
+
+    def _add(self, registration: Registration) -> None:
+        model = ServedModel(registration, *self._settings, self._on_change)
+        self._models[registration.name] = model
+        self._on_change(model.info())
+        log.info("Model %s is deployed from %s.", registration.name, registration.package)
+        if registration.autostart:
+            try:
+                model.start()
+            except EdgeAgentError as error:
+                log.error("Model %s can't start by itself: %s", registration.name, error)  # noqa: TRY400
+
+    def _later(self, change: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)

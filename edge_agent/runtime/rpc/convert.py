@@ -1,0 +1,141 @@
+"""Wire ↔ types. Pure, no checks: a value that makes no sense is refused where it is used."""
+
+from __future__ import annotations
+
+from typing import Iterable, Optional, cast
+
+from edge_agent import types
+from edge_agent.wire import edge_agent_pb2 as wire
+from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
+
+
+def detect_request(
+    request: wire.DetectAnomaliesRequest, deadline: Optional[float]
+) -> types.DetectRequest:
+    """Read the call; `deadline` in monotonic seconds."""
+    return types.DetectRequest(
+        model=request.model_component,
+        bitmap=_bitmap(request.bitmap) if request.HasField("bitmap") else None,
+        mask=_mask_handle(request.anomaly_mask_params),
+        deadline=deadline,
+    )
+
+
+def detect_response(
+    prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]
+) -> wire.DetectAnomaliesResponse:
+    """Write the answer of the contract; `mask` is where the caller wanted it written."""
+    return wire.DetectAnomaliesResponse(detect_anomaly_result=_result(prediction, mask))
+
+
+def inspect_response(
+    prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]
+) -> wire_v1.InspectResponse:
+    """Write our own answer: the contract's, the regions and the model's version."""
+    return wire_v1.InspectResponse(
+        result=_result(prediction, mask),
+        regions=[
+            wire_v1.Region(
+                name=region.name,
+                left=region.left,
+                top=region.top,
+                width=region.width,
+                height=region.height,
+                area=region.area,
+                peak=region.peak,
+            )
+            for region in prediction.regions
+        ],
+        model_version=prediction.model_version,
+    )
+
+
+def description(info: types.ModelInfo) -> wire.DescribeModelResponse:
+    """Write one model's state."""
+    return wire.DescribeModelResponse(
+        model_description=wire.ModelDescription(
+            model_component=info.name,
+            lookout_vision_model_arn=info.arn,
+            status=_status(info.state),
+            status_message=info.message,
+        )
+    )
+
+
+def model_list(infos: Iterable[types.ModelInfo]) -> wire.ListModelsResponse:
+    """Write every model's state, in the order given."""
+    return wire.ListModelsResponse(
+        models=[
+            wire.ModelMetadata(
+                model_component=info.name,
+                lookout_vision_model_arn=info.arn,
+                status=_status(info.state),
+                status_message=info.message,
+            )
+            for info in infos
+        ]
+    )
+
+
+def started(info: types.ModelInfo) -> wire.StartModelResponse:
+    """Write the answer of StartModel."""
+    return wire.StartModelResponse(status=_status(info.state))
+
+
+def stopped(info: types.ModelInfo) -> wire.StopModelResponse:
+    """Write the answer of StopModel."""
+    return wire.StopModelResponse(status=_status(info.state))
+
+
+def _status(state: types.ModelState) -> wire.ModelStatus:
+    return cast(wire.ModelStatus, state.value)
+
+
+def _bitmap(bitmap: wire.Bitmap) -> types.Bitmap:
+    kind = bitmap.WhichOneof("data")
+    return types.Bitmap(
+        width=bitmap.width,
+        height=bitmap.height,
+        data=bitmap.byte_data if kind == "byte_data" else None,
+        handle=_handle(bitmap.shared_memory_handle) if kind == "shared_memory_handle" else None,
+    )
+
+
+def _mask_handle(params: wire.AnomalyMaskParams) -> Optional[types.SharedMemoryHandle]:
+    for field in ("shared_memory_handle", "shared_memory_handle_2022"):
+        if params.HasField(field):
+            return _handle(getattr(params, field))
+    return None
+
+
+def _handle(handle: wire.SharedMemoryHandle) -> types.SharedMemoryHandle:
+    return types.SharedMemoryHandle(handle.name, handle.size, handle.offset)
+
+
+def _result(
+    prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]
+) -> wire.DetectAnomalyResult:
+    result = wire.DetectAnomalyResult(
+        is_anomalous=prediction.is_anomalous,
+        confidence=prediction.confidence,
+        anomaly_score=prediction.score,
+        anomaly_threshold=prediction.threshold,
+        anomalies=[
+            wire.Anomaly(
+                name=anomaly.name,
+                pixel_anomaly=wire.PixelAnomaly(
+                    total_percentage_area=anomaly.area, hex_color=anomaly.color
+                ),
+            )
+            for anomaly in prediction.anomalies
+        ],
+    )
+    if prediction.anomalies:  # a model with a mask
+        bitmap = result.anomaly_mask
+        bitmap.width, bitmap.height = prediction.mask_size
+        if prediction.mask is not None:
+            bitmap.byte_data = prediction.mask.tobytes()
+        elif mask is not None:
+            handle = bitmap.shared_memory_handle
+            handle.name, handle.size, handle.offset = mask.name, mask.size, mask.offset
+    return result

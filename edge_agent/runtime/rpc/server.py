@@ -1,0 +1,180 @@
+"""The gRPC server: where it listens, who may connect, message limits, health, reflection, stop."""
+
+from __future__ import annotations
+
+import grp
+import logging
+import os
+import pwd
+import socket
+import stat
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from edge_agent.config import ServerSettings
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.detector import Detector
+from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
+from edge_agent.types import ModelInfo, ModelState
+
+log = logging.getLogger(__name__)
+
+# Above the largest legal frame, 4096 * 4096 * 3 = 50,331,648 bytes, so that RESOURCE_EXHAUSTED only
+# ever means load.
+MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
+DEFAULT_GROUP = "ggc_group"
+
+
+class Server:
+    """A gRPC server on a Unix socket and, when asked for, on TCP."""
+
+    def __init__(self, settings: ServerSettings, detector: Detector) -> None:
+        self._settings = settings
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+                ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        self._health = health.aio.HealthServicer()
+        self._identity: Optional[Tuple[int, int]] = None  # device and inode of our socket file
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers(Servicer(detector).handlers())
+        reflection.enable_server_reflection(
+            (CONTRACT_SERVICE, INSPECTOR_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            self._server,
+        )
+
+    async def start(self) -> List[str]:
+        """Listen; return the addresses. Raises InvalidConfiguration: what stands in the way."""
+        path = self._settings.socket_path
+        claim(path)
+        before = os.umask(0o777 & ~int(self._settings.socket_mode, 8))
+        try:
+            self._listen(self._settings.socket, None)
+        finally:
+            os.umask(before)
+        _hand_over(path, self._settings)
+        addresses = [self._settings.socket]
+        if self._settings.tcp:
+            self._listen(self._settings.tcp, _credentials(self._settings))
+            addresses.append(self._settings.tcp)
+        await self._server.start()
+        facts = path.stat()
+        self._identity = (facts.st_dev, facts.st_ino)
+        return addresses
+
+    async def show(self, info: ModelInfo) -> None:
+        """Tell the health service a model's state, under the model's name."""
+        serving = info.state is ModelState.RUNNING
+        await self._health.set(info.name, _health(serving))
+
+    async def forget(self, name: str) -> None:
+        """Tell the health service that a model is gone."""
+        await self._health.set(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+
+    async def stop(self, within_s: float) -> None:
+        """Refuse new calls, let those in flight finish, remove the socket file."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(within_s)
+        path = self._settings.socket_path
+        try:
+            facts = path.stat()
+            if (facts.st_dev, facts.st_ino) == self._identity:
+                path.unlink()
+        except OSError:
+            return  # gone already
+
+    def _listen(self, address: str, credentials: Optional[grpc.ServerCredentials]) -> None:
+        try:
+            if credentials is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise InvalidConfiguration(f"Can't listen on {address}: {error}") from None
+
+
+def claim(path: Path) -> None:
+    """Make sure nobody serves at `path`; remove the socket file a dead agent left.
+
+    Raises InvalidConfiguration when an agent answers there, or something else lies there.
+    """
+    if not path.parent.is_dir():
+        raise InvalidConfiguration(f"Socket {path}: its folder doesn't exist; create it first.")
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise InvalidConfiguration(f"{path} exists and isn't a socket; move it away.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            log.info("Replacing %s, left by an agent that is gone.", path)
+            path.unlink()
+            return
+        except OSError as error:
+            raise InvalidConfiguration(
+                f"Can't tell whether an agent serves at {path}: {error}"
+            ) from None
+    raise InvalidConfiguration(
+        f"Another agent already serves at {path}. Stop it, or set server.socket to another path."
+    )
+
+
+def _hand_over(path: Path, settings: ServerSettings) -> None:
+    """Give the socket file its owner, group and mode."""
+    try:
+        owner = pwd.getpwnam(settings.socket_owner).pw_uid if settings.socket_owner else -1
+    except KeyError:
+        raise InvalidConfiguration(
+            f"server.socket_owner: no user {settings.socket_owner}"
+        ) from None
+    group = _group(settings.socket_group)
+    try:
+        os.chown(path, owner, group)
+        path.chmod(int(settings.socket_mode, 8))
+    except PermissionError:
+        log.warning(
+            "%s keeps group %d: the agent's user isn't in the group asked for; clients of other "
+            "users can't connect.",
+            path,
+            path.stat().st_gid,
+        )
+
+
+def _group(name: str) -> int:
+    """Return the group id, -1 to keep the agent's own."""
+    try:
+        return grp.getgrnam(name or DEFAULT_GROUP).gr_gid
+    except KeyError:
+        if name:
+            raise InvalidConfiguration(f"server.socket_group: no group {name}") from None
+        return -1
+
+
+def _credentials(settings: ServerSettings) -> Optional[grpc.ServerCredentials]:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None  # the settings allow that on the loopback address only
+    try:
+        pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
+        client_ca = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+    except OSError as error:
+        raise InvalidConfiguration(f"TLS file {error.filename}: {error.strerror}") from None
+    return grpc.ssl_server_credentials(
+        [pair], root_certificates=client_ca, require_client_auth=client_ca is not None
+    )
+
+
+def _health(serving: bool) -> int:
+    kind = health_pb2.HealthCheckResponse
+    status: int = kind.SERVING if serving else kind.NOT_SERVING
+    return status

@@ -1,0 +1,1 @@
+"""From bytes or shared memory to the model, and from its outputs to a verdict."""

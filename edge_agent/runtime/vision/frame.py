@@ -1,0 +1,102 @@
+"""A caller's bitmap → a checked view of its pixels, without a copy. Owns every bound check.
+
+Limits and padding: contract of the original agent, 64x64 to 4096x4096 packed RGB; rows may be
+padded to 4 bytes as GStreamer does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Optional, Tuple
+
+import numpy as np
+
+from edge_agent.errors import InvalidFrame
+from edge_agent.runtime.vision.segments import Segment, Segments
+from edge_agent.types import Bitmap, Frame, SharedMemoryHandle
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SMALLEST = 64
+LARGEST = 4096
+CHANNELS = 3
+
+
+class OpenFrame:
+    """A frame in use and, when the caller asked for one, the place for its mask.
+
+    Valid until the reply is sent; `check` afterwards tells whether the memory stayed whole.
+    """
+
+    def __init__(self, frame: Frame, segments: Tuple[Segment, ...]) -> None:
+        self.frame = frame
+        self._segments = segments
+        self.mask_target: Optional[NDArray[np.uint8]] = None  # (height, width, 3), writable
+
+    def check(self) -> None:
+        """Raise InvalidFrame when a segment was cut short while it was read or written."""
+        for segment in self._segments:
+            segment.check()
+
+
+class FrameReader:
+    """Opens bitmaps; keeps the mappings of segments that callers use again."""
+
+    def __init__(self) -> None:
+        self._segments = Segments()
+
+    def open(self, bitmap: Bitmap, mask: Optional[SharedMemoryHandle] = None) -> OpenFrame:
+        """Check `bitmap` and return its pixels; `mask` names where the mask shall be written.
+
+        Raises InvalidFrame: what came, what was expected.
+        """
+        width, height = bitmap.width, bitmap.height
+        if not (SMALLEST <= width <= LARGEST and SMALLEST <= height <= LARGEST):
+            raise InvalidFrame(
+                f"The bitmap is {width}x{height} pixels; width and height must be "
+                f"{SMALLEST} to {LARGEST}."
+            )
+        if bitmap.handle is not None:
+            segment = self._segments.open(bitmap.handle, writable=False)
+            buffer = segment.part(bitmap.handle)
+            used: Tuple[Segment, ...] = (segment,)
+        elif bitmap.data:
+            buffer, used = np.frombuffer(bitmap.data, np.uint8), ()
+        else:
+            raise InvalidFrame(
+                "The bitmap has no data: set byte_data or shared_memory_handle "
+                f"to {width * height * CHANNELS} bytes of RGB pixels."
+            )
+        opened = OpenFrame(Frame(_view(buffer, width, height)), used)
+        if mask is not None:
+            target = self._segments.open(mask, writable=True)
+            opened = OpenFrame(opened.frame, (*used, target))
+            opened.mask_target = _mask_view(target.part(mask), width, height)
+        return opened
+
+    def sweep(self) -> None:
+        """Let go of mappings that no caller used lately."""
+        self._segments.sweep()
+
+
+def _view(buffer: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    row = width * CHANNELS
+    padded = (row + 3) // 4 * 4
+    if buffer.size == row * height:
+        return buffer.reshape(height, width, CHANNELS)
+    if buffer.size == padded * height:
+        return buffer.reshape(height, padded)[:, :row].reshape(height, width, CHANNELS)
+    raise InvalidFrame(
+        f"The bitmap holds {buffer.size} bytes; {width}x{height} pixels of packed RGB need "
+        f"{width}*{height}*3 = {row * height} (an encoded JPEG or PNG must be decoded first)."
+    )
+
+
+def _mask_view(buffer: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    needed = width * height * CHANNELS
+    if buffer.size < needed:
+        raise InvalidFrame(
+            f"The shared memory for the mask has {buffer.size} bytes; "
+            f"a mask of {width}x{height} pixels needs {needed}."
+        )
+    return buffer[:needed].reshape(height, width, CHANNELS)

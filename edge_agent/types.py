@@ -1,0 +1,137 @@
+"""Values that travel between the rooms. Frozen, and they know no engine, broker or wire."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional, Tuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+BACKGROUND_NAME = "background"
+BACKGROUND_COLOR = "#FFFFFF"
+
+# Colours by class index where a manifest names none; index 0 is the background.
+PALETTE = (
+    BACKGROUND_COLOR, "#23A436", "#14A3B3", "#F76902", "#9380FF",
+    "#BD10E0", "#467CE6", "#A09308", "#0094BD", "#CC7700",
+)  # fmt: skip
+
+
+class ModelState(enum.Enum):
+    """Life of a served model; the values are the numbers on the wire."""
+
+    STOPPED = 0  # known, not loaded
+    STARTING = 1  # being loaded and warmed up
+    RUNNING = 2  # answers frames
+    FAILED = 3  # could not be loaded; the message says why
+    STOPPING = 4  # lets calls in flight finish
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What Describe and List tell of a model. `message` is for people; `arn` may be empty."""
+
+    name: str
+    state: ModelState
+    message: str = ""
+    arn: str = ""
+
+
+@dataclass(frozen=True)
+class SharedMemoryHandle:
+    """`size` bytes from `offset` on of the POSIX shared memory object `name`."""
+
+    name: str
+    size: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Bitmap:
+    """A frame as the caller sent it, unchecked: packed RGB, 8 bits a channel, rows top to bottom.
+
+    Exactly one of `data` and `handle` should be set; `vision.frame` checks it.
+    """
+
+    width: int
+    height: int
+    data: Optional[bytes] = None
+    handle: Optional[SharedMemoryHandle] = None
+
+
+@dataclass(frozen=True)
+class DetectRequest:
+    """One call: which model, which frame, where the mask shall go (None: into the reply).
+
+    `deadline` is the monotonic time in seconds after which nobody waits for the answer.
+    """
+
+    model: str
+    bitmap: Optional[Bitmap]
+    mask: Optional[SharedMemoryHandle] = None
+    deadline: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A checked image: uint8 RGB of shape (height, width, 3), perhaps a view of shared memory."""
+
+    pixels: Pixels
+
+    @property
+    def width(self) -> int:
+        """Pixels a row."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.pixels.shape[0])
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """One anomaly type found; `area` is the share of all pixels, 0 to 1; `color` is #RRGGBB."""
+
+    name: str
+    area: float
+    color: str
+
+
+@dataclass(frozen=True)
+class Region:
+    """One connected anomalous area: box in pixels of the frame, area as a share, peak 0 to 1."""
+
+    name: str
+    left: int
+    top: int
+    width: int
+    height: int
+    area: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The verdict on one frame.
+
+    `score` and `threshold` are 0 to 1; `confidence` is that of the verdict given. `anomalies`,
+    `regions` and `mask` (uint8 RGB, shape of the frame) stay empty for classification models; the
+    first anomaly is the background. `mask` is None as well when the caller named a place for it,
+    where it then lies; `mask_size` (width, height) is set in both cases.
+    """
+
+    is_anomalous: bool
+    confidence: float
+    score: float
+    threshold: float
+    anomalies: Tuple[Anomaly, ...] = ()
+    regions: Tuple[Region, ...] = ()
+    mask: Optional[Pixels] = None
+    mask_size: Tuple[int, int] = (0, 0)
+    model_version: str = ""

@@ -1,0 +1,103 @@
+"""A real agent process on a real socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Dict, List, Optional, Type
+
+import grpc
+
+from edge_agent.client import Client
+from edge_agent.types import ModelInfo, ModelState
+
+
+class Agent:
+    """`edge-agent serve` in a child process; its log goes to `folder/agent.log`."""
+
+    def __init__(self, folder: Path, *arguments: str, environment: Optional[Dict[str, str]] = None):
+        self.folder = folder
+        self.models = folder / "models"
+        self.models.mkdir(exist_ok=True)
+        self.socket = folder / "agent.sock"
+        self.address = f"unix://{self.socket}"
+        self._arguments = arguments
+        self._environment = {**os.environ, **(environment or {})}
+        self.process: Optional[subprocess.Popen[bytes]] = None
+
+    def __enter__(self) -> Agent:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.stop()
+
+    def command(self) -> List[str]:
+        return [
+            sys.executable, "-m", "edge_agent", "serve",
+            "--models", str(self.models), "--socket", self.address,
+            "--set", "models.rescan_every_s=0.1", *self._arguments,
+        ]  # fmt: skip
+
+    def start(self) -> None:
+        with (self.folder / "agent.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), stderr=log, stdout=log, env=self._environment
+            )
+        with self.client() as client:
+            try:
+                client.wait_ready(30.0)
+            except Exception as error:
+                self.kill()
+                raise AssertionError(f"The agent did not start: {self.log()}") from error
+
+    def client(self, timeout_s: float = 30.0) -> Client:
+        return Client(self.address, timeout_s)
+
+    def channel(self) -> grpc.Channel:
+        """A channel as existing clients make it: default options."""
+        return grpc.insecure_channel(self.address)
+
+    def run(self, name: str) -> None:
+        with self.client() as client:
+            client.start(name)
+
+    def wait_for(self, name: str, state: ModelState, within_s: float = 20.0) -> ModelInfo:
+        end = time.monotonic() + within_s
+        with self.client() as client:
+            while True:
+                found = {info.name: info for info in client.models()}.get(name)
+                if found is not None and found.state is state:
+                    return found
+                assert time.monotonic() < end, f"{name} is {found}, not {state}"
+                time.sleep(0.02)
+
+    def log(self) -> str:
+        return (self.folder / "agent.log").read_text()
+
+    def resident_bytes(self) -> int:
+        assert self.process is not None
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM, wait, return the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(15)

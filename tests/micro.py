@@ -1,0 +1,109 @@
+"""Micro ONNX models, one property each, so that every answer can be worked out by hand.
+
+All take uint8 NHWC RGB of 64x64. With r, g, b the channel values / 255:
+  classification  score = mean(r)
+  anomaly_map     map = r at half the size (2x2 mean), score = max(map)
+  segmentation    class maps: background 0.5, scratch r, dent b; score = max(r, b)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import onnx
+from onnx import TensorProto, helper
+
+SIZE = 64
+CLASSES = [{"name": "scratch", "color": "#2CA02C"}, {"name": "dent", "color": "#1F77B4"}]
+
+
+def graph(task: str, size: int = SIZE, extra_nodes: Optional[List[Any]] = None) -> bytes:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Div", ["planes", "c255"], ["unit"]),
+        helper.make_node("Split", ["unit", "ones"], ["r", "g", "b"], axis=1),
+        *(extra_nodes or []),
+        *_HEADS[task],
+    ]
+    outputs = [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])]
+    if task == "anomaly_map":
+        outputs.append(
+            helper.make_tensor_value_info("map", TensorProto.FLOAT, ["N", 1, None, None])
+        )
+    if task == "segmentation":
+        outputs.append(
+            helper.make_tensor_value_info("classes", TensorProto.FLOAT, ["N", 3, None, None])
+        )
+    constants = [
+        helper.make_tensor("c255", TensorProto.FLOAT, [], [255.0]),
+        helper.make_tensor("half", TensorProto.FLOAT, [], [0.5]),
+        helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+        helper.make_tensor("ones", TensorProto.INT64, [3], [1, 1, 1]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", size, size, 3])
+    model = helper.make_model(
+        helper.make_graph(nodes, task, [image], outputs, constants),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+_HEADS = {
+    "classification": [
+        helper.make_node("ReduceMean", ["r"], ["score"], axes=[1, 2, 3], keepdims=0)
+    ],
+    "anomaly_map": [
+        helper.make_node("AveragePool", ["r"], ["map"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("ReduceMax", ["map"], ["score"], axes=[1, 2, 3], keepdims=0),
+    ],
+    "segmentation": [
+        helper.make_node("Mul", ["g", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "half"], ["background"]),
+        helper.make_node("Concat", ["background", "r", "b"], ["classes"], axis=1),
+        helper.make_node("Max", ["r", "b"], ["strongest"]),
+        helper.make_node("ReduceMax", ["strongest"], ["score"], axes=[1, 2, 3], keepdims=0),
+    ],
+}
+
+
+def manifest(task: str, model: bytes, **changes: Any) -> Dict[str, Any]:
+    from edge_agent.manifest import FileEntry
+
+    outputs = {
+        "classification": {"score": "score"},
+        "anomaly_map": {"score": "score", "map": "map"},
+        "segmentation": {"score": "score", "class_maps": "classes"},
+    }[task]
+    values: Dict[str, Any] = {
+        "format": 1,
+        "name": task,
+        "version": "1",
+        "task": task,
+        "input": {"tensor": "image", "height": SIZE, "width": SIZE},
+        "outputs": outputs,
+        "decision": {"threshold": 0.5},
+        "classes": CLASSES if task == "segmentation" else [],
+        "runtime": {"batch_sizes": [4]},
+        "files": [FileEntry.of("model.onnx", model).model_dump()],
+    }
+    values.update(changes)
+    return values
+
+
+def write(folder: Path, task: str, model: Optional[bytes] = None, **changes: Any) -> Path:
+    """Write a package folder and return it; the manifest comes last, whole."""
+    content = graph(task) if model is None else model
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in (
+        ("model.onnx", content),
+        ("manifest.json", json.dumps(manifest(task, content, **changes)).encode()),
+    ):
+        fresh = folder / f".{name}.new"
+        fresh.write_bytes(data)
+        fresh.rename(folder / name)
+    return folder
