@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,12 +55,26 @@ class Agent:
             self.process = subprocess.Popen(
                 self.command(), stderr=log, stdout=log, env=self._environment
             )
-        with self.client() as client:
-            try:
-                client.wait_ready(30.0)
-            except Exception as error:
-                self.kill()
-                raise AssertionError(f"The agent did not start: {self.log()}") from error
+        try:
+            self._await_socket(30.0)
+        except AssertionError:
+            self.kill()
+            raise
+
+    def _await_socket(self, within_s: float) -> None:
+        """A plain connect, because a channel waits a second before it tries again."""
+        assert self.process is not None
+        end = time.monotonic() + within_s
+        while True:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                try:
+                    return probe.connect(str(self.socket))
+                except OSError:
+                    pass
+            code = self.process.poll()
+            assert code is None, f"The agent ended with {code} at its start: {self.log()}"
+            assert time.monotonic() < end, f"The agent does not listen: {self.log()}"
+            time.sleep(0.01)
 
     def client(self, timeout_s: float = 30.0) -> Client:
         return Client(self.address, timeout_s)

@@ -4,6 +4,7 @@ All take uint8 NHWC RGB of 64x64. With r, g, b the channel values / 255:
   classification  score = mean(r)
   anomaly_map     map = r at half the size (2x2 mean), score = max(map)
   segmentation    class maps: background 0.5, scratch r, dent b; score = max(r, b)
+  slow()          classification that takes its time and as much memory as asked for
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 SIZE = 64
 CLASSES = [{"name": "scratch", "color": "#2CA02C"}, {"name": "dent", "color": "#1F77B4"}]
@@ -69,6 +71,31 @@ _HEADS = {
         helper.make_node("ReduceMax", ["strongest"], ["score"], axes=[1, 2, 3], keepdims=0),
     ],
 }
+
+
+def slow(steps: int = 16, channels: int = 64) -> bytes:
+    """Classification, score = mean(r), after `steps` convolutions that change nothing.
+
+    A step has channels^2 * 36 bytes of weights and takes about 4 ms with 64 channels on one core.
+    """
+    model = onnx.load_from_string(graph("classification"))
+    nodes, constants = list(model.graph.node), model.graph.initializer
+    split = next(index for index, node in enumerate(nodes) if node.op_type == "Split")
+    nodes[split].output[0] = "red"
+    widths = [1, *[channels] * steps, 1]
+    random, value = np.random.default_rng(0), "red"
+    for step, (inward, outward) in enumerate(zip(widths, widths[1:])):
+        weights = random.normal(0, 0.1, (outward, inward, 3, 3)).astype(np.float32)
+        weights *= outward > 1  # the last step leaves zeros
+        constants.append(numpy_helper.from_array(weights, f"weights{step}"))
+        inputs, value = [value, f"weights{step}"], f"step{step}"
+        nodes.append(helper.make_node("Conv", inputs, [value], pads=[1, 1, 1, 1]))
+    nodes.append(helper.make_node("Add", ["red", value], ["r"]))
+    head = nodes.pop(split + 1)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, head])
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
 
 
 def manifest(task: str, model: bytes, **changes: Any) -> Dict[str, Any]:

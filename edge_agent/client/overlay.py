@@ -54,9 +54,7 @@ def _blend(picture: Pixels, mask: Pixels) -> None:
     marked = (mask != 255).any(axis=2)
     if not marked.any():
         return
-    kernel = np.ones((3, 3), np.uint8)
-    for _ in range(_line(picture) - 1):
-        kernel = np.pad(kernel, 1, constant_values=1)
+    kernel = np.ones((2 * _line(picture) + 1,) * 2, np.uint8)
     contour = marked & cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, kernel).any(axis=2)
     mixed = picture[marked] * (1.0 - BLEND) + mask[marked] * BLEND
     picture[marked] = mixed.astype(np.uint8)
@@ -85,9 +83,9 @@ def _caption(picture: Pixels, prediction: Prediction) -> None:
 def _write(picture: Pixels, text: str, left: int, background: Color | None) -> int:
     """Write into the caption from `left` on, shrunk to what is left; returns where it ends."""
     height = caption_height(picture)
-    room = max(picture.shape[1] - left, 1) if background is None else picture.shape[1] // 3
+    room = picture.shape[1] - left if background is None else picture.shape[1] // 3
     (width, tall), _ = cv2.getTextSize(text, FONT, 1.0, 1)
-    scale = min(0.5 * height / tall, (room - height / 2) / width)
+    scale = max(min(0.42 * height / tall, (room - height) / width), 0.01)
     end = left + int(width * scale + height)
     if background is not None:
         picture[:height, left:end] = background

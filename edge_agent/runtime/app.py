@@ -7,14 +7,14 @@ import logging
 import signal
 from typing import Any, Coroutine, Set
 
-import cv2
-
 from edge_agent import __version__
 from edge_agent.config import Settings
+from edge_agent.runtime import memory
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.registry import Registry
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.store import Store
+from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.frame import FrameReader
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises InvalidConfiguration when it cannot begin."""
-    cv2.setNumThreads(1)  # inference units are the parallelism; more threads would fight them
+    memory.keep_heap()
+    preprocess.use_one_thread()  # inference units are the parallelism; more would fight them
     asyncio.run(_serve(settings))
 
 

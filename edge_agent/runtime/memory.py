@@ -46,6 +46,21 @@ def check(name: str, model_bytes: int, limit_mib: Optional[int]) -> None:
         )
 
 
+def keep_heap() -> None:
+    """Let glibc keep freed frames on its heap instead of returning their pages (mallopt(3)).
+
+    By default each message of some MiB is mapped anew and every page of it faults in again, which
+    costs more than all copies of the message together. Call before the first thread starts.
+    """
+    libc = ctypes.CDLL(None)
+    for parameter, value in (
+        (-3, 32 * MIB),  # M_MMAP_THRESHOLD, the largest value glibc takes
+        (-1, 64 * MIB),  # M_TRIM_THRESHOLD
+        (-8, 1),  # M_ARENA_MAX: one heap to keep, not one a thread
+    ):
+        libc.mallopt(parameter, value)
+
+
 def give_back() -> None:
-    """Return freed heap pages to the system (glibc's malloc_trim(3))."""
+    """Return freed heap pages to the system (malloc_trim(3))."""
     ctypes.CDLL(None).malloc_trim(0)

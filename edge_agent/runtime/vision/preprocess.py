@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _INTERPOLATION = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR}
 
 
+def use_one_thread() -> None:
+    """Keep OpenCV from starting threads of its own, in the whole process."""
+    cv2.setNumThreads(1)
+
+
 def item_shape(spec: InputSpec) -> tuple[int, int, int]:
     """Return the shape of one frame in the batch: (H, W, 3) for NHWC, (3, H, W) for NCHW."""
     if spec.layout == "NHWC":

@@ -1,0 +1,181 @@
+"""`edge-agent doctor`: what this machine has, and what is missing for what.
+
+Every finding is looked up, never assumed: libraries by their metadata, the GPU by its device files,
+so that the command works where nothing is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes.util
+import grp
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Callable, List, Optional
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+OK, MISSING, PROBLEM = "ok", "missing", "problem"
+MIB = 1024 * 1024
+LARGEST_FRAME_BYTES = 4096 * 4096 * 3
+
+# Distributions that install the same files: of each group at most one.
+EXCLUSIVE = (
+    ("onnxruntime", "onnxruntime-gpu"),
+    ("opencv-python", "opencv-python-headless", "opencv-contrib-python",
+     "opencv-contrib-python-headless"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `state` is ok, missing (something optional) or problem."""
+
+    what: str
+    state: str
+    detail: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line of `doctor`."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the findings; 1 when one of them is a problem."""
+    findings = [finding for probe in PROBES for finding in probe()]
+    if arguments.json:
+        for finding in findings:
+            sys.stdout.write(json.dumps(asdict(finding)) + "\n")
+    else:
+        colors = {OK: "green", MISSING: "yellow", PROBLEM: "bold red"}
+        table = Table("what", "state", "detail")
+        for finding in findings:
+            state = f"[{colors[finding.state]}]{finding.state}"
+            table.add_row(finding.what, state, escape(finding.detail))
+        Console().print(table)
+    return 1 if any(finding.state == PROBLEM for finding in findings) else 0
+
+
+def _machine() -> List[Finding]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = models[0] if models else platform.machine()
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return [
+        Finding("CPU", OK, f"{name}, {os.cpu_count()} cores, {platform.machine()}"),
+        Finding("memory", OK, f"{pages // MIB} MiB"),
+        Finding("Python", OK, platform.python_version()),
+    ]
+
+
+def _libraries() -> List[Finding]:
+    needed_for = {
+        "onnxruntime": "models on the CPU: pip install 'edge-agent[cpu]'",
+        "onnx": "training: pip install 'edge-agent[train]'",
+        "awsiotsdk": "publishing results to AWS IoT: pip install awsiotsdk",
+        "boto3": "publishing components: pip install 'edge-agent[publish]'",
+    }
+    findings = []
+    for name, purpose in needed_for.items():
+        version = _version(name) or (name == "onnxruntime" and _version("onnxruntime-gpu")) or None
+        detail = version or f"needed for {purpose}"
+        findings.append(Finding(name, OK if version else MISSING, detail))
+    return findings
+
+
+def _conflicts() -> List[Finding]:
+    findings = []
+    for group in EXCLUSIVE:
+        there = [name for name in group if _version(name)]
+        if len(there) > 1:
+            detail = (
+                f"{' and '.join(there)} overwrite each other's files. Uninstall all of them, "
+                f"then install one."
+            )
+            findings.append(Finding(group[0], PROBLEM, detail))
+    return findings
+
+
+def _providers() -> List[Finding]:
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        return []
+    listed = ", ".join(ort.get_available_providers())
+    note = "built in; whether one works shows only when a model runs on it"
+    return [Finding("onnxruntime providers", OK, f"{listed} ({note})")]
+
+
+def _gpu() -> List[Finding]:
+    jetson = Path("/etc/nv_tegra_release")
+    driver = Path("/proc/driver/nvidia/version")
+    if jetson.is_file():
+        gpu = Finding("GPU", OK, "Jetson, " + jetson.read_text().splitlines()[0].strip("# "))
+    elif driver.is_file():
+        gpu = Finding("GPU", OK, driver.read_text().splitlines()[0])
+    else:
+        gpu = Finding("GPU", MISSING, "no NVIDIA driver; models run on the CPU")
+    cuda = ctypes.util.find_library("cudart")
+    tensorrt = importlib.util.find_spec("tensorrt") is not None
+    return [
+        gpu,
+        Finding("CUDA", OK if cuda else MISSING, cuda or "no CUDA runtime library (libcudart)"),
+        Finding(
+            "TensorRT",
+            OK if tensorrt else MISSING,
+            _version("tensorrt") or "present"
+            if tensorrt
+            else "no Python module tensorrt; it comes with JetPack or NVIDIA's packages",
+        ),
+    ]
+
+
+def _shared_memory() -> List[Finding]:
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        return [Finding("shared memory", PROBLEM, "/dev/shm isn't mounted")]
+    free = shutil.disk_usage(folder).free
+    state = OK if free >= 2 * LARGEST_FRAME_BYTES else PROBLEM
+    detail = f"{free // MIB} MiB free in /dev/shm"
+    if state is PROBLEM:
+        detail += "; a 4096x4096 frame and its mask need 96 MiB (docker run --shm-size)"
+    return [Finding("shared memory", state, detail)]
+
+
+def _groups() -> List[Finding]:
+    try:
+        group = grp.getgrnam("ggc_group")
+    except KeyError:
+        detail = "no group ggc_group; clients must run as the agent's user (server.socket_group)"
+        return [Finding("groups", MISSING, detail)]
+    inside = os.geteuid() == 0 or group.gr_gid in os.getgroups()
+    detail = "this user can hand the socket to ggc_group" if inside else "user isn't in ggc_group"
+    return [Finding("groups", OK if inside else MISSING, detail)]
+
+
+def _greengrass() -> List[Finding]:
+    version = os.environ.get("GGC_VERSION")
+    detail = f"nucleus {version}" if version else "not running as a Greengrass component"
+    return [Finding("Greengrass", OK if version else MISSING, detail)]
+
+
+def _version(distribution: str) -> Optional[str]:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+PROBES: List[Callable[[], List[Finding]]] = [
+    _machine, _libraries, _conflicts, _providers, _gpu, _shared_memory, _groups, _greengrass,
+]  # fmt: skip

@@ -1,0 +1,62 @@
+"""What every test leaves behind: nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Iterator, Set
+
+import pytest
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFIXES = ("edge-agent", "gstreamer-lookoutvision")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Check at the end that no segment of ours and no child process remains."""
+    before = _segments()
+    yield
+    end = time.monotonic() + 10.0
+    left = _left(before)
+    while left and time.monotonic() < end:
+        time.sleep(0.05)
+        left = _left(before)
+    assert not left
+
+
+def _left(before: Set[str]) -> Set[str]:
+    return (_segments() - before - _used_by_others()) | _children()
+
+
+def _segments() -> Set[str]:
+    return {str(path) for path in SHARED_MEMORY.iterdir() if path.name.startswith(PREFIXES)}
+
+
+def _used_by_others() -> Set[str]:
+    """Segments that other programs on this machine have mapped; they are not of this session."""
+    used: Set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        if maps.parent.name == str(os.getpid()):
+            continue
+        try:
+            lines = maps.read_text().splitlines()
+        except OSError:
+            continue
+        used.update(line.split(None, 5)[5] for line in lines if str(SHARED_MEMORY) in line)
+    return used
+
+
+def _children() -> Set[str]:
+    found: Set[str] = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = status.read_text().rpartition(")")[2].split()[1]
+            words = (status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        # The tracker of multiprocessing lives as long as its parent.
+        if parent == str(os.getpid()) and "resource_tracker" not in words:
+            found.add(f"process {status.parent.name}: {words}")
+    return found

@@ -1,0 +1,163 @@
+"""The laws of docs/architecture.md: who may import what, and how large a module may grow."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Dict, Iterator, List, Set
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "edge_agent"
+
+TOOLS = ("client", "packaging", "training", "evaluation", "benchmark", "demo")
+SHARED = ("errors", "types", "fields", "manifest", "config", "logs", "wire")
+
+# room → rooms it must not import
+FORBIDDEN = {
+    "runtime": [*TOOLS, "cli", "doctor"],
+    "runtime.detector": ["runtime.rpc", "runtime.backends"],
+    "runtime.registry": ["runtime.rpc", "runtime.results"],
+    "runtime.model": ["runtime.rpc", "runtime.results"],
+    "runtime.store": ["runtime.backends", "runtime.rpc"],
+    "runtime.package": ["runtime.backends", "runtime.rpc"],
+    "runtime.rpc": ["runtime.batching", "runtime.backends", "runtime.vision"],
+    "runtime.rpc.convert": ["runtime.detector"],
+    "runtime.rpc.status": ["runtime.detector"],
+    "runtime.vision": ["runtime.batching", "runtime.backends", "runtime.rpc"],
+    "runtime.batching": ["runtime.vision", "runtime.backends", "runtime.rpc"],
+    "runtime.backends": ["runtime.batching", "runtime.vision"],
+    **{room: ["runtime", "cli", *TOOLS] for room in SHARED},
+}
+
+# third-party library → the only rooms that may import it
+LIBRARIES = {
+    "grpc": ["wire", "runtime.rpc", "client", "benchmark.served"],
+    "grpc_health": ["runtime.rpc"],
+    "grpc_reflection": ["runtime.rpc"],
+    "onnxruntime": ["runtime.backends.ort", "training", "doctor"],
+    "onnx": ["training"],
+    "tensorrt": ["runtime.backends.trt", "runtime.backends.trt_engine"],
+    "pycuda": ["runtime.backends"],
+    "cuda": ["runtime.backends"],
+    "awsiot": ["runtime.host.greengrass", "runtime.results.mqtt"],
+    "cv2": ["runtime.vision", "client", "training", "evaluation", "demo"],
+    "boto3": ["packaging.publish"],
+    "rich": ["doctor", *TOOLS],
+}
+
+# module → why it may be longer than 300 lines
+LONG: Dict[str, str] = {}
+
+
+def modules() -> Dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if not name.startswith("wire"):
+            found[name] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path, top_level_only: bool = False) -> Iterator[str]:
+    """Dotted names imported by a module, those only for type checkers left out."""
+    tree = ast.parse(path.read_text())
+    nodes = list(tree.body if top_level_only else ast.walk(tree))
+    skipped: Set[int] = set()
+    for node in nodes:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            skipped.update(id(inner) for inner in ast.walk(node))
+    for node in nodes:
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def ours(path: Path, top_level_only: bool = False) -> Set[str]:
+    """Modules of the package that `path` imports."""
+    found = set()
+    for name in imports(path, top_level_only):
+        parts = name.split(".")
+        if parts[0] == "edge_agent":
+            inside = parts[1:]
+            while inside and ".".join(inside) not in MODULES:
+                inside = inside[:-1]
+            found.add(".".join(inside))
+    return found
+
+
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(room + ".")
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    for name, path in MODULES.items():
+        if within(name, room):
+            for target in ours(path):
+                clash = [bad for bad in FORBIDDEN[room] if within(target, bad)]
+                assert not clash, f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_lives_in_its_rooms(library: str) -> None:
+    for name, path in MODULES.items():
+        if any(imported.split(".")[0] == library for imported in imports(path)):
+            assert any(within(name, room) for room in LIBRARIES[library]), f"{name}: {library}"
+
+
+def test_every_rule_names_a_room_that_exists_or_is_announced() -> None:
+    announced = {"packaging", "runtime.results"}
+    for room, forbidden in FORBIDDEN.items():
+        for name in [room, *forbidden]:
+            known = name in MODULES or name == "wire" or name in announced
+            assert known, f"the rule for {room} names {name}, which doesn't exist"
+
+
+def test_imports_have_no_cycles() -> None:
+    edges = {name: ours(path, top_level_only=True) - {name, ""} for name, path in MODULES.items()}
+    done: Set[str] = set()
+
+    def visit(name: str, trail: List[str]) -> None:
+        assert name not in trail, " → ".join([*trail, name])
+        if name not in done:
+            for target in edges.get(name, ()):
+                visit(target, [*trail, name])
+            done.add(name)
+
+    for name in edges:
+        visit(name, [])
+
+
+def test_only_the_command_line_builds_the_app() -> None:
+    users = [name for name, path in MODULES.items() if "runtime.app" in ours(path)]
+    assert users == ["runtime.commands"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_stays_short(name: str) -> None:
+    lines = len(MODULES[name].read_text().splitlines())
+    assert lines <= 300 or name in LONG, f"{lines} lines"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if MODULES[name].stat().st_size])
+def test_a_module_says_what_it_owns_and_runs_on_3_8(name: str) -> None:
+    source = MODULES[name].read_text()
+    tree = ast.parse(source, feature_version=(3, 8))
+    assert ast.get_docstring(tree)
+    has_code = any(not isinstance(node, (ast.Expr, ast.Assign)) for node in tree.body)
+    assert not has_code or "from __future__ import annotations" in source
+
+
+def test_the_facade_fits_on_one_page() -> None:
+    assert len(MODULES["runtime.detector"].read_text().splitlines()) <= 120

@@ -1,0 +1,80 @@
+"""One table from errors to statuses, and none of our errors missing from it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Iterator, Type
+
+import grpc
+import pytest
+
+from edge_agent import errors
+from edge_agent.client import convert
+from edge_agent.runtime.rpc import status
+
+
+def family(kind: Type[errors.EdgeAgentError]) -> Iterator[Type[errors.EdgeAgentError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from family(child)
+
+
+FAMILY = sorted(set(family(errors.EdgeAgentError)), key=lambda kind: kind.__name__)
+CONTRACT = {0, 2, 3, 5, 8, 9, 13}  # the codes the original agent documents
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_every_error_becomes_its_status_with_its_own_words(
+    kind: Type[errors.EdgeAgentError],
+) -> None:
+    code, details = status.of(kind("What came, what was expected."))
+    assert code is grpc.StatusCode[kind.status]
+    assert details == "What came, what was expected."
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_every_error_stands_in_the_tree_at_the_top_of_its_file(
+    kind: Type[errors.EdgeAgentError],
+) -> None:
+    line = next(line for line in (errors.__doc__ or "").splitlines() if kind.__name__ in line)
+    assert kind in (errors.EdgeAgentError, errors.UserError) or kind.status in line
+
+
+def test_only_deadline_and_unavailable_leave_the_contracts_codes() -> None:
+    outside = {
+        kind.status for kind in FAMILY if grpc.StatusCode[kind.status].value[0] not in CONTRACT
+    }
+    assert outside == {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
+
+
+def test_an_unknown_fault_shows_an_id_and_keeps_its_details_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        code, details = status.of(ZeroDivisionError("secret of the house"))
+    assert code is grpc.StatusCode.INTERNAL
+    assert "secret" not in details
+    assert "secret of the house" in caplog.text
+    fault = details.split()[2].rstrip(";")
+    assert fault in caplog.text
+
+
+class Refusal(Exception):
+    """What a gRPC call raises, as far as the client looks at it."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "why"
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode))
+def test_the_client_raises_an_error_of_ours_for_every_status(code: grpc.StatusCode) -> None:
+    error = convert.error(Refusal(code))
+    assert str(error) == "why"
+    if type(error) is not errors.EdgeAgentError:
+        assert type(error).status == code.name
