@@ -26,7 +26,18 @@ COMMANDS = {
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run a sub-command and return its exit code; 2 for what the user can mend."""
-    words = sys.argv[1:] if arguments is None else arguments
+    given = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return int(import_module(COMMANDS[given.command][0]).run(given))
+    except EdgeAgentError as error:
+        sys.stderr.write(f"edge-agent: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(words: List[str]) -> argparse.Namespace:
+    """Read the command line; ends the process with a usage line when it makes no sense."""
     parser = argparse.ArgumentParser(prog="edge-agent", description="Edge inference agent.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -35,11 +46,4 @@ def main(arguments: Optional[List[str]] = None) -> int:
         command = commands.add_parser(name, help=help_line, description=help_line)
         if name == asked:
             import_module(module).add_arguments(command)
-    given = parser.parse_args(words)
-    try:
-        return int(import_module(COMMANDS[given.command][0]).run(given))
-    except EdgeAgentError as error:
-        sys.stderr.write(f"edge-agent: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return parser.parse_args(words)

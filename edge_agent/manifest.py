@@ -30,6 +30,8 @@ class InputSpec(Strict):
 
     uint8 NHWC: the resized RGB frame as it is (batch, height, width, 3).
     float32: value = (pixel * scale - mean) / std per channel, as NCHW or NHWC.
+    resize: "pyramid" halves by 2x2 means while more than twice too large, then bilinear; "area" is
+    OpenCV's INTER_AREA, "bilinear" its INTER_LINEAR, for models trained with those.
     """
 
     tensor: str
@@ -40,7 +42,7 @@ class InputSpec(Strict):
     scale: float = 1.0
     mean: Rgb = (0.0, 0.0, 0.0)
     std: Rgb = (1.0, 1.0, 1.0)
-    resize: Literal["area", "bilinear"] = "area"
+    resize: Literal["pyramid", "area", "bilinear"] = "pyramid"
     strict_size: bool = False  # refuse frames of another size than height x width
 
     @field_validator("std")

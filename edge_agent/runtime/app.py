@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from typing import Any, Coroutine, Set
 
 from edge_agent import __version__
@@ -25,6 +27,10 @@ def run(settings: Settings) -> None:
     memory.keep_heap()
     preprocess.use_one_thread()  # inference units are the parallelism; more would fight them
     asyncio.run(_serve(settings))
+    if any(thread.daemon and thread.is_alive() for thread in threading.enumerate()):
+        # An engine is still loading or computing; tearing the interpreter down under it may crash.
+        logging.shutdown()
+        os._exit(0)
 
 
 async def _serve(settings: Settings) -> None:

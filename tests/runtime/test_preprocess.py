@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Tuple
+
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ IMAGE = np.random.default_rng(3).integers(0, 256, (120, 90, 3)).astype(np.uint8)
 
 
 def spec(**changes: object) -> InputSpec:
-    return InputSpec.model_validate({"tensor": "x", "height": 64, "width": 48, **changes})
+    return InputSpec.model_validate(
+        {"tensor": "x", "height": 64, "width": 48, "resize": "area", **changes}
+    )
 
 
 def test_a_uint8_frame_lands_resized_in_its_slot_and_nowhere_else() -> None:
@@ -64,3 +68,28 @@ def test_a_strict_model_refuses_other_sizes_with_both_sizes_named() -> None:
         check_size(90, 120, spec(strict_size=True))
     check_size(90, 120, spec())
     check_size(48, 64, spec(strict_size=True))
+
+
+@pytest.mark.parametrize("size", [(480, 640), (300, 200), (97, 131), (1080, 1920), (64, 700)])
+def test_the_pyramid_keeps_means_and_swallows_what_a_bilinear_resize_would_alias(
+    size: Tuple[int, int],
+) -> None:
+    own = spec(resize="pyramid")
+    slot = np.zeros((64, 48, 3), np.uint8)
+    gradient = np.linspace(10, 240, size[1]).astype(np.uint8)
+    write_input(Frame(np.broadcast_to(gradient[None, :, None], (*size, 3)).copy()), own, slot)
+    expected = cv2.resize(gradient[None, :], (48, 1), interpolation=cv2.INTER_AREA)
+    assert np.abs(slot[:, 1:-1, 0].astype(int) - expected[:, 1:-1]).max() <= 3
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255  # one pixel wide: any resize that skips pixels shows a pattern
+    fine = np.zeros((64, 64, 3), np.uint8)
+    write_input(Frame(stripes), spec(height=64, width=64, resize="pyramid"), fine)
+    assert np.abs(fine.astype(int) - 127).max() <= 1
+
+
+def test_the_pyramid_is_exact_at_powers_of_two() -> None:
+    image = np.random.default_rng(5).integers(0, 256, (256, 192, 3)).astype(np.uint8)
+    slot = np.zeros((64, 48, 3), np.uint8)
+    write_input(Frame(image), spec(resize="pyramid"), slot)
+    means = image.reshape(64, 4, 48, 4, 3).mean(axis=(1, 3))
+    assert np.abs(slot - means).max() <= 1.5  # rounded twice

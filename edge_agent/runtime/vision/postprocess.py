@@ -79,9 +79,7 @@ class Postprocessor:
             mask_size=(width, height),
         )
 
-    def _read_map(
-        self, outputs: Mapping[str, NDArray[Any]], index: int
-    ) -> Tuple[Floats, Labels]:
+    def _read_map(self, outputs: Mapping[str, NDArray[Any]], index: int) -> Tuple[Floats, Labels]:
         """Return the values (h, w) and the class indices (h, w) of one frame."""
         names = self._manifest.outputs
         if self._manifest.task == "segmentation":

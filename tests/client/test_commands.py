@@ -1,0 +1,121 @@
+"""The commands people type, against a real agent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+import pytest
+
+from edge_agent.cli import main
+from edge_agent.client import images
+from tests import micro
+from tests.agent import Agent
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    running = Agent(tmp_path_factory.mktemp("agent"))
+    micro.write(running.models / "map", "anomaly_map")
+    micro.write(running.models / "spare", "classification")
+    with running:
+        running.run("map")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    good = np.zeros((96, 128, 3), np.uint8)
+    bad = good.copy()
+    bad[32:64, 32:64, 0] = 255  # red is what the micro model takes for a defect
+    images.save(folder / "good.png", good)
+    images.save(folder / "bad.png", bad)
+    return folder
+
+
+def test_detect_prints_one_json_object_an_image(
+    agent: Agent, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["detect", str(pictures), "--address", agent.address, "--json"]) == 0
+    bad, good = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (Path(bad["image"]).name, bad["is_anomalous"]) == ("bad.png", True)
+    assert (Path(good["image"]).name, good["is_anomalous"]) == ("good.png", False)
+    (region,) = bad["regions"]
+    assert (region["left"], region["top"], region["width"], region["height"]) == (32, 33, 32, 30)
+    assert bad["anomalies"][1]["name"] == "anomaly"
+
+
+def test_detect_on_a_folder_ends_in_a_table_and_a_summary(
+    agent: Agent, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["detect", str(pictures), "--address", agent.address, "--transport", "bytes"]) == 0
+    out = capsys.readouterr().out
+    assert "bad.png" in out
+    assert "2 judged: 1 anomalous, 1 normal; 0 not judged" in out
+
+
+def test_overlay_shows_the_mask_where_the_defect_is(
+    agent: Agent, pictures: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "overlay.png"
+    command = ["detect", str(pictures / "bad.png"), "--model", "map", "--address", agent.address]
+    assert main([*command, "--overlay", str(target)]) == 0
+    drawn, plain = images.load(target), images.load(pictures / "bad.png")
+    assert (drawn[40:56, 40:56] != plain[40:56, 40:56]).any()
+
+
+def test_a_bad_image_is_reported_and_the_others_are_judged(
+    agent: Agent, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    small = tmp_path / "small.png"
+    images.save(small, np.zeros((10, 10, 3), np.uint8))
+    files = [str(broken), str(small), str(pictures / "good.png")]
+    assert main(["detect", *files, "--address", agent.address, "--json"]) == 1
+    first, second, third = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert "can't be read as an image" in first["error"]
+    assert "10x10 pixels" in second["error"]
+    assert third["is_anomalous"] is False
+
+
+def test_models_lists_starts_describes_and_stops(
+    agent: Agent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def models(*words: str) -> str:
+        assert main(["models", *words, "--address", agent.address, "--json"]) == 0
+        return capsys.readouterr().out
+
+    assert [json.loads(line)["status"] for line in models("list").splitlines()] == [
+        "RUNNING",
+        "STOPPED",
+    ]
+    assert json.loads(models("start", "spare"))["status"] == "RUNNING"
+    assert json.loads(models("describe", "spare"))["model_component"] == "spare"
+    assert json.loads(models("stop", "spare"))["status"] == "STOPPED"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["models", "start", "nope"], "'nope' isn't deployed on this device. Deployed models: map"),
+        (["models", "stop", "spare"], "The model is STOPPED"),
+        (["detect", "/nowhere.png"], "/nowhere.png doesn't exist"),
+        (["models", "start", "map"], "The model is RUNNING"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence_and_exit_code_2(
+    agent: Agent, words: list, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--address", agent.address]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_without_an_agent_the_commands_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "list", "--address", f"unix://{tmp_path}/none.sock"]) == 2
+    assert "none.sock" in capsys.readouterr().err
