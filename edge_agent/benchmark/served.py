@@ -49,8 +49,8 @@ def agent(package: Path, threads: int) -> Iterator[str]:
 class Camera:
     """Calls DetectAnomalies with one image again and again, prepared as far as a camera's would be.
 
-    Over shared memory the frame lies in the segment already, as a camera driver puts it there, and the
-    mask is asked for in the same segment; over bytes both travel in the messages.
+    Over shared memory the frame lies in the segment already, as a camera driver puts it there, and
+    the mask is asked for in the same segment; over bytes both travel in the messages.
     """
 
     def __init__(self, address: str, image: NDArray[np.uint8]) -> None:
@@ -60,6 +60,7 @@ class Camera:
             request_serializer=wire.DetectAnomaliesRequest.SerializeToString,
             response_deserializer=wire.DetectAnomaliesResponse.FromString,
         )
+        self._describe = self._channel.unary_unary("/AWS.LookoutVision.EdgeAgent/DescribeModel")
         self._height, self._width = image.shape[:2]
         self._pixels = image.tobytes()
         self._segment = FrameSegment(image.nbytes)
@@ -84,6 +85,12 @@ class Camera:
         """One call; frame and mask in the messages."""
         bitmap = wire.Bitmap(width=self._width, height=self._height, byte_data=self._pixels)
         return self._call(bitmap, None)
+
+    def empty_call(self) -> bytes:
+        """One call that carries and computes nothing: DescribeModel."""
+        request = wire.DescribeModelRequest(model_component=MODEL).SerializeToString()
+        reply: bytes = self._describe(request, timeout=30.0)
+        return reply
 
     def _call(self, bitmap: wire.Bitmap, mask: Any) -> wire.DetectAnomaliesResponse:
         reply: wire.DetectAnomaliesResponse = self._detect(
