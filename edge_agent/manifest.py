@@ -213,7 +213,7 @@ def parse(content: bytes) -> Manifest:
     """Read a manifest. Raises InvalidPackage: a sentence for each thing that is wrong."""
     try:
         values: Any = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidPackage(f"{FILE_NAME} isn't JSON: {error}") from None
     if not isinstance(values, dict):
         raise InvalidPackage(f"{FILE_NAME} must hold one JSON object, not {type(values).__name__}")

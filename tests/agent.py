@@ -57,7 +57,9 @@ class Agent:
             )
         try:
             self._await_socket(30.0)
-        except AssertionError:
+            with self.client() as client:
+                client.models()  # answered once the agent knows its models
+        except Exception:
             self.kill()
             raise
 

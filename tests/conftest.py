@@ -9,6 +9,10 @@ from typing import Iterator, Set
 
 import pytest
 
+# gRPC's fork handlers crash a process that starts another while its threads run (CPython 3.8 forks
+# in subprocess); what is started here calls exec at once and needs none of them.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 SHARED_MEMORY = Path("/dev/shm")
 PREFIXES = ("edge-agent", "gstreamer-lookoutvision")
 

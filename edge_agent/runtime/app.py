@@ -55,7 +55,7 @@ async def _serve(settings: Settings) -> None:
     )
     server = Server(settings.server, Detector(registry, frames))
     addresses = await server.start()
-    registry.sync(store.scan())
+    await _look(store, registry)
     log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
     housekeeping = loop.create_task(_keep_house(settings, store, registry, frames))
     await stop_asked.wait()
@@ -70,11 +70,15 @@ async def _serve(settings: Settings) -> None:
 async def _keep_house(
     settings: Settings, store: Store, registry: Registry, frames: FrameReader
 ) -> None:
-    loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(settings.models.rescan_every_s)
         frames.sweep()
-        try:
-            registry.sync(await loop.run_in_executor(None, store.scan))
-        except Exception:
-            log.exception("Looking for changed models failed; trying again.")
+        await _look(store, registry)
+
+
+async def _look(store: Store, registry: Registry) -> None:
+    """Take over what is deployed now; an unreadable folder leaves everything as it was."""
+    try:
+        registry.sync(await asyncio.get_running_loop().run_in_executor(None, store.scan))
+    except Exception:
+        log.exception("Looking for changed models failed; trying again.")

@@ -13,7 +13,7 @@ import os
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
+from typing import Any, Callable, Coroutine, Dict, Optional, Tuple, TypeVar
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import EdgeAgentError, ModelError, WrongModelState
@@ -147,8 +147,12 @@ class ServedModel:
         self._loaded = None
         await asyncio.shield(asyncio.ensure_future(self._free(loaded)))
 
-    async def retire(self) -> None:
-        """Let go of the model whatever it is doing; it takes no calls afterwards."""
+    def retire(self) -> Coroutine[Any, Any, None]:
+        """Let go of the model whatever it is doing; nobody hears of its changes any more."""
+        self._on_change = lambda _info: None
+        return self._retire()
+
+    async def _retire(self) -> None:
         if self._loading is not None:
             await asyncio.wait([self._loading])
         if self._state is ModelState.RUNNING:

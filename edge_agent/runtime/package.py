@@ -7,9 +7,11 @@ path that leads elsewhere, a link or a bomb has nothing to act on.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import stat
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Tuple
 
@@ -17,6 +19,11 @@ from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest, parse
 from edge_agent.runtime import onnx_file
 
+# What zipfile raises on damaged or foreign archives, its decompressors' own errors included.
+_BAD_ZIP = (
+    zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error,
+    lzma.LZMAError,
+)  # fmt: skip
 MANIFEST_LIMIT_BYTES = 1024 * 1024
 DEFAULT_LIMIT_BYTES = 2048 * 1024 * 1024
 
@@ -75,7 +82,7 @@ def _read(package: Path, name: str, limit_bytes: int) -> bytes:
         content = read(package, name, limit_bytes)
     except OSError as error:
         raise InvalidPackage(f"{package}: can't read {name}: {error.strerror}.") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except _BAD_ZIP as error:
         raise InvalidPackage(f"{package} isn't a readable zip: {error}.") from None
     if len(content) > limit_bytes:
         raise InvalidPackage(f"{package}: {name} is larger than {limit_bytes} bytes.")

@@ -63,7 +63,7 @@ class Store:
     def __init__(self, settings: ModelsSettings) -> None:
         self._settings = settings
         self._complained: Dict[Path, Tuple[int, ...]] = {}
-        self._arns: Dict[Tuple[Path, Tuple[int, ...]], str] = {}
+        self._arns: Dict[Path, Tuple[Tuple[int, ...], str]] = {}
 
     def scan(self) -> Dict[str, Registration]:
         """Return the registrations by name. A record wins over a folder entry of the same name."""
@@ -89,7 +89,7 @@ class Store:
         for path in sorted(folder.glob("*.json")) if folder and folder.is_dir() else ():
             try:
                 record = read_json(Record, path.read_bytes())
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 self._complain(path, str(error))
                 continue
             package = Path(record.package)
@@ -107,13 +107,14 @@ class Store:
             )
 
     def _arn(self, package: Path, package_stamp: Tuple[int, ...]) -> str:
-        key = (package, package_stamp)
-        if key not in self._arns:
+        known = self._arns.get(package)
+        if known is None or known[0] != package_stamp:
             try:
-                self._arns[key] = Package(package).manifest.model_arn
+                arn = Package(package).manifest.model_arn
             except EdgeAgentError:
-                self._arns[key] = ""  # said in full when the model is started
-        return self._arns[key]
+                arn = ""  # said in full when the model is started
+            known = self._arns[package] = (package_stamp, arn)
+        return known[1]
 
     def _complain(self, path: Path, why: str) -> None:
         try:

@@ -5,7 +5,7 @@ from typing import Callable, List
 
 import pytest
 
-from edge_agent.errors import AgentUnavailable, DeadlineExceeded, Overloaded
+from edge_agent.errors import DeadlineExceeded, Overloaded, WrongModelState
 from edge_agent.runtime.batching.batch import Item, Queue
 from edge_agent.runtime.batching.batcher import Batcher
 
@@ -125,7 +125,7 @@ def test_closing_gives_up_on_an_instance_that_hangs() -> None:
     assert gate.entered.wait(10)
     waiting = batcher.submit(2)
     assert not batcher.close(0.05)
-    with pytest.raises(AgentUnavailable):
+    with pytest.raises(WrongModelState):
         waiting.result(0)
     gate.open.set()
     assert running.result(10) == 10
@@ -134,7 +134,7 @@ def test_closing_gives_up_on_an_instance_that_hangs() -> None:
 def _refuses(batcher: Batcher) -> bool:
     try:
         batcher.submit(99)
-    except AgentUnavailable:
+    except WrongModelState:
         return True
     return False
 

@@ -36,6 +36,8 @@ class Queue:
     def offer(self, item: Item) -> None:
         """Append `item`. Raises Overloaded at once when the queue is full."""
         if len(self._items) >= self._capacity:
+            self._items = deque(item for item in self._items if not item.future.cancelled())
+        if len(self._items) >= self._capacity:
             raise Overloaded(
                 f"The model can't keep up with the rate of calls: {len(self._items)} frames are "
                 "waiting. Call less often, or retry after a short wait."

@@ -11,8 +11,10 @@ import time
 from concurrent.futures import Future
 from typing import Any, Callable, List, Optional, Protocol, Sequence
 
-from edge_agent.errors import AgentUnavailable
+from edge_agent.errors import WrongModelState
 from edge_agent.runtime.batching.batch import Item, Queue
+
+_STOPPING = "The model is STOPPING."
 
 
 class Instance(Protocol):
@@ -48,11 +50,11 @@ class Batcher:
             thread.start()
 
     def submit(self, work: Any, deadline: Optional[float] = None) -> Future[Any]:
-        """Queue `work` and return its future. Raises Overloaded; AgentUnavailable when closing."""
+        """Queue `work` and return its future. Raises Overloaded; WrongModelState when closing."""
         item = Item(work, self._clock(), deadline)
         with self._changed:
             if self._closing:
-                raise AgentUnavailable("The model is being stopped.")
+                raise WrongModelState(_STOPPING)
             self._queue.offer(item)
             self._changed.notify()
         return item.future
@@ -72,7 +74,7 @@ class Batcher:
             return True
         with self._changed:
             for item in self._queue.take(self._clock(), len(self._queue)):
-                item.future.set_exception(AgentUnavailable("The model was stopped."))
+                item.future.set_exception(WrongModelState(_STOPPING))
         return False
 
     def _serve(self, instance: Instance) -> None:
@@ -85,4 +87,5 @@ class Batcher:
                     break
             if batch:
                 instance.compute(batch)
+            del batch  # while this thread waits it must not hold the last caller's frame
         instance.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import logging
 import os
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 # ever means load.
 MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 DEFAULT_GROUP = "ggc_group"
+FLUSH_S = 0.1  # for the last replies to leave
 
 
 class Server:
@@ -44,7 +46,8 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._identity: Optional[Tuple[int, int]] = None  # device and inode of our socket file
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._server.add_generic_rpc_handlers(Servicer(detector).handlers())
+        self._servicer = Servicer(detector)
+        self._server.add_generic_rpc_handlers(self._servicer.handlers())
         reflection.enable_server_reflection(
             (CONTRACT_SERVICE, INSPECTOR_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
             self._server,
@@ -53,16 +56,22 @@ class Server:
     async def start(self) -> List[str]:
         """Listen; return the addresses. Raises InvalidConfiguration: what stands in the way."""
         path = self._settings.socket_path
+        owner, group = _owner(self._settings.socket_owner), _group(self._settings.socket_group)
+        credentials = _credentials(self._settings)
         claim(path)
         before = os.umask(0o777 & ~int(self._settings.socket_mode, 8))
         try:
             self._listen(self._settings.socket, None)
         finally:
             os.umask(before)
-        _hand_over(path, self._settings)
+        _hand_over(path, owner, group, int(self._settings.socket_mode, 8))
         addresses = [self._settings.socket]
         if self._settings.tcp:
-            self._listen(self._settings.tcp, _credentials(self._settings))
+            try:
+                self._listen(self._settings.tcp, credentials)
+            except InvalidConfiguration:
+                path.unlink()
+                raise
             addresses.append(self._settings.tcp)
         await self._server.start()
         facts = path.stat()
@@ -81,7 +90,13 @@ class Server:
     async def stop(self, within_s: float) -> None:
         """Refuse new calls, let those in flight finish, remove the socket file."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(within_s)
+        stopping = asyncio.ensure_future(self._server.stop(within_s))
+        idle = asyncio.ensure_future(self._servicer.idle())
+        await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
+        # A client that stays connected would use up the whole time, with nothing left to finish.
+        await self._server.stop(FLUSH_S)
+        await stopping
+        idle.cancel()
         path = self._settings.socket_path
         try:
             facts = path.stat()
@@ -130,18 +145,11 @@ def claim(path: Path) -> None:
     )
 
 
-def _hand_over(path: Path, settings: ServerSettings) -> None:
-    """Give the socket file its owner, group and mode."""
-    try:
-        owner = pwd.getpwnam(settings.socket_owner).pw_uid if settings.socket_owner else -1
-    except KeyError:
-        raise InvalidConfiguration(
-            f"server.socket_owner: no user {settings.socket_owner}"
-        ) from None
-    group = _group(settings.socket_group)
+def _hand_over(path: Path, owner: int, group: int, mode: int) -> None:
+    """Give the socket file its owner, group and mode; -1 keeps the agent's own."""
     try:
         os.chown(path, owner, group)
-        path.chmod(int(settings.socket_mode, 8))
+        path.chmod(mode)
     except PermissionError:
         log.warning(
             "%s keeps group %d: the agent's user isn't in the group asked for; clients of other "
@@ -149,6 +157,14 @@ def _hand_over(path: Path, settings: ServerSettings) -> None:
             path,
             path.stat().st_gid,
         )
+
+
+def _owner(name: str) -> int:
+    """Return the user id, -1 to keep the agent's own."""
+    try:
+        return pwd.getpwnam(name).pw_uid if name else -1
+    except KeyError:
+        raise InvalidConfiguration(f"server.socket_owner: no user {name}") from None
 
 
 def _group(name: str) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Awaitable, Callable, Dict, Optional, Tuple
+from contextlib import contextmanager
+from typing import Any, Awaitable, Callable, Dict, Iterator, Optional, Tuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -27,18 +28,25 @@ class Servicer:
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Return when no call is in flight."""
+        await self._idle.wait()
 
     def handlers(self) -> Tuple[grpc.GenericRpcHandler, ...]:
         """Return what a server registers: one generic handler a service."""
         detect = wire.DetectAnomaliesRequest
         contract: Dict[str, Any] = {
-            "DetectAnomalies": _unary(self.detect_anomalies, detect),
-            "StartModel": _unary(self.start_model, wire.StartModelRequest),
-            "StopModel": _unary(self.stop_model, wire.StopModelRequest),
-            "ListModels": _unary(self.list_models, wire.ListModelsRequest),
-            "DescribeModel": _unary(self.describe_model, wire.DescribeModelRequest),
+            "DetectAnomalies": self._unary(self.detect_anomalies, detect),
+            "StartModel": self._unary(self.start_model, wire.StartModelRequest),
+            "StopModel": self._unary(self.stop_model, wire.StopModelRequest),
+            "ListModels": self._unary(self.list_models, wire.ListModelsRequest),
+            "DescribeModel": self._unary(self.describe_model, wire.DescribeModelRequest),
         }
-        inspector: Dict[str, Any] = {"Inspect": _unary(self.inspect, detect)}
+        inspector: Dict[str, Any] = {"Inspect": self._unary(self.inspect, detect)}
         return (
             grpc.method_handlers_generic_handler(CONTRACT_SERVICE, contract),
             grpc.method_handlers_generic_handler(INSPECTOR_SERVICE, inspector),
@@ -88,30 +96,42 @@ class Servicer:
         call = convert.detect_request(request, deadline)
         return call, await self._detector.detect(call)
 
+    def _unary(self, method: Method, request_class: Any) -> Any:
+        """Wrap `method` so that every failure becomes a status, undecodable requests included."""
 
-def _unary(method: Method, request_class: Any) -> Any:
-    """Wrap `method` so that every failure becomes a status, undecodable requests included."""
+        def parse(content: bytes) -> Any:
+            try:
+                return request_class.FromString(content)
+            except DecodeError:
+                return None
 
-    def parse(content: bytes) -> Any:
+        async def call(request: Any, context: Any) -> Any:
+            with self._counted():
+                if request is None:
+                    name = request_class.DESCRIPTOR.full_name
+                    error = MalformedMessage(f"The request isn't a {name}.")
+                    await context.abort(*status.of(error))
+                try:
+                    return await method(request, context)
+                except asyncio.CancelledError:
+                    raise
+                except Exception as error:
+                    await context.abort(*status.of(error))
+
+        return grpc.unary_unary_rpc_method_handler(
+            call, request_deserializer=parse, response_serializer=_serialize
+        )
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._in_flight += 1
+        self._idle.clear()
         try:
-            return request_class.FromString(content)
-        except DecodeError:
-            return None
-
-    async def call(request: Any, context: Any) -> Any:
-        if request is None:
-            name = request_class.DESCRIPTOR.full_name
-            await context.abort(*status.of(MalformedMessage(f"The request isn't a {name}.")))
-        try:
-            return await method(request, context)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            await context.abort(*status.of(error))
-
-    return grpc.unary_unary_rpc_method_handler(
-        call, request_deserializer=parse, response_serializer=_serialize
-    )
+            yield
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
 
 
 def _serialize(message: Any) -> bytes:

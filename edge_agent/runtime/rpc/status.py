@@ -12,13 +12,21 @@ from edge_agent.errors import EdgeAgentError, UserError
 
 log = logging.getLogger(__name__)
 
+# Details travel in the trailers, which gRPC limits to 16 KiB; beyond it the caller would see
+# RESOURCE_EXHAUSTED instead of our code. A character may take 12 bytes there ("%F0%9F%98%80").
+DETAILS_LIMIT = 1000
+
 
 def of(error: BaseException) -> Tuple[grpc.StatusCode, str]:
     """Return the code and the text a caller sees; an unknown fault shows only an id."""
     if isinstance(error, EdgeAgentError):
         if not isinstance(error, UserError):
             log.error("A call failed: %s", error)
-        return grpc.StatusCode[error.status], str(error)
+        return grpc.StatusCode[error.status], _shortened(str(error))
     fault = uuid.uuid4().hex[:12]
     log.error("Fault %s in a call.", fault, exc_info=error, extra={"facts": {"fault": fault}})
     return grpc.StatusCode.INTERNAL, f"Internal fault {fault}; the agent's log says more."
+
+
+def _shortened(details: str) -> str:
+    return details if len(details) <= DETAILS_LIMIT else details[: DETAILS_LIMIT - 1] + "…"
