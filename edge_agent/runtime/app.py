@@ -54,8 +54,9 @@ async def _serve(settings: Settings) -> None:
         on_gone=lambda name: tell(server.forget(name)),
     )
     server = Server(settings.server, Detector(registry, frames))
-    addresses = await server.start()
-    await _look(store, registry)
+    addresses = server.listen()
+    await _look(store, registry)  # before the first call, which must not find a model missing
+    await server.start()
     log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
     housekeeping = loop.create_task(_keep_house(settings, store, registry, frames))
     await stop_asked.wait()

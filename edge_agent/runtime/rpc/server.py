@@ -53,8 +53,11 @@ class Server:
             self._server,
         )
 
-    async def start(self) -> List[str]:
-        """Listen; return the addresses. Raises InvalidConfiguration: what stands in the way."""
+    def listen(self) -> List[str]:
+        """Take the addresses and return them; callers connect, and wait for `start`.
+
+        Raises InvalidConfiguration: what stands in the way.
+        """
         path = self._settings.socket_path
         owner, group = _owner(self._settings.socket_owner), _group(self._settings.socket_group)
         credentials = _credentials(self._settings)
@@ -73,10 +76,13 @@ class Server:
                 path.unlink()
                 raise
             addresses.append(self._settings.tcp)
-        await self._server.start()
         facts = path.stat()
         self._identity = (facts.st_dev, facts.st_ino)
         return addresses
+
+    async def start(self) -> None:
+        """Answer calls."""
+        await self._server.start()
 
     async def show(self, info: ModelInfo) -> None:
         """Tell the health service a model's state, under the model's name."""
