@@ -117,7 +117,7 @@ def _print(result: Dict[str, Any]) -> None:
     Console().print(table)
     Console().print(
         f"{result['rounds']} calls of each kind, taking turns. Raw: the same preprocess, engine "
-        "and postprocess in one process. Empty call: a DescribeModel, which is gRPC's own share. One "
-        f"plain copy of the frame takes {result['frame_copy_ms']:.3f} ms; over bytes the frame and "
-        "its mask are copied several times by client, kernel and agent."
+        "and postprocess in one process. Empty call: a DescribeModel, which is gRPC's own share. "
+        f"One plain copy of the frame takes {result['frame_copy_ms']:.3f} ms; over bytes the frame "
+        "and its mask are copied several times by client, kernel and agent."
     )

@@ -10,7 +10,7 @@ import numpy as np
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.runtime.batching.batch import Item
-from edge_agent.runtime.instance import InferenceUnit, Work
+from edge_agent.runtime.instance import InferenceUnit
 from edge_agent.runtime.package import Package
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.types import Frame, Prediction
@@ -34,7 +34,7 @@ class RawEngine:
         """Judge `image`, writing the mask into `mask`; both uint8 (height, width, 3)."""
         opened = OpenFrame(Frame(image), ())
         opened.mask_target = mask
-        item = Item(Work(opened), time.monotonic())
+        item = Item(opened, time.monotonic())
         self._unit.compute([item])
         prediction: Prediction = item.future.result()
         return prediction

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Dict, List
 
 import numpy as np
@@ -16,6 +14,7 @@ from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.runtime.vision.postprocess import Postprocessor
 from edge_agent.runtime.vision.preprocess import item_shape, write_input
+from edge_agent.types import Prediction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,15 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Work:
-    """What an item of this room carries."""
-
-    opened: OpenFrame
-
-
 class InferenceUnit:
-    """Computes batches of `Work`; used by one thread at a time."""
+    """Computes batches of items whose work is an `OpenFrame`; used by one thread at a time."""
 
     def __init__(self, backend: Backend, manifest: Manifest) -> None:
         self.max_batch = backend.max_batch
@@ -43,52 +35,54 @@ class InferenceUnit:
         )
 
     def warm_up(self) -> None:
-        """Run every batch size the engine may meet once on zeros. Raises InferenceFailed."""
+        """Take the smallest and the largest batch all the way, on black frames.
+
+        Raises InferenceFailed when the outputs are not what the manifest says.
+        """
         for count in {1, self.max_batch}:
-            self._backend.run(self._slots[:count])
+            outputs = self._backend.run(self._slots[:count])
+            self._postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
 
     def compute(self, batch: List[Item]) -> None:
         """Resolve every item's future with a Prediction or an error of its own."""
         placed: List[Item] = []
         for item in batch:
-            if self._guarded(item, partial(self._place, item, len(placed))):
+            try:
+                write_input(item.work.frame, self._spec, self._slots[len(placed)])
+            except Exception as error:
+                item.future.set_exception(_fault(error))
+            else:
                 placed.append(item)
         if not placed:
             return
         try:
             outputs = self._backend.run(self._slots[: len(placed)])
-        except EdgeAgentError as error:
+        except Exception as error:
             for item in placed:
-                item.future.set_exception(error)
+                item.future.set_exception(_fault(error))
             return
         for index, item in enumerate(placed):
-            self._guarded(item, partial(self._finish, item, outputs, index))
+            try:
+                prediction = self._judge(item.work, outputs, index)
+            except Exception as error:
+                item.future.set_exception(_fault(error))
+            else:
+                item.future.set_result(prediction)
 
     def close(self) -> None:
         """Free the engine."""
         self._backend.close()
 
-    def _place(self, item: Item, slot: int) -> None:
-        write_input(item.work.opened.frame, self._spec, self._slots[slot])
-
-    def _finish(self, item: Item, outputs: Dict[str, NDArray[Any]], index: int) -> None:
-        opened: OpenFrame = item.work.opened
+    def _judge(self, opened: OpenFrame, outputs: Dict[str, NDArray[Any]], index: int) -> Prediction:
         frame = opened.frame
-        item.future.set_result(
-            self._postprocessor.predict(
-                outputs, index, frame.width, frame.height, opened.mask_target
-            )
+        return self._postprocessor.predict(
+            outputs, index, frame.width, frame.height, opened.mask_target
         )
 
-    def _guarded(self, item: Item, step: Any) -> bool:
-        """Run a step for one item; its failure is that item's alone."""
-        try:
-            step()
-        except EdgeAgentError as error:
-            item.future.set_exception(error)
-        except Exception as error:
-            log.exception("A frame could not be computed.")
-            item.future.set_exception(InferenceFailed(f"{type(error).__name__}; see the log."))
-        else:
-            return True
-        return False
+
+def _fault(error: Exception) -> EdgeAgentError:
+    """Return the error a caller gets; one that is not ours is a fault, told in the log."""
+    if isinstance(error, EdgeAgentError):
+        return error
+    log.error("A frame could not be computed.", exc_info=error)
+    return InferenceFailed(f"The frame could not be computed ({type(error).__name__}).")

@@ -22,7 +22,7 @@ from edge_agent.runtime import memory
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.runtime.batching.batcher import Batcher
-from edge_agent.runtime.instance import InferenceUnit, Work
+from edge_agent.runtime.instance import InferenceUnit
 from edge_agent.runtime.package import Package
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.vision.frame import OpenFrame
@@ -123,7 +123,7 @@ class ServedModel:
 
     def submit(self, opened: OpenFrame, deadline: Optional[float]) -> Future[Prediction]:
         """Queue a frame. Raises WrongModelState unless RUNNING, Overloaded when it is full."""
-        return self._serving().batcher.submit(Work(opened), deadline)
+        return self._serving().batcher.submit(opened, deadline)
 
     def manifest(self) -> Manifest:
         """Return the manifest in force. Raises WrongModelState unless RUNNING."""
@@ -185,8 +185,14 @@ class ServedModel:
             return
         try:
             new = await self._open(target)
-        except EdgeAgentError as error:
-            log.error("Model %s keeps its version; the new one can't load: %s", self.name, error)  # noqa: TRY400
+        except Exception as error:
+            ours = isinstance(error, EdgeAgentError)
+            log.error(  # noqa: TRY400 - a refused package is no fault of the agent
+                "Model %s keeps its version; the new one can't load: %s",
+                self.name,
+                error,
+                exc_info=not ours,
+            )
             self._message = f"{old.summary} A newer package was refused: {error}"
             return
         surplus = new

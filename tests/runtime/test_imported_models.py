@@ -15,7 +15,7 @@ from edge_agent.errors import BackendUnavailable, InvalidPackage
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.runtime.batching.batch import Item
-from edge_agent.runtime.instance import InferenceUnit, Work
+from edge_agent.runtime.instance import InferenceUnit
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.types import Bitmap, Prediction
 
@@ -76,7 +76,7 @@ def judge(model: bytes, frames: List[Any]) -> List[Prediction]:
     unit.warm_up()
     reader = FrameReader()
     items = [
-        Item(Work(reader.open(Bitmap(pixels.shape[1], pixels.shape[0], pixels.tobytes()))), 0.0)
+        Item(reader.open(Bitmap(pixels.shape[1], pixels.shape[0], pixels.tobytes())), 0.0)
         for pixels in frames
     ]
     for start in range(0, len(items), unit.max_batch):
