@@ -1,0 +1,105 @@
+"""The quick start, step by step: draw, train, serve, inspect, report."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator, List, Optional
+
+from edge_agent.client import Client, overlay
+from edge_agent.demo import SEED, agent, page, parts
+from edge_agent.demo.line import Judged, Summary, summarise
+from edge_agent.demo.package import GOOD_PARTS, MODEL, draw_good_parts, train
+from edge_agent.demo.pictures import emptied, thumbnail, write
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edge_agent.types import Prediction
+
+
+def make_package(folder: Path) -> Path:
+    """Draw good parts into `folder`, train on them and return the model package's folder."""
+    draw_good_parts(folder / "parts", GOOD_PARTS, SEED)
+    return train(folder / "parts", folder / "models", SEED, lambda _: None)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where the demo writes, how many parts it inspects and trains on, and from which seed."""
+
+    out: Path
+    parts: int
+    seed: int
+    console: Console
+    good_parts: int = GOOD_PARTS
+
+    def run(self) -> Summary:
+        """Do everything. Raises EdgeAgentError when training or the agent failed."""
+        began = time.monotonic()
+        with self._step(f"Drawing {self.good_parts} good parts"):
+            draw_good_parts(self.out / "parts", self.good_parts, self.seed)
+        with self._step("Training on the good parts only"):
+            train(self.out / "parts", self.out / "models", self.seed, self._detail)
+        with self._step("Inspecting the line with the agent in a process of its own"):
+            line = self._inspect()
+        summary = summarise(line)
+        seconds, threshold = time.monotonic() - began, line[0].prediction.threshold
+        facts = page.Facts(self.good_parts, self.seed, seconds, threshold)
+        (self.out / "index.html").write_text(page.build(line, summary, facts), encoding="utf-8")
+        return summary
+
+    @contextmanager
+    def _step(self, what: str) -> Iterator[None]:
+        self.console.print(f"{what} ...", style="bold")
+        began = time.monotonic()
+        yield
+        self._detail(f"done in {time.monotonic() - began:.1f} s")
+
+    def _detail(self, text: str) -> None:
+        self.console.print(f"  {text}", style="dim", markup=False)
+
+    def _inspect(self) -> List[Judged]:
+        emptied(self.out / "overlays")
+        models, log = self.out / "models", self.out / "agent.log"
+        plan = list(enumerate(parts.mixed(self.parts, self.seed), start=1))
+        with agent.running(models, log) as address, Client(address) as client:
+            client.start(MODEL)
+            self._detail(f"model {MODEL} is RUNNING at {address}")
+            return [self._judge(client, number, *part) for number, part in plan]
+
+    def _judge(self, client: Client, number: int, seed: int, defect: Optional[str]) -> Judged:
+        part = parts.draw(seed, defect)
+        began = time.perf_counter()
+        prediction = client.detect(MODEL, part.image, transport="shared_memory")
+        latency_ms = (time.perf_counter() - began) * 1000.0
+        judged = Judged(
+            number=number,
+            defect=defect,
+            prediction=replace(prediction, mask=None),
+            latency_ms=latency_ms,
+            located=_located(part, prediction),
+            thumbnail=thumbnail(overlay.highlight(part.image, prediction)),
+        )
+        name = f"{number:03}-{judged.truth.replace(' ', '-')}-{judged.verdict}.png"
+        write(self.out / "overlays" / name, overlay.draw(part.image, prediction))
+        self._tell(judged)
+        return judged
+
+    def _tell(self, judged: Judged) -> None:
+        prediction = judged.prediction
+        ending = "[green]right[/green]" if judged.right else "[bold red]WRONG[/bold red]"
+        self.console.print(
+            f"  {judged.number:3}  {judged.truth:<12}  {judged.verdict:<7}"
+            f"  score {prediction.score:.3f}  confidence {prediction.confidence:.3f}"
+            f"  {judged.latency_ms:5.1f} ms  {ending}"
+        )
+
+
+def _located(part: parts.Part, prediction: Prediction) -> Optional[bool]:
+    if part.defect is None or prediction.mask is None:
+        return None
+    marked = (prediction.mask != 255).any(axis=2)
+    return bool((marked & part.mask).any())

@@ -1,0 +1,1 @@
+"""Folders of images → a trained, calibrated model package."""

@@ -1,0 +1,77 @@
+"""Where good ends: the raw score that becomes 0.5, and how steeply certainty grows around it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Tuple
+
+import numpy as np
+
+from edge_agent.manifest import Calibration
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.floating]
+
+TYPICAL = 0.1  # calibrated score of a typical good image
+FALSE_ALARMS = 0.1  # share of unseen good images above the threshold, where defects show as little
+FAINT = 0.25  # share of artificial defects that need not show
+NEARER_GOOD = 0.125  # of the way from good images to artificial defects: real ones may be faint
+RIDGE = 1e-3  # on slope and offset, for scores of deviation 1
+NEWTON_STEPS = 30
+
+
+def from_normals(normal: Floats, spoiled: Floats) -> Calibration:
+    """Place the threshold by the raw scores of unseen good images and of artificial defects.
+
+    At the upper end of the good ones; where artificial defects stand clear of it, an eighth of the
+    way to them.
+    """
+    threshold = float(np.quantile(normal, 1.0 - FALSE_ALARMS))
+    room = float(np.quantile(spoiled, FAINT)) - threshold
+    return _through(threshold + NEARER_GOOD * max(room, 0.0), normal)
+
+
+def from_both(normal: Floats, anomaly: Floats, spoiled: Floats) -> Calibration:
+    """Fit the sigmoid to the raw scores of unseen good and of bad images, both of equal weight.
+
+    Smoothed targets keep it finite (Platt, "Probabilistic outputs for support vector machines",
+    1999), by the rarer kind's count, so that the threshold leans to neither. Labels that the score
+    runs against are not followed.
+    """
+    scores = np.concatenate((normal, anomaly)).astype(np.float64)
+    middle, width = scores.mean(), max(float(scores.std()), 1e-6)
+    counts = (len(normal), len(anomaly))
+    weights = np.repeat([0.5 / counts[0], 0.5 / counts[1]], counts)
+    doubt = 1.0 / (min(counts) + 2.0)
+    targets = np.repeat([doubt, 1.0 - doubt], counts)
+    slope, offset = _logistic((scores - middle) / width, targets, weights)
+    if slope <= 0.0:
+        return from_normals(normal, spoiled)
+    return Calibration(scale=slope / width, shift=offset - slope * middle / width)
+
+
+def apply(calibration: Calibration, raw: Floats) -> Floats:
+    """Return calibrated scores, 0 to 1."""
+    exponent = np.asarray(raw, np.float64) * calibration.scale + calibration.shift
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(exponent, -700.0, 700.0))))
+
+
+def _logistic(values: Floats, targets: Floats, weights: Floats) -> Tuple[float, float]:
+    """Return slope and offset of the weighted logistic regression, by Newton's method."""
+    inputs = np.stack((values, np.ones_like(values)))
+    line = np.zeros(2)
+    for _ in range(NEWTON_STEPS):
+        chances = 1.0 / (1.0 + np.exp(-(line @ inputs)))
+        gradient = inputs @ (weights * (chances - targets)) + RIDGE * line
+        curvature = (inputs * (weights * chances * (1.0 - chances))) @ inputs.T
+        line = line - np.linalg.solve(curvature + RIDGE * np.eye(2), gradient)
+    return float(line[0]), float(line[1])
+
+
+def _through(threshold: float, normal: Floats) -> Calibration:
+    """Return the sigmoid with 0.5 at `threshold` and TYPICAL at the median of `normal`."""
+    distance = max(threshold - float(np.median(normal)), 1e-3)
+    scale = math.log(1.0 / TYPICAL - 1.0) / distance
+    return Calibration(scale=scale, shift=-scale * threshold)

@@ -1,0 +1,63 @@
+"""`edge-agent train`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Tuple
+
+MULTIPLE = 16
+SMALLEST, LARGEST = 64, 1024  # pixels of the model's input each way
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line of `train`."""
+    parser.add_argument("folder", type=Path, help="holds normal/ and perhaps anomaly/")
+    parser.add_argument("--out", type=Path, required=True, metavar="PACKAGE", help="to write")
+    parser.add_argument(
+        "--task", choices=("anomaly_map", "classification"), default="anomaly_map",
+        help="classification gives a score without a map (default: anomaly_map)",
+    )  # fmt: skip
+    parser.add_argument("--normal-only", action="store_true", help="leave anomaly/ out")
+    parser.add_argument("--name", help="of the model (default: the folder's)")
+    parser.add_argument("--version", default="1", help="of the model (default: 1)")
+    parser.add_argument(
+        "--size", type=input_size, metavar="HxW",
+        help=f"height and width of the model's input, multiples of {MULTIPLE} "
+        "(default: by the first image, at most about 65000 pixels)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and say where the package is."""
+    from rich.console import Console
+
+    from edge_agent.training import trainer
+
+    console = Console()
+    trainer.train(
+        arguments.folder,
+        arguments.out,
+        task=arguments.task,
+        normal_only=arguments.normal_only,
+        name=arguments.name,
+        version=arguments.version,
+        size=arguments.size,
+        seed=arguments.seed,
+        progress=lambda text: console.print(text, markup=False, highlight=False),
+    )
+    return 0
+
+
+def input_size(text: str) -> Tuple[int, int]:
+    """Read "256x384" as height and width."""
+    parts = re.fullmatch(r"(\d+)x(\d+)", text)
+    height, width = (int(part) for part in parts.groups()) if parts else (0, 0)
+    if any(side % MULTIPLE or not SMALLEST <= side <= LARGEST for side in (height, width)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} isn't HEIGHTxWIDTH, both multiples of {MULTIPLE} "
+            f"from {SMALLEST} to {LARGEST}, such as 256x384"
+        )
+    return height, width

@@ -1,0 +1,40 @@
+"""Writes a model package in one step: it is there whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest
+
+
+def check_target(out: Path) -> None:
+    """Raise InvalidConfiguration when `out` is something else than a package or nothing."""
+    if out.is_symlink() or (out.exists() and not (out / FILE_NAME).is_file()):
+        raise InvalidConfiguration(
+            f"{out} exists and isn't a model package (it has no {FILE_NAME}); choose another --out."
+        )
+
+
+def write(out: Path, manifest: Manifest, model: bytes) -> None:
+    """Write the folder `out`, in place of an earlier package there."""
+    check_target(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        fresh, old = workplace / "new", workplace / "old"
+        fresh.mkdir()
+        (fresh / MODEL_FILE).write_bytes(model)
+        (fresh / FILE_NAME).write_bytes(manifest.to_json())
+        if out.exists():
+            out.rename(old)
+        try:
+            fresh.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+    finally:
+        shutil.rmtree(workplace)

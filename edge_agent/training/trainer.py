@@ -1,0 +1,167 @@
+"""From a folder of images to a model package: the steps of training, in order."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Optional
+
+import numpy as np
+from typing_extensions import Literal
+
+from edge_agent import __version__
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.manifest import (
+    MODEL_FILE,
+    NAME_PATTERN,
+    Calibration,
+    Decision,
+    FileEntry,
+    Histogram,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    RuntimeSpec,
+    Statistics,
+)
+from edge_agent.training import calibration, dataset, graph, head, leak, package, validation
+from edge_agent.training.dataset import Pictures
+from edge_agent.training.evidence import Evidence
+from edge_agent.training.features import STRIDE, append_features, append_image
+from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
+from edge_agent.training.validation import Validated
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Task = Literal["anomaly_map", "classification"]
+BATCH_SIZES = (1, 2, 4)
+POSITION_COUNTS_FROM = 0.1  # share of feature variance that the place explains
+HISTOGRAM_BINS = 20
+
+
+def train(
+    folder: Path,
+    out: Path,
+    *,
+    task: Task = "anomaly_map",
+    normal_only: bool = False,
+    name: Optional[str] = None,
+    version: str = "1",
+    size: Optional[Size] = None,
+    seed: int = 0,
+    progress: Callable[[str], None],
+) -> Manifest:
+    """Train on `folder`/normal (and /anomaly) and write the package `out`.
+
+    The features know good images only; bad ones, where there are any and unless `normal_only`,
+    place the threshold. size: height and width of the model's input, multiples of 16; None: by the
+    first image. The same images, seed and libraries give the same model.onnx. Raises
+    InvalidConfiguration: which image, folder or option cannot be used.
+    """
+    began = time.monotonic()
+    graph.check_libraries()
+    name = checked_name(name or safe_name(folder))
+    package.check_target(out)
+    found = dataset.find(folder, normal_only)
+    spec = _input_spec(size or dataset.input_size(found.normal))
+    normal, anomaly = Pictures.load(found.normal, spec), Pictures.load(found.anomaly, spec)
+    progress(
+        f"{len(normal)} normal and {len(anomaly)} anomalous images, "
+        f"trained at {spec.width}x{spec.height} pixels"
+    )
+    for warning in leak.warnings(normal, anomaly):
+        progress(warning)
+    validated = _validate(normal, anomaly, seed, progress)
+    decided = _calibrate(validated)
+    model = build_model(validated, (spec.height, spec.width), task)
+    manifest = Manifest(
+        name=name,
+        version=version,
+        description=f"Trained on {len(normal)} normal and {len(anomaly)} anomalous images",
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        trained_by=f"edge-agent {__version__}",
+        source_digest=dataset.digest((*found.normal, *found.anomaly), folder),
+        task=task,
+        input=spec,
+        outputs=OutputSpec(score="score", map="map" if task == "anomaly_map" else None),
+        decision=Decision(calibration=decided),
+        runtime=RuntimeSpec(batch_sizes=BATCH_SIZES),
+        statistics=_statistics(validated, decided, normal),
+        files=(FileEntry.of(MODEL_FILE, model),),
+    )
+    package.write(out, manifest, model)
+    progress(f"{out}: {len(model) / 1e6:.1f} MB, {time.monotonic() - began:.1f} s")
+    return manifest
+
+
+def build_model(validated: Validated, size: Size, task: Task) -> bytes:
+    """Build the graph that is served: image → score (N,), and map (N, 1, H/4, W/4) with the task.
+
+    Both outputs are raw, on one scale.
+    """
+    builder = GraphBuilder()
+    grid = (size[0] // STRIDE, size[1] // STRIDE)
+    features = append_features(builder, append_image(builder, size))
+    distance = head.append_distance(builder, features, validated.bank, grid)
+    map_, score = head.append_score(builder, distance, validated.norm)
+    builder.output("score", score, (BATCH,))
+    if task == "anomaly_map":
+        shape = (BATCH, 1, grid[0] * head.ENLARGE, grid[1] * head.ENLARGE)
+        builder.output("map", map_, shape)
+    return builder.model()
+
+
+def checked_name(name: str) -> str:
+    """Return `name`. Raises InvalidConfiguration when no model may bear it."""
+    if not re.match(NAME_PATTERN, name):
+        raise InvalidConfiguration(
+            f"A model can't be named {name!r}: 1 to 128 letters, digits, '-', '_' and '.' only."
+        )
+    return name
+
+
+def safe_name(folder: Path) -> str:
+    """Turn the folder's name into one a model may have."""
+    return re.sub(r"[^a-zA-Z0-9\-_.]+", "-", folder.resolve().name)[:128].strip("-.") or "model"
+
+
+def _input_spec(size: Size) -> InputSpec:
+    return InputSpec(tensor=IMAGE, height=size[0], width=size[1])
+
+
+def _validate(
+    normal: Pictures, anomaly: Pictures, seed: int, progress: Callable[[str], None]
+) -> Validated:
+    evidence = Evidence.of(normal.pixels, anomaly.pixels, np.random.default_rng(seed))
+    aligned = head.position_share(evidence.normal) > POSITION_COUNTS_FROM
+    weight = head.POSITION_WEIGHT if aligned else 0.0
+    if not len(anomaly):
+        return validation.validate(evidence, weight, seed)
+    best = validation.choose(evidence, (weight, head.POSITION_WEIGHT - weight), seed)
+    progress(f"Cross-validated AUROC {best.auroc:.3f}")
+    return best
+
+
+def _calibrate(validated: Validated) -> Calibration:
+    if len(validated.anomaly):
+        return calibration.from_both(validated.normal, validated.anomaly, validated.spoiled)
+    return calibration.from_normals(validated.normal, validated.spoiled)
+
+
+def _statistics(validated: Validated, decided: Calibration, normal: Pictures) -> Statistics:
+    return Statistics(
+        normal_scores=_histogram(calibration.apply(decided, validated.normal)),
+        anomaly_scores=_histogram(calibration.apply(decided, validated.anomaly)),
+        brightness=normal.range_of("brightness"),
+        sharpness=normal.range_of("sharpness"),
+    )
+
+
+def _histogram(scores: NDArray[np.floating]) -> Optional[Histogram]:
+    if not len(scores):
+        return None
+    counts, edges = np.histogram(scores, HISTOGRAM_BINS, (0.0, 1.0))
+    return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))

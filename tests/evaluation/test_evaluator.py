@@ -1,0 +1,77 @@
+"""Micro models whose score is the mean of red, on images of one colour each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_agent.cli import main
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.evaluation.evaluator import evaluate
+from tests import micro
+
+RED = {"normal": (0.0, 0.2, 0.6), "anomaly": (0.4, 0.8, 1.0)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for label, values in RED.items():
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for index, value in enumerate(values):
+            image = np.zeros((80, 100, 3), np.uint8)
+            image[..., 2] = round(255 * value)  # OpenCV writes blue, green, red
+            assert cv2.imwrite(str(tmp_path / "images" / label / f"{index}.png"), image)
+    return tmp_path / "images"
+
+
+def test_figures_are_those_of_the_verdicts_as_served(folder: Path, tmp_path: Path) -> None:
+    report = evaluate(micro.write(tmp_path / "model", "classification"), folder)
+    assert (report.count_normal, report.count_anomaly, report.threshold) == (3, 3, 0.5)
+    assert report.image_auroc == pytest.approx(8 / 9)
+    # from 0.5 on: 0.6 is a false alarm, 0.4 is missed
+    assert (report.false_alarms, report.missed) == (1, 1)
+    assert (report.precision, report.recall, report.f1) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
+    assert report.best_f1 == pytest.approx(6 / 7)
+    assert report.best_threshold == pytest.approx(0.4, abs=1e-4)
+    assert report.pixel_auroc is None
+    assert report.latency_ms > 0
+
+
+def test_masks_beside_the_images_rank_the_pixels(folder: Path, tmp_path: Path) -> None:
+    half = np.zeros((80, 100, 3), np.uint8)
+    half[:, :50, 2] = 255
+    assert cv2.imwrite(str(folder / "anomaly" / "2.png"), half)
+    masks = folder.parent / "masks"
+    masks.mkdir()
+    assert cv2.imwrite(str(masks / "2.png"), half[..., 2])
+    report = evaluate(micro.write(tmp_path / "model", "anomaly_map"), folder)
+    assert report.pixel_auroc == 1.0
+
+
+def test_a_folder_without_anomalies_is_refused(folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "anomaly").iterdir():
+        path.unlink()
+    with pytest.raises(InvalidConfiguration, match="anomaly holds no images"):
+        evaluate(micro.write(tmp_path / "model", "classification"), folder)
+
+
+def test_the_command_writes_one_json_object(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = micro.write(tmp_path / "model", "classification")
+    assert main(["evaluate", str(package), str(folder), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    wanted = {"image_auroc", "average_precision", "f1", "precision", "recall", "threshold"}
+    assert wanted | {"count_normal", "count_anomaly"} <= set(figures)
+
+
+def test_the_command_prints_a_table(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = micro.write(tmp_path / "model", "classification")
+    assert main(["evaluate", str(package), str(folder)]) == 0
+    assert "image auroc" in capsys.readouterr().out

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.training import dataset
+from edge_agent.training.trainer import safe_name, train
+from tests.training import pictures
+
+
+def refused(folder: Path, tmp_path: Path) -> str:
+    with pytest.raises(InvalidConfiguration) as caught:
+        train(folder, tmp_path / "out", progress=lambda _: None)
+    assert not (tmp_path / "out").exists()
+    return str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert "isn't a folder" in refused(tmp_path / "nowhere", tmp_path)
+
+
+def test_a_folder_without_normal_images_says_where_they_belong(tmp_path: Path) -> None:
+    (tmp_path / "anomaly").mkdir()
+    assert "has no folder normal/" in refused(tmp_path, tmp_path)
+
+
+def test_too_few_images_are_counted(tmp_path: Path) -> None:
+    assert "holds 9 images; training needs 10" in refused(
+        pictures.write(tmp_path / "few", 9), tmp_path
+    )
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    folder = pictures.write(tmp_path / "parts", 12)
+    (folder / "normal" / "005.png").write_bytes(b"not a picture")
+    assert "005.png can't be read as an image" in refused(folder, tmp_path)
+
+
+def test_an_image_that_is_too_small_is_named_with_its_size(tmp_path: Path) -> None:
+    folder = pictures.write(tmp_path / "parts", 12)
+    assert cv2.imwrite(str(folder / "normal" / "small.png"), np.zeros((63, 80, 3), np.uint8))
+    assert "small.png is 80x63 pixels" in refused(folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "model"),
+    [
+        ((768, 576), (256, 256)),
+        ((460, 1130), (192, 384)),
+        ((1130, 460), (384, 192)),
+        ((160, 160), (160, 160)),
+        ((100, 70), (96, 64)),
+        ((200, 2000), (128, 512)),
+    ],
+)
+def test_the_input_size_follows_the_images(tmp_path: Path, image: object, model: object) -> None:
+    path = tmp_path / "image.png"
+    assert cv2.imwrite(str(path), np.zeros((*image, 3), np.uint8))
+    assert dataset.input_size([path]) == model
+
+
+def test_labels_that_show_in_the_files_raise_a_warning(tmp_path: Path) -> None:
+    folder = pictures.write(tmp_path / "parts", 12, anomaly=6)
+    for path in (folder / "anomaly").iterdir():
+        image = cv2.imread(str(path))
+        path.unlink()
+        assert cv2.imwrite(str(path.with_suffix(".jpg")), image)
+    said: List[str] = []
+    train(folder, tmp_path / "out", progress=said.append)
+    assert any("JPEG alone tells normal from anomaly" in text for text in said)
+    assert not any("width alone" in text for text in said)
+
+
+def test_a_folder_name_becomes_a_model_name() -> None:
+    assert safe_name(Path("/data/Line 3 (left)")) == "Line-3-left"
+    assert safe_name(Path("/data/???")) == "model"
