@@ -38,7 +38,7 @@ def scratch(plate: Plate, random: np.random.Generator) -> None:
     across = across - bend * along**2
     within = np.clip((length / 2 - np.abs(along)) / 14.0, 0.0, 1.0)
     groove = np.exp(-((across / 2.2) ** 2)) - 0.45 * np.exp(-(((np.abs(across) - 5.0) / 2.0) ** 2))
-    plate.relief -= np.asarray(random.uniform(1.0, 3.0) * within * groove, np.float32)
+    plate.relief -= np.asarray(random.uniform(1.4, 3.2) * within * groove, np.float32)
 
 
 def dent(plate: Plate, random: np.random.Generator) -> None:
@@ -74,7 +74,7 @@ def chip(plate: Plate, random: np.random.Generator) -> None:
         x, y = share * HALF_WIDTH, side * (HALF_HEIGHT + 6.0)
     else:
         x, y = side * (HALF_WIDTH + 6.0), share * HALF_HEIGHT
-    plate.cuts.append(_blob(plate, x, y, random.uniform(16.0, 30.0), random))
+    plate.cuts.append(_blob(plate, x, y, random.uniform(20.0, 32.0), random))
 
 
 def _spot(random: np.random.Generator) -> Tuple[float, float]:

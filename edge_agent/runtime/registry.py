@@ -28,6 +28,7 @@ class Registry:
         self._settings = (models, engine)
         self._on_change, self._on_gone = on_change, on_gone
         self._models: Dict[str, ServedModel] = {}
+        self._missing: Set[str] = set()
         self._changes: Set[asyncio.Task[None]] = set()
 
     def find(self, name: str) -> ServedModel:
@@ -44,8 +45,14 @@ class Registry:
         return [self._models[name].info() for name in sorted(self._models)]
 
     def sync(self, registrations: Mapping[str, Registration]) -> None:
-        """Make the models those of `registrations`; work that takes time goes on afterwards."""
-        for name in [name for name in self._models if name not in registrations]:
+        """Make the models those of `registrations`; work that takes time goes on afterwards.
+
+        A model goes when it is missing twice in a row: whoever replaces a package by moving the
+        old one away first leaves a moment without any.
+        """
+        missing = {name for name in self._models if name not in registrations}
+        gone, self._missing = missing & self._missing, missing - self._missing
+        for name in gone:
             log.info("Model %s was removed.", name)
             self._later(self._models.pop(name).retire())
             self._on_gone(name)
