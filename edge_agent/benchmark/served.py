@@ -64,7 +64,9 @@ class Camera:
         self._height, self._width = image.shape[:2]
         self._pixels = image.tobytes()
         self._segment = FrameSegment(image.nbytes)
-        self._segment.write(image)
+        self.frame = self._segment.frame(self._width, self._height)
+        self.mask = self._segment.mask(self._width, self._height)
+        np.copyto(self.frame, image)
 
     def __enter__(self) -> Camera:
         return self

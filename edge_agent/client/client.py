@@ -89,7 +89,7 @@ class Client:
         if transport != "shared_memory":
             raise errors.InvalidRequest(f"transport is {transport!r}; use shared_memory or bytes.")
         segment = self._segment_for(image.nbytes)
-        segment.write(image)
+        np.copyto(segment.frame(image.shape[1], image.shape[0]), image)
         frame, mask = segment.handles(image.nbytes)
         bitmap = wire.Bitmap(
             width=image.shape[1], height=image.shape[0], shared_memory_handle=frame

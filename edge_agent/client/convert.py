@@ -45,7 +45,7 @@ def prediction(reply: wire_v1.InspectResponse, segment: Optional[FrameSegment]) 
     bitmap = result.anomaly_mask
     mask = None
     if bitmap.HasField("shared_memory_handle") and segment is not None:
-        mask = segment.mask(bitmap.width, bitmap.height)
+        mask = segment.mask(bitmap.width, bitmap.height).copy()
     elif bitmap.byte_data:
         shape = (bitmap.height, bitmap.width, 3)
         mask = np.frombuffer(bitmap.byte_data, np.uint8).reshape(shape)

@@ -52,9 +52,13 @@ class FrameSegment:
         """Whether a frame of `frame_bytes` has room."""
         return frame_bytes <= self._room
 
-    def write(self, image: NDArray[np.uint8]) -> None:
-        """Copy the frame in."""
-        np.copyto(self._bytes[: image.nbytes].reshape(image.shape), image)
+    def frame(self, width: int, height: int) -> NDArray[np.uint8]:
+        """Return the frame's pixels, uint8 RGB (height, width, 3); writing them sends them."""
+        return self._view(0, width, height)
+
+    def mask(self, width: int, height: int) -> NDArray[np.uint8]:
+        """Return the mask's pixels, uint8 RGB (height, width, 3), overwritten by the next call."""
+        return self._view(self._room, width, height)
 
     def handles(self, frame_bytes: int) -> Tuple[wire.SharedMemoryHandle, wire.SharedMemoryHandle]:
         """Return the handles of the frame and of its mask, both of `frame_bytes`."""
@@ -64,14 +68,13 @@ class FrameSegment:
             wire.SharedMemoryHandle(name=name, size=frame_bytes, offset=self._room),
         )
 
-    def mask(self, width: int, height: int) -> NDArray[np.uint8]:
-        """Return a copy of the mask, uint8 RGB (height, width, 3)."""
-        start, size = self._room, width * height * 3
-        return self._bytes[start : start + size].reshape(height, width, 3).copy()
-
     def close(self) -> None:
         """Remove the segment."""
         self._path.unlink()
+
+    def _view(self, start: int, width: int, height: int) -> NDArray[np.uint8]:
+        size = width * height * 3
+        return self._bytes[start : start + size].reshape(height, width, 3)
 
 
 def _share(descriptor: int) -> None:

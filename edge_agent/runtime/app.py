@@ -11,7 +11,8 @@ from typing import Any, Coroutine, Set
 
 from edge_agent import __version__
 from edge_agent.config import Settings
-from edge_agent.runtime import memory
+from edge_agent.runtime import memory, model
+from edge_agent.runtime.batching import batcher
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.registry import Registry
 from edge_agent.runtime.rpc.server import Server
@@ -21,13 +22,15 @@ from edge_agent.runtime.vision.frame import FrameReader
 
 log = logging.getLogger(__name__)
 
+ENGINE_THREADS = (batcher.THREAD_NAME, model.THREAD_NAME)
+
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises InvalidConfiguration when it cannot begin."""
     memory.keep_heap()
     preprocess.use_one_thread()  # inference units are the parallelism; more would fight them
     asyncio.run(_serve(settings))
-    if any(thread.daemon and thread.is_alive() for thread in threading.enumerate()):
+    if any(thread.name in ENGINE_THREADS for thread in threading.enumerate()):
         # An engine is still loading or computing; tearing the interpreter down under it may crash.
         logging.shutdown()
         os._exit(0)

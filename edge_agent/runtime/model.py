@@ -30,6 +30,7 @@ from edge_agent.types import ModelInfo, ModelState, Prediction
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+THREAD_NAME = "model"
 
 
 class Event(enum.Enum):
@@ -247,6 +248,6 @@ async def in_thread(work: Callable[[], Result]) -> Result:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="model", daemon=True).start()
+    threading.Thread(target=run, name=THREAD_NAME, daemon=True).start()
     result: Result = await asyncio.wrap_future(future)
     return result

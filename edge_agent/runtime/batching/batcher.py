@@ -14,6 +14,7 @@ from typing import Any, Callable, List, Optional, Protocol, Sequence
 from edge_agent.errors import WrongModelState
 from edge_agent.runtime.batching.batch import Item, Queue
 
+THREAD_NAME = "instance"
 _STOPPING = "The model is STOPPING."
 
 
@@ -43,7 +44,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._threads = [
-            threading.Thread(target=self._serve, args=(instance,), name="instance", daemon=True)
+            threading.Thread(target=self._serve, args=(instance,), name=THREAD_NAME, daemon=True)
             for instance in instances
         ]
         for thread in self._threads:

@@ -11,7 +11,6 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Tuple
 
-import cv2
 import numpy as np
 
 from edge_agent.errors import InferenceFailed
@@ -149,13 +148,17 @@ class Postprocessor:
         return (Anomaly(BACKGROUND_NAME, max(rest, 0.0), BACKGROUND_COLOR), *areas)
 
     def _paint(self, labels: Labels, mask: Labels) -> None:
-        """Fill `mask` (height, width, 3) with the class colours, white where nothing was found."""
-        if labels.any():
-            height, width = mask.shape[:2]
-            small = self._colors[labels]
-            cv2.resize(small, (width, height), dst=mask, interpolation=cv2.INTER_NEAREST)
-        else:
-            mask.fill(255)
+        """Fill `mask` (height, width, 3) with the class colours, white where nothing was found.
+
+        Only rows with a finding are written twice; a mask is mostly white.
+        """
+        height, width = mask.shape[:2]
+        columns = regions.spread(labels.shape[1], width)
+        rows = regions.spread(labels.shape[0], height)
+        mask.fill(255)
+        for row in np.flatnonzero(labels.any(axis=1)):
+            line = np.repeat(self._colors[labels[row]], columns.weights, axis=0)
+            mask[rows.starts[row] : rows.starts[row + 1]] = line
 
 
 def _calibrated(calibration: Optional[Calibration], raw: float) -> float:

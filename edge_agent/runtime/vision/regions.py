@@ -22,7 +22,7 @@ class Spread:
     weights: (n,) frame pixels each map pixel covers; starts: (n + 1,) where each one begins.
     """
 
-    weights: NDArray[np.float64]
+    weights: NDArray[np.int64]
     starts: NDArray[np.int64]
 
 
@@ -32,7 +32,7 @@ def spread(map_size: int, frame_size: int) -> Spread:
     line = np.arange(map_size, dtype=np.float32).reshape(1, map_size)
     sources = cv2.resize(line, (frame_size, 1), interpolation=cv2.INTER_NEAREST)
     counts = np.bincount(sources.ravel().astype(np.int64), minlength=map_size)
-    return Spread(counts.astype(np.float64), np.concatenate(([0], counts.cumsum())))
+    return Spread(counts, np.concatenate(([0], counts.cumsum())))
 
 
 @dataclass(frozen=True)
