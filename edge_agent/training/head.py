@@ -120,8 +120,9 @@ def append_excess(graph: GraphBuilder, distance: str, usual: Floats) -> List[str
 def append_score(graph: GraphBuilder, distance: str, norm: Norm) -> Tuple[str, str]:
     """Append distance (N, 1, rows, columns) → map (N, 1, 2 rows, 2 columns) and score (N,).
 
-    In robust deviations of good images' peaks, whichever blur shows more; the score is the map's
-    maximum.
+    In robust deviations of good images' peaks. The score is the highest peak of any blur; the map
+    is the narrowest blur's, which keeps to the defect. So a faint, broad finding may raise the
+    score alone.
     """
     surprises = [
         graph.add("Mul", graph.add("Sub", excess, graph.constant(peak)), graph.constant(1 / spread))
@@ -129,8 +130,9 @@ def append_score(graph: GraphBuilder, distance: str, norm: Norm) -> Tuple[str, s
             append_excess(graph, distance, norm.distance), norm.peak, norm.spread
         )
     ]
-    map_ = graph.enlarge(graph.add("Max", *surprises), ENLARGE)
-    return map_, graph.add("ReduceMax", map_, axes=[1, 2, 3], keepdims=0)
+    maps = [graph.enlarge(surprise, ENLARGE) for surprise in surprises]
+    peaks = [graph.add("ReduceMax", each, axes=[1, 2, 3], keepdims=0) for each in maps]
+    return maps[0], graph.add("Max", *peaks)
 
 
 def distance_model(bank: Bank, grid: Size) -> bytes:

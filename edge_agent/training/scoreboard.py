@@ -19,7 +19,7 @@ COLUMNS = ("set", "normals", "AUROC", "F1", "best F1", "training s", "ms/image",
 
 def score_sets(folder: Path) -> Table:
     """Train on SET/train and evaluate on SET/test for each SET of `folder`."""
-    table = Table(*COLUMNS)
+    table = Table(*COLUMNS, padding=(0, 0))
     with tempfile.TemporaryDirectory() as workplace:
         for images in sorted(path for path in folder.iterdir() if (path / "test").is_dir()):
             table.add_row(*_score(images, Path(workplace) / images.name))
