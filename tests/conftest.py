@@ -31,7 +31,7 @@ def _nothing_is_left() -> Iterator[None]:
 
 
 def _left(before: Set[str]) -> Set[str]:
-    return (_segments() - before - _used_by_others()) | _children()
+    return (_segments() - before - _used_by_others()) | children()
 
 
 def _segments() -> Set[str]:
@@ -52,7 +52,7 @@ def _used_by_others() -> Set[str]:
     return used
 
 
-def _children() -> Set[str]:
+def children() -> Set[str]:
     found: Set[str] = set()
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
