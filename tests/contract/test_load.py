@@ -21,6 +21,7 @@ from tests.contract.calls import (
     Segment,
     plain,
     refused,
+    until,
 )
 from tests.contract.generations import RUNNING, STOPPED
 
@@ -201,12 +202,14 @@ def test_a_client_that_hangs_up_does_no_harm(small: Agent, busy: Caller) -> None
 
 
 def test_a_stop_goes_on_when_its_caller_gives_up(busy: Caller) -> None:
-    calls = [busy.detect_later("slow", plain(255)) for _ in range(2)]
+    calls = [busy.detect_later("slow", plain(255)) for _ in range(6)]
+    # A refusal tells that the queue is full: there is something to wait for.
+    until(lambda: any(call.done() and call.code() is RESOURCE_EXHAUSTED for call in calls))
     request = busy.messages.StopModelRequest(model_component="slow")
     with pytest.raises(grpc.RpcError) as caught:
         busy.stub.StopModel(request, timeout=0.02)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     busy.wait("slow", STOPPED)
-    assert set(codes(calls)) <= {OK, FAILED_PRECONDITION}
+    assert set(codes(calls)) <= {OK, FAILED_PRECONDITION, RESOURCE_EXHAUSTED}
     refused(FAILED_PRECONDITION, busy.stop, "slow")
     busy.run("slow")

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # ever means load.
 MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 DEFAULT_GROUP = "ggc_group"
-FLUSH_S = 0.1  # for the last replies to leave
+FLUSH_S = 0.1  # for messages that are written to leave
 
 
 class Server:
@@ -96,6 +96,7 @@ class Server:
     async def stop(self, within_s: float) -> None:
         """Refuse new calls, let those in flight finish, remove the socket file."""
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(FLUSH_S)  # until those who watch the health have heard
         stopping = asyncio.ensure_future(self._server.stop(within_s))
         idle = asyncio.ensure_future(self._servicer.idle())
         await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
