@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Annotated, Literal
@@ -231,24 +231,3 @@ def parse(content: bytes) -> Manifest:
 def schema() -> Dict[str, Any]:
     """Return the JSON Schema of the manifest."""
     return Manifest.model_json_schema()
-
-
-__all__: List[str] = [
-    "FILE_NAME",
-    "FORMAT",
-    "MODEL_FILE",
-    "NAME_PATTERN",
-    "AnomalyClass",
-    "Calibration",
-    "Decision",
-    "FileEntry",
-    "Histogram",
-    "InputSpec",
-    "Manifest",
-    "OutputSpec",
-    "RuntimeSpec",
-    "Statistics",
-    "Zone",
-    "parse",
-    "schema",
-]  # fmt: skip

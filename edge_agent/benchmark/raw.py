@@ -32,9 +32,7 @@ class RawEngine:
 
     def detect(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Prediction:
         """Judge `image`, writing the mask into `mask`; both uint8 (height, width, 3)."""
-        opened = OpenFrame(Frame(image), ())
-        opened.mask_target = mask
-        item = Item(opened, time.monotonic())
+        item = Item(OpenFrame(Frame(image), mask_target=mask), time.monotonic())
         self._unit.compute([item])
         prediction: Prediction = item.future.result()
         return prediction

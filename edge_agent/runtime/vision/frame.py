@@ -28,10 +28,15 @@ class OpenFrame:
     Valid until the reply is sent; `check` afterwards tells whether the memory stayed whole.
     """
 
-    def __init__(self, frame: Frame, segments: Tuple[Segment, ...]) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        segments: Tuple[Segment, ...] = (),
+        mask_target: Optional[NDArray[np.uint8]] = None,
+    ) -> None:
         self.frame = frame
+        self.mask_target = mask_target  # (height, width, 3), writable
         self._segments = segments
-        self.mask_target: Optional[NDArray[np.uint8]] = None  # (height, width, 3), writable
 
     def check(self) -> None:
         """Raise InvalidFrame when a segment was cut short while it was read or written."""
@@ -67,12 +72,11 @@ class FrameReader:
                 "The bitmap has no data: set byte_data or shared_memory_handle "
                 f"to {width * height * CHANNELS} bytes of RGB pixels."
             )
-        opened = OpenFrame(Frame(_view(buffer, width, height)), used)
-        if mask is not None:
-            target = self._segments.open(mask, writable=True)
-            opened = OpenFrame(opened.frame, (*used, target))
-            opened.mask_target = _mask_view(target.part(mask), width, height)
-        return opened
+        frame = Frame(_view(buffer, width, height))
+        if mask is None:
+            return OpenFrame(frame, used)
+        target = self._segments.open(mask, writable=True)
+        return OpenFrame(frame, (*used, target), _mask_view(target.part(mask), width, height))
 
     def sweep(self) -> None:
         """Let go of mappings that no caller used lately."""
