@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Optional, Tuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,16 +65,26 @@ class Bitmap:
 
 
 @dataclass(frozen=True)
-class DetectRequest:
-    """One call: which model, which frame, where the mask shall go (None: into the reply).
+class Caller:
+    """Who waits for an answer, and how long.
 
-    `deadline` is the monotonic time in seconds after which nobody waits for the answer.
+    `deadline` is the monotonic time in seconds after which nobody waits; None: for ever.
+    `when_gone` takes what shall be done, on any thread, once nobody waits any more; it returns
+    False when that is so already.
     """
+
+    deadline: Optional[float] = None
+    when_gone: Callable[[Callable[[], object]], bool] = lambda _action: True
+
+
+@dataclass(frozen=True)
+class DetectRequest:
+    """One call: which model, which frame, where the mask shall go (None: into the reply)."""
 
     model: str
     bitmap: Optional[Bitmap]
     mask: Optional[SharedMemoryHandle] = None
-    deadline: Optional[float] = None
+    caller: Caller = Caller()
 
 
 @dataclass(frozen=True)

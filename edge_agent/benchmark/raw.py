@@ -13,7 +13,7 @@ from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.instance import InferenceUnit
 from edge_agent.runtime.package import Package
 from edge_agent.runtime.vision.frame import OpenFrame
-from edge_agent.types import Frame, Prediction
+from edge_agent.types import Caller, Frame, Prediction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class RawEngine:
 
     def detect(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Prediction:
         """Judge `image`, writing the mask into `mask`; both uint8 (height, width, 3)."""
-        item = Item(OpenFrame(Frame(image), mask_target=mask), time.monotonic())
+        item = Item(OpenFrame(Frame(image), mask_target=mask), time.monotonic(), Caller())
         self._unit.compute([item])
         prediction: Prediction = item.future.result()
         return prediction

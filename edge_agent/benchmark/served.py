@@ -50,7 +50,8 @@ class Camera:
     """Calls DetectAnomalies with one image again and again, prepared as far as a camera's would be.
 
     Over shared memory the frame lies in the segment already, as a camera driver puts it there, and
-    the mask is asked for in the same segment; over bytes both travel in the messages.
+    the mask is asked for in the same segment, so that every call is the same message; over bytes
+    both travel in the messages.
     """
 
     def __init__(self, address: str, image: NDArray[np.uint8]) -> None:
@@ -67,6 +68,11 @@ class Camera:
         self.frame = self._segment.frame(self._width, self._height)
         self.mask = self._segment.mask(self._width, self._height)
         np.copyto(self.frame, image)
+        frame, mask = self._segment.handles(image.nbytes)
+        self._request = self._detect_request(
+            wire.Bitmap(width=self._width, height=self._height, shared_memory_handle=frame),
+            wire.AnomalyMaskParams(shared_memory_handle=mask),
+        )
 
     def __enter__(self) -> Camera:
         return self
@@ -77,16 +83,12 @@ class Camera:
 
     def by_shared_memory(self) -> wire.DetectAnomaliesResponse:
         """One call; frame and mask by name."""
-        frame, mask = self._segment.handles(len(self._pixels))
-        return self._call(
-            wire.Bitmap(width=self._width, height=self._height, shared_memory_handle=frame),
-            wire.AnomalyMaskParams(shared_memory_handle=mask),
-        )
+        return self._call(self._request)
 
     def by_bytes(self) -> wire.DetectAnomaliesResponse:
         """One call; frame and mask in the messages."""
         bitmap = wire.Bitmap(width=self._width, height=self._height, byte_data=self._pixels)
-        return self._call(bitmap, None)
+        return self._call(self._detect_request(bitmap, None))
 
     def empty_call(self) -> bytes:
         """One call that carries and computes nothing: DescribeModel."""
@@ -94,11 +96,11 @@ class Camera:
         reply: bytes = self._describe(request, timeout=30.0)
         return reply
 
-    def _call(self, bitmap: wire.Bitmap, mask: Any) -> wire.DetectAnomaliesResponse:
-        reply: wire.DetectAnomaliesResponse = self._detect(
-            wire.DetectAnomaliesRequest(
-                model_component=MODEL, bitmap=bitmap, anomaly_mask_params=mask
-            ),
-            timeout=30.0,
-        )
+    def _call(self, request: wire.DetectAnomaliesRequest) -> wire.DetectAnomaliesResponse:
+        reply: wire.DetectAnomaliesResponse = self._detect(request, timeout=30.0)
         return reply
+
+    def _detect_request(self, bitmap: wire.Bitmap, mask: Any) -> wire.DetectAnomaliesRequest:
+        return wire.DetectAnomaliesRequest(
+            model_component=MODEL, bitmap=bitmap, anomaly_mask_params=mask
+        )

@@ -7,10 +7,11 @@ rooms below do the work; this façade says in which order.
 
 from __future__ import annotations
 
-import asyncio
 from typing import List
 
 from edge_agent.errors import InvalidFrame
+from edge_agent.runtime.batching.batcher import Retired
+from edge_agent.runtime.model import Loaded
 from edge_agent.runtime.registry import Registry
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.runtime.vision.preprocess import check_size
@@ -18,40 +19,33 @@ from edge_agent.types import DetectRequest, ModelInfo, Prediction
 
 
 class Detector:
-    """What the agent does, without a wire. All methods run on the event loop."""
+    """What the agent does, without a wire. Its methods may be called on any thread."""
 
     def __init__(self, registry: Registry, frames: FrameReader) -> None:
         self._registry = registry
         self._frames = frames
 
-    async def detect(self, request: DetectRequest) -> Prediction:
-        """Judge one frame.
+    def detect(self, request: DetectRequest) -> Prediction:
+        """Judge one frame and return when that is done.
 
         Raises, in this order: InvalidRequest (no name), ModelNotFound, WrongModelState,
-        InvalidFrame, Overloaded; then DeadlineExceeded, InferenceFailed.
+        InvalidFrame, Overloaded; then DeadlineExceeded, InferenceFailed; CancelledError when the
+        caller went.
         """
         model = self._registry.find(request.model)
-        manifest = model.manifest()
-        if request.bitmap is None:
-            raise InvalidFrame("The request has no bitmap.")
-        mask = request.mask if manifest.task != "classification" else None
-        opened = self._frames.open(request.bitmap, mask)
-        check_size(opened.frame.width, opened.frame.height, manifest.input)
-        prediction = await asyncio.wrap_future(model.submit(opened, request.deadline))
-        opened.check()
-        return prediction
+        while True:
+            try:
+                return self._predict(model.serving(), request)
+            except Retired:
+                continue  # it changed over to a newer version in between
 
     def start(self, name: str) -> ModelInfo:
         """Begin to start a model. Raises ModelNotFound, WrongModelState, OutOfMemory."""
-        model = self._registry.find(name)
-        model.start()
-        return model.info()
+        return self._registry.find(name).start()
 
-    async def stop(self, name: str) -> ModelInfo:
+    def stop(self, name: str) -> ModelInfo:
         """Stop a model and return when it is freed. Raises ModelNotFound, WrongModelState."""
-        model = self._registry.find(name)
-        await model.stop()
-        return model.info()
+        return self._registry.find(name).stop()
 
     def describe(self, name: str) -> ModelInfo:
         """Tell the state of a model. Raises ModelNotFound."""
@@ -60,3 +54,13 @@ class Detector:
     def list(self) -> List[ModelInfo]:
         """Tell the state of every model, by name."""
         return self._registry.list()
+
+    def _predict(self, loaded: Loaded, request: DetectRequest) -> Prediction:
+        if request.bitmap is None:
+            raise InvalidFrame("The request has no bitmap.")
+        mask = request.mask if loaded.manifest.task != "classification" else None
+        opened = self._frames.open(request.bitmap, mask)
+        check_size(opened.frame.width, opened.frame.height, loaded.manifest.input)
+        prediction = loaded.predict(opened, request.caller)
+        opened.check()
+        return prediction

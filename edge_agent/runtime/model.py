@@ -1,19 +1,16 @@
-"""One served model: its life as a table, what it is loaded into, and the calls it answers.
+"""One served model: its life as a table, what it is loaded into, and changing it over.
 
-All methods run on the event loop, so the state needs no lock; loading and closing happen in
-threads.
+Its methods may be called on any thread.
 """
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import logging
 import os
 import threading
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Callable, Coroutine, Dict, Optional, Tuple, TypeVar
+from typing import Callable, Dict, Optional, Tuple
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import EdgeAgentError, ModelError, WrongModelState
@@ -26,10 +23,9 @@ from edge_agent.runtime.instance import InferenceUnit
 from edge_agent.runtime.package import Package
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.vision.frame import OpenFrame
-from edge_agent.types import ModelInfo, ModelState, Prediction
+from edge_agent.types import Caller, ModelInfo, ModelState, Prediction
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 THREAD_NAME = "model"
 
 
@@ -62,6 +58,11 @@ class Loaded:
     manifest: Manifest
     batcher: Batcher
     summary: str
+
+    def predict(self, opened: OpenFrame, caller: Caller) -> Prediction:
+        """Judge a frame. Raises as Batcher.run."""
+        prediction: Prediction = self.batcher.run(opened, caller)
+        return prediction
 
     def close(self, within_s: float) -> bool:
         """Finish what waits and free everything; False when calls were cut off."""
@@ -103,89 +104,88 @@ class ServedModel:
         self.registration = registration
         self._models, self._engine = models, engine
         self._on_change = on_change
+        self._lock = threading.Lock()  # of the three below
         self._state, self._message = ModelState.STOPPED, ""
         self._loaded: Optional[Loaded] = None
-        self._loading: Optional[asyncio.Task[None]] = None
-        self._swapping = asyncio.Lock()
+        self._loading = threading.Thread()
+        self._changing_over = threading.Lock()
 
     @property
     def name(self) -> str:
         """The name clients call it by."""
         return self.registration.name
 
-    @property
-    def state(self) -> ModelState:
-        """Where in its life it is."""
-        return self._state
-
     def info(self) -> ModelInfo:
         """Return what Describe tells."""
-        return ModelInfo(self.name, self._state, self._message, self.registration.arn)
+        with self._lock:
+            return self._info()
 
-    def submit(self, opened: OpenFrame, deadline: Optional[float]) -> Future[Prediction]:
-        """Queue a frame. Raises WrongModelState unless RUNNING, Overloaded when it is full."""
-        return self._serving().batcher.submit(opened, deadline)
+    def serving(self) -> Loaded:
+        """Return the version that answers frames. Raises WrongModelState unless RUNNING."""
+        with self._lock:
+            return self._serving("used")
 
-    def manifest(self) -> Manifest:
-        """Return the manifest in force. Raises WrongModelState unless RUNNING."""
-        return self._serving().manifest
-
-    def start(self) -> None:
+    def start(self) -> ModelInfo:
         """Begin to load and return at once. Raises WrongModelState, OutOfMemory."""
-        if (self._state, Event.START) not in TRANSITIONS:
-            raise self._refusal("started")
-        self._check_memory()
-        self._move(Event.START, "Loading.")
-        self._loading = asyncio.get_running_loop().create_task(self._load())
+        with self._lock:
+            if (self._state, Event.START) not in TRANSITIONS:
+                raise self._refusal("started")
+            self._check_memory()
+            self._move(Event.START, "Loading.")
+            self._loading = in_background(self._load)
+            return self._info()
 
-    async def stop(self) -> None:
-        """Refuse new calls, finish those in flight, free. Raises WrongModelState unless RUNNING.
+    def stop(self) -> ModelInfo:
+        """Refuse new calls, finish those in flight, free. Raises WrongModelState unless RUNNING."""
+        with self._lock:
+            loaded = self._serving("stopped")
+            self._loaded = None
+            self._move(Event.STOP, "Waiting for calls in flight.")
+        if not loaded.close(self._models.drain_within_s):
+            log.warning("Model %s was stopped with calls in flight.", self.name)
+        with self._lock:
+            self._move(Event.FREED, "")
+            return self._info()
 
-        Goes on to its end even when the caller is cancelled.
-        """
-        loaded = self._serving("stopped")
-        self._move(Event.STOP, "Waiting for calls in flight.")
-        self._loaded = None
-        await asyncio.shield(asyncio.ensure_future(self._free(loaded)))
-
-    def retire(self) -> Coroutine[Any, Any, None]:
+    def retire(self) -> None:
         """Let go of the model whatever it is doing; nobody hears of its changes any more."""
-        self._on_change = lambda _info: None
-        return self._retire()
-
-    async def _retire(self) -> None:
-        if self._loading is not None:
-            await asyncio.wait([self._loading])
-        if self._state is ModelState.RUNNING:
-            await self.stop()
-
-    async def replace(self, registration: Registration) -> None:
-        """Take over a changed registration; a RUNNING model swaps when the new one is warm."""
-        self.registration = registration
-        async with self._swapping:
-            await self._catch_up()
-
-    async def _load(self) -> None:
+        with self._lock:
+            self._on_change = lambda _info: None
+            loading = self._loading
+        if loading.ident is not None:
+            loading.join()
         try:
-            self._loaded = await self._open(self.registration)
-        except EdgeAgentError as error:
-            self._move(Event.LOAD_FAILED, str(error))
-        except Exception as error:
-            log.exception("Model %s can't be loaded.", self.name)
-            self._move(Event.LOAD_FAILED, f"Unexpected {type(error).__name__}; see the log.")
-        else:
-            self._move(Event.LOADED, self._loaded.summary)
-            await self.replace(self.registration)  # it may have changed since
-        finally:
-            self._loading = None
+            self.stop()
+        except WrongModelState:
+            return  # it does not run
 
-    async def _catch_up(self) -> None:
-        """Load the registration in force beside the one that serves, then change over."""
+    def replace(self, registration: Registration) -> None:
+        """Take over a changed registration; a RUNNING model changes over when the new is warm."""
+        self.registration = registration
+        with self._changing_over:
+            self._change_over()
+
+    def _load(self) -> None:
+        try:
+            loaded = self._open(self.registration)
+        except Exception as error:
+            if not isinstance(error, EdgeAgentError):
+                log.exception("Model %s can't be loaded.", self.name)
+            with self._lock:
+                self._move(Event.LOAD_FAILED, _sentence(error))
+            return
+        with self._lock:
+            self._loaded = loaded
+            self._move(Event.LOADED, loaded.summary)
+        self.replace(self.registration)  # it may have changed since
+
+    def _change_over(self) -> None:
+        """Load the registration in force beside the one that serves, then let that one go."""
         target, old = self.registration, self._loaded
         if old is None or old.registration == target:
             return
         try:
-            new = await self._open(target)
+            new = self._open(target)
         except Exception as error:
             ours = isinstance(error, EdgeAgentError)
             log.error(  # noqa: TRY400 - a refused package is no fault of the agent
@@ -194,23 +194,19 @@ class ServedModel:
                 error,
                 exc_info=not ours,
             )
-            self._message = f"{old.summary} A newer package was refused: {error}"
+            with self._lock:
+                self._message = f"{old.summary} A newer package was refused: {_sentence(error)}"
             return
         surplus = new
-        if self._loaded is old:
-            self._loaded, surplus = new, old
-            self._message = new.summary
-            log.info("Model %s changed over. %s", self.name, new.summary)
-        await in_thread(lambda: surplus.close(self._models.drain_within_s))
+        with self._lock:
+            if self._loaded is old:
+                self._loaded, surplus = new, old
+                self._message = new.summary
+                log.info("Model %s changed over. %s", self.name, new.summary)
+        surplus.close(self._models.drain_within_s)
 
-    async def _free(self, loaded: Loaded) -> None:
-        if not await in_thread(lambda: loaded.close(self._models.drain_within_s)):
-            log.warning("Model %s was stopped with calls in flight.", self.name)
-        self._move(Event.FREED, "")
-
-    async def _open(self, registration: Registration) -> Loaded:
-        limit_bytes = self._models.package_limit_mib * memory.MIB
-        return await in_thread(lambda: load(registration, self._engine, limit_bytes))
+    def _open(self, registration: Registration) -> Loaded:
+        return load(registration, self._engine, self._models.package_limit_mib * memory.MIB)
 
     def _check_memory(self) -> None:
         try:
@@ -220,8 +216,11 @@ class ServedModel:
         size = next(entry.size for entry in files if entry.path == MODEL_FILE)
         memory.check(self.name, size, self._models.memory_limit_mib)
 
-    def _serving(self, verb: str = "used") -> Loaded:
-        if self._loaded is None or self._state is not ModelState.RUNNING:
+    def _info(self) -> ModelInfo:
+        return ModelInfo(self.name, self._state, self._message, self.registration.arn)
+
+    def _serving(self, verb: str) -> Loaded:
+        if self._loaded is None:
             raise self._refusal(verb)
         return self._loaded
 
@@ -235,19 +234,18 @@ class ServedModel:
         self._message = message
         level = logging.ERROR if self._state is ModelState.FAILED else logging.INFO
         log.log(level, "Model %s is %s. %s", self.name, self._state.name, message)
-        self._on_change(self.info())
+        self._on_change(self._info())
 
 
-async def in_thread(work: Callable[[], Result]) -> Result:
-    """Run blocking `work` in a daemon thread of its own, which never holds up the process's end."""
-    future: Future[Any] = Future()
+def _sentence(error: Exception) -> str:
+    """Return what a person is told; an unexpected error is in the log."""
+    if isinstance(error, EdgeAgentError):
+        return str(error)
+    return f"Unexpected {type(error).__name__}; see the log."
 
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
 
-    threading.Thread(target=run, name=THREAD_NAME, daemon=True).start()
-    result: Result = await asyncio.wrap_future(future)
-    return result
+def in_background(work: Callable[[], object]) -> threading.Thread:
+    """Run `work` in a daemon thread of its own, which never holds up the process's end."""
+    thread = threading.Thread(target=work, name=THREAD_NAME, daemon=True)
+    thread.start()
+    return thread

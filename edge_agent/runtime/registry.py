@@ -1,14 +1,19 @@
-"""Name → served model. Registrations come and go while the agent runs."""
+"""Name → served model. Registrations come and go while the agent runs.
+
+One thread calls `sync` and `close`; any thread may find and list.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from typing import Any, Callable, Coroutine, Dict, List, Mapping, Set
+import threading
+import time
+from functools import partial
+from typing import Callable, Dict, List, Mapping, Set
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ModelNotFound
-from edge_agent.runtime.model import ServedModel
+from edge_agent.runtime.model import ServedModel, in_background
 from edge_agent.runtime.store import Registration
 from edge_agent.types import ModelInfo
 
@@ -27,9 +32,9 @@ class Registry:
     ) -> None:
         self._settings = (models, engine)
         self._on_change, self._on_gone = on_change, on_gone
-        self._models: Dict[str, ServedModel] = {}
+        self._models: Dict[str, ServedModel] = {}  # replaced as a whole, never changed
         self._missing: Set[str] = set()
-        self._changes: Set[asyncio.Task[None]] = set()
+        self._changes: List[threading.Thread] = []
 
     def find(self, name: str) -> ServedModel:
         """Return the model. Raises InvalidRequest for an empty name, ModelNotFound."""
@@ -42,7 +47,7 @@ class Registry:
 
     def list(self) -> List[ModelInfo]:
         """Return every deployed model, by name."""
-        return [self._models[name].info() for name in sorted(self._models)]
+        return [model.info() for _, model in sorted(self._models.items())]
 
     def sync(self, registrations: Mapping[str, Registration]) -> None:
         """Make the models those of `registrations`; work that takes time goes on afterwards.
@@ -54,23 +59,28 @@ class Registry:
         gone, self._missing = missing & self._missing, missing - self._missing
         for name in gone:
             log.info("Model %s was removed.", name)
-            self._later(self._models.pop(name).retire())
+            self._later(self._models[name].retire)
+            self._models = {key: model for key, model in self._models.items() if key != name}
             self._on_gone(name)
         for name, registration in registrations.items():
             known = self._models.get(name)
             if known is None:
                 self._add(registration)
             elif known.registration != registration:
-                self._later(known.replace(registration))
+                self._later(partial(known.replace, registration))
 
-    async def close(self) -> None:
-        """Retire every model."""
-        models, self._models = list(self._models.values()), {}
-        await asyncio.gather(*(model.retire() for model in models), *self._changes)
+    def close(self, within_s: float) -> None:
+        """Retire every model; one that takes longer than `within_s` is left behind."""
+        end = time.monotonic() + within_s
+        for model in self._models.values():
+            self._later(model.retire)
+        self._models = {}
+        for change in self._changes:
+            change.join(max(0.0, end - time.monotonic()))
 
     def _add(self, registration: Registration) -> None:
         model = ServedModel(registration, *self._settings, self._on_change)
-        self._models[registration.name] = model
+        self._models = {**self._models, registration.name: model}
         self._on_change(model.info())
         log.info("Model %s is deployed from %s.", registration.name, registration.package)
         if registration.autostart:
@@ -79,7 +89,6 @@ class Registry:
             except EdgeAgentError as error:
                 log.error("Model %s can't start by itself: %s", registration.name, error)  # noqa: TRY400
 
-    def _later(self, change: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(change)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
+    def _later(self, change: Callable[[], object]) -> None:
+        self._changes = [thread for thread in self._changes if thread.is_alive()]
+        self._changes.append(in_background(change))

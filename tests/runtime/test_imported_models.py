@@ -17,7 +17,7 @@ from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.instance import InferenceUnit
 from edge_agent.runtime.vision.frame import FrameReader
-from edge_agent.types import Bitmap, Prediction
+from edge_agent.types import Bitmap, Caller, Prediction
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -76,7 +76,7 @@ def judge(model: bytes, frames: List[Any]) -> List[Prediction]:
     unit.warm_up()
     reader = FrameReader()
     items = [
-        Item(reader.open(Bitmap(pixels.shape[1], pixels.shape[0], pixels.tobytes())), 0.0)
+        Item(reader.open(Bitmap(pixels.shape[1], pixels.shape[0], pixels.tobytes())), 0.0, Caller())
         for pixels in frames
     ]
     for start in range(0, len(items), unit.max_batch):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Dict, List
 
@@ -19,15 +18,12 @@ def registrations(*names: str) -> Dict[str, Registration]:
 def after(*rounds: Dict[str, Registration]) -> List[str]:
     """Names that are deployed after these looks at the disk."""
 
-    async def look() -> List[str]:
-        registry = Registry(ModelsSettings(), EngineSettings())
-        for found in rounds:
-            registry.sync(found)
-        names = [info.name for info in registry.list()]
-        await registry.close()
-        return names
-
-    return asyncio.run(look())
+    registry = Registry(ModelsSettings(), EngineSettings())
+    for found in rounds:
+        registry.sync(found)
+    names = [info.name for info in registry.list()]
+    registry.close(5.0)
+    return names
 
 
 def test_models_are_listed_by_name() -> None:

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Deque, List, Optional
+from typing import Any, Deque, List
 
 from edge_agent.errors import DeadlineExceeded, Overloaded
+from edge_agent.types import Caller
 
 
 @dataclass(frozen=True)
 class Item:
-    """A frame waiting: its work, its own future, when it came and until when anyone waits for it.
-
-    Times are monotonic seconds; `deadline` None means for ever.
-    """
+    """A frame to compute: its work, when it came (monotonic seconds), who waits, its own future."""
 
     work: Any
     arrived: float
-    deadline: Optional[float] = None
+    caller: Caller
     future: Future[Any] = field(default_factory=Future)
+
+    def check(self, now: float) -> None:
+        """Raise DeadlineExceeded when nobody waits for it any more."""
+        if self.caller.deadline is not None and self.caller.deadline <= now:
+            waited_ms = 1000 * (now - self.arrived)
+            raise DeadlineExceeded(f"The deadline passed after {waited_ms:.0f} ms in the queue.")
 
 
 class Queue:
@@ -55,11 +59,10 @@ class Queue:
             item = self._items.popleft()
             if not item.future.set_running_or_notify_cancel():
                 continue
-            if item.deadline is not None and item.deadline <= now:
-                waited_ms = 1000 * (now - item.arrived)
-                item.future.set_exception(
-                    DeadlineExceeded(f"The deadline passed after {waited_ms:.0f} ms in the queue.")
-                )
-                continue
-            batch.append(item)
+            try:
+                item.check(now)
+            except DeadlineExceeded as late:
+                item.future.set_exception(late)
+            else:
+                batch.append(item)
         return batch

@@ -1,7 +1,8 @@
-"""Queue → instances: each instance is a thread that takes what waits and computes it.
+"""Queue → instances: who computes what, and in which thread.
 
-An idle instance takes an item the moment it comes; while all are busy, items gather and the next
-free instance takes as many as its model allows.
+On a quiet line the caller's own thread borrows an idle instance and computes, so that a frame waits
+for no other thread. While all instances are busy frames gather; an instance that becomes free goes
+to its own thread, which takes as many frames as the model allows until none waits.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any, Callable, List, Optional, Protocol, Sequence
 
 from edge_agent.errors import WrongModelState
 from edge_agent.runtime.batching.batch import Item, Queue
+from edge_agent.types import Caller
 
 THREAD_NAME = "instance"
-_STOPPING = "The model is STOPPING."
 
 
 class Instance(Protocol):
-    """Computes batches; owns its engine and buffers."""
+    """Computes batches on any thread, one at a time; owns its engine and buffers."""
 
     max_batch: int
 
@@ -28,6 +30,18 @@ class Instance(Protocol):
 
     def close(self) -> None:
         """Free the engine."""
+
+
+class Retired(Exception):
+    """The batcher takes no more work; a newer one may be there in its place."""
+
+
+class _Worker:
+    """An instance, and the batches handed to its thread; None ends it."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.inbox: SimpleQueue[Optional[List[Item]]] = SimpleQueue()
 
 
 class Batcher:
@@ -41,52 +55,89 @@ class Batcher:
     ) -> None:
         self._queue = Queue(capacity)
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._closing = False
+        self._idle = [_Worker(instance) for instance in instances]
         self._threads = [
-            threading.Thread(target=self._serve, args=(instance,), name=THREAD_NAME, daemon=True)
-            for instance in instances
+            threading.Thread(target=self._work, args=(worker,), name=THREAD_NAME, daemon=True)
+            for worker in self._idle
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, work: Any, deadline: Optional[float] = None) -> Future[Any]:
-        """Queue `work` and return its future. Raises Overloaded; WrongModelState when closing."""
-        item = Item(work, self._clock(), deadline)
-        with self._changed:
-            if self._closing:
-                raise WrongModelState(_STOPPING)
-            self._queue.offer(item)
-            self._changed.notify()
+    def run(self, work: Any, caller: Caller) -> Any:
+        """Compute `work` and return its result, in this thread when an instance is idle.
+
+        Raises Overloaded, DeadlineExceeded, CancelledError when the caller went while `work`
+        waited, Retired when closing, and whatever the instance gave the item.
+        """
+        item = Item(work, self._clock(), caller)
+        worker = self._admit(item)
+        if worker is not None:
+            worker.instance.compute([item])
+            batch = self._next(worker)
+            if batch:
+                worker.inbox.put(batch)
+        elif not caller.when_gone(item.future.cancel):
+            item.future.cancel()
+        return item.future.result()
+
+    def submit(self, work: Any, caller: Caller) -> Future[Any]:
+        """Queue `work` and return its future. Raises Overloaded, DeadlineExceeded, Retired."""
+        item = Item(work, self._clock(), caller)
+        worker = self._admit(item)
+        if worker is not None:
+            item.future.set_running_or_notify_cancel()
+            worker.inbox.put([item])
         return item.future
 
     def close(self, within_s: float) -> bool:
         """Refuse new work, finish what waits, free the instances.
 
-        Returns False when that took longer than `within_s`; what still waits then is cancelled.
+        Returns False when that took longer than `within_s`; what still waits then is refused, and
+        an instance still computing is freed when it ends.
         """
         end = time.monotonic() + within_s
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
+            while self._idle:
+                self._idle.pop().inbox.put(None)
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
-        if not any(thread.is_alive() for thread in self._threads):
-            return True
-        with self._changed:
-            for item in self._queue.take(self._clock(), len(self._queue)):
-                item.future.set_exception(WrongModelState(_STOPPING))
-        return False
+        with self._lock:
+            cut = self._queue.take(self._clock(), len(self._queue))
+        for item in cut:
+            item.future.set_exception(WrongModelState("The model is STOPPING."))
+        return not any(thread.is_alive() for thread in self._threads)
 
-    def _serve(self, instance: Instance) -> None:
+    def _admit(self, item: Item) -> Optional[_Worker]:
+        """Return an idle worker for `item`, None when it was queued."""
+        with self._lock:
+            if self._closing:
+                raise Retired
+            item.check(item.arrived)
+            if self._idle:
+                return self._idle.pop()
+            self._queue.offer(item)
+            return None
+
+    def _next(self, worker: _Worker) -> List[Item]:
+        """Return what `worker` computes next; when nothing waits it is idle, or ends."""
+        with self._lock:
+            batch = self._queue.take(self._clock(), worker.instance.max_batch)
+            if not batch:
+                if self._closing:
+                    worker.inbox.put(None)
+                else:
+                    self._idle.append(worker)
+            return batch
+
+    def _work(self, worker: _Worker) -> None:
         while True:
-            with self._changed:
-                while not len(self._queue) and not self._closing:
-                    self._changed.wait()
-                batch = self._queue.take(self._clock(), instance.max_batch)
-                if not batch and self._closing:
-                    break
-            if batch:
-                instance.compute(batch)
-            del batch  # while this thread waits it must not hold the last caller's frame
-        instance.close()
+            batch = worker.inbox.get()
+            if batch is None:
+                break
+            while batch:
+                worker.instance.compute(batch)
+                batch = self._next(worker)
+        worker.instance.close()

@@ -10,14 +10,14 @@ from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
 
 def detect_request(
-    request: wire.DetectAnomaliesRequest, deadline: Optional[float]
+    request: wire.DetectAnomaliesRequest, caller: types.Caller
 ) -> types.DetectRequest:
-    """Read the call; `deadline` in monotonic seconds."""
+    """Read what `caller` asks for."""
     return types.DetectRequest(
         model=request.model_component,
         bitmap=_bitmap(request.bitmap) if request.HasField("bitmap") else None,
         mask=_mask_handle(request.anomaly_mask_params),
-        deadline=deadline,
+        caller=caller,
     )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import grp
 import logging
 import os
 import pwd
 import socket
 import stat
+import time
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from edge_agent.config import ServerSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.detector import Detector
+from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
 from edge_agent.types import ModelInfo, ModelState
 
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 DEFAULT_GROUP = "ggc_group"
 FLUSH_S = 0.1  # for messages that are written to leave
+CALLS_AT_ONCE = 1024  # beyond it calls wait for a thread
 
 
 class Server:
@@ -36,14 +38,17 @@ class Server:
 
     def __init__(self, settings: ServerSettings, detector: Detector) -> None:
         self._settings = settings
-        self._server = grpc.aio.server(
+        self._server = grpc.server(
+            HandlerThreads(CALLS_AT_ONCE),
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
                 ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
-        self._health = health.aio.HealthServicer()
+        # A watcher that reads nothing then blocks its own thread only.
+        self._health = health.HealthServicer(experimental_non_blocking=False)
+        self._shown: Dict[str, int] = {}
         self._identity: Optional[Tuple[int, int]] = None  # device and inode of our socket file
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._servicer = Servicer(detector)
@@ -80,30 +85,29 @@ class Server:
         self._identity = (facts.st_dev, facts.st_ino)
         return addresses
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Answer calls."""
-        await self._server.start()
+        self._server.start()
 
-    async def show(self, info: ModelInfo) -> None:
+    def show(self, info: ModelInfo) -> None:
         """Tell the health service a model's state, under the model's name."""
-        serving = info.state is ModelState.RUNNING
-        await self._health.set(info.name, _health(serving))
+        kind = health_pb2.HealthCheckResponse
+        self._set_health(
+            info.name, kind.SERVING if info.state is ModelState.RUNNING else kind.NOT_SERVING
+        )
 
-    async def forget(self, name: str) -> None:
+    def forget(self, name: str) -> None:
         """Tell the health service that a model is gone."""
-        await self._health.set(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+        self._set_health(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
 
-    async def stop(self, within_s: float) -> None:
+    def stop(self, within_s: float) -> None:
         """Refuse new calls, let those in flight finish, remove the socket file."""
-        await self._health.enter_graceful_shutdown()
-        await asyncio.sleep(FLUSH_S)  # until those who watch the health have heard
-        stopping = asyncio.ensure_future(self._server.stop(within_s))
-        idle = asyncio.ensure_future(self._servicer.idle())
-        await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
+        self._health.enter_graceful_shutdown()
+        self._server.stop(within_s)
+        time.sleep(FLUSH_S)  # until watchers of the health have heard and the last call is counted
+        self._servicer.wait_idle(within_s)
         # A client that stays connected would use up the whole time, with nothing left to finish.
-        await self._server.stop(FLUSH_S)
-        await stopping
-        idle.cancel()
+        self._server.stop(FLUSH_S).wait()
         path = self._settings.socket_path
         try:
             facts = path.stat()
@@ -111,6 +115,12 @@ class Server:
                 path.unlink()
         except OSError:
             return  # gone already
+
+    def _set_health(self, name: str, status: int) -> None:
+        """Watchers hear of changes only, as the health protocol has it."""
+        if self._shown.get(name) != status:
+            self._shown[name] = status
+            self._health.set(name, status)
 
     def _listen(self, address: str, credentials: Optional[grpc.ServerCredentials]) -> None:
         try:
@@ -195,9 +205,3 @@ def _credentials(settings: ServerSettings) -> Optional[grpc.ServerCredentials]:
     return grpc.ssl_server_credentials(
         [pair], root_certificates=client_ca, require_client_auth=client_ca is not None
     )
-
-
-def _health(serving: bool) -> int:
-    kind = health_pb2.HealthCheckResponse
-    status: int = kind.SERVING if serving else kind.NOT_SERVING
-    return status

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import time
-from contextlib import contextmanager
-from typing import Any, Awaitable, Callable, Dict, Iterator, Optional, Tuple
+from concurrent.futures import CancelledError
+from typing import Any, Callable, Dict, Tuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -13,14 +13,14 @@ from google.protobuf.message import DecodeError
 from edge_agent.errors import MalformedMessage
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.rpc import convert, status
-from edge_agent.types import DetectRequest, Prediction
+from edge_agent.types import Caller, DetectRequest, Prediction
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
 CONTRACT_SERVICE = "AWS.LookoutVision.EdgeAgent"
 INSPECTOR_SERVICE = "edge_agent.v1.Inspector"
 
-Method = Callable[[Any, Any], Awaitable[Any]]
+Method = Callable[[Any, Any], Any]
 
 
 class Servicer:
@@ -29,12 +29,12 @@ class Servicer:
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
         self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._changed = threading.Condition()
 
-    async def idle(self) -> None:
-        """Return when no call is in flight."""
-        await self._idle.wait()
+    def wait_idle(self, within_s: float) -> None:
+        """Return when no call is in flight, or `within_s` are over."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_flight, within_s)
 
     def handlers(self) -> Tuple[grpc.GenericRpcHandler, ...]:
         """Return what a server registers: one generic handler a service."""
@@ -52,88 +52,73 @@ class Servicer:
             grpc.method_handlers_generic_handler(INSPECTOR_SERVICE, inspector),
         )
 
-    async def detect_anomalies(
+    def detect_anomalies(
         self, request: wire.DetectAnomaliesRequest, context: Any
     ) -> wire.DetectAnomaliesResponse:
         """Judge a frame, as the contract has it."""
-        call, prediction = await self._detect(request, context)
+        call, prediction = self._detect(request, context)
         return convert.detect_response(prediction, call.mask)
 
-    async def inspect(
+    def inspect(
         self, request: wire.DetectAnomaliesRequest, context: Any
     ) -> wire_v1.InspectResponse:
         """Judge a frame and tell more."""
-        call, prediction = await self._detect(request, context)
+        call, prediction = self._detect(request, context)
         return convert.inspect_response(prediction, call.mask)
 
-    async def start_model(
+    def start_model(
         self, request: wire.StartModelRequest, _context: Any
     ) -> wire.StartModelResponse:
         """Begin to load a model."""
         return convert.started(self._detector.start(request.model_component))
 
-    async def stop_model(
-        self, request: wire.StopModelRequest, _context: Any
-    ) -> wire.StopModelResponse:
+    def stop_model(self, request: wire.StopModelRequest, _context: Any) -> wire.StopModelResponse:
         """Stop a model and wait until it is freed."""
-        return convert.stopped(await self._detector.stop(request.model_component))
+        return convert.stopped(self._detector.stop(request.model_component))
 
-    async def list_models(self, _request: Any, _context: Any) -> wire.ListModelsResponse:
+    def list_models(self, _request: Any, _context: Any) -> wire.ListModelsResponse:
         """List all models."""
         return convert.model_list(self._detector.list())
 
-    async def describe_model(
+    def describe_model(
         self, request: wire.DescribeModelRequest, _context: Any
     ) -> wire.DescribeModelResponse:
         """Describe one model."""
         return convert.description(self._detector.describe(request.model_component))
 
-    async def _detect(
+    def _detect(
         self, request: wire.DetectAnomaliesRequest, context: Any
     ) -> Tuple[DetectRequest, Prediction]:
-        remaining_s: Optional[float] = context.time_remaining()
-        deadline = None if remaining_s is None else time.monotonic() + remaining_s
-        call = convert.detect_request(request, deadline)
-        return call, await self._detector.detect(call)
+        deadline = time.monotonic() + context.time_remaining()  # infinite when the caller has none
+        call = convert.detect_request(request, Caller(deadline, context.add_callback))
+        return call, self._detector.detect(call)
 
     def _unary(self, method: Method, request_class: Any) -> Any:
         """Wrap `method` so that every failure becomes a status, undecodable requests included."""
 
-        def parse(content: bytes) -> Any:
+        def call(content: bytes, context: Any) -> Any:
+            self._count(1)
             try:
-                return request_class.FromString(content)
-            except DecodeError:
-                return None
+                return method(_parse(request_class, content), context).SerializeToString()
+            except CancelledError:
+                context.abort(grpc.StatusCode.CANCELLED, "The caller went.")
+            except Exception as error:
+                context.abort(*status.of(error))
+            finally:
+                self._count(-1)
 
-        async def call(request: Any, context: Any) -> Any:
-            with self._counted():
-                if request is None:
-                    name = request_class.DESCRIPTOR.full_name
-                    error = MalformedMessage(f"The request isn't a {name}.")
-                    await context.abort(*status.of(error))
-                try:
-                    return await method(request, context)
-                except asyncio.CancelledError:
-                    raise
-                except Exception as error:
-                    await context.abort(*status.of(error))
+        return grpc.unary_unary_rpc_method_handler(call)  # bytes in, bytes out
 
-        return grpc.unary_unary_rpc_method_handler(
-            call, request_deserializer=parse, response_serializer=_serialize
-        )
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._in_flight += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._in_flight += change
             if not self._in_flight:
-                self._idle.set()
+                self._changed.notify_all()
 
 
-def _serialize(message: Any) -> bytes:
-    content: bytes = message.SerializeToString()
-    return content
+def _parse(request_class: Any, content: bytes) -> Any:
+    try:
+        return request_class.FromString(content)
+    except DecodeError:
+        name = request_class.DESCRIPTOR.full_name
+        raise MalformedMessage(f"The request isn't a {name}.") from None

@@ -11,9 +11,9 @@ import errno
 import mmap
 import os
 import stat
+import threading
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Tuple
+from typing import TYPE_CHECKING, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from edge_agent.types import SharedMemoryHandle
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FOLDER = Path("/dev/shm")
+FOLDER = "/dev/shm"
 KEEP_UNUSED_S = 5.0
 KEEP_AT_MOST = 256
 
@@ -71,51 +71,62 @@ class Segments:
 
     def __init__(self) -> None:
         self._kept: Dict[Tuple[str, bool], Tuple[Identity, Segment, float]] = {}
+        self._lock = threading.Lock()
 
     def open(self, handle: SharedMemoryHandle, writable: bool) -> Segment:
-        """Map the object `handle` names. Raises InvalidFrame: why it cannot be used."""
+        """Return a mapping of the object `handle` names. Raises InvalidFrame: why there is none."""
         name = handle.name[1:] if handle.name.startswith("/") else handle.name
         if not name or "/" in name or "\0" in name or name in (".", ".."):
             raise InvalidFrame(f"{handle.name!r} isn't a name of a POSIX shared memory object.")
-        descriptor = _open(name, writable)
-        try:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode):
-                raise InvalidFrame(f"{handle.name!r} isn't a shared memory object.")
-            identity = (facts.st_dev, facts.st_ino, facts.st_size)
+        with self._lock:
             known = self._kept.get((name, writable))
-            if known is not None and known[0] == identity and not known[1].lost:
-                segment = known[1]
-            elif facts.st_size == 0:
-                raise InvalidFrame(f"Shared memory {handle.name!r} has 0 bytes.")
+            if known is not None and not known[1].lost and known[0] == _identity(name):
+                identity, segment = known[:2]
             else:
-                segment = _map(name, descriptor, facts.st_size, writable)
-        finally:
-            os.close(descriptor)
-        self._kept[name, writable] = (identity, segment, time.monotonic())
-        if len(self._kept) > KEEP_AT_MOST:
-            del self._kept[min(self._kept, key=lambda key: self._kept[key][2])]
+                identity, segment = _map(name, writable)
+            self._kept[name, writable] = (identity, segment, time.monotonic())
+            if len(self._kept) > KEEP_AT_MOST:
+                del self._kept[min(self._kept, key=lambda key: self._kept[key][2])]
         return segment
 
     def sweep(self) -> None:
         """Forget mappings unused for KEEP_UNUSED_S, so that unlinked segments free their memory."""
         oldest = time.monotonic() - KEEP_UNUSED_S
-        for key in [key for key, kept in self._kept.items() if kept[2] < oldest]:
-            del self._kept[key]
+        with self._lock:
+            for key in [key for key, kept in self._kept.items() if kept[2] < oldest]:
+                del self._kept[key]
 
 
-def _map(name: str, descriptor: int, size: int, writable: bool) -> Segment:
+def _identity(name: str) -> Optional[Identity]:
+    """Return what is behind the name now; None when that can't be told."""
     try:
-        return Segment(name, descriptor, size, writable)
+        facts = os.lstat(f"{FOLDER}/{name}")
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size
+
+
+def _map(name: str, writable: bool) -> Tuple[Identity, Segment]:
+    descriptor = _open(name, writable)
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise InvalidFrame(f"{name!r} isn't a shared memory object.")
+        if facts.st_size == 0:
+            raise InvalidFrame(f"Shared memory {name!r} has 0 bytes.")
+        identity = facts.st_dev, facts.st_ino, facts.st_size
+        return identity, Segment(name, descriptor, facts.st_size, writable)
     except (ValueError, OSError) as error:  # ValueError: truncated since its size was read
         raise InvalidFrame(f"Shared memory {name!r} can't be mapped: {error}.") from None
+    finally:
+        os.close(descriptor)
 
 
 def _open(name: str, writable: bool) -> int:
     # O_NONBLOCK: a FIFO put in the folder must not hold us; O_NOFOLLOW: nor a link lead us out.
     flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        return os.open(FOLDER / name, flags | (os.O_RDWR if writable else os.O_RDONLY))
+        return os.open(f"{FOLDER}/{name}", flags | (os.O_RDWR if writable else os.O_RDONLY))
     except OSError as error:
         why = {
             errno.ENOENT: "doesn't exist",
