@@ -22,6 +22,7 @@ ENVIRONMENT_PREFIX = "EDGE_AGENT_"
 MIB = 1024 * 1024
 
 Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
+Units = Annotated[int, Field(ge=1, le=64)]
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
 
 
@@ -36,6 +37,7 @@ class ServerSettings(Strict):
     tls_certificate: Optional[Path] = None  # PEM chain
     tls_key: Optional[Path] = None  # PEM
     tls_client_ca: Optional[Path] = None  # PEM; clients must then show a certificate of it
+    metrics: Optional[Port] = None  # host:port of the Prometheus endpoint; None: none
     stop_within_s: Annotated[float, Field(gt=0.0, le=60.0)] = 4.0
 
     @field_validator("socket")
@@ -84,8 +86,16 @@ class EngineSettings(Strict):
 
     backends: Annotated[Tuple[Literal["onnxruntime"], ...], Field(min_length=1)] = ("onnxruntime",)
     threads: Annotated[int, Field(ge=0, le=256)] = 0  # of one inference unit; 0: cores / units
-    inference_units: Optional[Annotated[int, Field(ge=1, le=64)]] = None  # None: the manifest's
-    queue_length: Annotated[int, Field(ge=1, le=10000)] = 64  # frames waiting for one model
+    min_inference_units: Optional[Units] = None  # of each model; None: the manifest's
+    max_inference_units: Optional[Units] = None
+    scale_up_after_s: Seconds = 3.0  # one unit more after so long a time of queueing
+    scale_down_after_s: Seconds = 60.0  # one unit fewer after so long a time without need
+    hang_after_s: Annotated[float, Field(gt=0.0, le=3600.0)] = (
+        30.0  # an engine call that long hangs
+    )
+    queue_length: Annotated[int, Field(ge=1, le=10000)] = 256  # frames waiting for one model
+    queue_mib: Annotated[int, Field(ge=1)] = 512  # of frames that came as bytes
+    gather_ms: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0  # an idle unit waits for more frames
     spinning: bool = False  # engine threads spin while idle: lower latency, a busy core
     memory_arena: bool = False  # keep freed memory: a little faster, grows to the peak
 

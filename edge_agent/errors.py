@@ -65,9 +65,21 @@ class WrongModelState(UserError):
 
 
 class Overloaded(UserError):
-    """The queue of the model is full."""
+    """The queue of the model is full; `retry_after_s` is when what waits now should be done."""
 
     status = "RESOURCE_EXHAUSTED"
+    waiting: int = 0
+    retry_after_s: float = 0.0
+
+    @classmethod
+    def behind(cls, waiting: int, retry_after_s: float) -> Overloaded:
+        """Build the sentence; `waiting` frames are in the queue."""
+        error = cls(
+            f"The model can't keep up with the rate of calls: {waiting} frames are waiting. "
+            f"Call less often, or retry after {1000 * retry_after_s:.0f} ms."
+        )
+        error.waiting, error.retry_after_s = waiting, retry_after_s
+        return error
 
 
 class OutOfMemory(UserError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Callable, Optional, Tuple
 
 if TYPE_CHECKING:
@@ -34,12 +34,16 @@ class ModelState(enum.Enum):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What Describe and List tell of a model. `message` is for people; `arn` may be empty."""
+    """What Describe and List tell of a model. `message` is for people; `arn` may be empty.
+
+    `inference_units` are in service now; a RUNNING model without any has lost them to a hang.
+    """
 
     name: str
     state: ModelState
     message: str = ""
     arn: str = ""
+    inference_units: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,41 @@ class Bitmap:
     handle: Optional[SharedMemoryHandle] = None
 
 
+class Lane(enum.Enum):
+    """What is computed first; the values are those of the request metadata."""
+
+    INSPECTION = "inspection"  # a line waits for the verdict
+    RESCORING = "rescoring"  # kept frames judged again, whenever there is time
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who waits for an answer, and how long.
 
-    `deadline` is the monotonic time in seconds after which nobody waits; None: for ever.
-    `when_gone` takes what shall be done, on any thread, once nobody waits any more; it returns
-    False when that is so already.
+    `name` tells callers apart who take turns: a camera, a connection. `deadline` is the monotonic
+    time in seconds after which nobody waits; None: for ever. `when_gone` takes what shall be done,
+    on any thread, once nobody waits any more; it returns False when that is so already.
     """
 
+    name: str = ""
+    lane: Lane = Lane.INSPECTION
     deadline: Optional[float] = None
     when_gone: Callable[[Callable[[], object]], bool] = lambda _action: True
+
+
+@dataclass
+class StageTimes:
+    """How long each stage of a call took, in seconds; filled in by those who do the work.
+
+    A frame computed in a batch has the batch's compute time.
+    """
+
+    receive: float = 0.0  # from the call's headers to its message
+    queue: float = 0.0
+    preprocess: float = 0.0
+    compute: float = 0.0
+    postprocess: float = 0.0
+    send: float = 0.0  # until the answer is handed to gRPC
 
 
 @dataclass(frozen=True)
@@ -85,6 +113,7 @@ class DetectRequest:
     bitmap: Optional[Bitmap]
     mask: Optional[SharedMemoryHandle] = None
     caller: Caller = Caller()
+    times: StageTimes = field(default_factory=StageTimes)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,17 @@ from queue import Empty, SimpleQueue
 
 from edge_agent import __version__
 from edge_agent.config import Settings
+from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime import memory, model
 from edge_agent.runtime.batching import batcher
 from edge_agent.runtime.detector import Detector
+from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.registry import Registry
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.store import Store
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.frame import FrameReader
+from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +45,22 @@ def run(settings: Settings) -> None:
 def _serve(settings: Settings, stop_asked: SimpleQueue[int]) -> None:
     frames = FrameReader()
     store = Store(settings.models)
+    metrics = Metrics()
+
+    def show(info: ModelInfo) -> None:
+        server.show(info)
+        metrics.in_service(info.name, info.inference_units)
+
     registry = Registry(
         settings.models,
         settings.engine,
-        on_change=lambda info: server.show(info),
+        on_change=show,
         on_gone=lambda name: server.forget(name),
     )
-    server = Server(settings.server, Detector(registry, frames))
+    server = Server(settings.server, Detector(registry, frames), metrics)
     addresses = server.listen()
+    if settings.server.metrics is not None:
+        addresses.append(_serve_metrics(metrics, settings.server.metrics))
     _look(store, registry)  # before the first call, which must not find a model missing
     server.start()
     log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
@@ -75,5 +86,15 @@ def _look(store: Store, registry: Registry) -> None:
     """Take over what is deployed now; an unreadable folder leaves everything as it was."""
     try:
         registry.sync(store.scan())
+        registry.tend()
     except Exception:
-        log.exception("Looking for changed models failed; trying again.")
+        log.exception("Looking after the models failed; trying again.")
+
+
+def _serve_metrics(metrics: Metrics, address: str) -> str:
+    host, _, port = address.rpartition(":")
+    try:
+        metrics.serve(host.strip("[]") or "127.0.0.1", int(port))
+    except OSError as error:
+        raise InvalidConfiguration(f"server.metrics: can't listen on {address}: {error}") from None
+    return f"http://{address}/metrics"

@@ -61,6 +61,6 @@ class Detector:
         mask = request.mask if loaded.manifest.task != "classification" else None
         opened = self._frames.open(request.bitmap, mask)
         check_size(opened.frame.width, opened.frame.height, loaded.manifest.input)
-        prediction = loaded.predict(opened, request.caller)
+        prediction = loaded.predict(opened, request)
         opened.check()
         return prediction

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Dict, List
 
 import numpy as np
@@ -14,7 +15,6 @@ from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.runtime.vision.postprocess import Postprocessor
 from edge_agent.runtime.vision.preprocess import item_shape, write_input
-from edge_agent.types import Prediction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,12 +27,18 @@ class InferenceUnit:
 
     def __init__(self, backend: Backend, manifest: Manifest) -> None:
         self.max_batch = backend.max_batch
+        self.can_interrupt = backend.can_interrupt
         self._backend = backend
         self._spec = manifest.input
         self._postprocessor = Postprocessor(manifest)
         self._slots: NDArray[Any] = np.zeros(
             (self.max_batch, *item_shape(self._spec)), self._spec.dtype
         )
+
+    @property
+    def engine(self) -> str:
+        """What computes and where, for people."""
+        return f"{self._backend.name} on {self._backend.device}"
 
     def warm_up(self) -> None:
         """Take the smallest and the largest batch all the way, on black frames.
@@ -44,40 +50,55 @@ class InferenceUnit:
             self._postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
 
     def compute(self, batch: List[Item]) -> None:
-        """Resolve every item's future with a Prediction or an error of its own."""
+        """Resolve every item with a Prediction or an error of its own."""
         placed: List[Item] = []
+        began = time.monotonic()
         for item in batch:
             try:
                 write_input(item.work.frame, self._spec, self._slots[len(placed)])
             except Exception as error:
-                item.future.set_exception(_fault(error))
+                item.fail(_fault(error))
             else:
                 placed.append(item)
+            now = time.monotonic()
+            item.times.preprocess, began = now - began, now
         if not placed:
             return
         try:
             outputs = self._backend.run(self._slots[: len(placed)])
         except Exception as error:
+            fault = _fault(error)
             for item in placed:
-                item.future.set_exception(_fault(error))
+                item.fail(fault)
             return
+        compute_s = time.monotonic() - began
         for index, item in enumerate(placed):
-            try:
-                prediction = self._judge(item.work, outputs, index)
-            except Exception as error:
-                item.future.set_exception(_fault(error))
-            else:
-                item.future.set_result(prediction)
+            item.times.compute = compute_s
+            self._judge(item, outputs, index)
+
+    def interrupt(self) -> None:
+        """Make `compute` on another thread fail soon; the unit can't be used afterwards."""
+        self._backend.interrupt()
 
     def close(self) -> None:
         """Free the engine."""
         self._backend.close()
 
-    def _judge(self, opened: OpenFrame, outputs: Dict[str, NDArray[Any]], index: int) -> Prediction:
+    def _judge(self, item: Item, outputs: Dict[str, NDArray[Any]], index: int) -> None:
+        if item.future.done():  # given up meanwhile: its caller's memory is no longer ours
+            return
+        began = time.monotonic()
+        opened: OpenFrame = item.work
         frame = opened.frame
-        return self._postprocessor.predict(
-            outputs, index, frame.width, frame.height, opened.mask_target
-        )
+        try:
+            prediction = self._postprocessor.predict(
+                outputs, index, frame.width, frame.height, opened.mask_target
+            )
+        except Exception as error:
+            item.fail(_fault(error))
+            return
+        item.times.postprocess = time.monotonic() - began
+        item.resolve(prediction)
 
 
 def _fault(error: Exception) -> EdgeAgentError:

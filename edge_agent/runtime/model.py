@@ -9,21 +9,25 @@ import enum
 import logging
 import os
 import threading
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable, Dict, Optional, Tuple
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import EdgeAgentError, ModelError, WrongModelState
-from edge_agent.manifest import MODEL_FILE, Manifest
+from edge_agent.manifest import MODEL_FILE, Manifest, RuntimeSpec
 from edge_agent.runtime import memory
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
-from edge_agent.runtime.batching.batcher import Batcher
+from edge_agent.runtime.batching.batch import Item
+from edge_agent.runtime.batching.batcher import Batcher, BatchingOptions, Retired
+from edge_agent.runtime.batching.scaling import Limits, Scaler
 from edge_agent.runtime.instance import InferenceUnit
 from edge_agent.runtime.package import Package
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.vision.frame import OpenFrame
-from edge_agent.types import Caller, ModelInfo, ModelState, Prediction
+from edge_agent.types import DetectRequest, ModelInfo, ModelState, Prediction
 
 log = logging.getLogger(__name__)
 THREAD_NAME = "model"
@@ -52,16 +56,29 @@ TRANSITIONS: Dict[Tuple[ModelState, Event], ModelState] = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory, warm."""
+    """A model in memory, warm; `open_unit` makes one more inference unit of it."""
 
     registration: Registration
     manifest: Manifest
     batcher: Batcher
-    summary: str
+    scaler: Scaler
+    open_unit: Callable[[], InferenceUnit]
+    engine: str  # for people: "onnxruntime on CPU, 2 threads"
 
-    def predict(self, opened: OpenFrame, caller: Caller) -> Prediction:
+    @property
+    def summary(self) -> str:
+        """What serves, for people."""
+        units = self.batcher.instances
+        return (
+            f"Version {self.manifest.version}, {units} inference unit{'s' * (units != 1)} of "
+            f"{self.engine}."
+        )
+
+    def predict(self, opened: OpenFrame, request: DetectRequest) -> Prediction:
         """Judge a frame. Raises as Batcher.run."""
-        prediction: Prediction = self.batcher.run(opened, caller)
+        held_bytes = opened.held_bytes
+        item = Item(opened, time.monotonic(), request.caller, request.times, held_bytes)
+        prediction: Prediction = self.batcher.run(item)
         return prediction
 
     def close(self, within_s: float) -> bool:
@@ -75,20 +92,41 @@ def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -
     """Verify, open and warm the package. Raises ModelError."""
     package = Package(registration.package, limit_bytes)
     manifest = registration.apply(package.manifest)
-    model = package.read_model()
-    units = engine.inference_units or manifest.runtime.min_inference_units
-    threads = engine.threads or max(1, (os.cpu_count() or 1) // units)
+    limits, threads = unit_limits(manifest.runtime, engine)
     options = BackendOptions(threads, engine.spinning, engine.memory_arena)
-    instances = []
-    for _ in range(units):
-        backend = open_backend(engine.backends, model, manifest, options)
-        instances.append(InferenceUnit(backend, manifest))
-        instances[-1].warm_up()
-    summary = (
-        f"Version {manifest.version}, {backend.name} on {backend.device}, "
-        f"{units} inference unit{'s' * (units > 1)} of {threads} thread{'s' * (threads > 1)}."
+
+    def open_unit() -> InferenceUnit:
+        backend = open_backend(engine.backends, package.read_model(), manifest, options)
+        unit = InferenceUnit(backend, manifest)
+        unit.warm_up()
+        return unit
+
+    units = [open_unit() for _ in range(limits.minimum)]
+    batching = BatchingOptions(
+        engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000
     )
-    return Loaded(registration, manifest, Batcher(instances, engine.queue_length), summary)
+    return Loaded(
+        registration,
+        manifest,
+        Batcher(units, batching),
+        Scaler(limits),
+        open_unit,
+        f"{threads} thread{'s' * (threads > 1)}, {units[0].engine}",
+    )
+
+
+def unit_limits(runtime: RuntimeSpec, engine: EngineSettings) -> Tuple[Limits, int]:
+    """Return how many inference units there may be and how many threads each of them has.
+
+    Together they have no more threads than there are cores, unless the threads are set.
+    """
+    cores = os.cpu_count() or 1
+    minimum = engine.min_inference_units or runtime.min_inference_units
+    maximum = max(minimum, engine.max_inference_units or runtime.max_inference_units)
+    if not engine.threads:
+        minimum, maximum = min(minimum, cores), min(maximum, cores)
+    limits = Limits(minimum, maximum, engine.scale_up_after_s, engine.scale_down_after_s)
+    return limits, engine.threads or cores // maximum
 
 
 class ServedModel:
@@ -108,7 +146,7 @@ class ServedModel:
         self._state, self._message = ModelState.STOPPED, ""
         self._loaded: Optional[Loaded] = None
         self._loading = threading.Thread()
-        self._changing_over = threading.Lock()
+        self._changing_over, self._growing = threading.Lock(), threading.Lock()
 
     @property
     def name(self) -> str:
@@ -165,6 +203,44 @@ class ServedModel:
         with self._changing_over:
             self._change_over()
 
+    def tend(self) -> None:
+        """Give up inference units that hang; add and remove units as the load asks."""
+        with self._lock:
+            loaded = self._loaded
+        if loaded is None:
+            return
+        hung = loaded.batcher.give_up_hung(self._engine.hang_after_s)
+        if hung:
+            log.error("%d engine calls of model %s hung; replacing their units.", hung, self.name)
+            self._tell(loaded, f"{loaded.summary} An engine call hung; its unit is replaced.")
+        change = loaded.scaler.decide(time.monotonic(), loaded.batcher.load())
+        if change > 0 and self._growing.acquire(blocking=False):
+            in_background(partial(self._grow, loaded))
+        elif change < 0 and loaded.batcher.remove_idle():
+            log.info("Model %s needs an inference unit fewer.", self.name)
+            self._tell(loaded, loaded.summary)
+
+    def _grow(self, loaded: Loaded) -> None:
+        try:
+            self._check_memory()
+            loaded.batcher.add(loaded.open_unit())
+        except Retired:
+            return  # stopped or changed over meanwhile
+        except Exception as error:
+            log.error("Model %s gets no further inference unit: %s", self.name, error)  # noqa: TRY400
+            self._tell(loaded, f"{loaded.summary} No further unit: {_sentence(error)}")
+        else:
+            log.info("Model %s has an inference unit more.", self.name)
+            self._tell(loaded, loaded.summary)
+        finally:
+            self._growing.release()
+
+    def _tell(self, loaded: Loaded, message: str) -> None:
+        with self._lock:
+            if self._loaded is loaded:
+                self._message = message
+                self._on_change(self._info())
+
     def _load(self) -> None:
         try:
             loaded = self._open(self.registration)
@@ -217,7 +293,8 @@ class ServedModel:
         memory.check(self.name, size, self._models.memory_limit_mib)
 
     def _info(self) -> ModelInfo:
-        return ModelInfo(self.name, self._state, self._message, self.registration.arn)
+        units = self._loaded.batcher.instances if self._loaded else 0
+        return ModelInfo(self.name, self._state, self._message, self.registration.arn, units)
 
     def _serving(self, verb: str) -> Loaded:
         if self._loaded is None:

@@ -69,6 +69,11 @@ class Registry:
             elif known.registration != registration:
                 self._later(partial(known.replace, registration))
 
+    def tend(self) -> None:
+        """Look after every model's inference units."""
+        for model in self._models.values():
+            model.tend()
+
     def close(self, within_s: float) -> None:
         """Retire every model; one that takes longer than `within_s` is left behind."""
         end = time.monotonic() + within_s

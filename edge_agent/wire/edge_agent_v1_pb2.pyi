@@ -33,3 +33,43 @@ class InspectResponse(_message.Message):
     regions: _containers.RepeatedCompositeFieldContainer[Region]
     model_version: str
     def __init__(self, result: _Optional[_Union[_edge_agent_pb2.DetectAnomalyResult, _Mapping]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., model_version: _Optional[str] = ...) -> None: ...
+
+class StreamOptions(_message.Message):
+    __slots__ = ("max_in_flight", "newest_frame_wins")
+    MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FRAME_WINS_FIELD_NUMBER: _ClassVar[int]
+    max_in_flight: int
+    newest_frame_wins: bool
+    def __init__(self, max_in_flight: _Optional[int] = ..., newest_frame_wins: bool = ...) -> None: ...
+
+class StreamDetectRequest(_message.Message):
+    __slots__ = ("options", "frame_id", "request")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    options: StreamOptions
+    frame_id: int
+    request: _edge_agent_pb2.DetectAnomaliesRequest
+    def __init__(self, options: _Optional[_Union[StreamOptions, _Mapping]] = ..., frame_id: _Optional[int] = ..., request: _Optional[_Union[_edge_agent_pb2.DetectAnomaliesRequest, _Mapping]] = ...) -> None: ...
+
+class StreamFailure(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class StreamDetectResponse(_message.Message):
+    __slots__ = ("frame_id", "result", "failure", "skipped", "server_timing")
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    SERVER_TIMING_FIELD_NUMBER: _ClassVar[int]
+    frame_id: int
+    result: InspectResponse
+    failure: StreamFailure
+    skipped: bool
+    server_timing: str
+    def __init__(self, frame_id: _Optional[int] = ..., result: _Optional[_Union[InspectResponse, _Mapping]] = ..., failure: _Optional[_Union[StreamFailure, _Mapping]] = ..., skipped: bool = ..., server_timing: _Optional[str] = ...) -> None: ...

@@ -29,13 +29,14 @@ class BackendOptions:
 
 
 class Backend(ABC):
-    """One loaded model in one engine; `run` may be called by one thread at a time.
+    """One loaded model in one engine; `run` may be called on any thread, one at a time.
 
     The constructor loads and raises BackendUnavailable when the engine cannot work here,
     InvalidPackage when the graph is not what the manifest says.
     """
 
     name: ClassVar[str]
+    can_interrupt: ClassVar[bool] = False  # whether `interrupt` ends a run
 
     def __init__(self, manifest: Manifest) -> None:
         self._spec = manifest.input
@@ -66,6 +67,10 @@ class Backend(ABC):
                     "its first axis must be the batch."
                 )
         return outputs
+
+    def interrupt(self) -> None:
+        """Make a run on another thread fail soon; the backend can't be used afterwards."""
+        raise NotImplementedError(f"{self.name} can't end a run.")
 
     def close(self) -> None:
         """Free the engine's memory; the backend cannot be used again."""

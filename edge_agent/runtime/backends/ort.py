@@ -20,6 +20,7 @@ class OrtBackend(Backend):
     """One InferenceSession with its own thread pool of `options.threads`."""
 
     name: ClassVar[str] = "onnxruntime"
+    can_interrupt: ClassVar[bool] = True  # between two nodes of the graph, also inside loops
     device = "CPU"
 
     def __init__(self, model: bytes, manifest: Manifest, options: BackendOptions) -> None:
@@ -39,6 +40,7 @@ class OrtBackend(Backend):
             raise InvalidPackage(
                 f"onnxruntime can't load the graph: {_first_line(error)}"
             ) from None
+        self._run_options = ort.RunOptions()
         inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
         self._check_tensors(inputs, outputs)
@@ -46,13 +48,17 @@ class OrtBackend(Backend):
         self._fixed_batch = batch if isinstance(batch, int) and batch > 0 else None
         self.max_batch = self._fixed_batch or self.max_batch
 
+    def interrupt(self) -> None:
+        """Make a run on another thread fail at the next node."""
+        self._run_options.terminate = True
+
     def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
         count = len(batch)
         if self._fixed_batch and count < self._fixed_batch:
             rest = np.zeros((self._fixed_batch - count, *batch.shape[1:]), batch.dtype)
             batch = np.concatenate((batch, rest))
         try:
-            values = self._session.run(self._wanted, {self._spec.tensor: batch})
+            values = self._session.run(self._wanted, {self._spec.tensor: batch}, self._run_options)
         except Exception as error:
             raise InferenceFailed(f"onnxruntime: {_first_line(error)}") from None
         return {name: value[:count] for name, value in zip(self._wanted, values)}

@@ -1,68 +1,158 @@
-"""What is computed next: decisions without threads, clocks or I/O."""
+"""What is computed next: decisions without threads, clocks or I/O.
+
+Lanes: inspection goes before re-scoring. Inside a lane the callers take turns (round robin), so
+that one who floods the queue delays only itself. A full queue refuses the newcomer, unless another
+caller takes up more than its share: then that one's newest frame is refused instead (longest queue
+drop, as in fair queueing of packets: B. Suter et al., "Design considerations for supporting TCP
+with per-flow queueing", INFOCOM 1998).
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future
+from collections import OrderedDict, deque
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Any, Deque, List
+from typing import Any, Deque, Dict, List, Optional, Sequence
 
 from edge_agent.errors import DeadlineExceeded, Overloaded
-from edge_agent.types import Caller
+from edge_agent.types import Caller, Lane, StageTimes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Item:
-    """A frame to compute: its work, when it came (monotonic seconds), who waits, its own future."""
+    """A frame to compute: its work, when it came (monotonic seconds), who waits, its own future.
+
+    `held_bytes` is the memory of ours that it keeps while it waits.
+    """
 
     work: Any
     arrived: float
     caller: Caller
+    times: StageTimes = field(default_factory=StageTimes)
+    held_bytes: int = 0
     future: Future[Any] = field(default_factory=Future)
 
-    def check(self, now: float) -> None:
-        """Raise DeadlineExceeded when nobody waits for it any more."""
-        if self.caller.deadline is not None and self.caller.deadline <= now:
+    def resolve(self, result: Any) -> None:
+        """Give the caller `result`, unless it has an answer already."""
+        try:
+            self.future.set_result(result)
+        except InvalidStateError:
+            return
+
+    def fail(self, error: Exception) -> None:
+        """Give the caller `error`, unless it has an answer already."""
+        try:
+            self.future.set_exception(error)
+        except InvalidStateError:
+            return
+
+    def check(self, now: float, needed_s: float) -> None:
+        """Raise DeadlineExceeded when nobody waits any more `needed_s` after `now`."""
+        if self.caller.deadline is not None and self.caller.deadline <= now + needed_s:
             waited_ms = 1000 * (now - self.arrived)
-            raise DeadlineExceeded(f"The deadline passed after {waited_ms:.0f} ms in the queue.")
+            left_ms = 1000 * max(0.0, self.caller.deadline - now)
+            raise DeadlineExceeded(
+                f"The deadline can't be met: {left_ms:.0f} ms are left after {waited_ms:.0f} ms "
+                f"in the queue, and a frame takes {1000 * needed_s:.0f} ms."
+            )
 
 
 class Queue:
-    """First come, first served, at most `capacity` items."""
+    """At most `capacity` items that hold at most `capacity_bytes`."""
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._items: Deque[Item] = deque()
+    def __init__(self, capacity: int, capacity_bytes: int) -> None:
+        self._capacity, self._capacity_bytes = capacity, capacity_bytes
+        self._lanes: Dict[Lane, OrderedDict[str, Deque[Item]]] = {
+            lane: OrderedDict() for lane in Lane
+        }
+        self._length = self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._length
 
-    def offer(self, item: Item) -> None:
-        """Append `item`. Raises Overloaded at once when the queue is full."""
-        if len(self._items) >= self._capacity:
-            self._items = deque(item for item in self._items if not item.future.cancelled())
-        if len(self._items) >= self._capacity:
-            raise Overloaded(
-                f"The model can't keep up with the rate of calls: {len(self._items)} frames are "
-                "waiting. Call less often, or retry after a short wait."
-            )
-        self._items.append(item)
+    def offer(self, item: Item, frame_s: float) -> None:
+        """Append `item`; one frame is done every `frame_s` seconds.
 
-    def take(self, now: float, limit: int) -> List[Item]:
-        """Remove and return up to `limit` items to compute now.
+        Raises Overloaded at once when the queue is full and no other caller's item has to go.
+        """
+        if self._full(item):
+            self._forget_cancelled()
+        if self._full(item):
+            refusal = Overloaded.behind(self._length, self._length * frame_s)
+            victim = self._victim(item)
+            if victim is None:
+                raise refusal
+            self._remove(victim)
+            victim.fail(refusal)
+        turns = self._lanes[item.caller.lane]
+        turns.setdefault(item.caller.name, deque()).append(item)
+        self._length += 1
+        self._bytes += item.held_bytes
 
-        Cancelled items are skipped; late ones are resolved with DeadlineExceeded. Every item
+    def take(self, now: float, limit: int, needed_s: float = 0.0) -> List[Item]:
+        """Remove and return up to `limit` items to compute now, which takes `needed_s` at least.
+
+        Cancelled items are skipped; late ones are failed with DeadlineExceeded. Every item
         returned is marked as running, so that nobody can cancel it any more.
         """
         batch: List[Item] = []
-        while self._items and len(batch) < limit:
-            item = self._items.popleft()
+        while len(batch) < limit and self._length:
+            item = self._next()
             if not item.future.set_running_or_notify_cancel():
                 continue
             try:
-                item.check(now)
+                item.check(now, needed_s)
             except DeadlineExceeded as late:
-                item.future.set_exception(late)
+                item.fail(late)
             else:
                 batch.append(item)
         return batch
+
+    def oldest(self) -> float:
+        """Return when the longest waiting item came; the queue must not be empty."""
+        return min(
+            waiting[0].arrived for turns in self._lanes.values() for waiting in turns.values()
+        )
+
+    def _full(self, item: Item) -> bool:
+        if self._length >= self._capacity:
+            return True
+        return self._length > 0 and self._bytes + item.held_bytes > self._capacity_bytes
+
+    def _next(self) -> Item:
+        turns = next(turns for turns in self._lanes.values() if turns)
+        item = next(iter(turns.values()))[0]
+        self._remove(item)
+        if item.caller.name in turns:
+            turns.move_to_end(item.caller.name)
+        return item
+
+    def _remove(self, item: Item) -> None:
+        turns = self._lanes[item.caller.lane]
+        waiting = turns[item.caller.name]
+        if waiting[0] is item:
+            waiting.popleft()
+        else:
+            waiting.remove(item)
+        if not waiting:
+            del turns[item.caller.name]
+        self._length -= 1
+        self._bytes -= item.held_bytes
+
+    def _forget_cancelled(self) -> None:
+        for turns in self._lanes.values():
+            for item in [item for waiting in turns.values() for item in waiting]:
+                if item.future.cancelled():
+                    self._remove(item)
+
+    def _victim(self, item: Item) -> Optional[Item]:
+        """Return the item that has to go for `item` to come, one of a caller with more waiting."""
+        for lane in reversed(list(Lane)):
+            turns = self._lanes[lane]
+            own = len(turns.get(item.caller.name, ())) + 1 if lane is item.caller.lane else 0
+            longest: Sequence[Item] = max(turns.values(), key=len, default=())
+            if len(longest) > own and longest[-1].held_bytes >= item.held_bytes:
+                return longest[-1]
+            if lane is item.caller.lane:
+                return None
+        return None

@@ -2,31 +2,38 @@
 
 On a quiet line the caller's own thread borrows an idle instance and computes, so that a frame waits
 for no other thread. While all instances are busy frames gather; an instance that becomes free goes
-to its own thread, which takes as many frames as the model allows until none waits.
+to its own thread, which takes as many frames as the model allows until none waits. With a gathering
+window (for engines that need full batches) an idle instance waits that long for more frames.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future
+from collections import deque
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Callable, List, Optional, Protocol, Sequence
+from typing import Any, Callable, Deque, List, Optional, Protocol, Sequence
 
-from edge_agent.errors import WrongModelState
+from edge_agent.errors import AgentUnavailable, WrongModelState
 from edge_agent.runtime.batching.batch import Item, Queue
-from edge_agent.types import Caller
 
 THREAD_NAME = "instance"
+REMEMBERED = 32  # batches that tell how long one takes,
+REMEMBERED_S = 10.0  # and for how long they do
 
 
 class Instance(Protocol):
     """Computes batches on any thread, one at a time; owns its engine and buffers."""
 
     max_batch: int
+    can_interrupt: bool  # whether `interrupt` ends a computation
 
     def compute(self, batch: List[Item]) -> None:
-        """Resolve the future of every item; must not raise."""
+        """Resolve every item, with an answer or an error of its own; must not raise."""
+
+    def interrupt(self) -> None:
+        """Make a computation on another thread end soon."""
 
     def close(self) -> None:
         """Free the engine."""
@@ -36,12 +43,47 @@ class Retired(Exception):
     """The batcher takes no more work; a newer one may be there in its place."""
 
 
-class _Worker:
-    """An instance, and the batches handed to its thread; None ends it."""
+@dataclass(frozen=True)
+class BatchingOptions:
+    """`queue_length` frames wait at most, holding `queue_bytes`; `gather_s`: see above."""
 
-    def __init__(self, instance: Instance) -> None:
+    queue_length: int = 256
+    queue_bytes: int = 512 * 1024 * 1024
+    gather_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What happened since the last look: `busy` is the share of all instances' time, 0 to 1."""
+
+    instances: int
+    waiting: int
+    waited: int
+    busy: float
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A batch that was computed: when, how long it took, how many frames it had."""
+
+    when: float
+    seconds: float
+    frames: int
+
+
+class _Worker:
+    """An instance, what it computes, and the batches handed to its thread.
+
+    An empty batch makes the thread look into the queue, None ends it.
+    """
+
+    def __init__(self, instance: Instance, work: Callable[[_Worker], None]) -> None:
         self.instance = instance
+        self.thread = threading.Thread(target=work, args=(self,), name=THREAD_NAME, daemon=True)
         self.inbox: SimpleQueue[Optional[List[Item]]] = SimpleQueue()
+        self.batch: List[Item] = []
+        self.since = 0.0
+        self.given_up = False
 
 
 class Batcher:
@@ -50,46 +92,105 @@ class Batcher:
     def __init__(
         self,
         instances: Sequence[Instance],
-        capacity: int,
+        options: BatchingOptions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._queue = Queue(capacity)
+        self._options = options
         self._clock = clock
         self._lock = threading.Lock()
+        self._filled = threading.Condition(self._lock)
+        self._queue = Queue(options.queue_length, options.queue_bytes)
         self._closing = False
-        self._idle = [_Worker(instance) for instance in instances]
-        self._threads = [
-            threading.Thread(target=self._work, args=(worker,), name=THREAD_NAME, daemon=True)
-            for worker in self._idle
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._idle: List[_Worker] = []
+        self._busy: List[_Worker] = []
+        self._threads: List[threading.Thread] = []
+        self._recent: Deque[_Done] = deque(maxlen=REMEMBERED)
+        self._looked, self._waited, self._busy_s = clock(), 0, 0.0
+        for instance in instances:
+            self.add(instance)
 
-    def run(self, work: Any, caller: Caller) -> Any:
-        """Compute `work` and return its result, in this thread when an instance is idle.
+    def run(self, item: Item) -> Any:
+        """Compute `item` and return its result, in this thread when an instance is idle.
 
-        Raises Overloaded, DeadlineExceeded, CancelledError when the caller went while `work`
-        waited, Retired when closing, and whatever the instance gave the item.
+        Raises Overloaded, DeadlineExceeded, AgentUnavailable, CancelledError when the caller went
+        while the item waited, Retired when closing, and what the instance failed the item with.
         """
-        item = Item(work, self._clock(), caller)
         worker = self._admit(item)
         if worker is not None:
             worker.instance.compute([item])
             batch = self._next(worker)
             if batch:
                 worker.inbox.put(batch)
-        elif not caller.when_gone(item.future.cancel):
+        elif not item.caller.when_gone(item.future.cancel):
             item.future.cancel()
         return item.future.result()
 
-    def submit(self, work: Any, caller: Caller) -> Future[Any]:
-        """Queue `work` and return its future. Raises Overloaded, DeadlineExceeded, Retired."""
-        item = Item(work, self._clock(), caller)
-        worker = self._admit(item)
-        if worker is not None:
-            item.future.set_running_or_notify_cancel()
-            worker.inbox.put([item])
-        return item.future
+    def add(self, instance: Instance) -> None:
+        """Take one more instance into service. Raises Retired when closing."""
+        worker = _Worker(instance, self._work)
+        with self._lock:
+            if self._closing:
+                raise Retired
+            self._threads = [known for known in self._threads if known.is_alive()]
+            self._threads.append(worker.thread)
+            worker.thread.start()
+            if len(self._queue):
+                self._busy.append(worker)
+                worker.inbox.put([])
+            else:
+                self._idle.append(worker)
+
+    def remove_idle(self) -> bool:
+        """Free one instance that has nothing to do, if there is one beside another."""
+        with self._lock:
+            if not self._idle or len(self._idle) + len(self._busy) == 1:
+                return False
+            self._idle.pop(0).inbox.put(None)
+            return True
+
+    def give_up_hung(self, limit_s: float) -> int:
+        """Give up the instances that compute for more than `limit_s`; return how many.
+
+        Their callers get AgentUnavailable. An engine that can't be interrupted keeps its thread.
+        """
+        with self._lock:
+            now = self._clock()
+            hung = [
+                worker for worker in self._busy if worker.batch and now - worker.since > limit_s
+            ]
+            for worker in hung:
+                worker.given_up = True
+                self._busy.remove(worker)
+                self._threads.remove(worker.thread)
+            cut = [item for worker in hung for item in worker.batch]
+        for item in cut:
+            item.fail(
+                AgentUnavailable(
+                    f"The engine hung for more than {limit_s:g} s and is replaced; call again."
+                )
+            )
+        for worker in hung:
+            if worker.instance.can_interrupt:
+                worker.instance.interrupt()
+        return len(hung)
+
+    @property
+    def instances(self) -> int:
+        """How many are in service."""
+        with self._lock:
+            return len(self._idle) + len(self._busy)
+
+    def load(self) -> Load:
+        """Return what happened since it was asked last."""
+        with self._lock:
+            now, instances = self._clock(), len(self._idle) + len(self._busy)
+            working_s = sum(now - max(w.since, self._looked) for w in self._busy if w.batch)
+            span_s = max(1e-9, (now - self._looked) * max(1, instances))
+            load = Load(
+                instances, len(self._queue), self._waited, (self._busy_s + working_s) / span_s
+            )
+            self._looked, self._waited, self._busy_s = now, 0, 0.0
+            return load
 
     def close(self, within_s: float) -> bool:
         """Refuse new work, finish what waits, free the instances.
@@ -102,41 +203,107 @@ class Batcher:
             self._closing = True
             while self._idle:
                 self._idle.pop().inbox.put(None)
+            self._filled.notify_all()
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         with self._lock:
             cut = self._queue.take(self._clock(), len(self._queue))
         for item in cut:
-            item.future.set_exception(WrongModelState("The model is STOPPING."))
+            item.fail(WrongModelState("The model is STOPPING."))
         return not any(thread.is_alive() for thread in self._threads)
 
     def _admit(self, item: Item) -> Optional[_Worker]:
-        """Return an idle worker for `item`, None when it was queued."""
+        """Return an idle worker to compute `item` with, None when the item was queued."""
         with self._lock:
             if self._closing:
                 raise Retired
-            item.check(item.arrived)
-            if self._idle:
-                return self._idle.pop()
-            self._queue.offer(item)
+            item.check(item.arrived, self._least_s(item.arrived))
+            worker = self._idle.pop() if self._idle else None
+            if worker is not None and self._may_borrow(worker):
+                self._begin(worker, [item])
+                return worker
+            try:
+                self._queue.offer(item, self._frame_s())
+            except Exception:
+                if worker is not None:
+                    self._idle.append(worker)
+                raise
+            if worker is not None:
+                self._busy.append(worker)
+                worker.inbox.put([])
+            elif self._options.gather_s:
+                self._filled.notify_all()
+            self._waited += worker is None
             return None
+
+    def _may_borrow(self, worker: _Worker) -> bool:
+        """Only an engine that can be interrupted may run in a caller's thread.
+
+        The others would keep the caller for ever when they hang. Nor may one that is to gather.
+        """
+        return worker.instance.can_interrupt and not self._gathers(worker)
+
+    def _gathers(self, worker: _Worker) -> bool:
+        return self._options.gather_s > 0.0 and worker.instance.max_batch > 1
+
+    def _begin(self, worker: _Worker, batch: List[Item]) -> None:
+        worker.batch, worker.since = batch, self._clock()
+        for item in batch:
+            item.times.queue = worker.since - item.arrived
+        if worker not in self._busy:
+            self._busy.append(worker)
 
     def _next(self, worker: _Worker) -> List[Item]:
         """Return what `worker` computes next; when nothing waits it is idle, or ends."""
         with self._lock:
-            batch = self._queue.take(self._clock(), worker.instance.max_batch)
-            if not batch:
-                if self._closing:
-                    worker.inbox.put(None)
-                else:
-                    self._idle.append(worker)
-            return batch
+            now = self._clock()
+            if worker.batch:
+                self._recent.append(_Done(now, now - worker.since, len(worker.batch)))
+                self._busy_s += now - max(worker.since, self._looked)
+                worker.batch = []
+            if worker.given_up:
+                worker.inbox.put(None)
+                return []
+            if self._gathers(worker):
+                self._gather(worker)
+            now = self._clock()
+            batch = self._queue.take(now, worker.instance.max_batch, self._least_s(now))
+            if batch:
+                self._begin(worker, batch)
+                return batch
+            self._busy.remove(worker)
+            if self._closing:
+                worker.inbox.put(None)
+            else:
+                self._idle.append(worker)
+            return []
+
+    def _gather(self, worker: _Worker) -> None:
+        """Wait until the batch is full or its first frame has waited long enough."""
+        while 0 < len(self._queue) < worker.instance.max_batch and not self._closing:
+            rest_s = self._queue.oldest() + self._options.gather_s - self._clock()
+            if rest_s <= 0.0:
+                return
+            self._filled.wait(rest_s)
+
+    def _least_s(self, now: float) -> float:
+        """Return how long a frame takes at least; 0 when that isn't known of late."""
+        while self._recent and self._recent[0].when < now - REMEMBERED_S:
+            self._recent.popleft()
+        return min((done.seconds for done in self._recent), default=0.0)
+
+    def _frame_s(self) -> float:
+        """Return how often a frame is done, in seconds."""
+        seconds = sum(done.seconds for done in self._recent)
+        frames = max(1, sum(done.frames for done in self._recent))
+        return seconds / frames / max(1, len(self._idle) + len(self._busy))
 
     def _work(self, worker: _Worker) -> None:
         while True:
             batch = worker.inbox.get()
             if batch is None:
                 break
+            batch = batch or self._next(worker)
             while batch:
                 worker.instance.compute(batch)
                 batch = self._next(worker)

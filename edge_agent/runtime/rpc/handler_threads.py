@@ -8,6 +8,7 @@ when they are not needed, and a single camera always gets the same, warm one.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from concurrent.futures import Executor, Future
 from queue import Empty, SimpleQueue
@@ -17,6 +18,13 @@ THREAD_NAME = "call"
 KEEP_IDLE_S = 10.0
 
 Job = Callable[[], None]
+
+_current = threading.local()
+
+
+def waited_s() -> float:
+    """Return how long ago gRPC handed over the call that runs on this thread, in seconds."""
+    return time.monotonic() - float(_current.accepted)
 
 
 class HandlerThreads(Executor):
@@ -32,8 +40,10 @@ class HandlerThreads(Executor):
     def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:  # type: ignore[override]
         """Run `fn` on a thread of its own."""
         future: Future[Any] = Future()
+        accepted = time.monotonic()
 
         def job() -> None:
+            _current.accepted = accepted
             try:
                 future.set_result(fn(*args, **kwargs))
             except BaseException as error:

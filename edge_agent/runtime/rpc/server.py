@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from edge_agent.config import ServerSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.detector import Detector
+from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
 from edge_agent.types import ModelInfo, ModelState
@@ -36,10 +37,11 @@ CALLS_AT_ONCE = 1024  # beyond it calls wait for a thread
 class Server:
     """A gRPC server on a Unix socket and, when asked for, on TCP."""
 
-    def __init__(self, settings: ServerSettings, detector: Detector) -> None:
+    def __init__(self, settings: ServerSettings, detector: Detector, metrics: Metrics) -> None:
         self._settings = settings
+        threads = HandlerThreads(CALLS_AT_ONCE)
         self._server = grpc.server(
-            HandlerThreads(CALLS_AT_ONCE),
+            threads,
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
                 ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
@@ -51,7 +53,7 @@ class Server:
         self._shown: Dict[str, int] = {}
         self._identity: Optional[Tuple[int, int]] = None  # device and inode of our socket file
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._servicer = Servicer(detector)
+        self._servicer = Servicer(detector, metrics, threads)
         self._server.add_generic_rpc_handlers(self._servicer.handlers())
         reflection.enable_server_reflection(
             (CONTRACT_SERVICE, INSPECTOR_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
@@ -92,9 +94,8 @@ class Server:
     def show(self, info: ModelInfo) -> None:
         """Tell the health service a model's state, under the model's name."""
         kind = health_pb2.HealthCheckResponse
-        self._set_health(
-            info.name, kind.SERVING if info.state is ModelState.RUNNING else kind.NOT_SERVING
-        )
+        serving = info.state is ModelState.RUNNING and info.inference_units > 0
+        self._set_health(info.name, kind.SERVING if serving else kind.NOT_SERVING)
 
     def forget(self, name: str) -> None:
         """Tell the health service that a model is gone."""
@@ -105,7 +106,7 @@ class Server:
         self._health.enter_graceful_shutdown()
         self._server.stop(within_s)
         time.sleep(FLUSH_S)  # until watchers of the health have heard and the last call is counted
-        self._servicer.wait_idle(within_s)
+        self._servicer.finish(within_s)
         # A client that stays connected would use up the whole time, with nothing left to finish.
         self._server.stop(FLUSH_S).wait()
         path = self._settings.socket_path

@@ -33,9 +33,11 @@ class OpenFrame:
         frame: Frame,
         segments: Tuple[Segment, ...] = (),
         mask_target: Optional[NDArray[np.uint8]] = None,
+        held_bytes: int = 0,
     ) -> None:
         self.frame = frame
         self.mask_target = mask_target  # (height, width, 3), writable
+        self.held_bytes = held_bytes  # of our own memory
         self._segments = segments
 
     def check(self) -> None:
@@ -73,10 +75,12 @@ class FrameReader:
                 f"to {width * height * CHANNELS} bytes of RGB pixels."
             )
         frame = Frame(_view(buffer, width, height))
+        held_bytes = 0 if used else buffer.nbytes
         if mask is None:
-            return OpenFrame(frame, used)
+            return OpenFrame(frame, used, None, held_bytes)
         target = self._segments.open(mask, writable=True)
-        return OpenFrame(frame, (*used, target), _mask_view(target.part(mask), width, height))
+        place = _mask_view(target.part(mask), width, height)
+        return OpenFrame(frame, (*used, target), place, held_bytes)
 
     def sweep(self) -> None:
         """Let go of mappings that no caller used lately."""

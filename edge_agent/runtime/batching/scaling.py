@@ -1,0 +1,50 @@
+"""How many inference units a model should have: a decision without threads, clocks or I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from edge_agent.runtime.batching.batcher import Load
+
+BUSY = 0.9  # of all units' time: more is asked than they can do
+SPARE = 0.7  # of the remaining units' time: one fewer would still have room
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`minimum` to `maximum` units; one more after `up_after_s` seconds of queueing, one fewer
+    after `down_after_s` seconds with one too many."""  # noqa: D205, D209
+
+    minimum: int
+    maximum: int
+    up_after_s: float
+    down_after_s: float
+
+
+class Scaler:
+    """Remembers since when there are too few or too many units."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._short_since: Optional[float] = None
+        self._spare_since: Optional[float] = None
+
+    def decide(self, now: float, load: Load) -> int:
+        """Return +1, 0 or -1 units for the `load` since the last decision."""
+        limits = self._limits
+        if load.instances < limits.minimum:
+            return 1
+        short = load.waited > 0 and load.busy > BUSY and load.instances < limits.maximum
+        spare = load.instances > limits.minimum and load.busy * load.instances < SPARE * (
+            load.instances - 1
+        )
+        self._short_since = (self._short_since or now) if short else None
+        self._spare_since = (self._spare_since or now) if spare else None
+        if self._short_since is not None and now - self._short_since >= limits.up_after_s:
+            self._short_since = None
+            return 1
+        if self._spare_since is not None and now - self._spare_since >= limits.down_after_s:
+            self._spare_since = None
+            return -1
+        return 0

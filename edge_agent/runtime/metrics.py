@@ -1,0 +1,74 @@
+"""Every counter and histogram, defined once; served in the Prometheus text format when asked for.
+
+The names are those of the original's CloudWatch metrics (namespace AWS/LookoutVision) where they
+exist, with the prefix `edge_agent_`; counters end in `_total` as Prometheus wants it.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable, Tuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+
+
+class Metrics:
+    """The figures of one agent; every method may be called on any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._successes = self._counter("SuccessfulRequestCount", "Frames that got a verdict")
+        self._processed = self._counter("ProcessedImageCount", "Frames that were computed")
+        self._anomalous = self._counter("DetectedAnomalyCount", "Frames judged anomalous")
+        self._invalid = self._counter("InvalidImageCount", "Frames that could not be used")
+        self._throttled = self._counter("ThrottledCount", "Frames refused because of load")
+        self._errors = self._counter("ErrorCount", "Frames without a verdict, by status", "status")
+        self._time = Histogram(
+            "Time",
+            "Time of a frame in the agent by stage, ms",
+            ("model", "stage"),
+            namespace="edge_agent",
+            registry=self.registry,
+            buckets=MILLISECONDS,
+        )
+        self._units = Gauge(
+            "InServiceInferenceUnits",
+            "Inference units that compute",
+            ("model",),
+            namespace="edge_agent",
+            registry=self.registry,
+        )
+
+    def succeeded(self, model: str, anomalous: bool, stages: Iterable[Tuple[str, float]]) -> None:
+        """Count a verdict; `stages` are the parts of its time, in seconds."""
+        self._successes.labels(model).inc()
+        self._processed.labels(model).inc()
+        if anomalous:
+            self._anomalous.labels(model).inc()
+        total_s = 0.0
+        for stage, seconds in stages:
+            self._time.labels(model, stage).observe(1000 * seconds)
+            total_s += seconds
+        self._time.labels(model, "total").observe(1000 * total_s)
+
+    def failed(self, model: str, status: str, invalid_image: bool) -> None:
+        """Count a frame without a verdict; `status` is the name of its gRPC status code."""
+        self._errors.labels(model, status).inc()
+        if invalid_image:
+            self._invalid.labels(model).inc()
+        if status == "RESOURCE_EXHAUSTED":
+            self._throttled.labels(model).inc()
+
+    def in_service(self, model: str, inference_units: int) -> None:
+        """Note how many inference units a model has."""
+        self._units.labels(model).set(inference_units)
+
+    def serve(self, host: str, port: int) -> None:
+        """Answer GET /metrics on `host`:`port` until the process ends. Raises OSError."""
+        start_http_server(port, host, self.registry)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(
+            name, meaning, ("model", *labels), namespace="edge_agent", registry=self.registry
+        )

@@ -1,0 +1,50 @@
+"""A frame from message to message, the same for single calls and for streams."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any, Callable, Optional, Tuple
+
+from edge_agent.errors import EdgeAgentError, InvalidFrame, ModelNotFound
+from edge_agent.runtime.detector import Detector
+from edge_agent.runtime.metrics import Metrics
+from edge_agent.runtime.rpc import convert, metadata
+from edge_agent.types import Caller, Prediction, SharedMemoryHandle
+from edge_agent.wire import edge_agent_pb2 as wire
+
+Respond = Callable[[Prediction, Optional[SharedMemoryHandle]], Any]
+
+
+class FrameCalls:
+    """Converts, asks the detector, converts, and counts."""
+
+    def __init__(self, detector: Detector, metrics: Metrics) -> None:
+        self._detector = detector
+        self._metrics = metrics
+
+    def judge(
+        self,
+        request: wire.DetectAnomaliesRequest,
+        caller: Caller,
+        receive_s: float,
+        respond: Respond,
+    ) -> Tuple[Any, str, Callable[[], None]]:
+        """Return the answer, its server timing, and what counts it once it is on its way.
+
+        `receive_s` is how long the message took to come. Raises as Detector.detect.
+        """
+        call = convert.detect_request(request, caller)
+        call.times.receive = receive_s
+        try:
+            prediction = self._detector.detect(call)
+        except EdgeAgentError as error:
+            model = "" if isinstance(error, ModelNotFound) else call.model
+            self._metrics.failed(model, error.status, isinstance(error, InvalidFrame))
+            raise
+        began = time.monotonic()
+        answer = respond(prediction, call.mask)
+        call.times.send = time.monotonic() - began
+        stages = metadata.stages(call.times)
+        count = partial(self._metrics.succeeded, call.model, prediction.is_anomalous, stages)
+        return answer, metadata.server_timing(stages), count

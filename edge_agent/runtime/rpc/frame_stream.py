@@ -1,0 +1,177 @@
+"""One StreamDetect call: frames are read, judged side by side, answered in the order they came."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import CancelledError, Future
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Tuple
+
+import grpc
+
+from edge_agent.errors import AgentUnavailable, InvalidRequest
+from edge_agent.runtime.rpc import convert, metadata, status
+from edge_agent.runtime.rpc.frame_calls import FrameCalls
+from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
+from edge_agent.types import Caller
+from edge_agent.wire import edge_agent_v1_pb2 as wire
+
+DEFAULT_IN_FLIGHT, MOST_IN_FLIGHT = 4, 64
+ANSWERS_AT_ONCE = 1024  # not read by the client yet; beyond it no frame is read
+
+Answer = wire.StreamDetectResponse
+Frame = Tuple[wire.StreamDetectRequest, "Future[Answer]"]
+
+
+class FrameStream:
+    """Owns the frames of one stream; flow control is gRPC's: what is not read here waits there."""
+
+    def __init__(self, frames: FrameCalls, threads: HandlerThreads, context: Any) -> None:
+        self._frames, self._threads, self._context = frames, threads, context
+        self._changed = threading.Condition()
+        self._answers: Deque[Future[Answer]] = deque()
+        self._in_flight = 0
+        self._overtakable: Optional[Frame] = None
+        self._leaving: Dict[int, Callable[[], object]] = {}  # frame id → what ends its wait
+        self._options = wire.StreamOptions()
+        self._last_id = -1
+        self._ended, self._failure = False, None  # type: bool, Optional[Exception]
+
+    def answers(
+        self, requests: Iterator[wire.StreamDetectRequest]
+    ) -> Iterator[wire.StreamDetectResponse]:
+        """Yield an answer a frame, in order, until the client has sent its last.
+
+        Raises InvalidRequest for a frame id that doesn't rise or wrong options, AgentUnavailable
+        when the agent ends it.
+        """
+        self._context.add_callback(self._leave)
+        self._threads.submit(self._read, requests)
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._answers or self._ended)
+                    if not self._answers:
+                        break
+                    future = self._answers.popleft()
+                    self._changed.notify_all()
+                yield future.result()
+        finally:
+            self._leave()
+        if self._failure is not None:
+            raise self._failure
+
+    def end(self) -> None:
+        """Read no further frame; the agent stops. What was read is still answered."""
+        self._finish(AgentUnavailable("The agent is stopping; open the stream again later."))
+
+    def _read(self, requests: Iterator[wire.StreamDetectRequest]) -> None:
+        try:
+            for request in requests:
+                self._check(request)
+                if not self._accept(request):
+                    return
+        except grpc.RpcError:
+            self._finish(None)  # the client went
+        except Exception as error:
+            self._finish(error)
+        else:
+            with self._changed:  # the last frame is in work whatever came after it
+                self._changed.wait_for(lambda: self._overtakable is None or self._ended)
+            self._finish(None)
+
+    def _check(self, request: wire.StreamDetectRequest) -> None:
+        if self._last_id < 0:
+            self._options = request.options
+            if self._options.max_in_flight > MOST_IN_FLIGHT:
+                raise InvalidRequest(
+                    f"options.max_in_flight is {self._options.max_in_flight}; "
+                    f"expected at most {MOST_IN_FLIGHT}."
+                )
+        if request.frame_id <= self._last_id:
+            raise InvalidRequest(
+                f"Frame id {request.frame_id} came after {self._last_id}; ids must rise."
+            )
+        self._last_id = request.frame_id
+
+    def _accept(self, request: wire.StreamDetectRequest) -> bool:
+        """Put a frame in work as soon as there is room; False when the stream has ended."""
+        frame: Frame = (request, Future())
+        with self._changed:
+            if self._options.newest_frame_wins:
+                self._changed.wait_for(lambda: len(self._answers) < ANSWERS_AT_ONCE or self._ended)
+            else:
+                self._changed.wait_for(lambda: self._has_room() or self._ended)
+            if self._ended:
+                return False
+            self._answers.append(frame[1])
+            self._changed.notify_all()
+            if self._has_room():
+                self._begin(frame)
+            else:
+                if self._overtakable is not None:
+                    overtaken, future = self._overtakable
+                    future.set_result(Answer(frame_id=overtaken.frame_id, skipped=True))
+                self._overtakable = frame
+            return True
+
+    def _has_room(self) -> bool:
+        return self._in_flight < (self._options.max_in_flight or DEFAULT_IN_FLIGHT)
+
+    def _begin(self, frame: Frame) -> None:
+        self._in_flight += 1
+        self._threads.submit(self._judge, *frame)
+
+    def _judge(self, request: wire.StreamDetectRequest, future: Future[Answer]) -> None:
+        try:
+            answer = self._answer(request)
+        except Exception as error:
+            code, message = status.of(error)
+            failure = wire.StreamFailure(code=code.value[0], message=message)
+            answer = Answer(frame_id=request.frame_id, failure=failure)
+        future.set_result(answer)
+        with self._changed:
+            self._leaving.pop(request.frame_id, None)
+            self._in_flight -= 1
+            if self._overtakable is not None:
+                frame, self._overtakable = self._overtakable, None
+                self._begin(frame)
+            self._changed.notify_all()
+
+    def _answer(self, request: wire.StreamDetectRequest) -> Answer:
+        told = metadata.caller(request.request, self._context)
+
+        def when_gone(action: Callable[[], object]) -> bool:
+            with self._changed:
+                self._leaving[request.frame_id] = action
+            return bool(self._context.is_active())
+
+        caller = Caller(told.name, told.lane, told.deadline, when_gone)
+        try:
+            result, timing, count = self._frames.judge(
+                request.request, caller, waited_s(), convert.inspect_response
+            )
+        except CancelledError:
+            return Answer(frame_id=request.frame_id, skipped=True)  # nobody reads it
+        count()
+        return Answer(frame_id=request.frame_id, result=result, server_timing=timing)
+
+    def _finish(self, failure: Optional[Exception]) -> None:
+        with self._changed:
+            if not self._ended:
+                self._ended, self._failure = True, failure
+                if self._overtakable is not None and failure is not None:
+                    self._overtakable[1].set_result(
+                        Answer(frame_id=self._overtakable[0].frame_id, skipped=True)
+                    )
+                    self._overtakable = None
+            self._changed.notify_all()
+
+    def _leave(self) -> None:
+        """Let go of all frames: the client went, or has all it asked for."""
+        self._finish(None)
+        with self._changed:
+            actions: List[Callable[[], object]] = list(self._leaving.values())
+            self._leaving.clear()
+        for action in actions:
+            action()

@@ -1,0 +1,67 @@
+"""What travels beside the messages: who calls, how long the stages took, when to try again.
+
+Request: `camera-id` (callers of the same id take turns with others; default: the connection and the
+shared memory it uses), `lane` (inspection, rescoring). Answer, as trailing metadata:
+`server-timing` in the syntax of https://www.w3.org/TR/server-timing/, milliseconds; on
+RESOURCE_EXHAUSTED `queue-length` and `grpc-retry-pushback-ms`, gRPC's own name for "retry after"
+(https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Tuple
+
+from edge_agent.errors import InvalidRequest, Overloaded
+from edge_agent.types import Caller, Lane, StageTimes
+from edge_agent.wire import edge_agent_pb2 as wire
+
+CAMERA_ID = "camera-id"
+LANE = "lane"
+SERVER_TIMING = "server-timing"
+
+Metadata = Tuple[Tuple[str, str], ...]
+Stages = Tuple[Tuple[str, float], ...]
+
+
+def caller(request: wire.DetectAnomaliesRequest, context: Any) -> Caller:
+    """Return who calls. Raises InvalidRequest for a lane that doesn't exist."""
+    told = {key: value for key, value in context.invocation_metadata() if key in (CAMERA_ID, LANE)}
+    name = told.get(CAMERA_ID)
+    if name is None:
+        # gRPC knows no two connections to a Unix socket apart; their segments are.
+        name = f"{context.peer()} {request.bitmap.shared_memory_handle.name}"
+    try:
+        lane = Lane(told.get(LANE, Lane.INSPECTION.value))
+    except ValueError:
+        lanes = ", ".join(lane.value for lane in Lane)
+        raise InvalidRequest(f"Metadata lane is {told[LANE]!r}; expected {lanes}.") from None
+    deadline = time.monotonic() + context.time_remaining()  # infinite when the caller has none
+    return Caller(name, lane, deadline, context.add_callback)
+
+
+def stages(times: StageTimes) -> Stages:
+    """Return each stage and its seconds, in the order they happen."""
+    return (
+        ("receive", times.receive),
+        ("queue", times.queue),
+        ("preprocess", times.preprocess),
+        ("compute", times.compute),
+        ("postprocess", times.postprocess),
+        ("send", times.send),
+    )
+
+
+def server_timing(stages: Stages) -> str:
+    """Return the stages in Server-Timing syntax."""
+    return ", ".join(f"{stage};dur={1000 * seconds:.3f}" for stage, seconds in stages)
+
+
+def hints(error: BaseException) -> Metadata:
+    """Return what an error tells beside its sentence."""
+    if isinstance(error, Overloaded) and error.waiting:
+        return (
+            ("queue-length", str(error.waiting)),
+            ("grpc-retry-pushback-ms", str(max(1, round(1000 * error.retry_after_s)))),
+        )
+    return ()

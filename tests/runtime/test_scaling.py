@@ -1,0 +1,48 @@
+"""When a model gets an inference unit more, and when one fewer."""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+from edge_agent.runtime.batching.batcher import Load
+from edge_agent.runtime.batching.scaling import Limits, Scaler
+
+LIMITS = Limits(minimum=1, maximum=3, up_after_s=3.0, down_after_s=60.0)
+
+
+def decisions(loads: List[Tuple[int, int, float]], limits: Limits = LIMITS) -> List[int]:
+    """One decision a second for loads of (instances, waited, busy)."""
+    scaler = Scaler(limits)
+    return [
+        scaler.decide(10.0 + second, Load(instances, 0, waited, busy))
+        for second, (instances, waited, busy) in enumerate(loads)
+    ]
+
+
+def test_queueing_that_lasts_brings_a_unit_and_starts_to_count_again() -> None:
+    assert decisions([(1, 9, 1.0)] * 4 + [(2, 9, 1.0)] * 4) == [0, 0, 0, 1, 0, 0, 0, 1]
+
+
+def test_a_burst_brings_none() -> None:
+    assert decisions([(1, 9, 1.0), (1, 9, 1.0), (1, 0, 0.2)] * 10) == [0] * 30
+
+
+def test_frames_that_wait_for_a_batch_of_an_idle_unit_bring_none() -> None:
+    assert decisions([(1, 9, 0.5)] * 10) == [0] * 10
+
+
+def test_there_are_never_more_than_the_maximum() -> None:
+    assert decisions([(3, 9, 1.0)] * 10) == [0] * 10
+
+
+def test_a_unit_without_need_goes_after_a_while() -> None:
+    assert decisions([(2, 0, 0.1)] * 61) == [0] * 60 + [-1]
+
+
+def test_a_unit_stays_while_fewer_would_be_busy() -> None:
+    assert decisions([(2, 0, 0.4)] * 100) == [0] * 100
+
+
+def test_there_are_never_fewer_than_the_minimum() -> None:
+    assert decisions([(1, 0, 0.0)] * 100) == [0] * 100
+    assert decisions([(0, 0, 0.0)]) == [1]
