@@ -4,6 +4,7 @@ All take uint8 NHWC RGB of 64x64. With r, g, b the channel values / 255:
   classification  score = mean(r)
   anomaly_map     map = r at half the size (2x2 mean), score = max(map)
   segmentation    class maps: background 0.5, scratch r, dent b; score = max(r, b)
+  hanging()       classification that hangs on blue
   slow()          classification that takes its time and as much memory as asked for
 """
 
@@ -94,6 +95,42 @@ def slow(steps: int = 16, channels: int = 64, stride: int = 1) -> bytes:
         nodes.append(helper.make_node("Conv", inputs, [value], pads=[1] * 4, strides=strides))
     nodes.append(helper.make_node("GlobalAveragePool", [value], ["nothing"]))
     nodes.append(helper.make_node("Add", ["red", "nothing"], ["r"]))
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, head])
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def hanging() -> bytes:
+    """Classification, score = mean(r), that computes for days when a frame has any blue."""
+    model = onnx.load_from_string(graph("classification"))
+    nodes, constants = list(model.graph.node), model.graph.initializer
+    head = nodes.pop()
+    nodes[-1].output[0] = "red"
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_in"], ["go_out"]),
+            helper.make_node("Mul", ["sum_in", "one"], ["sum_out"]),
+        ],
+        "body",
+        [
+            info("round", TensorProto.INT64, []),
+            info("go_in", TensorProto.BOOL, []),
+            info("sum_in", TensorProto.FLOAT, []),
+        ],
+        [info("go_out", TensorProto.BOOL, []), info("sum_out", TensorProto.FLOAT, [])],
+        [helper.make_tensor("one", TensorProto.FLOAT, [], [1.0])],
+    )
+    constants.append(helper.make_tensor("days", TensorProto.FLOAT, [], [1e15]))
+    constants.append(helper.make_tensor("go", TensorProto.BOOL, [], [True]))
+    nodes += [
+        helper.make_node("ReduceMax", ["b"], ["blue"], keepdims=0),
+        helper.make_node("Mul", ["blue", "days"], ["wanted"]),
+        helper.make_node("Cast", ["wanted"], ["rounds"], to=TensorProto.INT64),
+        helper.make_node("Loop", ["rounds", "go", "zero"], ["nothing"], body=body),
+        helper.make_node("Add", ["red", "nothing"], ["r"]),
+    ]
     del model.graph.node[:]
     model.graph.node.extend([*nodes, head])
     onnx.checker.check_model(model)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, List, Optional, Type
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, List, Optional, Type
 
 import grpc
 import numpy as np
 
 from edge_agent import errors
 from edge_agent.client import convert
-from edge_agent.client.segment import FrameSegment
+from edge_agent.client.segment import FrameSegment, check_image
+from edge_agent.client.stream import StreamAnswer, StreamedFrames
 from edge_agent.config import DEFAULT_SOCKET
-from edge_agent.types import ModelInfo, ModelState, Prediction
+from edge_agent.types import Lane, ModelInfo, ModelState, Prediction
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
@@ -27,6 +28,8 @@ POLL_EVERY_S = 0.05
 class Client:
     """Talks to the agent at `address`; use one client per thread, as a context manager.
 
+    Frames of one `camera_id` take turns with those of others; those of the lane RESCORING are
+    judged when no frame of INSPECTION waits.
     Every method raises the errors of `edge_agent.errors` by name, AgentUnavailable when nobody
     answers, DeadlineExceeded after `timeout_s` seconds.
     """
@@ -36,6 +39,8 @@ class Client:
         address: str = DEFAULT_SOCKET,
         timeout_s: float = 30.0,
         credentials: Optional[grpc.ChannelCredentials] = None,
+        camera_id: str = "",
+        lane: Lane = Lane.INSPECTION,
     ) -> None:
         options = [
             ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
@@ -48,6 +53,8 @@ class Client:
         )
         self._address = address
         self._timeout_s = timeout_s
+        camera = [("camera-id", camera_id)] if camera_id else []
+        self._metadata = (*camera, ("lane", lane.value))
         self._segment: Optional[FrameSegment] = None
 
     def __enter__(self) -> Client:
@@ -76,11 +83,7 @@ class Client:
         transport: "shared_memory" (the agent on this device) or "bytes". The prediction's mask is
         uint8 RGB of the image's shape, None for classification models.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise errors.InvalidFrame(
-                f"The image is {image.dtype} of shape {image.shape}; expected uint8 RGB "
-                "(height, width, 3)."
-            )
+        check_image(image)
         if transport == "bytes":
             bitmap = wire.Bitmap(
                 width=image.shape[1], height=image.shape[0], byte_data=image.tobytes()
@@ -96,6 +99,36 @@ class Client:
         )
         reply = self._inspect(model, bitmap, wire.AnomalyMaskParams(shared_memory_handle=mask))
         return convert.prediction(reply, segment)
+
+    def stream(
+        self,
+        model: str,
+        images: Iterable[NDArray[np.uint8]],
+        max_in_flight: int = 4,
+        newest_frame_wins: bool = False,
+    ) -> Iterator[StreamAnswer]:
+        """Judge `images` (each as for `detect`) on one call, `max_in_flight` side by side.
+
+        Yields an answer an image, in their order, as soon as it is there. With `newest_frame_wins`
+        an image that a newer one overtakes while it waits is skipped.
+        """
+        options = wire_v1.StreamOptions(
+            max_in_flight=max_in_flight, newest_frame_wins=newest_frame_wins
+        )
+        method = self._channel.stream_stream(
+            "/edge_agent.v1.Inspector/StreamDetect",
+            request_serializer=wire_v1.StreamDetectRequest.SerializeToString,
+            response_deserializer=wire_v1.StreamDetectResponse.FromString,
+        )
+        with StreamedFrames(model, options) as frames:
+            call = method(frames.requests(images), metadata=self._metadata)
+            try:
+                for reply in call:
+                    yield frames.answer(reply)
+            except grpc.RpcError as error:
+                raise convert.error(error) from None
+            finally:
+                call.cancel()
 
     def models(self) -> List[ModelInfo]:
         """Return every deployed model, by name."""
@@ -162,7 +195,7 @@ class Client:
             response_deserializer=reply_class.FromString,
         )
         try:
-            return call(request, timeout=self._timeout_s)
+            return call(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise convert.error(error) from None
 

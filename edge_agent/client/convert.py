@@ -25,8 +25,17 @@ _ERRORS = {
 
 def error(rpc_error: Any) -> errors.EdgeAgentError:
     """Return the error of ours that the status stands for."""
-    kind = _ERRORS.get(rpc_error.code(), errors.EdgeAgentError)
-    return kind(rpc_error.details() or rpc_error.code().name)
+    found = failure(rpc_error.code(), rpc_error.details() or rpc_error.code().name)
+    if isinstance(found, errors.Overloaded):
+        told = dict(rpc_error.trailing_metadata() or ())
+        found.waiting = int(told.get("queue-length", 0))
+        found.retry_after_s = int(told.get("grpc-retry-pushback-ms", 0)) / 1000
+    return found
+
+
+def failure(code: grpc.StatusCode, sentence: str) -> errors.EdgeAgentError:
+    """Return the error of ours that a status code stands for."""
+    return _ERRORS.get(code, errors.EdgeAgentError)(sentence)
 
 
 def model_info(entry: Any) -> ModelInfo:

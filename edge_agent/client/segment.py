@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Tuple
 
 import numpy as np
 
-from edge_agent.errors import EdgeAgentError
+from edge_agent.errors import EdgeAgentError, InvalidFrame
 from edge_agent.wire import edge_agent_pb2 as wire
 
 if TYPE_CHECKING:
@@ -84,3 +84,12 @@ def _share(descriptor: int) -> None:
         return
     if group in os.getgroups():
         os.fchown(descriptor, -1, group)
+
+
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Raise InvalidFrame unless `image` is uint8 RGB of shape (height, width, 3)."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InvalidFrame(
+            f"The image is {image.dtype} of shape {image.shape}; expected uint8 RGB "
+            "(height, width, 3)."
+        )

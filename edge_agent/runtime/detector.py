@@ -11,7 +11,7 @@ from typing import List
 
 from edge_agent.errors import InvalidFrame
 from edge_agent.runtime.batching.batcher import Retired
-from edge_agent.runtime.model import Loaded
+from edge_agent.runtime.loaded import Loaded
 from edge_agent.runtime.registry import Registry
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.runtime.vision.preprocess import check_size

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Callable, Deque, List, Optional, Protocol, Sequence
+from typing import Any, Callable, List, Optional, Protocol, Sequence
 
 from edge_agent.errors import AgentUnavailable, WrongModelState
 from edge_agent.runtime.batching.batch import Item, Queue
+from edge_agent.runtime.batching.pace import Pace
 
 THREAD_NAME = "instance"
-REMEMBERED = 32  # batches that tell how long one takes,
-REMEMBERED_S = 10.0  # and for how long they do
 
 
 class Instance(Protocol):
@@ -62,15 +60,6 @@ class Load:
     busy: float
 
 
-@dataclass(frozen=True)
-class _Done:
-    """A batch that was computed: when, how long it took, how many frames it had."""
-
-    when: float
-    seconds: float
-    frames: int
-
-
 class _Worker:
     """An instance, what it computes, and the batches handed to its thread.
 
@@ -104,7 +93,7 @@ class Batcher:
         self._idle: List[_Worker] = []
         self._busy: List[_Worker] = []
         self._threads: List[threading.Thread] = []
-        self._recent: Deque[_Done] = deque(maxlen=REMEMBERED)
+        self._pace = Pace()
         self._looked, self._waited, self._busy_s = clock(), 0, 0.0
         for instance in instances:
             self.add(instance)
@@ -143,7 +132,7 @@ class Batcher:
     def remove_idle(self) -> bool:
         """Free one instance that has nothing to do, if there is one beside another."""
         with self._lock:
-            if not self._idle or len(self._idle) + len(self._busy) == 1:
+            if not self._idle or self._in_service() == 1:
                 return False
             self._idle.pop(0).inbox.put(None)
             return True
@@ -178,12 +167,12 @@ class Batcher:
     def instances(self) -> int:
         """How many are in service."""
         with self._lock:
-            return len(self._idle) + len(self._busy)
+            return self._in_service()
 
     def load(self) -> Load:
         """Return what happened since it was asked last."""
         with self._lock:
-            now, instances = self._clock(), len(self._idle) + len(self._busy)
+            now, instances = self._clock(), self._in_service()
             working_s = sum(now - max(w.since, self._looked) for w in self._busy if w.batch)
             span_s = max(1e-9, (now - self._looked) * max(1, instances))
             load = Load(
@@ -217,13 +206,13 @@ class Batcher:
         with self._lock:
             if self._closing:
                 raise Retired
-            item.check(item.arrived, self._least_s(item.arrived))
+            item.check(item.arrived, self._pace.least_s(item.arrived))
             worker = self._idle.pop() if self._idle else None
             if worker is not None and self._may_borrow(worker):
                 self._begin(worker, [item])
                 return worker
             try:
-                self._queue.offer(item, self._frame_s())
+                self._queue.offer(item, self._pace.frame_s / max(1, self._in_service()))
             except Exception:
                 if worker is not None:
                     self._idle.append(worker)
@@ -258,7 +247,7 @@ class Batcher:
         with self._lock:
             now = self._clock()
             if worker.batch:
-                self._recent.append(_Done(now, now - worker.since, len(worker.batch)))
+                self._pace.note(now, now - worker.since, len(worker.batch))
                 self._busy_s += now - max(worker.since, self._looked)
                 worker.batch = []
             if worker.given_up:
@@ -267,7 +256,7 @@ class Batcher:
             if self._gathers(worker):
                 self._gather(worker)
             now = self._clock()
-            batch = self._queue.take(now, worker.instance.max_batch, self._least_s(now))
+            batch = self._queue.take(now, worker.instance.max_batch, self._pace.least_s(now))
             if batch:
                 self._begin(worker, batch)
                 return batch
@@ -286,17 +275,8 @@ class Batcher:
                 return
             self._filled.wait(rest_s)
 
-    def _least_s(self, now: float) -> float:
-        """Return how long a frame takes at least; 0 when that isn't known of late."""
-        while self._recent and self._recent[0].when < now - REMEMBERED_S:
-            self._recent.popleft()
-        return min((done.seconds for done in self._recent), default=0.0)
-
-    def _frame_s(self) -> float:
-        """Return how often a frame is done, in seconds."""
-        seconds = sum(done.seconds for done in self._recent)
-        frames = max(1, sum(done.frames for done in self._recent))
-        return seconds / frames / max(1, len(self._idle) + len(self._busy))
+    def _in_service(self) -> int:
+        return len(self._idle) + len(self._busy)
 
     def _work(self, worker: _Worker) -> None:
         while True:

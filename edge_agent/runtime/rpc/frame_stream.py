@@ -13,7 +13,6 @@ from edge_agent.errors import AgentUnavailable, InvalidRequest
 from edge_agent.runtime.rpc import convert, metadata, status
 from edge_agent.runtime.rpc.frame_calls import FrameCalls
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
-from edge_agent.types import Caller
 from edge_agent.wire import edge_agent_v1_pb2 as wire
 
 DEFAULT_IN_FLIGHT, MOST_IN_FLIGHT = 4, 64
@@ -139,14 +138,13 @@ class FrameStream:
             self._changed.notify_all()
 
     def _answer(self, request: wire.StreamDetectRequest) -> Answer:
-        told = metadata.caller(request.request, self._context)
-
         def when_gone(action: Callable[[], object]) -> bool:
             with self._changed:
                 self._leaving[request.frame_id] = action
             return bool(self._context.is_active())
 
-        caller = Caller(told.name, told.lane, told.deadline, when_gone)
+        name = f"{self._context.peer()} stream {id(self)}"
+        caller = metadata.caller(self._context, name, when_gone)
         try:
             result, timing, count = self._frames.judge(
                 request.request, caller, waited_s(), convert.inspect_response

@@ -10,7 +10,7 @@ RESOURCE_EXHAUSTED `queue-length` and `grpc-retry-pushback-ms`, gRPC's own name 
 from __future__ import annotations
 
 import time
-from typing import Any, Tuple
+from typing import Any, Callable, Tuple
 
 from edge_agent.errors import InvalidRequest, Overloaded
 from edge_agent.types import Caller, Lane, StageTimes
@@ -24,20 +24,23 @@ Metadata = Tuple[Tuple[str, str], ...]
 Stages = Tuple[Tuple[str, float], ...]
 
 
-def caller(request: wire.DetectAnomaliesRequest, context: Any) -> Caller:
-    """Return who calls. Raises InvalidRequest for a lane that doesn't exist."""
+def unary_caller(request: wire.DetectAnomaliesRequest, context: Any) -> Caller:
+    """Return who makes a call of one frame. Raises InvalidRequest for an unknown lane."""
+    # gRPC can't tell two connections to one Unix socket apart; the segments of cameras differ.
+    name = f"{context.peer()} {request.bitmap.shared_memory_handle.name}"
+    return caller(context, name, context.add_callback)
+
+
+def caller(context: Any, name: str, when_gone: Callable[[Callable[[], object]], bool]) -> Caller:
+    """Return who calls; `name` where no camera id is given. Raises InvalidRequest."""
     told = {key: value for key, value in context.invocation_metadata() if key in (CAMERA_ID, LANE)}
-    name = told.get(CAMERA_ID)
-    if name is None:
-        # gRPC knows no two connections to a Unix socket apart; their segments are.
-        name = f"{context.peer()} {request.bitmap.shared_memory_handle.name}"
     try:
         lane = Lane(told.get(LANE, Lane.INSPECTION.value))
     except ValueError:
         lanes = ", ".join(lane.value for lane in Lane)
         raise InvalidRequest(f"Metadata lane is {told[LANE]!r}; expected {lanes}.") from None
     deadline = time.monotonic() + context.time_remaining()  # infinite when the caller has none
-    return Caller(name, lane, deadline, context.add_callback)
+    return Caller(told.get(CAMERA_ID, name), lane, deadline, when_gone)
 
 
 def stages(times: StageTimes) -> Stages:

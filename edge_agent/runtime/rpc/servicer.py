@@ -107,7 +107,7 @@ class Servicer:
     def _detecting(self, respond: Respond) -> Method:
         def detect(content: bytes, context: Any) -> bytes:
             request = _parse(wire.DetectAnomaliesRequest, content)
-            caller = metadata.caller(request, context)
+            caller = metadata.unary_caller(request, context)
             answer, timing, count = self._frames.judge(
                 request, caller, waited_s(), lambda *verdict: _bytes(respond(*verdict))
             )

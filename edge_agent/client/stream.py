@@ -1,0 +1,112 @@
+"""Frames on their way through one StreamDetect call, each in shared memory of its own."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Optional, Type
+
+import grpc
+import numpy as np
+
+from edge_agent.client import convert
+from edge_agent.client.segment import FrameSegment, check_image
+from edge_agent.errors import EdgeAgentError
+from edge_agent.types import Prediction
+from edge_agent.wire import edge_agent_pb2 as wire
+from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DEFAULT_IN_FLIGHT = 4
+AHEAD = 4  # frames sent beyond those in work
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True)
+class StreamAnswer:
+    """What became of image number `frame_id`, counted from 0.
+
+    It has a prediction, or an error of its own, or neither when a newer image won.
+    """
+
+    frame_id: int
+    prediction: Optional[Prediction] = None
+    error: Optional[EdgeAgentError] = None
+
+
+class StreamedFrames:
+    """Owns the segments of the frames in flight; one is used again when its answer is read."""
+
+    def __init__(self, model: str, options: wire_v1.StreamOptions) -> None:
+        self._model, self._options = model, options
+        self._free: List[FrameSegment] = []
+        self._used: Dict[int, FrameSegment] = {}
+        self._room = threading.Semaphore((options.max_in_flight or DEFAULT_IN_FLIGHT) + AHEAD)
+        self._ended = False
+
+    def __enter__(self) -> StreamedFrames:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self._ended = True
+        self._room.release()
+        for segment in [*self._free, *self._used.values()]:
+            segment.close()
+
+    def requests(
+        self, images: Iterable[NDArray[np.uint8]]
+    ) -> Iterator[wire_v1.StreamDetectRequest]:
+        """Yield a message an image, waiting while too many are without an answer."""
+        for frame_id, image in enumerate(images):
+            check_image(image)
+            self._room.acquire()
+            if self._ended:
+                return
+            yield self._request(frame_id, image)
+
+    def answer(self, reply: wire_v1.StreamDetectResponse) -> StreamAnswer:
+        """Read an answer and make its segment free for another frame."""
+        segment = self._used.pop(reply.frame_id)
+        try:
+            if reply.HasField("result"):
+                prediction = convert.prediction(reply.result, segment)
+                return StreamAnswer(reply.frame_id, prediction)
+            if reply.HasField("failure"):
+                error = convert.failure(_CODES[reply.failure.code], reply.failure.message)
+                return StreamAnswer(reply.frame_id, error=error)
+            return StreamAnswer(reply.frame_id)
+        finally:
+            self._free.append(segment)
+            self._room.release()
+
+    def _request(self, frame_id: int, image: NDArray[np.uint8]) -> wire_v1.StreamDetectRequest:
+        segment = self._segment(image.nbytes)
+        self._used[frame_id] = segment
+        height, width = image.shape[:2]
+        np.copyto(segment.frame(width, height), image)
+        frame, mask = segment.handles(image.nbytes)
+        return wire_v1.StreamDetectRequest(
+            options=self._options,
+            frame_id=frame_id,
+            request=wire.DetectAnomaliesRequest(
+                model_component=self._model,
+                bitmap=wire.Bitmap(width=width, height=height, shared_memory_handle=frame),
+                anomaly_mask_params=wire.AnomalyMaskParams(shared_memory_handle=mask),
+            ),
+        )
+
+    def _segment(self, frame_bytes: int) -> FrameSegment:
+        while self._free:
+            segment = self._free.pop()
+            if segment.fits(frame_bytes):
+                return segment
+            segment.close()
+        return FrameSegment(frame_bytes)
