@@ -17,9 +17,11 @@ SHARED = ("errors", "types", "fields", "manifest", "config", "logs", "wire")
 # room → rooms it must not import
 FORBIDDEN = {
     "runtime": [*TOOLS, "cli", "doctor"],
+    "runtime.metrics": ["runtime.rpc", "runtime.registry", "runtime.batching", "runtime.vision"],
     "runtime.detector": ["runtime.rpc", "runtime.backends"],
     "runtime.registry": ["runtime.rpc", "runtime.results"],
     "runtime.model": ["runtime.rpc", "runtime.results"],
+    "runtime.loaded": ["runtime.rpc", "runtime.results"],
     "runtime.store": ["runtime.backends", "runtime.rpc"],
     "runtime.package": ["runtime.backends", "runtime.rpc"],
     "runtime.rpc": ["runtime.batching", "runtime.backends", "runtime.vision"],
@@ -38,6 +40,7 @@ LIBRARIES = {
     "grpc_reflection": ["runtime.rpc"],
     "onnxruntime": ["runtime.backends.ort", "training", "doctor"],
     "onnx": ["training"],
+    "prometheus_client": ["runtime.metrics"],
     "tensorrt": ["runtime.backends.trt", "runtime.backends.trt_engine"],
     "pycuda": ["runtime.backends"],
     "cuda": ["runtime.backends"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Iterator, Type
+from typing import Iterator, Tuple, Type
 
 import grpc
 import pytest
@@ -71,6 +71,9 @@ class Refusal(Exception):
     def details(self) -> str:
         return "why"
 
+    def trailing_metadata(self) -> Tuple[Tuple[str, str], ...]:
+        return (("queue-length", "7"), ("grpc-retry-pushback-ms", "250"))
+
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode))
 def test_the_client_raises_an_error_of_ours_for_every_status(code: grpc.StatusCode) -> None:
@@ -78,3 +81,9 @@ def test_the_client_raises_an_error_of_ours_for_every_status(code: grpc.StatusCo
     assert str(error) == "why"
     if type(error) is not errors.EdgeAgentError:
         assert type(error).status == code.name
+
+
+def test_the_client_learns_from_a_refusal_when_to_come_back() -> None:
+    error = convert.error(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED))
+    assert isinstance(error, errors.Overloaded)
+    assert (error.waiting, error.retry_after_s) == (7, 0.25)

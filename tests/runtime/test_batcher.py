@@ -241,7 +241,9 @@ def test_a_hung_instance_is_given_up_and_its_callers_may_try_again(can_interrupt
     hung, spare = Gate(can_interrupt=can_interrupt), Gate()
     spare.open.set()
     line = Line(hung, BatchingOptions())
-    stuck, waiting = line.call(1), line.call(2)
+    stuck = line.call(1)
+    assert hung.entered.wait(10)
+    waiting = line.call(2)
     assert line.batcher.give_up_hung(limit_s=60.0) == 0
     until(lambda: line.batcher.give_up_hung(limit_s=0.01) == 1)
     with pytest.raises(AgentUnavailable, match=r"hung for more than 0\.01 s"):

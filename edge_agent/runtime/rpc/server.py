@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 DEFAULT_GROUP = "ggc_group"
 FLUSH_S = 0.1  # for messages that are written to leave
-CALLS_AT_ONCE = 1024  # beyond it calls wait for a thread
+CALLS_AT_ONCE = 2048  # more than wait for all models together; beyond it gRPC refuses
 
 
 class Server:
@@ -47,6 +47,7 @@ class Server:
                 ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
                 ("grpc.so_reuseport", 0),
             ],
+            maximum_concurrent_rpcs=CALLS_AT_ONCE,
         )
         # A watcher that reads nothing then blocks its own thread only.
         self._health = health.HealthServicer(experimental_non_blocking=False)
