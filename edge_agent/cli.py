@@ -18,7 +18,7 @@ COMMANDS = {
     "train": ("edge_agent.training.commands", "train a model package from images"),
     "evaluate": ("edge_agent.evaluation.commands", "judge a model package on labelled images"),
     "demo": ("edge_agent.demo.commands", "draw parts, train, serve and inspect them"),
-    "bench": ("edge_agent.benchmark.commands", "measure what serving adds to the engine"),
+    "benchmark": ("edge_agent.benchmark.commands", "measure an agent under load beside its engine"),
     "doctor": ("edge_agent.doctor", "tell what this machine has and what is missing"),
     "version": ("edge_agent.version", "print the version"),
 }

@@ -35,7 +35,7 @@ FORBIDDEN = {
 
 # third-party library → the only rooms that may import it
 LIBRARIES = {
-    "grpc": ["wire", "runtime.rpc", "client", "benchmark.served"],
+    "grpc": ["wire", "runtime.rpc", "client", "benchmark.served", "benchmark.kserve"],
     "grpc_health": ["runtime.rpc"],
     "grpc_reflection": ["runtime.rpc"],
     "onnxruntime": ["runtime.backends.ort", "training", "doctor"],
@@ -48,6 +48,10 @@ LIBRARIES = {
     "cv2": ["runtime.vision", "client", "training", "evaluation", "demo"],
     "boto3": ["packaging.publish"],
     "rich": ["doctor", *TOOLS],
+    "mlserver": ["benchmark.peers.mlserver"],
+    "litserve": ["benchmark.peers.litserve"],
+    "fastapi": ["benchmark.peers.litserve"],
+    "pytriton": ["benchmark.peers.pytriton"],
 }
 
 # module → why it may be longer than 300 lines

@@ -1,107 +1,112 @@
-"""`edge-agent bench`: what serving adds to the engine's own time, in one interleaved run."""
+"""`edge-agent benchmark`: an agent under load beside its raw engine, in one interleaved run."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
-import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List
+from typing import Any, Callable, List, Tuple, TypeVar
 
-import numpy as np
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from rich.progress import Progress
 
-from edge_agent.benchmark.raw import RawEngine, copy_seconds
-from edge_agent.benchmark.served import Camera, agent
-from edge_agent.runtime import memory
+from edge_agent.benchmark import page, served, table
+from edge_agent.benchmark.measure import Run
+from edge_agent.benchmark.plan import Plan
+from edge_agent.benchmark.results import Load, Report
+from edge_agent.errors import InvalidRequest
 from edge_agent.runtime.package import Package
-from edge_agent.runtime.vision import preprocess
+from edge_agent.runtime.vision.frame import LARGEST, SMALLEST
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+TRANSPORTS = ("shared_memory", "bytes")
+MOST_CLIENTS = 256
+STDOUT = "-"
 
-WIDTH, HEIGHT = 1920, 1080
-BLOCK = 20  # calls of one kind in a row, as one camera makes them
+Value = TypeVar("Value")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the command line of `bench`."""
-    parser.add_argument("--package", type=Path, help="model package (default: the demo's model)")
-    parser.add_argument("--rounds", type=int, default=300, help="calls of each kind")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="engine threads")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    """Define the command line of `benchmark`."""
+    add = parser.add_argument
+    add("--socket", metavar="ADDRESS", help="of a running agent (default: one of its own)")
+    add("--model", help="model component to measure; with --socket")
+    add("--package", type=Path, help="model package (default: the demo's; with --socket no raw)")
+    add("--units", type=int, help="inference units of agent and raw (default: the manifest's)")
+    add("--threads", type=int, help="engine threads of a unit (default: cores / units)")
+    add("--clients", default="1,2,4,8", help="clients in the closed loop (%(default)s)")
+    add("--rate", default="", metavar="FPS", help="frames a second due in the open loop: 30,60")
+    add("--transport", default=",".join(TRANSPORTS), help="%(default)s")
+    add("--size", default="1920x1080", help="of the frames: 1920x1080,640x480 (%(default)s)")
+    add("--seconds", type=float, default=5.0, help="of each measurement (%(default)s)")
+    add("--rounds", type=int, default=300, help="single calls of each kind (%(default)s)")
+    add("--json", nargs="?", const=STDOUT, metavar="FILE", help="one JSON object")
+    add("--html", type=Path, metavar="FILE", help="a page with plots")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure and print; every figure is of this run."""
+    """Measure and report; 1 when frames failed."""
+    _check(arguments)
+    loads, sizes = _loads(arguments), tuple(_list("--size", arguments.size, _size))
+    signal.signal(signal.SIGTERM, _leave)
     console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="edge-agent-bench-") as folder:
-        package = arguments.package or _demo_package(Path(folder), console)
-        times = measure(package, arguments.rounds, arguments.threads, console)
-    result = summary(times)
-    if arguments.json:
-        sys.stdout.write(json.dumps(result) + "\n")
+    with ExitStack() as stack:
+        plan = _plan(arguments, loads, sizes, stack, console)
+        with Progress(console=console) as progress:
+            task = progress.add_task("Measuring", total=plan.steps)
+            report = Run(plan, lambda: progress.advance(task)).report()
+    _write(report, arguments)
+    return 1 if any(one.failures for size in report.sizes for one in size.measurements) else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if bool(arguments.socket) != bool(arguments.model):
+        raise InvalidRequest("--socket and --model belong together: give both or none.")
+    for name, least in (("units", 1), ("threads", 1), ("rounds", 1), ("seconds", 0.1)):
+        value = getattr(arguments, name)
+        if value is not None and not least <= value <= 86400:
+            raise InvalidRequest(f"--{name} is {value}; expected {least} to 86400.")
+    for file in (arguments.html, arguments.json):
+        if file not in (None, STDOUT) and not Path(file).resolve().parent.is_dir():
+            raise InvalidRequest(f"Can't write {file}: there is no folder for it.")
+
+
+def _loads(arguments: argparse.Namespace) -> Tuple[Load, ...]:
+    """Return the closed loops, then the open ones, which use as many clients as the largest."""
+    clients = sorted(set(_list("--clients", arguments.clients, _clients)))
+    rates = sorted(set(_list("--rate", arguments.rate, _rate))) if arguments.rate else []
+    transports = _list("--transport", arguments.transport, _transport)
+    closed = [Load(transport, count) for transport in transports for count in clients]
+    opened = [Load(transport, clients[-1], rate) for transport in transports for rate in rates]
+    return tuple(dict.fromkeys(closed + opened))
+
+
+def _plan(
+    arguments: argparse.Namespace,
+    loads: Tuple[Load, ...],
+    sizes: Tuple[Tuple[int, int], ...],
+    stack: ExitStack,
+    console: Console,
+) -> Plan:
+    """Find or start the agent; what is started ends with `stack`."""
+    package = arguments.package
+    if not arguments.socket and package is None:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-agent-benchmark-"))
+        package = _demo_package(Path(folder), console)
+    wanted_units = Package(package).manifest.runtime.min_inference_units if package else 1
+    units = arguments.units or wanted_units
+    threads = arguments.threads or max(1, (os.cpu_count() or 1) // units)
+    if arguments.socket:
+        address, model = arguments.socket, arguments.model
     else:
-        _print(result)
-    return 0
-
-
-def measure(package: Path, rounds: int, threads: int, console: Console) -> Dict[str, List[float]]:
-    """Return seconds per call of each kind; blocks take turns, so that drift hits all alike."""
-    memory.keep_heap()  # the raw engine and the client get the process settings of the agent
-    preprocess.use_one_thread()
-    image = _frame()
-    raw = RawEngine(Package(package), threads)
-    with agent(package, threads) as address, Camera(address, image) as camera:
-        kinds: Dict[str, Callable[[], Any]] = {
-            "raw": lambda: raw.detect(camera.frame, camera.mask),
-            "shared_memory": camera.by_shared_memory,
-            "bytes": camera.by_bytes,
-            "empty_call": camera.empty_call,
-        }
-        times: Dict[str, List[float]] = {name: [] for name in kinds}
-        for block in track(range(rounds // BLOCK + 1), "Measuring", console=console):
-            for name, call in kinds.items():
-                for _ in range(BLOCK):
-                    began = time.perf_counter()
-                    call()
-                    if block:  # the first block warms caches and mappings
-                        times[name].append(time.perf_counter() - began)
-    times["copy"] = [copy_seconds(image, rounds)]
-    return times
-
-
-def summary(times: Dict[str, List[float]]) -> Dict[str, Any]:
-    """Return medians, 90 % and 99 % points, and what serving adds, in milliseconds."""
-    points = {
-        name: [round(1000 * float(value), 3) for value in np.percentile(values, (50, 90, 99))]
-        for name, values in times.items()
-    }
-    raw_ms = points["raw"][0]
-    return {
-        "frame": f"{WIDTH}x{HEIGHT}",
-        "rounds": len(times["raw"]),
-        "p50_p90_p99_ms": {name: points[name] for name in times if name != "copy"},
-        "added_p50_ms": {
-            name: round(points[name][0] - raw_ms, 3) for name in ("shared_memory", "bytes")
-        },
-        "frame_copy_ms": points["copy"][0],
-    }
-
-
-def _frame() -> NDArray[np.uint8]:
-    """Return a drawn part as a camera of WIDTH x HEIGHT would see it: uint8 RGB."""
-    from edge_agent.demo import parts
-
-    image = parts.draw(seed=1, defect="scratch").image
-    rows = np.arange(HEIGHT) * image.shape[0] // HEIGHT
-    columns = np.arange(WIDTH) * image.shape[1] // WIDTH
-    return np.ascontiguousarray(image[rows][:, columns])
+        address, model = stack.enter_context(served.agent(package, units, threads)), served.MODEL
+    served.check_running(address, model)
+    measured = arguments.seconds, arguments.rounds
+    return Plan(address, model, package, units, threads, loads, sizes, *measured)
 
 
 def _demo_package(folder: Path, console: Console) -> Path:
@@ -111,17 +116,56 @@ def _demo_package(folder: Path, console: Console) -> Path:
     return make_package(folder)
 
 
-def _print(result: Dict[str, Any]) -> None:
-    table = Table("one frame of " + result["frame"], "p50 ms", "p90", "p99", "added to raw p50")
-    for name, (p50, p90, p99) in result["p50_p90_p99_ms"].items():
-        added = result["added_p50_ms"].get(name)
-        more = "" if added is None else f"{added:+.3f} ms"
-        table.add_row(name.replace("_", " "), f"{p50:.3f}", f"{p90:.3f}", f"{p99:.3f}", more)
-    Console().print(table)
-    Console().print(
-        f"{result['rounds']} calls of each kind, blocks of {BLOCK} taking turns. Raw: the same "
-        "preprocess, engine and postprocess on the same shared memory in one process. Empty call: "
-        "a DescribeModel, which is gRPC's own share. One plain copy of the frame takes "
-        f"{result['frame_copy_ms']:.3f} ms; over bytes the frame and its mask are copied several "
-        "times by client, kernel and agent."
-    )
+def _write(report: Report, arguments: argparse.Namespace) -> None:
+    content = json.dumps(report.record()) + "\n"
+    if arguments.json == STDOUT:
+        sys.stdout.write(content)
+    else:
+        table.show(report, Console())
+        if arguments.json:
+            Path(arguments.json).write_text(content, encoding="utf-8")
+    if arguments.html:
+        arguments.html.write_text(page.build(report), encoding="utf-8")
+
+
+def _leave(number: int, _: Any) -> None:
+    """Unwind on a signal, so that nothing outlives the benchmark."""
+    raise SystemExit(128 + number)
+
+
+def _list(option: str, text: str, read: Callable[[str], Value]) -> List[Value]:
+    try:
+        return [read(word.strip()) for word in text.split(",")]
+    except ValueError as error:
+        raise InvalidRequest(f"{option} is {text!r}; expected {error}.") from None
+
+
+def _clients(word: str) -> int:
+    if not word.isdecimal() or not 1 <= int(word) <= MOST_CLIENTS:
+        raise ValueError(f"numbers from 1 to {MOST_CLIENTS} with commas between")
+    return int(word)
+
+
+def _rate(word: str) -> float:
+    try:
+        rate = float(word)
+    except ValueError:
+        rate = 0.0
+    if not 0.0 < rate <= 100_000.0:
+        raise ValueError("frames a second above 0, with commas between")
+    return rate
+
+
+def _transport(word: str) -> str:
+    if word not in TRANSPORTS:
+        raise ValueError(f"some of {', '.join(TRANSPORTS)}")
+    return word
+
+
+def _size(word: str) -> Tuple[int, int]:
+    width, x, height = word.partition("x")
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise ValueError("WIDTHxHEIGHT with commas between")
+    if not all(SMALLEST <= side <= LARGEST for side in (int(width), int(height))):
+        raise ValueError(f"sides of {SMALLEST} to {LARGEST}")
+    return int(width), int(height)

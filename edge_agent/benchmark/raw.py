@@ -1,17 +1,26 @@
-"""The raw baseline: the same preprocess, engine and postprocess, called in this process."""
+"""The raw baseline: the same preprocess, engine and postprocess, in one process without a server.
+
+A job of `jobs`: its process opens the units as the agent does, and all are busy in a turn.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Tuple
 
 import numpy as np
 
+from edge_agent.benchmark.loops import Answer, ClosedPace, Tally, drive
+from edge_agent.client.segment import FrameSegment
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.instance import InferenceUnit
 from edge_agent.runtime.package import Package
+from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.types import Caller, Frame, Prediction
 
@@ -38,12 +47,46 @@ class RawEngine:
         return prediction
 
 
-def copy_seconds(image: NDArray[np.uint8], rounds: int) -> float:
-    """Return the median time of one plain copy of `image`."""
-    target = np.empty_like(image)
-    times = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        np.copyto(target, image)
-        times.append(time.perf_counter() - began)
-    return sorted(times)[rounds // 2]
+class RawJob:
+    """`units` raw engines, each with a frame and a mask in shared memory and a thread."""
+
+    def __init__(self, package: str, units: int, threads: int, frame: str) -> None:
+        preprocess.use_one_thread()
+        self._engines = [RawEngine(Package(Path(package)), threads) for _ in range(units)]
+        self._image: NDArray[np.uint8] = np.load(frame)
+
+    def __enter__(self) -> RawJob:
+        with ExitStack() as stack:
+            self._places = [self._place(stack) for _ in self._engines]
+            self._pool = stack.enter_context(ThreadPoolExecutor(len(self._engines)))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stack.close()
+
+    def turn(self, begin_s: float, end_s: float) -> Dict[str, Any]:
+        """Keep every engine busy from `begin_s` to `end_s` (monotonic); return a Tally's fields."""
+        tally = Tally()
+        used_s = time.process_time()
+        for part in self._pool.map(
+            lambda unit: self._drive(unit, begin_s, end_s), range(len(self._engines))
+        ):
+            tally.merge(part)
+        tally.cpu_s = time.process_time() - used_s
+        return vars(tally)
+
+    def _place(self, stack: ExitStack) -> Tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        height, width = self._image.shape[:2]
+        segment = FrameSegment(self._image.nbytes)
+        stack.callback(segment.close)
+        np.copyto(segment.frame(width, height), self._image)
+        return segment.frame(width, height), segment.mask(width, height)
+
+    def _drive(self, unit: int, begin_s: float, end_s: float) -> Tally:
+        def call() -> Answer:
+            self._engines[unit].detect(*self._places[unit])
+            return Answer()
+
+        pace = ClosedPace(begin_s, end_s, time.monotonic)
+        return drive(pace, end_s, call, time.monotonic, time.sleep)

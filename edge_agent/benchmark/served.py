@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,37 +12,85 @@ from typing import TYPE_CHECKING, Any, Iterator
 import grpc
 import numpy as np
 
+from edge_agent.benchmark import server_timing
+from edge_agent.benchmark.loops import OK, Answer
 from edge_agent.client import Client
 from edge_agent.client.segment import FrameSegment
+from edge_agent.errors import AgentUnavailable, WrongModelState
+from edge_agent.types import ModelState
 from edge_agent.wire import edge_agent_pb2 as wire
 
 if TYPE_CHECKING:
+    from subprocess import Popen
+
     from numpy.typing import NDArray
 
-MODEL = "bench"
-NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+MODEL = "benchmark"
+CALL_LIMIT_S = 10.0
+READY_WITHIN_S = 30
+GONE_WITHIN_S = 15.0
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own for each camera
+]
 
 
 @contextmanager
-def agent(package: Path, threads: int) -> Iterator[str]:
-    """Serve `package` as model `bench` on a socket of its own; yields the address."""
-    with tempfile.TemporaryDirectory(prefix="edge-agent-bench-") as folder:
+def agent(package: Path, units: int, threads: int) -> Iterator[str]:
+    """Serve `package` as model `MODEL` on a socket of its own; yields the address."""
+    with tempfile.TemporaryDirectory(prefix="edge-agent-benchmark-") as folder:
         models = Path(folder) / "models"
         models.mkdir()
-        (models / MODEL).symlink_to(package.resolve())
+        suffix = ".zip" if package.is_file() else ""
+        (models / (MODEL + suffix)).symlink_to(package.resolve())
         address = f"unix://{folder}/agent.sock"
         command = [sys.executable, "-m", "edge_agent", "serve", "--models", str(models)]
         command += ["--socket", address, "--set", f"engine.threads={threads}"]
-        command += ["--set", "log_level=WARNING"]
-        process = subprocess.Popen(command)
+        command += ["--set", f"engine.min_inference_units={units}"]
+        command += ["--set", f"engine.max_inference_units={units}", "--set", "log_level=WARNING"]
+        # a session of its own: Ctrl-C reaches only the benchmark, which then stops the agent
+        process = subprocess.Popen(command, start_new_session=True)
         try:
-            with Client(address) as client:
-                client.wait_ready(30.0)
-                client.start(MODEL)
+            _start(process, address)
             yield address
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(15)
+            _stop(process)
+
+
+def check_running(address: str, model: str) -> None:
+    """Raise AgentUnavailable, ModelNotFound or WrongModelState unless `model` answers frames."""
+    with Client(address, CALL_LIMIT_S) as client:
+        client.wait_ready(CALL_LIMIT_S / 2)
+        info = client.describe(model)
+    if info.state is not ModelState.RUNNING:
+        raise WrongModelState(
+            f"Model {model!r} is {info.state.name}; start it first: "
+            f"edge-agent models start {model} --address {address}"
+        )
+
+
+def _start(process: Popen[bytes], address: str) -> None:
+    with Client(address) as client:
+        for _ in range(READY_WITHIN_S):
+            if process.poll() is not None:
+                break
+            try:
+                client.wait_ready(1.0)
+            except AgentUnavailable:
+                continue
+            client.start(MODEL)
+            return
+    raise AgentUnavailable("The agent to measure did not come up; its log is above.")
+
+
+def _stop(process: Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(GONE_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Camera:
@@ -51,11 +98,13 @@ class Camera:
 
     Over shared memory the frame lies in the segment already, as a camera driver puts it there, and
     the mask is asked for in the same segment, so that every call is the same message; over bytes
-    both travel in the messages.
+    both travel in the messages. Calls may overlap: the frame is only read, and nobody looks at the
+    mask.
     """
 
-    def __init__(self, address: str, image: NDArray[np.uint8]) -> None:
-        self._channel = grpc.insecure_channel(address, NO_LIMIT)
+    def __init__(self, address: str, model: str, image: NDArray[np.uint8]) -> None:
+        self._model = model
+        self._channel = grpc.insecure_channel(address, OPTIONS)
         self._detect = self._channel.unary_unary(
             "/AWS.LookoutVision.EdgeAgent/DetectAnomalies",
             request_serializer=wire.DetectAnomaliesRequest.SerializeToString,
@@ -81,26 +130,30 @@ class Camera:
         self._channel.close()
         self._segment.close()
 
-    def by_shared_memory(self) -> wire.DetectAnomaliesResponse:
+    def by_shared_memory(self) -> Answer:
         """One call; frame and mask by name."""
         return self._call(self._request)
 
-    def by_bytes(self) -> wire.DetectAnomaliesResponse:
+    def by_bytes(self) -> Answer:
         """One call; frame and mask in the messages."""
         bitmap = wire.Bitmap(width=self._width, height=self._height, byte_data=self._pixels)
         return self._call(self._detect_request(bitmap, None))
 
     def empty_call(self) -> bytes:
         """One call that carries and computes nothing: DescribeModel."""
-        request = wire.DescribeModelRequest(model_component=MODEL).SerializeToString()
-        reply: bytes = self._describe(request, timeout=30.0)
+        request = wire.DescribeModelRequest(model_component=self._model).SerializeToString()
+        reply: bytes = self._describe(request, timeout=CALL_LIMIT_S)
         return reply
 
-    def _call(self, request: wire.DetectAnomaliesRequest) -> wire.DetectAnomaliesResponse:
-        reply: wire.DetectAnomaliesResponse = self._detect(request, timeout=30.0)
-        return reply
+    def _call(self, request: wire.DetectAnomaliesRequest) -> Answer:
+        try:
+            _, call = self._detect.with_call(request, timeout=CALL_LIMIT_S)
+        except grpc.RpcError as error:
+            return Answer(error.code().name)
+        metadata = dict(call.trailing_metadata() or ())
+        return Answer(OK, metadata.get(server_timing.KEY, ""))
 
     def _detect_request(self, bitmap: wire.Bitmap, mask: Any) -> wire.DetectAnomaliesRequest:
         return wire.DetectAnomaliesRequest(
-            model_component=MODEL, bitmap=bitmap, anomaly_mask_params=mask
+            model_component=self._model, bitmap=bitmap, anomaly_mask_params=mask
         )

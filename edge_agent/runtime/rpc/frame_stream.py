@@ -34,7 +34,8 @@ class FrameStream:
         self._leaving: Dict[int, Callable[[], object]] = {}  # frame id → what ends its wait
         self._options = wire.StreamOptions()
         self._last_id = -1
-        self._ended, self._failure = False, None  # type: bool, Optional[Exception]
+        self._ended = False
+        self._failure: Optional[Exception] = None
 
     def answers(
         self, requests: Iterator[wire.StreamDetectRequest]

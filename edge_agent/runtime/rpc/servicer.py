@@ -112,7 +112,8 @@ class Servicer:
                 request, caller, waited_s(), lambda *verdict: _bytes(respond(*verdict))
             )
             context.set_trailing_metadata(((metadata.SERVER_TIMING, timing),))
-            context.add_callback(count)  # after the answer is sent
+            if not context.add_callback(count):  # after the answer is sent
+                count()
             return bytes(answer)
 
         return detect
