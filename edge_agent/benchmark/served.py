@@ -139,6 +139,10 @@ class Camera:
         bitmap = wire.Bitmap(width=self._width, height=self._height, byte_data=self._pixels)
         return self._call(self._detect_request(bitmap, None))
 
+    def send(self) -> Any:
+        """Send the frame over shared memory and return the call, a future."""
+        return self._detect.future(self._request, timeout=CALL_LIMIT_S)
+
     def empty_call(self) -> bytes:
         """One call that carries and computes nothing: DescribeModel."""
         request = wire.DescribeModelRequest(model_component=self._model).SerializeToString()

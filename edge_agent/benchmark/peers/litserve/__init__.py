@@ -1,0 +1,1 @@
+"""LitServe: its configuration and server, which computes our work of a frame."""

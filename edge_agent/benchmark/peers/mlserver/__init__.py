@@ -1,0 +1,1 @@
+"""MLServer: its configuration, and the runtime that computes our work of a frame in it."""

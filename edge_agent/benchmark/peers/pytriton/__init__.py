@@ -1,0 +1,1 @@
+"""NVIDIA PyTriton: its configuration and server, which computes our work of a frame."""
