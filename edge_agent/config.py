@@ -95,6 +95,7 @@ class EngineSettings(Strict):
     )
     queue_length: Annotated[int, Field(ge=1, le=10000)] = 256  # frames waiting for one model
     queue_mib: Annotated[int, Field(ge=1)] = 512  # of frames that came as bytes
+    cpu_batches: bool = False  # batches on a CPU too; there a frame of a batch takes longer
     gather_ms: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0  # an idle unit waits for more frames
     spinning: bool = False  # engine threads spin while idle: lower latency, a busy core
     memory_arena: bool = False  # keep freed memory: a little faster, grows to the peak

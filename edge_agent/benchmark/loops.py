@@ -44,9 +44,9 @@ class Tally:
     latencies_ms: List[float] = field(default_factory=list)
     stages_ms: Dict[str, List[float]] = field(default_factory=dict)
     failures: Dict[str, int] = field(default_factory=dict)
-    frames_of: Dict[str, int] = field(default_factory=dict)
     not_sent: int = 0
     cpu_s: float = 0.0
+    frames_of: Dict[str, int] = field(default_factory=dict)
 
     @property
     def throughput_fps(self) -> float:

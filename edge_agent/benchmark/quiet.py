@@ -1,11 +1,8 @@
-"""What batching costs a quiet line: one camera on a model with its batch sizes and on the same
-model with batches of one, block by block."""  # noqa: D205, D209
+"""What batching costs a quiet line: one camera on an agent that batches and on one that doesn't,
+block by block."""  # noqa: D205, D209
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ import numpy as np
 
 from edge_agent.benchmark.calls import BLOCK
 from edge_agent.benchmark.served import MODEL, Camera, agent
-from edge_agent.manifest import FILE_NAME
+from edge_agent.runtime.package import Package
 
 
 @dataclass(frozen=True)
@@ -30,34 +27,22 @@ class QuietLine:
 
 
 def quiet_line(package: Path, frame: Path, units: int, threads: int, rounds: int) -> QuietLine:
-    """Measure `rounds` calls of each kind; `package` must be a folder."""
+    """Measure `rounds` calls of each kind."""
     image = np.load(frame)
-    times_s: Dict[str, List[float]] = {"with": [], "without": []}
+    times_s: Dict[str, List[float]] = {"true": [], "false": []}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-agent-quiet-")))
-        packages = {"with": package, "without": folder / "unbatched"}
-        sizes = _unbatched(package, packages["without"])
         cameras = {}
-        for kind, path in packages.items():
-            address = stack.enter_context(agent(path, units, threads))
-            cameras[kind] = stack.enter_context(Camera(address, MODEL, image))
+        for batches in times_s:
+            served = agent(package, units, threads, f"engine.cpu_batches={batches}")
+            camera = Camera(stack.enter_context(served), MODEL, image)
+            cameras[batches] = stack.enter_context(camera)
         for block in range(1 + rounds // BLOCK):
-            for kind, camera in cameras.items():
+            for batches, camera in cameras.items():
                 for _ in range(BLOCK):
                     began_s = time.perf_counter()
                     camera.by_shared_memory()
                     if block:  # the first block warms caches and mappings
-                        times_s[kind].append(time.perf_counter() - began_s)
-    batched, unbatched = (1000 * float(np.median(times_s[kind])) for kind in ("with", "without"))
-    return QuietLine(sizes, batched, unbatched, batched - unbatched)
-
-
-def _unbatched(package: Path, copy: Path) -> str:
-    """Copy `package` with batches of one only; return the batch sizes it had."""
-    shutil.copytree(package, copy)
-    manifest = json.loads((copy / FILE_NAME).read_text())
-    runtime = manifest.setdefault("runtime", {})
-    sizes = ", ".join(map(str, runtime.get("batch_sizes", [1])))
-    runtime["batch_sizes"] = [1]
-    (copy / FILE_NAME).write_text(json.dumps(manifest))
-    return sizes
+                        times_s[batches].append(time.perf_counter() - began_s)
+    on_ms, off_ms = (1000 * float(np.median(times)) for times in times_s.values())
+    sizes = Package(package).manifest.runtime.batch_sizes
+    return QuietLine(", ".join(map(str, sizes)), on_ms, off_ms, on_ms - off_ms)

@@ -37,8 +37,11 @@ OPTIONS = [
 
 
 @contextmanager
-def agent(package: Path, units: int, threads: int) -> Iterator[str]:
-    """Serve `package` as model `MODEL` on a socket of its own; yields the address."""
+def agent(package: Path, units: int, threads: int, *settings: str) -> Iterator[str]:
+    """Serve `package` as model `MODEL` on a socket of its own; yields the address.
+
+    settings: further ones, NAME=VALUE.
+    """
     with tempfile.TemporaryDirectory(prefix="edge-agent-benchmark-") as folder:
         models = Path(folder) / "models"
         models.mkdir()
@@ -49,6 +52,8 @@ def agent(package: Path, units: int, threads: int) -> Iterator[str]:
         command += ["--socket", address, "--set", f"engine.threads={threads}"]
         command += ["--set", f"engine.min_inference_units={units}"]
         command += ["--set", f"engine.max_inference_units={units}", "--set", "log_level=WARNING"]
+        for setting in settings:
+            command += ["--set", setting]
         # a session of its own: Ctrl-C reaches only the benchmark, which then stops the agent
         process = subprocess.Popen(command, start_new_session=True)
         try:

@@ -61,7 +61,7 @@ def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -
     package = Package(registration.package, limit_bytes)
     manifest = registration.apply(package.manifest)
     limits, threads = unit_limits(manifest.runtime, engine)
-    options = BackendOptions(threads, engine.spinning, engine.memory_arena)
+    options = BackendOptions(threads, engine.spinning, engine.memory_arena, engine.cpu_batches)
 
     def open_unit() -> InferenceUnit:
         backend = open_backend(engine.backends, package.read_model(), manifest, options)
@@ -79,7 +79,8 @@ def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -
         Batcher(units, batching),
         Scaler(limits),
         open_unit,
-        f"{threads} thread{'s' * (threads > 1)}, {units[0].engine}",
+        f"{threads} thread{'s' * (threads > 1)}, batches of up to {units[0].max_batch}, "
+        f"{units[0].engine}",
     )
 
 

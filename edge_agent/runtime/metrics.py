@@ -6,6 +6,7 @@ exist, with the prefix `edge_agent_`; counters end in `_total` as Prometheus wan
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Iterable, Tuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -32,6 +33,7 @@ class Metrics:
             registry=self.registry,
             buckets=MILLISECONDS,
         )
+        self._time_of = lru_cache(maxsize=None)(self._time.labels)  # a lookup a stage a frame
         self._units = Gauge(
             "InServiceInferenceUnits",
             "Inference units that compute",
@@ -48,9 +50,9 @@ class Metrics:
             self._anomalous.labels(model).inc()
         total_s = 0.0
         for stage, seconds in stages:
-            self._time.labels(model, stage).observe(1000 * seconds)
+            self._time_of(model, stage).observe(1000 * seconds)
             total_s += seconds
-        self._time.labels(model, "total").observe(1000 * total_s)
+        self._time_of(model, "total").observe(1000 * total_s)
 
     def failed(self, model: str, status: str, invalid_image: bool) -> None:
         """Count a frame without a verdict; `status` is the name of its gRPC status code."""

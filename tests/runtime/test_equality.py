@@ -33,7 +33,9 @@ def unit(kind: str) -> InferenceUnit:
     )
     values = micro.manifest(task, model, runtime={"batch_sizes": [LARGEST_BATCH]})
     manifest = Manifest.model_validate(values)
-    return InferenceUnit(OrtBackend(model, manifest, BackendOptions(threads=2)), manifest)
+    return InferenceUnit(
+        OrtBackend(model, manifest, BackendOptions(threads=2, cpu_batches=True)), manifest
+    )
 
 
 UNITS: Dict[str, InferenceUnit] = {kind: unit(kind) for kind in TOLERANCE}

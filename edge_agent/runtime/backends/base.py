@@ -20,12 +20,15 @@ class BackendOptions:
     """How an engine may use the machine.
 
     threads: of this instance, 0 leaves it to the engine. spinning: threads wait actively.
-    memory_arena: keep freed memory for the next run.
+    memory_arena: keep freed memory for the next run. cpu_batches: compute several frames at a time
+    on a CPU as well, where a frame of a batch usually takes longer than a frame alone: the caches
+    hold the intermediate tensors of one frame, not of many.
     """
 
     threads: int = 0
     spinning: bool = False
     memory_arena: bool = False
+    cpu_batches: bool = False
 
 
 class Backend(ABC):

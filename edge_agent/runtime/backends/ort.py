@@ -46,7 +46,7 @@ class OrtBackend(Backend):
         self._check_tensors(inputs, outputs)
         batch = inputs[self._spec.tensor][0]
         self._fixed_batch = batch if isinstance(batch, int) and batch > 0 else None
-        self.max_batch = self._fixed_batch or self.max_batch
+        self.max_batch = self._fixed_batch or (self.max_batch if options.cpu_batches else 1)
 
     def interrupt(self) -> None:
         """Make a run on another thread fail at the next node."""

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Deque
+from typing import Deque, Tuple
 
 REMEMBERED = 32  # batches,
-REMEMBERED_S = 10.0  # and for how long
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A batch that was computed: when, how long it took, how many frames it had."""
-
-    when: float
-    seconds: float
-    frames: int
+REMEMBERED_S = 10.0  # and for how long the last of them counts
 
 
 class Pace:
     """Remembers the last batches; times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._recent: Deque[_Done] = deque(maxlen=REMEMBERED)
+        self._recent: Deque[Tuple[float, int]] = deque(maxlen=REMEMBERED)  # seconds, frames
+        self._noted = 0.0
+        self._least_s = 0.0
+        self.frame_s = 0.0  # how long one instance takes for a frame on average; 0: unknown
 
     def note(self, now: float, seconds: float, frames: int) -> None:
         """Remember a batch that ended `now`."""
-        self._recent.append(_Done(now, seconds, frames))
+        if now - self._noted > REMEMBERED_S:
+            self._recent.clear()
+        self._recent.append((seconds, frames))
+        self._noted = now
+        self._least_s = min(seconds for seconds, _ in self._recent)
+        total_s, total = (sum(column) for column in zip(*self._recent))
+        self.frame_s = total_s / total
 
     def least_s(self, now: float) -> float:
         """Return how long a frame takes at least; 0 when that isn't known of late."""
-        while self._recent and self._recent[0].when < now - REMEMBERED_S:
-            self._recent.popleft()
-        return min((done.seconds for done in self._recent), default=0.0)
-
-    @property
-    def frame_s(self) -> float:
-        """How long one instance takes for a frame on average; 0 when nothing is known."""
-        seconds = sum(done.seconds for done in self._recent)
-        return seconds / max(1, sum(done.frames for done in self._recent))
+        return self._least_s if now - self._noted <= REMEMBERED_S else 0.0

@@ -37,7 +37,8 @@ class Postprocessor:
         self._raw_pixel_threshold = _inverse(
             manifest.decision.calibration, manifest.decision.pixel_threshold
         )
-        colors = [BACKGROUND_COLOR, *(entry.color for entry in manifest.anomaly_classes)]
+        self._classes = manifest.anomaly_classes
+        colors = [BACKGROUND_COLOR, *(entry.color for entry in self._classes)]
         self._colors: Labels = np.array([_rgb(color) for color in colors], np.uint8)
 
     @property
@@ -71,8 +72,7 @@ class Postprocessor:
             self._verdict(self._score(raw, map_, labels), found=bool(found)),
             anomalies=self._areas(labels, width, height),
             regions=tuple(
-                region.named(self._manifest.anomaly_classes[region.label - 1].name, self._peak)
-                for region in found
+                region.named(self._classes[region.label - 1].name, self._peak) for region in found
             ),
             mask=mask if mask_out is None else None,
             mask_size=(width, height),
@@ -140,7 +140,7 @@ class Postprocessor:
             regions.spread(labels.shape[0], height),
         )
         areas: List[Anomaly] = []
-        for label, entry in enumerate(self._manifest.anomaly_classes, start=1):
+        for label, entry in enumerate(self._classes, start=1):
             pixels = float(rows.weights @ (labels == label) @ columns.weights)
             if pixels:
                 areas.append(Anomaly(entry.name, pixels / (width * height), entry.color))
