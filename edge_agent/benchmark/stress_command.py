@@ -19,6 +19,7 @@ from rich.table import Table
 from edge_agent.benchmark import quiet, served, stress
 from edge_agent.benchmark.measure import draw_frame
 from edge_agent.errors import EdgeAgentError
+from edge_agent.runtime.package import Package
 
 SCENARIOS = ("overload", "flood", "quiet")
 
@@ -46,6 +47,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> Dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-agent-stress-")))
         package = arguments.package or _demo_package(folder)
+        Package(package)  # says what is wrong with it before anything starts
         frame = folder / "frame.npy"
         np.save(frame, draw_frame(1920, 1080))
         cores = os.cpu_count() or 1
