@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, List, Sequence, Tuple
 
+from edge_agent.benchmark.kserve_camera import TRANSPORT
 from edge_agent.benchmark.results import Measurement, SizeReport, Split
 
 MARGIN = 0.05
@@ -29,7 +30,11 @@ def recommend(
     size: SizeReport, splits: Sequence[Split], units: int, threads: int
 ) -> Dict[str, Any]:
     """Apply the rules; `reasons` has a sentence for each."""
-    closed = [one for one in size.measurements if one.load.rate_fps is None and one.frames]
+    closed = [
+        one
+        for one in size.measurements
+        if one.load.rate_fps is None and one.frames and one.load.transport != TRANSPORT
+    ]
     if not closed:
         return {"reasons": ["No frame was answered, so there is nothing to recommend."]}
     transport = _transport(closed)

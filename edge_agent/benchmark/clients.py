@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
+from edge_agent.benchmark.kserve_camera import TRANSPORT, KserveCamera
 from edge_agent.benchmark.loops import Answer, ClosedPace, OpenPace, Pace, Tally, drive
 from edge_agent.benchmark.served import Camera
 
@@ -18,24 +19,41 @@ IN_FLIGHT = 4  # frames of one client at a time, in the open loop
 class ClientsJob:
     """`count` cameras, each with its own connection and shared memory."""
 
-    def __init__(self, address: str, model: str, frame: str, count: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        frame: str,
+        count: int,
+        compare: Optional[str] = None,
+        package: Optional[str] = None,
+    ) -> None:
         self._address, self._model, self._count = address, model, count
+        self._compare, self._package = compare, package
         self._image = np.load(frame)
-        self._cameras: List[Camera] = []
+        self._calls: List[Dict[str, Callable[[], Answer]]] = []  # of each client, by transport
 
     def __enter__(self) -> ClientsJob:
         with ExitStack() as stack:
             for _ in range(self._count):
-                camera = Camera(self._address, self._model, self._image)
-                self._cameras.append(stack.enter_context(camera))
-                camera.by_shared_memory().check()
-                camera.by_bytes().check()
+                calls = self._open(stack)
+                for call in calls.values():
+                    call().check()
+                self._calls.append(calls)
             self._pool = stack.enter_context(ThreadPoolExecutor(self._count * IN_FLIGHT))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._stack.close()
+
+    def _open(self, stack: ExitStack) -> Dict[str, Callable[[], Answer]]:
+        camera = stack.enter_context(Camera(self._address, self._model, self._image))
+        calls = {"shared_memory": camera.by_shared_memory, "bytes": camera.by_bytes}
+        if self._compare and self._package:
+            other = KserveCamera(self._compare, self._package, self._image)
+            calls[TRANSPORT] = stack.enter_context(other).by_tensor
+        return calls
 
     def turn(
         self,
@@ -52,8 +70,8 @@ class ClientsJob:
         """
         used_s = time.process_time()
         running = []
-        for client, (camera, offset_s) in enumerate(zip(self._cameras, offsets_s)):
-            call = camera.by_bytes if transport == "bytes" else camera.by_shared_memory
+        for client, (calls, offset_s) in enumerate(zip(self._calls, offsets_s)):
+            call = calls[transport]
             pace: Pace = ClosedPace(begin_s, end_s, time.monotonic)
             if period_s is not None:
                 pace = OpenPace(begin_s + offset_s, end_s, period_s)

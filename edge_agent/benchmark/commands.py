@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from edge_agent.benchmark import page, served, table
+from edge_agent.benchmark.kserve_camera import TRANSPORT, parse
 from edge_agent.benchmark.measure import Run
 from edge_agent.benchmark.plan import Plan
 from edge_agent.benchmark.results import Load, Report
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clients", default="1,2,4,8", help="clients in the closed loop (%(default)s)")
     add("--rate", default="", metavar="FPS", help="frames a second due in the open loop: 30,60")
     add("--transport", default=",".join(TRANSPORTS), help="%(default)s")
+    add("--compare", metavar="URL", help="also a KServe V2 server: grpc://HOST:PORT/MODEL")
     add("--size", default="1920x1080", help="of the frames: 1920x1080,640x480 (%(default)s)")
     add("--seconds", type=float, default=5.0, help="of each measurement (%(default)s)")
     add("--rounds", type=int, default=300, help="single calls of each kind (%(default)s)")
@@ -70,6 +72,10 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and not least <= value <= 86400:
             raise InvalidRequest(f"--{name} is {value}; expected {least} to 86400.")
+    if arguments.compare:
+        parse(arguments.compare)
+        if arguments.socket and not arguments.package:
+            raise InvalidRequest("--compare needs --package: both servers must have that model.")
     for file in (arguments.html, arguments.json):
         if file not in (None, STDOUT) and not Path(file).resolve().parent.is_dir():
             raise InvalidRequest(f"Can't write {file}: there is no folder for it.")
@@ -80,6 +86,7 @@ def _loads(arguments: argparse.Namespace) -> Tuple[Load, ...]:
     clients = sorted(set(_list("--clients", arguments.clients, _clients)))
     rates = sorted(set(_list("--rate", arguments.rate, _rate))) if arguments.rate else []
     transports = _list("--transport", arguments.transport, _transport)
+    transports += [TRANSPORT] if arguments.compare else []
     closed = [Load(transport, count) for transport in transports for count in clients]
     opened = [Load(transport, clients[-1], rate) for transport in transports for rate in rates]
     return tuple(dict.fromkeys(closed + opened))
@@ -105,7 +112,7 @@ def _plan(
     else:
         address, model = stack.enter_context(served.agent(package, units, threads)), served.MODEL
     served.check_running(address, model)
-    measured = arguments.seconds, arguments.rounds
+    measured = arguments.seconds, arguments.rounds, arguments.compare
     return Plan(address, model, package, units, threads, loads, sizes, *measured)
 
 

@@ -27,7 +27,7 @@ class Answer:
     def check(self) -> None:
         """Raise unless the frame was judged: calls that fail are not worth measuring one by one."""
         if self.status != OK:
-            raise EdgeAgentError(f"The agent answers the benchmark's frame with {self.status}.")
+            raise EdgeAgentError(f"The benchmark's frame is answered with {self.status}.")
 
 
 @dataclass

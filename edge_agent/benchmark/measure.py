@@ -11,6 +11,7 @@ import numpy as np
 
 from edge_agent.benchmark import board, process_usage
 from edge_agent.benchmark.advice import recommend
+from edge_agent.benchmark.kserve_camera import TRANSPORT
 from edge_agent.benchmark.loops import GONE, Tally
 from edge_agent.benchmark.plan import Plan
 from edge_agent.benchmark.results import (
@@ -75,7 +76,9 @@ class Run:
         most = max(load.clients for load in plan.loads)
         with ExitStack() as stack:
             raw = self._raw(stack, plan.units, plan.threads, frame)
-            fleet = stack.enter_context(Fleet(plan.address, plan.model, str(frame), most))
+            options = {"compare": plan.compare, "package": str(plan.package)}
+            fleet = Fleet(plan.address, plan.model, str(frame), most, **options)
+            stack.enter_context(fleet)
             for number in range(plan.turns):
                 for of_load in sums:
                     if number < plan.turns_of(of_load.load):
@@ -88,12 +91,13 @@ class Run:
         turn_s = self._plan.seconds / self._plan.turns_of(sums.load)
         if raw is not None:
             sums.add_raw(raw_turn(raw, turn_s))
-        before = self._usage()
+        of_agent = sums.load.transport != TRANSPORT
+        before = self._usage() if of_agent else None
         tally = fleet.turn(sums.load, turn_s)
         sums.board = board.state()
-        if GONE in tally.failures:
+        if GONE in tally.failures and of_agent:
             raise self._gone()
-        sums.add(tally, before, self._usage())
+        sums.add(tally, before, self._usage() if of_agent else None)
 
     def _single_calls(self, frame: Path) -> Dict[str, List[float]]:
         plan = self._plan

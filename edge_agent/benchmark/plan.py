@@ -34,6 +34,7 @@ class Plan:
     sizes: Tuple[Tuple[int, int], ...]
     seconds: float
     rounds: int
+    compare: Optional[str] = None  # a KServe V2 server with the same model
 
     @property
     def turns(self) -> int:

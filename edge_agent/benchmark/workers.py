@@ -87,11 +87,13 @@ class Worker:
 class Fleet:
     """Clients spread over at most MOST_PROCESSES processes, which start a turn together."""
 
-    def __init__(self, address: str, model: str, frame: str, clients: int) -> None:
+    def __init__(
+        self, address: str, model: str, frame: str, clients: int, **options: Optional[str]
+    ) -> None:
         self._stack = ExitStack()
         shares = [len(range(first, clients, MOST_PROCESSES)) for first in range(MOST_PROCESSES)]
         self._options = [
-            {"address": address, "model": model, "frame": frame, "count": count}
+            {"address": address, "model": model, "frame": frame, "count": count, **options}
             for count in shares
             if count
         ]

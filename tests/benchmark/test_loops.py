@@ -80,7 +80,7 @@ def test_a_client_stops_when_the_agent_is_gone() -> None:
 
 def test_single_calls_that_fail_are_not_measured() -> None:
     Answer().check()
-    with pytest.raises(EdgeAgentError, match="answers the benchmark's frame with INTERNAL"):
+    with pytest.raises(EdgeAgentError, match="frame is answered with INTERNAL"):
         Answer("INTERNAL").check()
 
 

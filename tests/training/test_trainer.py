@@ -53,7 +53,7 @@ def test_a_batch_gives_what_single_images_give(package: Path) -> None:
     opened = Package(package)
     images = np.stack([pictures.draw(seed, stained=seed % 2 == 1) for seed in range(50, 54)])
     backend = open_backend(
-        ["onnxruntime"], opened.read_model(), opened.manifest, BackendOptions(threads=1)
+        ["onnxruntime"], opened.read_model(), opened.manifest, BackendOptions(1, cpu_batches=True)
     )
     together = backend.run(images)
     for index in range(len(images)):
