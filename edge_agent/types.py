@@ -36,7 +36,8 @@ class ModelState(enum.Enum):
 class ModelInfo:
     """What Describe and List tell of a model. `message` is for people; `arn` may be empty.
 
-    `inference_units` are in service now; a RUNNING model without any has lost them to a hang.
+    `inference_units` are in service now; a RUNNING model without any has lost them to a hang. It
+    may have `least_units` to `most_units` of them, and `desired_units` at present.
     """
 
     name: str
@@ -44,6 +45,9 @@ class ModelInfo:
     message: str = ""
     arn: str = ""
     inference_units: int = 0
+    desired_units: int = 0
+    least_units: int = 0
+    most_units: int = 0
 
 
 @dataclass(frozen=True)

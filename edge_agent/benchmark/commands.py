@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--package", type=Path, help="model package (default: the demo's; with --socket no raw)")
     add("--units", type=int, help="inference units of agent and raw (default: the manifest's)")
     add("--threads", type=int, help="engine threads of a unit (default: cores / units)")
+    add("--batches", action="store_true", help="the model's batch sizes on a CPU as well")
     add("--clients", default="1,2,4,8", help="clients in the closed loop (%(default)s)")
     add("--rate", default="", metavar="FPS", help="frames a second due in the open loop: 30,60")
     add("--transport", default=",".join(TRANSPORTS), help="%(default)s")
@@ -110,7 +111,9 @@ def _plan(
     if arguments.socket:
         address, model = arguments.socket, arguments.model
     else:
-        address, model = stack.enter_context(served.agent(package, units, threads)), served.MODEL
+        batches = f"engine.cpu_batches={str(arguments.batches).lower()}"
+        own = served.agent(package, units, threads, batches)
+        address, model = stack.enter_context(own), served.MODEL
     served.check_running(address, model)
     measured = arguments.seconds, arguments.rounds, arguments.compare
     return Plan(address, model, package, units, threads, loads, sizes, *measured)

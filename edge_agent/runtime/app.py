@@ -49,7 +49,8 @@ def _serve(settings: Settings, stop_asked: SimpleQueue[int]) -> None:
 
     def show(info: ModelInfo) -> None:
         server.show(info)
-        metrics.in_service(info.name, info.inference_units)
+        units = info.inference_units, info.desired_units, info.least_units, info.most_units
+        metrics.has_units(info.name, *units)
 
     registry = Registry(
         settings.models,

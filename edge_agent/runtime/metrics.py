@@ -34,13 +34,16 @@ class Metrics:
             buckets=MILLISECONDS,
         )
         self._time_of = lru_cache(maxsize=None)(self._time.labels)  # a lookup a stage a frame
-        self._units = Gauge(
-            "InServiceInferenceUnits",
-            "Inference units that compute",
-            ("model",),
-            namespace="edge_agent",
-            registry=self.registry,
-        )
+        self._units = {
+            name: Gauge(
+                f"{name}InferenceUnits",
+                f"Inference units of a model: {name}",
+                ("model",),
+                namespace="edge_agent",
+                registry=self.registry,
+            )
+            for name in ("InService", "Desired", "Min", "Max")
+        }
 
     def succeeded(self, model: str, anomalous: bool, stages: Iterable[Tuple[str, float]]) -> None:
         """Count a verdict; `stages` are the parts of its time, in seconds."""
@@ -62,9 +65,10 @@ class Metrics:
         if status == "RESOURCE_EXHAUSTED":
             self._throttled.labels(model).inc()
 
-    def in_service(self, model: str, inference_units: int) -> None:
-        """Note how many inference units a model has."""
-        self._units.labels(model).set(inference_units)
+    def has_units(self, model: str, in_service: int, desired: int, least: int, most: int) -> None:
+        """Note how many inference units a model has, should have and may have."""
+        for gauge, count in zip(self._units.values(), (in_service, desired, least, most)):
+            gauge.labels(model).set(count)
 
     def serve(self, host: str, port: int) -> None:
         """Answer GET /metrics on `host`:`port` until the process ends. Raises OSError."""

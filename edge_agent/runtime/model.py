@@ -9,6 +9,7 @@ import enum
 import logging
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Callable, Dict, Optional, Tuple
 
@@ -133,6 +134,7 @@ class ServedModel:
             self._tell(loaded, f"{loaded.summary} An engine call hung; its unit is replaced.")
         change = loaded.scaler.decide(time.monotonic(), loaded.batcher.load())
         if change > 0 and self._growing.acquire(blocking=False):
+            self._tell(loaded, loaded.summary)
             in_background(partial(self._grow, loaded))
         elif change < 0 and loaded.batcher.remove_idle():
             log.info("Model %s needs an inference unit fewer.", self.name)
@@ -140,18 +142,23 @@ class ServedModel:
 
     def _grow(self, loaded: Loaded) -> None:
         try:
+            remark = self._add_unit(loaded)
+        finally:
+            self._growing.release()
+        self._tell(loaded, f"{loaded.summary}{remark}")
+
+    def _add_unit(self, loaded: Loaded) -> str:
+        """Open one more unit; return what there is to remark about it."""
+        try:
             self._check_memory()
             loaded.batcher.add(loaded.open_unit())
         except Retired:
-            return  # stopped or changed over meanwhile
+            return ""  # stopped or changed over meanwhile
         except Exception as error:
             log.error("Model %s gets no further inference unit: %s", self.name, error)  # noqa: TRY400
-            self._tell(loaded, f"{loaded.summary} No further unit: {_sentence(error)}")
-        else:
-            log.info("Model %s has an inference unit more.", self.name)
-            self._tell(loaded, loaded.summary)
-        finally:
-            self._growing.release()
+            return f" No further unit: {_sentence(error)}"
+        log.info("Model %s has an inference unit more.", self.name)
+        return ""
 
     def _tell(self, loaded: Loaded, message: str) -> None:
         with self._lock:
@@ -211,8 +218,17 @@ class ServedModel:
         memory.check(self.name, size, self._models.memory_limit_mib)
 
     def _info(self) -> ModelInfo:
-        units = self._loaded.batcher.instances if self._loaded else 0
-        return ModelInfo(self.name, self._state, self._message, self.registration.arn, units)
+        info = ModelInfo(self.name, self._state, self._message, self.registration.arn)
+        if self._loaded is None:
+            return info
+        units, limits = self._loaded.batcher.instances, self._loaded.scaler.limits
+        return replace(
+            info,
+            inference_units=units,
+            desired_units=max(limits.minimum, units + self._growing.locked()),
+            least_units=limits.minimum,
+            most_units=limits.maximum,
+        )
 
     def _serving(self, verb: str) -> Loaded:
         if self._loaded is None:

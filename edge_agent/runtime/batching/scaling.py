@@ -26,13 +26,13 @@ class Scaler:
     """Remembers since when there are too few or too many units."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._short_since: Optional[float] = None
         self._spare_since: Optional[float] = None
 
     def decide(self, now: float, load: Load) -> int:
         """Return +1, 0 or -1 units for the `load` since the last decision."""
-        limits = self._limits
+        limits = self.limits
         if load.instances < limits.minimum:
             return 1
         short = load.waited > 0 and load.busy > BUSY and load.instances < limits.maximum
