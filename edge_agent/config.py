@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
@@ -24,6 +24,12 @@ MIB = 1024 * 1024
 Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
 Units = Annotated[int, Field(ge=1, le=64)]
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
+Qos = Literal[0, 1]
+Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
+# {thing}, {model}, {kind} (result, summary, alarm) and {verdict} (normal, anomaly) are filled in.
+TOPIC_PATTERN = r"^([^+#{}]|\{(thing|model|kind|verdict)\})+$"
+Topic = Annotated[str, Field(pattern=TOPIC_PATTERN, max_length=256)]
+SUMMARY_PATTERN = r"^(none|hour|([01]\d|2[0-3]):[0-5]\d(,([01]\d|2[0-3]):[0-5]\d)*)$"
 
 
 class ServerSettings(Strict):
@@ -101,12 +107,113 @@ class EngineSettings(Strict):
     memory_arena: bool = False  # keep freed memory: a little faster, grows to the peak
 
 
+class OutboxSettings(Strict):
+    """What waits on disk until it is delivered."""
+
+    limit_mib: Annotated[int, Field(ge=1)] = 256
+    max_age_h: Annotated[float, Field(gt=0.0)] = 168.0
+    commit_every_s: Annotated[float, Field(gt=0.0, le=60.0)] = 0.5  # a power cut loses that much
+    drain_per_s: Annotated[float, Field(gt=0.0)] = 50.0  # of what piled up; live results go first
+    tries: Annotated[int, Field(ge=1)] = 8  # of a message that alone doesn't pass
+
+
+class GreengrassSettings(Strict):
+    """Results through the nucleus: to AWS IoT Core, and to other components on the device."""
+
+    topic: Optional[Topic] = None  # of AWS IoT Core; None: not published there
+    local_topic: Optional[Topic] = None  # of local publish/subscribe
+    qos: Qos = 1
+
+
+class MqttSettings(Strict):
+    """Results to AWS IoT Core or a plant's own broker, on a connection of the agent's own."""
+
+    endpoint: Optional[str] = None  # host name; None: off
+    port: Annotated[int, Field(ge=1, le=65535)] = 8883  # 443 of AWS IoT Core works as well (ALPN)
+    certificate: Optional[Path] = None  # PEM, of the client
+    key: Optional[Path] = None  # PEM
+    ca: Optional[Path] = None  # PEM, of the broker; None: the system's
+    pkcs11_library: Optional[Path] = None  # the key lies in a token instead of a file
+    pkcs11_token: str = ""
+    pkcs11_pin: SecretStr = SecretStr("")
+    client_id: str = ""  # empty: the thing's name
+    topic: Topic = "edge-agent/{thing}/{model}/{kind}"
+    state_topic: Topic = "edge-agent/{thing}/state"  # retained: online or, by last will, offline
+    qos: Qos = 1
+    qos_of_models: Dict[str, Qos] = Field(default_factory=dict)
+    session_expiry_s: Annotated[int, Field(ge=0)] = 86400
+    ack_within_s: Annotated[float, Field(gt=0.0, le=600.0)] = 15.0
+
+    @model_validator(mode="after")
+    def _whole(self) -> MqttSettings:
+        if self.endpoint and self.key and self.pkcs11_library:
+            raise ValueError("the key is either a file (key) or in a token (pkcs11_library)")
+        if self.endpoint and (self.certificate is None) != (not (self.key or self.pkcs11_library)):
+            raise ValueError("certificate and key (or pkcs11_library) belong together")
+        return self
+
+
+class CaptureSettings(Strict):
+    """Frames kept for review and retraining."""
+
+    folder: Optional[Path] = None  # None: none are kept
+    quota_mib: Annotated[int, Field(ge=1)] = 1024
+    anomalies: bool = True
+    near_threshold: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05  # scores so close to it
+    sample: Annotated[float, Field(ge=0.0, le=1.0)] = 0.001  # share of all other frames
+    per_minute: Annotated[int, Field(ge=1)] = 30  # of each model
+    format: Literal["png", "jpeg"] = "png"
+
+
+class CommandsSettings(Strict):
+    """Commands over MQTT. A requester is the last level of the topic; the broker's policy decides
+    who may publish there. `allow` names each requester's commands: {"hmi": ["describe"]}.
+    """  # noqa: D205
+
+    topic: Topic = "edge-agent/{thing}/commands"  # .../REQUESTER
+    response_topic: Topic = "edge-agent/{thing}/responses"  # .../REQUESTER
+    allow: Dict[str, Tuple[Command, ...]] = Field(default_factory=dict)
+
+
+class ResultsSettings(Strict):
+    """What becomes of the verdicts besides the answers."""
+
+    folder: Optional[Path] = None  # outbox and counters; needed as soon as results go anywhere
+    thing: str = ""  # empty: AWS_IOT_THING_NAME, else the host's name
+    publish: Literal["all", "anomalies", "changes"] = "all"
+    heartbeat_s: Seconds = 60.0  # besides anomalies or changes, a normal result so often; 0: none
+    per_minute: Annotated[int, Field(ge=0)] = 0  # results of one model at most; 0: no limit
+    summary: Annotated[str, Field(pattern=SUMMARY_PATTERN)] = "hour"  # none; 06:00,14:00,22:00
+    anomaly_rate_alarm: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    lines: str = ""  # JSON lines into this file, "-": standard output
+    outbox: OutboxSettings = OutboxSettings()
+    greengrass: GreengrassSettings = GreengrassSettings()
+    mqtt: MqttSettings = MqttSettings()
+    capture: CaptureSettings = CaptureSettings()
+    commands: CommandsSettings = CommandsSettings()
+
+    @property
+    def go_somewhere(self) -> bool:
+        """Whether any sink is set."""
+        greengrass = self.greengrass.topic or self.greengrass.local_topic
+        return bool(self.lines or self.mqtt.endpoint or greengrass)
+
+    @model_validator(mode="after")
+    def _has_folder(self) -> ResultsSettings:
+        if self.go_somewhere and self.folder is None:
+            raise ValueError("folder must be set: results wait there until they are delivered")
+        if self.commands.allow and not (self.mqtt.endpoint or self.greengrass.topic):
+            raise ValueError("commands need mqtt.endpoint or greengrass.topic")
+        return self
+
+
 class Settings(Strict):
     """The whole tree."""
 
     server: ServerSettings = ServerSettings()
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
+    results: ResultsSettings = ResultsSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 

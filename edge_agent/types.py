@@ -83,7 +83,8 @@ class Lane(enum.Enum):
 class Caller:
     """Who waits for an answer, and how long.
 
-    `name` tells callers apart who take turns: a camera, a connection. `deadline` is the monotonic
+    `name` tells callers apart who take turns: a camera, a connection; `camera_id` is set when the
+    caller gave one. `deadline` is the monotonic
     time in seconds after which nobody waits; None: for ever. `when_gone` takes what shall be done,
     on any thread, once nobody waits any more; it returns False when that is so already.
     """
@@ -92,6 +93,7 @@ class Caller:
     lane: Lane = Lane.INSPECTION
     deadline: Optional[float] = None
     when_gone: Callable[[Callable[[], object]], bool] = lambda _action: True
+    camera_id: str = ""
 
 
 @dataclass
@@ -159,6 +161,17 @@ class Region:
     peak: float
 
 
+class CameraProblem(enum.Enum):
+    """What is wrong with a picture, whatever it shows; the values stand in results."""
+
+    BLACK = "black"  # every pixel is 0: no picture at all, or an old client's warm-up
+    DARK = "dark"  # beyond what training saw, or nearly black
+    BRIGHT = "bright"
+    BLANK = "blank"  # no structure
+    BLURRED = "blurred"
+    FROZEN = "frozen"  # the same picture again and again from one camera
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The verdict on one frame.
@@ -166,7 +179,9 @@ class Prediction:
     `score` and `threshold` are 0 to 1; `confidence` is that of the verdict given. `anomalies`,
     `regions` and `mask` (uint8 RGB, shape of the frame) stay empty for classification models; the
     first anomaly is the background. `mask` is None as well when the caller named a place for it,
-    where it then lies; `mask_size` (width, height) is set in both cases.
+    where it then lies; `mask_size` (width, height) is set in both cases. `camera_problems` name
+    what is wrong with the picture itself; such a verdict says little about the part. `result_id`
+    is that of the result event, empty when none is published.
     """
 
     is_anomalous: bool
@@ -178,3 +193,5 @@ class Prediction:
     mask: Optional[Pixels] = None
     mask_size: Tuple[int, int] = (0, 0)
     model_version: str = ""
+    camera_problems: Tuple[CameraProblem, ...] = ()
+    result_id: str = ""

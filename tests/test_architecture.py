@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edge_agent"
 
-TOOLS = ("client", "packaging", "training", "evaluation", "benchmark", "demo")
+TOOLS = ("client", "packaging", "training", "evaluation", "benchmark", "demo", "captures")
 SHARED = ("errors", "types", "fields", "manifest", "config", "logs", "wire")
 
 # room → rooms it must not import
@@ -30,6 +30,9 @@ FORBIDDEN = {
     "runtime.vision": ["runtime.batching", "runtime.backends", "runtime.rpc"],
     "runtime.batching": ["runtime.vision", "runtime.backends", "runtime.rpc"],
     "runtime.backends": ["runtime.batching", "runtime.vision"],
+    "runtime.results": ["runtime.rpc", "runtime.detector", "runtime.batching", "runtime.backends"],
+    "runtime.host": ["runtime.rpc", "runtime.batching", "runtime.vision"],
+    "runtime.remote": ["runtime.rpc", "runtime.batching", "runtime.backends", "runtime.vision"],
     **{room: ["runtime", "cli", *TOOLS] for room in SHARED},
 }
 
@@ -46,7 +49,8 @@ LIBRARIES = {
     "cuda": ["runtime.backends"],
     "awsiot": ["runtime.host.greengrass", "runtime.results.mqtt"],
     "cv2": ["runtime.vision", "client", "training", "evaluation", "demo"],
-    "boto3": ["packaging.publish"],
+    "boto3": ["packaging.publish", "captures.upload"],
+    "sqlite3": ["runtime.results.spool"],
     "rich": ["doctor", *TOOLS],
     "mlserver": ["benchmark.peers.mlserver"],
     "litserve": ["benchmark.peers.litserve"],
@@ -124,7 +128,7 @@ def test_a_library_lives_in_its_rooms(library: str) -> None:
 
 
 def test_every_rule_names_a_room_that_exists_or_is_announced() -> None:
-    announced = {"packaging", "runtime.results"}
+    announced = {"packaging", "captures", "runtime.host", "runtime.remote"}
     for room, forbidden in FORBIDDEN.items():
         for name in [room, *forbidden]:
             known = name in MODULES or name == "wire" or name in announced

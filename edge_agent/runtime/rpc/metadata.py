@@ -40,7 +40,8 @@ def caller(context: Any, name: str, when_gone: Callable[[Callable[[], object]], 
         lanes = ", ".join(lane.value for lane in Lane)
         raise InvalidRequest(f"Metadata lane is {told[LANE]!r}; expected {lanes}.") from None
     deadline = time.monotonic() + context.time_remaining()  # infinite when the caller has none
-    return Caller(told.get(CAMERA_ID, name), lane, deadline, when_gone)
+    camera_id = told.get(CAMERA_ID, "")
+    return Caller(camera_id or name, lane, deadline, when_gone, camera_id)
 
 
 def stages(times: StageTimes) -> Stages:

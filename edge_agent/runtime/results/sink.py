@@ -1,0 +1,86 @@
+"""What the outbox delivers, and the contract of those who carry it out of the device."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Callable, Protocol
+
+
+class SinkUnavailable(Exception):
+    """Nothing passes now (not connected, no answer); everything waits and is tried again.
+
+    The sentence says what is wrong and what to do.
+    """
+
+
+class MessageRefused(Exception):
+    """The topic isn't permitted at present; messages of its model wait."""
+
+
+class MessageRejected(Exception):
+    """The message can't pass as it is (size, topic, format), whenever it is sent."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One event on its way. `kind`: result, summary or alarm; `verdict`: normal or anomaly."""
+
+    id: str
+    model: str
+    kind: str
+    verdict: str
+    body: bytes  # one JSON object, UTF-8, without a line break; at most 7,000 bytes
+
+    def topic(self, template: str, thing: str) -> str:
+        """Fill in a topic template of the settings."""
+        return (
+            template.replace("{thing}", thing)
+            .replace("{model}", self.model)
+            .replace("{kind}", self.kind)
+            .replace("{verdict}", self.verdict)
+        )
+
+
+class Sink(Protocol):
+    """Carries messages; used by one thread, which waits for the futures itself.
+
+    `window` messages may be on their way at once, `lane_window` of one model; 1 where a later
+    message might overtake an earlier one that fails.
+    """
+
+    name: str
+    window: int
+    lane_window: int
+
+    def start(self, on_ready: Callable[[], None]) -> None:
+        """Begin to connect and return at once; `on_ready`, on any thread, when messages can pass.
+
+        It is called again after every lost connection that came back.
+        """
+
+    def send(self, message: Message) -> Future[None]:
+        """Hand the message over and return at once; the future ends when it has arrived.
+
+        Raises, at once or through the future, SinkUnavailable, MessageRefused, MessageRejected.
+        """
+
+    def reset(self) -> None:
+        """Drop the connection and connect anew: messages were not acknowledged in time."""
+
+    def stop(self, within_s: float) -> None:
+        """Disconnect; what is on its way may fail."""
+
+
+class CommandSource(Protocol):
+    """A connection that brings commands as well."""
+
+    def serve_commands(
+        self, topic: str, response_topic: str, answer: Callable[[str, bytes], bytes]
+    ) -> None:
+        """Subscribe to `topic`/+ whenever connected; call before `start`.
+
+        The last level of a message's topic is its requester. `answer(requester, payload)` is called
+        on a thread of its own, one command after another, and never raises; what it returns is
+        published on `response_topic`/REQUESTER.
+        """
