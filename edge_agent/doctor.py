@@ -1,7 +1,8 @@
 """`edge-agent doctor`: what this machine has, and what is missing for what.
 
 Every finding is looked up, never assumed: libraries by their metadata, the GPU by its device files,
-so that the command works where nothing is installed.
+so that the command works where nothing is installed. With the settings of an agent it also tries
+their MQTT broker, and tells what the agent last said of its results.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from edge_agent.config import MqttSettings, ResultsSettings, load
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.results import broker_probe
 
 OK, MISSING, PROBLEM = "ok", "missing", "problem"
 MIB = 1024 * 1024
@@ -48,11 +53,19 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `doctor`."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--config", type=Path, help="settings file of the agent (JSON)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, repeatable"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; 1 when one of them is a problem."""
     findings = [finding for probe in PROBES for finding in probe()]
+    try:
+        findings += _results(load(arguments.config, os.environ, arguments.set).results)
+    except InvalidConfiguration as error:
+        findings.append(Finding("settings", PROBLEM, str(error)))
     if arguments.json:
         for finding in findings:
             sys.stdout.write(json.dumps(asdict(finding)) + "\n")
@@ -167,6 +180,48 @@ def _greengrass() -> List[Finding]:
     version = os.environ.get("GGC_VERSION")
     detail = f"nucleus {version}" if version else "not running as a Greengrass component"
     return [Finding("Greengrass", OK if version else MISSING, detail)]
+
+
+def _results(settings: ResultsSettings) -> List[Finding]:
+    findings = _mqtt(settings.mqtt) if settings.mqtt.endpoint else []
+    status = settings.folder / "status.json" if settings.folder else None
+    if status is None or not status.exists():
+        return findings
+    try:
+        sinks = dict(json.loads(status.read_bytes())["sinks"])
+        return findings + [_delivery(name, dict(sink)) for name, sink in sorted(sinks.items())]
+    except OSError as error:
+        sentence = f"{status} can't be read: {error.strerror}."
+    except (ValueError, TypeError, KeyError):
+        sentence = f"{status} isn't what an agent writes; it is replaced when the agent runs."
+    return [*findings, Finding("results", PROBLEM, sentence)]
+
+
+def _delivery(name: str, sink: Dict[str, Any]) -> Finding:
+    """Read what a running agent last wrote of one of its sinks."""
+    trouble, waiting = str(sink.get("trouble", "")), int(sink.get("waiting", 0))
+    detail = f"{trouble} {waiting} results wait" if trouble else f"delivered; {waiting} wait"
+    since = f" since {sink['since']}" if trouble and sink.get("since") else ""
+    return Finding(f"results to {name}", PROBLEM if trouble else OK, f"{detail}{since}")
+
+
+def _mqtt(settings: MqttSettings) -> List[Finding]:
+    try:
+        encrypted = broker_probe.is_encrypted(settings)
+    except InvalidConfiguration as error:
+        return [Finding("MQTT broker", PROBLEM, str(error))]
+    trouble = broker_probe.diagnose(settings)
+    where = f"{settings.endpoint}:{settings.port}"
+    found = f"{where} is reached, {'with TLS' if encrypted else 'without TLS'}"
+    findings = [Finding("MQTT broker", PROBLEM if trouble else OK, trouble or found)]
+    if settings.key and settings.key.exists():
+        open_to_all = settings.key.stat().st_mode & 0o007
+        detail = f"{settings.key} can be used by every user of this device: chmod o= {settings.key}"
+        mine = f"{settings.key} is closed to other users"
+        findings.append(
+            Finding("MQTT key", PROBLEM if open_to_all else OK, detail if open_to_all else mine)
+        )
+    return findings
 
 
 def _version(distribution: str) -> Optional[str]:

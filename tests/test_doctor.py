@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any, Dict
 
 import pytest
 
 from edge_agent import doctor
 from edge_agent.cli import main
+from tests import certificates
+from tests.broker import Broker
+from tests.results.mqtt_sinks import needs_mosquitto
 
 
 def test_the_doctor_names_what_is_here_and_what_is_missing(
@@ -33,3 +38,84 @@ def test_the_doctor_notices_wheels_that_overwrite_each_other(
     assert "onnxruntime and onnxruntime-gpu overwrite each other" in finding.detail
     monkeypatch.setattr(doctor, "_version", {"onnxruntime": "1.0"}.get)
     assert doctor._conflicts() == []
+
+
+def findings(capsys: pytest.CaptureFixture[str], *words: str) -> Dict[str, Any]:
+    main(["doctor", "--json", *words])
+    return {line["what"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+
+
+def mqtt(folder: Path, port: int, **changes: str) -> str:
+    """Write a settings file with a broker on this machine."""
+    names = {"certificate": "client.pem", "key": "client.key", "ca": "ca.pem", **changes}
+    files = {name: str(folder / file) for name, file in names.items()}
+    settings = {"results": {"folder": str(folder), "mqtt": {"endpoint": "localhost", **files}}}
+    settings["results"]["mqtt"]["port"] = port  # type: ignore[index]
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return str(folder / "settings.json")
+
+
+@needs_mosquitto
+def test_the_doctor_tries_the_broker_of_the_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = certificates.every(tmp_path)
+    (keys / "client.key").chmod(0o640)
+    with Broker(tmp_path, keys) as broker:
+        found = findings(capsys, "--config", mqtt(tmp_path, broker.port))
+        assert found["MQTT broker"]["state"] == "ok"
+        assert found["MQTT broker"]["detail"] == f"localhost:{broker.port} is reached, with TLS"
+        assert found["MQTT key"]["state"] == "ok"
+        file = mqtt(tmp_path, broker.port, certificate="expired.pem", key="expired.key")
+        found = findings(capsys, "--config", file)
+        assert found["MQTT broker"]["state"] == "problem"
+        assert "expired.pem has expired" in found["MQTT broker"]["detail"]
+    found = findings(capsys, "--config", mqtt(tmp_path, broker.port))
+    assert "Nothing listens" in found["MQTT broker"]["detail"]
+
+
+def test_the_doctor_names_files_that_are_missing_and_a_key_that_all_can_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificates.every(tmp_path)
+    (tmp_path / "client.key").chmod(0o644)
+    found = findings(capsys, "--config", mqtt(tmp_path, 1, ca="none.pem"))
+    assert f"{tmp_path / 'none.pem'} can't be read" in found["MQTT broker"]["detail"]
+    assert found["MQTT key"]["state"] == "problem"
+    assert "chmod o= " in found["MQTT key"]["detail"]
+
+
+def test_the_doctor_names_settings_that_cannot_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    found = findings(capsys, "--set", "results.mqtt.endpoint=a.b", "--set", "results.folder=/x")
+    assert "only for a broker on localhost" in found["MQTT broker"]["detail"]
+    found = findings(capsys, "--set", "results.mqtt.tipic=x")
+    assert found["settings"]["state"] == "problem"
+    assert "tipic: unknown key" in found["settings"]["detail"]
+    assert "MQTT broker" not in findings(capsys)
+
+
+@pytest.mark.parametrize(
+    ("status", "what", "state", "words"),
+    [
+        (
+            {"sinks": {"mqtt": {"trouble": "No network.", "waiting": 12, "since": "2030-01-01"}}},
+            "results to mqtt",
+            "problem",
+            "No network. 12 results wait since 2030-01-01",
+        ),
+        ({"sinks": {"lines": {"trouble": "", "waiting": 0}}}, "results to lines", "ok", "0 wait"),
+        ({"sinks": 7}, "results", "problem", "isn't what an agent writes"),
+    ],
+)
+def test_the_doctor_tells_what_the_agent_last_said_of_its_results(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    status: Dict[str, Any],
+    what: str,
+    state: str,
+    words: str,
+) -> None:
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    found = findings(capsys, "--set", f"results.folder={tmp_path}")
+    assert found[what]["state"] == state
+    assert words in found[what]["detail"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_agent import errors
 from edge_agent.client.segment import FrameSegment
-from edge_agent.types import Anomaly, ModelInfo, ModelState, Prediction, Region
+from edge_agent.types import Anomaly, CameraProblem, ModelInfo, ModelState, Prediction, Region
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
 _ERRORS = {
@@ -21,6 +21,8 @@ _ERRORS = {
     grpc.StatusCode.UNAVAILABLE: errors.AgentUnavailable,
     grpc.StatusCode.INTERNAL: errors.InferenceFailed,
 }
+
+_PROBLEMS = {problem.value: problem for problem in CameraProblem}
 
 
 def error(rpc_error: Any) -> errors.EdgeAgentError:
@@ -78,4 +80,8 @@ def prediction(reply: wire_v1.InspectResponse, segment: Optional[FrameSegment]) 
         mask=mask,
         mask_size=(bitmap.width, bitmap.height),
         model_version=reply.model_version,
+        camera_problems=tuple(  # those of a later agent that aren't known here say nothing
+            _PROBLEMS[name] for name in reply.camera_problems if name in _PROBLEMS
+        ),
+        result_id=reply.result_id,
     )

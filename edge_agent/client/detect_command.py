@@ -15,10 +15,11 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from edge_agent.client import images, overlay
+from edge_agent.client import images
 from edge_agent.client.client import Client
 from edge_agent.config import DEFAULT_SOCKET
 from edge_agent.errors import AgentUnavailable, InvalidRequest, UserError
+from edge_agent.runtime.vision import overlay
 from edge_agent.types import ModelState, Prediction
 
 
@@ -99,6 +100,8 @@ def _record(item: Judged) -> Dict[str, Any]:
         "anomaly_threshold": prediction.threshold,
         "anomalies": [asdict(anomaly) for anomaly in prediction.anomalies],
         "regions": [asdict(region) for region in prediction.regions],
+        "camera_problems": [problem.value for problem in prediction.camera_problems],
+        "result_id": prediction.result_id,
         "model_version": prediction.model_version,
         "latency_ms": round(item.latency_ms, 3),
     }
@@ -108,6 +111,9 @@ def _print(console: Console, judged: List[Judged]) -> None:
     table = Table()
     for title in ("image", "verdict", "score", "confidence", "regions", "ms"):
         table.add_column(title, justify="left" if title in ("image", "verdict") else "right")
+    has_ids = any(item.prediction and item.prediction.result_id for item in judged)
+    if has_ids:
+        table.add_column("result", no_wrap=True)
     for item in judged:
         if item.prediction is None:
             table.add_row(escape(item.path.name), f"[yellow]{escape(item.problem)}")
@@ -115,11 +121,12 @@ def _print(console: Console, judged: List[Judged]) -> None:
         prediction = item.prediction
         table.add_row(
             escape(item.path.name),
-            "[bold red]anomaly" if prediction.is_anomalous else "[green]normal",
+            _verdict(prediction),
             f"{prediction.score:.3f}",
             f"{prediction.confidence:.3f}",
             str(len(prediction.regions)),
             f"{item.latency_ms:.1f}",
+            *([prediction.result_id] if has_ids else []),
         )
     console.print(table)
     done = [item for item in judged if item.prediction is not None]
@@ -129,3 +136,9 @@ def _print(console: Console, judged: List[Judged]) -> None:
         f"{len(done)} judged: {anomalous} anomalous, {len(done) - anomalous} normal; "
         f"{len(judged) - len(done)} not judged; median {times[len(times) // 2]:.1f} ms."
     )
+
+
+def _verdict(prediction: Prediction) -> str:
+    word = "[bold red]anomaly[/]" if prediction.is_anomalous else "[green]normal[/]"
+    problems = ", ".join(problem.value for problem in prediction.camera_problems)
+    return f"{word} [yellow]({problems} picture)" if problems else word

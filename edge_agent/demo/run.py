@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, Optional
 
-from edge_agent.client import Client, overlay
+from edge_agent.client import Client
 from edge_agent.demo import SEED, agent, page, parts
 from edge_agent.demo.line import Judged, Summary, summarise
 from edge_agent.demo.package import GOOD_PARTS, MODEL, draw_good_parts, train
 from edge_agent.demo.pictures import emptied, thumbnail, write
+from edge_agent.runtime.vision import overlay
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `evaluate`."""
     parser.add_argument("package", type=Path, help="model package, a folder or a zip")
-    parser.add_argument("folder", type=Path, help="holds normal/ and anomaly/, perhaps masks/")
+    parser.add_argument(
+        "source", type=Path, metavar="IMAGES",
+        help="a folder with normal/ and anomaly/, perhaps masks/, or a manifest (JSON lines)",
+    )  # fmt: skip
+    parser.add_argument("--images", type=Path, help="folder with what a manifest's bucket holds")
+    parser.add_argument("--model", help="of a manifest, only what was captured with this model")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -26,8 +31,15 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from edge_agent.evaluation.evaluator import evaluate
+    from edge_agent.evaluation.label_manifest import ManifestOptions
 
-    report = evaluate(arguments.package, arguments.folder)
+    notes = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    report = evaluate(
+        arguments.package,
+        arguments.source,
+        ManifestOptions(arguments.images, arguments.model),
+        notes.print,
+    )
     if arguments.json:
         sys.stdout.write(json.dumps(report.to_dict()) + "\n")
     else:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation import metrics
-from edge_agent.evaluation.labelled import LabelledFolder, read_frame
+from edge_agent.evaluation.label_manifest import ALL, ANOMALY, NORMAL, ManifestOptions
+from edge_agent.evaluation.labelled import LabelledImages, read_frame
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
@@ -92,21 +93,30 @@ class Judge:
         return self._postprocessor.predict(outputs, 0, frame.width, frame.height), outputs
 
 
-def evaluate(package: Path, folder: Path) -> Report:
-    """Judge `folder`/normal and `folder`/anomaly with the package at `package`.
+def evaluate(
+    package: Path,
+    source: Path,
+    options: ManifestOptions = ALL,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Judge `source`/normal and `source`/anomaly, or what a label manifest names, with `package`.
 
-    Raises InvalidConfiguration when either holds no images, and what opening a package raises.
+    tell: takes remarks about the labels. Raises InvalidConfiguration when there are no images of
+    one kind, and what opening a package raises.
     """
-    found = LabelledFolder.of(folder)
-    for label, paths in (("normal", found.normal), ("anomaly", found.anomaly)):
+    found = LabelledImages.of(source, options)
+    for remark in found.remarks:
+        tell(remark)
+    for label, paths in ((NORMAL, found.normal), (ANOMALY, found.anomaly)):
         if not paths:
+            place = source / label if source.is_dir() else f"{source}, of class-name {label},"
             raise InvalidConfiguration(
-                f"{folder / label} holds no images; evaluation needs normal/ and anomaly/."
+                f"{place} holds no images; evaluation needs normal and anomalous ones."
             )
     with Judge(package) as judge:
         normal = [_judge(judge, path) for path in found.normal]
         anomaly = [_judge(judge, path) for path in found.anomaly]
-        return _report(judge.manifest, normal, anomaly, _masks_folder(folder))
+        return _report(judge.manifest, normal, anomaly, _masks_folder(source))
 
 
 def _judge(judge: Judge, path: Path) -> _Judged:
@@ -156,8 +166,9 @@ def _alarms(judged: Sequence[_Judged]) -> List[bool]:
     return [item.prediction.is_anomalous for item in judged]
 
 
-def _masks_folder(folder: Path) -> Optional[Path]:
-    places = (folder / "masks", folder.resolve().parent / "masks")
+def _masks_folder(source: Path) -> Optional[Path]:
+    """Return where a folder of images has masks drawn by people; a capture's are the model's."""
+    places = (source / "masks", source.resolve().parent / "masks") if source.is_dir() else ()
     return next((place for place in places if place.is_dir()), None)
 
 

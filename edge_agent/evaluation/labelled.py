@@ -1,15 +1,22 @@
-"""Labelled images on disk: FOLDER/normal and FOLDER/anomaly, each perhaps with sub-folders."""
+"""Labelled images on disk: FOLDER/normal and FOLDER/anomaly, or the lines of a manifest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Tuple
 
 import cv2
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.evaluation.label_manifest import (
+    ALL,
+    ANOMALY,
+    NORMAL,
+    LabelManifest,
+    ManifestOptions,
+)
 from edge_agent.types import Frame
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -17,18 +24,32 @@ SMALLEST = 64  # pixels each way; the agent takes no smaller frames
 
 
 @dataclass(frozen=True)
-class LabelledFolder:
-    """Image files by label, in order of name."""
+class LabelledImages:
+    """Image files by label, in order of name or of the manifest's lines.
+
+    `remarks` are sentences for the user about labels and files; `model` is the one that captured
+    the images, None where that isn't known.
+    """
 
     normal: Tuple[Path, ...]
     anomaly: Tuple[Path, ...]
+    remarks: Tuple[str, ...] = ()
+    model: Optional[str] = None
 
     @classmethod
-    def of(cls, folder: Path) -> LabelledFolder:
-        """List `folder`/normal and `folder`/anomaly; a missing sub-folder holds nothing."""
-        if not folder.is_dir():
-            raise InvalidConfiguration(f"{folder} isn't a folder; it must hold normal/ (images).")
-        return cls(_images(folder / "normal"), _images(folder / "anomaly"))
+    def of(cls, source: Path, options: ManifestOptions = ALL) -> LabelledImages:
+        """List `source`/normal and `source`/anomaly, each perhaps with sub-folders, or a manifest.
+
+        A missing sub-folder holds nothing. Raises InvalidConfiguration: why it can't be read.
+        """
+        if source.is_file():
+            read = LabelManifest.read(source, options)
+            return cls(read.paths(NORMAL), read.paths(ANOMALY), read.remarks, read.model)
+        if not source.is_dir():
+            raise InvalidConfiguration(
+                f"{source} isn't a folder, which must hold normal/ (images), nor a manifest."
+            )
+        return cls(_images(source / NORMAL), _images(source / ANOMALY))
 
 
 def read_frame(path: Path) -> Frame:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from queue import Empty, SimpleQueue
+from typing import Optional
 
 from edge_agent import __version__
 from edge_agent.config import Settings
@@ -16,6 +17,9 @@ from edge_agent.runtime.batching import batcher
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.registry import Registry
+from edge_agent.runtime.remote.commands import RemoteCommands
+from edge_agent.runtime.results.room import ResultsRoom
+from edge_agent.runtime.results.sinks import command_source, make_sinks, thing_name
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.store import Store
 from edge_agent.runtime.vision import preprocess
@@ -25,24 +29,31 @@ from edge_agent.types import ModelInfo
 log = logging.getLogger(__name__)
 
 ENGINE_THREADS = (batcher.THREAD_NAME, model.THREAD_NAME)
-FREE_WITHIN_S = 1.0
+FREE_WITHIN_S = 0.5
+STORE_WITHIN_S = 0.5
+DECISIONS_FILE = "decisions.json"
+NUCLEUS_LOST = 1  # exit status: the nucleus then starts the component anew, with a fresh token
 
 
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises InvalidConfiguration when it cannot begin."""
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, or until the nucleus is lost; returns the exit status.
+
+    Raises InvalidConfiguration when it cannot begin.
+    """
     memory.keep_heap()
     preprocess.use_one_thread()  # inference units are the parallelism; more would fight them
     stop_asked: SimpleQueue[int] = SimpleQueue()  # its put may interrupt any line, its own as well
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: stop_asked.put(number))
-    _serve(settings, stop_asked)
+        signal.signal(number, lambda _number, _frame: stop_asked.put(0))
+    status = _serve(settings, stop_asked)
     if any(thread.name in ENGINE_THREADS for thread in threading.enumerate()):
         # An engine is still loading or computing; tearing the interpreter down under it may crash.
         logging.shutdown()
-        os._exit(0)
+        os._exit(status)
+    return status
 
 
-def _serve(settings: Settings, stop_asked: SimpleQueue[int]) -> None:
+def _serve(settings: Settings, stop_asked: SimpleQueue[int]) -> int:
     frames = FrameReader()
     store = Store(settings.models)
     metrics = Metrics()
@@ -52,35 +63,53 @@ def _serve(settings: Settings, stop_asked: SimpleQueue[int]) -> None:
         units = info.inference_units, info.desired_units, info.least_units, info.most_units
         metrics.has_units(info.name, *units)
 
+    def lose(why: str) -> None:
+        log.error("%s", why)
+        stop_asked.put(NUCLEUS_LOST)
+
+    results = settings.results
+    thing = thing_name(results)
+    sinks = make_sinks(results, thing, lose)
+    room = ResultsRoom(results, thing, sinks, metrics)
     registry = Registry(
         settings.models,
         settings.engine,
         on_change=show,
         on_gone=lambda name: server.forget(name),
+        decisions=results.folder / DECISIONS_FILE if results.folder else None,
     )
-    server = Server(settings.server, Detector(registry, frames), metrics)
+    detector = Detector(registry, frames, room.recorder.observe)
+    if results.commands.allow:
+        remote = RemoteCommands(detector, results.commands.allow, room.last_capture)
+        source, commands = command_source(sinks), results.commands
+        source.serve_commands(commands.topic, commands.response_topic, remote.answer)
+    server = Server(settings.server, detector, metrics)
     addresses = server.listen()
     if settings.server.metrics is not None:
         addresses.append(_serve_metrics(metrics, settings.server.metrics))
     _look(store, registry)  # before the first call, which must not find a model missing
+    room.start()
     server.start()
     log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
-    while not _comes(stop_asked, settings.models.rescan_every_s):
+    while (status := _asked(stop_asked, settings.models.rescan_every_s)) is None:
         frames.sweep()
         _look(store, registry)
+        _tend(room)
 
     log.info("Stopping: no new calls; those in flight may finish.")
     server.stop(settings.server.stop_within_s)
     registry.close(FREE_WITHIN_S)
+    room.close(STORE_WITHIN_S)
     log.info("Stopped.")
+    return status
 
 
-def _comes(queue: SimpleQueue[int], within_s: float) -> bool:
+def _asked(queue: SimpleQueue[int], within_s: float) -> Optional[int]:
+    """Return the exit status when the agent is to stop, None when nobody asked."""
     try:
-        queue.get(timeout=within_s)
+        return queue.get(timeout=within_s)
     except Empty:
-        return False
-    return True
+        return None
 
 
 def _look(store: Store, registry: Registry) -> None:
@@ -90,6 +119,13 @@ def _look(store: Store, registry: Registry) -> None:
         registry.tend()
     except Exception:
         log.exception("Looking after the models failed; trying again.")
+
+
+def _tend(room: ResultsRoom) -> None:
+    try:
+        room.tend()
+    except Exception:
+        log.exception("Looking after the results failed; trying again.")
 
 
 def _serve_metrics(metrics: Metrics, address: str) -> str:

@@ -39,5 +39,4 @@ def run(arguments: argparse.Namespace) -> int:
     logs.configure(settings.log_level)
     from edge_agent.runtime import app
 
-    app.run(settings)
-    return 0
+    return app.run(settings)

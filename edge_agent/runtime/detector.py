@@ -1,29 +1,46 @@
 """The life of a frame, on one page.
 
 A frame comes as bytes or as a name of shared memory, is checked and viewed without a copy, waits
-for an inference unit of its model, is resized into that unit's batch, computed and judged. The
-rooms below do the work; this façade says in which order.
+for an inference unit of its model, is resized into that unit's batch, computed and judged; its
+verdict is offered to the results room. The rooms below do the work; this façade says in which
+order.
 """
 
 from __future__ import annotations
 
-from typing import List
+from dataclasses import replace
+from typing import Callable, List
 
 from edge_agent.errors import InvalidFrame
+from edge_agent.manifest import Manifest
 from edge_agent.runtime.batching.batcher import Retired
 from edge_agent.runtime.loaded import Loaded
 from edge_agent.runtime.registry import Registry
-from edge_agent.runtime.vision.frame import FrameReader
+from edge_agent.runtime.vision.frame import FrameReader, OpenFrame
 from edge_agent.runtime.vision.preprocess import check_size
 from edge_agent.types import DetectRequest, ModelInfo, Prediction
 
+Observe = Callable[[DetectRequest, OpenFrame, Prediction, Manifest], str]
+
+
+def unobserved(_: DetectRequest, __: OpenFrame, ___: Prediction, ____: Manifest) -> str:
+    """Publish nothing."""
+    return ""
+
 
 class Detector:
-    """What the agent does, without a wire. Its methods may be called on any thread."""
+    """What the agent does, without a wire. Its methods may be called on any thread.
 
-    def __init__(self, registry: Registry, frames: FrameReader) -> None:
+    `observe` is offered every verdict while the frame is still in memory; it returns the id of the
+    event it makes of it, never waits and never raises.
+    """
+
+    def __init__(
+        self, registry: Registry, frames: FrameReader, observe: Observe = unobserved
+    ) -> None:
         self._registry = registry
         self._frames = frames
+        self._observe = observe
 
     def detect(self, request: DetectRequest) -> Prediction:
         """Judge one frame and return when that is done.
@@ -47,6 +64,13 @@ class Detector:
         """Stop a model and return when it is freed. Raises ModelNotFound, WrongModelState."""
         return self._registry.find(name).stop()
 
+    def set_threshold(self, name: str, threshold: float, by: str) -> ModelInfo:
+        """Judge by `threshold`, 0 to 1, from the next batch on; `by` says who wants it.
+
+        Raises InvalidRequest, ModelNotFound, WrongModelState, AgentUnavailable.
+        """
+        return self._registry.set_threshold(name, threshold, by)
+
     def describe(self, name: str) -> ModelInfo:
         """Tell the state of a model. Raises ModelNotFound."""
         return self._registry.find(name).info()
@@ -63,4 +87,5 @@ class Detector:
         check_size(opened.frame.width, opened.frame.height, loaded.manifest.input)
         prediction = loaded.predict(opened, request)
         opened.check()
-        return prediction
+        result_id = self._observe(request, opened, prediction, loaded.manifest)
+        return replace(prediction, result_id=result_id) if result_id else prediction

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Dict, List
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -13,8 +14,11 @@ from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend
 from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.vision.frame import OpenFrame
+from edge_agent.runtime.vision.input_check import InputCheck
+from edge_agent.runtime.vision.light import measure
 from edge_agent.runtime.vision.postprocess import Postprocessor
 from edge_agent.runtime.vision.preprocess import item_shape, write_input
+from edge_agent.types import CameraProblem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,15 +26,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Verdicts:
+    """The rules that all units of a model judge by; new ones hold from the next batch on."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.input_check = InputCheck(manifest.statistics)
+        self.follow(manifest)
+
+    def follow(self, manifest: Manifest) -> None:
+        """Judge by this manifest's decision. May be called while units compute."""
+        self.postprocessor = Postprocessor(manifest)
+
+
 class InferenceUnit:
     """Computes batches of items whose work is an `OpenFrame`; used by one thread at a time."""
 
-    def __init__(self, backend: Backend, manifest: Manifest) -> None:
+    def __init__(
+        self, backend: Backend, manifest: Manifest, verdicts: Optional[Verdicts] = None
+    ) -> None:
         self.max_batch = backend.max_batch
         self.can_interrupt = backend.can_interrupt
         self._backend = backend
         self._spec = manifest.input
-        self._postprocessor = Postprocessor(manifest)
+        self._verdicts = verdicts or Verdicts(manifest)
         self._slots: NDArray[Any] = np.zeros(
             (self.max_batch, *item_shape(self._spec)), self._spec.dtype
         )
@@ -47,19 +65,19 @@ class InferenceUnit:
         """
         for count in {1, self.max_batch}:
             outputs = self._backend.run(self._slots[:count])
-            self._postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
+            self._verdicts.postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
 
     def compute(self, batch: List[Item]) -> None:
         """Resolve every item with a Prediction or an error of its own."""
-        placed: List[Item] = []
+        placed: List[Tuple[Item, Tuple[CameraProblem, ...]]] = []
         began = time.monotonic()
         for item in batch:
             try:
-                write_input(item.work.frame, self._spec, self._slots[len(placed)])
+                problems = self._place(item, self._slots[len(placed)])
             except Exception as error:
                 item.fail(_fault(error))
             else:
-                placed.append(item)
+                placed.append((item, problems))
             now = time.monotonic()
             item.times.preprocess, began = now - began, now
         if not placed:
@@ -68,13 +86,14 @@ class InferenceUnit:
             outputs = self._backend.run(self._slots[: len(placed)])
         except Exception as error:
             fault = _fault(error)
-            for item in placed:
+            for item, _ in placed:
                 item.fail(fault)
             return
         compute_s = time.monotonic() - began
-        for index, item in enumerate(placed):
+        postprocessor = self._verdicts.postprocessor  # one for the whole batch
+        for index, (item, problems) in enumerate(placed):
             item.times.compute = compute_s
-            self._judge(item, outputs, index)
+            self._judge(item, problems, outputs, index, postprocessor)
 
     def interrupt(self) -> None:
         """Make `compute` on another thread fail soon; the unit can't be used afterwards."""
@@ -84,19 +103,33 @@ class InferenceUnit:
         """Free the engine."""
         self._backend.close()
 
-    def _judge(self, item: Item, outputs: Dict[str, NDArray[Any]], index: int) -> None:
+    def _place(self, item: Item, slot: NDArray[Any]) -> Tuple[CameraProblem, ...]:
+        """Write a frame into its slot; return what is wrong with the picture."""
+        pixels = write_input(item.work.frame, self._spec, slot)
+        return self._verdicts.input_check.judge(measure(pixels), item.caller.name)
+
+    def _judge(
+        self,
+        item: Item,
+        problems: Tuple[CameraProblem, ...],
+        outputs: Dict[str, NDArray[Any]],
+        index: int,
+        postprocessor: Postprocessor,
+    ) -> None:
         if item.future.done():  # given up meanwhile: its caller's memory is no longer ours
             return
         began = time.monotonic()
         opened: OpenFrame = item.work
         frame = opened.frame
         try:
-            prediction = self._postprocessor.predict(
+            prediction = postprocessor.predict(
                 outputs, index, frame.width, frame.height, opened.mask_target
             )
         except Exception as error:
             item.fail(_fault(error))
             return
+        if problems:
+            prediction = replace(prediction, camera_problems=problems)
         item.times.postprocess = time.monotonic() - began
         item.resolve(prediction)
 

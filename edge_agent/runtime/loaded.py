@@ -8,26 +8,32 @@ from dataclasses import dataclass
 from typing import Callable, Tuple
 
 from edge_agent.config import EngineSettings
-from edge_agent.manifest import Manifest, RuntimeSpec
+from edge_agent.manifest import Decision, Manifest, RuntimeSpec
 from edge_agent.runtime import memory
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.batching.batcher import Batcher, BatchingOptions
 from edge_agent.runtime.batching.scaling import Limits, Scaler
-from edge_agent.runtime.instance import InferenceUnit
+from edge_agent.runtime.instance import InferenceUnit, Verdicts
 from edge_agent.runtime.package import Package
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.types import DetectRequest, Prediction
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Loaded:
-    """A model in memory, warm; `open_unit` makes one more inference unit of it."""
+    """A model in memory, warm; `open_unit` makes one more inference unit of it.
+
+    `packaged` is the manifest as it stands in the package, `manifest` with the registration's
+    decision.
+    """
 
     registration: Registration
+    packaged: Manifest
     manifest: Manifest
+    verdicts: Verdicts
     batcher: Batcher
     scaler: Scaler
     open_unit: Callable[[], InferenceUnit]
@@ -39,7 +45,7 @@ class Loaded:
         units = self.batcher.instances
         return (
             f"Version {self.manifest.version}, {units} inference unit{'s' * (units != 1)} of "
-            f"{self.engine}."
+            f"{self.engine}. Threshold {self.manifest.decision.threshold:g}."
         )
 
     def predict(self, opened: OpenFrame, request: DetectRequest) -> Prediction:
@@ -48,6 +54,17 @@ class Loaded:
         item = Item(opened, time.monotonic(), request.caller, request.times, held_bytes)
         prediction: Prediction = self.batcher.run(item)
         return prediction
+
+    def decide(self, registration: Registration) -> str:
+        """Judge by another registration of the same package from the next batch on.
+
+        Returns what is different now, for people. Raises InvalidPackage when the decision can't be;
+        nothing has changed then.
+        """
+        before, manifest = self.manifest.decision, registration.apply(self.packaged)
+        self.verdicts.follow(manifest)
+        self.registration, self.manifest = registration, manifest
+        return _differences(before, manifest.decision)
 
     def close(self, within_s: float) -> bool:
         """Finish what waits and free everything; False when calls were cut off."""
@@ -60,12 +77,13 @@ def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -
     """Verify, open and warm the package. Raises ModelError."""
     package = Package(registration.package, limit_bytes)
     manifest = registration.apply(package.manifest)
+    verdicts = Verdicts(manifest)
     limits, threads = unit_limits(manifest.runtime, engine)
     options = BackendOptions(threads, engine.spinning, engine.memory_arena, engine.cpu_batches)
 
     def open_unit() -> InferenceUnit:
         backend = open_backend(engine.backends, package.read_model(), manifest, options)
-        unit = InferenceUnit(backend, manifest)
+        unit = InferenceUnit(backend, manifest, verdicts)
         unit.warm_up()
         return unit
 
@@ -75,7 +93,9 @@ def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -
     )
     return Loaded(
         registration,
+        package.manifest,
         manifest,
+        verdicts,
         Batcher(units, batching),
         Scaler(limits),
         open_unit,
@@ -96,3 +116,13 @@ def unit_limits(runtime: RuntimeSpec, engine: EngineSettings) -> Tuple[Limits, i
         minimum, maximum = min(minimum, cores), min(maximum, cores)
     limits = Limits(minimum, maximum, engine.scale_up_after_s, engine.scale_down_after_s)
     return limits, engine.threads or cores // maximum
+
+
+def _differences(old: Decision, new: Decision) -> str:
+    """Return what changed, for people: "threshold 0.5 -> 0.6"."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    return ", ".join(
+        f"{name} {before[name]} -> {value}"
+        for name, value in after.items()
+        if before[name] != value
+    )

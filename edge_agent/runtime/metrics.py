@@ -7,10 +7,13 @@ exist, with the prefix `edge_agent_`; counters end in `_total` as Prometheus wan
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Iterable, Tuple
+from typing import Iterable, Sequence, Tuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from edge_agent.types import CameraProblem
+
+SCORES = tuple(step / 20 for step in range(1, 21))
 MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
 
@@ -21,7 +24,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._successes = self._counter("SuccessfulRequestCount", "Frames that got a verdict")
         self._processed = self._counter("ProcessedImageCount", "Frames that were computed")
-        self._anomalous = self._counter("DetectedAnomalyCount", "Frames judged anomalous")
+        self._anomalous = self._counter(
+            "DetectedAnomalyCount", "Frames judged anomalous, those with camera problems left out"
+        )
+        self._problems = self._counter("CameraProblemCount", "Camera problems", "problem")
         self._invalid = self._counter("InvalidImageCount", "Frames that could not be used")
         self._throttled = self._counter("ThrottledCount", "Frames refused because of load")
         self._errors = self._counter("ErrorCount", "Frames without a verdict, by status", "status")
@@ -34,28 +40,56 @@ class Metrics:
             buckets=MILLISECONDS,
         )
         self._time_of = lru_cache(maxsize=None)(self._time.labels)  # a lookup a stage a frame
-        self._units = {
-            name: Gauge(
-                f"{name}InferenceUnits",
-                f"Inference units of a model: {name}",
+        self._score_of = lru_cache(maxsize=None)(
+            Histogram(
+                "Score",
+                "Anomaly scores",
                 ("model",),
                 namespace="edge_agent",
                 registry=self.registry,
+                buckets=SCORES,
+            ).labels
+        )
+        self._drift = self._gauge("ScoreDrift", "Distance of the scores to training's", "model")
+        self._delivered = self._gauge("ResultsDelivered", "Events delivered, since start", "sink")
+        self._waiting = self._gauge("ResultsWaiting", "Events that wait for delivery", "sink")
+        self._dropped = self._total("ResultsDropped", "Events given up to make room", "verdict")
+        self._undeliverable = self._total("ResultsUndeliverable", "Events given up", "sink")
+        self._captures = self._gauge("Captures", "Frames chosen to be kept, since start", "outcome")
+        self._units = {
+            name: self._gauge(
+                f"{name}InferenceUnits", f"Inference units of a model: {name}", "model"
             )
             for name in ("InService", "Desired", "Min", "Max")
         }
 
-    def succeeded(self, model: str, anomalous: bool, stages: Iterable[Tuple[str, float]]) -> None:
+    def succeeded(
+        self,
+        model: str,
+        anomalous: bool,
+        problems: Sequence[CameraProblem],
+        stages: Iterable[Tuple[str, float]],
+    ) -> None:
         """Count a verdict; `stages` are the parts of its time, in seconds."""
         self._successes.labels(model).inc()
         self._processed.labels(model).inc()
-        if anomalous:
+        if anomalous and not problems:
             self._anomalous.labels(model).inc()
+        for problem in problems:
+            self._problems.labels(model, problem.value).inc()
         total_s = 0.0
         for stage, seconds in stages:
             self._time_of(model, stage).observe(1000 * seconds)
             total_s += seconds
         self._time_of(model, "total").observe(1000 * total_s)
+
+    def scored(self, model: str, score: float) -> None:
+        """Count a verdict's score, 0 to 1."""
+        self._score_of(model).observe(score)
+
+    def drifts(self, model: str, distance: float) -> None:
+        """Note how far the scores are from those seen in training, 0 to 1."""
+        self._drift.labels(model).set(distance)
 
     def failed(self, model: str, status: str, invalid_image: bool) -> None:
         """Count a frame without a verdict; `status` is the name of its gRPC status code."""
@@ -70,11 +104,34 @@ class Metrics:
         for gauge, count in zip(self._units.values(), (in_service, desired, least, most)):
             gauge.labels(model).set(count)
 
+    def results_delivered(self, sink: str, delivered: int, waiting: int) -> None:
+        """Note how many events a sink has delivered since the start, and how many wait for it."""
+        self._delivered.labels(sink).set(delivered)
+        self._waiting.labels(sink).set(waiting)
+
+    def results_dropped(self, normal: int, others: int) -> None:
+        """Count events that were given up to make room."""
+        self._dropped.labels("normal").inc(normal)
+        self._dropped.labels("others").inc(others)
+
+    def result_undeliverable(self, sink: str) -> None:
+        """Count an event that went to the dead letters."""
+        self._undeliverable.labels(sink).inc()
+
+    def frames_kept(self, kept: int, skipped: int, failed: int) -> None:
+        """Note how many captures were kept, skipped for want of room, failed, since the start."""
+        for outcome, count in (("kept", kept), ("skipped", skipped), ("failed", failed)):
+            self._captures.labels(outcome).set(count)
+
     def serve(self, host: str, port: int) -> None:
         """Answer GET /metrics on `host`:`port` until the process ends. Raises OSError."""
         start_http_server(port, host, self.registry)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(
-            name, meaning, ("model", *labels), namespace="edge_agent", registry=self.registry
-        )
+        return self._total(name, meaning, "model", *labels)
+
+    def _total(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, namespace="edge_agent", registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, namespace="edge_agent", registry=self.registry)

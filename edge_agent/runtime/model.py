@@ -14,7 +14,7 @@ from functools import partial
 from typing import Callable, Dict, Optional, Tuple
 
 from edge_agent.config import EngineSettings, ModelsSettings
-from edge_agent.errors import EdgeAgentError, ModelError, WrongModelState
+from edge_agent.errors import EdgeAgentError, InvalidPackage, ModelError, WrongModelState
 from edge_agent.manifest import MODEL_FILE
 from edge_agent.runtime import memory
 from edge_agent.runtime.batching.batcher import Retired
@@ -49,7 +49,10 @@ TRANSITIONS: Dict[Tuple[ModelState, Event], ModelState] = {
 
 
 class ServedModel:
-    """A deployed model and the state it is in; `on_change` hears of every change of state."""
+    """A deployed model and the state it is in; `on_change` hears of every change of state.
+
+    `registration` is the one in force. Whoever replaces it calls `follow` afterwards.
+    """
 
     def __init__(
         self,
@@ -116,11 +119,31 @@ class ServedModel:
         except WrongModelState:
             return  # it does not run
 
-    def replace(self, registration: Registration) -> None:
-        """Take over a changed registration; a RUNNING model changes over when the new is warm."""
-        self.registration = registration
+    def follow(self) -> None:
+        """Make what serves follow the registration in force.
+
+        A decision holds from the next batch on; another package serves when it is warm.
+        """
         with self._changing_over:
-            self._change_over()
+            target, old = self.registration, self._loaded
+            if old is None:
+                return
+            if target.is_same_package(old.registration):
+                self._decide(target, old)
+            else:
+                self._change_over(target, old)
+
+    def check_decision(self, registration: Registration) -> None:
+        """Raise WrongModelState or InvalidPackage when what serves couldn't follow at once."""
+        loaded = self._loaded
+        if loaded is None:
+            return
+        if not registration.is_same_package(loaded.registration):
+            raise WrongModelState(
+                f"Model {self.name!r} is to change over to another package; decide when it has. "
+                f"{self._message}"
+            )
+        registration.apply(loaded.packaged)
 
     def tend(self) -> None:
         """Give up inference units that hang; add and remove units as the load asks."""
@@ -178,13 +201,22 @@ class ServedModel:
         with self._lock:
             self._loaded = loaded
             self._move(Event.LOADED, loaded.summary)
-        self.replace(self.registration)  # it may have changed since
+        self.follow()  # the registration may have changed since
 
-    def _change_over(self) -> None:
-        """Load the registration in force beside the one that serves, then let that one go."""
-        target, old = self.registration, self._loaded
-        if old is None or old.registration == target:
+    def _decide(self, target: Registration, loaded: Loaded) -> None:
+        """Judge by another decision, without loading anything."""
+        try:
+            changes = loaded.decide(target)
+        except InvalidPackage as error:
+            log.error("Model %s keeps its decision: %s", self.name, error)  # noqa: TRY400
+            self._tell(loaded, f"{loaded.summary} A changed decision was refused: {error}")
             return
+        if changes:
+            log.info("Model %s judges anew: %s, by %s.", self.name, changes, target.decided_by)
+        self._tell(loaded, loaded.summary)
+
+    def _change_over(self, target: Registration, old: Loaded) -> None:
+        """Load `target` beside the one that serves, then let that one go."""
         try:
             new = self._open(target)
         except Exception as error:

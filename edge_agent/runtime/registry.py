@@ -1,6 +1,6 @@
 """Name → served model. Registrations come and go while the agent runs.
 
-One thread calls `sync` and `close`; any thread may find and list.
+One thread calls `sync` and `close`; any thread may do the rest.
 """
 
 from __future__ import annotations
@@ -8,20 +8,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from functools import partial
-from typing import Callable, Dict, List, Mapping, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, Optional, Set
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ModelNotFound
 from edge_agent.runtime.model import ServedModel, in_background
 from edge_agent.runtime.store import Registration
+from edge_agent.runtime.thresholds import Thresholds
 from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
 
 
 class Registry:
-    """Owns the served models; `on_change` hears of every change of state, `on_gone` of removals."""
+    """Owns the served models; `on_change` hears of every change of state, `on_gone` of removals.
+
+    `decisions`: where thresholds set meanwhile are kept; None: only until the process ends.
+    """
 
     def __init__(
         self,
@@ -29,12 +34,15 @@ class Registry:
         engine: EngineSettings,
         on_change: Callable[[ModelInfo], None] = lambda info: None,
         on_gone: Callable[[str], None] = lambda name: None,
+        decisions: Optional[Path] = None,
     ) -> None:
         self._settings = (models, engine)
         self._on_change, self._on_gone = on_change, on_gone
         self._models: Dict[str, ServedModel] = {}  # replaced as a whole, never changed
         self._missing: Set[str] = set()
         self._changes: List[threading.Thread] = []
+        self._thresholds = Thresholds(decisions)
+        self._deciding = threading.Lock()  # of the thresholds and the models' registrations
 
     def find(self, name: str) -> ServedModel:
         """Return the model. Raises InvalidRequest for an empty name, ModelNotFound."""
@@ -49,6 +57,24 @@ class Registry:
         """Return every deployed model, by name."""
         return [model.info() for _, model in sorted(self._models.items())]
 
+    def set_threshold(self, name: str, threshold: float, by: str) -> ModelInfo:
+        """Judge by `threshold` from the next batch on, and after a restart; `by`: who wants it.
+
+        Raises InvalidRequest, ModelNotFound, WrongModelState when another package is about to
+        serve, AgentUnavailable when the threshold can't be kept.
+        """
+        model = self.find(name)
+        if not 0.0 <= threshold <= 1.0:
+            raise InvalidRequest(f"The threshold is {threshold:g}; it must lie between 0 and 1.")
+        with self._deciding:
+            decided = replace(model.registration, threshold=threshold, decided_by=by)
+            model.check_decision(decided)
+            self._thresholds.keep(decided, threshold, by)
+            model.registration = decided
+        model.follow()
+        log.info("Model %s has threshold %g, set by %s.", name, threshold, by)
+        return model.info()
+
     def sync(self, registrations: Mapping[str, Registration]) -> None:
         """Make the models those of `registrations`; work that takes time goes on afterwards.
 
@@ -62,12 +88,8 @@ class Registry:
             self._later(self._models[name].retire)
             self._models = {key: model for key, model in self._models.items() if key != name}
             self._on_gone(name)
-        for name, registration in registrations.items():
-            known = self._models.get(name)
-            if known is None:
-                self._add(registration)
-            elif known.registration != registration:
-                self._later(partial(known.replace, registration))
+        for registration in registrations.values():
+            self._register(registration)
 
     def tend(self) -> None:
         """Look after every model's inference units."""
@@ -82,6 +104,16 @@ class Registry:
         self._models = {}
         for change in self._changes:
             change.join(max(0.0, end - time.monotonic()))
+
+    def _register(self, deployed: Registration) -> None:
+        with self._deciding:
+            registration = self._thresholds.over(deployed)
+            known = self._models.get(registration.name)
+            if known is None:
+                self._add(registration)
+            elif known.registration != registration:
+                known.registration = registration
+                self._later(known.follow)
 
     def _add(self, registration: Registration) -> None:
         model = ServedModel(registration, *self._settings, self._on_change)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from pydantic import Field
 from typing_extensions import Annotated
@@ -46,10 +46,22 @@ class Registration:
     autostart: bool = False
     arn: str = ""
     decision: str = "{}"  # JSON of the values that replace the manifest's
+    digest: str = field(default="", compare=False)  # of the package; empty: it can't be read
+    threshold: Optional[float] = None  # set while the model runs, see `thresholds`; wins over all
+    decided_by: str = field(default="its registration", compare=False)
+
+    def is_same_package(self, other: Registration) -> bool:
+        """Whether what is loaded for `other` would be loaded for this one as well."""
+        return (self.package, self.stamp) == (other.package, other.stamp)
 
     def apply(self, manifest: Manifest) -> Manifest:
-        """Return the manifest with this registration's decision values in it."""
+        """Return the manifest with this registration's decision values in it.
+
+        `manifest` is the package's own. Raises InvalidPackage when a value can't be.
+        """
         values = {**manifest.decision.model_dump(mode="json"), **json.loads(self.decision)}
+        if self.threshold is not None:
+            values["threshold"] = self.threshold
         try:
             decision = read_json(Decision, json.dumps(values).encode())
         except ValueError as error:
@@ -63,7 +75,7 @@ class Store:
     def __init__(self, settings: ModelsSettings) -> None:
         self._settings = settings
         self._complained: Dict[Path, Tuple[int, ...]] = {}
-        self._arns: Dict[Path, Tuple[Tuple[int, ...], str]] = {}
+        self._known: Dict[Path, Tuple[Tuple[int, ...], str, str]] = {}  # stamp, ARN, digest
 
     def scan(self) -> Dict[str, Registration]:
         """Return the registrations by name. A record wins over a folder entry of the same name."""
@@ -81,8 +93,9 @@ class Store:
                 self._complain(path, f"its name must match {NAME_PATTERN}")
                 continue
             package_stamp = stamp(path)
-            arn = self._arn(path, package_stamp)
-            yield Registration(name, path, package_stamp, self._settings.autostart, arn)
+            arn, digest = self._facts(path, package_stamp)
+            autostart = self._settings.autostart
+            yield Registration(name, path, package_stamp, autostart, arn, digest=digest)
 
     def _from_records(self) -> Iterator[Registration]:
         folder = self._settings.records
@@ -97,24 +110,28 @@ class Store:
             if not package_stamp:
                 self._complain(path, f"its package {package} isn't there")
                 continue
+            arn, digest = self._facts(package, package_stamp)
             yield Registration(
                 record.model_component,
                 package,
                 package_stamp,
                 record.autostart,
-                record.model_arn or self._arn(package, package_stamp),
+                record.model_arn or arn,
                 json.dumps(record.decision, sort_keys=True),
+                digest,
             )
 
-    def _arn(self, package: Path, package_stamp: Tuple[int, ...]) -> str:
-        known = self._arns.get(package)
+    def _facts(self, path: Path, package_stamp: Tuple[int, ...]) -> Tuple[str, str]:
+        """Return the package's ARN and digest, empty when it can't be read."""
+        known = self._known.get(path)
         if known is None or known[0] != package_stamp:
             try:
-                arn = Package(package).manifest.model_arn
+                package = Package(path)
+                facts = package.manifest.model_arn, package.digest
             except EdgeAgentError:
-                arn = ""  # said in full when the model is started
-            known = self._arns[package] = (package_stamp, arn)
-        return known[1]
+                facts = "", ""  # said in full when the model is started
+            known = self._known[path] = (package_stamp, *facts)
+        return known[1:]
 
     def _complain(self, path: Path, why: str) -> None:
         try:

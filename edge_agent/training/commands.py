@@ -13,14 +13,17 @@ SMALLEST, LARGEST = 64, 1024  # pixels of the model's input each way
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `train`."""
-    parser.add_argument("folder", type=Path, help="holds normal/ and perhaps anomaly/")
+    parser.add_argument(
+        "source", type=Path, metavar="IMAGES",
+        help="a folder with normal/ and perhaps anomaly/, or a manifest (JSON lines)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="PACKAGE", help="to write")
     parser.add_argument(
         "--task", choices=("anomaly_map", "classification"), default="anomaly_map",
         help="classification gives a score without a map (default: anomaly_map)",
     )  # fmt: skip
-    parser.add_argument("--normal-only", action="store_true", help="leave anomaly/ out")
-    parser.add_argument("--name", help="of the model (default: the folder's)")
+    parser.add_argument("--normal-only", action="store_true", help="leave anomalies out")
+    parser.add_argument("--name", help="of the model (default: the captures' or the folder's)")
     parser.add_argument("--version", default="1", help="of the model (default: 1)")
     parser.add_argument(
         "--size", type=input_size, metavar="HxW",
@@ -28,17 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: by the first image, at most about 65000 pixels)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
+    parser.add_argument("--images", type=Path, help="folder with what a manifest's bucket holds")
+    parser.add_argument("--model", help="of a manifest, only what was captured with this model")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and say where the package is."""
     from rich.console import Console
 
+    from edge_agent.evaluation.label_manifest import ManifestOptions
     from edge_agent.training import trainer
 
     console = Console()
     trainer.train(
-        arguments.folder,
+        arguments.source,
         arguments.out,
         task=arguments.task,
         normal_only=arguments.normal_only,
@@ -46,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         version=arguments.version,
         size=arguments.size,
         seed=arguments.seed,
+        options=ManifestOptions(arguments.images, arguments.model),
         progress=lambda text: console.print(text, markup=False, highlight=False),
     )
     return 0

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.evaluation.labelled import LabelledFolder, read_frame
+from edge_agent.evaluation.label_manifest import ANOMALY, NORMAL, ManifestOptions
+from edge_agent.evaluation.labelled import LabelledImages, read_frame
 from edge_agent.manifest import InputSpec
+from edge_agent.runtime.vision.light import measure
 from edge_agent.runtime.vision.preprocess import write_input
 
 if TYPE_CHECKING:
@@ -73,26 +74,24 @@ def _file_facts(path: Path, frame: Frame) -> Dict[str, float]:
 
 
 def _light_facts(pixels: NDArray[np.uint8]) -> Dict[str, float]:
-    """Mean luma and the variance of its Laplacian, at model size."""
-    luma = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    sharpness = float(cv2.Laplacian(luma, cv2.CV_64F).var())
-    return {"brightness": float(luma.mean()), "sharpness": sharpness}
+    light = measure(pixels)
+    return {"brightness": light.brightness, "sharpness": light.sharpness}
 
 
-def find(folder: Path, normal_only: bool) -> LabelledFolder:
+def find(source: Path, normal_only: bool, options: ManifestOptions) -> LabelledImages:
     """List the images to train on. Raises InvalidConfiguration when there are too few."""
-    found = LabelledFolder.of(folder)
-    if not (folder / "normal").is_dir():
+    found = LabelledImages.of(source, options)
+    if source.is_dir() and not (source / NORMAL).is_dir():
         raise InvalidConfiguration(
-            f"{folder} has no folder normal/; put images of good parts there "
+            f"{source} has no folder normal/; put images of good parts there "
             "(and of bad ones into anomaly/)."
         )
     if len(found.normal) < FEWEST_NORMALS:
+        place = source / NORMAL if source.is_dir() else f"{source}, of class-name normal,"
         raise InvalidConfiguration(
-            f"{folder / 'normal'} holds {len(found.normal)} images; "
-            f"training needs {FEWEST_NORMALS} or more."
+            f"{place} holds {len(found.normal)} images; training needs {FEWEST_NORMALS} or more."
         )
-    return LabelledFolder(found.normal, ()) if normal_only else found
+    return replace(found, anomaly=()) if normal_only else found
 
 
 def input_size(paths: Sequence[Path]) -> Size:
@@ -110,12 +109,14 @@ def input_size(paths: Sequence[Path]) -> Size:
     return _multiple(frame.height), _multiple(frame.width)
 
 
-def digest(paths: Sequence[Path], folder: Path) -> str:
-    """Return the sha-256 over names and contents of the files."""
+def digest(found: LabelledImages, source: Path) -> str:
+    """Return the sha-256 over contents, labels and names; in a folder the label is in the name."""
     total = hashlib.sha256()
-    for path in paths:
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
+    for label, paths in ((NORMAL, found.normal), (ANOMALY, found.anomaly)):
+        for path in paths:
+            name = path.relative_to(source) if source.is_dir() else Path(label, path.name)
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            total.update(f"{content}  {name.as_posix()}\n".encode())
     return total.hexdigest()
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_agent.evaluation.evaluator import evaluate
-from edge_agent.evaluation.labelled import LabelledFolder
+from edge_agent.evaluation.labelled import LabelledImages
 from edge_agent.training.trainer import train
 
 COLUMNS = ("set", "normals", "AUROC", "F1", "best F1", "training s", "ms/image", "package MB")
@@ -34,7 +34,7 @@ def _score(images: Path, package: Path) -> tuple[str, ...]:
     package_bytes = sum(file.stat().st_size for file in package.iterdir())
     return (
         images.name,
-        str(len(LabelledFolder.of(images / "train").normal)),
+        str(len(LabelledImages.of(images / "train").normal)),
         f"{report.image_auroc:.3f}",
         f"{report.f1:.3f}",
         f"{report.best_f1:.3f}",

@@ -1,4 +1,4 @@
-"""From a folder of images to a model package: the steps of training, in order."""
+"""From labelled images to a model package: the steps of training, in order."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing_extensions import Literal
 
 from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.evaluation.label_manifest import ALL, ManifestOptions
 from edge_agent.manifest import (
     MODEL_FILE,
     NAME_PATTERN,
@@ -43,7 +44,7 @@ HISTOGRAM_BINS = 20
 
 
 def train(
-    folder: Path,
+    source: Path,
     out: Path,
     *,
     task: Task = "anomaly_map",
@@ -52,20 +53,24 @@ def train(
     version: str = "1",
     size: Optional[Size] = None,
     seed: int = 0,
+    options: ManifestOptions = ALL,
     progress: Callable[[str], None],
 ) -> Manifest:
-    """Train on `folder`/normal (and /anomaly) and write the package `out`.
+    """Train on `source`/normal (and /anomaly), or on a label manifest; write the package `out`.
 
     The features know good images only; bad ones, where there are any and unless `normal_only`,
-    place the threshold. size: height and width of the model's input, multiples of 16; None: by the
-    first image. The same images, seed and libraries give the same model.onnx. Raises
-    InvalidConfiguration: which image, folder or option cannot be used.
+    place the threshold. name: None: that of the model whose captures these are, else the folder's.
+    size: height and width of the model's input, multiples of 16; None: by the first image. The same
+    images, seed and libraries give the same model.onnx. Raises InvalidConfiguration: which image,
+    folder or option cannot be used.
     """
     began = time.monotonic()
     graph.check_libraries()
-    name = checked_name(name or safe_name(folder))
     package.check_target(out)
-    found = dataset.find(folder, normal_only)
+    found = dataset.find(source, normal_only, options)
+    name = checked_name(name or found.model or safe_name(source))
+    for remark in found.remarks:
+        progress(remark)
     spec = _input_spec(size or dataset.input_size(found.normal))
     normal, anomaly = Pictures.load(found.normal, spec), Pictures.load(found.anomaly, spec)
     progress(
@@ -83,7 +88,7 @@ def train(
         description=f"Trained on {len(normal)} normal and {len(anomaly)} anomalous images",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         trained_by=f"edge-agent {__version__}",
-        source_digest=dataset.digest((*found.normal, *found.anomaly), folder),
+        source_digest=dataset.digest(found, source),
         task=task,
         input=spec,
         outputs=OutputSpec(score="score", map="map" if task == "anomaly_map" else None),
@@ -123,9 +128,10 @@ def checked_name(name: str) -> str:
     return name
 
 
-def safe_name(folder: Path) -> str:
-    """Turn the folder's name into one a model may have."""
-    return re.sub(r"[^a-zA-Z0-9\-_.]+", "-", folder.resolve().name)[:128].strip("-.") or "model"
+def safe_name(source: Path) -> str:
+    """Turn the name of a folder, or of the one a manifest lies in, into one a model may have."""
+    folder = source.resolve().parent if source.is_file() else source.resolve()
+    return re.sub(r"[^a-zA-Z0-9\-_.]+", "-", folder.name)[:128].strip("-.") or "model"
 
 
 def _input_spec(size: Size) -> InputSpec:

@@ -46,6 +46,8 @@ def test_detect_prints_one_json_object_an_image(
     (region,) = bad["regions"]
     assert (region["left"], region["top"], region["width"], region["height"]) == (32, 33, 32, 30)
     assert bad["anomalies"][1]["name"] == "anomaly"
+    assert (bad["camera_problems"], good["camera_problems"]) == ([], ["black"])
+    assert good["result_id"] == ""  # this agent publishes nothing
 
 
 def test_detect_on_a_folder_ends_in_a_table_and_a_summary(
@@ -54,6 +56,7 @@ def test_detect_on_a_folder_ends_in_a_table_and_a_summary(
     assert main(["detect", str(pictures), "--address", agent.address, "--transport", "bytes"]) == 0
     out = capsys.readouterr().out
     assert "bad.png" in out
+    assert "normal (black picture)" in out
     assert "2 judged: 1 anomalous, 1 normal; 0 not judged" in out
 
 

@@ -34,6 +34,13 @@ def plain(red: int, width: int = 64, height: int = 64, blue: int = 0) -> Any:
     return frame
 
 
+def striped(red: int, width: int = 64, height: int = 64) -> Any:
+    """A frame scored like `plain`, with structure as pictures of a camera have it."""
+    frame = plain(red, width, height)
+    frame[::4, :, 1] = 200
+    return frame
+
+
 def defective(width: int = 64, height: int = 64) -> Any:
     """A frame with a scratch (red) in its upper left quarter, a dent (blue) in the lower right."""
     frame = plain(51, width, height, blue=51)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_agent.client import overlay
+from edge_agent.runtime.vision import overlay
 from edge_agent.types import Prediction, Region
 
 GREEN = (35, 164, 54)

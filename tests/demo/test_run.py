@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from edge_agent.cli import main
-from edge_agent.client import overlay
+from edge_agent.runtime.vision import overlay
 from edge_agent.demo.run import Demo
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests import micro
 from tests.agent import Agent
-from tests.contract.calls import INVALID_ARGUMENT, NOT_FOUND, Caller, plain, refused, until
+from tests.contract.calls import INVALID_ARGUMENT, NOT_FOUND, Caller, plain, refused, striped, until
 
 
 def free_port() -> int:
@@ -37,7 +37,7 @@ def test_frames_are_counted_under_the_originals_names(tmp_path: Path) -> None:
         caller = Caller(channel)
         caller.run("cls")
         for red in (255, 255, 10):
-            caller.detect("cls", plain(red))
+            caller.detect("cls", striped(red))
         broken = caller.messages.Bitmap(width=64, height=64, byte_data=b"short")
         refused(INVALID_ARGUMENT, caller.detect, "cls", broken)
         refused(NOT_FOUND, caller.detect, "no-such-model", plain(1))
@@ -57,6 +57,29 @@ def test_frames_are_counted_under_the_originals_names(tmp_path: Path) -> None:
         for stage in ("receive", "queue", "preprocess", "compute", "postprocess", "send", "total"):
             assert value("Time_count", model="cls", stage=stage) == 3
         assert value("Time_sum", model="cls", stage="total") > 0
+
+
+def test_frames_with_camera_problems_are_counted_as_such_and_not_as_anomalies(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    agent = Agent(tmp_path, "--set", f"server.metrics=127.0.0.1:{port}")
+    micro.write(agent.models / "any", "classification", decision={"threshold": 0.0})
+    with agent, agent.channel() as channel:
+        caller = Caller(channel)
+        caller.run("any")
+        for frame in (striped(50), 0 * plain(0), 0 * plain(0), plain(50)):
+            assert caller.detect("any", frame).is_anomalous
+        expected = {
+            'SuccessfulRequestCount_total{model="any"}': 4,
+            'ProcessedImageCount_total{model="any"}': 4,
+            'DetectedAnomalyCount_total{model="any"}': 1,
+            'CameraProblemCount_total{model="any",problem="black"}': 2,
+            'CameraProblemCount_total{model="any",problem="blank"}': 1,
+        }
+        until(lambda: scrape(port).get('edge_agent_ProcessedImageCount_total{model="any"}') == 4)
+        found = scrape(port)
+        assert {name: found.get(f"edge_agent_{name}") for name in expected} == expected
 
 
 def test_the_agent_listens_on_no_port_unless_asked_to(agent: Agent) -> None:

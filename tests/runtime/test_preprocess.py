@@ -23,7 +23,8 @@ def spec(**changes: object) -> InputSpec:
 
 def test_a_uint8_frame_lands_resized_in_its_slot_and_nowhere_else() -> None:
     batch = np.zeros((3, *item_shape(spec())), np.uint8)
-    write_input(Frame(IMAGE), spec(), batch[1])
+    pixels = write_input(Frame(IMAGE), spec(), batch[1])
+    assert np.shares_memory(pixels, batch[1])
     assert (batch[1] == cv2.resize(IMAGE, (48, 64), interpolation=cv2.INTER_AREA)).all()
     assert not batch[0].any()
     assert not batch[2].any()
@@ -41,11 +42,13 @@ def test_float_models_get_scaled_and_normalised_planes(layout: str) -> None:
         layout=layout, dtype="float32", scale=1 / 255, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4]
     )
     slot = np.zeros(item_shape(own), np.float32)
-    write_input(Frame(IMAGE), own, slot)
+    pixels = write_input(Frame(IMAGE), own, slot)
     resized = cv2.resize(IMAGE, (48, 64), interpolation=cv2.INTER_AREA)
     expected = (resized / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.4]
     planes = slot.transpose(1, 2, 0) if layout == "NCHW" else slot
     np.testing.assert_allclose(planes, expected, atol=1e-5)
+    assert (pixels == resized).all()  # what it was before the normalisation
+    assert pixels.dtype == np.uint8
 
 
 def test_rows_padded_to_four_bytes_are_read_without_the_padding() -> None:

@@ -62,11 +62,9 @@ class Sink(Protocol):
     def send(self, message: Message) -> Future[None]:
         """Hand the message over and return at once; the future ends when it has arrived.
 
-        Raises, at once or through the future, SinkUnavailable, MessageRefused, MessageRejected.
+        It ends in any case, within a limit of the sink's own. Raises, at once or through the
+        future, SinkUnavailable, MessageRefused, MessageRejected.
         """
-
-    def reset(self) -> None:
-        """Drop the connection and connect anew: messages were not acknowledged in time."""
 
     def stop(self, within_s: float) -> None:
         """Disconnect; what is on its way may fail."""

@@ -31,7 +31,7 @@ def detect_response(
 def inspect_response(
     prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]
 ) -> wire_v1.InspectResponse:
-    """Write our own answer: the contract's, the regions and the model's version."""
+    """Write our own answer: the contract's, and what that has no room for."""
     return wire_v1.InspectResponse(
         result=_result(prediction, mask),
         regions=[
@@ -47,6 +47,8 @@ def inspect_response(
             for region in prediction.regions
         ],
         model_version=prediction.model_version,
+        camera_problems=[problem.value for problem in prediction.camera_problems],
+        result_id=prediction.result_id,
     )
 
 

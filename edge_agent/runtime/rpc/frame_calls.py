@@ -29,8 +29,8 @@ class FrameCalls:
         caller: Caller,
         receive_s: float,
         respond: Respond,
-    ) -> Tuple[Any, str, Callable[[], None]]:
-        """Return the answer, its server timing, and what counts it once it is on its way.
+    ) -> Tuple[Any, metadata.Metadata, Callable[[], None]]:
+        """Return the answer, what goes beside it, and what counts it once it is on its way.
 
         `receive_s` is how long the message took to come. Raises as Detector.detect.
         """
@@ -46,5 +46,6 @@ class FrameCalls:
         answer = respond(prediction, call.mask)
         call.times.send = time.monotonic() - began
         stages = metadata.stages(call.times)
-        count = partial(self._metrics.succeeded, call.model, prediction.is_anomalous, stages)
-        return answer, metadata.server_timing(stages), count
+        verdict = prediction.is_anomalous, prediction.camera_problems
+        count = partial(self._metrics.succeeded, call.model, *verdict, stages)
+        return answer, metadata.beside(prediction, stages), count

@@ -147,12 +147,13 @@ class FrameStream:
         name = f"{self._context.peer()} stream {id(self)}"
         caller = metadata.caller(self._context, name, when_gone)
         try:
-            result, timing, count = self._frames.judge(
+            result, beside, count = self._frames.judge(
                 request.request, caller, waited_s(), convert.inspect_response
             )
         except CancelledError:
             return Answer(frame_id=request.frame_id, skipped=True)  # nobody reads it
         count()
+        timing = dict(beside)[metadata.SERVER_TIMING]
         return Answer(frame_id=request.frame_id, result=result, server_timing=timing)
 
     def _finish(self, failure: Optional[Exception]) -> None:

@@ -2,8 +2,10 @@
 
 Request: `camera-id` (callers of the same id take turns with others; default: the connection and the
 shared memory it uses), `lane` (inspection, rescoring). Answer, as trailing metadata:
-`server-timing` in the syntax of https://www.w3.org/TR/server-timing/, milliseconds; on
-RESOURCE_EXHAUSTED `queue-length` and `grpc-retry-pushback-ms`, gRPC's own name for "retry after"
+`server-timing` in the syntax of https://www.w3.org/TR/server-timing/, milliseconds;
+`camera-problems`, such as "dark, frozen" (values of `types.CameraProblem`), when there are any;
+`result-id`, that of the result event, when one is published; on RESOURCE_EXHAUSTED
+`queue-length` and `grpc-retry-pushback-ms`, gRPC's own name for "retry after"
 (https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
 """
 
@@ -13,12 +15,14 @@ import time
 from typing import Any, Callable, Tuple
 
 from edge_agent.errors import InvalidRequest, Overloaded
-from edge_agent.types import Caller, Lane, StageTimes
+from edge_agent.types import Caller, Lane, Prediction, StageTimes
 from edge_agent.wire import edge_agent_pb2 as wire
 
 CAMERA_ID = "camera-id"
 LANE = "lane"
 SERVER_TIMING = "server-timing"
+CAMERA_PROBLEMS = "camera-problems"
+RESULT_ID = "result-id"
 
 Metadata = Tuple[Tuple[str, str], ...]
 Stages = Tuple[Tuple[str, float], ...]
@@ -59,6 +63,17 @@ def stages(times: StageTimes) -> Stages:
 def server_timing(stages: Stages) -> str:
     """Return the stages in Server-Timing syntax."""
     return ", ".join(f"{stage};dur={1000 * seconds:.3f}" for stage, seconds in stages)
+
+
+def beside(prediction: Prediction, stages: Stages) -> Metadata:
+    """Return what an answer tells beside its message."""
+    told = [(SERVER_TIMING, server_timing(stages))]
+    if prediction.camera_problems:
+        problems = ", ".join(problem.value for problem in prediction.camera_problems)
+        told.append((CAMERA_PROBLEMS, problems))
+    if prediction.result_id:
+        told.append((RESULT_ID, prediction.result_id))
+    return tuple(told)
 
 
 def hints(error: BaseException) -> Metadata:

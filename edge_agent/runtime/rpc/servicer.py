@@ -108,10 +108,10 @@ class Servicer:
         def detect(content: bytes, context: Any) -> bytes:
             request = _parse(wire.DetectAnomaliesRequest, content)
             caller = metadata.unary_caller(request, context)
-            answer, timing, count = self._frames.judge(
+            answer, beside, count = self._frames.judge(
                 request, caller, waited_s(), lambda *verdict: _bytes(respond(*verdict))
             )
-            context.set_trailing_metadata(((metadata.SERVER_TIMING, timing),))
+            context.set_trailing_metadata(beside)
             if not context.add_callback(count):  # after the answer is sent
                 count()
             return bytes(answer)

@@ -42,24 +42,26 @@ def check_size(width: int, height: int, spec: InputSpec) -> None:
         )
 
 
-def write_input(frame: Frame, spec: InputSpec, slot: NDArray[Any]) -> None:
+def write_input(frame: Frame, spec: InputSpec, slot: NDArray[Any]) -> NDArray[np.uint8]:
     """Resize `frame` to the model's size and lay it out in `slot`.
 
     slot: C-contiguous, shape `item_shape(spec)`, dtype of the spec. uint8 gets the pixels as they
-    are; float32 gets (pixel * scale - mean) / std per channel.
+    are; float32 gets (pixel * scale - mean) / std per channel. Returns the resized pixels, uint8
+    RGB of shape (H, W, 3): `slot` itself where that is what it holds.
     """
     if spec.dtype == "uint8" and spec.layout == "NHWC":
         _resize(frame.pixels, spec, slot)
-        return
+        return slot
     pixels = np.empty((spec.height, spec.width, 3), np.uint8)
     _resize(frame.pixels, spec, pixels)
     target = slot if spec.layout == "NHWC" else slot.transpose(1, 2, 0)
     if spec.dtype == "uint8":
         np.copyto(target, pixels)
-        return
+        return pixels
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
     np.multiply(pixels, np.float32(spec.scale) / std, out=target)
     np.subtract(target, mean / std, out=target)
+    return pixels
 
 
 def _resize(pixels: NDArray[np.uint8], spec: InputSpec, target: NDArray[np.uint8]) -> None:

@@ -1,0 +1,1 @@
+"""Frames the agent kept: listed, and taken to S3."""

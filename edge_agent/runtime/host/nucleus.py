@@ -1,0 +1,101 @@
+"""What is asked of the nucleus, and what its refusals mean, in sentences of our own.
+
+Of an error of awsiot only the class is used: lite's texts don't reach Python.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Dict, Tuple, Type
+
+MOST_PAYLOAD_BYTES = 7000
+MOST_SLASHES = 7  # AWS IoT Core disconnects the whole device on more
+MOST_TOPIC_BYTES = 256  # of AWS IoT Core and of lite's local publish/subscribe
+# Lite closes the connection on a frame over 10,000 bytes; about 270 are not topic or payload.
+MOST_VARIABLE_BYTES = 9700
+
+
+class NucleusError(Exception):
+    """Base of all; the sentence says what to do."""
+
+
+class NucleusBusy(NucleusError):
+    """It can't be done now: the nucleus is offline, has too much on its way or doesn't offer it."""
+
+
+class NotAuthorized(NucleusError):
+    """The component's accessControl lacks a policy."""
+
+
+class NotAccepted(NucleusError):
+    """The request is wrong, whenever it is sent."""
+
+
+class NucleusLost(NucleusError):
+    """There is no connection (yet)."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation's name, the client's method that makes it, the service of its policy."""
+
+    name: str
+    factory: str
+    service: str
+
+
+PUBLISH = Operation("PublishToIoTCore", "new_publish_to_iot_core", "aws.greengrass.ipc.mqttproxy")
+SUBSCRIBE = Operation(
+    "SubscribeToIoTCore", "new_subscribe_to_iot_core", "aws.greengrass.ipc.mqttproxy"
+)
+PUBLISH_LOCALLY = Operation("PublishToTopic", "new_publish_to_topic", "aws.greengrass.ipc.pubsub")
+UPDATE_STATE = Operation("UpdateState", "new_update_state", "")  # needs no policy
+
+ERRORS: Dict[str, Tuple[Type[NucleusError], str]] = {
+    "UnauthorizedError": (
+        NotAuthorized,
+        "The nucleus doesn't permit {what}: the component's accessControl needs a policy of "
+        "{service} with the operation {operation} and this resource. Add it to the recipe or to "
+        "the deployment.",
+    ),
+    "InvalidArgumentsError": (
+        NotAccepted,
+        "The nucleus doesn't accept {what}: an argument is wrong.",
+    ),
+}
+OTHER_ERROR = (
+    NucleusBusy,
+    "The nucleus can't do {what} now ({error}): it is offline or busy, or doesn't offer this.",
+)
+
+
+def translated(error: BaseException, operation: Operation, resource: str) -> NucleusError:
+    """Make our error of the nucleus's."""
+    becomes, sentence = ERRORS.get(type(error).__name__, OTHER_ERROR)
+    return becomes(
+        sentence.format(
+            what=f"{operation.name} on {resource!r}",
+            service=operation.service,
+            operation=f"aws.greengrass#{operation.name}",
+            error=type(error).__name__,
+        )
+    )
+
+
+def why_never(topic: str, payload: bytes) -> str:
+    """Tell why the nucleus would never take the message; "" when it would."""
+    if len(topic.encode()) > MOST_TOPIC_BYTES:
+        return f"The topic {topic!r} has over {MOST_TOPIC_BYTES} bytes. Shorten the setting."
+    room = (MOST_VARIABLE_BYTES - len(json.dumps(topic))) // 4 * 3  # base64: 4 bytes for 3
+    most = min(MOST_PAYLOAD_BYTES, room)
+    if len(payload) > most:
+        return f"The message has {len(payload)} bytes; at most {most} go through the nucleus."
+    return ""
+
+
+def why_never_to_iot_core(topic: str, payload: bytes) -> str:
+    """Tell the same for AWS IoT Core."""
+    if topic.count("/") > MOST_SLASHES and not topic.startswith("$aws/rules/"):
+        return f"The topic {topic!r} has over {MOST_SLASHES} slashes. Shorten the setting."
+    return why_never(topic, payload)

@@ -1,0 +1,199 @@
+"""What a command from afar means; who carries it here and back is the transport's matter.
+
+A command is a JSON object: {"command": "start" | "stop" | "describe" | "set-threshold" |
+"last-capture", "model": NAME, "threshold": 0.6, "id": ANYTHING SHORT}. Without a model, `describe`
+tells of all. The answer is {"ok": true, "id": as sent, ...} or {"ok": false, "id": as sent,
+"error": {"status": NAME OF A gRPC STATUS, "message": SENTENCE}}, of at most 7,000 bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Annotated
+
+from edge_agent.config import Command
+from edge_agent.errors import EdgeAgentError, InvalidRequest
+from edge_agent.fields import Strict, read_json
+from edge_agent.runtime.detector import Detector
+from edge_agent.types import ModelInfo
+
+log = logging.getLogger(__name__)
+
+LIMIT_BYTES = 7000  # of an answer: what every way out takes
+COMMAND_BYTES = 4096
+ID_BYTES = 256
+ROOM_BYTES = LIMIT_BYTES - ID_BYTES - 200  # for what an answer tells
+SENTENCE_LENGTH, ARN_LENGTH = 600, 300  # a character takes up to 6 bytes
+
+Values = Dict[str, Any]
+
+
+class _Command(Strict):
+    command: Command
+    model: Annotated[Optional[str], Field(min_length=1, max_length=128)] = None
+    threshold: Annotated[Optional[float], Field(ge=0.0, le=1.0)] = None
+    id: Any = None
+
+    @field_validator("id")
+    @classmethod
+    def _short(cls, id_: Any) -> Any:
+        if len(_json(id_)) > ID_BYTES:
+            raise ValueError(f"at most {ID_BYTES} bytes, written as JSON")
+        return id_
+
+    @model_validator(mode="after")
+    def _whole(self) -> _Command:
+        if self.model is None and self.command != "describe":
+            raise ValueError(f"command {self.command} needs a model")
+        if (self.command == "set-threshold") != (self.threshold is not None):
+            raise ValueError("threshold belongs to the command set-threshold, and only to it")
+        return self
+
+
+class _Refused(Exception):
+    def __init__(self, status: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class RemoteCommands:
+    """Carries out the commands of those who may: `allow` names the commands of each requester.
+
+    `last_capture` returns what is known of a model's latest kept frame, with a `thumbnail` where
+    there is one; None: no frame of it is kept.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        allow: Mapping[str, Tuple[str, ...]],
+        last_capture: Callable[[str], Optional[Values]],
+    ) -> None:
+        self._detector = detector
+        self._allow = allow
+        self._last_capture = last_capture
+
+    def answer(self, requester: str, payload: bytes) -> bytes:
+        """Carry out one command and return the answer when it is done; never raises.
+
+        `stop` takes until the model's calls in flight are finished.
+        """
+        try:
+            values = {"ok": True, "id": _id_of(payload), **self._carry_out(requester, payload)}
+            return _json(values)
+        except (EdgeAgentError, _Refused) as error:
+            log.warning("Command of %.128r refused: %s: %s", requester, error.status, error)
+            return _refusal(payload, error.status, str(error))
+        except Exception:
+            fault = uuid.uuid4().hex[:12]
+            log.exception("Fault %s in a command of %.128r.", fault, requester)
+            sentence = f"Internal fault {fault}; the agent's log says more."
+            return _refusal(payload, "INTERNAL", sentence)
+
+    def _carry_out(self, requester: str, payload: bytes) -> Values:
+        allowed = self._allow.get(requester, ())
+        if not allowed:
+            raise _Refused("PERMISSION_DENIED", f"{requester!r:.128} may not command this device.")
+        command = _read(payload)
+        if command.command not in allowed:
+            raise _Refused(
+                "PERMISSION_DENIED",
+                f"{requester!r} may not {command.command}, only {', '.join(allowed)}.",
+            )
+        values = self._do(command, requester)
+        log.info(
+            "Command of %.128r done: %s %s %s",
+            requester,
+            command.command,
+            command.model or "all models",
+            "" if command.threshold is None else command.threshold,
+        )
+        return values
+
+    def _do(self, command: _Command, requester: str) -> Values:
+        if command.model is None:
+            return _as_many_as_fit(self._detector.list())
+        if command.command == "last-capture":
+            return self._capture(command.model)
+        if command.command == "start":
+            info = self._detector.start(command.model)
+        elif command.command == "stop":
+            info = self._detector.stop(command.model)
+        elif command.threshold is not None:
+            info = self._detector.set_threshold(command.model, command.threshold, requester)
+        else:
+            info = self._detector.describe(command.model)
+        return {"model": _model(info)}
+
+    def _capture(self, model: str) -> Values:
+        capture = self._last_capture(self._detector.describe(model).name)
+        if capture is None:
+            raise _Refused("NOT_FOUND", f"No frame of model {model!r} is kept.")
+        if len(_json(capture)) <= ROOM_BYTES:
+            return {"capture": capture}
+        capture = {name: value for name, value in capture.items() if name != "thumbnail"}
+        if len(_json(capture)) > ROOM_BYTES:
+            raise _Refused("RESOURCE_EXHAUSTED", "What is known of the frame is too long to send.")
+        return {"capture": capture, "cut": "The thumbnail is too large to send."}
+
+
+def _read(payload: bytes) -> _Command:
+    if len(payload) > COMMAND_BYTES:
+        raise InvalidRequest(f"A command has at most {COMMAND_BYTES} bytes, not {len(payload)}.")
+    try:
+        return read_json(_Command, payload)
+    except ValueError as error:
+        raise InvalidRequest(f"Not a command: {error}") from None
+
+
+def _id_of(payload: bytes) -> Any:
+    """Return the id a command is to be answered with, even one that is wrong otherwise."""
+    try:
+        id_ = json.loads(payload[:COMMAND_BYTES])["id"]
+        return id_ if len(_json(id_)) <= ID_BYTES else None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _model(info: ModelInfo) -> Values:
+    return {
+        "name": info.name,
+        "state": info.state.name,
+        "message": _cut(info.message, SENTENCE_LENGTH),
+        "arn": _cut(info.arn, ARN_LENGTH),
+        "inference_units": info.inference_units,
+        "desired_units": info.desired_units,
+        "least_units": info.least_units,
+        "most_units": info.most_units,
+    }
+
+
+def _as_many_as_fit(infos: List[ModelInfo]) -> Values:
+    models: List[Values] = []
+    room = ROOM_BYTES
+    for model in map(_model, infos):
+        room -= len(_json(model)) + 1
+        if room < 0:
+            left = len(infos) - len(models)
+            return {"models": models, "cut": f"{left} more models; describe them by name."}
+        models.append(model)
+    return {"models": models}
+
+
+def _refusal(payload: bytes, status: str, sentence: str) -> bytes:
+    error = {"status": status, "message": _cut(sentence, SENTENCE_LENGTH)}
+    return _json({"ok": False, "id": _id_of(payload), "error": error})
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _json(value: Any) -> bytes:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "replace")  # half a surrogate pair came out of an escape

@@ -1,0 +1,180 @@
+"""What keeps an MQTT client from its broker, found with Python's own sockets, in a sentence.
+
+The MQTT client reports a certificate it can't verify late (after 10 to 30 s) or not at all, and
+never why; here the same connection is tried as far as TLS goes.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+from edge_agent.config import MqttSettings
+from edge_agent.errors import InvalidConfiguration
+
+WITHIN_S = 5.0  # for each of: the connection, the handshake
+ALERT_WITHIN_S = 1.0  # TLS 1.3 refuses a client certificate only after the handshake
+AWS_ALPN = "x-amzn-mqtt-ca"  # how AWS IoT Core knows MQTT on port 443
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+# Words of OpenSSL's name of an alert → what the broker says about the client's certificate.
+_ALERTS = {
+    "CERTIFICATE_EXPIRED": "has expired (or the broker's clock is wrong); renew it",
+    "CERTIFICATE_REVOKED": "was revoked; get a new one",
+    "UNKNOWN_CA": "isn't of an authority that the broker trusts",
+    "CERTIFICATE_REQUIRED": "is missing: the broker asks for one (certificate and key)",
+    "CERTIFICATE": "isn't accepted by the broker",
+    "HANDSHAKE_FAILURE": "is missing, or broker and client have no cipher in common",
+}
+# X509_V_ERR_... of openssl/x509_vfy.h
+_NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
+
+
+def is_encrypted(settings: MqttSettings) -> bool:
+    """Tell whether the connection uses TLS: always, but to a broker on this machine without files.
+
+    Raises InvalidConfiguration for a broker elsewhere with neither certificate nor CA.
+    """
+    if settings.certificate or settings.ca:
+        return True
+    if settings.endpoint in _LOCAL:
+        return False
+    raise InvalidConfiguration(
+        f"results.mqtt.endpoint {settings.endpoint!r} needs results.mqtt.certificate and key, or "
+        "at least ca; MQTT without TLS is only for a broker on localhost."
+    )
+
+
+def files(settings: MqttSettings) -> Dict[str, Path]:
+    """Return the files of the connection by the name of their setting."""
+    named = {"certificate": settings.certificate, "key": settings.key, "ca": settings.ca}
+    return {name: path for name, path in named.items() if path}
+
+
+def stamps(settings: MqttSettings) -> List[Tuple[str, int]]:
+    """Return what changes when one of the files does."""
+    found = []
+    for name, path in files(settings).items():
+        with suppress(OSError):
+            found.append((name, path.stat().st_mtime_ns))
+    return found
+
+
+def unusable_files(settings: MqttSettings) -> str:
+    """Tell what is wrong with the certificate files; "" when they can be used."""
+    for name, path in files(settings).items():
+        try:
+            path.read_bytes()
+        except OSError as error:
+            return f"results.mqtt.{name}: {path} can't be read: {error.strerror}."
+    try:
+        _context(settings)
+    except (ssl.SSLError, ValueError) as error:
+        if "MISMATCH" in str(error):
+            return f"The key {settings.key} doesn't belong to the certificate of results.mqtt."
+        listed = ", ".join(str(path) for path in files(settings).values())
+        return f"{listed}: PEM files without a passphrase are needed; one of them isn't."
+    return ""
+
+
+def diagnose(settings: MqttSettings) -> str:
+    """Try to reach the broker; tell what is wrong, "" when TCP and TLS work. Takes at most 11 s.
+
+    With a key in a token the client's own certificate isn't tried.
+    """
+    where = f"{settings.endpoint}:{settings.port}"
+    unusable = unusable_files(settings)
+    if unusable:
+        return unusable
+    try:
+        with socket.create_connection((str(settings.endpoint), settings.port), WITHIN_S) as plain:
+            return _greet(plain, settings) if is_encrypted(settings) else ""
+    except (socket.gaierror, UnicodeError):
+        return (
+            f"The name of the MQTT broker, {settings.endpoint!r}, can't be resolved. "
+            "Check results.mqtt.endpoint and the name service (DNS) of this device."
+        )
+    except ConnectionRefusedError:
+        return (
+            f"Nothing listens on {where} (connection refused). "
+            "Is the MQTT broker running, and results.mqtt.port right?"
+        )
+    except socket.timeout:
+        return (
+            f"No answer from {where} within {WITHIN_S:.0f} s. "
+            "Is there a firewall between, or the network down?"
+        )
+    except OSError as error:
+        return f"The MQTT broker {where} can't be reached: {error.strerror or error}."
+
+
+def _context(settings: MqttSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(settings.ca) if settings.ca else None)
+    if settings.certificate and settings.key:
+        # An empty passphrase: an encrypted key is an error, not a question on the terminal.
+        context.load_cert_chain(str(settings.certificate), str(settings.key), password="")
+    if settings.port == 443:
+        context.set_alpn_protocols([AWS_ALPN])
+    return context
+
+
+def _greet(plain: socket.socket, settings: MqttSettings) -> str:
+    where = f"{settings.endpoint}:{settings.port}"
+    context = _context(settings)
+    try:
+        with context.wrap_socket(plain, server_hostname=settings.endpoint) as encrypted:
+            encrypted.settimeout(ALERT_WITHIN_S)
+            return "" if settings.pkcs11_library else _verdict(encrypted, where)
+    except ssl.SSLCertVerificationError as error:
+        return _distrust(error, settings)
+    except socket.timeout:
+        return (
+            f"{where} accepts connections but doesn't answer within {WITHIN_S:.0f} s. "
+            "Is it an MQTT broker with TLS, and results.mqtt.port right?"
+        )
+    except (ssl.SSLEOFError, ConnectionError):
+        return f"{where} closes the connection at once. Does it speak TLS on this port?"
+    except ssl.SSLError as error:
+        return "" if settings.pkcs11_library else _refusal(error, settings, where)
+
+
+def _verdict(encrypted: ssl.SSLSocket, where: str) -> str:
+    """Wait for the broker to refuse the certificate; one that accepts waits for our CONNECT."""
+    try:
+        encrypted.recv(1)
+    except socket.timeout:
+        return ""
+    return f"{where} closes the connection after the TLS handshake: it may refuse the certificate."
+
+
+def _distrust(error: ssl.SSLCertVerificationError, settings: MqttSettings) -> str:
+    where = f"{settings.endpoint}:{settings.port}"
+    if error.verify_code in (_OTHER_HOST, _OTHER_ADDRESS):
+        return (
+            f"The certificate of {where} is for another host name. Set results.mqtt.endpoint to "
+            "a name in the certificate, or give the broker a certificate for this one."
+        )
+    if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
+        return (
+            f"The certificate of {where} isn't valid today ({error.verify_message}). "
+            "Is the clock of this device right?"
+        )
+    source = str(settings.ca) if settings.ca else "the system's authorities (results.mqtt.ca)"
+    return (
+        f"The certificate of {where} can't be verified with {source}: {error.verify_message}. "
+        "results.mqtt.ca must hold the authority that signed the broker's certificate."
+    )
+
+
+def _refusal(error: ssl.SSLError, settings: MqttSettings, where: str) -> str:
+    reason = error.reason or str(error)
+    if "WRONG_VERSION_NUMBER" in reason:
+        return f"{where} answers, but not with TLS. Is results.mqtt.port right?"
+    for words, sentence in _ALERTS.items():
+        if "ALERT" in reason and words in reason:
+            mine = f"The client certificate {settings.certificate or ''}".rstrip()
+            return f"{mine} {sentence} (answer of {where})."
+    return f"TLS with {where} fails: {reason}."

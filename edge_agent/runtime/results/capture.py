@@ -1,0 +1,226 @@
+"""Keeps the frames that matter for review and retraining, behind the back of the calls.
+
+A call only chooses and, for the few frames kept, hands a copy over; one thread of low priority
+encodes and writes. When it can't follow, or the disk takes nothing, frames are not kept: no call
+waits for it or fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Callable, Deque, Dict, Optional, Tuple
+
+from edge_agent.config import MIB, CaptureSettings
+from edge_agent.runtime.results.capture_choice import CaptureChoice
+from edge_agent.runtime.results.capture_folder import CaptureFolder
+from edge_agent.runtime.results.capture_manifest import Line
+from edge_agent.runtime.results.shot import OWN_KEY, Shot
+from edge_agent.runtime.vision import overlay, picture_files
+from edge_agent.types import Prediction
+
+log = logging.getLogger(__name__)
+
+THREAD_NAME = "capture"
+NICENESS = 10
+QUEUE_BYTES = 256 * MIB
+AGAIN_AFTER_S = 60.0  # a folder that couldn't be written is tried again, a sentence is said again
+IMAGE_QUALITY, OVERLAY_QUALITY = 95, 85
+SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A capture on disk: its line of the manifest, and the picture with the verdict drawn in."""
+
+    line: Line
+    overlay: Path
+
+
+class Capture:
+    """Keeps frames in `settings.folder`, which must be set; may be called on any thread.
+
+    `kept`, `skipped` (the queue was full, or the quota by more important captures) and `failed`
+    (they couldn't be written) count frames.
+    """
+
+    def __init__(
+        self,
+        settings: CaptureSettings,
+        random: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if settings.folder is None:
+            raise ValueError("capture.folder isn't set")
+        self.kept = self.skipped = self.failed = 0
+        self._choice = CaptureChoice(settings, random, clock)
+        self._folder = CaptureFolder(settings.folder, settings.quota_mib * MIB)
+        self._suffix = SUFFIXES[settings.format]
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._queue: Deque[Shot] = deque()
+        self._held_bytes = 0  # of what waits and what is being written
+        self._closing = False
+        self._opened = False
+        self._again_at: Optional[float] = None  # set while the folder can't be written
+        self._told = (0, -math.inf)  # how many were skipped when that was last said, and when
+        self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+        self._thread.start()
+
+    def choose(self, model: str, prediction: Prediction) -> str:
+        """Return why the frame shall be kept, "" when it needn't be. Takes microseconds.
+
+        What is chosen counts against the model's limit a minute, so `keep` should follow.
+        """
+        return self._choice.choose(model, prediction)
+
+    def keep(self, shot: Shot) -> str:
+        """Take the frame over; return its image's name in the folder, "" when it can't be kept.
+
+        Memory that is shared is copied; other pixels are held and must not change any more. Never
+        waits for the disk and never raises.
+        """
+        try:
+            if not self._takes(shot):
+                return ""
+            owned = shot.owned()
+            with self._changed:
+                self._queue.append(owned)
+                self._held_bytes += owned.held_bytes
+                self._changed.notify()
+        except Exception:  # observers can't hurt the request
+            self._count(failed=1)
+            log.exception("A frame couldn't be kept.")
+            return ""
+        return shot.stem + self._suffix
+
+    def last(self, model: str) -> Optional[Captured]:
+        """Return the newest capture of a model, None when it isn't on disk any more."""
+        line = self._folder.last.get(model)
+        if line is None or "overlay" not in line[OWN_KEY]:
+            return None
+        captured = Captured(line, self._folder.path / line[OWN_KEY]["overlay"])
+        return captured if captured.overlay.is_file() else None
+
+    def close(self, within_s: float) -> None:
+        """Write what waits, for so long; what is left then is dropped."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(within_s)
+        left = self._drop_waiting()
+        if left:
+            log.warning("%d captured frames weren't written within %g s.", left, within_s)
+
+    def _takes(self, shot: Shot) -> bool:
+        """Whether the frame can be taken now; counted when not."""
+        with self._changed:
+            broken = self._again_at is not None and self._clock() < self._again_at
+            full = self._held_bytes + shot.held_bytes > QUEUE_BYTES
+        self._count(failed=int(broken), skipped=int(full and not broken))
+        return not (broken or full or self._closing)
+
+    def _run(self) -> None:
+        with suppress(OSError):  # of this thread alone: Linux has a niceness for each
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        self._attempt(self._open, frames=0)
+        while True:
+            shot = self._next()
+            if shot is None:
+                break
+            self._attempt(partial(self._store, shot), frames=1)
+            with self._changed:
+                self._held_bytes -= shot.held_bytes
+            self._tell_skipped()
+        if self._opened:
+            self._attempt(self._folder.close, frames=0)
+
+    def _next(self) -> Optional[Shot]:
+        with self._changed:
+            while not self._queue:
+                if self._closing:
+                    return None
+                self._changed.wait()
+            return self._queue.popleft()
+
+    def _attempt(self, step: Callable[[], None], frames: int) -> None:
+        """Do a step that is about so many frames; a failure is told and counted."""
+        try:
+            step()
+        except OSError as error:
+            self._breaks(error, frames)
+        except Exception:
+            self._count(failed=frames)
+            log.exception("A frame couldn't be kept.")
+
+    def _breaks(self, error: OSError, frames: int) -> None:
+        self._opened = False
+        self._count(failed=frames + self._drop_waiting())
+        if self._again_at is None:
+            log.error(
+                "Frames can't be kept in %s: %s. Verdicts are given as before; trying again every "
+                "%d s.",
+                self._folder.path, error.strerror or error, AGAIN_AFTER_S,
+            )  # fmt: skip
+        self._again_at = self._clock() + AGAIN_AFTER_S
+
+    def _drop_waiting(self) -> int:
+        with self._changed:
+            count = len(self._queue)
+            self._held_bytes -= sum(shot.held_bytes for shot in self._queue)
+            self._queue.clear()
+        return count
+
+    def _open(self) -> None:
+        self._folder.open()
+        self._opened = True
+
+    def _store(self, shot: Shot) -> None:
+        if not self._opened:
+            self._open()
+        there_is_room = self._folder.add(*_files(shot, self._suffix))
+        self._count(kept=int(there_is_room), skipped=int(not there_is_room))
+        if self._again_at is not None:
+            self._again_at = None
+            log.info("Frames are kept in %s again.", self._folder.path)
+
+    def _count(self, kept: int = 0, skipped: int = 0, failed: int = 0) -> None:
+        with self._changed:
+            self.kept += kept
+            self.skipped += skipped
+            self.failed += failed
+
+    def _tell_skipped(self) -> None:
+        told, told_at = self._told
+        if self.skipped > told and self._clock() >= told_at + AGAIN_AFTER_S:
+            log.warning(
+                "%d frames weren't kept: they came faster than they could be written, or "
+                "capture.quota_mib is used up by more important ones.",
+                self.skipped - told,
+            )
+            self._told = self.skipped, self._clock()
+
+
+def _files(shot: Shot, suffix: str) -> Tuple[Line, Dict[str, bytes]]:
+    """Return the line of a capture and what its files hold, by name, the image last."""
+    image, overlay_, mask = (shot.stem + end for end in (suffix, ".overlay.jpg", ".mask.png"))
+    contents: Dict[str, bytes] = {}
+    if shot.mask is not None:
+        contents[mask] = picture_files.png(shot.mask)
+    drawn = overlay.draw(shot.pixels, replace(shot.prediction, mask=shot.mask))
+    contents[overlay_] = picture_files.jpeg(drawn, OVERLAY_QUALITY)
+    contents[image] = (
+        picture_files.png(shot.pixels)
+        if suffix == ".png"
+        else picture_files.jpeg(shot.pixels, IMAGE_QUALITY)
+    )
+    return shot.line(image, overlay_, mask if shot.mask is not None else None), contents

@@ -1,0 +1,176 @@
+"""The folder of captures: files written whole or not at all, and never more of them than allowed.
+
+A day has a sub-folder; a capture is an image, perhaps a mask, an overlay and a line of the
+manifest. What no line names (left by a crash, or its line removed by hand) goes first when room is
+needed, then samples, then frames near the threshold or of a faulty camera, anomalies last; always
+the oldest first, and never something worth more than what needs the room.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Collection, Deque, Iterator, List, Mapping, NamedTuple, Set, Tuple
+
+from edge_agent.runtime.results.capture_manifest import (
+    OWN_NAME,
+    WORKPLACE,
+    CaptureManifest,
+    Line,
+    encoded,
+    files,
+    write_synced,
+)
+from edge_agent.runtime.results.shot import (
+    ANOMALY,
+    CAMERA_PROBLEM,
+    IMAGE_KEY,
+    NEAR_THRESHOLD,
+    OWN_KEY,
+    SAMPLE,
+)
+
+WORTH = {SAMPLE: 1, CAMERA_PROBLEM: 2, NEAR_THRESHOLD: 2, ANOMALY: 3}  # 0: what no line names
+FEWEST_DROPPED = 32  # lines at once, so that the manifest isn't rewritten for each
+DROPPED_SHARE = 0.1
+
+
+class Stored(NamedTuple):
+    """What is on disk of one capture; the first file is its image."""
+
+    files: Tuple[str, ...]
+    size: int
+
+
+class CaptureFolder:
+    """Keeps at most `quota_bytes` in `folder`. Used by one thread; methods raise OSError."""
+
+    def __init__(self, folder: Path, quota_bytes: int) -> None:
+        self.path = folder
+        self.last: Mapping[str, Line] = {}  # of each model, the newest; replaced, never changed
+        self._quota_bytes = quota_bytes
+        self._manifest = CaptureManifest(folder)
+        self._stored: List[Deque[Stored]] = []  # by worth, oldest first
+        self._sizes: List[int] = []
+        self._known = (0, 0)
+        self._gone: Set[str] = set()  # images whose lines still stand in the manifest
+
+    def open(self) -> None:
+        """Take stock; what an earlier run left unfinished is removed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        workplace = self.path / WORKPLACE
+        workplace.mkdir(exist_ok=True)
+        with self._manifest.locked():
+            for file in workplace.iterdir():
+                file.unlink()
+            self._manifest.mend()
+            self._take_stock()
+
+    def add(self, line: Line, contents: Mapping[str, bytes]) -> bool:
+        """Write a capture; `contents` by name, its image last. False when there is no room for it.
+
+        Raises OSError; nothing of it is left then.
+        """
+        worth = WORTH[line[OWN_KEY]["reason"]]
+        size = sum(map(len, contents.values()))
+        with self._manifest.locked():
+            if self._manifest.identity() != self._known:
+                self._take_stock()  # somebody took captures away, or edited lines
+            if not self._make_room(size + len(encoded(line)), worth):
+                return False
+            self._write(line, contents)
+            self._has(Stored(files(line), size), worth)
+            self.last = {**self.last, line[OWN_KEY]["model"]: line}
+            self._known = self._manifest.identity()
+            if len(self._gone) > max(FEWEST_DROPPED, DROPPED_SHARE * sum(map(len, self._stored))):
+                self._drop_lines()
+        return True
+
+    def close(self) -> None:
+        """Let the manifest name only what is there."""
+        with self._manifest.locked():
+            self._drop_lines()
+
+    def _take_stock(self) -> None:
+        there = dict(_sizes(self.path))
+        self._stored, self._sizes = [deque() for _ in range(4)], [0] * 4
+        self._gone, last = set(), {}
+        for line in self._manifest.captures():
+            if line[IMAGE_KEY] not in there:
+                self._gone.add(line[IMAGE_KEY])
+                continue
+            own = line[OWN_KEY]
+            named = files(line)
+            size = sum(there.pop(name, 0) for name in named)
+            self._has(Stored(named, size), WORTH.get(own.get("reason"), WORTH[SAMPLE]))
+            last[str(own.get("model"))] = line
+        for name in sorted(there):
+            self._has(Stored((name,), there[name]), 0)
+        self.last = last
+        self._drop_lines()
+
+    def _has(self, stored: Stored, worth: int) -> None:
+        self._stored[worth].append(stored)
+        self._sizes[worth] += stored.size
+
+    def _make_room(self, size: int, worth: int) -> bool:
+        if sum(self._sizes[worth + 1 :]) + size > self._quota_bytes:
+            return False
+        while sum(self._sizes) + self._manifest.size() + size > self._quota_bytes:
+            rank = next((rank for rank in range(worth + 1) if self._stored[rank]), None)
+            if rank is not None:
+                self._delete_oldest(rank)
+            elif self._gone:
+                self._drop_lines()
+            else:
+                return False
+        return True
+
+    def _delete_oldest(self, rank: int) -> None:
+        oldest = self._stored[rank].popleft()
+        self._sizes[rank] -= oldest.size
+        delete(self.path, oldest.files)
+        self._gone.add(oldest.files[0])
+        gone = [model for model, line in self.last.items() if files(line) == oldest.files]
+        self.last = {model: line for model, line in self.last.items() if model not in gone}
+
+    def _write(self, line: Line, contents: Mapping[str, bytes]) -> None:
+        fresh = {name: self.path / WORKPLACE / name.replace("/", "-") for name in contents}
+        try:
+            for name, content in contents.items():
+                write_synced(fresh[name], content)
+            (self.path / line[IMAGE_KEY]).parent.mkdir(exist_ok=True)
+            for name, file in fresh.items():
+                file.rename(self.path / name)
+            self._manifest.append(line)
+        except OSError:
+            with suppress(OSError):
+                delete(self.path, [*contents, *(f"{WORKPLACE}/{f.name}" for f in fresh.values())])
+            raise
+
+    def _drop_lines(self) -> None:
+        if self._gone:
+            self._manifest.drop(self._gone)
+        self._gone = set()
+        self._known = self._manifest.identity()
+
+
+def delete(folder: Path, names: Collection[str]) -> None:
+    """Delete files of `folder` that may be gone already, and their sub-folder once it is empty."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    for parent in {(folder / name).parent for name in names} - {folder / WORKPLACE}:
+        with suppress(OSError):
+            parent.rmdir()
+
+
+def _sizes(folder: Path) -> Iterator[Tuple[str, int]]:
+    """Tell the size in bytes of every file that may be ours."""
+    for day in os.scandir(folder):
+        if day.is_dir(follow_symlinks=False) and day.name != WORKPLACE:
+            for file in os.scandir(day.path):
+                name = f"{day.name}/{file.name}"
+                if OWN_NAME.fullmatch(name) and file.is_file(follow_symlinks=False):
+                    yield name, file.stat(follow_symlinks=False).st_size

@@ -1,0 +1,74 @@
+"""Commands that came over a connection: answered one after another on a thread of their own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+logger = logging.getLogger(__name__)
+
+LENGTH = 16  # commands that wait; more are dropped
+LARGEST_BYTES = 4500  # of a command
+
+
+@dataclass(frozen=True)
+class Command:
+    """A request; `correlation` is the requester's own mark, handed back with the answer."""
+
+    requester: str
+    payload: bytes
+    correlation: Optional[bytes] = None
+
+
+class CommandQueue:
+    """Takes commands without waiting; `publish` is called with each command and its answer."""
+
+    def __init__(
+        self, answer: Callable[[str, bytes], bytes], publish: Callable[[Command, bytes], None]
+    ):
+        self._answer, self._publish = answer, publish
+        self._waiting: queue.Queue[Optional[Command]] = queue.Queue(LENGTH)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="commands", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def offer(self, command: Command) -> None:
+        """Queue `command`; drop it with a line in the log when the queue is full."""
+        try:
+            self._waiting.put_nowait(command)
+        except queue.Full:
+            logger.warning(
+                "A command of %r was dropped: %d others wait already.", command.requester, LENGTH
+            )
+
+    def stop(self, within_s: float) -> None:
+        """End after the command being answered; those that wait are dropped."""
+        self._stopping.set()
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        self._thread.join(within_s)
+
+    def _work(self) -> None:
+        while True:
+            command = self._waiting.get()
+            if command is None or self._stopping.is_set():
+                return
+            try:
+                self._publish(command, self._reply(command))
+            except Exception as error:
+                logger.warning("The answer to %r couldn't be sent: %s", command.requester, error)
+
+    def _reply(self, command: Command) -> bytes:
+        size = len(command.payload)
+        if size > LARGEST_BYTES:
+            sentence = f"The command has {size} bytes; at most {LARGEST_BYTES} are read."
+            return json.dumps({"error": sentence}).encode()
+        return self._answer(command.requester, command.payload)

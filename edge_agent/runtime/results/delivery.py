@@ -1,0 +1,271 @@
+"""Carries the outbox's events to one sink: in rounds, in order per model, until they have arrived.
+
+A round sends what the sink's window takes and waits for all of it. When nothing passes, the sink
+rests, longer each time. A message that fails again and again while others pass is given up: it goes
+to the dead-letter file and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from concurrent.futures import Future, wait
+from typing import Callable, Dict, List, NamedTuple, Optional
+
+from edge_agent.config import OutboxSettings
+from edge_agent.runtime.results import event
+from edge_agent.runtime.results.lanes import FRESH_S, DrainRate, Lane
+from edge_agent.runtime.results.outbox import Outbox
+from edge_agent.runtime.results.sink import (
+    Message,
+    MessageRefused,
+    MessageRejected,
+    Sink,
+    SinkUnavailable,
+)
+from edge_agent.runtime.results.spool import Entry
+
+log = logging.getLogger(__name__)
+
+ANSWER_WITHIN_S = 660.0  # sinks have shorter limits of their own
+FIRST_REST_S, LONGEST_REST_S = 0.25, 60.0
+STALLED_ROUNDS = 4  # so many without anything passing, and it is asked whether anything can
+
+
+class Sent(NamedTuple):
+    """One message on its way; `future` is None when the sink took it not at all."""
+
+    lane: Lane
+    entry: Entry
+    late: bool
+    future: Optional[Future[None]]
+    refusal: Optional[Exception] = None
+
+    def failure(self) -> Optional[BaseException]:
+        """Return why it didn't arrive, None when it did."""
+        if self.future is None:
+            return self.refusal
+        if not self.future.done():
+            return SinkUnavailable(f"There was no answer within {ANSWER_WITHIN_S:.0f} s.")
+        return self.future.exception()
+
+
+class Delivery:
+    """One sink's thread and where it stands; until `close`."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        outbox: Outbox,
+        settings: OutboxSettings,
+        on_dead: Callable[[str, Entry, str], None],
+        on_stalled: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Hear nothing before `start`.
+
+        `on_dead(sink, entry, reason)` keeps a message that is given up; `on_stalled(sink)` may
+        offer an event of its own, which shows whether anything passes at all.
+        """
+        self._sink, self._outbox, self._tries = sink, outbox, settings.tries
+        self._on_dead, self._on_stalled = on_dead, on_stalled
+        self._clock, self._wall = clock, wall
+        self._lanes: Dict[str, Lane] = {}
+        self._rate = DrainRate(settings.drain_per_s, clock())
+        self._backlog_from = FRESH_S * settings.drain_per_s
+        self._fresh_s = FRESH_S + settings.commit_every_s
+        self._ready, self._closing, self._wake = False, False, threading.Event()
+        self._rests, self._rest_until = 0, 0.0  # rounds in a row in which nothing passed
+        self._random = random.Random()
+        self.delivered = 0  # since the start
+        self.trouble = ""  # why nothing passes, for people
+        self._thread = threading.Thread(target=self._run, name=f"to-{sink.name}", daemon=True)
+        outbox.on_stored(self._wake.set)
+
+    @property
+    def name(self) -> str:
+        """The sink's name."""
+        return self._sink.name
+
+    def start(self) -> None:
+        """Begin to connect and to deliver."""
+        self._sink.start(self._becomes_ready)
+        self._thread.start()
+
+    def close(self, within_s: float) -> None:
+        """End after the round in work, and disconnect."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(within_s / 2)
+        self._sink.stop(within_s / 2)
+
+    def _becomes_ready(self) -> None:
+        self._ready, self._rests, self._rest_until = True, 0, 0.0
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.clear()
+            wait_s: Optional[float] = None
+            if self._ready:
+                wait_s = self._rest_until - self._clock()
+                if wait_s <= 0.0:
+                    wait_s = self._guarded_round()
+            if wait_s is None or wait_s > 0.0:
+                self._wake.wait(wait_s)
+
+    def _guarded_round(self) -> Optional[float]:
+        try:
+            return self._round()
+        except Exception:
+            log.exception("Delivery to %s failed; trying again.", self.name)
+            return LONGEST_REST_S
+
+    def _round(self) -> Optional[float]:
+        """Send what may go now; returns how long to wait then, None: until there is more."""
+        for model, end in self._outbox.ends().items():
+            lane = self._lanes.setdefault(model, Lane())
+            lane.end = max(lane.end, end)
+        now = self._clock()
+        models = self._models_to_serve(now)
+        sent = self._send_live(models, self._sink.window)
+        room = min(self._sink.window - len(sent), self._rate.allows(now))
+        sent += self._send_backlog(models, room)
+        if not sent:
+            return self._until_next(now)
+        wait([item.future for item in sent if item.future is not None], ANSWER_WITHIN_S)
+        self._settle(sent)
+        return 0.0
+
+    def _models_to_serve(self, now: float) -> List[str]:
+        """Return whose messages go into the round, each model first in its turn.
+
+        After a round in which nothing passed one model stands back: the next round shows whether
+        its message is what stops the others.
+        """
+        models = [m for m, lane in self._lanes.items() if lane.waits and lane.not_before <= now]
+        if self._rests % 2 and len(models) > 1:
+            del models[self._rests // 2 % len(models)]
+        return models
+
+    def _send_live(self, models: List[str], room: int) -> List[Sent]:
+        sent: List[Sent] = []
+        for place, model in enumerate(models):
+            lane = self._lanes[model]
+            share = max(1, (room - len(sent)) // (len(models) - place))
+            limit = min(share, self._sink.lane_window, room - len(sent))
+            entries = self._outbox.read(self.name, model, lane.live, limit) if limit > 0 else []
+            if entries and self._piles_up(model, lane, entries[0]):
+                log.info("Results of %s pile up; live ones go first to %s.", model, self.name)
+                lane.divide()
+            elif entries:
+                sent += [self._send(lane, entry, late=False) for entry in entries]
+            elif limit > 0:
+                lane.live = lane.end
+        return sent
+
+    def _send_backlog(self, models: List[str], room: int) -> List[Sent]:
+        sent: List[Sent] = []
+        for model in models:
+            lane = self._lanes[model]
+            limit = min(self._sink.lane_window, room - len(sent))
+            if lane.behind is None or limit <= 0:
+                continue
+            entries = self._outbox.read(self.name, model, lane.behind, limit)
+            entries = [entry for entry in entries if entry.sequence <= lane.split]
+            if not entries:
+                log.info("The backlog of %s is delivered to %s.", model, self.name)
+                lane.drained()
+            sent += [self._send(lane, entry, late=True) for entry in entries]
+        self._rate.take(len(sent))
+        return sent
+
+    def _piles_up(self, model: str, lane: Lane, head: Entry) -> bool:
+        """Whether there is more than can be drained while results are fresh."""
+        if self._wall() - head.made <= self._fresh_s:
+            return False
+        return self._outbox.count(self.name, model, lane.live) > self._backlog_from
+
+    def _send(self, lane: Lane, entry: Entry, late: bool) -> Sent:
+        body = event.late(entry.body) if late else entry.body
+        message = Message(entry.id, entry.model, entry.kind, entry.verdict, body)
+        try:
+            return Sent(lane, entry, late, self._sink.send(message))
+        except Exception as error:
+            return Sent(lane, entry, late, None, error)
+
+    def _settle(self, sent: List[Sent]) -> None:
+        arrived = [item.entry.sequence for item in sent if item.failure() is None]
+        self._outbox.settle(self.name, arrived)
+        self.delivered += len(arrived)
+        if arrived:
+            self._rests = 0
+        else:
+            self._rests += 1
+            self._rest_until = self._clock() + self._rest_s(self._rests)
+        failed: List[int] = []  # lanes, by identity: only a lane's first failure counts
+        for item in sent:
+            failure = item.failure()
+            if id(item.lane) not in failed and failure is None:
+                _advance(item)
+            elif id(item.lane) not in failed and failure is not None:
+                failed.append(id(item.lane))
+                self._failed(item, failure, bool(arrived))
+        if arrived:
+            for lane in self._lanes.values():
+                lane.failures.others_passed = True
+        if not any(lane.stuck for lane in self._lanes.values()):
+            self.trouble = ""
+
+    def _failed(self, item: Sent, failure: BaseException, others_pass: bool) -> None:
+        """Keep the lane's position before the message, or give the message up."""
+        item.lane.stuck = True
+        sentence = str(failure) or type(failure).__name__
+        if sentence != self.trouble:
+            self.trouble = sentence
+            log.warning("Results wait for %s: %s", self.name, sentence)
+        if isinstance(failure, SinkUnavailable) and item.future is None:
+            return  # it wasn't tried
+        if isinstance(failure, MessageRefused):
+            item.lane.not_before = self._clock() + self._rest_s(8)
+            return
+        certain = isinstance(failure, MessageRejected)
+        tries = item.lane.failures.add(item.entry.sequence, certain)
+        if tries >= self._tries:
+            self._on_dead(self.name, item.entry, sentence)
+            self._outbox.settle(self.name, [item.entry.sequence])
+            _advance(item)
+        elif others_pass:
+            item.lane.not_before = self._clock() + self._rest_s(2 + tries)
+        elif self._rests >= STALLED_ROUNDS and not item.lane.failures.asked:
+            item.lane.failures.asked = True
+            if sum(lane.waits for lane in self._lanes.values()) == 1:
+                self._on_stalled(self.name)
+
+    def _until_next(self, now: float) -> Optional[float]:
+        """Return how long until a resting lane or the drain rate lets something go."""
+        waiting = [lane for lane in self._lanes.values() if lane.waits]
+        times = [lane.not_before - now for lane in waiting if lane.not_before > now]
+        if any(lane.behind is not None and lane.not_before <= now for lane in waiting):
+            times.append(self._rate.next_in_s())
+        if self._rests % 2 and waiting:
+            self._rests += 1  # who stood back has its turn
+            times.append(0.0)
+        return min(times, default=None)
+
+    def _rest_s(self, times: int) -> float:
+        """Exponential, with jitter: agents of a plant don't come back all at once."""
+        longest = min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** min(times, 16))
+        return longest * self._random.uniform(0.5, 1.0)
+
+
+def _advance(item: Sent) -> None:
+    item.lane.stuck = False
+    if item.late:
+        item.lane.behind = item.entry.sequence
+    else:
+        item.lane.live = item.entry.sequence

@@ -1,0 +1,77 @@
+"""Events as JSON lines in a file or on standard output, for plain use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Callable, Optional
+
+from edge_agent.runtime.results.sink import Message, SinkUnavailable
+
+STANDARD_OUTPUT = "-"
+
+
+class LinesSink:
+    """Appends to a file; one that was moved away (rotated) is begun anew."""
+
+    name = "lines"
+    window = lane_window = 500
+
+    def __init__(self, target: str) -> None:
+        """`target`: a path, or "-" for standard output."""
+        self._path = None if target == STANDARD_OUTPUT else Path(target)
+        self._file: Optional[int] = None
+
+    def start(self, on_ready: Callable[[], None]) -> None:
+        """Be ready at once; a file that can't be opened is said when sending."""
+        on_ready()
+
+    def send(self, message: Message) -> Future[None]:
+        """Write one line. Raises SinkUnavailable."""
+        try:
+            self._write(message.body + b"\n")
+        except OSError as error:
+            where = self._path or "standard output"
+            raise SinkUnavailable(f"Results can't be written to {where}: {error}.") from None
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def stop(self, within_s: float) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _write(self, line: bytes) -> None:
+        if self._path is None:
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+            return
+        file = self._open(self._path)
+        size = os.fstat(file).st_size
+        try:
+            written = os.write(file, line)
+        except OSError:
+            os.ftruncate(file, size)
+            raise
+        if written < len(line):  # the disk became full in the middle; no half line stays
+            os.ftruncate(file, size)
+            raise OSError("the disk is full")
+
+    def _open(self, path: Path) -> int:
+        if self._file is not None and not _is_at(self._file, path):
+            os.close(self._file)
+            self._file = None
+        if self._file is None:
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        return self._file
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,197 @@
+"""Results over MQTT 5, with the AWS IoT SDK, to AWS IoT Core or any broker; commands from there.
+
+Translates messages, the device's state and commands to packets; `mqtt_connection` keeps the
+connection. Nothing waits in here: what isn't acknowledged fails, and the outbox sends it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from concurrent.futures import Future
+from typing import Any, Callable, Optional
+
+from edge_agent import __version__
+from edge_agent.config import MqttSettings
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.results import broker_probe, mqtt_reasons
+from edge_agent.runtime.results.command_queue import Command, CommandQueue
+from edge_agent.runtime.results.mqtt_connection import Connection
+from edge_agent.runtime.results.mqtt_options import Sdk
+from edge_agent.runtime.results.sink import Message
+
+logger = logging.getLogger(__name__)
+
+_QOS_1 = 1
+
+
+class MqttSink:
+    """A connection of the agent's own; implements Sink and CommandSource.
+
+    The retained message on `state_topic` tells {"state": "online" or "offline", "thing", "version",
+    "reason" of being offline: "stopped", or "connection lost" as the broker says by last will}.
+    Raises InvalidConfiguration for an endpoint that can't be used, or without the SDK.
+    """
+
+    name = "mqtt"
+    window = 100
+    lane_window = 100  # one connection keeps the order
+
+    def __init__(self, settings: MqttSettings, thing: str) -> None:
+        broker_probe.is_encrypted(settings)  # raises where plain MQTT isn't allowed
+        self._settings, self._thing = settings, thing
+        self._sdk = _sdk()
+        self._connection = Connection(
+            self._sdk,
+            settings,
+            settings.client_id or thing,
+            self._state("offline", "connection lost"),
+            self._on_connected,
+            self._on_publish,
+        )
+        self._on_ready: Callable[[], None] = lambda: None
+        self._commands: Optional[CommandQueue] = None
+        self._command_filter = self._response_topic = ""
+
+    @property
+    def trouble(self) -> str:
+        """What keeps messages from passing, a sentence; "" when connected."""
+        return self._connection.trouble
+
+    def serve_commands(
+        self, topic: str, response_topic: str, answer: Callable[[str, bytes], bytes]
+    ) -> None:
+        """Subscribe to `topic`/+ whenever connected; see CommandSource."""
+        self._command_filter = topic.replace("{thing}", self._thing) + "/+"
+        self._response_topic = response_topic.replace("{thing}", self._thing)
+        self._commands = CommandQueue(answer, self._publish_answer)
+
+    def start(self, on_ready: Callable[[], None]) -> None:
+        """Begin to connect; see Sink."""
+        self._on_ready = on_ready
+        if self._commands:
+            self._commands.start()
+        self._connection.start()
+
+    def send(self, message: Message) -> Future[None]:
+        """Publish `message`; see Sink."""
+        topic = message.topic(self._settings.topic, self._thing)
+        qos = self._settings.qos_of_models.get(message.model, self._settings.qos)
+        mark = self._sdk.mqtt5.UserProperty("id", message.id)
+        sent = self._connection.publish(
+            self._packet(topic, message.body, qos, user_properties=[mark])
+        )
+        result: Future[None] = Future()
+        result.set_running_or_notify_cancel()  # from here on nobody can cancel it
+
+        def settle(done: Future[Any]) -> None:
+            problem = self._problem(done, topic, qos)
+            if problem is None:
+                result.set_result(None)
+            else:
+                result.set_exception(problem)
+
+        sent.add_done_callback(settle)
+        return result
+
+    def reset(self) -> None:
+        """Drop the connection and connect anew; see Sink."""
+        self._connection.reset(
+            f"{self._connection.where} didn't acknowledge messages in time; connecting anew."
+        )
+
+    def stop(self, within_s: float) -> None:
+        """Say offline and disconnect; returns in time also when the broker doesn't answer."""
+        end = time.monotonic() + within_s
+        if self._commands:
+            self._commands.stop(within_s / 4)
+        if self._connection.connected:
+            self._say_goodbye((end - time.monotonic()) / 2)
+        self._connection.close(max(0.0, end - time.monotonic()))
+
+    def _packet(self, topic: str, body: bytes, qos: int = _QOS_1, **more: Any) -> Any:
+        mqtt5 = self._sdk.mqtt5
+        return mqtt5.PublishPacket(
+            topic=topic, payload=body, qos=mqtt5.QoS(qos), content_type="application/json", **more
+        )
+
+    def _problem(self, done: Future[Any], topic: str, qos: int = _QOS_1) -> Optional[Exception]:
+        """Return why a publish failed; None: it arrived, or left, with QoS 0."""
+        error = done.exception()
+        if error is not None:
+            return mqtt_reasons.after_error(error, topic, self._connection.where)
+        return mqtt_reasons.after_puback(done.result().puback.reason_code, topic) if qos else None
+
+    def _on_connected(self) -> None:
+        self._say_hello()
+        if self._commands:
+            self._subscribe()
+        self._on_ready()
+
+    # The device's state
+
+    def _state(self, state: str, reason: str = "") -> Any:
+        facts = {"state": state, "thing": self._thing, "version": __version__, "reason": reason}
+        body = json.dumps({name: fact for name, fact in facts.items() if fact})
+        topic = self._settings.state_topic.replace("{thing}", self._thing)
+        return self._packet(topic, body.encode(), retain=True)
+
+    def _say_hello(self) -> None:
+        packet = self._state("online")
+
+        def check(done: Future[Any]) -> None:
+            problem = self._problem(done, packet.topic)
+            if problem is not None and self._connection.connected:
+                logger.warning("The state of this device can't be told: %s", problem)
+
+        self._connection.publish(packet).add_done_callback(check)
+
+    def _say_goodbye(self, within_s: float) -> None:
+        try:
+            self._connection.publish(self._state("offline", "stopped")).result(within_s)
+        except Exception as error:
+            logger.warning("The broker wasn't told that this device goes offline: %r", error)
+
+    # Commands
+
+    def _subscribe(self) -> None:
+        mqtt5 = self._sdk.mqtt5
+        wanted = mqtt5.Subscription(self._command_filter, qos=mqtt5.QoS.AT_LEAST_ONCE)
+
+        def check(done: Future[Any]) -> None:
+            codes = [] if done.exception() else done.result().reason_codes
+            if any(code is None or code >= 0x80 for code in codes):
+                logger.warning(
+                    "The broker doesn't let this client subscribe to %r: no commands arrive.",
+                    self._command_filter,
+                )
+
+        self._connection.subscribe(mqtt5.SubscribePacket([wanted])).add_done_callback(check)
+
+    def _on_publish(self, data: Any) -> None:
+        packet = data.publish_packet
+        if packet.retain:
+            logger.warning("A retained command on %r was ignored.", packet.topic)
+        elif self._commands:
+            requester = packet.topic.rpartition("/")[2]
+            self._commands.offer(Command(requester, packet.payload, packet.correlation_data_bytes))
+
+    def _publish_answer(self, command: Command, answer: bytes) -> None:
+        topic = f"{self._response_topic}/{command.requester}"
+        mark = command.correlation
+        sent = self._connection.publish(self._packet(topic, answer, correlation_data_bytes=mark))
+        sent.exception(self._settings.ack_within_s)
+        problem = self._problem(sent, topic)
+        if problem is not None:
+            raise problem
+
+
+def _sdk() -> Sdk:
+    try:
+        from awscrt import io, mqtt5
+    except ImportError:
+        raise InvalidConfiguration(
+            "results.mqtt needs the AWS IoT SDK: pip install awsiotsdk"
+        ) from None
+    return Sdk(io, mqtt5)

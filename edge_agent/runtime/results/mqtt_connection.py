@@ -1,0 +1,211 @@
+"""The life of one MQTT connection: made, lost, made again, and why it isn't there.
+
+The SDK's client tries until it is connected, every 1 to 60 s. A lost connection gets a new client,
+since the old one would keep what wasn't acknowledged, whatever it is told, and send it again. A
+thread of our own finds out what is wrong when no connection comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any, Callable, List, Set, Tuple
+
+from edge_agent.config import MqttSettings
+from edge_agent.runtime.results import broker_probe, mqtt_reasons
+from edge_agent.runtime.results.mqtt_options import RETRY_S, Sdk, client_options
+from edge_agent.runtime.results.sink import SinkUnavailable
+
+logger = logging.getLogger(__name__)
+
+FIRST_DIAGNOSIS_S, LAST_DIAGNOSIS_S = 2.0, 60.0  # without a connection; twice as long each time
+STEADY_S = 30.0  # a connection that lasted so long is tried again soon, others later each time
+
+
+class Connection:
+    """Keeps a client connected from `start` to `close`.
+
+    `on_connected` and `on_publish` are called on the SDK's thread and must not wait.
+    """
+
+    def __init__(
+        self,
+        sdk: Sdk,
+        settings: MqttSettings,
+        client_id: str,
+        will: Any,
+        on_connected: Callable[[], None],
+        on_publish: Callable[[Any], None],
+    ) -> None:
+        self._sdk, self._settings = sdk, settings
+        self._client_id, self._will = client_id, will
+        self._tell_connected, self._tell_publish = on_connected, on_publish
+        self.where = f"{settings.endpoint}:{settings.port}"
+        self._client: Any = None
+        self._generation = 0  # of the client; callbacks of an earlier one count no more
+        self._stamps: List[Tuple[str, int]] = []  # of the files it was made with
+        self._replacing = threading.Lock()  # over the three above
+        self.connected = False
+        self.trouble = f"Not connected to {self.where} yet."  # a sentence; "" when connected
+        self._said: Set[str] = set()  # since it was last connected
+        self._lock = threading.Lock()  # over the three above
+        self._since, self._delay_s = 0.0, RETRY_S[0] / 2  # last connected; before a new client
+        self._failure = ""  # of the last attempt, in the client's words
+        self._locked_out = False  # a token that is asked with a wrong PIN again and again locks
+        self._stopping = threading.Event()
+        self._changed = threading.Event()  # connected, lost or stopping
+        self._closed = threading.Event()  # the client has ended its connection
+
+    def start(self) -> None:
+        """Begin to connect and return at once."""
+        self._open(self._generation)
+        threading.Thread(target=self._watch, name="mqtt", daemon=True).start()
+
+    def publish(self, packet: Any) -> Future[Any]:
+        """Hand `packet` to the client; SinkUnavailable or MessageRejected when that can't be."""
+        if not self.connected:
+            raise SinkUnavailable(self.trouble)
+        try:
+            sent: Future[Any] = self._client.publish(packet)
+        except Exception as error:
+            raise mqtt_reasons.after_error(error, packet.topic, self.where) from None
+        return sent
+
+    def subscribe(self, packet: Any) -> Future[Any]:
+        """Hand `packet` to the client."""
+        subscribed: Future[Any] = self._client.subscribe(packet)
+        return subscribed
+
+    def reset(self, sentence: str) -> None:
+        """Drop the connection, for the reason `sentence` gives, and connect with a new client."""
+        if self.connected:
+            self._lose(sentence)
+        self._open(self._generation)
+
+    def close(self, within_s: float) -> None:
+        """Disconnect for good; the last will isn't published."""
+        self._stopping.set()
+        self._changed.set()
+        connected = self.connected
+        with self._replacing:
+            if self._client is not None:
+                # Without a DISCONNECT packet the broker would publish the last will.
+                self._client.stop(self._sdk.mqtt5.DisconnectPacket())
+        if connected:  # else there is nothing to wait for: a failed handshake lasts up to 30 s
+            self._closed.wait(within_s)
+
+    # The client
+
+    def _open(self, generation: int) -> None:
+        """Replace the client of `generation`; the watch tries again when one can't be made."""
+        with self._replacing:
+            if self._stopping.is_set() or self._locked_out or generation != self._generation:
+                return
+            self._generation += 1
+            if self._client is not None:
+                self._client.stop()
+                self._client = None
+            self._stamps = broker_probe.stamps(self._settings)
+            self._failure = broker_probe.unusable_files(self._settings)
+            try:
+                if not self._failure:
+                    self._client = self._new_client()
+                    self._client.start()
+            except Exception as error:
+                self._failure = mqtt_reasons.unusable(error)
+                self._locked_out = mqtt_reasons.is_wrong_pin(error)
+        if self._failure:
+            self._say(self._failure)
+
+    def _new_client(self) -> Any:
+        options = client_options(self._sdk, self._settings, self._client_id, self._will)
+        options.on_publish_callback_fn = self._callback(self._tell_publish)
+        options.on_lifecycle_event_connection_success_fn = self._callback(self._on_connected)
+        options.on_lifecycle_event_connection_failure_fn = self._callback(self._on_failure)
+        options.on_lifecycle_event_disconnection_fn = self._callback(self._on_lost)
+        options.on_lifecycle_event_stopped_fn = self._callback(lambda _: self._closed.set())
+        return self._sdk.mqtt5.Client(options)
+
+    def _callback(self, verb: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Run `verb` on the SDK's thread while its client is the current one; log its faults."""
+        generation = self._generation
+
+        def run(data: Any) -> None:
+            if generation == self._generation:
+                try:
+                    verb(data)
+                except Exception:
+                    logger.exception("A callback of the MQTT client failed.")
+
+        return run
+
+    def _on_connected(self, _: Any) -> None:
+        with self._lock:
+            self.connected, self.trouble = True, ""
+            self._said.clear()
+        self._since = time.monotonic()
+        self._changed.set()
+        logger.info("Connected to the MQTT broker %s.", self.where)
+        if not self._stopping.is_set():
+            self._tell_connected()
+
+    def _on_failure(self, data: Any) -> None:
+        self._failure = mqtt_reasons.not_connected(self.where, data.exception, data.connack_packet)
+        if "CONNACK" in mqtt_reasons.name(
+            data.exception
+        ):  # refused or missing; a probe sees no more
+            self._say(self._failure)
+
+    def _on_lost(self, data: Any) -> None:
+        self._lose(mqtt_reasons.lost(self.where, data.exception, data.disconnect_packet))
+        if not self._stopping.is_set():
+            self._client.stop()  # what is on its way fails now
+            again = threading.Timer(self._next_delay_s(), self._open, [self._generation])
+            again.daemon = True
+            again.start()
+
+    def _next_delay_s(self) -> float:
+        steady = time.monotonic() - self._since > STEADY_S
+        self._delay_s = RETRY_S[0] if steady else min(2 * self._delay_s, RETRY_S[1])
+        return self._delay_s * random.uniform(0.5, 1.0)
+
+    def _lose(self, sentence: str) -> None:
+        with self._lock:
+            self.connected, self.trouble = False, sentence
+        self._changed.set()
+        if not self._stopping.is_set():
+            self._say(sentence)
+
+    # Why it isn't connected
+
+    def _watch(self) -> None:
+        pause_s = FIRST_DIAGNOSIS_S
+        while not self._stopping.is_set():
+            if self._changed.wait(None if self.connected else pause_s):
+                self._changed.clear()
+                pause_s = FIRST_DIAGNOSIS_S
+            else:
+                self._diagnose()
+                pause_s = min(2 * pause_s, LAST_DIAGNOSIS_S)
+
+    def _diagnose(self) -> None:
+        """Say what is wrong; when the certificate files have changed, connect with those."""
+        try:
+            if self._client is None or self._stamps != broker_probe.stamps(self._settings):
+                self._open(self._generation)
+            self._say(broker_probe.diagnose(self._settings) or self._failure or self.trouble)
+        except Exception:
+            logger.exception("The MQTT connection couldn't be diagnosed.")
+
+    def _say(self, sentence: str) -> None:
+        with self._lock:
+            if self.connected:
+                return
+            self.trouble = sentence
+            known = sentence in self._said
+            self._said.add(sentence)
+        if not known:
+            logger.warning("%s", sentence)

@@ -1,0 +1,171 @@
+"""The results room put together: who records, what keeps, which sinks deliver, who counts.
+
+Start order: outbox → deliveries. Stop order: capture → deliveries → outbox; what isn't delivered by
+then is on disk, and the next run delivers it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import random
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from edge_agent.config import ResultsSettings
+from edge_agent.runtime.metrics import Metrics
+from edge_agent.runtime.results import event
+from edge_agent.runtime.results.capture import Capture
+from edge_agent.runtime.results.dead_letters import DeadLetters
+from edge_agent.runtime.results.delivery import Delivery
+from edge_agent.runtime.results.filters import Filter
+from edge_agent.runtime.results.ids import Ids
+from edge_agent.runtime.results.outbox import Outbox
+from edge_agent.runtime.results.recorder import Recorder
+from edge_agent.runtime.results.sink import Sink
+from edge_agent.runtime.results.spool import Dropped, Entry
+from edge_agent.runtime.results.statistics import Statistics
+from edge_agent.runtime.vision import picture_files
+
+log = logging.getLogger(__name__)
+
+STATISTICS, LAST_ID = "statistics", "last_id"
+STATUS_FILE = "status.json"
+ANNOUNCE_EVERY_S = 10.0  # dropped events are counted together for so long
+THUMBNAIL_BYTES = 3600  # with base64 and the line it fits into one message
+AGENT = ""  # the lane of events about the agent itself
+
+
+class ResultsRoom:
+    """Everything behind the detector's observer; until `close`."""
+
+    def __init__(
+        self, settings: ResultsSettings, thing: str, sinks: Sequence[Sink], metrics: Metrics
+    ) -> None:
+        """Open the outbox. Raises InvalidConfiguration when its folder is in use."""
+        self._settings, self._metrics = settings, metrics
+        self._dropped, self._announced_at = Dropped(), time.monotonic()
+        self._last_id = ""
+        self._status: Dict[str, Any] = {}
+        self._outbox: Optional[Outbox] = None
+        self._deliveries: List[Delivery] = []
+        self._statistics = Statistics(settings, metrics.drifts)
+        folder = settings.folder
+        if folder is not None and sinks:
+            self._outbox = Outbox(settings.outbox, folder, [s.name for s in sinks], self._drops)
+            self._statistics.restore(self._outbox.noted(STATISTICS))
+            self._last_id = self._outbox.noted(LAST_ID)
+            self._dead_letters = DeadLetters(folder)
+            self._deliveries = [
+                Delivery(sink, self._outbox, settings.outbox, self._give_up, self._stalled)
+                for sink in sinks
+            ]
+        self._capture = (
+            Capture(settings.capture, random.Random()) if settings.capture.folder else None
+        )
+        self.recorder = Recorder(
+            thing,
+            Filter(settings),
+            self._statistics,
+            Ids(time.time, self._last_id),
+            self._outbox,
+            self._capture,
+            metrics,
+        )
+
+    def start(self) -> None:
+        """Begin to store and to deliver."""
+        if self._outbox is not None:
+            self._outbox.start()
+        for delivery in self._deliveries:
+            delivery.start()
+
+    def tend(self) -> None:
+        """Publish what is due, about once a second; called by one thread."""
+        for due in self._statistics.due(datetime.now().astimezone()):
+            self.recorder.offer(due.kind, due.model, due.body)
+        if self._capture is not None:
+            kept = self._capture.kept, self._capture.skipped, self._capture.failed
+            self._metrics.frames_kept(*kept)
+        if self._outbox is None:
+            return
+        self._outbox.note(STATISTICS, self._statistics.snapshot())
+        self._announce_drops()
+        self._show_status(self._outbox)
+
+    def last_capture(self, model: str) -> Optional[Dict[str, Any]]:
+        """Return what is known of a model's latest kept frame, with a thumbnail (JPEG, base64)."""
+        captured = self._capture.last(model) if self._capture is not None else None
+        if captured is None:
+            return None
+        picture = picture_files.thumbnail(captured.overlay.read_bytes(), THUMBNAIL_BYTES)
+        return {**captured.line, "thumbnail": base64.b64encode(picture).decode()}
+
+    def close(self, within_s: float) -> None:
+        """Store what is recorded and disconnect."""
+        if self._capture is not None:
+            self._capture.close(within_s / 2)
+        if self._outbox is not None:
+            self._outbox.note(STATISTICS, self._statistics.snapshot())
+        for delivery in self._deliveries:
+            delivery.close(within_s / 2 / len(self._deliveries))
+        if self._outbox is not None:
+            self._outbox.close(within_s / 2)
+
+    def _drops(self, dropped: Dropped, why: str) -> None:
+        log.error(
+            "%d normal and %d other results were dropped undelivered: %s.",
+            dropped.normal, dropped.others, why,
+        )  # fmt: skip
+        self._metrics.results_dropped(dropped.normal, dropped.others)
+        self._dropped += dropped
+
+    def _announce_drops(self) -> None:
+        now = time.monotonic()
+        if self._dropped and now - self._announced_at >= ANNOUNCE_EVERY_S:
+            dropped, self._dropped, self._announced_at = self._dropped, Dropped(), now
+            facts = {"alarm": "results-dropped", "normal": dropped.normal, "others": dropped.others}
+            self.recorder.offer("alarm", AGENT, facts)
+
+    def _give_up(self, sink: str, entry: Entry, reason: str) -> None:
+        self._dead_letters.add(sink, entry, reason, time.time())
+        self._metrics.result_undeliverable(sink)
+        if entry.kind == "result":
+            facts = {"alarm": "result-undeliverable", "sink": sink, "id": entry.id, "why": reason}
+            self.recorder.offer("alarm", AGENT, facts)
+
+    def _stalled(self, sink: str) -> None:
+        self.recorder.offer("alarm", AGENT, {"alarm": "delivery-stalled", "sink": sink})
+
+    def _show_status(self, outbox: Outbox) -> None:
+        """Keep `status.json` for `edge-agent doctor`; it is written when a trouble changes."""
+        for delivery in self._deliveries:
+            waiting = outbox.waiting(delivery.name)
+            self._metrics.results_delivered(delivery.name, delivery.delivered, waiting)
+        troubles = {delivery.name: delivery.trouble for delivery in self._deliveries}
+        troubles["outbox"] = outbox.trouble
+        if troubles == self._status:
+            return
+        if outbox.trouble and not self._status.get("outbox"):
+            facts = {"alarm": "outbox-disk", "why": outbox.trouble}
+            self.recorder.offer("alarm", AGENT, facts)
+        self._status = troubles
+        if self._settings.folder is not None:
+            _write_status(self._settings.folder, troubles, outbox)
+
+
+def _write_status(folder: Path, troubles: Dict[str, str], outbox: Outbox) -> None:
+    since = event.iso(time.time())
+    sinks = {
+        name: {"trouble": trouble, "waiting": outbox.waiting(name), "since": since}
+        for name, trouble in troubles.items()
+    }
+    fresh = folder / f"{STATUS_FILE}.new"
+    try:
+        fresh.write_text(json.dumps({"sinks": sinks}) + "\n")
+        fresh.replace(folder / STATUS_FILE)
+    except OSError:
+        log.debug("The status can't be written.", exc_info=True)

@@ -1,0 +1,53 @@
+"""The sinks that the settings ask for."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Callable, List
+
+from edge_agent.config import ResultsSettings
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.host import greengrass as host
+from edge_agent.runtime.results.greengrass import IotCoreSink, LocalSink
+from edge_agent.runtime.results.lines import LinesSink
+from edge_agent.runtime.results.mqtt import MqttSink
+from edge_agent.runtime.results.sink import CommandSource, Sink
+
+
+def thing_name(settings: ResultsSettings) -> str:
+    """Return what this device is called in events and topics."""
+    return settings.thing or os.environ.get("AWS_IOT_THING_NAME", "") or socket.gethostname()
+
+
+def make_sinks(
+    settings: ResultsSettings, thing: str, on_nucleus_lost: Callable[[str], None]
+) -> List[Sink]:
+    """Return the sinks, not started. Raises InvalidConfiguration."""
+    sinks: List[Sink] = []
+    if settings.lines:
+        sinks.append(LinesSink(settings.lines))
+    if settings.mqtt.endpoint:
+        sinks.append(MqttSink(settings.mqtt, thing))
+    if settings.greengrass.topic or settings.greengrass.local_topic:
+        if not host.available(os.environ):
+            raise InvalidConfiguration(
+                "results.greengrass is set, but no Greengrass nucleus started this process; "
+                "deploy the agent as a component, or use results.mqtt."
+            )
+        nucleus = host.Greengrass(os.environ, on_nucleus_lost)
+        if settings.greengrass.topic:
+            sinks.append(IotCoreSink(settings.greengrass, thing, nucleus))
+        if settings.greengrass.local_topic:
+            sinks.append(LocalSink(settings.greengrass, thing, nucleus))
+    return sinks
+
+
+def command_source(sinks: List[Sink]) -> CommandSource:
+    """Return the sink that brings commands. Raises InvalidConfiguration when there is none."""
+    for sink in sinks:
+        if isinstance(sink, (MqttSink, IotCoreSink)):
+            return sink
+    raise InvalidConfiguration(
+        "results.commands needs results.mqtt.endpoint or results.greengrass.topic."
+    )

@@ -1,0 +1,80 @@
+"""Tells a picture of a part from a fault of the camera.
+
+What is usual for a model is what its training saw (`manifest.Statistics`, of its normal images).
+The limits leave room for defects, which change little of a picture's light, and for slow drift.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import List, Tuple
+
+from edge_agent.manifest import Statistics
+from edge_agent.runtime.vision.light import Light
+from edge_agent.types import CameraProblem
+
+# Ten samples of a bell curve span three deviations, so half of that beyond either end is three
+# from the middle. The levels are for a lamp that never changed in training: a tenth of a grey
+# image, the change of light at which verdicts of trained models begin to fail.
+BEYOND_SPAN = 0.5
+BEYOND_LEVELS = 12.0
+
+# Mean and deviation together: nearly all pixels are this close to 0, or to 255. Without the
+# deviation bright parts on a dark field would count.
+NEARLY_LEVELS = 16.0
+
+BLANK_CONTRAST = 2.0  # levels of deviation; uneven light alone makes more
+
+# What a Gaussian blur of half a pixel leaves, at model size; verdicts fail by one pixel.
+BLURRED_SHARE = 1 / 3
+
+FROZEN_FROM = 10  # equal pictures in a row; noise lets no two of a live sensor be equal
+CAMERAS_FOLLOWED = 1024  # those seen last
+
+
+class InputCheck:
+    """Judges the light of one model's frames; may be used by any thread."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        usual = statistics.brightness
+        self._lowest, self._highest = usual or (255.0, 0.0)  # nothing is usual
+        span = self._highest - self._lowest
+        self._margin = BEYOND_LEVELS + BEYOND_SPAN * span if usual else 255.0
+        self._knows_sharpness = statistics.sharpness is not None
+        self._least_sharp = BLURRED_SHARE * (statistics.sharpness or (0.0, 0.0))[0]
+        self._rows: OrderedDict[str, Tuple[int, int]] = OrderedDict()  # camera: digest, length
+        self._lock = threading.Lock()
+
+    def judge(self, light: Light, camera: str) -> Tuple[CameraProblem, ...]:
+        """Return what is wrong with the picture that `camera` has just sent."""
+        if light.brightness == 0.0:
+            return (CameraProblem.BLACK,)
+        problems = self._wrong_exposure(light)
+        is_soft = light.sharpness < self._least_sharp
+        if light.contrast < BLANK_CONTRAST and (is_soft or not self._knows_sharpness):
+            return (*problems, CameraProblem.BLANK)  # where equal pictures prove nothing
+        if is_soft and not problems:  # edges are lower in the wrong light anyway
+            problems.append(CameraProblem.BLURRED)
+        if self._equal_in_a_row(light.digest, camera) >= FROZEN_FROM:
+            problems.append(CameraProblem.FROZEN)
+        return tuple(problems)
+
+    def _wrong_exposure(self, light: Light) -> List[CameraProblem]:
+        level, spread = light.brightness, light.contrast
+        nearly_black = level + spread < NEARLY_LEVELS and level < self._lowest
+        if nearly_black or level < self._lowest - self._margin:
+            return [CameraProblem.DARK]
+        nearly_white = level - spread > 255.0 - NEARLY_LEVELS and level > self._highest
+        if nearly_white or level > self._highest + self._margin:
+            return [CameraProblem.BRIGHT]
+        return []
+
+    def _equal_in_a_row(self, digest: int, camera: str) -> int:
+        with self._lock:
+            last, length = self._rows.pop(camera, (digest, 0))
+            length = length + 1 if last == digest else 1
+            self._rows[camera] = (digest, length)
+            if len(self._rows) > CAMERAS_FOLLOWED:
+                self._rows.popitem(last=False)
+        return length

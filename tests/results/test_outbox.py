@@ -1,0 +1,268 @@
+"""Durability and bounds: what was offered is there after whatever happens to the process."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.results.event import Event
+from edge_agent.runtime.results.journal import SHARED_MEMORY
+from edge_agent.runtime.results.outbox import Outbox
+from edge_agent.runtime.results.spool import Dropped, Entry
+from tests.results.outboxes import SINK, Drops, make, open_outbox, wait_until
+
+MIB = 1024 * 1024
+
+
+def everything(outbox: Outbox, model: str = "bolts", sink: str = SINK) -> List[Entry]:
+    found: List[Entry] = []
+    while True:
+        more = outbox.read(sink, model, found[-1].sequence if found else 0, 500)
+        if not more:
+            return found
+        found += more
+
+
+def wait_for(outbox: Outbox, count: int, model: str = "bolts") -> List[Entry]:
+    wait_until(lambda: len(everything(outbox, model)) >= count)
+    return everything(outbox, model)
+
+
+def wait_for_stored(outbox: Outbox, event: Event) -> None:
+    wait_until(lambda: any(entry.id == event.id for entry in everything(outbox)))
+
+
+def test_events_are_numbered_and_come_back_in_order(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    events = [make(model) for model in ("bolts", "nuts") * 50]
+
+    for event in events:
+        outbox.offer(event)
+    bolts, nuts = wait_for(outbox, 50), wait_for(outbox, 50, "nuts")
+    outbox.close(5)
+
+    assert [entry.id for entry in bolts] == [event.id for event in events[::2]]
+    first = bolts[0].sequence
+    assert [entry.sequence for entry in nuts] == list(range(first + 1, first + 101, 2))
+    assert bolts[0].body.startswith(b'{"sequence":%d,' % first)
+
+
+def test_an_event_may_be_sent_only_once_it_is_on_disk(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as disk:
+        for _ in range(200):
+            outbox.offer(make())
+            for entry in outbox.read(SINK, "bolts", 0, 1000):
+                row = disk.execute("SELECT id FROM events WHERE sequence = ?", (entry.sequence,))
+                assert row.fetchone() == (entry.id,)
+        wait_for(outbox, 200)
+    outbox.close(5)
+
+
+def test_delivered_events_are_gone_after_a_restart_and_others_are_not(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    for _ in range(10):
+        outbox.offer(make())
+    entries = wait_for(outbox, 10)
+    outbox.settle(SINK, [entry.sequence for entry in entries[:4]])
+    outbox.close(5)
+
+    outbox = open_outbox(tmp_path)
+    left = everything(outbox)
+    outbox.offer(make())
+    last = wait_for(outbox, 7)[-1]
+    outbox.close(5)
+
+    assert left == entries[4:]
+    assert last.sequence == entries[-1].sequence + 1
+
+
+def test_each_sink_gets_every_event_and_one_that_is_gone_holds_nothing(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path, sinks=("a", "b"))
+    outbox.offer(make())
+    wait_until(lambda: bool(everything(outbox, sink="b")))
+    outbox.settle("a", [everything(outbox, sink="a")[0].sequence])
+    outbox.close(5)
+
+    outbox = open_outbox(tmp_path, sinks=("c", "a"))  # b isn't configured any more
+    assert not everything(outbox, sink="a")
+    assert not everything(outbox, sink="c")  # it came later than the event
+    outbox.offer(make())
+    wait_until(lambda: len(everything(outbox, sink="a")) == len(everything(outbox, sink="c")) == 1)
+    outbox.close(5)
+
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as db:
+        assert db.execute("SELECT COUNT(*) FROM events").fetchone() == (1,)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from tests.results.outboxes import make, open_outbox
+outbox = open_outbox(Path(sys.argv[1]), commit_every_s=float(sys.argv[2]))
+while True:
+    event = make()
+    outbox.offer(event)
+    print(event.id, flush=True)
+"""
+
+
+@pytest.mark.parametrize("commit_every_s", [0.01, 30.0])
+def test_every_event_offered_before_kill_9_is_there_afterwards(
+    tmp_path: Path, commit_every_s: float
+) -> None:
+    command = [sys.executable, "-c", CHILD, str(tmp_path), str(commit_every_s)]
+    told: List[str] = []
+    for _ in range(3):
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        told += [child.stdout.readline().strip() for _ in range(500)]
+        child.send_signal(signal.SIGKILL)
+        told += [line.strip() for line in child.stdout if line.endswith("\n")]
+        child.wait(10)
+        child.stdout.close()
+
+    outbox = open_outbox(tmp_path)
+    ids = [entry.id for entry in wait_for(outbox, len(told))]
+    outbox.close(5)
+
+    assert set(told) <= set(ids)
+    assert len(set(ids)) == len(ids)
+    assert ids == sorted(ids)  # ids rise with time
+    assert len(ids) - len(told) <= 3  # offered, and killed before it was told
+
+
+def test_offering_never_waits_for_the_disk(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    blocker = sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    outbox.offer(make())  # its commit hangs
+    done = threading.Event()
+
+    def offer() -> None:
+        for _ in range(100):
+            outbox.offer(make())
+        done.set()
+
+    threading.Thread(target=offer, daemon=True).start()
+
+    assert done.wait(2.0)  # the commit waits for up to 5 s
+    blocker.execute("COMMIT")
+    blocker.close()
+    wait_for(outbox, 101)
+    outbox.close(5)
+
+
+def test_a_full_outbox_drops_the_oldest_normal_results_and_anomalies_last(tmp_path: Path) -> None:
+    drops = Drops()
+    outbox = open_outbox(tmp_path, drops, limit_mib=1)
+    offered = [make(anomalous=n % 10 == 0, size=1000) for n in range(3000)]
+    for event in offered:
+        outbox.offer(event)
+        if event is offered[len(offered) // 2]:
+            wait_for_stored(outbox, event)
+    wait_for_stored(outbox, offered[-1])
+    left = everything(outbox)
+    outbox.close(5)
+
+    ids = {entry.id for entry in left}
+    normal = [event for event in offered if event.verdict == "normal"]
+    gone = [event for event in normal if event.id not in ids]
+    assert all(event.id in ids for event in offered if event.verdict == "anomaly")
+    assert gone == normal[: len(gone)]  # the oldest
+    assert drops.total == Dropped(normal=len(gone), others=0)
+    assert len(left) + len(gone) == 3000
+    assert drops.reasons == {"outbox full"}
+    assert (tmp_path / "outbox.db").stat().st_size < 4 * MIB  # the limit and one commit
+
+
+def test_anomalies_are_dropped_when_nothing_else_is_left(tmp_path: Path) -> None:
+    drops = Drops()
+    outbox = open_outbox(tmp_path, drops, limit_mib=1)
+    offered = [make(anomalous=True, size=1000) for _ in range(2000)]
+    for event in offered:
+        outbox.offer(event)
+    wait_for_stored(outbox, offered[-1])
+    left = everything(outbox)
+    outbox.close(5)
+
+    assert 0 < len(left) < 2000
+    assert drops.total == Dropped(normal=0, others=2000 - len(left))
+    assert [entry.id for entry in left] == [event.id for event in offered[-len(left) :]]
+
+
+def test_events_that_are_too_old_are_dropped_and_counted(tmp_path: Path) -> None:
+    now, drops = [time.time()], Drops()
+    outbox = open_outbox(tmp_path, drops, wall=lambda: now[0], max_age_h=1.0)
+    outbox.offer(make())
+    wait_for(outbox, 1)
+    outbox.close(5)
+    now[0] += 3700.0
+
+    outbox, fresh = open_outbox(tmp_path, drops, wall=lambda: now[0], max_age_h=1.0), make()
+    outbox.offer(fresh)
+    wait_until(lambda: bool(drops.total))
+    left = everything(outbox)
+    outbox.close(5)
+
+    assert [entry.id for entry in left] == [fresh.id]
+    assert drops.total == Dropped(normal=1)
+    assert drops.reasons == {"too old"}
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0 * 365])
+def test_setting_the_clock_drops_nothing_and_keeps_order(tmp_path: Path, jump_s: float) -> None:
+    offset, drops = [0.0], Drops()
+    outbox = open_outbox(tmp_path, drops, wall=lambda: time.time() + offset[0], max_age_h=1.0)
+    for _ in range(5):
+        outbox.offer(make())
+    before = wait_for(outbox, 5)
+    offset[0] = jump_s
+    for _ in range(5):
+        outbox.offer(make())
+    entries = wait_for(outbox, 10)
+    outbox.close(5)
+
+    assert not drops.total
+    first = before[0].sequence
+    assert [entry.sequence for entry in entries] == list(range(first, first + 10))
+    assert entries[0].made == pytest.approx(before[0].made + jump_s, abs=5.0)
+
+
+def test_two_agents_cannot_use_one_folder(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+
+    with pytest.raises(InvalidConfiguration, match="in use by another agent"):
+        open_outbox(tmp_path)
+
+    outbox.close(5)
+
+
+def test_notes_outlive_the_process(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    outbox.note("statistics", "twelve")
+    outbox.close(5)
+
+    outbox = open_outbox(tmp_path)
+    assert outbox.noted("statistics") == "twelve"
+    assert outbox.noted("nothing") == ""
+    outbox.close(5)
+
+
+def test_a_closed_outbox_leaves_no_journal(tmp_path: Path) -> None:
+    before = set(SHARED_MEMORY.iterdir())
+    outbox = open_outbox(tmp_path)
+    outbox.offer(make())
+    outbox.close(5)
+
+    assert set(SHARED_MEMORY.iterdir()) <= before
