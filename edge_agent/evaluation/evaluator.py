@@ -167,8 +167,7 @@ def _alarms(judged: Sequence[_Judged]) -> List[bool]:
 
 
 def _masks_folder(source: Path) -> Optional[Path]:
-    """Return where a folder of images has masks drawn by people; a capture's are the model's."""
-    places = (source / "masks", source.resolve().parent / "masks") if source.is_dir() else ()
+    places = (source / "masks", source.resolve().parent / "masks")
     return next((place for place in places if place.is_dir()), None)
 
 

@@ -63,6 +63,10 @@ def _serve(settings: Settings, stop_asked: SimpleQueue[int]) -> int:
         units = info.inference_units, info.desired_units, info.least_units, info.most_units
         metrics.has_units(info.name, *units)
 
+    def forget(name: str) -> None:
+        server.forget(name)
+        room.forget(name)
+
     def lose(why: str) -> None:
         log.error("%s", why)
         stop_asked.put(NUCLEUS_LOST)
@@ -75,7 +79,7 @@ def _serve(settings: Settings, stop_asked: SimpleQueue[int]) -> int:
         settings.models,
         settings.engine,
         on_change=show,
-        on_gone=lambda name: server.forget(name),
+        on_gone=forget,
         decisions=results.folder / DECISIONS_FILE if results.folder else None,
     )
     detector = Detector(registry, frames, room.recorder.observe)

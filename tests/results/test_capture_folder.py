@@ -145,6 +145,20 @@ def test_labels_that_people_corrected_stay_when_lines_are_dropped(tmp_path: Path
     }  # fmt: skip
 
 
+def test_a_second_line_about_a_capture_is_kept_as_long_as_the_capture(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+    add(folder, 1, ANOMALY)
+    with (tmp_path / "manifest.jsonl").open("a") as file:
+        file.write((tmp_path / "manifest.jsonl").read_text().replace('"no"', '"yes"'))
+    again = opened(tmp_path, 24 * KIB)
+    assert named(tmp_path) == [1, 1]
+    assert add(again, 2, ANOMALY)
+    assert there(tmp_path) == [1, 2]
+    assert add(again, 3, ANOMALY)
+    again.close()
+    assert named(tmp_path) == there(tmp_path) == [2, 3]
+
+
 def test_what_others_took_away_makes_room(tmp_path: Path) -> None:
     folder = opened(tmp_path)
     for number in range(1, 6):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -12,9 +14,11 @@ from pathlib import Path
 from typing import Iterator, List, Tuple
 
 import pytest
+from awscrt import io, mqtt5
 
 from edge_agent import __version__
 from edge_agent.runtime.results.command_queue import LARGEST_BYTES
+from edge_agent.runtime.results.mqtt_options import Sdk, client_options
 from tests import certificates
 from tests.broker import Broker, FakeBroker
 from tests.results.mqtt_sinks import STATE, THING, message, needs_mosquitto, running, settings
@@ -171,6 +175,23 @@ def test_a_command_sent_while_the_agent_was_away_arrives_even_if_the_broker_was_
         assert json.loads(listener.next().payload)["got"] == "while away"
 
 
+def test_commands_arrive_from_a_broker_that_came_back_without_its_sessions(
+    broker: Broker, keys: Path
+) -> None:
+    with running(settings(broker.port, keys), echo) as started:
+        broker.kill()
+        (broker.folder / "mosquitto.db").unlink(missing_ok=True)
+        broker.start()
+        started.wait_until_ready()
+        with broker.listener(f"{RESPONSES}/+") as listener:
+            for _ in range(20):  # the subscription may still be on its way
+                broker.publish(f"{COMMANDS}/hmi", "again")
+                with contextlib.suppress(queue.Empty):
+                    assert json.loads(listener.next(1.0).payload)["got"] == "again"
+                    return
+    pytest.fail("no command arrived")
+
+
 def test_commands_are_answered_one_after_another_and_too_many_are_dropped(
     broker: Broker, keys: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -195,6 +216,21 @@ def test_commands_are_answered_one_after_another_and_too_many_are_dropped(
             listener.next()
     assert seen == [str(number).encode() for number in range(17)]
     assert caplog.text.count("was dropped: 16 others wait already") == 3
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "flow"),
+    [
+        ("localhost", "NONE"),
+        ("abc-ats.iot.eu-central-1.amazonaws.com", "AWS_IOT_CORE_DEFAULTS"),
+        ("abc.ats.iot.cn-north-1.amazonaws.com.cn", "AWS_IOT_CORE_DEFAULTS"),
+        ("amazonaws.com.example.com", "NONE"),
+    ],
+)
+def test_only_aws_iot_core_is_spared_by_its_limits(keys: Path, endpoint: str, flow: str) -> None:
+    given = settings(443, keys, endpoint=endpoint)
+    options = client_options(Sdk(io, mqtt5), given, THING, None)
+    assert options.extended_validation_and_flow_control_options.name == flow
 
 
 def test_connect_asks_for_the_session_and_tells_nothing_about_the_software() -> None:

@@ -225,14 +225,17 @@ def test_a_name_that_cannot_be_resolved_is_named(keys: Path, endpoint: str) -> N
         (0x8F, "unknown"),
     ],
 )
-def test_a_refused_connection_says_why_and_is_not_tried_in_a_hurry(code: int, words: str) -> None:
+def test_a_refused_connection_says_why_once_and_is_not_tried_in_a_hurry(
+    code: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with FakeBroker(connack=code) as fake:
         with running(settings(fake.port), connected=False) as started:
             begin = time.monotonic()
             started.await_trouble(words)
             while time.monotonic() - begin < 4.0:
                 time.sleep(0.1)
-        assert 1 <= len(fake.connects) <= 3  # at once, after 1-2 s, after 2-4 s more
+        assert caplog.text.count(words) == 1
+        assert 2 <= len(fake.connects) <= 3  # at once, after 1-2 s, after 2-4 s more
         assert fake.accepted <= len(fake.connects) + 1  # and a diagnosis
 
 

@@ -167,6 +167,10 @@ def test_frames_judged_by_another_threshold_or_version_are_forgotten() -> None:
         assert line.look() == []
         line.judge([0.45], **how)
         assert line.look() == [RAISED]
+        line.judge([0.9] * 99)
+        assert line.look() == []
+        line.judge([0.9])
+        assert line.look() == [RATE_RAISED]
 
 
 def test_frames_with_a_camera_problem_are_neither_good_nor_bad() -> None:

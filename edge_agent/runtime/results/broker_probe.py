@@ -81,7 +81,7 @@ def unusable_files(settings: MqttSettings) -> str:
 
 
 def diagnose(settings: MqttSettings) -> str:
-    """Try to reach the broker; tell what is wrong, "" when TCP and TLS work. Takes at most 11 s.
+    """Try to reach the broker; tell what is wrong, "" when TCP and TLS work. Takes up to seconds.
 
     With a key in a token the client's own certificate isn't tried.
     """

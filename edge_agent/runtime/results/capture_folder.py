@@ -95,18 +95,19 @@ class CaptureFolder:
 
     def _take_stock(self) -> None:
         there = dict(_sizes(self.path))
+        unnamed = set(there)
         self._stored, self._sizes = [deque() for _ in range(4)], [0] * 4
         self._gone, last = set(), {}
         for line in self._manifest.captures():
+            own, named = line[OWN_KEY], files(line)
             if line[IMAGE_KEY] not in there:
                 self._gone.add(line[IMAGE_KEY])
-                continue
-            own = line[OWN_KEY]
-            named = files(line)
-            size = sum(there.pop(name, 0) for name in named)
-            self._has(Stored(named, size), WORTH.get(own.get("reason"), WORTH[SAMPLE]))
-            last[str(own.get("model"))] = line
-        for name in sorted(there):
+            elif line[IMAGE_KEY] in unnamed:  # else it has a second line, of a person
+                size = sum(there.get(name, 0) for name in named)
+                self._has(Stored(named, size), WORTH.get(str(own.get("reason")), WORTH[SAMPLE]))
+                last[str(own.get("model"))] = line
+            unnamed.difference_update(named)
+        for name in sorted(unnamed):
             self._has(Stored((name,), there[name]), 0)
         self.last = last
         self._drop_lines()

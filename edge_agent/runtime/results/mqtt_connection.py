@@ -173,6 +173,8 @@ class Connection:
         return self._delay_s * random.uniform(0.5, 1.0)
 
     def _lose(self, sentence: str) -> None:
+        if self._stopping.is_set():
+            sentence = f"The connection to {self.where} is closed."
         with self._lock:
             self.connected, self.trouble = False, sentence
         self._changed.set()

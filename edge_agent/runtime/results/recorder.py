@@ -20,7 +20,7 @@ from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.shot import Shot
 from edge_agent.runtime.results.statistics import Statistics
 from edge_agent.runtime.vision.frame import OpenFrame
-from edge_agent.types import DetectRequest, Prediction
+from edge_agent.types import DetectRequest, Lane, Prediction
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,12 @@ class Recorder:
     def observe(
         self, request: DetectRequest, opened: OpenFrame, prediction: Prediction, manifest: Manifest
     ) -> str:
-        """Take note of a verdict; returns the id of its event, "" when there is none."""
+        """Take note of a verdict; returns the id of its event, "" when there is none.
+
+        A frame that is judged again (lane rescoring) has been taken note of before.
+        """
+        if request.caller.lane is Lane.RESCORING:
+            return ""
         try:
             return self._observe(request, opened, prediction, manifest)
         except Exception:
@@ -72,7 +77,8 @@ class Recorder:
     ) -> str:
         model, camera = request.model, request.caller.camera_id[:MOST_CHARACTERS]
         self._statistics.add(model, manifest.statistics, prediction)
-        self._metrics.scored(model, prediction.score)
+        if not prediction.camera_problems:
+            self._metrics.scored(model, prediction.score)
         passes = self._outbox is not None and self._filter.passes(
             model, request.caller.name, prediction, self._clock()
         )

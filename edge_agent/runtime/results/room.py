@@ -96,6 +96,10 @@ class ResultsRoom:
         self._announce_drops()
         self._show_status(self._outbox)
 
+    def forget(self, model: str) -> None:
+        """Count nothing more of a model that was removed."""
+        self._statistics.forget(model)
+
     def last_capture(self, model: str) -> Optional[Dict[str, Any]]:
         """Return what is known of a model's latest kept frame, with a thumbnail (JPEG, base64)."""
         captured = self._capture.last(model) if self._capture is not None else None
