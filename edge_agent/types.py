@@ -108,6 +108,7 @@ class StageTimes:
     preprocess: float = 0.0
     compute: float = 0.0
     postprocess: float = 0.0
+    publish: float = 0.0  # until the result is handed over; it is sent later
     send: float = 0.0  # until the answer is handed to gRPC
 
 

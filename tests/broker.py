@@ -27,12 +27,18 @@ def free_port() -> int:
 class Broker:
     """A mosquitto process that keeps its state in `folder`, so that it can be killed and started.
 
-    With `keys` (of `certificates.every`) it speaks TLS with the certificate `name` and asks for
-    client certificates of "ca"; their common name is the user of the `acl` (mosquitto.conf(5)).
+    With `keys` (of `certificates.every`) it speaks TLS with the certificate `name` and, if it
+    `asks`, takes only clients with a certificate of "ca"; its common name is the user of the `acl`
+    (mosquitto.conf(5)).
     """
 
     def __init__(
-        self, folder: Path, keys: Optional[Path] = None, name: str = "server", acl: str = ""
+        self,
+        folder: Path,
+        keys: Optional[Path] = None,
+        name: str = "server",
+        acl: str = "",
+        asks: bool = True,
     ):
         self.folder, self.keys = folder, keys
         self.port = free_port()
@@ -43,10 +49,11 @@ class Broker:
         if keys:
             lines += [
                 f"cafile {keys / 'ca.pem'}", f"certfile {keys / name}.pem",
-                f"keyfile {keys / name}.key", "require_certificate true",
-                "use_identity_as_username true",
+                f"keyfile {keys / name}.key",
             ]  # fmt: skip
-        lines.append(f"allow_anonymous {'false' if keys else 'true'}")
+        if keys and asks:
+            lines += ["require_certificate true", "use_identity_as_username true"]
+        lines.append(f"allow_anonymous {'false' if keys and asks else 'true'}")
         if acl:
             (folder / "acl").write_text(acl)
             lines.append(f"acl_file {folder / 'acl'}")

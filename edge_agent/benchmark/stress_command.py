@@ -1,4 +1,5 @@
-"""`scripts/bench --stress`: overload, a camera that floods, what batching costs a quiet line."""
+"""`scripts/bench --stress`: overload, a camera that floods, what batching costs a quiet line and
+what publishing costs a busy one."""  # noqa: D205, D209
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from edge_agent.benchmark import quiet, served, stress
+from edge_agent.benchmark import publishing, quiet, served, stress
 from edge_agent.benchmark.measure import draw_frame
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.package import Package
 
-SCENARIOS = ("overload", "flood", "quiet")
+SCENARIOS = ("overload", "flood", "quiet", "publishing")
 
 
 def main(words: List[str]) -> int:
@@ -58,6 +59,9 @@ def measure(arguments: argparse.Namespace, console: Console) -> Dict[str, Any]:
             if name == "quiet":
                 results[name] = quiet.quiet_line(package, frame, *split, arguments.rounds)
                 continue
+            if name == "publishing":
+                results[name] = publishing.publishing(package, frame, *split, arguments.turns)
+                continue
             with served.agent(package, *split) as address:
                 run: Callable[..., Any] = getattr(stress, name)
                 much = arguments.seconds if name == "overload" else arguments.in_flight
@@ -74,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=60.0, help="of overload (%(default)s)")
     add("--in-flight", type=int, default=200, help="frames of the flood (%(default)s)")
     add("--rounds", type=int, default=300, help="calls on the quiet line (%(default)s)")
+    add("--turns", type=int, default=8, help="with and without publishing (%(default)s)")
     add("--scenario", action="append", choices=SCENARIOS, help="repeatable (default: all)")
     add("--json", action="store_true", help="one JSON object")
     return parser

@@ -33,14 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List or upload."""
-    manifest = CaptureManifest(arguments.folder)
     if not (arguments.folder / FILE_NAME).is_file():
         raise InvalidRequest(
             f"{arguments.folder} has no {FILE_NAME}; name the agent's results.capture.folder."
         )
-    if arguments.action == "upload":
-        return _upload(arguments)
-    lines = [line for line in manifest.captures() if (arguments.folder / line[IMAGE_KEY]).is_file()]
+    try:
+        return _upload(arguments) if arguments.action == "upload" else _list(arguments)
+    except OSError as error:
+        raise InvalidRequest(
+            f"{error.filename}: {error.strerror}. Run the command as the agent's user."
+        ) from None
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    captures = CaptureManifest(arguments.folder).captures()
+    lines = [line for line in captures if (arguments.folder / line[IMAGE_KEY]).is_file()]
     if arguments.json:
         sys.stdout.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     else:

@@ -8,6 +8,7 @@ order.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Callable, List
 
@@ -87,5 +88,7 @@ class Detector:
         check_size(opened.frame.width, opened.frame.height, loaded.manifest.input)
         prediction = loaded.predict(opened, request)
         opened.check()
+        began = time.monotonic()
         result_id = self._observe(request, opened, prediction, loaded.manifest)
+        request.times.publish = time.monotonic() - began
         return replace(prediction, result_id=result_id) if result_id else prediction

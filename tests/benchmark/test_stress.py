@@ -61,6 +61,19 @@ def test_the_command_prints_one_object_a_scenario(
     assert found["batch_sizes"] == "4"
 
 
+def test_publishing_is_measured_beside_no_publishing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = micro.write(tmp_path / "map", "anomaly_map")
+    words = ["--package", str(package), "--scenario", "publishing", "--turns", "1", "--json"]
+    assert stress_command.main(words) == 0
+    found = json.loads(capsys.readouterr().out)["publishing"]
+    assert found["ratio"] == pytest.approx(found["with_publishing_fps"] / found["without_fps"])
+    assert found["events"] > 0
+    assert 0 < found["bytes_an_event"] <= 7000
+    assert found["publish_p99_us"] >= found["publish_p50_us"] > 0
+
+
 def test_a_package_that_is_none_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert stress_command.main(["--package", str(tmp_path)]) == 2
     assert "manifest.json" in capsys.readouterr().err

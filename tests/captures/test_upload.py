@@ -121,6 +121,16 @@ def test_deleted_here_they_stay_in_the_manifest_there(folder: Path, bucket: Buck
     assert [line["edge-agent"]["id"] for line in manifest(bucket)] == ["0001", "0002", "0003"]
 
 
+def test_a_folder_that_may_not_be_changed_is_a_sentence(
+    folder: Path, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / ".lock").unlink()
+    (folder / ".lock").mkdir()
+    assert upload(folder, bucket, "--delete") == 2
+    assert ".lock: Is a directory. Run the command as the agent's user" in capsys.readouterr().err
+    assert len(list(folder.glob("*/*"))) == 5
+
+
 def test_a_label_that_a_person_gave_there_is_not_taken_back() -> None:
     def line(label: str, human: str) -> Dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from tests.agent import Agent
 from tests.contract.calls import INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, Caller, plain, until
 from tests.contract.generations import LAST
 
-STAGES = ["receive", "queue", "preprocess", "compute", "postprocess", "send"]
+STAGES = ["receive", "queue", "preprocess", "compute", "postprocess", "publish", "send"]
 
 
 def request(model: str, frame: Any) -> Any:

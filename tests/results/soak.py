@@ -31,7 +31,10 @@ THING = "press-7"
 MODELS = ("bolts", "nuts")
 CAMERAS = 4
 # Else the broker itself drops what a subscriber hasn't fetched, and keeps sessions in memory only.
-BROKER = ("max_queued_messages 0", "max_inflight_messages 0", "autosave_interval 1")
+BROKER = (
+    "max_queued_messages 0", "max_inflight_messages 0",
+    "autosave_interval 1", "autosave_on_changes true",
+)  # fmt: skip
 
 
 class Subscriber:

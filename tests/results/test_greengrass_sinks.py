@@ -132,6 +132,7 @@ def test_while_lite_is_offline_a_message_is_to_be_tried_again(
         assert isinstance(error, SinkUnavailable)
         assert "offline or busy" in str(error)
         assert "kept and tried again" in str(error)
+        assert TOPIC not in str(error)  # the same sentence for all, logged once
         lite.online = True
         sink.send(message()).result(WITHIN_S)
         assert sink.trouble == ""

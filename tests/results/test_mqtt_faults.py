@@ -172,6 +172,16 @@ def test_a_broker_without_tls_is_named(tmp_path: Path, keys: Path) -> None:
         started.await_trouble("closes the connection at once. Does it speak TLS on this port?")
 
 
+def test_a_certificate_that_the_broker_does_not_ask_for_is_named_and_needless(
+    tmp_path: Path, keys: Path
+) -> None:
+    with Broker(tmp_path, keys, asks=False) as broker:
+        with running(settings(broker.port, keys), connected=False) as started:
+            started.await_trouble("Does the broker ask for client certificates? If not, set none.")
+        with running(settings(broker.port, keys, certificate=None, key=None)) as started:
+            started.sink.send(message()).result(20)
+
+
 def test_a_web_server_is_named_as_not_speaking_tls(keys: Path) -> None:
     code = "import http.server as s; h = s.HTTPServer(('127.0.0.1', 0), s.SimpleHTTPRequestHandler)"
     code += "; print(h.server_port, flush=True); h.serve_forever()"

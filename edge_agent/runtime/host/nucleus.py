@@ -64,9 +64,9 @@ ERRORS: Dict[str, Tuple[Type[NucleusError], str]] = {
         "The nucleus doesn't accept {what}: an argument is wrong.",
     ),
 }
-OTHER_ERROR = (
+OTHER_ERROR = (  # the same for every topic, so that it is logged once
     NucleusBusy,
-    "The nucleus can't do {what} now ({error}): it is offline or busy, or doesn't offer this.",
+    "The nucleus can't do {operation} now ({error}): it is offline or busy, or doesn't offer this.",
 )
 
 

@@ -146,7 +146,7 @@ class Connection:
         with self._lock:
             self.connected, self.trouble = True, ""
             self._said.clear()
-        self._since = time.monotonic()
+        self._failure, self._since = "", time.monotonic()
         self._changed.set()
         logger.info("Connected to the MQTT broker %s.", self.where)
         if not self._stopping.is_set():
@@ -154,9 +154,7 @@ class Connection:
 
     def _on_failure(self, data: Any) -> None:
         self._failure = mqtt_reasons.not_connected(self.where, data.exception, data.connack_packet)
-        if "CONNACK" in mqtt_reasons.name(
-            data.exception
-        ):  # refused or missing; a probe sees no more
+        if "CONNACK" in mqtt_reasons.name(data.exception):  # no probe would see more
             self._say(self._failure)
 
     def _on_lost(self, data: Any) -> None:

@@ -17,6 +17,7 @@ _OF_THE_MESSAGE = {0x90: "topic name invalid", 0x99: "payload format invalid"}
 # The SDK's own checks: topics, and the limits that the broker announced when it let us in.
 _INVALID = ("AWS_ERROR_MQTT5_PACKET_VALIDATION", "AWS_ERROR_MQTT5_PUBLISH_OPTIONS_VALIDATION")
 _NO_ANSWER = "AWS_ERROR_MQTT5_CONNACK_TIMEOUT"
+_NO_TLS = "AWS_IO_TLS_ERROR_NEGOTIATION_FAILURE"
 _LOST = (
     "AWS_ERROR_MQTT5_OPERATION_FAILED_DUE_TO_OFFLINE_QUEUE_POLICY",
     "AWS_ERROR_MQTT5_USER_REQUESTED_STOP",
@@ -92,7 +93,10 @@ def not_connected(where: str, error: Any, connack: Any) -> str:
         return f"The broker {where} refuses the connection{_because(connack)}"
     if name(error) == _NO_ANSWER:
         return f"{where} accepts connections but doesn't answer MQTT's CONNECT. Is it a broker?"
-    return f"The MQTT client can't connect to {where} ({name(error)})."
+    # With a certificate to show, the SDK's TLS library insists on being asked for it.
+    advice = " Does the broker ask for client certificates? If not, set none."
+    hint = advice if name(error) == _NO_TLS else ""
+    return f"The MQTT client can't connect to {where} ({name(error)}).{hint}"
 
 
 def lost(where: str, error: Any, disconnect: Any) -> str:

@@ -105,7 +105,10 @@ class ResultsRoom:
         captured = self._capture.last(model) if self._capture is not None else None
         if captured is None:
             return None
-        picture = picture_files.thumbnail(captured.overlay.read_bytes(), THUMBNAIL_BYTES)
+        try:
+            picture = picture_files.thumbnail(captured.overlay.read_bytes(), THUMBNAIL_BYTES)
+        except (OSError, ValueError):
+            return captured.line  # the quota took the files a moment ago
         return {**captured.line, "thumbnail": base64.b64encode(picture).decode()}
 
     def close(self, within_s: float) -> None:

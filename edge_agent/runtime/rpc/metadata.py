@@ -56,6 +56,7 @@ def stages(times: StageTimes) -> Stages:
         ("preprocess", times.preprocess),
         ("compute", times.compute),
         ("postprocess", times.postprocess),
+        ("publish", times.publish),
         ("send", times.send),
     )
 
