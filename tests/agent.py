@@ -28,7 +28,7 @@ class Agent:
         self.socket = folder / "agent.sock"
         self.address = f"unix://{self.socket}"
         self._arguments = arguments
-        self._environment = {**os.environ, **(environment or {})}
+        self.environment = {**os.environ, **(environment or {})}
         self.process: Optional[subprocess.Popen[bytes]] = None
 
     def __enter__(self) -> Agent:
@@ -53,7 +53,7 @@ class Agent:
     def start(self) -> None:
         with (self.folder / "agent.log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stderr=log, stdout=log, env=self._environment
+                self.command(), stderr=log, stdout=log, env=self.environment
             )
         try:
             self._await_socket(30.0)

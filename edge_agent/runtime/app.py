@@ -19,7 +19,6 @@ from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.registry import Registry
 from edge_agent.runtime.remote.commands import RemoteCommands
 from edge_agent.runtime.results.room import ResultsRoom
-from edge_agent.runtime.results.sinks import command_source, make_sinks, thing_name
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.store import Store
 from edge_agent.runtime.vision import preprocess
@@ -71,22 +70,19 @@ def _serve(settings: Settings, stop_asked: SimpleQueue[int]) -> int:
         log.error("%s", why)
         stop_asked.put(NUCLEUS_LOST)
 
-    results = settings.results
-    thing = thing_name(results)
-    sinks = make_sinks(results, thing, lose)
-    room = ResultsRoom(results, thing, sinks, metrics)
+    room = ResultsRoom(settings.results, metrics, on_nucleus_lost=lose)
+    folder = settings.results.folder
     registry = Registry(
         settings.models,
         settings.engine,
         on_change=show,
         on_gone=forget,
-        decisions=results.folder / DECISIONS_FILE if results.folder else None,
+        decisions=folder / DECISIONS_FILE if folder else None,
     )
     detector = Detector(registry, frames, room.recorder.observe)
-    if results.commands.allow:
-        remote = RemoteCommands(detector, results.commands.allow, room.last_capture)
-        source, commands = command_source(sinks), results.commands
-        source.serve_commands(commands.topic, commands.response_topic, remote.answer)
+    if settings.results.commands.allow:
+        allow = settings.results.commands.allow
+        room.serve_commands(RemoteCommands(detector, allow, room.last_capture).answer)
     server = Server(settings.server, detector, metrics)
     addresses = server.listen()
     if settings.server.metrics is not None:

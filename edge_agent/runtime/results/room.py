@@ -13,11 +13,11 @@ import random
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional
 
 from edge_agent.config import ResultsSettings
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.results import event
+from edge_agent.runtime.results import event, sinks
 from edge_agent.runtime.results.capture import Capture
 from edge_agent.runtime.results.dead_letters import DeadLetters
 from edge_agent.runtime.results.delivery import Delivery
@@ -25,7 +25,6 @@ from edge_agent.runtime.results.filters import Filter
 from edge_agent.runtime.results.ids import Ids
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.recorder import Recorder
-from edge_agent.runtime.results.sink import Sink
 from edge_agent.runtime.results.spool import Dropped, Entry
 from edge_agent.runtime.results.statistics import Statistics
 from edge_agent.runtime.vision import picture_files
@@ -43,10 +42,16 @@ class ResultsRoom:
     """Everything behind the detector's observer; until `close`."""
 
     def __init__(
-        self, settings: ResultsSettings, thing: str, sinks: Sequence[Sink], metrics: Metrics
+        self, settings: ResultsSettings, metrics: Metrics, on_nucleus_lost: Callable[[str], None]
     ) -> None:
-        """Open the outbox. Raises InvalidConfiguration when its folder is in use."""
+        """Open the outbox; nothing is sent yet.
+
+        Raises InvalidConfiguration when the folder is in use or a sink can't work here.
+        """
         self._settings, self._metrics = settings, metrics
+        thing = sinks.thing_name(settings)
+        self._nucleus = sinks.make_nucleus(settings, on_nucleus_lost)
+        self._sinks = sinks.make_sinks(settings, thing, self._nucleus)
         self._dropped, self._announced_at = Dropped(), time.monotonic()
         self._last_id = ""
         self._status: Dict[str, Any] = {}
@@ -54,14 +59,15 @@ class ResultsRoom:
         self._deliveries: List[Delivery] = []
         self._statistics = Statistics(settings, metrics.drifts)
         folder = settings.folder
-        if folder is not None and sinks:
-            self._outbox = Outbox(settings.outbox, folder, [s.name for s in sinks], self._drops)
+        if folder is not None and self._sinks:
+            names = [sink.name for sink in self._sinks]
+            self._outbox = Outbox(settings.outbox, folder, names, self._drops)
             self._statistics.restore(self._outbox.noted(STATISTICS))
             self._last_id = self._outbox.noted(LAST_ID)
             self._dead_letters = DeadLetters(folder)
             self._deliveries = [
                 Delivery(sink, self._outbox, settings.outbox, self._give_up, self._stalled)
-                for sink in sinks
+                for sink in self._sinks
             ]
         self._capture = (
             Capture(settings.capture, random.Random()) if settings.capture.folder else None
@@ -75,6 +81,15 @@ class ResultsRoom:
             self._capture,
             metrics,
         )
+
+    def serve_commands(self, answer: Callable[[str, bytes], bytes]) -> None:
+        """Let `answer(requester, payload)` hear commands; before `start`.
+
+        Raises InvalidConfiguration when no sink brings any.
+        """
+        topics = self._settings.commands
+        source = sinks.command_source(self._sinks)
+        source.serve_commands(topics.topic, topics.response_topic, answer)
 
     def start(self) -> None:
         """Begin to store and to deliver."""
@@ -121,6 +136,8 @@ class ResultsRoom:
             delivery.close(within_s / 2 / len(self._deliveries))
         if self._outbox is not None:
             self._outbox.close(within_s / 2)
+        if self._nucleus is not None:
+            self._nucleus.close(within_s / 2)
 
     def _drops(self, dropped: Dropped, why: str) -> None:
         log.error(

@@ -33,10 +33,10 @@ class Message:
     body: bytes  # one JSON object, UTF-8, without a line break; at most 7,000 bytes
 
     def topic(self, template: str, thing: str) -> str:
-        """Fill in a topic template of the settings."""
+        """Fill in a topic template of the settings; events about no model are of "agent"."""
         return (
             template.replace("{thing}", thing)
-            .replace("{model}", self.model)
+            .replace("{model}", self.model or "agent")
             .replace("{kind}", self.kind)
             .replace("{verdict}", self.verdict)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Callable, List
+from typing import Callable, List, Optional
 
 from edge_agent.config import ResultsSettings
 from edge_agent.errors import InvalidConfiguration
@@ -20,8 +20,25 @@ def thing_name(settings: ResultsSettings) -> str:
     return settings.thing or os.environ.get("AWS_IOT_THING_NAME", "") or socket.gethostname()
 
 
+def make_nucleus(
+    settings: ResultsSettings, on_lost: Callable[[str], None]
+) -> Optional[host.Greengrass]:
+    """Return the connection that Greengrass sinks share, None when no such sink is set.
+
+    Raises InvalidConfiguration outside Greengrass.
+    """
+    if not (settings.greengrass.topic or settings.greengrass.local_topic):
+        return None
+    if not host.available(os.environ):
+        raise InvalidConfiguration(
+            "results.greengrass is set, but no Greengrass nucleus started this process; "
+            "deploy the agent as a component, or use results.mqtt."
+        )
+    return host.Greengrass(os.environ, on_lost)
+
+
 def make_sinks(
-    settings: ResultsSettings, thing: str, on_nucleus_lost: Callable[[str], None]
+    settings: ResultsSettings, thing: str, nucleus: Optional[host.Greengrass]
 ) -> List[Sink]:
     """Return the sinks, not started. Raises InvalidConfiguration."""
     sinks: List[Sink] = []
@@ -29,17 +46,10 @@ def make_sinks(
         sinks.append(LinesSink(settings.lines))
     if settings.mqtt.endpoint:
         sinks.append(MqttSink(settings.mqtt, thing))
-    if settings.greengrass.topic or settings.greengrass.local_topic:
-        if not host.available(os.environ):
-            raise InvalidConfiguration(
-                "results.greengrass is set, but no Greengrass nucleus started this process; "
-                "deploy the agent as a component, or use results.mqtt."
-            )
-        nucleus = host.Greengrass(os.environ, on_nucleus_lost)
-        if settings.greengrass.topic:
-            sinks.append(IotCoreSink(settings.greengrass, thing, nucleus))
-        if settings.greengrass.local_topic:
-            sinks.append(LocalSink(settings.greengrass, thing, nucleus))
+    if nucleus is not None and settings.greengrass.topic:
+        sinks.append(IotCoreSink(settings.greengrass, thing, nucleus))
+    if nucleus is not None and settings.greengrass.local_topic:
+        sinks.append(LocalSink(settings.greengrass, thing, nucleus))
     return sinks
 
 
