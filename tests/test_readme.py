@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,8 +17,9 @@ from edge_agent.runtime.store import Record
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^ *(?:[A-Z_]+=\S+ )?(edge-agent .+)$", TEXT, re.MULTILINE)
-SETTINGS = re.findall(r"`((?:server|models|engine)\.\w+|log_level)`", TEXT)
+RESULTS = (ROOT / "docs" / "results.md").read_text()
+COMMANDS = re.findall(r"^ *(?:[A-Z_]+=\S+ )?(edge-agent .+)$", TEXT + RESULTS, re.MULTILINE)
+SETTINGS = re.findall(r"`((?:server|models|engine|results)(?:\.\w+)+|log_level)`", TEXT + RESULTS)
 
 
 def test_the_first_screen_has_the_two_commands_and_the_picture() -> None:
@@ -48,3 +50,12 @@ def test_a_setting_it_lists_exists(name: str) -> None:
 def test_the_registration_record_it_shows_is_valid() -> None:
     (example,) = re.findall(r"```json\n(.+?)```", TEXT, re.DOTALL)
     assert read_json(Record, example.encode()).decision == {"threshold": 0.6}
+
+
+def test_the_configuration_of_results_it_shows_is_valid(tmp_path: Path) -> None:
+    example, command = re.findall(r"```(?:json)?\n(\{.+?\})\n```", RESULTS, re.DOTALL)
+    file = tmp_path / "config.json"
+    file.write_text(example)
+
+    assert load(file, {}).results.mqtt.endpoint == "broker.plant.example"
+    assert json.loads(command)["command"] == "set-threshold"

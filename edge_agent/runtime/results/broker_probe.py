@@ -29,6 +29,7 @@ _ALERTS = {
     "CERTIFICATE": "isn't accepted by the broker",
     "HANDSHAKE_FAILURE": "is missing, or broker and client have no cipher in common",
 }
+_PARTIAL_CHAIN = ssl.VerifyFlags(0x80000)  # X509_V_FLAG_PARTIAL_CHAIN; CPython 3.10 names it
 # X509_V_ERR_... of openssl/x509_vfy.h
 _NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
 
@@ -113,8 +114,10 @@ def diagnose(settings: MqttSettings) -> str:
 
 def _context(settings: MqttSettings) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(settings.ca) if settings.ca else None)
-    # From CPython 3.13 on the default is stricter with private authorities than the MQTT client.
+    # No stricter than the MQTT client: CPython 3.13 asks for extensions that private authorities
+    # leave out, older ones for the whole chain up to a self-signed authority.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= _PARTIAL_CHAIN
     if settings.certificate and settings.key:
         # An empty passphrase: an encrypted key is an error, not a question on the terminal.
         context.load_cert_chain(str(settings.certificate), str(settings.key), password="")
