@@ -136,7 +136,7 @@ class MqttSettings(Strict):
     pkcs11_library: Optional[Path] = None  # the key lies in a token instead of a file
     pkcs11_token: str = ""
     pkcs11_pin: SecretStr = SecretStr("")
-    client_id: str = ""  # empty: the thing's name
+    client_id: str = ""  # empty: the thing's name; on a Greengrass core THING-edge-agent
     topic: Topic = "edge-agent/{thing}/{model}/{kind}"
     state_topic: Topic = "edge-agent/{thing}/state"  # retained: online or, by last will, offline
     qos: Qos = 1

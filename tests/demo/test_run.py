@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from edge_agent.cli import main
-from edge_agent.runtime.vision import overlay
 from edge_agent.demo.run import Demo
+from edge_agent.runtime.vision import overlay
 
 
 def test_the_demo_draws_trains_serves_inspects_and_reports(tmp_path: Path) -> None:

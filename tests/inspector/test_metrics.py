@@ -14,6 +14,7 @@ import pytest
 from tests import micro
 from tests.agent import Agent
 from tests.contract.calls import INVALID_ARGUMENT, NOT_FOUND, Caller, plain, refused, striped, until
+from tests.inspector.test_metadata import STAGES
 
 
 def free_port() -> int:
@@ -54,7 +55,7 @@ def test_frames_are_counted_under_the_originals_names(tmp_path: Path) -> None:
         assert value("ErrorCount_total", model="", status="NOT_FOUND") == 1
         for name in ("InService", "Desired", "Min", "Max"):
             assert value(f"{name}InferenceUnits", model="cls") == 1
-        for stage in ("receive", "queue", "preprocess", "compute", "postprocess", "publish", "send", "total"):
+        for stage in (*STAGES, "total"):
             assert value("Time_count", model="cls", stage=stage) == 3
         assert value("Time_sum", model="cls", stage="total") > 0
 

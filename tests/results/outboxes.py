@@ -63,6 +63,7 @@ class CommandedSink:
     def __init__(self, behave: Callable[[Message], Optional[Exception]], window: int = 20) -> None:
         self.window = self.lane_window = window
         self.behave = behave
+        self.resets = 0
         self.tried: List[Message] = []
         self.arrived: List[Message] = []
         self.on_ready: Callable[[], None] = lambda: None
@@ -85,6 +86,11 @@ class CommandedSink:
         else:
             future.set_exception(failure)
         return future
+
+    trouble = ""
+
+    def reset(self) -> None:
+        self.resets += 1
 
     def stop(self, within_s: float) -> None:
         pass

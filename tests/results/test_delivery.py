@@ -15,6 +15,7 @@ from edge_agent.runtime.results.sink import (
     Message,
     MessageRefused,
     MessageRejected,
+    NotAnswered,
     SinkUnavailable,
 )
 from tests.results.outboxes import CommandedSink, Delivering, make, open_outbox, wait_until
@@ -192,6 +193,15 @@ def test_live_results_go_first_while_a_backlog_drains_in_order(
     in_time = [body["id"] for body in bodies if not body.get("late")]
     assert len(late) > 300
     assert late + in_time == [event.id for event in (*backlog, *live, after)]
+
+
+def test_a_connection_on_which_nothing_is_acknowledged_is_made_anew(tmp_path: Path) -> None:
+    sink = CommandedSink(lambda _: NotAnswered("no answer") if not sink.resets else None)
+    with Delivering(tmp_path, sink) as delivering:
+        delivering.outbox.offer(make())
+        sink.wait_for(lambda: len(sink.arrived) == 1)
+
+    assert sink.resets == 1
 
 
 def test_a_sink_that_raises_anything_at_all_stops_nothing(tmp_path: Path) -> None:

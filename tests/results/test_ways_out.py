@@ -104,35 +104,35 @@ def test_a_frame_reaches_a_subscriber_of_the_broker(
 def test_commands_over_mqtt_change_the_threshold_and_show_the_last_capture(
     tmp_path: Path, broker: Broker, keys: Path
 ) -> None:
-    with broker.listener("edge-agent/press-4/responses/+") as listener:
-        with mqtt_agent(tmp_path, broker, keys, {"hmi": ALLOWED}) as agent:
-            assert inspect(agent, 220).is_anomalous
-            wait_until(lambda: (tmp_path / "kept" / "manifest.jsonl").exists())
+    serving = mqtt_agent(tmp_path, broker, keys, {"hmi": ALLOWED})
+    with broker.listener("edge-agent/press-4/responses/+") as listener, serving as agent:
+        assert inspect(agent, 220).is_anomalous
+        wait_until(lambda: (tmp_path / "kept" / "manifest.jsonl").exists())
 
-            def ask(requester: str, **command: Any) -> Dict[str, Any]:
-                broker.publish(f"edge-agent/press-4/commands/{requester}", json.dumps(command))
-                answer = listener.next()
-                assert answer.topic == f"edge-agent/press-4/responses/{requester}"
-                return json.loads(answer.payload)
+        def ask(requester: str, **command: Any) -> Dict[str, Any]:
+            broker.publish(f"edge-agent/press-4/commands/{requester}", json.dumps(command))
+            answer = listener.next()
+            assert answer.topic == f"edge-agent/press-4/responses/{requester}"
+            return json.loads(answer.payload)
 
-            answer = ask("hmi", command="set-threshold", model="bolts", threshold=0.97, id=7)
-            assert (answer["ok"], answer["id"]) == (True, 7)
-            verdict = inspect(agent, 220)
-            assert verdict.threshold == pytest.approx(0.97)
-            assert not verdict.is_anomalous
+        answer = ask("hmi", command="set-threshold", model="bolts", threshold=0.97, id=7)
+        assert (answer["ok"], answer["id"]) == (True, 7)
+        verdict = inspect(agent, 220)
+        assert verdict.threshold == pytest.approx(0.97)
+        assert not verdict.is_anomalous
 
-            capture = ask("hmi", command="last-capture", model="bolts")["capture"]
-            picture = np.frombuffer(base64.b64decode(capture["thumbnail"]), np.uint8)
-            assert cv2.imdecode(picture, cv2.IMREAD_COLOR).size > 0
+        capture = ask("hmi", command="last-capture", model="bolts")["capture"]
+        picture = np.frombuffer(base64.b64decode(capture["thumbnail"]), np.uint8)
+        assert cv2.imdecode(picture, cv2.IMREAD_COLOR).size > 0
 
-            assert ask("hmi", command="describe")["models"][0]["state"] == "RUNNING"
-            refused = ask("stranger", command="stop", model="bolts")
-            assert refused["error"]["status"] == "PERMISSION_DENIED"
-            assert ask("hmi", command="stop", model="bolts")["model"]["state"] == "STOPPED"
+        assert ask("hmi", command="describe")["models"][0]["state"] == "RUNNING"
+        refused = ask("stranger", command="stop", model="bolts")
+        assert refused["error"]["status"] == "PERMISSION_DENIED"
+        assert ask("hmi", command="stop", model="bolts")["model"]["state"] == "STOPPED"
 
-            agent.stop()
-            agent.start()  # the threshold stays
-            assert inspect(agent, 220).threshold == pytest.approx(0.97)
+        agent.stop()
+        agent.start()  # the threshold stays
+        assert inspect(agent, 220).threshold == pytest.approx(0.97)
 
 
 @pytest.mark.parametrize("kind", ["classic", "lite"])
@@ -164,7 +164,8 @@ def test_an_agent_that_loses_the_nucleus_exits_to_be_started_anew_and_loses_noth
 ) -> None:
     settings = {"results.greengrass.topic": "edge-agent/{thing}/{model}/{kind}"}
     with FakeNucleus(tmp_path / "ipc") as nucleus:
-        with make_agent(tmp_path, settings, **nucleus.environment) as agent:
+        agent = make_agent(tmp_path, settings, **nucleus.environment)
+        with agent:
             nucleus.online = False
             id_ = inspect(agent, 220).result_id
             nucleus.drop()

@@ -22,6 +22,7 @@ from edge_agent.runtime.results.sink import (
     Message,
     MessageRefused,
     MessageRejected,
+    NotAnswered,
     Sink,
     SinkUnavailable,
 )
@@ -81,7 +82,7 @@ class Delivery:
         self._rests, self._rest_until = 0, 0.0  # rounds in a row in which nothing passed
         self._random = random.Random()
         self.delivered = 0  # since the start
-        self.trouble = ""  # why nothing passes, for people
+        self._trouble = ""  # why messages wait
         self._thread = threading.Thread(target=self._run, name=f"to-{sink.name}", daemon=True)
         outbox.on_stored(self._wake.set)
 
@@ -89,6 +90,11 @@ class Delivery:
     def name(self) -> str:
         """The sink's name."""
         return self._sink.name
+
+    @property
+    def trouble(self) -> str:
+        """Why messages wait, for people; "": they don't."""
+        return self._trouble or self._sink.trouble
 
     def start(self) -> None:
         """Begin to connect and to deliver."""
@@ -207,6 +213,8 @@ class Delivery:
         else:
             self._rests += 1
             self._rest_until = self._clock() + self._rest_s(self._rests)
+            if any(isinstance(item.failure(), NotAnswered) for item in sent):
+                self._sink.reset()
         failed: List[int] = []  # lanes, by identity: only a lane's first failure counts
         for item in sent:
             failure = item.failure()
@@ -219,15 +227,15 @@ class Delivery:
             for lane in self._lanes.values():
                 lane.failures.others_passed = True
         if not any(lane.stuck for lane in self._lanes.values()):
-            self.trouble = ""
+            self._trouble = ""
 
     def _failed(self, item: Sent, failure: BaseException, others_pass: bool) -> None:
         """Keep the lane's position before the message, or give the message up."""
         item.lane.stuck = True
         sentence = str(failure) or type(failure).__name__
-        if sentence != self.trouble:
-            self.trouble = sentence
+        if sentence not in (self._trouble, self._sink.trouble):  # which says it itself
             log.warning("Results wait for %s: %s", self.name, sentence)
+        self._trouble = sentence
         if isinstance(failure, SinkUnavailable) and item.future is None:
             return  # it wasn't tried
         if isinstance(failure, MessageRefused):

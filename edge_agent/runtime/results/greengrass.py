@@ -26,6 +26,7 @@ from edge_agent.runtime.results.sink import (
     Message,
     MessageRefused,
     MessageRejected,
+    NotAnswered,
     SinkUnavailable,
 )
 
@@ -136,7 +137,7 @@ class NucleusSink:
                 del self._on_way[sent]
         for sent in given_up:
             self.trouble = sentence
-            sent.set_exception(SinkUnavailable(sentence))
+            sent.set_exception(NotAnswered(sentence))
 
 
 class IotCoreSink(NucleusSink):

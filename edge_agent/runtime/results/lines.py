@@ -18,6 +18,7 @@ class LinesSink:
 
     name = "lines"
     window = lane_window = 500
+    trouble = ""
 
     def __init__(self, target: str) -> None:
         """`target`: a path, or "-" for standard output."""
@@ -38,6 +39,9 @@ class LinesSink:
         done: Future[None] = Future()
         done.set_result(None)
         return done
+
+    def reset(self) -> None:
+        """Do nothing: there is no connection."""
 
     def stop(self, within_s: float) -> None:
         """Close the file."""

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from concurrent.futures import Future
-from typing import Any, Callable, List, Set, Tuple
+from typing import Any, Callable, List, Optional, Set, Tuple
 
 from edge_agent.config import MqttSettings
 from edge_agent.runtime.results import broker_probe, mqtt_reasons
@@ -55,6 +55,7 @@ class Connection:
         self._since, self._delay_s = 0.0, RETRY_S[0] / 2  # last connected; before a new client
         self._failure = ""  # of the last attempt, in the client's words
         self._locked_out = False  # a token that is asked with a wrong PIN again and again locks
+        self._again: Optional[threading.Timer] = None  # makes the next client
         self._stopping = threading.Event()
         self._changed = threading.Event()  # connected, lost or stopping
         self._closed = threading.Event()  # the client has ended its connection
@@ -89,6 +90,8 @@ class Connection:
         """Disconnect for good; the last will isn't published."""
         self._stopping.set()
         self._changed.set()
+        if self._again is not None:
+            self._again.cancel()
         connected = self.connected
         with self._replacing:
             if self._client is not None:
@@ -161,9 +164,9 @@ class Connection:
         self._lose(mqtt_reasons.lost(self.where, data.exception, data.disconnect_packet))
         if not self._stopping.is_set():
             self._client.stop()  # what is on its way fails now
-            again = threading.Timer(self._next_delay_s(), self._open, [self._generation])
-            again.daemon = True
-            again.start()
+            self._again = threading.Timer(self._next_delay_s(), self._open, [self._generation])
+            self._again.daemon = True
+            self._again.start()
 
     def _next_delay_s(self) -> float:
         steady = time.monotonic() - self._since > STEADY_S

@@ -8,14 +8,19 @@ from __future__ import annotations
 import re
 from typing import Any, Optional
 
-from edge_agent.runtime.results.sink import MessageRefused, MessageRejected, SinkUnavailable
+from edge_agent.runtime.results.sink import (
+    MessageRefused,
+    MessageRejected,
+    NotAnswered,
+    SinkUnavailable,
+)
 
 _ACCEPTED = (0x00, 0x10)  # success; no matching subscribers
-# The first two may concern one topic alone: they hold up messages of the same model, no others.
-_OF_THE_TOPIC = {0x80: "unspecified error", 0x83: "implementation specific", 0x87: "not authorized"}
+_NOT_AUTHORIZED = 0x87
 _OF_THE_MESSAGE = {0x90: "topic name invalid", 0x99: "payload format invalid"}
 # The SDK's own checks: topics, and the limits that the broker announced when it let us in.
 _INVALID = ("AWS_ERROR_MQTT5_PACKET_VALIDATION", "AWS_ERROR_MQTT5_PUBLISH_OPTIONS_VALIDATION")
+_NOT_ACKNOWLEDGED = "AWS_ERROR_MQTT_TIMEOUT"
 _NO_ANSWER = "AWS_ERROR_MQTT5_CONNACK_TIMEOUT"
 _NO_TLS = "AWS_IO_TLS_ERROR_NEGOTIATION_FAILURE"
 _LOST = (
@@ -46,10 +51,10 @@ def after_puback(code: Optional[int], topic: str) -> Optional[Exception]:
     """Return what a PUBACK's reason code means for its message; None: it arrived."""
     if code in _ACCEPTED:
         return None
-    if code in _OF_THE_TOPIC:
+    if code == _NOT_AUTHORIZED:
         return MessageRefused(
-            f"The broker refuses the topic {topic!r} ({_OF_THE_TOPIC[code]}). Its policy must let "
-            "this client publish there."
+            f"The broker refuses the topic {topic!r} (not authorized). Its policy must let this "
+            "client publish there."
         )
     if code in _OF_THE_MESSAGE:
         return MessageRejected(
@@ -66,6 +71,10 @@ def after_error(error: BaseException, topic: str, where: str) -> Exception:
         return MessageRejected(
             f"A message on {topic!r} can't be published: too large for the broker, or the topic "
             f"isn't valid there ({known})."
+        )
+    if known == _NOT_ACKNOWLEDGED:
+        return NotAnswered(
+            f"{where} accepts messages but doesn't acknowledge them (results.mqtt.ack_within_s)."
         )
     if known in _LOST:
         return SinkUnavailable(f"The connection to {where} was lost before the message arrived.")

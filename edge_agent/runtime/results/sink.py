@@ -14,6 +14,10 @@ class SinkUnavailable(Exception):
     """
 
 
+class NotAnswered(SinkUnavailable):
+    """A message was sent and not acknowledged in time: the connection may be dead."""
+
+
 class MessageRefused(Exception):
     """The topic isn't permitted at present; messages of its model wait."""
 
@@ -53,6 +57,10 @@ class Sink(Protocol):
     window: int
     lane_window: int
 
+    @property
+    def trouble(self) -> str:
+        """What keeps messages from passing, as far as the sink knows; "": nothing."""
+
     def start(self, on_ready: Callable[[], None]) -> None:
         """Begin to connect and return at once; `on_ready`, on any thread, when messages can pass.
 
@@ -65,6 +73,9 @@ class Sink(Protocol):
         It ends in any case, within a limit of the sink's own. Raises, at once or through the
         future, SinkUnavailable, MessageRefused, MessageRejected.
         """
+
+    def reset(self) -> None:
+        """Connect anew, as far as that is the sink's: messages were not acknowledged in time."""
 
     def stop(self, within_s: float) -> None:
         """Disconnect; what is on its way may fail."""

@@ -45,7 +45,10 @@ def make_sinks(
     if settings.lines:
         sinks.append(LinesSink(settings.lines))
     if settings.mqtt.endpoint:
-        sinks.append(MqttSink(settings.mqtt, thing))
+        # On a Greengrass core the nucleus itself is connected under the thing's name.
+        client_id = f"{thing}-edge-agent" if host.available(os.environ) else thing
+        named = {"client_id": settings.mqtt.client_id or client_id}
+        sinks.append(MqttSink(settings.mqtt.model_copy(update=named), thing))
     if nucleus is not None and settings.greengrass.topic:
         sinks.append(IotCoreSink(settings.greengrass, thing, nucleus))
     if nucleus is not None and settings.greengrass.local_topic:
