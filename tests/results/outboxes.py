@@ -12,22 +12,22 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from edge_agent.config import OutboxSettings
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.delivery import Delivery
+from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.ids import Ids
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.sink import Message
 from edge_agent.runtime.results.spool import Dropped, Entry
+from edge_agent.types import Prediction, StageTimes
 
 SINK = "test"
 IDS = Ids(time.time)
 
 
-def make(model: str = "bolts", anomalous: bool = False, size: int = 200) -> event.Event:
-    """An event of about `size` bytes."""
-    id_ = IDS.new()
-    body = {**event.common(id_, "result", "thing", model, time.time()), "is_anomalous": anomalous}
-    body["padding"] = "x" * max(0, size - len(event.encode(body)) - 14)
-    verdict = "anomaly" if anomalous else "normal"
-    return event.Event(id_, model, "result", verdict, event.encode(body))
+def make(model: str = "bolts", anomalous: bool = False, size: int = 500) -> Draft:
+    """A result of about `size` bytes, 500 or more."""
+    prediction = Prediction(anomalous, 0.9, 0.9, 0.5, model_version="x" * (size - 490))
+    facts = event.verdict(prediction, StageTimes(), "", time.time(), "")
+    return Draft(IDS.new(), "result", model, time.time(), facts)
 
 
 class Drops:
@@ -50,7 +50,7 @@ def open_outbox(
 ) -> Outbox:
     """A started outbox that commits fast."""
     options = OutboxSettings(**{"commit_every_s": 0.02, **settings})
-    outbox = Outbox(options, folder, sinks, drops or Drops(), wall=wall)
+    outbox = Outbox(options, folder, "thing", sinks, drops or Drops(), wall=wall)
     outbox.start()
     return outbox
 

@@ -19,7 +19,7 @@ from typing import Callable, Dict, Iterator, List
 
 from edge_agent.config import OutboxSettings
 from edge_agent.runtime.results.delivery import Delivery
-from edge_agent.runtime.results.event import Event
+from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.mqtt import MqttSink
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.spool import Dropped
@@ -75,7 +75,7 @@ def overflow(
         conf.write("max_queued_messages 0\nmax_inflight_messages 0\n")
     drops = Drops()
     options = OutboxSettings(limit_mib=limit_mib, drain_per_s=drain_per_s, commit_every_s=0.2)
-    outbox = Outbox(options, folder / "outbox", ["mqtt"], drops)
+    outbox = Outbox(options, folder / "outbox", THING, ["mqtt"], drops)
     outbox.start()
     delivery = Delivery(
         MqttSink(settings(server.port, keys), THING), outbox, options,
@@ -83,7 +83,7 @@ def overflow(
     )  # fmt: skip
     delivery.start()
     try:
-        offered: List[Event] = []
+        offered: List[Draft] = []
         for number in range(results):
             offered.append(make(anomalous=number % 20 == 0, size=600))
             outbox.offer(offered[-1])
@@ -95,7 +95,7 @@ def overflow(
         with server, watching(server) as arrivals:
             began = time.monotonic()
             wait_until(lambda: bool(arrivals.at), 90)
-            live: List[Event] = []
+            live: List[Draft] = []
             made: Dict[str, float] = {}
             for _ in range(LIVE):
                 live.append(make(anomalous=True, size=600))

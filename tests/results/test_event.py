@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from edge_agent.runtime.results import event
+from edge_agent.runtime.results.event import Draft
 from edge_agent.types import Anomaly, CameraProblem, Prediction, Region, StageTimes
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "result.schema.json").read_text())
@@ -30,15 +31,9 @@ def prediction(regions: int = 1, types: int = 1, name: str = "scratch") -> Predi
     )
 
 
-def encoded(of: Prediction, **facts: Any) -> bytes:
-    everything = {
-        **event.common("0" * 36, "result", "press-4", "bolts", NOW),
-        "model_version": "3",
-        "camera": "left",
-        "frame_time": event.iso(NOW - 0.5),
-        **facts,
-    }
-    return event.numbered(event.result(everything, of, StageTimes(), "a/b.png").body, 2**53)
+def encoded(of: Prediction) -> bytes:
+    facts = event.verdict(of, StageTimes(), "left", NOW - 0.5, "a/b.png")
+    return event.encode(Draft("0" * 36, "result", "bolts", NOW, facts), 2**53, "press-4")
 
 
 def test_a_result_is_what_the_schema_says() -> None:

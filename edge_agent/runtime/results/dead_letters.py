@@ -36,6 +36,6 @@ class DeadLetters:
             if self._path.exists() and self._path.stat().st_size > LIMIT_BYTES:
                 self._path.replace(self._path.with_name(f"{FILE_NAME}.1"))
             with self._path.open("ab") as file:
-                file.write(event.encode(letter) + b"\n")
+                file.write(event.compact(letter) + b"\n")
         except OSError as error:
             log.error("It can't be kept in %s either: %s", self._path, error)  # noqa: TRY400

@@ -1,80 +1,106 @@
-"""A verdict → its result event: one JSON object of at most 7,000 bytes.
+"""A verdict → its event: one JSON object of at most 7,000 bytes.
 
 The format is `docs/result.schema.json`, version 1. 7,000 bytes is what every way out takes:
 Greengrass nucleus lite closes the connection of a component that sends packets over 10,000, base64
-included.
+included. A call only notes plain values (`Draft`); they become JSON in the outbox's own thread.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
 
-from edge_agent.types import BACKGROUND_NAME, Anomaly, Prediction, Region, StageTimes
+from edge_agent.types import BACKGROUND_NAME, Prediction, StageTimes
 
 SCHEMA_VERSION = 1
 LIMIT_BYTES = 7000
-SEQUENCE_BYTES = 48  # what `numbered` adds at most, with `late`
 LATE = b'{"late":true,'
+MOST_REGIONS = 64  # the largest; more don't fit anyway
+MOST_CHARACTERS = 128  # of a camera id
+
+Region = Tuple[str, int, int, int, int, float, float]  # name, box, area, peak
+Area = Tuple[str, float, str]  # name, area, colour
 
 
-@dataclass(frozen=True)
-class Event:
-    """An event that has no sequence number yet; `body` is JSON.
+class Verdict(NamedTuple):
+    """What a result tells besides what every event does."""
 
-    kind: result, summary or alarm; verdict: normal or anomaly. An anomaly is kept longest when the
-    outbox is full; summaries and alarms count as such.
+    model_version: str
+    camera: str
+    frame_time: float  # Unix seconds
+    is_anomalous: bool
+    confidence: float
+    score: float
+    threshold: float
+    anomalies: Tuple[Area, ...]
+    regions: Tuple[Region, ...]
+    regions_found: int
+    camera_problems: Tuple[str, ...]
+    times_s: Tuple[float, float, float, float, float]
+    capture: str
+
+
+class Draft(NamedTuple):
+    """An event of plain values, without its number. An empty `model`: it is about the agent.
+
+    kind: result, summary or alarm; `made` in Unix seconds; `facts`: of a result its Verdict, of
+    others what their JSON has.
     """
 
     id: str
-    model: str
     kind: str
-    verdict: str
-    body: bytes
+    model: str
+    made: float
+    facts: Union[Verdict, Dict[str, Any]]
+
+    @property
+    def verdict(self) -> str:
+        """Anomaly or normal; what isn't a result counts as an anomaly and is kept as long."""
+        normal = isinstance(self.facts, Verdict) and not self.facts.is_anomalous
+        return "normal" if normal else "anomaly"
 
 
-def result(facts: Dict[str, Any], prediction: Prediction, times: StageTimes, capture: str) -> Event:
-    """Build the event of a judged frame; `facts` as from `common`, and what is known besides."""
-    anomalies = [entry for entry in prediction.anomalies if entry.name != BACKGROUND_NAME]
+def verdict(
+    prediction: Prediction, times: StageTimes, camera: str, frame_time: float, capture: str
+) -> Verdict:
+    """Note a verdict; `frame_time` in Unix seconds. Takes microseconds."""
+    return Verdict(
+        prediction.model_version,
+        camera[:MOST_CHARACTERS],
+        frame_time,
+        prediction.is_anomalous,
+        prediction.confidence,
+        prediction.score,
+        prediction.threshold,
+        tuple([(a.name, a.area, a.color) for a in prediction.anomalies]),
+        tuple(
+            [
+                (r.name, r.left, r.top, r.width, r.height, r.area, r.peak)
+                for r in prediction.regions[:MOST_REGIONS]
+            ]
+        ),
+        len(prediction.regions),
+        tuple([problem.value for problem in prediction.camera_problems]),
+        (times.receive, times.queue, times.preprocess, times.compute, times.postprocess),
+        capture,
+    )
 
-    def body(shares: Sequence[Anomaly], regions: Sequence[Region]) -> Dict[str, Any]:
-        return {
-            **facts,
-            "is_anomalous": prediction.is_anomalous,
-            "confidence": round(prediction.confidence, 6),
-            "anomaly_score": round(prediction.score, 6),
-            "anomaly_threshold": prediction.threshold,
-            "anomalies": {
-                entry.name: {"area": round(entry.area, 9), "color": entry.color} for entry in shares
-            },
-            "regions": [_region(region) for region in regions],
-            "camera_problems": [problem.value for problem in prediction.camera_problems],
-            "timings_ms": _timings(times),
-            "capture": capture or None,
-        }
 
-    verdict = "anomaly" if prediction.is_anomalous else "normal"
-    encoded = _fitting(body, anomalies, prediction.regions)
-    return Event(facts["id"], facts["model"], "result", verdict, encoded)
-
-
-def common(id_: str, kind: str, thing: str, model: str, now: float) -> Dict[str, Any]:
-    """Return what every event has; `now` in Unix seconds."""
-    return {
+def encode(draft: Draft, sequence: int, thing: str) -> bytes:
+    """Write an event as JSON."""
+    common = {
+        "sequence": sequence,
         "schema_version": SCHEMA_VERSION,
-        "kind": kind,
-        "id": id_,
+        "kind": draft.kind,
+        "id": draft.id,
         "thing": thing,
-        "model": model,
-        "result_time": iso(now),
+        "model": draft.model,
+        "result_time": iso(draft.made),
     }
-
-
-def numbered(body: bytes, sequence: int) -> bytes:
-    """Put the device's sequence number in front."""
-    return b'{"sequence":%d,' % sequence + body[1:]
+    if isinstance(draft.facts, Verdict):
+        return _fitting(common, draft.facts)
+    return compact({**common, **draft.facts})
 
 
 def late(body: bytes) -> bytes:
@@ -82,8 +108,8 @@ def late(body: bytes) -> bytes:
     return LATE + body[1:]
 
 
-def encode(body: Dict[str, Any]) -> bytes:
-    """Return compact JSON."""
+def compact(body: Dict[str, Any]) -> bytes:
+    """Return JSON without blanks."""
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -93,45 +119,52 @@ def iso(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _fitting(
-    body: Callable[[Sequence[Anomaly], Sequence[Region]], Dict[str, Any]],
-    anomalies: List[Anomaly],
-    regions: Sequence[Region],
-) -> bytes:
+def _fitting(common: Dict[str, Any], facts: Verdict) -> bytes:
     """Encode as many regions, and then anomaly types, as the limit allows; say what was cut."""
-    room = LIMIT_BYTES - SEQUENCE_BYTES
-    kept_regions, kept_anomalies = min(len(regions), 64), len(anomalies)
+    areas = [area for area in facts.anomalies if area[0] != BACKGROUND_NAME]
+    regions, types = len(facts.regions), len(areas)
     while True:
-        values = body(anomalies[:kept_anomalies], regions[:kept_regions])
-        cut = {"regions": len(regions) - kept_regions, "anomalies": len(anomalies) - kept_anomalies}
+        body = {**common, **_result(facts, areas[:types], facts.regions[:regions])}
+        cut = {"regions": facts.regions_found - regions, "anomalies": len(areas) - types}
         if any(cut.values()):
-            values["cut"] = cut
-        encoded = encode(values)
-        if len(encoded) <= room or not (kept_regions or kept_anomalies):
+            body["cut"] = cut
+        encoded = compact(body)
+        if len(encoded) <= LIMIT_BYTES - len(LATE) or not (regions or types):
             return encoded
-        if kept_regions:
-            kept_regions //= 2
+        if regions:
+            regions //= 2
         else:
-            kept_anomalies //= 2
+            types //= 2
 
 
-def _region(region: Region) -> Dict[str, Any]:
+def _result(facts: Verdict, areas: List[Area], regions: Sequence[Region]) -> Dict[str, Any]:
+    stages = ("receive", "queue", "preprocess", "compute", "postprocess")
     return {
-        "name": region.name,
-        "left": region.left,
-        "top": region.top,
-        "width": region.width,
-        "height": region.height,
-        "area": round(region.area, 9),
-        "peak": round(region.peak, 6),
-    }
-
-
-def _timings(times: StageTimes) -> Dict[str, float]:
-    return {
-        "receive": round(1000 * times.receive, 3),
-        "queue": round(1000 * times.queue, 3),
-        "preprocess": round(1000 * times.preprocess, 3),
-        "compute": round(1000 * times.compute, 3),
-        "postprocess": round(1000 * times.postprocess, 3),
+        "model_version": facts.model_version,
+        "camera": facts.camera or None,
+        "frame_time": iso(facts.frame_time),
+        "is_anomalous": facts.is_anomalous,
+        "confidence": round(facts.confidence, 6),
+        "anomaly_score": round(facts.score, 6),
+        "anomaly_threshold": facts.threshold,
+        "anomalies": {
+            name: {"area": round(area, 9), "color": color} for name, area, color in areas
+        },
+        "regions": [
+            {
+                "name": name,
+                "left": left,
+                "top": top,
+                "width": width,
+                "height": height,
+                "area": round(area, 9),
+                "peak": round(peak, 6),
+            }
+            for name, left, top, width, height, area, peak in regions
+        ],
+        "camera_problems": facts.camera_problems,
+        "timings_ms": {
+            stage: round(1000 * seconds, 3) for stage, seconds in zip(stages, facts.times_s)
+        },
+        "capture": facts.capture or None,
     }

@@ -14,21 +14,16 @@ WARM_UP_FRAMES = 10  # black in a row: old clients send such after a start
 
 
 @dataclass
-class _Camera:
-    """What came last from one camera for one model."""
-
-    verdict: Tuple[bool, Tuple[CameraProblem, ...]] = (False, ())
-    known: bool = False
-    black: int = 0
-
-
-@dataclass
 class _Model:
     """When normal results went out, and what the rate limit leaves."""
 
     normal_at: float = -1e9
-    tokens: float = 0.0
+    tokens: float = 1.0
     since: float = 0.0
+
+
+Camera = Tuple[str, str]  # the model and the caller's name
+Verdict = Tuple[bool, Tuple[CameraProblem, ...]]
 
 
 class Filter:
@@ -37,27 +32,32 @@ class Filter:
     def __init__(self, settings: ResultsSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._cameras: Dict[Tuple[str, str], _Camera] = {}
+        self._black: Dict[Camera, int] = {}  # how many frames in a row
+        self._verdicts: Dict[Camera, Verdict] = {}  # the last of each
         self._models: Dict[str, _Model] = {}
 
     def passes(self, model: str, camera: str, prediction: Prediction, now: float) -> bool:
         """Tell whether the verdict is to be published; `now` in monotonic seconds."""
+        settings, problems = self._settings, prediction.camera_problems
+        if settings.publish == "all" and not (settings.per_minute or problems or self._black):
+            return True  # what most agents do, at the least cost
         with self._lock:
-            if len(self._cameras) >= MOST_CAMERAS:
-                self._cameras.clear()  # names are the callers'; their number is not ours to trust
-            known = self._cameras.setdefault((model, camera), _Camera())
-            state = self._models.setdefault(model, _Model(tokens=1.0, since=now))
-            return self._wanted(known, state, prediction, now) and self._in_rate(state, now)
+            if max(len(self._verdicts), len(self._black)) >= MOST_CAMERAS:
+                self._verdicts.clear()  # names are the callers'; their number isn't to be trusted
+                self._black.clear()
+            known = self._models.setdefault(model, _Model(since=now))
+            wanted = self._wanted((model, camera), known, prediction, now)
+            return wanted and self._in_rate(known, now)
 
-    def _wanted(self, camera: _Camera, model: _Model, prediction: Prediction, now: float) -> bool:
+    def _wanted(self, camera: Camera, model: _Model, prediction: Prediction, now: float) -> bool:
         problems = prediction.camera_problems
         if CameraProblem.BLACK in problems:
-            camera.black += 1
-            return camera.black == WARM_UP_FRAMES + 1  # it stays black: said once
-        camera.black = 0
+            self._black[camera] = self._black.get(camera, 0) + 1
+            return self._black[camera] == WARM_UP_FRAMES + 1  # it stays black: said once
+        self._black.pop(camera, None)
         verdict = (prediction.is_anomalous, problems)
-        changed = not camera.known or verdict != camera.verdict
-        camera.verdict, camera.known = verdict, True
+        changed = self._verdicts.get(camera) != verdict
+        self._verdicts[camera] = verdict
         publish = self._settings.publish
         wanted = publish == "all" or (
             changed if publish == "changes" or problems else prediction.is_anomalous

@@ -1,7 +1,8 @@
 """Ids that sort by time: UUID version 7 of RFC 9562 (https://www.rfc-editor.org/rfc/rfc9562).
 
 48 bits of Unix milliseconds, then a counter of 12 bits that makes ids of one millisecond rise
-(section 6.2, method 1), then 62 random bits.
+(section 6.2, method 1), then 62 random bits, which tell runs and devices apart: they are drawn once
+a run, because an id is made on every frame's way.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 from typing import Callable
 
 COUNTS = 1 << 12
-RANDOM_BITS = 62
+VARIANT, RANDOM_BITS = 2, 62
 
 
 class Ids:
@@ -22,17 +23,17 @@ class Ids:
         self._wall = wall
         self._lock = threading.Lock()
         self._last = _count(after) if after else 0
+        random = int.from_bytes(os.urandom(8), "big") >> (64 - RANDOM_BITS)
+        tail = f"{VARIANT << RANDOM_BITS | random:016x}"
+        self._tail = f"{tail[:4]}-{tail[4:]}"
 
     def new(self) -> str:
         """Return the next id, in the usual form with dashes."""
         now = int(self._wall() * 1000) * COUNTS
         with self._lock:
-            self._last = max(self._last + 1, now)
-            milliseconds, count = divmod(self._last, COUNTS)
-        random = int.from_bytes(os.urandom(8), "big") >> (64 - RANDOM_BITS)
-        number = milliseconds << 80 | 7 << 76 | count << 64 | 2 << 62 | random
-        text = f"{number:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+            self._last = last = max(self._last + 1, now)
+        time = f"{last // COUNTS:012x}"
+        return f"{time[:8]}-{time[8:]}-7{last % COUNTS:03x}-{self._tail}"
 
 
 def _count(id_: str) -> int:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Callable, DefaultDict, Dict, List, Optional, Sequence, Set
 
 from edge_agent.config import OutboxSettings
-from edge_agent.runtime.results import event
 from edge_agent.runtime.results.claim import Claim
-from edge_agent.runtime.results.event import Event
+from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.pending import Pending
 from edge_agent.runtime.results.spool import DiskError, Dropped, Entry, Spool
 
@@ -37,17 +36,19 @@ class Outbox:
         self,
         settings: OutboxSettings,
         folder: Path,
+        thing: str,
         sinks: Sequence[str],
         on_dropped: Callable[[Dropped, str], None],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Open `folder` and take over what the run before left.
+        """Open `folder` and take over what the run before left; `thing`: the device's name.
 
         `on_dropped` hears how many events were given up undelivered, and why. Raises
         InvalidConfiguration when another agent uses the folder.
         """
         self._settings, self._folder, self._sinks = settings, folder, tuple(sinks)
+        self._thing = thing
         self._on_dropped, self._clock, self._wall = on_dropped, clock, wall
         self._clock_offset = wall() - clock()
         self.trouble = ""  # what is wrong with the disk, for people
@@ -62,10 +63,10 @@ class Outbox:
         self._waiting: Counter[str] = Counter()  # by sink
         self._delivered: DefaultDict[str, Set[int]] = defaultdict(set)  # not noted on disk yet
         self._notes: Dict[str, str] = {}
-        self._pending = Pending(folder, self._open(), wall())
-        if self._pending.entries:
-            self._sequence = max(self._sequence, self._pending.entries[-1].sequence)
-            self._waiting.update({sink: len(self._pending.entries) for sink in self._sinks})
+        self._pending = Pending(folder, self._open())
+        if self._pending.events:
+            self._sequence = max(self._sequence, self._pending.events[-1].sequence)
+            self._waiting.update({sink: len(self._pending.events) for sink in self._sinks})
             self._wake.set()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
@@ -73,14 +74,13 @@ class Outbox:
         """Begin to store."""
         self._thread.start()
 
-    def offer(self, offered: Event) -> None:
+    def offer(self, draft: Draft) -> None:
         """Take an event; returns at once and never raises."""
-        kind = (offered.id, offered.model, offered.kind, offered.verdict)
         with self._lock:
             self._sequence += 1
-            body = event.numbered(offered.body, self._sequence)
-            self._pending.add(Entry(self._sequence, *kind, self._wall(), body))
-            self._waiting.update(self._sinks)
+            self._pending.add(self._sequence, draft)
+            for sink in self._sinks:
+                self._waiting[sink] += 1
         if not self._wake.is_set():
             self._wake.set()
 
@@ -96,7 +96,7 @@ class Outbox:
                 found = self._undelivered(sink, rows)
         if self.trouble and len(found) < limit:
             with self._lock:
-                held = self._pending.after(model, after)
+                held = self._pending.entries(model, after)
             found += self._undelivered(sink, held)
         return found[:limit]
 
@@ -168,9 +168,10 @@ class Outbox:
     def _store(self) -> None:
         """Commit what was offered and delivered; on failure all of it stays where it is."""
         with self._lock:
-            entries = list(self._pending.entries)
+            events = list(self._pending.events)
             delivered = {sink: set(done) for sink, done in self._delivered.items() if done}
             notes, self._notes = self._notes, {}
+        entries = [event.encoded(self._thing) for event in events]
         if entries:
             notes["last_sequence"], notes["last_id"] = str(entries[-1].sequence), entries[-1].id
         if entries or delivered or notes:

@@ -1,19 +1,22 @@
-"""The observer of every verdict: counts it, keeps its frame, makes its event.
+"""The observer of every verdict: notes it, keeps its frame, offers its event.
 
 Runs in the call's own thread before the answer leaves, because the frame's memory is the caller's
-afterwards. It waits for nothing but short locks and never raises.
+afterwards. It waits for nothing but short locks and never raises; what can be done later is.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Callable, Dict, Optional
+from collections import deque
+from dataclasses import replace
+from typing import Any, Callable, Deque, Dict, Optional, Tuple
 
-from edge_agent.manifest import Manifest
+from edge_agent import manifest as manifests
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.capture import Capture
+from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.filters import Filter
 from edge_agent.runtime.results.ids import Ids
 from edge_agent.runtime.results.outbox import Outbox
@@ -24,7 +27,10 @@ from edge_agent.types import DetectRequest, Lane, Prediction
 
 log = logging.getLogger(__name__)
 
-MOST_CHARACTERS = 128  # of a camera id in an event
+MOST_SEEN = 100_000  # verdicts until they are counted, once a second
+COMPLAIN_EVERY_S = 60.0
+
+Seen = Tuple[str, manifests.Statistics, Prediction]
 
 
 class Recorder:
@@ -32,7 +38,6 @@ class Recorder:
 
     def __init__(
         self,
-        thing: str,
         filter_: Filter,
         statistics: Statistics,
         ids: Ids,
@@ -42,13 +47,18 @@ class Recorder:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._thing, self._filter, self._statistics = thing, filter_, statistics
-        self._ids, self._outbox, self._capture, self._metrics = ids, outbox, capture, metrics
+        self._filter, self._statistics, self._metrics = filter_, statistics, metrics
+        self._ids, self._outbox, self._capture = ids, outbox, capture
         self._clock, self._wall = clock, wall
-        self._failed_at = -1e9
+        self._seen: Deque[Seen] = deque(maxlen=MOST_SEEN)
+        self._complained_at = -COMPLAIN_EVERY_S
 
     def observe(
-        self, request: DetectRequest, opened: OpenFrame, prediction: Prediction, manifest: Manifest
+        self,
+        request: DetectRequest,
+        opened: OpenFrame,
+        prediction: Prediction,
+        manifest: manifests.Manifest,
     ) -> str:
         """Take note of a verdict; returns the id of its event, "" when there is none.
 
@@ -57,73 +67,69 @@ class Recorder:
         if request.caller.lane is Lane.RESCORING:
             return ""
         try:
-            return self._observe(request, opened, prediction, manifest)
+            bare = prediction if prediction.mask is None else replace(prediction, mask=None)
+            self._seen.append((request.model, manifest.statistics, bare))
+            return self._record(request, opened, prediction)
         except Exception:
             now = self._clock()
-            if now - self._failed_at > 60.0:
-                self._failed_at = now
+            if now - self._complained_at >= COMPLAIN_EVERY_S:
+                self._complained_at = now
                 log.exception("A result couldn't be recorded.")
             return ""
 
     def offer(self, kind: str, model: str, facts: Dict[str, Any]) -> None:
         """Publish a summary or an alarm; `model` is empty when it is about the agent."""
         if self._outbox is not None:
-            id_ = self._ids.new()
-            body = {**event.common(id_, kind, self._thing, model, self._wall()), **facts}
-            self._outbox.offer(event.Event(id_, model, kind, "anomaly", event.encode(body)))
+            self._outbox.offer(Draft(self._ids.new(), kind, model, self._wall(), facts))
 
-    def _observe(
-        self, request: DetectRequest, opened: OpenFrame, prediction: Prediction, manifest: Manifest
-    ) -> str:
-        model, camera = request.model, request.caller.camera_id[:MOST_CHARACTERS]
-        self._statistics.add(model, manifest.statistics, prediction)
-        if not prediction.camera_problems:
-            self._metrics.scored(model, prediction.score)
-        passes = self._outbox is not None and self._filter.passes(
-            model, request.caller.name, prediction, self._clock()
-        )
-        reason = self._capture.choose(model, prediction) if self._capture else ""
-        if not passes and not reason:
+    def count(self) -> None:
+        """Count what was seen since the last time; called by one thread."""
+        for _ in range(len(self._seen)):
+            model, trained, prediction = self._seen.popleft()
+            self._statistics.add(model, trained, prediction)
+            if not prediction.camera_problems:
+                self._metrics.scored(model, prediction.score)
+
+    def _record(self, request: DetectRequest, opened: OpenFrame, prediction: Prediction) -> str:
+        outbox, capture, caller = self._outbox, self._capture, request.caller
+        if outbox is not None and not self._filter.passes(
+            request.model, caller.name, prediction, self._clock()
+        ):
+            outbox = None
+        reason = capture.choose(request.model, prediction) if capture is not None else ""
+        if outbox is None and not reason:
             return ""
-        id_, now = self._ids.new(), self._wall()
-        reference = self._keep(id_, reason, now, request, opened, prediction) if reason else ""
-        if not passes or self._outbox is None:
+        id_, now, reference = self._ids.new(), self._wall(), ""
+        if capture is not None and reason:
+            reference = capture.keep(_shot(id_, reason, now, request, opened, prediction))
+        if outbox is None:
             return ""
         times = request.times
         in_agent_s = (
             times.receive + times.queue + times.preprocess + times.compute + times.postprocess
         )
-        facts = {
-            **event.common(id_, "result", self._thing, model, now),
-            "model_version": prediction.model_version,
-            "camera": camera or None,
-            "frame_time": event.iso(now - in_agent_s),
-        }
-        self._outbox.offer(event.result(facts, prediction, times, reference))
+        facts = event.verdict(prediction, times, caller.camera_id, now - in_agent_s, reference)
+        outbox.offer(Draft(id_, "result", request.model, now, facts))
         return id_
 
-    def _keep(
-        self,
-        id_: str,
-        reason: str,
-        now: float,
-        request: DetectRequest,
-        opened: OpenFrame,
-        prediction: Prediction,
-    ) -> str:
-        assert self._capture is not None
-        mask = prediction.mask if prediction.mask is not None else opened.mask_target
-        return self._capture.keep(
-            Shot(
-                id=id_,
-                model=request.model,
-                model_version=prediction.model_version,
-                time=now,
-                reason=reason,
-                pixels=opened.frame.pixels,
-                shared=not opened.held_bytes,
-                prediction=prediction,
-                mask=mask,
-                camera_id=request.caller.camera_id[:MOST_CHARACTERS],
-            )
-        )
+
+def _shot(
+    id_: str,
+    reason: str,
+    now: float,
+    request: DetectRequest,
+    opened: OpenFrame,
+    prediction: Prediction,
+) -> Shot:
+    return Shot(
+        id=id_,
+        model=request.model,
+        model_version=prediction.model_version,
+        time=now,
+        reason=reason,
+        pixels=opened.frame.pixels,
+        shared=not opened.held_bytes,
+        prediction=prediction,
+        mask=prediction.mask if prediction.mask is not None else opened.mask_target,
+        camera_id=request.caller.camera_id[: event.MOST_CHARACTERS],
+    )

@@ -61,7 +61,7 @@ class ResultsRoom:
         folder = settings.folder
         if folder is not None and self._sinks:
             names = [sink.name for sink in self._sinks]
-            self._outbox = Outbox(settings.outbox, folder, names, self._drops)
+            self._outbox = Outbox(settings.outbox, folder, thing, names, self._drops)
             self._statistics.restore(self._outbox.noted(STATISTICS))
             self._last_id = self._outbox.noted(LAST_ID)
             self._dead_letters = DeadLetters(folder)
@@ -73,7 +73,6 @@ class ResultsRoom:
             Capture(settings.capture, random.Random()) if settings.capture.folder else None
         )
         self.recorder = Recorder(
-            thing,
             Filter(settings),
             self._statistics,
             Ids(time.time, self._last_id),
@@ -100,6 +99,7 @@ class ResultsRoom:
 
     def tend(self) -> None:
         """Publish what is due, about once a second; called by one thread."""
+        self.recorder.count()
         for due in self._statistics.due(datetime.now().astimezone()):
             self.recorder.offer(due.kind, due.model, due.body)
         if self._capture is not None:
