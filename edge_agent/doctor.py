@@ -27,7 +27,7 @@ from rich.table import Table
 
 from edge_agent.config import MqttSettings, ResultsSettings, load
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.results import broker_probe
+from edge_agent.runtime.results.broker import probe
 
 OK, MISSING, PROBLEM = "ok", "missing", "problem"
 MIB = 1024 * 1024
@@ -207,10 +207,10 @@ def _delivery(name: str, sink: Dict[str, Any]) -> Finding:
 
 def _mqtt(settings: MqttSettings) -> List[Finding]:
     try:
-        encrypted = broker_probe.is_encrypted(settings)
+        encrypted = probe.is_encrypted(settings)
     except InvalidConfiguration as error:
         return [Finding("MQTT broker", PROBLEM, str(error))]
-    trouble = broker_probe.diagnose(settings)
+    trouble = probe.diagnose(settings)
     where = f"{settings.endpoint}:{settings.port}"
     found = f"{where} is reached, {'with TLS' if encrypted else 'without TLS'}"
     findings = [Finding("MQTT broker", PROBLEM if trouble else OK, trouble or found)]

@@ -51,7 +51,7 @@ LIBRARIES = {
     "awscrt": ["runtime.host.greengrass", "runtime.results.mqtt"],
     "cv2": ["runtime.vision", "client", "training", "evaluation", "demo"],
     "boto3": ["packaging.publish", "captures.upload"],
-    "sqlite3": ["runtime.results.spool"],
+    "sqlite3": ["runtime.results.spool.database"],
     "rich": ["doctor", *TOOLS],
     "mlserver": ["benchmark.peers.mlserver"],
     "litserve": ["benchmark.peers.litserve"],

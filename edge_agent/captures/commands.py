@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.runtime.results.capture_manifest import FILE_NAME, CaptureManifest, Line
-from edge_agent.runtime.results.shot import IMAGE_KEY, OWN_KEY
+from edge_agent.runtime.results.kept.manifest import FILE_NAME, CaptureManifest, Line
+from edge_agent.runtime.results.kept.shot import IMAGE_KEY, OWN_KEY
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ from typing import Any, Dict, Iterator, List, Optional, Set
 from rich.progress import track
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.runtime.results.capture_folder import delete
-from edge_agent.runtime.results.capture_manifest import (
+from edge_agent.runtime.results.kept.folder import delete
+from edge_agent.runtime.results.kept.manifest import (
     FILE_NAME,
     CaptureManifest,
     Line,
@@ -23,7 +23,7 @@ from edge_agent.runtime.results.capture_manifest import (
     files,
     parsed,
 )
-from edge_agent.runtime.results.shot import IMAGE_KEY, LABEL_KEY, MASK_KEY, OWN_KEY
+from edge_agent.runtime.results.kept.shot import IMAGE_KEY, LABEL_KEY, MASK_KEY, OWN_KEY
 
 TRIES = 4
 CONNECT_WITHIN_S, ANSWER_WITHIN_S = 10, 60

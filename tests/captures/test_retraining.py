@@ -15,7 +15,7 @@ from edge_agent.demo import parts
 from edge_agent.evaluation.evaluator import Judge
 from edge_agent.manifest import parse
 from edge_agent.runtime.results.capture import Capture
-from edge_agent.runtime.results.shot import Shot
+from edge_agent.runtime.results.kept.shot import Shot
 from edge_agent.training.trainer import train
 from edge_agent.types import Frame
 from tests.results.shots import NOON

@@ -12,8 +12,8 @@ import pytest
 from edge_agent.captures.upload import merged
 from edge_agent.cli import main
 from edge_agent.evaluation.label_manifest import LabelManifest, ManifestOptions
-from edge_agent.runtime.results.capture_manifest import CaptureManifest
-from edge_agent.runtime.results.shot import SAMPLE
+from edge_agent.runtime.results.kept.manifest import CaptureManifest
+from edge_agent.runtime.results.kept.shot import SAMPLE
 from tests.captures.bucket import PAGE, Bucket
 from tests.results.shots import capturing, mask, shot
 

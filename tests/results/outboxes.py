@@ -16,7 +16,7 @@ from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.ids import Ids
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.sink import Message
-from edge_agent.runtime.results.spool import Dropped, Entry
+from edge_agent.runtime.results.spool.database import Dropped, Entry
 from edge_agent.types import Prediction, StageTimes
 
 SINK = "test"

@@ -22,7 +22,7 @@ from edge_agent.runtime.results.delivery import Delivery
 from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.mqtt import MqttSink
 from edge_agent.runtime.results.outbox import Outbox
-from edge_agent.runtime.results.spool import Dropped
+from edge_agent.runtime.results.spool.database import Dropped
 from tests import broker, certificates
 from tests.results.mqtt_sinks import THING, settings
 from tests.results.outboxes import Drops, make, wait_until

@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_agent.config import CaptureSettings
 from edge_agent.runtime.results.capture import Capture
-from edge_agent.runtime.results.shot import ANOMALY, Shot
+from edge_agent.runtime.results.kept.shot import ANOMALY, Shot
 from edge_agent.types import Anomaly, CameraProblem, Prediction, Region
 
 NOON = 1795262400.0  # 2026-11-21 12:00:00 UTC

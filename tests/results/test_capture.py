@@ -15,8 +15,8 @@ import pytest
 
 from edge_agent.evaluation.label_manifest import ALL, LabelManifest
 from edge_agent.runtime.results.capture import THREAD_NAME
-from edge_agent.runtime.results.capture_manifest import CaptureManifest
-from edge_agent.runtime.results.shot import CAMERA_PROBLEM, SAMPLE
+from edge_agent.runtime.results.kept.manifest import CaptureManifest
+from edge_agent.runtime.results.kept.shot import CAMERA_PROBLEM, SAMPLE
 from edge_agent.runtime.vision import overlay, picture_files
 from edge_agent.types import CameraProblem
 from tests.results.shots import (

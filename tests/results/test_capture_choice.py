@@ -10,7 +10,7 @@ from typing import Any, List
 import pytest
 
 from edge_agent.config import CaptureSettings
-from edge_agent.runtime.results.capture_choice import CaptureChoice
+from edge_agent.runtime.results.kept.choice import CaptureChoice
 from edge_agent.types import CameraProblem
 from tests.results.shots import ANOMALOUS, NORMAL, with_problem
 

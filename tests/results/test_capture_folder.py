@@ -13,9 +13,9 @@ from typing import List, Set
 import cv2
 import pytest
 
-from edge_agent.runtime.results.capture_folder import CaptureFolder, delete
-from edge_agent.runtime.results.capture_manifest import CaptureManifest
-from edge_agent.runtime.results.shot import ANOMALY, CAMERA_PROBLEM, NEAR_THRESHOLD, SAMPLE
+from edge_agent.runtime.results.kept.folder import CaptureFolder, delete
+from edge_agent.runtime.results.kept.manifest import CaptureManifest
+from edge_agent.runtime.results.kept.shot import ANOMALY, CAMERA_PROBLEM, NEAR_THRESHOLD, SAMPLE
 from tests.results.shots import capturing, picture, shot, until
 
 KIB = 1024

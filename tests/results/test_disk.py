@@ -11,8 +11,8 @@ from typing import Iterator
 
 import pytest
 
-from edge_agent.runtime.results import pending
-from edge_agent.runtime.results.spool import Dropped
+from edge_agent.runtime.results.spool import pending
+from edge_agent.runtime.results.spool.database import Dropped
 from tests.results.outboxes import (
     CommandedSink,
     Delivering,

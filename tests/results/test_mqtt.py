@@ -17,8 +17,8 @@ import pytest
 from awscrt import io, mqtt5
 
 from edge_agent import __version__
+from edge_agent.runtime.results.broker.options import Sdk, client_options
 from edge_agent.runtime.results.command_queue import LARGEST_BYTES
-from edge_agent.runtime.results.mqtt_options import Sdk, client_options
 from tests import certificates
 from tests.broker import Broker, FakeBroker
 from tests.results.mqtt_sinks import STATE, THING, message, needs_mosquitto, running, settings

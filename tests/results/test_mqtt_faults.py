@@ -15,7 +15,7 @@ from typing import Any, Iterator, Type
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.results import broker_probe
+from edge_agent.runtime.results.broker import probe
 from edge_agent.runtime.results.mqtt import MqttSink
 from edge_agent.runtime.results.sink import MessageRefused, MessageRejected, SinkUnavailable
 from tests import certificates
@@ -164,7 +164,7 @@ def test_certificates_that_do_not_fit_are_named(
 def test_the_probe_trusts_what_the_client_trusts(broker: Broker, keys: Path) -> None:
     given = settings(broker.port, keys, ca=keys / "server.pem")  # not the authority, itself
     with running(given):
-        assert broker_probe.diagnose(given) == ""
+        assert probe.diagnose(given) == ""
 
 
 def test_a_certificate_for_another_host_is_named(tmp_path: Path, keys: Path) -> None:

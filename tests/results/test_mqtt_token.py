@@ -28,12 +28,12 @@ pytestmark = [
 CHILD = """
 import sys
 from tests.results.mqtt_sinks import message, running, settings
-from edge_agent.runtime.results import mqtt_options
+from edge_agent.runtime.results.broker import options
 port, keys, library, pin = int(sys.argv[1]), *sys.argv[2:]
 from pathlib import Path
 tried = []
-real = mqtt_options._tls
-mqtt_options._tls = lambda *words: tried.append(1) or real(*words)
+real = options._tls
+options._tls = lambda *words: tried.append(1) or real(*words)
 token = dict(key=None, pkcs11_library=library, pkcs11_token="agent", pkcs11_pin=pin)
 with running(settings(port, Path(keys), **token), connected=False) as started:
     if pin == "4711":

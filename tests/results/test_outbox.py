@@ -17,10 +17,10 @@ import pytest
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.results.event import Draft
-from edge_agent.runtime.results.journal import SHARED_MEMORY, Journal
 from edge_agent.runtime.results.outbox import Outbox
-from edge_agent.runtime.results.pending import Pending
-from edge_agent.runtime.results.spool import Dropped, Entry
+from edge_agent.runtime.results.spool.database import Dropped, Entry
+from edge_agent.runtime.results.spool.journal import SHARED_MEMORY, Journal
+from edge_agent.runtime.results.spool.pending import Pending
 from tests.results.outboxes import SINK, Drops, make, open_outbox, wait_until
 
 MIB = 1024 * 1024

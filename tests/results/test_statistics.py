@@ -14,7 +14,7 @@ import pytest
 from edge_agent.config import ResultsSettings
 from edge_agent.manifest import Histogram
 from edge_agent.manifest import Statistics as Trained
-from edge_agent.runtime.results.drift import compare
+from edge_agent.runtime.results.counts.drift import compare
 from edge_agent.runtime.results.statistics import Statistics
 from edge_agent.types import CameraProblem, Prediction
 

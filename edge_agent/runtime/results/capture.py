@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Callable, Deque, Dict, Optional, Tuple
 
 from edge_agent.config import MIB, CaptureSettings
-from edge_agent.runtime.results.capture_choice import CaptureChoice
-from edge_agent.runtime.results.capture_folder import CaptureFolder
-from edge_agent.runtime.results.capture_manifest import Line
-from edge_agent.runtime.results.shot import OWN_KEY, Shot
+from edge_agent.runtime.results.kept.choice import CaptureChoice
+from edge_agent.runtime.results.kept.folder import CaptureFolder
+from edge_agent.runtime.results.kept.manifest import Line
+from edge_agent.runtime.results.kept.shot import OWN_KEY, Shot
 from edge_agent.runtime.vision import overlay, picture_files
 from edge_agent.types import Prediction
 

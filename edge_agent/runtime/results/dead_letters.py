@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from edge_agent.runtime.results import event
-from edge_agent.runtime.results.spool import Entry
+from edge_agent.runtime.results.spool.database import Entry
 
 log = logging.getLogger(__name__)
 

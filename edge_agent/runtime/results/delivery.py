@@ -26,7 +26,7 @@ from edge_agent.runtime.results.sink import (
     Sink,
     SinkUnavailable,
 )
-from edge_agent.runtime.results.spool import Entry
+from edge_agent.runtime.results.spool.database import Entry
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Results over MQTT 5, with the AWS IoT SDK, to AWS IoT Core or any broker; commands from there.
 
-Translates messages, the device's state and commands to packets; `mqtt_connection` keeps the
+Translates messages, the device's state and commands to packets; `broker.connection` keeps the
 connection. Nothing waits in here: what isn't acknowledged fails, and the outbox sends it again.
 """
 
@@ -15,10 +15,10 @@ from typing import Any, Callable, Optional
 from edge_agent import __version__
 from edge_agent.config import MqttSettings
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.results import broker_probe, mqtt_reasons
+from edge_agent.runtime.results.broker import probe, reasons
+from edge_agent.runtime.results.broker.connection import Connection
+from edge_agent.runtime.results.broker.options import Sdk
 from edge_agent.runtime.results.command_queue import Command, CommandQueue
-from edge_agent.runtime.results.mqtt_connection import Connection
-from edge_agent.runtime.results.mqtt_options import Sdk
 from edge_agent.runtime.results.sink import Message
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class MqttSink:
     lane_window = 100  # one connection keeps the order
 
     def __init__(self, settings: MqttSettings, thing: str) -> None:
-        broker_probe.is_encrypted(settings)  # raises where plain MQTT isn't allowed
+        probe.is_encrypted(settings)  # raises where plain MQTT isn't allowed
         self._settings, self._thing = settings, thing
         self._sdk = _sdk()
         self._connection = Connection(
@@ -120,8 +120,8 @@ class MqttSink:
         """Return why a publish failed; None: it arrived, or left, with QoS 0."""
         error = done.exception()
         if error is not None:
-            return mqtt_reasons.after_error(error, topic, self._connection.where)
-        return mqtt_reasons.after_puback(done.result().puback.reason_code, topic) if qos else None
+            return reasons.after_error(error, topic, self._connection.where)
+        return reasons.after_puback(done.result().puback.reason_code, topic) if qos else None
 
     def _on_connected(self) -> None:
         self._say_hello()

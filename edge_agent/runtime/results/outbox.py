@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Callable, DefaultDict, Dict, List, Optional, Sequence, Set
 
 from edge_agent.config import OutboxSettings
-from edge_agent.runtime.results.claim import Claim
 from edge_agent.runtime.results.event import Draft
-from edge_agent.runtime.results.pending import Pending
-from edge_agent.runtime.results.spool import DiskError, Dropped, Entry, Spool
+from edge_agent.runtime.results.spool.claim import Claim
+from edge_agent.runtime.results.spool.database import DiskError, Dropped, Entry, Spool
+from edge_agent.runtime.results.spool.pending import Pending
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from edge_agent.runtime.results.capture import Capture
 from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.filters import Filter
 from edge_agent.runtime.results.ids import Ids
+from edge_agent.runtime.results.kept.shot import Shot
 from edge_agent.runtime.results.outbox import Outbox
-from edge_agent.runtime.results.shot import Shot
 from edge_agent.runtime.results.statistics import Statistics
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.types import DetectRequest, Lane, Prediction

@@ -25,7 +25,7 @@ from edge_agent.runtime.results.filters import Filter
 from edge_agent.runtime.results.ids import Ids
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.recorder import Recorder
-from edge_agent.runtime.results.spool import Dropped, Entry
+from edge_agent.runtime.results.spool.database import Dropped, Entry
 from edge_agent.runtime.results.statistics import Statistics
 from edge_agent.runtime.vision import picture_files
 

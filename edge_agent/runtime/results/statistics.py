@@ -14,8 +14,8 @@ from typing_extensions import Literal
 from edge_agent import manifest
 from edge_agent.config import ResultsSettings
 from edge_agent.fields import Strict, read_json
-from edge_agent.runtime.results.alarms import Alarms
-from edge_agent.runtime.results.summary import Counts, Schedule
+from edge_agent.runtime.results.counts.alarms import Alarms
+from edge_agent.runtime.results.counts.summary import Counts, Schedule
 from edge_agent.types import Prediction
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
 
-from edge_agent.runtime.results.shot import IMAGE_KEY, MASK_KEY, OWN_KEY
+from edge_agent.runtime.results.kept.shot import IMAGE_KEY, MASK_KEY, OWN_KEY
 
 FILE_NAME = "manifest.jsonl"
 WORKPLACE = ".new"  # what isn't whole yet

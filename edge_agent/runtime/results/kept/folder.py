@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Collection, Deque, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
-from edge_agent.runtime.results.capture_manifest import (
+from edge_agent.runtime.results.kept.manifest import (
     OWN_NAME,
     WORKPLACE,
     CaptureManifest,
@@ -23,7 +23,7 @@ from edge_agent.runtime.results.capture_manifest import (
     files,
     write_synced,
 )
-from edge_agent.runtime.results.shot import (
+from edge_agent.runtime.results.kept.shot import (
     ANOMALY,
     CAMERA_PROBLEM,
     IMAGE_KEY,

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Callable, Deque, Dict
 
 from edge_agent.config import CaptureSettings
-from edge_agent.runtime.results.shot import ANOMALY, CAMERA_PROBLEM, NEAR_THRESHOLD, SAMPLE
+from edge_agent.runtime.results.kept.shot import ANOMALY, CAMERA_PROBLEM, NEAR_THRESHOLD, SAMPLE
 from edge_agent.types import CameraProblem, Prediction
 
 MINUTE_S = 60.0

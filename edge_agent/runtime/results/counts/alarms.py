@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Deque, Dict, Iterable, Iterator, List, Optional
 
 from edge_agent.manifest import Histogram
-from edge_agent.runtime.results.drift import Drift, compare
+from edge_agent.runtime.results.counts.drift import Drift, compare
 from edge_agent.types import Prediction
 
 FRAMES = 500  # that alarms look back: all for the rate of anomalies, good ones for drift

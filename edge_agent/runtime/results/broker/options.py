@@ -10,7 +10,7 @@ import random
 from typing import Any, NamedTuple
 
 from edge_agent.config import MqttSettings
-from edge_agent.runtime.results import broker_probe
+from edge_agent.runtime.results.broker import probe
 
 KEEP_ALIVE_S = 30
 PING_WITHIN_S = 10
@@ -33,7 +33,7 @@ def client_options(sdk: Sdk, settings: MqttSettings, client_id: str, will: Any) 
     options = mqtt5.ClientOptions(
         host_name=settings.endpoint,
         port=settings.port,
-        tls_ctx=_tls(sdk, settings) if broker_probe.is_encrypted(settings) else None,
+        tls_ctx=_tls(sdk, settings) if probe.is_encrypted(settings) else None,
         connect_options=mqtt5.ConnectPacket(
             client_id=client_id,
             keep_alive_interval_sec=KEEP_ALIVE_S,
@@ -82,5 +82,5 @@ def _tls(sdk: Sdk, settings: MqttSettings) -> Any:
     if settings.ca:
         options.override_default_trust_store_from_path(None, str(settings.ca))
     if settings.port == 443:
-        options.alpn_list = [broker_probe.AWS_ALPN]
+        options.alpn_list = [probe.AWS_ALPN]
     return sdk.io.ClientTlsContext(options)

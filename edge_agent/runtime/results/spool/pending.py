@@ -8,8 +8,8 @@ from typing import Collection, List, Optional, Set
 
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.event import Draft
-from edge_agent.runtime.results.journal import Journal
-from edge_agent.runtime.results.spool import Dropped, Entry
+from edge_agent.runtime.results.spool.database import Dropped, Entry
+from edge_agent.runtime.results.spool.journal import Journal
 
 log = logging.getLogger(__name__)
 

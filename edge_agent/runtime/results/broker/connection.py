@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from typing import Any, Callable, List, Optional, Set, Tuple
 
 from edge_agent.config import MqttSettings
-from edge_agent.runtime.results import broker_probe, mqtt_reasons
-from edge_agent.runtime.results.mqtt_options import RETRY_S, Sdk, client_options
+from edge_agent.runtime.results.broker import probe, reasons
+from edge_agent.runtime.results.broker.options import RETRY_S, Sdk, client_options
 from edge_agent.runtime.results.sink import SinkUnavailable
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Connection:
         try:
             sent: Future[Any] = self._client.publish(packet)
         except Exception as error:
-            raise mqtt_reasons.after_error(error, packet.topic, self.where) from None
+            raise reasons.after_error(error, packet.topic, self.where) from None
         return sent
 
     def subscribe(self, packet: Any) -> Future[Any]:
@@ -111,15 +111,15 @@ class Connection:
             if self._client is not None:
                 self._client.stop()
                 self._client = None
-            self._stamps = broker_probe.stamps(self._settings)
-            self._failure = broker_probe.unusable_files(self._settings)
+            self._stamps = probe.stamps(self._settings)
+            self._failure = probe.unusable_files(self._settings)
             try:
                 if not self._failure:
                     self._client = self._new_client()
                     self._client.start()
             except Exception as error:
-                self._failure = mqtt_reasons.unusable(error)
-                self._locked_out = mqtt_reasons.is_wrong_pin(error)
+                self._failure = reasons.unusable(error)
+                self._locked_out = reasons.is_wrong_pin(error)
         if self._failure:
             self._say(self._failure)
 
@@ -156,12 +156,12 @@ class Connection:
             self._tell_connected()
 
     def _on_failure(self, data: Any) -> None:
-        self._failure = mqtt_reasons.not_connected(self.where, data.exception, data.connack_packet)
-        if "CONNACK" in mqtt_reasons.name(data.exception):  # no probe would see more
+        self._failure = reasons.not_connected(self.where, data.exception, data.connack_packet)
+        if "CONNACK" in reasons.name(data.exception):  # no probe would see more
             self._say(self._failure)
 
     def _on_lost(self, data: Any) -> None:
-        self._lose(mqtt_reasons.lost(self.where, data.exception, data.disconnect_packet))
+        self._lose(reasons.lost(self.where, data.exception, data.disconnect_packet))
         if not self._stopping.is_set():
             self._client.stop()  # what is on its way fails now
             self._again = threading.Timer(self._next_delay_s(), self._open, [self._generation])
@@ -197,9 +197,9 @@ class Connection:
     def _diagnose(self) -> None:
         """Say what is wrong; when the certificate files have changed, connect with those."""
         try:
-            if self._client is None or self._stamps != broker_probe.stamps(self._settings):
+            if self._client is None or self._stamps != probe.stamps(self._settings):
                 self._open(self._generation)
-            self._say(broker_probe.diagnose(self._settings) or self._failure or self.trouble)
+            self._say(probe.diagnose(self._settings) or self._failure or self.trouble)
         except Exception:
             logger.exception("The MQTT connection couldn't be diagnosed.")
 

@@ -1,0 +1,1 @@
+"""The connection to an MQTT broker: options, life, reasons, diagnosis."""

@@ -1,0 +1,1 @@
+"""What verdicts say taken together: summaries, alarms, drift."""
