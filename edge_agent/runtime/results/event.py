@@ -110,7 +110,8 @@ def late(body: bytes) -> bytes:
 
 def compact(body: Dict[str, Any]) -> bytes:
     """Return JSON without blanks."""
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "replace")  # a name may hold half a surrogate pair
 
 
 def iso(seconds: float) -> str:

@@ -158,8 +158,11 @@ class Outbox:
             limit_s = RETRY_S if self.trouble else SETTLE_WITHIN_S if unsettled else None
             self._wake.wait(limit_s)
             self._wake.clear()
-            self._follow_clock()
-            self._store()
+            try:
+                self._follow_clock()
+                self._store()
+            except Exception:
+                log.exception("Storing results failed; trying again.")
             end = self._clock() + self._settings.commit_every_s
             while not self._closing and self._clock() < end:
                 time.sleep(min(0.05, self._settings.commit_every_s))
