@@ -188,12 +188,16 @@ def _results(settings: ResultsSettings) -> List[Finding]:
     if status is None or not status.exists():
         return findings
     try:
-        sinks = dict(json.loads(status.read_bytes())["sinks"])
-        return findings + [_delivery(name, dict(sink)) for name, sink in sorted(sinks.items())]
+        told = json.loads(status.read_bytes())
+        sinks, disk = dict(told["sinks"]), str(told["outbox"]["trouble"])
+        findings += [_delivery(name, dict(sink)) for name, sink in sorted(sinks.items())]
     except OSError as error:
         sentence = f"{status} can't be read: {error.strerror}."
     except (ValueError, TypeError, KeyError):
         sentence = f"{status} isn't what an agent writes; it is replaced when the agent runs."
+    else:
+        state, sentence = (PROBLEM, disk) if disk else (OK, "they can be stored")
+        return [*findings, Finding("results", state, sentence)]
     return [*findings, Finding("results", PROBLEM, sentence)]
 
 

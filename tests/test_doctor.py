@@ -115,7 +115,7 @@ def test_the_doctor_tells_what_the_agent_last_said_of_its_results(
     state: str,
     words: str,
 ) -> None:
-    (tmp_path / "status.json").write_text(json.dumps(status))
+    (tmp_path / "status.json").write_text(json.dumps({"outbox": {"trouble": ""}, **status}))
     found = findings(capsys, "--set", f"results.folder={tmp_path}")
     assert found[what]["state"] == state
     assert words in found[what]["detail"]

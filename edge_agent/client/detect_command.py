@@ -111,9 +111,6 @@ def _print(console: Console, judged: List[Judged]) -> None:
     table = Table()
     for title in ("image", "verdict", "score", "confidence", "regions", "ms"):
         table.add_column(title, justify="left" if title in ("image", "verdict") else "right")
-    has_ids = any(item.prediction and item.prediction.result_id for item in judged)
-    if has_ids:
-        table.add_column("result", no_wrap=True)
     for item in judged:
         if item.prediction is None:
             table.add_row(escape(item.path.name), f"[yellow]{escape(item.problem)}")
@@ -126,7 +123,6 @@ def _print(console: Console, judged: List[Judged]) -> None:
             f"{prediction.confidence:.3f}",
             str(len(prediction.regions)),
             f"{item.latency_ms:.1f}",
-            *([prediction.result_id] if has_ids else []),
         )
     console.print(table)
     done = [item for item in judged if item.prediction is not None]

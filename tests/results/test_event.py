@@ -62,7 +62,14 @@ def test_the_schema_refuses_what_is_no_result(change: Dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("regions", "types", "name"),
-    [(0, 0, "x"), (1, 1, "\ud800"), (5000, 1, "x"), (64, 30, "x" * 200), (10, 100, "ß" * 256), (0, 1000, '"' * 256)],
+    [
+        (0, 0, "x"),
+        (1, 1, "\ud800"),
+        (5000, 1, "x"),
+        (64, 30, "x" * 200),
+        (10, 100, "ß" * 256),
+        (0, 1000, '"' * 256),
+    ],
 )
 def test_a_result_fits_into_7000_bytes_and_says_what_was_cut(
     regions: int, types: int, name: str

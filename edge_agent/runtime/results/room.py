@@ -7,17 +7,15 @@ then is on disk, and the next run delivers it.
 from __future__ import annotations
 
 import base64
-import json
 import logging
 import random
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 from edge_agent.config import ResultsSettings
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.results import event, sinks
+from edge_agent.runtime.results import sinks
 from edge_agent.runtime.results.capture import Capture
 from edge_agent.runtime.results.dead_letters import DeadLetters
 from edge_agent.runtime.results.delivery import Delivery
@@ -27,12 +25,12 @@ from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.recorder import Recorder
 from edge_agent.runtime.results.spool.database import Dropped, Entry
 from edge_agent.runtime.results.statistics import Statistics
+from edge_agent.runtime.results.status import Status
 from edge_agent.runtime.vision import picture_files
 
 log = logging.getLogger(__name__)
 
 STATISTICS, LAST_ID = "statistics", "last_id"
-STATUS_FILE = "status.json"
 ANNOUNCE_EVERY_S = 10.0  # dropped events are counted together for so long
 THUMBNAIL_BYTES = 3600  # with base64 and the line it fits into one message
 AGENT = ""  # the lane of events about the agent itself
@@ -54,7 +52,7 @@ class ResultsRoom:
         self._sinks = sinks.make_sinks(settings, thing, self._nucleus)
         self._dropped, self._announced_at = Dropped(), time.monotonic()
         self._last_id = ""
-        self._status: Dict[str, Any] = {}
+        self._disk_refuses = False
         self._outbox: Optional[Outbox] = None
         self._deliveries: List[Delivery] = []
         self._statistics = Statistics(settings, metrics.drifts)
@@ -64,7 +62,7 @@ class ResultsRoom:
             self._outbox = Outbox(settings.outbox, folder, thing, names, self._drops)
             self._statistics.restore(self._outbox.noted(STATISTICS))
             self._last_id = self._outbox.noted(LAST_ID)
-            self._dead_letters = DeadLetters(folder)
+            self._dead_letters, self._status = DeadLetters(folder), Status(folder)
             self._deliveries = [
                 Delivery(sink, self._outbox, settings.outbox, self._give_up, self._stalled)
                 for sink in self._sinks
@@ -109,7 +107,7 @@ class ResultsRoom:
             return
         self._outbox.note(STATISTICS, self._statistics.snapshot())
         self._announce_drops()
-        self._show_status(self._outbox)
+        self._show_status(self._outbox, self._status)
 
     def forget(self, model: str) -> None:
         """Count nothing more of a model that was removed."""
@@ -151,45 +149,33 @@ class ResultsRoom:
         now = time.monotonic()
         if self._dropped and now - self._announced_at >= ANNOUNCE_EVERY_S:
             dropped, self._dropped, self._announced_at = self._dropped, Dropped(), now
-            facts = {"alarm": "results-dropped", "normal": dropped.normal, "others": dropped.others}
-            self.recorder.offer("alarm", AGENT, facts)
+            message = f"{dropped.normal} normal and {dropped.others} other results were dropped."
+            self._alarm("results-dropped", message, normal=dropped.normal, others=dropped.others)
 
     def _give_up(self, sink: str, entry: Entry, reason: str) -> None:
         self._dead_letters.add(sink, entry, reason, time.time())
         self._metrics.result_undeliverable(sink)
         if entry.kind == "result":
-            facts = {"alarm": "result-undeliverable", "sink": sink, "id": entry.id, "why": reason}
-            self.recorder.offer("alarm", AGENT, facts)
+            self._alarm("result-undeliverable", reason, sink=sink, result=entry.id)
 
     def _stalled(self, sink: str) -> None:
-        self.recorder.offer("alarm", AGENT, {"alarm": "delivery-stalled", "sink": sink})
+        message = "A result doesn't pass, though the sink is connected; this alarm tries the way."
+        self._alarm("delivery-stalled", message, sink=sink)
 
-    def _show_status(self, outbox: Outbox) -> None:
-        """Keep `status.json` for `edge-agent doctor`; it is written when a trouble changes."""
+    def _show_status(self, outbox: Outbox, status: Status) -> None:
+        waiting = {delivery.name: outbox.waiting(delivery.name) for delivery in self._deliveries}
         for delivery in self._deliveries:
-            waiting = outbox.waiting(delivery.name)
-            self._metrics.results_delivered(delivery.name, delivery.delivered, waiting)
-        troubles = {delivery.name: delivery.trouble for delivery in self._deliveries}
-        troubles["outbox"] = outbox.trouble
-        if troubles == self._status:
-            return
-        if outbox.trouble and not self._status.get("outbox"):
-            facts = {"alarm": "outbox-disk", "why": outbox.trouble}
-            self.recorder.offer("alarm", AGENT, facts)
-        self._status = troubles
-        if self._settings.folder is not None:
-            _write_status(self._settings.folder, troubles, outbox)
+            name = delivery.name
+            self._metrics.results_delivered(name, delivery.delivered, waiting[name])
+        if bool(outbox.trouble) != self._disk_refuses:
+            self._disk_refuses = bool(outbox.trouble)
+            message = outbox.trouble or "The outbox stores results again."
+            state = "raised" if outbox.trouble else "ended"
+            self._alarm("outbox-disk", message, state=state)
+        status.show(
+            outbox.trouble,
+            {each.name: (each.trouble, waiting[each.name]) for each in self._deliveries},
+        )
 
-
-def _write_status(folder: Path, troubles: Dict[str, str], outbox: Outbox) -> None:
-    since = event.iso(time.time())
-    sinks = {
-        name: {"trouble": trouble, "waiting": outbox.waiting(name), "since": since}
-        for name, trouble in troubles.items()
-    }
-    fresh = folder / f"{STATUS_FILE}.new"
-    try:
-        fresh.write_text(json.dumps({"sinks": sinks}) + "\n")
-        fresh.replace(folder / STATUS_FILE)
-    except OSError:
-        log.debug("The status can't be written.", exc_info=True)
+    def _alarm(self, name: str, message: str, **facts: Any) -> None:
+        self.recorder.offer("alarm", AGENT, {"alarm": name, **facts, "message": message})

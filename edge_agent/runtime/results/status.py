@@ -1,0 +1,56 @@
+"""What `edge-agent doctor` is told of a running agent: `status.json` in the results' folder.
+
+{"time": ..., "outbox": {"trouble": "..."}, "sinks": {"mqtt": {"trouble": "...", "since": ...,
+"waiting": 12}}}; times are ISO 8601, an empty trouble is none, `since` is when it began or ended.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Dict, Tuple
+
+from edge_agent.runtime.results import event
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "status.json"
+COUNTS_EVERY_S = 60.0  # how old a count may be; troubles are written at once
+
+
+class Status:
+    """Writes the file when something has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+        self._since: Dict[str, Tuple[str, str]] = {}  # name → trouble, when it began
+        self._written: Dict[str, object] = {}
+        self._written_at = -COUNTS_EVERY_S
+
+    def show(self, outbox_trouble: str, sinks: Dict[str, Tuple[str, int]]) -> None:
+        """Tell the disk's trouble, and each sink's with how many events wait for it."""
+        now, changed = event.iso(time.time()), False
+        for name, trouble in [("", outbox_trouble), *((n, t) for n, (t, _) in sinks.items())]:
+            if name not in self._since or self._since[name][0] != trouble:
+                self._since[name], changed = (trouble, now), True
+        facts = {
+            "outbox": {"trouble": outbox_trouble, "since": self._since[""][1]},
+            "sinks": {
+                name: {"trouble": trouble, "since": self._since[name][1], "waiting": waiting}
+                for name, (trouble, waiting) in sinks.items()
+            },
+        }
+        due = time.monotonic() - self._written_at >= COUNTS_EVERY_S
+        if changed or (due and facts != self._written):
+            self._written, self._written_at = facts, time.monotonic()
+            self._write({"time": now, **facts})
+
+    def _write(self, content: Dict[str, object]) -> None:
+        fresh = self._path.with_name(f"{FILE_NAME}.new")
+        try:
+            fresh.write_text(json.dumps(content) + "\n")
+            fresh.replace(self._path)
+        except OSError:
+            log.debug("The status can't be written.", exc_info=True)  # the log has it anyway
