@@ -15,6 +15,7 @@ from edge_agent.types import CameraProblem, ModelState
 from tests import micro
 from tests.agent import Agent
 from tests.results.outboxes import wait_until
+from tests.results.test_disk import disk_free, small_disk
 from tests.results.test_event import SCHEMA
 
 SIZE = 128
@@ -137,6 +138,22 @@ def test_a_results_file_that_cannot_be_written_stops_no_answer(tmp_path: Path) -
         wait_until(lambda: "can't be written" in line.agent.log())
         (tmp_path / "no-folder").mkdir()
         line.wait_for(20)
+
+
+@pytest.mark.parametrize("options", ["size=2m", "size=2m,ro"])
+def test_an_agent_whose_disk_refuses_everything_answers_and_delivers(
+    tmp_path: Path, options: str
+) -> None:
+    with small_disk(tmp_path / "disk", options) as disk:
+        if "ro" not in options:
+            (disk / "filler").write_bytes(b"x" * disk_free(disk))
+        settings = f"results.folder={disk / 'state'}", f"results.capture.folder={disk / 'kept'}"
+        line = Line(tmp_path, *settings)
+        with line.agent, line.running() as client:
+            ids = [client.detect("bolts", frame(n)).result_id for n in range(60, 240, 3)]
+            line.wait_for(len(ids))
+        assert [event["id"] for event in line.events()] == ids
+        assert "results.outbox" in line.agent.log()  # says what is wrong
 
 
 def test_a_second_agent_on_the_same_folder_is_refused_with_a_sentence(

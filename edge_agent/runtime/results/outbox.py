@@ -229,9 +229,12 @@ class Outbox:
         dropped = Dropped()
         with self._lock:
             self._notes = {**notes, **self._notes}
+            everywhere = set.intersection(*(self._delivered[sink] for sink in self._sinks))
+            gone = self._pending.forget(everywhere)
+            for sink in self._sinks:
+                self._delivered[sink] -= gone
             if self._pending.overflows:
-                everywhere = set.intersection(*(self._delivered[sink] for sink in self._sinks))
-                dropped = self._pending.thin_out(everywhere)
+                dropped = self._pending.thin_out()
         if dropped:
             self._drop(dropped, "memory full while the disk refuses")
 

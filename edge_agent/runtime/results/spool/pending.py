@@ -85,19 +85,25 @@ class Pending:
             if one.entry is not None:
                 one.entry = one.entry._replace(made=one.entry.made + seconds)
 
-    def thin_out(self, delivered: Collection[int]) -> Dropped:
-        """Forget what is delivered, then the oldest normal results, then the oldest others."""
-        left = [event for event in self.events if event.sequence not in delivered]
-        normal = [event for event in left if event.draft.verdict == "normal"]
-        others = [event for event in left if event.draft.verdict != "normal"]
-        surplus = sum(event.cost for event in left) - LIMIT_BYTES * 9 // 10
+    def forget(self, delivered: Collection[int]) -> Set[int]:
+        """Forget what is delivered and needn't be stored any more; returns what that was."""
+        gone = {event.sequence for event in self.events if event.sequence in delivered}
+        if gone:
+            self._keep([event for event in self.events if event.sequence not in gone])
+        return gone
+
+    def thin_out(self) -> Dropped:
+        """Drop the oldest normal results, then the oldest others, until memory has room again."""
+        normal = [event for event in self.events if event.draft.verdict == "normal"]
+        others = [event for event in self.events if event.draft.verdict != "normal"]
+        surplus = sum(event.cost for event in self.events) - LIMIT_BYTES * 9 // 10
         chosen: Set[int] = set()
         for one in (*normal, *others):
             if surplus <= 0:
                 break
             chosen.add(one.sequence)
             surplus -= one.cost
-        self._keep([event for event in left if event.sequence not in chosen])
+        self._keep([event for event in self.events if event.sequence not in chosen])
         dropped = sum(event.sequence in chosen for event in normal)
         return Dropped(dropped, len(chosen) - dropped)
 
