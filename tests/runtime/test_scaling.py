@@ -46,3 +46,14 @@ def test_a_unit_stays_while_fewer_would_be_busy() -> None:
 def test_there_are_never_fewer_than_the_minimum() -> None:
     assert decisions([(1, 0, 0.0)] * 100) == [0] * 100
     assert decisions([(0, 0, 0.0)]) == [1]
+
+
+def test_a_lost_unit_that_cannot_be_replaced_is_tried_less_and_less_often() -> None:
+    tried = [second for second, change in enumerate(decisions([(0, 0, 0.0)] * 300)) if change]
+
+    assert tried[:6] == [0, 1, 3, 7, 15, 31]
+    assert {later - earlier for earlier, later in zip(tried[6:], tried[7:])} == {60}
+
+
+def test_the_next_lost_unit_is_replaced_at_once() -> None:
+    assert decisions([(0, 0, 0.0)] * 4 + [(1, 0, 0.0), (0, 0, 0.0)]) == [1, 1, 0, 1, 0, 1]

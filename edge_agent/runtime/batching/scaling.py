@@ -8,6 +8,7 @@ from typing import Optional
 from edge_agent.runtime.batching.batcher import Load
 
 BUSY = 0.9  # of all units' time: more is asked than they can do
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between attempts to replace a unit that was lost
 SPARE = 0.7  # of the remaining units' time: one fewer would still have room
 
 
@@ -29,12 +30,14 @@ class Scaler:
         self.limits = limits
         self._short_since: Optional[float] = None
         self._spare_since: Optional[float] = None
+        self._replace_at, self._pause_s = 0.0, FIRST_PAUSE_S
 
     def decide(self, now: float, load: Load) -> int:
         """Return +1, 0 or -1 units for the `load` since the last decision."""
         limits = self.limits
         if load.instances < limits.minimum:
-            return 1
+            return self._replace(now)
+        self._replace_at, self._pause_s = 0.0, FIRST_PAUSE_S
         short = load.waited > 0 and load.busy > BUSY and load.instances < limits.maximum
         spare = load.instances > limits.minimum and load.busy * load.instances < SPARE * (
             load.instances - 1
@@ -48,3 +51,11 @@ class Scaler:
             self._spare_since = None
             return -1
         return 0
+
+    def _replace(self, now: float) -> int:
+        """Ask for a unit in place of a lost one; when that doesn't help, less and less often."""
+        if now < self._replace_at:
+            return 0
+        self._replace_at = now + self._pause_s
+        self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
+        return 1
