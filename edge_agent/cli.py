@@ -17,6 +17,8 @@ COMMANDS = {
     "detect": ("edge_agent.client.detect_command", "judge images with a running agent"),
     "train": ("edge_agent.training.commands", "train a model package from images"),
     "evaluate": ("edge_agent.evaluation.commands", "judge a model package on labelled images"),
+    "package": ("edge_agent.packaging.commands", "make a Greengrass component of a model package"),
+    "jobs": ("edge_agent.packaging.jobs_command", "list and describe packaging jobs"),
     "captures": ("edge_agent.captures.commands", "list kept frames, upload them to S3"),
     "demo": ("edge_agent.demo.commands", "draw parts, train, serve and inspect them"),
     "benchmark": ("edge_agent.benchmark.commands", "measure an agent under load beside its engine"),

@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
 Units = Annotated[int, Field(ge=1, le=64)]
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
-Qos = Literal[0, 1]
+Qos = Annotated[int, Field(ge=0, le=1)]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
 # {thing}, {model}, {kind} (result, summary, alarm) and {verdict} (normal, anomaly) are filled in.
 TOPIC_PATTERN = r"^([^+#{}]|\{(thing|model|kind|verdict)\})+$"
@@ -254,4 +254,10 @@ def _put(tree: Dict[str, Any], path: list[str], value: str, source: str) -> None
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise InvalidConfiguration(f"{source}: {part!r} is a value, not a group of settings")
-    tree[path[-1]] = value
+    if value.startswith("{"):  # a whole group of settings
+        try:
+            tree[path[-1]] = json.loads(value)
+        except ValueError as error:
+            raise InvalidConfiguration(f"{source}: {value!r} isn't JSON: {error}") from None
+    else:
+        tree[path[-1]] = value

@@ -31,6 +31,7 @@ from edge_agent.runtime.results.broker import probe
 
 OK, MISSING, PROBLEM = "ok", "missing", "problem"
 MIB = 1024 * 1024
+LEAST_FREE_MIB = 16  # what the outbox needs besides its rows
 LARGEST_FRAME_BYTES = 4096 * 4096 * 3
 
 # Distributions that install the same files: of each group at most one.
@@ -96,7 +97,7 @@ def _libraries() -> List[Finding]:
         "onnxruntime": "models on the CPU: pip install 'edge-agent[cpu]'",
         "onnx": "training: pip install 'edge-agent[train]'",
         "awsiotsdk": "publishing results to AWS IoT: pip install awsiotsdk",
-        "boto3": "publishing components: pip install 'edge-agent[publish]'",
+        "boto3": "uploading captures: pip install 'edge-agent[publish]'",
     }
     findings = []
     for name, purpose in needed_for.items():
@@ -184,21 +185,38 @@ def _greengrass() -> List[Finding]:
 
 def _results(settings: ResultsSettings) -> List[Finding]:
     findings = _mqtt(settings.mqtt) if settings.mqtt.endpoint else []
+    lines = Path(settings.lines).parent if settings.lines not in ("", "-") else None
+    folders = {"results": settings.folder, "lines": lines, "captures": settings.capture.folder}
+    findings += [_folder(name, path) for name, path in folders.items() if path is not None]
     status = settings.folder / "status.json" if settings.folder else None
     if status is None or not status.exists():
         return findings
     try:
         told = json.loads(status.read_bytes())
-        sinks, disk = dict(told["sinks"]), str(told["outbox"]["trouble"])
+        sinks, disk = dict(told["sinks"]), str(told.get("outbox", {}).get("trouble", ""))
+        told_at = told.get("time", "an unknown time")
         findings += [_delivery(name, dict(sink)) for name, sink in sorted(sinks.items())]
     except OSError as error:
         sentence = f"{status} can't be read: {error.strerror}."
     except (ValueError, TypeError, KeyError):
         sentence = f"{status} isn't what an agent writes; it is replaced when the agent runs."
     else:
-        state, sentence = (PROBLEM, disk) if disk else (OK, "they can be stored")
-        return [*findings, Finding("results", state, sentence)]
+        said = disk or "they could be stored"
+        sentence = f"{said} (as of {told_at})"
+        return [*findings, Finding("results", PROBLEM if disk else OK, sentence)]
     return [*findings, Finding("results", PROBLEM, sentence)]
+
+
+def _folder(name: str, folder: Path) -> Finding:
+    """Look whether this user can write there; a folder that isn't there yet is made."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not os.access(there, os.W_OK):
+        return Finding(f"folder of {name}", PROBLEM, f"{there} can't be written by this user")
+    free = shutil.disk_usage(there).free // MIB
+    detail = f"{folder} has {free} MiB free"
+    return Finding(f"folder of {name}", OK if free >= LEAST_FREE_MIB else PROBLEM, detail)
 
 
 def _delivery(name: str, sink: Dict[str, Any]) -> Finding:

@@ -74,3 +74,23 @@ def test_an_unusable_file_is_named(tmp_path: Path, content: str, words: str) -> 
 @pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1:1", "[::1]:1"])
 def test_plaintext_tcp_is_allowed_on_the_loopback_address(host: str) -> None:
     assert load(None, {}, [f"server.tcp={host}"]).server.tcp == host
+
+
+def test_numbers_and_whole_groups_can_be_set_on_the_command_line() -> None:
+    assignments = [
+        "results.mqtt.qos=0",
+        'results.mqtt.qos_of_models={"bolts": 1}',
+        "results.folder=/x",
+        "results.mqtt.endpoint=b",
+        'results.commands.allow={"hmi": ["describe"]}',
+    ]
+    settings = load(None, {}, assignments)
+
+    assert settings.results.mqtt.qos == 0
+    assert settings.results.mqtt.qos_of_models == {"bolts": 1}
+    assert settings.results.commands.allow == {"hmi": ("describe",)}
+
+
+def test_json_that_is_none_is_named_back() -> None:
+    with pytest.raises(InvalidConfiguration, match="isn't JSON"):
+        load(None, {}, ["results.commands.allow={hmi}"])

@@ -56,12 +56,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _table(lines: List[Line]) -> Table:
-    table = Table("time (UTC)", "model", "reason", "verdict", "score", "file")
+    table = Table("time, UTC", "model", "reason", "verdict", "score")
+    table.add_column("file", overflow="fold")  # whole, so that it can be copied
     for line in lines:
         own = line[OWN_KEY]
         time = datetime.fromtimestamp(own.get("time", 0), timezone.utc)
         table.add_row(
-            f"{time:%Y-%m-%d %H:%M:%S}",
+            f"{time:%H:%M:%S}",
             escape(f"{own.get('model')} {own.get('version')}"),
             escape(str(own.get("reason"))),
             escape(str(own.get("verdict"))),

@@ -54,6 +54,7 @@ class Metrics:
         self._delivered = self._gauge("ResultsDelivered", "Events delivered, since start", "sink")
         self._waiting = self._gauge("ResultsWaiting", "Events that wait for delivery", "sink")
         self._dropped = self._total("ResultsDropped", "Events given up to make room", "verdict")
+        self._withheld = self._gauge("ResultsWithheld", "Results beyond per_minute, since start")
         self._undeliverable = self._total("ResultsUndeliverable", "Events given up", "sink")
         self._captures = self._gauge("Captures", "Frames chosen to be kept, since start", "outcome")
         self._units = {
@@ -108,6 +109,10 @@ class Metrics:
         """Note how many events a sink has delivered since the start, and how many wait for it."""
         self._delivered.labels(sink).set(delivered)
         self._waiting.labels(sink).set(waiting)
+
+    def results_withheld(self, count: int) -> None:
+        """Note how many results were beyond `results.per_minute`, since the start."""
+        self._withheld.set(count)
 
     def results_dropped(self, normal: int, others: int) -> None:
         """Count events that were given up to make room."""

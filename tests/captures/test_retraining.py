@@ -92,7 +92,7 @@ def test_list_shows_what_was_kept(
     monkeypatch.setenv("COLUMNS", "160")
     assert main(["captures", "list", str(folder / "captures")]) == 0
     told = capsys.readouterr().out
-    assert told.count("2026-11-21 12:00:00") == GOOD + BAD
+    assert told.count("12:00:00") == GOOD + BAD
     for word in ("bolts 1", "anomaly", "2026-11-21/bolts-000.jpg"):
         assert word in told
     assert main(["captures", "list", str(folder / "captures"), "--json"]) == 0

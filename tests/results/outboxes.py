@@ -121,8 +121,9 @@ class Delivering:
         options = OutboxSettings(**{"commit_every_s": 0.02, **settings})
         self.delivery = Delivery(sink, self.outbox, options, self._dies, self._stalls)
 
-    def _dies(self, _sink: str, entry: Entry, reason: str) -> None:
+    def _dies(self, _sink: str, entry: Entry, reason: str) -> bool:
         self.dead.append((entry, reason))
+        return True
 
     def _stalls(self, _sink: str) -> None:
         self.stalls += 1

@@ -79,7 +79,7 @@ def overflow(
     outbox.start()
     delivery = Delivery(
         MqttSink(settings(server.port, keys), THING), outbox, options,
-        lambda *_: None, lambda _: None,
+        lambda *_: True, lambda _: None,
     )  # fmt: skip
     delivery.start()
     try:

@@ -14,6 +14,7 @@ from edge_agent.client import Client
 from edge_agent.types import CameraProblem, ModelState
 from tests import micro
 from tests.agent import Agent
+from tests.results.conftest import journals
 from tests.results.outboxes import wait_until
 from tests.results.test_disk import disk_free, small_disk
 from tests.results.test_event import SCHEMA
@@ -101,8 +102,13 @@ def test_black_warm_up_frames_of_old_clients_are_answered_and_not_published(line
             assert verdict.camera_problems == (CameraProblem.BLACK,)
             assert not verdict.result_id
         client.detect("bolts", frame(60))
+        assert len(line.wait_for(1)) == 1
+        for _ in range(14):
+            client.detect("bolts", np.zeros((128, 128, 3), np.uint8))
+        client.detect("bolts", frame(61))
 
-    assert len(line.wait_for(1)) == 1
+    events = line.wait_for(3)  # a camera that stays black is told once
+    assert [event["camera_problems"] for event in events] == [[], ["black"], []]
 
 
 def test_a_camera_problem_is_flagged(line: Line) -> None:
@@ -174,7 +180,8 @@ def test_stopping_leaves_nothing_unsaid_and_no_journal(line: Line) -> None:
         for n in range(50):
             client.detect("bolts", frame(n))
     assert line.agent.stop() == 0
+    assert not journals()
     line.agent.start()
 
     assert len(line.wait_for(50)) == 50
-    assert "Traceback" not in line.agent.log()
+    assert "Traceback" not in line.agent.log(), line.agent.log()

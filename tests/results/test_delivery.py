@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 
@@ -18,6 +18,7 @@ from edge_agent.runtime.results.sink import (
     NotAnswered,
     SinkUnavailable,
 )
+from edge_agent.runtime.results.spool.database import DiskError
 from tests.results.outboxes import CommandedSink, Delivering, make, open_outbox, wait_until
 
 
@@ -213,10 +214,61 @@ def test_live_results_go_first_while_a_backlog_drains_in_order(
         sink.wait_for(lambda: after.id in sink.ids())
 
     bodies = [body for body in sink.bodies() if body["model"] == "bolts"]
-    late = [body["id"] for body in bodies if body.get("late")]
-    in_time = [body["id"] for body in bodies if not body.get("late")]
-    assert len(late) > 300
-    assert late + in_time == [event.id for event in (*backlog, *live, after)]
+    arrived = [body["id"] for body in bodies]
+    for events in (backlog, [*live, after]):
+        ids = [event.id for event in events]
+        assert [id_ for id_ in arrived if id_ in ids] == ids
+    late = 0
+    for number, body in enumerate(bodies):
+        overtaken = any(earlier["sequence"] > body["sequence"] for earlier in bodies[:number])
+        assert body.get("late", False) == overtaken
+        late += overtaken
+    assert late > 300
+
+
+def test_what_was_overtaken_is_marked_late_after_a_restart_too(tmp_path: Path) -> None:
+    first, later = make(), make()
+    sink = CommandedSink(lambda m: SinkUnavailable("no") if m.id == first.id else None)
+    with Delivering(tmp_path, sink) as delivering:
+        delivering.outbox.offer(first)
+        delivering.outbox.offer(later)
+        sink.wait_for(lambda: later.id in sink.ids())
+
+    sink = CommandedSink(arrives)
+    with Delivering(tmp_path, sink):
+        sink.wait_for(lambda: first.id in sink.ids())
+    assert [body.get("late") for body in sink.bodies() if body["id"] == first.id] == [True]
+
+
+def test_two_models_with_a_poisonous_message_each_block_nothing(tmp_path: Path) -> None:
+    events = [make(f"model-{n % 2}") for n in range(20)]
+    poison = {events[0].id, events[1].id}
+    sink = CommandedSink(lambda m: SinkUnavailable("no reason") if m.id in poison else None, 4)
+    sink.lane_window = 1
+    with Delivering(tmp_path, sink, tries=3) as delivering:
+        for event in events:
+            delivering.outbox.offer(event)
+        sink.wait_for(lambda: {e.id for e in events} - set(sink.ids()) == poison)
+        wait_until(lambda: len(delivering.dead) == 2)
+
+    assert {entry.id for entry, _ in delivering.dead} == poison
+
+
+def test_a_disk_that_cannot_be_read_for_a_moment_makes_no_event_skipped(tmp_path: Path) -> None:
+    sink = CommandedSink(arrives)
+    with Delivering(tmp_path, sink) as delivering:
+        real, failing = delivering.outbox.read, [3]
+
+        def read(*words: Any) -> Any:
+            if failing[0]:
+                failing[0] -= 1
+                raise DiskError("disk I/O error")
+            return real(*words)
+
+        delivering.outbox.read = read  # type: ignore[method-assign]
+        for _ in range(50):
+            delivering.outbox.offer(make())
+        sink.wait_for(lambda: len(sink.arrived) == 50)
 
 
 def test_a_connection_on_which_nothing_is_acknowledged_is_made_anew(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import threading
 from pathlib import Path
+from typing import Any
 
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.spool.database import Entry
@@ -20,22 +23,39 @@ class DeadLetters:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
-        self.count = 0
+        self._lock = threading.Lock()
 
-    def add(self, sink: str, entry: Entry, reason: str, now: float) -> None:
-        """Keep a message that `sink` couldn't deliver; `now` in Unix seconds. Never raises."""
-        self.count += 1
+    def add(self, sink: str, entry: Entry, reason: str, now: float) -> bool:
+        """Keep a message that `sink` couldn't deliver; False when it can't be kept.
+
+        `now` in Unix seconds; any thread.
+        """
         log.error("Event %s can't be delivered to %s: %s Given up.", entry.id, sink, reason)
         letter = {
             "sink": sink,
             "time": event.iso(now),
             "reason": reason,
-            "event": json.loads(entry.body),
+            "event": _readable(entry.body),
         }
         try:
-            if self._path.exists() and self._path.stat().st_size > LIMIT_BYTES:
-                self._path.replace(self._path.with_name(f"{FILE_NAME}.1"))
-            with self._path.open("ab") as file:
-                file.write(event.compact(letter) + b"\n")
+            with self._lock:
+                self._append(event.compact(letter) + b"\n")
         except OSError as error:
             log.error("It can't be kept in %s either: %s", self._path, error)  # noqa: TRY400
+            return False
+        return True
+
+    def _append(self, line: bytes) -> None:
+        if self._path.exists() and self._path.stat().st_size > LIMIT_BYTES:
+            self._path.replace(self._path.with_name(f"{FILE_NAME}.1"))
+        with self._path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _readable(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode("utf-8", "replace")  # damaged on disk

@@ -7,17 +7,19 @@ to the dead-letter file and the rest goes on.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import threading
 import time
-from concurrent.futures import Future, wait
-from typing import Callable, Dict, List, NamedTuple, Optional
+from concurrent.futures import wait
+from typing import Callable, Dict, List, Optional
 
 from edge_agent.config import OutboxSettings
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.lanes import FRESH_S, DrainRate, Lane
 from edge_agent.runtime.results.outbox import Outbox
+from edge_agent.runtime.results.sent import ANSWER_WITHIN_S, Sent
 from edge_agent.runtime.results.sink import (
     Message,
     MessageRefused,
@@ -26,31 +28,14 @@ from edge_agent.runtime.results.sink import (
     Sink,
     SinkUnavailable,
 )
-from edge_agent.runtime.results.spool.database import Entry
+from edge_agent.runtime.results.spool.database import DiskError, Entry
 
 log = logging.getLogger(__name__)
 
-ANSWER_WITHIN_S = 660.0  # sinks have shorter limits of their own
 FIRST_REST_S, LONGEST_REST_S = 0.25, 60.0
+UNREADABLE_REST_S = 1.0  # the outbox's disk
+ARRIVED = "arrived"  # the note of each model's last number that has
 STALLED_ROUNDS = 4  # so many without anything passing, and it is asked whether anything can
-
-
-class Sent(NamedTuple):
-    """One message on its way; `future` is None when the sink took it not at all."""
-
-    lane: Lane
-    entry: Entry
-    late: bool
-    future: Optional[Future[None]]
-    refusal: Optional[Exception] = None
-
-    def failure(self) -> Optional[BaseException]:
-        """Return why it didn't arrive, None when it did."""
-        if self.future is None:
-            return self.refusal
-        if not self.future.done():
-            return SinkUnavailable(f"There was no answer within {ANSWER_WITHIN_S:.0f} s.")
-        return self.future.exception()
 
 
 class Delivery:
@@ -61,19 +46,18 @@ class Delivery:
         sink: Sink,
         outbox: Outbox,
         settings: OutboxSettings,
-        on_dead: Callable[[str, Entry, str], None],
+        on_dead: Callable[[str, Entry, str], bool],
         on_stalled: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         """Hear nothing before `start`.
 
-        `on_dead(sink, entry, reason)` keeps a message that is given up; `on_stalled(sink)` may
-        offer an event of its own, which shows whether anything passes at all.
+        `on_dead(sink, entry, reason)` keeps a message that is given up, False when it can't;
+        `on_stalled(sink)` may offer an event of its own, which shows whether anything passes.
         """
         self._sink, self._outbox, self._tries = sink, outbox, settings.tries
         self._on_dead, self._on_stalled = on_dead, on_stalled
-        self._clock, self._wall = clock, wall
+        self._clock = clock
         self._lanes: Dict[str, Lane] = {}
         self._rate = DrainRate(settings.drain_per_s, clock())
         self._backlog_from = FRESH_S * settings.drain_per_s
@@ -81,6 +65,8 @@ class Delivery:
         self._ready, self._closing, self._wake = False, False, threading.Event()
         self._rests, self._rest_until = 0, 0.0  # rounds in a row in which nothing passed
         self._random = random.Random()
+        self._takeovers = 0
+        self._arrived: Dict[str, int] = _numbers(outbox.noted(f"{ARRIVED} {sink.name}"))
         self.delivered = 0  # since the start
         self._trouble = ""  # why messages wait
         self._thread = threading.Thread(target=self._run, name=f"to-{sink.name}", daemon=True)
@@ -127,17 +113,25 @@ class Delivery:
     def _guarded_round(self) -> Optional[float]:
         try:
             return self._round()
+        except DiskError:
+            return UNREADABLE_REST_S  # the outbox says what is wrong, and mends it
         except Exception:
             log.exception("Delivery to %s failed; trying again.", self.name)
             return LONGEST_REST_S
 
     def _round(self) -> Optional[float]:
         """Send what may go now; returns how long to wait then, None: until there is more."""
+        takeovers = self._outbox.takeovers
         for model, end in self._outbox.ends().items():
-            lane = self._lanes.setdefault(model, Lane())
+            lane = self._lanes.setdefault(model, Lane(arrived=self._arrived.get(model, 0)))
             lane.end = max(lane.end, end)
+            if takeovers != self._takeovers:
+                lane.begin_anew()
+        self._takeovers = takeovers
         now = self._clock()
         models = self._models_to_serve(now)
+        for lane in self._lanes.values():
+            lane.sent_live = 0
         sent = self._send_live(models, self._sink.window)
         room = min(self._sink.window - len(sent), self._rate.allows(now))
         sent += self._send_backlog(models, room)
@@ -148,14 +142,14 @@ class Delivery:
         return 0.0
 
     def _models_to_serve(self, now: float) -> List[str]:
-        """Return whose messages go into the round, each model first in its turn.
+        """Return whose messages go into the round.
 
-        After a round in which nothing passed one model stands back: the next round shows whether
-        its message is what stops the others.
+        After a round in which nothing passed one model goes alone, each in its turn: a message of
+        another may be what stops it.
         """
         models = [m for m, lane in self._lanes.items() if lane.waits and lane.not_before <= now]
         if self._rests % 2 and len(models) > 1:
-            del models[self._rests // 2 % len(models)]
+            return [models[self._rests // 2 % len(models)]]
         return models
 
     def _send_live(self, models: List[str], room: int) -> List[Sent]:
@@ -169,7 +163,7 @@ class Delivery:
                 log.info("Results of %s pile up; live ones go first to %s.", model, self.name)
                 lane.divide()
             elif entries:
-                sent += [self._send(lane, entry, late=False) for entry in entries]
+                sent += [self._send(lane, entry, backlog=False) for entry in entries]
             elif limit > 0:
                 lane.live = lane.end
         return sent
@@ -186,31 +180,34 @@ class Delivery:
             if not entries:
                 log.info("The backlog of %s is delivered to %s.", model, self.name)
                 lane.drained()
-            sent += [self._send(lane, entry, late=True) for entry in entries]
+            sent += [self._send(lane, entry, backlog=True) for entry in entries]
         self._rate.take(len(sent))
         return sent
 
     def _piles_up(self, model: str, lane: Lane, head: Entry) -> bool:
         """Whether there is more than can be drained while results are fresh."""
-        if self._wall() - head.made <= self._fresh_s:
+        if self._outbox.age_s(head) <= self._fresh_s:
             return False
         return self._outbox.count(self.name, model, lane.live) > self._backlog_from
 
-    def _send(self, lane: Lane, entry: Entry, late: bool) -> Sent:
-        body = event.late(entry.body) if late else entry.body
+    def _send(self, lane: Lane, entry: Entry, backlog: bool) -> Sent:
+        overtaken = entry.sequence < max(lane.arrived, lane.sent_live if backlog else 0)
+        if not backlog:
+            lane.sent_live = entry.sequence
+        body = event.late(entry.body) if overtaken else entry.body
         message = Message(entry.id, entry.model, entry.kind, entry.verdict, body)
         try:
-            return Sent(lane, entry, late, self._sink.send(message))
+            return Sent(lane, entry, backlog, self._sink.send(message))
         except Exception as error:
-            return Sent(lane, entry, late, None, error)
+            return Sent(lane, entry, backlog, None, error)
 
     def _settle(self, sent: List[Sent]) -> None:
-        arrived = [item.entry.sequence for item in sent if item.failure() is None]
-        self._outbox.settle(self.name, arrived)
-        self.delivered += len(arrived)
+        arrived = [item for item in sent if item.failure() is None]
+        self._note_arrivals(arrived)
+        refused = all(isinstance(item.failure(), MessageRefused) for item in sent)
         if arrived:
             self._rests = 0
-        else:
+        elif not refused:
             self._rests += 1
             self._rest_until = self._clock() + self._rest_s(self._rests)
             if any(isinstance(item.failure(), NotAnswered) for item in sent):
@@ -219,15 +216,28 @@ class Delivery:
         for item in sent:
             failure = item.failure()
             if id(item.lane) not in failed and failure is None:
-                _advance(item)
+                item.arrived()
             elif id(item.lane) not in failed and failure is not None:
                 failed.append(id(item.lane))
                 self._failed(item, failure, bool(arrived))
         if arrived:
             for lane in self._lanes.values():
                 lane.failures.others_passed = True
-        if not any(lane.stuck for lane in self._lanes.values()):
+        self._tell_recovery()
+
+    def _tell_recovery(self) -> None:
+        if self._trouble and not any(lane.stuck for lane in self._lanes.values()):
             self._trouble = ""
+            log.info("Results pass to %s again.", self.name)
+
+    def _note_arrivals(self, arrived: List[Sent]) -> None:
+        self._outbox.settle(self.name, [item.entry.sequence for item in arrived])
+        self.delivered += len(arrived)
+        for item in arrived:
+            item.lane.arrived = max(item.lane.arrived, item.entry.sequence)
+        if arrived:
+            numbers = {model: lane.arrived for model, lane in self._lanes.items() if lane.arrived}
+            self._outbox.note(f"{ARRIVED} {self.name}", json.dumps({**self._arrived, **numbers}))
 
     def _failed(self, item: Sent, failure: BaseException, others_pass: bool) -> None:
         """Keep the lane's position before the message, or give the message up."""
@@ -244,14 +254,14 @@ class Delivery:
         certain = isinstance(failure, MessageRejected)
         tries = item.lane.failures.add(item.entry.sequence, certain)
         if tries >= self._tries:
-            self._on_dead(self.name, item.entry, sentence)
-            self._outbox.settle(self.name, [item.entry.sequence])
-            _advance(item)
+            if self._on_dead(self.name, item.entry, sentence):
+                self._outbox.settle(self.name, [item.entry.sequence])
+                item.arrived()
         elif others_pass:
             item.lane.not_before = self._clock() + self._rest_s(2 + tries)
         elif self._rests >= STALLED_ROUNDS and not item.lane.failures.asked:
             item.lane.failures.asked = True
-            if sum(lane.waits for lane in self._lanes.values()) == 1:
+            if all(lane.stuck for lane in self._lanes.values() if lane.waits):
                 self._on_stalled(self.name)
 
     def _until_next(self, now: float) -> Optional[float]:
@@ -271,9 +281,8 @@ class Delivery:
         return longest * self._random.uniform(0.5, 1.0)
 
 
-def _advance(item: Sent) -> None:
-    item.lane.stuck = False
-    if item.late:
-        item.lane.behind = item.entry.sequence
-    else:
-        item.lane.live = item.entry.sequence
+def _numbers(text: str) -> Dict[str, int]:
+    try:
+        return {str(model): int(number) for model, number in json.loads(text or "{}").items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}  # then a late result isn't marked

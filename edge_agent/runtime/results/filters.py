@@ -13,6 +13,10 @@ MOST_CAMERAS = 4096
 WARM_UP_FRAMES = 10  # black in a row: old clients send such after a start
 
 
+Camera = Tuple[str, str]  # the model and the caller's name
+Verdict = Tuple[bool, Tuple[CameraProblem, ...]]
+
+
 @dataclass
 class _Model:
     """When normal results went out, and what the rate limit leaves."""
@@ -22,8 +26,29 @@ class _Model:
     since: float = 0.0
 
 
-Camera = Tuple[str, str]  # the model and the caller's name
-Verdict = Tuple[bool, Tuple[CameraProblem, ...]]
+class WarmUps:
+    """Counts black frames: old clients send some after a start, which count nowhere.
+
+    A camera that stays black is told once. Safe on any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._black: Dict[Camera, int] = {}  # how many frames in a row
+
+    def black(self, model: str, camera: str, prediction: Prediction) -> int:
+        """Return how many black frames in a row this is, 0 when it isn't black."""
+        is_black = CameraProblem.BLACK in prediction.camera_problems
+        if not (is_black or self._black):
+            return 0
+        with self._lock:
+            if not is_black:
+                self._black.pop((model, camera), None)
+                return 0
+            if len(self._black) >= MOST_CAMERAS:
+                self._black.clear()  # names are the callers'; their number isn't to be trusted
+            count = self._black[model, camera] = self._black.get((model, camera), 0) + 1
+            return count
 
 
 class Filter:
@@ -32,32 +57,28 @@ class Filter:
     def __init__(self, settings: ResultsSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._black: Dict[Camera, int] = {}  # how many frames in a row
         self._verdicts: Dict[Camera, Verdict] = {}  # the last of each
         self._models: Dict[str, _Model] = {}
+        self.withheld = 0  # results beyond the rate, since the start
 
     def passes(self, model: str, camera: str, prediction: Prediction, now: float) -> bool:
         """Tell whether the verdict is to be published; `now` in monotonic seconds."""
-        settings, problems = self._settings, prediction.camera_problems
-        if settings.publish == "all" and not (settings.per_minute or problems or self._black):
+        if self._settings.publish == "all" and not self._settings.per_minute:
             return True  # what most agents do, at the least cost
         with self._lock:
-            if max(len(self._verdicts), len(self._black)) >= MOST_CAMERAS:
+            if len(self._verdicts) >= MOST_CAMERAS:
                 self._verdicts.clear()  # names are the callers'; their number isn't to be trusted
-                self._black.clear()
-            known = self._models.setdefault(model, _Model(since=now))
+            full = _Model(tokens=float(self._settings.per_minute), since=now)
+            known = self._models.setdefault(model, full)
             wanted = self._wanted((model, camera), known, prediction, now)
-            return wanted and self._in_rate(known, now)
+            passes = wanted and self._in_rate(known, prediction, now)
+            if passes or self._settings.publish == "all":
+                self._verdicts[model, camera] = _verdict(prediction)
+            return passes
 
     def _wanted(self, camera: Camera, model: _Model, prediction: Prediction, now: float) -> bool:
         problems = prediction.camera_problems
-        if CameraProblem.BLACK in problems:
-            self._black[camera] = self._black.get(camera, 0) + 1
-            return self._black[camera] == WARM_UP_FRAMES + 1  # it stays black: said once
-        self._black.pop(camera, None)
-        verdict = (prediction.is_anomalous, problems)
-        changed = self._verdicts.get(camera) != verdict
-        self._verdicts[camera] = verdict
+        changed = self._verdicts.get(camera) != _verdict(prediction)
         publish = self._settings.publish
         wanted = publish == "all" or (
             changed if publish == "changes" or problems else prediction.is_anomalous
@@ -68,13 +89,19 @@ class Filter:
             model.normal_at = now if wanted else model.normal_at
         return wanted
 
-    def _in_rate(self, model: _Model, now: float) -> bool:
+    def _in_rate(self, model: _Model, prediction: Prediction, now: float) -> bool:
+        """Take from the model's budget of a minute; normal results leave half of it to others."""
         per_minute = self._settings.per_minute
         if not per_minute:
             return True
         refill = (now - model.since) * per_minute / 60.0
         model.tokens, model.since = min(model.tokens + refill, float(per_minute)), now
-        if model.tokens < 1.0:
+        if model.tokens < (1.0 if prediction.is_anomalous else 1.0 + per_minute // 2):
+            self.withheld += 1
             return False
         model.tokens -= 1.0
         return True
+
+
+def _verdict(prediction: Prediction) -> Verdict:
+    return prediction.is_anomalous, prediction.camera_problems

@@ -40,12 +40,18 @@ class Lane:
     """Where one sink stands in one model's events; positions are sequence numbers."""
 
     live: int = 0  # delivered up to here, or left to the backlog
+    arrived: int = 0  # the last that has arrived; what comes behind it is late
     end: int = 0  # the last event there is
+    sent_live: int = 0  # in this round, before the backlog's
     behind: Optional[int] = None  # backlog delivered up to here; None: there is no backlog
     split: int = 0  # the backlog's last event
     failures: Failures = field(default_factory=Failures)
     not_before: float = 0.0  # monotonic seconds
     stuck: bool = False  # its last message failed
+
+    def begin_anew(self) -> None:
+        """Look at everything again: older events have come into view."""
+        self.live, self.behind = 0, None
 
     @property
     def waits(self) -> bool:

@@ -11,22 +11,32 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, defaultdict
+from contextlib import suppress
 from pathlib import Path
-from typing import Callable, DefaultDict, Dict, List, Optional, Sequence, Set
+from typing import Callable, Dict, List, Optional, Sequence, Set
 
 from edge_agent.config import OutboxSettings
 from edge_agent.runtime.results.event import Draft
+from edge_agent.runtime.results.spool.ages import Ages
 from edge_agent.runtime.results.spool.claim import Claim
-from edge_agent.runtime.results.spool.database import DiskError, Dropped, Entry, Spool
+from edge_agent.runtime.results.spool.database import (
+    DiskError,
+    Dropped,
+    Entry,
+    Spool,
+    is_damage,
+    whole,
+)
 from edge_agent.runtime.results.spool.pending import Pending
+from edge_agent.runtime.results.spool.progress import Progress
 
 log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
-SETTLE_WITHIN_S = 2.0  # deliveries are noted that late when nothing new comes
-RETRY_S = 5.0  # then the disk is tried again
-CLOCK_WAS_SET_S = 5.0  # a jump of the wall clock beyond that is a correction
+LOOK_EVERY_S = 2.0  # deliveries are noted that late, and the disk is tried again
+FRESH_S = 5.0  # normal results that were stored so lately may be on their way
+LOST = 1_000_000  # numbers that a damaged database may have held and nobody can tell
+LAST_SEQUENCE, LAST_ID, CORRECTION = "last_sequence", "last_id", "clock_correction_s"
 
 
 class Outbox:
@@ -49,9 +59,10 @@ class Outbox:
         """
         self._settings, self._folder, self._sinks = settings, folder, tuple(sinks)
         self._thing = thing
-        self._on_dropped, self._clock, self._wall = on_dropped, clock, wall
-        self._clock_offset = wall() - clock()
+        self._on_dropped, self._clock, self._ages = on_dropped, clock, Ages(clock, wall)
         self.trouble = ""  # what is wrong with the disk, for people
+        self.damage = ""  # what became of a damaged database, for people
+        self.takeovers = 0  # how often rows of an earlier run came into view
         self._claim = Claim(folder)
         self._wake, self._closing = threading.Event(), False
         self._listeners: List[Callable[[], None]] = []
@@ -60,14 +71,20 @@ class Outbox:
         self._lock = threading.Lock()  # of what follows
         self._sequence = 0
         self._ends: Dict[str, int] = {}  # model → its last event that may be sent
-        self._waiting: Counter[str] = Counter()  # by sink
-        self._delivered: DefaultDict[str, Set[int]] = defaultdict(set)  # not noted on disk yet
+        self._progress = Progress(sinks)
         self._notes: Dict[str, str] = {}
-        self._pending = Pending(folder, self._open())
-        if self._pending.events:
-            self._sequence = max(self._sequence, self._pending.events[-1].sequence)
-            self._waiting.update({sink: len(self._pending.events) for sink in self._sinks})
-            self._wake.set()
+        self._pending = Pending(folder, self._lock)
+        for sink in sinks:
+            self._progress.begin(sink, 0, self._pending.numbers())
+        try:
+            self._open()
+        except (DiskError, OSError) as error:
+            self.trouble = f"The outbox can't be opened in {folder} ({error})."
+            log.error("%s", self.trouble)  # noqa: TRY400 - a state of the disk, no fault of ours
+        self._sequence = max(self._sequence, self._pending.highest)
+        if not self._sequence or self.trouble or self.damage:  # above whatever was given before
+            self._sequence = max(self._sequence, int(wall() * 1e6))
+        self._wake.set()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     def start(self) -> None:
@@ -79,32 +96,34 @@ class Outbox:
         with self._lock:
             self._sequence += 1
             self._pending.add(self._sequence, draft)
-            for sink in self._sinks:
-                self._waiting[sink] += 1
+            self._progress.offered()
         if not self._wake.is_set():
             self._wake.set()
 
     def read(self, sink: str, model: str, after: int, limit: int) -> List[Entry]:
-        """Return the next events of `model` behind sequence `after` for `sink`, in order."""
+        """Return the next events of `model` behind sequence `after` for `sink`, in order.
+
+        Raises DiskError when the disk can't be read; nothing is known then.
+        """
         found: List[Entry] = []
         with self._store_lock:
-            while not found:
-                rows = self._from_spool(sink, model, after, limit)
+            while self._spool is not None and not found:
+                rows = self._spool.read(sink, model, after, limit)
                 if not rows:
                     break
                 after = rows[-1].sequence
-                found = self._undelivered(sink, rows)
+                with self._lock:
+                    found = self._progress.undelivered(sink, rows)
         if self.trouble and len(found) < limit:
             with self._lock:
                 held = self._pending.entries(model, after)
-            found += self._undelivered(sink, held)
+                found += self._progress.undelivered(sink, held)
         return found[:limit]
 
     def settle(self, sink: str, sequences: Sequence[int]) -> None:
         """Note that `sink` has nothing more to do with these events."""
         with self._lock:
-            self._delivered[sink].update(sequences)
-            self._waiting[sink] -= len(sequences)
+            self._progress.settle(sink, sequences)
 
     def ends(self) -> Dict[str, int]:
         """Return by model the sequence of the last event that may be sent."""
@@ -113,16 +132,17 @@ class Outbox:
 
     def count(self, sink: str, model: str, after: int) -> int:
         """Return about how many events of `model` behind `after` wait on disk for `sink`."""
-        try:
-            with self._store_lock:
-                return self._spool.count(sink, model, after) if self._spool else 0
-        except DiskError:
-            return 0
+        with self._store_lock:
+            return self._spool.count(sink, model, after) if self._spool else 0
+
+    def age_s(self, entry: Entry) -> float:
+        """Return how long ago the event was made, whatever was done to the clock."""
+        return self._ages.now() - entry.made
 
     def waiting(self, sink: str) -> int:
         """Return about how many events wait for `sink`."""
         with self._lock:
-            return max(0, self._waiting[sink])
+            return self._progress.waiting(sink)
 
     def note(self, name: str, text: str) -> None:
         """Keep a text with the next commit."""
@@ -131,8 +151,9 @@ class Outbox:
 
     def noted(self, name: str) -> str:
         """Return a text that an earlier run kept, or ""."""
-        with self._store_lock:
+        with self._store_lock, suppress(DiskError):
             return self._spool.notes().get(name, "") if self._spool else ""
+        return ""
 
     def on_stored(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever further events may be sent; register before `start`."""
@@ -145,47 +166,52 @@ class Outbox:
         if self._thread.ident is not None:
             self._thread.join(within_s)
             if self._thread.is_alive():
-                return  # the disk hangs; the next run takes over the journal
-        if self._spool is not None:
-            self._spool.close()
-        self._pending.close()
+                log.warning("Storing results takes too long; the next start takes them over.")
+                return
+        with suppress(DiskError):
+            if self._spool is not None:
+                self._spool.close()
+        self._pending.close(stored=not self.trouble)
         self._claim.release()
 
     def _run(self) -> None:
         while not self._closing:
-            with self._lock:
-                unsettled = any(self._delivered.values())
-            limit_s = RETRY_S if self.trouble else SETTLE_WITHIN_S if unsettled else None
-            self._wake.wait(limit_s)
+            self._wake.wait(LOOK_EVERY_S)
             self._wake.clear()
-            try:
-                self._follow_clock()
-                self._store()
-            except Exception:
-                log.exception("Storing results failed; trying again.")
+            self._guarded_store()
             end = self._clock() + self._settings.commit_every_s
             while not self._closing and self._clock() < end:
                 time.sleep(min(0.05, self._settings.commit_every_s))
-        self._store()
+        self._guarded_store()
+
+    def _guarded_store(self) -> None:
+        try:
+            if self._ages.follow():
+                self.note(CORRECTION, str(round(self._ages.correction_s)))
+            self._store()
+        except Exception:
+            log.exception("Storing results failed; trying again.")
 
     def _store(self) -> None:
         """Commit what was offered and delivered; on failure all of it stays where it is."""
         with self._lock:
-            events = list(self._pending.events)
-            delivered = {sink: set(done) for sink, done in self._delivered.items() if done}
+            delivered = self._progress.to_note()
             notes, self._notes = self._notes, {}
-        entries = [event.encoded(self._thing) for event in events]
+        entries, broken = self._pending.encoded(self._thing, self._ages.correction_s)
+        if broken:
+            self._drop(Dropped(0, broken).by(self._sinks), "can't be written as JSON")
         if entries:
-            notes["last_sequence"], notes["last_id"] = str(entries[-1].sequence), entries[-1].id
-        if entries or delivered or notes:
+            notes[LAST_SEQUENCE], notes[LAST_ID] = str(entries[-1].sequence), entries[-1].id
+        takeovers = self.takeovers
+        if entries or delivered or notes or self._spool is None:
             try:
                 with self._store_lock:
                     self._commit(entries, delivered, notes)
             except (DiskError, OSError) as error:
                 self._disk_refuses(error, notes)
             else:
-                self._stored(len(entries), delivered)
-        if entries:
+                self._stored(entries, delivered)
+        if entries or takeovers != self.takeovers:
             with self._lock:
                 self._ends.update((entry.model, entry.sequence) for entry in entries)
             for listener in self._listeners:
@@ -194,28 +220,38 @@ class Outbox:
     def _commit(
         self, entries: List[Entry], delivered: Dict[str, Set[int]], notes: Dict[str, str]
     ) -> None:
-        if self._spool is None:
-            self._spool = Spool(self._folder, self._sinks)
-        self._spool.append(entries, delivered, notes)
-        oldest = self._wall() - 3600 * self._settings.max_age_h
-        for dropped, why in self._spool.trim(self._settings.limit_mib * MIB, oldest):
+        spool = self._spool or self._open()
+        try:
+            spool.append(entries, delivered, notes)
+            self._trim(spool)
+        except DiskError as error:
+            if is_damage(error):  # opened anew the next time, which replaces the file
+                self._spool = None
+                with suppress(DiskError):
+                    spool.close()
+            raise
+
+    def _trim(self, spool: Spool) -> None:
+        now = self._ages.now()
+        too_old = now - 3600 * self._settings.max_age_h
+        limit_bytes = self._settings.limit_mib * MIB
+        for dropped, why in spool.trim(limit_bytes, too_old, now - FRESH_S):
             self._drop(dropped, why)
 
     def _drop(self, dropped: Dropped, why: str) -> None:
         with self._lock:
-            for sink in self._sinks:
-                self._waiting[sink] -= dropped.normal + dropped.others
+            self._progress.missed(dropped.missed)
         self._on_dropped(dropped, why)
 
-    def _stored(self, count: int, delivered: Dict[str, Set[int]]) -> None:
+    def _stored(self, entries: List[Entry], delivered: Dict[str, Set[int]]) -> None:
         if self.trouble:
             self.trouble = ""
             log.info("The outbox stores results again.")
         with self._lock:
-            if count:
-                self._pending.stored(count)
-            for sink, done in delivered.items():
-                self._delivered[sink] -= done
+            self._pending.forget({entry.sequence for entry in entries})
+            self._progress.noted(delivered)
+        if entries:
+            self._pending.rewrite()
 
     def _disk_refuses(self, error: Exception, notes: Dict[str, str]) -> None:
         """Go on from memory; say so once."""
@@ -229,62 +265,38 @@ class Outbox:
         dropped = Dropped()
         with self._lock:
             self._notes = {**notes, **self._notes}
-            everywhere = set.intersection(*(self._delivered[sink] for sink in self._sinks))
-            gone = self._pending.forget(everywhere)
-            for sink in self._sinks:
-                self._delivered[sink] -= gone
+            gone = self._pending.forget(self._progress.everywhere())
+            self._progress.noted(dict.fromkeys(self._sinks, gone))
             if self._pending.overflows:
                 dropped = self._pending.thin_out()
         if dropped:
-            self._drop(dropped, "memory full while the disk refuses")
+            self._drop(dropped.by(self._sinks), "memory full while the disk refuses")
+        if dropped or gone:
+            self._pending.rewrite()
 
-    def _from_spool(self, sink: str, model: str, after: int, limit: int) -> List[Entry]:
+    def _open(self) -> Spool:
+        """Open the spool and take over what waits in it."""
+        spool = Spool(self._folder, self._sinks)
         try:
-            return self._spool.read(sink, model, after, limit) if self._spool else []
+            notes = spool.notes()
+            waiting = {sink: spool.waiting(sink) for sink in self._sinks}
         except DiskError:
-            self._wake.set()  # the next commit says what is wrong, and mends it
-            return []
-
-    def _undelivered(self, sink: str, entries: List[Entry]) -> List[Entry]:
+            spool.close()
+            raise
+        self.damage = spool.salvaged or self.damage
         with self._lock:
-            done = self._delivered[sink]
-            return [entry for entry in entries if entry.sequence not in done]
-
-    def _follow_clock(self) -> None:
-        """Keep the ages of events right when the wall clock is set."""
-        offset = self._wall() - self._clock()
-        jump, self._clock_offset = offset - self._clock_offset, offset
-        if abs(jump) < CLOCK_WAS_SET_S:
-            return
-        log.warning("The clock was set by %+.0f s; waiting results keep their ages.", jump)
-        with self._lock:
-            self._pending.shift(jump)
-        try:
-            with self._store_lock:
-                if self._spool is not None:
-                    self._spool.shift(jump)
-        except DiskError:
-            log.warning("The ages of stored results are off by %+.0f s now.", jump)
-
-    def _open(self) -> int:
-        """Open the spool, which is tried again later when the disk refuses.
-
-        Returns the sequence up to which the journal is stored already. Numbers go on where they
-        ended; where that isn't known they begin with the microseconds of now, which is above
-        whatever was given before.
-        """
-        stored = 0
-        try:
-            self._spool = spool = Spool(self._folder, self._sinks)
-        except (DiskError, OSError) as error:
-            self.trouble = f"The outbox can't be opened in {self._folder} ({error})."
-            log.error("%s", self.trouble)  # noqa: TRY400 - a state of the disk, no fault of ours
-        else:
-            if not spool.salvaged:
-                stored = int(spool.notes().get("last_sequence", "0"))
-            for sink in self._sinks:
-                for model, (count, end) in spool.waiting(sink).items():
-                    self._waiting[sink] += count
+            last = whole(notes.get(LAST_SEQUENCE, ""))
+            self._ages.correction_s = float(whole(notes.get(CORRECTION, "")))
+            if spool.salvaged:
+                last += LOST  # numbers of rows that can't be read aren't given again
+            else:
+                self._pending.forget({n for n in self._pending.numbers() if n <= last})
+            for sink, models in waiting.items():
+                counts = [count for count, _ in models.values()]
+                self._progress.begin(sink, sum(counts), self._pending.numbers())
+                for model, (_, end) in models.items():
                     self._ends[model] = max(end, self._ends.get(model, 0))
-        self._sequence = stored or int(self._wall() * 1_000_000)
-        return stored
+            self._sequence = max(self._sequence, last, *self._ends.values(), 0)
+            self.takeovers += 1
+        self._spool = spool
+        return spool

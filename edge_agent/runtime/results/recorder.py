@@ -17,7 +17,7 @@ from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.capture import Capture
 from edge_agent.runtime.results.event import Draft
-from edge_agent.runtime.results.filters import Filter
+from edge_agent.runtime.results.filters import WARM_UP_FRAMES, Filter, WarmUps
 from edge_agent.runtime.results.ids import Ids
 from edge_agent.runtime.results.kept.shot import Shot
 from edge_agent.runtime.results.outbox import Outbox
@@ -49,6 +49,7 @@ class Recorder:
     ) -> None:
         self._filter, self._statistics, self._metrics = filter_, statistics, metrics
         self._ids, self._outbox, self._capture = ids, outbox, capture
+        self._warm_ups = WarmUps()
         self._clock, self._wall = clock, wall
         self._seen: Deque[Seen] = deque(maxlen=MOST_SEEN)
         self._complained_at = -COMPLAIN_EVERY_S
@@ -67,8 +68,13 @@ class Recorder:
         if request.caller.lane is Lane.RESCORING:
             return ""
         try:
+            black = self._warm_ups.black(request.model, request.caller.name, prediction)
+            if 0 < black <= WARM_UP_FRAMES:
+                return ""
             bare = prediction if prediction.mask is None else replace(prediction, mask=None)
             self._seen.append((request.model, manifest.statistics, bare))
+            if black > WARM_UP_FRAMES + 1:
+                return ""  # a camera that stays black has been told
             return self._record(request, opened, prediction)
         except Exception:
             now = self._clock()

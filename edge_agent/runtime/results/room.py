@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import logging
 import random
+import threading
 import time
 from datetime import datetime
 from typing import Any, Callable, Dict, List, Optional
@@ -50,9 +51,11 @@ class ResultsRoom:
         thing = sinks.thing_name(settings)
         self._nucleus = sinks.make_nucleus(settings, on_nucleus_lost)
         self._sinks = sinks.make_sinks(settings, thing, self._nucleus)
-        self._dropped, self._announced_at = Dropped(), time.monotonic()
+        self._dropping = threading.Lock()  # of the next two
+        self._dropped, self._why_dropped = Dropped(), ""
+        self._announced_at = -ANNOUNCE_EVERY_S
         self._last_id = ""
-        self._disk_refuses = False
+        self._disk_refuses, self._damage = False, ""
         self._outbox: Optional[Outbox] = None
         self._deliveries: List[Delivery] = []
         self._statistics = Statistics(settings, metrics.drifts)
@@ -70,8 +73,9 @@ class ResultsRoom:
         self._capture = (
             Capture(settings.capture, random.Random()) if settings.capture.folder else None
         )
+        self._filter = Filter(settings)
         self.recorder = Recorder(
-            Filter(settings),
+            self._filter,
             self._statistics,
             Ids(time.time, self._last_id),
             self._outbox,
@@ -105,8 +109,9 @@ class ResultsRoom:
             self._metrics.frames_kept(*kept)
         if self._outbox is None:
             return
+        self._metrics.results_withheld(self._filter.withheld)
         self._outbox.note(STATISTICS, self._statistics.snapshot())
-        self._announce_drops()
+        self._announce_drops(ANNOUNCE_EVERY_S)
         self._show_status(self._outbox, self._status)
 
     def forget(self, model: str) -> None:
@@ -129,34 +134,44 @@ class ResultsRoom:
         if self._capture is not None:
             self._capture.close(within_s / 2)
         if self._outbox is not None:
+            self.recorder.count()
             self._outbox.note(STATISTICS, self._statistics.snapshot())
+            self._announce_drops(0.0)
+            self._show_status(self._outbox, self._status)
         for delivery in self._deliveries:
-            delivery.close(within_s / 2 / len(self._deliveries))
+            delivery.close(within_s / 4 / len(self._deliveries))
         if self._outbox is not None:
-            self._outbox.close(within_s / 2)
+            self._outbox.close(within_s)
         if self._nucleus is not None:
             self._nucleus.close(within_s / 2)
 
     def _drops(self, dropped: Dropped, why: str) -> None:
-        log.error(
-            "%d normal and %d other results were dropped undelivered: %s.",
-            dropped.normal, dropped.others, why,
-        )  # fmt: skip
         self._metrics.results_dropped(dropped.normal, dropped.others)
-        self._dropped += dropped
+        with self._dropping:
+            self._dropped, self._why_dropped = self._dropped + dropped, why
 
-    def _announce_drops(self) -> None:
+    def _announce_drops(self, every_s: float) -> None:
         now = time.monotonic()
-        if self._dropped and now - self._announced_at >= ANNOUNCE_EVERY_S:
-            dropped, self._dropped, self._announced_at = self._dropped, Dropped(), now
+        if now - self._announced_at < every_s:
+            return
+        with self._dropping:
+            dropped, self._dropped = self._dropped, Dropped()
+        if dropped:
+            self._announced_at = now
+            log.error(
+                "%d normal and %d other results were dropped undelivered: %s.",
+                dropped.normal, dropped.others, self._why_dropped,
+            )  # fmt: skip
             message = f"{dropped.normal} normal and {dropped.others} other results were dropped."
             self._alarm("results-dropped", message, normal=dropped.normal, others=dropped.others)
 
-    def _give_up(self, sink: str, entry: Entry, reason: str) -> None:
-        self._dead_letters.add(sink, entry, reason, time.time())
+    def _give_up(self, sink: str, entry: Entry, reason: str) -> bool:
+        if not self._dead_letters.add(sink, entry, reason, time.time()):
+            return False
         self._metrics.result_undeliverable(sink)
         if entry.kind == "result":
             self._alarm("result-undeliverable", reason, sink=sink, result=entry.id)
+        return True
 
     def _stalled(self, sink: str) -> None:
         message = "A result doesn't pass, though the sink is connected; this alarm tries the way."
@@ -167,6 +182,9 @@ class ResultsRoom:
         for delivery in self._deliveries:
             name = delivery.name
             self._metrics.results_delivered(name, delivery.delivered, waiting[name])
+        if outbox.damage != self._damage:
+            self._damage = outbox.damage
+            self._alarm("outbox-damaged", outbox.damage)
         if bool(outbox.trouble) != self._disk_refuses:
             self._disk_refuses = bool(outbox.trouble)
             message = outbox.trouble or "The outbox stores results again."

@@ -2,39 +2,44 @@
 
 A commit is on the disk when it returns (synchronous=FULL), so nothing that was committed is lost to
 a power cut. A row's `sinks` has a bit for every sink that still has to deliver it; without bits it
-is deleted. A damaged file is moved aside, what can be read of it is taken over.
+is deleted. Normal results have a table of their own: dropping the oldest of them frees whole pages.
+A damaged file is moved aside, what can be read of it is taken over.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import sqlite3
-from dataclasses import dataclass
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
+from typing import Counter as Counts
 from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+
+from edge_agent.runtime.results.spool.files import (
+    COLUMNS,
+    FILE_NAME,
+    NORMAL,
+    OTHER,
+    TABLES,
+    open_database,
+    replace_damaged,
+)
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = "outbox.db"
 DiskError = sqlite3.Error
 TRIM_SHARE = 0.02  # dropped at once when full, so that it isn't done event by event
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS events (
-    sequence INTEGER PRIMARY KEY, id TEXT NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL,
-    verdict TEXT NOT NULL, made REAL NOT NULL, sinks INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS by_model ON events (model, sequence);
-CREATE INDEX IF NOT EXISTS normal ON events (sequence) WHERE kind = 'result' AND verdict = 'normal';
-CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
-"""
-COLUMNS = "sequence, id, model, kind, verdict, made, body"
-INSERT = f"INSERT OR IGNORE INTO events ({COLUMNS}, sinks) VALUES (?,?,?,?,?,?,?,?)"
-IS_NORMAL = "kind = 'result' AND verdict = 'normal'"
+TRIM_LEAST = 50
+SLACK = 1.1  # of the limit: normal results that were stored just now aren't dropped below it
 
 
 class Entry(NamedTuple):
-    """A numbered event; `made` in Unix seconds."""
+    """A numbered event; `made` in seconds of the outbox's own clock."""
 
     sequence: int
     id: str
@@ -45,42 +50,52 @@ class Entry(NamedTuple):
     body: bytes
 
     @property
-    def normal(self) -> bool:
-        """Whether it may be dropped before others."""
-        return self.kind == "result" and self.verdict == "normal"
+    def table(self) -> str:
+        """Where it is stored."""
+        return NORMAL if self.kind == "result" and self.verdict == "normal" else OTHER
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """How many events were given up undelivered."""
+    """How many events were given up undelivered; `missed` by sink that hadn't delivered them."""
 
     normal: int = 0
     others: int = 0
+    missed: Counts[str] = field(default_factory=Counter, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.normal or self.others)
 
+    def by(self, sinks: Iterable[str]) -> Dropped:
+        """Return the same, missed by all of `sinks`."""
+        return replace(self, missed=Counter(dict.fromkeys(sinks, self.normal + self.others)))
+
     def __add__(self, more: Dropped) -> Dropped:
-        return Dropped(self.normal + more.normal, self.others + more.others)
+        missed = self.missed + more.missed
+        return Dropped(self.normal + more.normal, self.others + more.others, missed)
 
 
 class Spool:
     """The rows of one outbox. Used by one thread at a time; any call may raise DiskError.
 
-    Making one raises OSError as well, when the folder can't be made.
+    Making one raises OSError as well, when the folder can't be made. `salvaged` tells what became
+    of a damaged file, for people.
     """
 
     def __init__(self, folder: Path, sinks: Sequence[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / FILE_NAME
-        self.salvaged = ""  # what became of a damaged file, for people
+        self.salvaged = ""
         try:
-            self._db = self._open()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and not _damaged(error):
+            self._db = open_database(self._path)
+        except DiskError as error:
+            if not is_damage(error):
                 raise
-            self._db = self._start_anew(error)
+            self.salvaged = replace_damaged(self._path, error)
+            log.error("%s", self.salvaged)  # noqa: TRY400 - it is mended
+            self._db = open_database(self._path)
         self._bits = self._name_bits(sinks)
+        self._everyone = sum(self._bits[name] for name in sinks)
 
     def append(
         self,
@@ -88,67 +103,82 @@ class Spool:
         delivered: Mapping[str, Iterable[int]],
         notes: Mapping[str, str],
     ) -> None:
-        """Store new events, clear those a sink has delivered, keep notes: all in one commit.
-
-        When the file turns out to be damaged, they go into a new one.
-        """
-        try:
-            self._append(entries, delivered, notes)
-        except sqlite3.OperationalError as error:
-            if not _damaged(error):
-                raise
-            self._replace(error)
-            self._append(entries, delivered, notes)
-        except sqlite3.DatabaseError as error:
-            self._replace(error)
-            self._append(entries, delivered, notes)
+        """Store new events, clear those a sink has delivered, keep notes: all in one commit."""
+        with self._db as db:
+            for table in TABLES:
+                db.executemany(
+                    f"INSERT OR IGNORE INTO {table} VALUES (?,?,?,?,?,?,?,?)",
+                    ((*entry, self._everyone) for entry in entries if entry.table == table),
+                )
+                for sink, sequences in delivered.items():
+                    rows = [(sequence,) for sequence in sequences]
+                    rest = ~self._bits[sink]
+                    db.executemany(
+                        f"UPDATE {table} SET sinks = sinks & {rest} "
+                        f"WHERE sequence = ? AND sinks & {rest}",
+                        rows,
+                    )
+                    db.executemany(
+                        f"DELETE FROM {table} WHERE sequence = ? AND NOT sinks & {rest}", rows
+                    )
+            db.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", notes.items())
 
     def read(self, sink: str, model: str, after: int, limit: int) -> List[Entry]:
         """Return events of `model` that `sink` has to deliver, in order."""
-        rows = self._db.execute(
-            f"SELECT {COLUMNS} FROM events INDEXED BY by_model "
-            "WHERE model = ? AND sequence > ? AND sinks & ? ORDER BY sequence LIMIT ?",
-            (model, after, self._bits[sink], limit),
+        bit = self._bits[sink]
+        parts = " UNION ALL ".join(
+            f"SELECT * FROM (SELECT {COLUMNS} FROM {table} INDEXED BY {table}_by_model "
+            f"WHERE model = ?1 AND sequence > ?2 AND sinks & {bit} ORDER BY sequence LIMIT ?3)"
+            for table in TABLES
         )
+        rows = self._db.execute(f"{parts} ORDER BY sequence LIMIT ?3", (model, after, limit))
         return [Entry(*row) for row in rows]
 
     def waiting(self, sink: str) -> Dict[str, Tuple[int, int]]:
         """Return by model the count of events `sink` has to deliver, and the last's sequence."""
-        rows = self._db.execute(
-            "SELECT model, COUNT(*), MAX(sequence) FROM events WHERE sinks & ? GROUP BY model",
-            (self._bits[sink],),
-        )
-        return {model: (count, last) for model, count, last in rows}
+        found: Dict[str, Tuple[int, int]] = {}
+        for table in TABLES:
+            for model, count, last in self._db.execute(
+                f"SELECT model, COUNT(*), MAX(sequence) FROM {table} WHERE sinks & ? GROUP BY 1",
+                (self._bits[sink],),
+            ):
+                known, end = found.get(model, (0, 0))
+                found[model] = known + count, max(end, last)
+        return found
 
     def count(self, sink: str, model: str, after: int) -> int:
         """Return how many events of `model` after `after` the sink has to deliver."""
-        row = self._db.execute(
-            "SELECT COUNT(*) FROM events WHERE model = ? AND sequence > ? AND sinks & ?",
-            (model, after, self._bits[sink]),
+        return sum(
+            self._db.execute(
+                f"SELECT COUNT(*) FROM {table} WHERE model = ? AND sequence > ? AND sinks & ?",
+                (model, after, self._bits[sink]),
+            ).fetchone()[0]
+            for table in TABLES
         )
-        return int(row.fetchone()[0])
 
-    def trim(self, limit_bytes: int, made_after: float) -> Iterator[Tuple[Dropped, str]]:
-        """Drop events that are older, then what doesn't fit: yields how many, and why.
+    def trim(
+        self, limit_bytes: int, made_after: float, fresh_after: float
+    ) -> Iterator[Tuple[Dropped, str]]:
+        """Drop events made before `made_after`, then what doesn't fit: yields how many, and why.
 
         The oldest normal results go first, the oldest of the others when none is left, until the
-        pages in use fit into `limit_bytes`.
+        pages in use fit into `limit_bytes`. Normal results made since `fresh_after` may be on their
+        way and stay while little is missing.
         """
-        oldest = self._db.execute("SELECT made FROM events ORDER BY sequence LIMIT 1").fetchone()
-        if oldest and oldest[0] < made_after:
-            yield self._drop(f"made < {made_after!r}", -1), "too old"
+        for table in TABLES:
+            old = self._oldest(table, 1000, made_after)
+            if old:
+                yield self._drop(table, old), "too old"
         while self._used_bytes() > limit_bytes:
-            rows = self._db.execute("SELECT COUNT(*) FROM events").fetchone()[0]
-            batch = max(1, int(rows * TRIM_SHARE))
-            dropped = self._drop(IS_NORMAL, batch) or self._drop("1", batch)
-            if not dropped:
+            fits = self._used_bytes() <= SLACK * limit_bytes
+            batch = max(TRIM_LEAST, int(self._count() * TRIM_SHARE))
+            normal = self._oldest(NORMAL, batch, fresh_after if fits else math.inf)
+            if not normal and fits and self._oldest(NORMAL, 1):
+                break  # only fresh ones are left of them, and there is room for these
+            others = [] if normal else self._oldest(OTHER, batch)
+            if not (normal or others):
                 break
-            yield dropped, "outbox full"
-
-    def shift(self, seconds: float) -> None:
-        """Correct the times of all events: the clock was set."""
-        with self._db as db:
-            db.execute("UPDATE events SET made = made + ?", (seconds,))
+            yield self._drop(NORMAL if normal else OTHER, normal or others), "outbox full"
 
     def notes(self) -> Dict[str, str]:
         """Return what was noted."""
@@ -158,96 +188,48 @@ class Spool:
         """Close; the log is merged into the database file."""
         self._db.close()
 
-    def _append(
-        self,
-        entries: Sequence[Entry],
-        delivered: Mapping[str, Iterable[int]],
-        notes: Mapping[str, str],
-    ) -> None:
-        everyone = sum(self._bits.values())
-        with self._db as db:
-            db.executemany(INSERT, ((*entry, everyone) for entry in entries))
-            for sink, sequences in delivered.items():
-                self._clear(self._bits[sink], sequences)
-            db.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", notes.items())
-
-    def _open(self) -> sqlite3.Connection:
-        # Python's default isolation opens a transaction before the first change only.
-        db = sqlite3.connect(self._path, check_same_thread=False, timeout=5.0)
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA journal_size_limit=4194304")
-            db.executescript(SCHEMA)
-            _check(db)
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _replace(self, error: sqlite3.Error) -> None:
-        self._db.close()
-        self._db = self._start_anew(error)
-        self._bits = self._name_bits(sorted(self._bits, key=lambda name: self._bits[name]))
-
-    def _start_anew(self, error: sqlite3.Error) -> sqlite3.Connection:
-        number = 1
-        while (aside := self._path.with_name(f"{FILE_NAME}.damaged-{number}")).exists():
-            number += 1
-        for suffix in ("-wal", "-shm", ""):
-            part = self._path.with_name(f"{FILE_NAME}{suffix}")
-            if part.exists():
-                part.rename(f"{aside}{suffix}")
-        db = self._open()
-        saved = 0
-        with db:
-            for entry, sinks in _salvage(aside):
-                saved += db.execute(INSERT, (*entry, sinks)).rowcount
-            for name, text in _salvage_notes(aside):
-                db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, text))
-        self.salvaged = (
-            f"The outbox {self._path} was damaged ({error}); it was moved to {aside} and a new one "
-            f"begun. {saved} waiting events could be read and were taken over."
-        )
-        log.error("%s", self.salvaged)
-        return db
-
     def _name_bits(self, sinks: Sequence[str]) -> Dict[str, int]:
-        """Give every sink its bit; one that is no longer configured has nothing to deliver."""
-        known: Dict[str, int] = json.loads(self.notes().get("sinks", "{}"))
-        bits = {name: bit for name, bit in known.items() if name in sinks}
-        staying = sum(bits.values())
+        """Give every sink its bit. What waits for one that isn't set now stays until too old.
+
+        Where the bits were lost with a damaged file, everybody delivers everything: better twice.
+        """
+        known: Dict[str, int] = {}
+        with suppress(LookupError, ValueError, TypeError, AttributeError):
+            known = {str(name): int(bit) for name, bit in json.loads(self.notes()["sinks"]).items()}
+        bits = dict(known)
         free = [1 << index for index in range(62) if 1 << index not in bits.values()]
         for name in sinks:
             if name not in bits:
                 bits[name] = free.pop(0)
         with self._db as db:
-            if bits != known:
-                db.execute("UPDATE events SET sinks = sinks & ?", (staying,))
-                db.execute("DELETE FROM events WHERE sinks = 0")
+            if not known:
+                for table in TABLES:
+                    db.execute(f"UPDATE {table} SET sinks = ?", (sum(bits.values()),))
             db.execute("INSERT OR REPLACE INTO notes VALUES ('sinks', ?)", (json.dumps(bits),))
         return bits
 
-    def _clear(self, bit: int, sequences: Iterable[int]) -> None:
-        rows = [(sequence,) for sequence in sequences]
-        if sum(self._bits.values()) != bit:  # others may still have to deliver it
-            self._db.executemany(
-                f"UPDATE events SET sinks = sinks & {~bit} WHERE sequence = ?", rows
-            )
-            self._db.executemany("DELETE FROM events WHERE sequence = ? AND sinks = 0", rows)
-        else:
-            self._db.executemany("DELETE FROM events WHERE sequence = ?", rows)
+    def _oldest(self, table: str, limit: int, made_before: float = math.inf) -> List[int]:
+        """Return the first sequences, as far as they are old enough."""
+        rows = self._db.execute(
+            f"SELECT sequence, made FROM {table} ORDER BY sequence LIMIT ?", (limit,)
+        ).fetchall()
+        return [sequence for sequence, _ in takewhile(lambda row: row[1] < made_before, rows)]
 
-    def _drop(self, which: str, limit: int) -> Dropped:
-        chosen = f"SELECT sequence FROM events WHERE {which} ORDER BY sequence LIMIT {limit}"
+    def _drop(self, table: str, sequences: List[int]) -> Dropped:
+        """Delete the rows from the first of `sequences` to the last."""
+        span = (sequences[0], sequences[-1])
+        where = f"FROM {table} WHERE sequence BETWEEN ? AND ?"
+        missed: Counts[str] = Counter()
         with self._db as db:
-            rows = db.execute(
-                f"SELECT {IS_NORMAL}, COUNT(*) FROM events WHERE sequence IN ({chosen}) GROUP BY 1"
-            )
-            counts = dict(rows.fetchall())
-            if counts:
-                db.execute(f"DELETE FROM events WHERE sequence IN ({chosen})")
-        return Dropped(counts.get(1, 0), counts.get(0, 0))
+            for bits, count in db.execute(f"SELECT sinks, COUNT(*) {where} GROUP BY 1", span):
+                missed.update({name: count for name, bit in self._bits.items() if bits & bit})
+            gone = db.execute(f"DELETE {where}", span).rowcount
+        return Dropped(gone, 0, missed) if table == NORMAL else Dropped(0, gone, missed)
+
+    def _count(self) -> int:
+        return sum(
+            self._db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in TABLES
+        )
 
     def _used_bytes(self) -> int:
         pages, free, size = (
@@ -257,37 +239,16 @@ class Spool:
         return (pages - free) * size
 
 
-def _check(db: sqlite3.Connection) -> None:
-    for (verdict,) in db.execute("PRAGMA quick_check(1)"):
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell whether the file itself is broken; else the disk may take it the next time."""
+    if isinstance(error, sqlite3.OperationalError):
+        return "malformed" in str(error)
+    return type(error) is sqlite3.DatabaseError
 
 
-def _damaged(error: sqlite3.OperationalError) -> bool:
-    return "malformed" in str(error) or "not a database" in str(error)
-
-
-def _salvage(path: Path) -> Iterator[Tuple[Entry, int]]:
-    """Yield what can be read of a damaged database, row by row, up to where it breaks."""
-    for order in ("", "DESC"):  # from both ends, around a damaged page between them
-        db = sqlite3.connect(path)
-        try:
-            for row in db.execute(f"SELECT {COLUMNS}, sinks FROM events ORDER BY sequence {order}"):
-                if isinstance(row[6], bytes) and isinstance(row[7], int):
-                    yield Entry(*row[:7]), row[7]
-        except sqlite3.Error:
-            continue
-        else:
-            return
-        finally:
-            db.close()
-
-
-def _salvage_notes(path: Path) -> List[Tuple[str, str]]:
-    db = sqlite3.connect(path)
+def whole(text: str) -> int:
+    """Return the number that was noted, 0 for none that can be read."""
     try:
-        return db.execute("SELECT name, text FROM notes").fetchall()
-    except sqlite3.Error:
-        return []
-    finally:
-        db.close()
+        return int(text)
+    except ValueError:
+        return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
-from typing import Collection, List, Optional, Set
+from typing import Collection, List, Optional, Set, Tuple
 
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.event import Draft
@@ -26,13 +27,13 @@ class Event:
         self.sequence, self.draft = sequence, draft
         self.entry: Optional[Entry] = None
 
-    def encoded(self, thing: str) -> Entry:
-        """Return what is stored."""
+    def encoded(self, thing: str, correction_s: float) -> Entry:
+        """Return what is stored; `correction_s`: how far the clock was set, see the outbox."""
         if self.entry is None:
             draft = self.draft
             body = event.encode(draft, self.sequence, thing)
-            facts = (draft.id, draft.model, draft.kind, draft.verdict, draft.made)
-            self.entry = Entry(self.sequence, *facts, body)
+            facts = (draft.id, draft.model, draft.kind, draft.verdict)
+            self.entry = Entry(self.sequence, *facts, draft.made - correction_s, body)
         return self.entry
 
     @property
@@ -42,78 +43,121 @@ class Event:
 
 
 class Pending:
-    """Events in order of sequence. Not thread-safe."""
+    """Events in order of sequence. `lock` is the outbox's; who calls holds it unless said."""
 
-    def __init__(self, folder: Path, stored_up_to: int) -> None:
+    def __init__(self, folder: Path, lock: threading.Lock) -> None:
         """Take over what the run before left in the journal."""
-        self._journal = Journal(folder)
+        self._lock = lock
         self.events: List[Event] = []
+        self.highest = 0  # the last number given
+        self._journal = _journal(folder)
         try:
-            for sequence, draft in self._journal.read():
-                if sequence > stored_up_to:
+            for sequence, draft in self._journal.read() if self._journal else ():
+                self.highest = max(self.highest, sequence)
+                if draft is not None:
                     self.events.append(Event(sequence, draft))
         except Exception:
             log.exception("The journal can't be read on: %d events of it are.", len(self.events))
-        self._keep(self.events)  # without a record that the kill cut off in the middle
+        self.rewrite()  # without a record that the kill cut off in the middle
 
     @property
     def overflows(self) -> bool:
         """Whether there is more than memory should hold."""
-        return sum(event.cost for event in self.events) > LIMIT_BYTES
+        return sum(each.cost for each in self.events) > LIMIT_BYTES
 
     def add(self, sequence: int, draft: Draft) -> None:
         """Append one; takes microseconds."""
         self.events.append(Event(sequence, draft))
+        self.highest = sequence
         try:
-            self._journal.append((sequence, draft))
+            if self._journal is not None:
+                self._journal.append((sequence, draft))
         except OSError:
             log.debug("The journal is full.", exc_info=True)  # it is still in memory
 
+    def numbers(self) -> List[int]:
+        """Return the sequences."""
+        return [each.sequence for each in self.events]
+
+    def encoded(self, thing: str, correction_s: float) -> Tuple[List[Entry], int]:
+        """Return what is to be stored; called without the lock.
+
+        What can't be written as JSON is forgotten; how many is the second value.
+        """
+        with self._lock:
+            events = list(self.events)
+        entries, broken = [], set()
+        for each in events:
+            try:
+                entries.append(each.encoded(thing, correction_s))
+            except Exception:
+                log.exception("Event %s can't be written as JSON.", each.draft.id)
+                broken.add(each.sequence)
+        with self._lock:
+            self.forget(broken)
+        return entries, len(broken)
+
     def entries(self, model: str, after: int) -> List[Entry]:
         """Return those of `model` behind sequence `after` that could have been stored."""
-        entries = [event.entry for event in self.events]
+        entries = [each.entry for each in self.events]
         return [e for e in entries if e is not None and e.model == model and e.sequence > after]
 
-    def stored(self, count: int) -> None:
-        """Forget the first `count`."""
-        self._keep(self.events[count:])
-
-    def shift(self, seconds: float) -> None:
-        """Correct the times of all events: the clock was set."""
-        for one in self.events:
-            one.draft = one.draft._replace(made=one.draft.made + seconds)
-            if one.entry is not None:
-                one.entry = one.entry._replace(made=one.entry.made + seconds)
-
-    def forget(self, delivered: Collection[int]) -> Set[int]:
-        """Forget what is delivered and needn't be stored any more; returns what that was."""
-        gone = {event.sequence for event in self.events if event.sequence in delivered}
+    def forget(self, sequences: Collection[int]) -> Set[int]:
+        """Forget events that needn't be stored any more; returns which there were."""
+        gone = {each.sequence for each in self.events if each.sequence in sequences}
         if gone:
-            self._keep([event for event in self.events if event.sequence not in gone])
+            self.events = [each for each in self.events if each.sequence not in gone]
         return gone
 
     def thin_out(self) -> Dropped:
         """Drop the oldest normal results, then the oldest others, until memory has room again."""
-        normal = [event for event in self.events if event.draft.verdict == "normal"]
-        others = [event for event in self.events if event.draft.verdict != "normal"]
-        surplus = sum(event.cost for event in self.events) - LIMIT_BYTES * 9 // 10
+        normal = [each for each in self.events if each.draft.verdict == "normal"]
+        others = [each for each in self.events if each.draft.verdict != "normal"]
+        surplus = sum(each.cost for each in self.events) - LIMIT_BYTES * 9 // 10
         chosen: Set[int] = set()
-        for one in (*normal, *others):
+        for each in (*normal, *others):
             if surplus <= 0:
                 break
-            chosen.add(one.sequence)
-            surplus -= one.cost
-        self._keep([event for event in self.events if event.sequence not in chosen])
-        dropped = sum(event.sequence in chosen for event in normal)
+            chosen.add(each.sequence)
+            surplus -= each.cost
+        self.forget(chosen)
+        dropped = sum(each.sequence in chosen for each in normal)
         return Dropped(dropped, len(chosen) - dropped)
 
-    def close(self) -> None:
-        """Close the journal; it stays for the next run when something is left."""
-        self._journal.close(remove=not self.events)
+    def rewrite(self) -> None:
+        """Let the journal hold what is pending; called without the lock, by one thread.
 
-    def _keep(self, events: List[Event]) -> None:
-        self.events = events
+        The bulk is written beside calls that offer events, which wait for the rest only.
+        """
+        if self._journal is None:
+            return
         try:
-            self._journal.replace((event.sequence, event.draft) for event in events)
+            with self._lock:
+                known, highest = list(self.events), self.highest
+            records = ((each.sequence, each.draft) for each in known)
+            fresh = self._journal.prepare(((highest, None), *records))
+            with self._lock:
+                more = [(e.sequence, e.draft) for e in self.events if e.sequence > highest]
+                self._journal.replace(fresh, more)
         except OSError:
             log.warning("The journal can't be written; a crash may lose the last results.")
+
+    def close(self, stored: bool) -> None:
+        """Close the journal; unless all is `stored` it stays for the next run."""
+        if self._journal is not None:
+            if self.events:
+                log.error(
+                    "%d results are in memory only (%s): the agent's next start delivers them, a "
+                    "restart of the device loses them.",
+                    len(self.events),
+                    self._journal.path,
+                )
+            self._journal.close(remove=stored and not self.events)
+
+
+def _journal(folder: Path) -> Optional[Journal]:
+    try:
+        return Journal(folder)
+    except OSError as error:
+        log.error("There is no journal (%s): a crash loses the last results.", error)  # noqa: TRY400
+        return None

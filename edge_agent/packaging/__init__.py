@@ -1,0 +1,1 @@
+"""A model package and a target become a Greengrass model component, by jobs kept on disk."""

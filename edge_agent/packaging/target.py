@@ -1,0 +1,167 @@
+"""For which machine a component is made: target and compiler options as the packaging API has them.
+
+Source: TargetDevice, TargetPlatform and CompilerOptions of StartModelPackagingJob.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Tuple, Type, Union
+
+from pydantic import Field
+from typing_extensions import Annotated, Literal
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import Strict, T, read, read_json
+from edge_agent.packaging.recipe import Architecture
+
+# the API's word → a recipe's
+ARCHITECTURES: Dict[str, Architecture] = {"ARM64": "aarch64", "X86_64": "amd64"}
+OPTIONS_LENGTH = (3, 1024)  # characters
+OLDEST_TENSORRT = (8, 5)
+DEFAULT_MCPU = "core-avx2"  # of X86_64
+
+
+class Platform(Strict):
+    """TargetPlatform; without an accelerator the model runs on the CPU."""
+
+    Os: Literal["LINUX"]
+    Arch: Literal["ARM64", "X86_64"]
+    Accelerator: Optional[Literal["NVIDIA"]] = None
+
+
+class GpuOptions(Strict):
+    """CompilerOptions for NVIDIA targets; all are needed."""
+
+    gpu_code: Annotated[str, Field(alias="gpu-code", pattern=r"^sm_[0-9]{2,3}$")]
+    trt_ver: Annotated[str, Field(alias="trt-ver", pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+    cuda_ver: Annotated[str, Field(alias="cuda-ver", pattern=r"^[0-9]+\.[0-9]+$")]
+
+
+class CpuOptions(Strict):
+    """CompilerOptions for CPU targets."""
+
+    mcpu: Annotated[Optional[str], Field(pattern=r"^[a-z0-9][a-z0-9.+_-]*$")] = None
+    mattr: Tuple[Annotated[str, Field(pattern=r"^[+-][a-z0-9][a-z0-9._-]*$")], ...] = ()
+
+
+Options = Union[GpuOptions, CpuOptions]
+
+# TargetDevice → what it is, and its options where none are given
+DEVICES = {
+    "jetson_xavier": (
+        Platform(Os="LINUX", Arch="ARM64", Accelerator="NVIDIA"),
+        {"gpu-code": "sm_72", "trt-ver": "8.5.2", "cuda-ver": "11.4"},  # JetPack 5.1
+    )
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A checked target; `device` is empty when a platform was named."""
+
+    device: str
+    platform: Platform
+    options: Options
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture in a recipe's words."""
+        return ARCHITECTURES[self.platform.Arch]
+
+    def to_api(self) -> Dict[str, Any]:
+        """Return TargetDevice or TargetPlatform, and CompilerOptions with defaults, if any."""
+        options = self.options.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        found: Dict[str, Any] = {"TargetDevice": self.device}
+        if not self.device:
+            found = {"TargetPlatform": self.platform.model_dump(exclude_none=True)}
+        if options:
+            found["CompilerOptions"] = json.dumps(options, sort_keys=True)
+        return found
+
+
+def parse(device: Optional[str], platform: Optional[str], options: Optional[str]) -> Target:
+    """Check what the command line names. Raises InvalidConfiguration.
+
+    `platform` is os=LINUX,arch=ARM64|X86_64[,accelerator=NVIDIA]; `options` is a JSON object.
+    """
+    if (device is None) == (platform is None):
+        raise InvalidConfiguration(
+            f"{'Two targets came' if device else 'No target came'}; name one, either "
+            f"--target-device {'|'.join(DEVICES)} or "
+            "--target-platform os=LINUX,arch=ARM64|X86_64[,accelerator=NVIDIA]."
+        )
+    if platform is not None:
+        machine = _platform(platform)
+        return Target("", machine, _options(machine, options, {}))
+    if device not in DEVICES:
+        raise InvalidConfiguration(
+            f"--target-device {device} isn't known; known: {', '.join(DEVICES)}. "
+            "For other machines use --target-platform."
+        )
+    machine, defaults = DEVICES[device]
+    return Target(device, machine, _options(machine, options, defaults))
+
+
+def _platform(text: str) -> Platform:
+    values = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or key.capitalize() in values:
+            raise InvalidConfiguration(
+                f"--target-platform {text!r}: expected each of os, arch and accelerator once, "
+                "as NAME=VALUE, with commas between them."
+            )
+        values[key.capitalize()] = value
+    try:
+        return read(Platform, values)
+    except ValueError as error:
+        raise InvalidConfiguration(f"--target-platform: {error}") from None
+
+
+def _options(machine: Platform, text: Optional[str], defaults: Dict[str, str]) -> Options:
+    if text is None:
+        text = json.dumps(defaults)
+    elif not OPTIONS_LENGTH[0] <= len(text) <= OPTIONS_LENGTH[1]:
+        raise InvalidConfiguration(
+            f"--compiler-options has {len(text)} characters; "
+            f"{OPTIONS_LENGTH[0]} to {OPTIONS_LENGTH[1]} are allowed."
+        )
+    if machine.Accelerator:
+        options = _read(GpuOptions, text, "NVIDIA")
+        _check_tensorrt(options.trt_ver)
+        return options
+    processor = _read(CpuOptions, text, "CPU")
+    if machine.Arch == "X86_64" and processor.mcpu is None:
+        return processor.model_copy(update={"mcpu": DEFAULT_MCPU})
+    return processor
+
+
+def _read(kind: Type[T], text: str, target: str) -> T:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidConfiguration(f"--compiler-options isn't JSON: {error}") from None
+    known = [field.alias or name for name, field in kind.model_fields.items()]
+    unknown = sorted(set(values) - set(known)) if isinstance(values, dict) else []
+    if unknown:
+        raise InvalidConfiguration(
+            f"--compiler-options: unknown option {', '.join(map(repr, unknown))}; "
+            f"{target} targets have {', '.join(known)}."
+        )
+    try:
+        return read_json(kind, text.encode())
+    except ValueError as error:
+        raise InvalidConfiguration(
+            f"--compiler-options: {error}. {target} targets have {', '.join(known)}."
+        ) from None
+
+
+def _check_tensorrt(version: str) -> None:
+    if tuple(int(part) for part in version.split("."))[:2] < OLDEST_TENSORRT:
+        raise InvalidConfiguration(
+            f"--compiler-options: trt-ver {version} is too old. TensorRT before 8.5 takes no "
+            "uint8 images, which the agent feeds its models with. The nearest JetPack is 5.1, "
+            "the last for Xavier, with TensorRT 8.5.2 and CUDA 11.4."
+        )

@@ -1,0 +1,86 @@
+"""The zip of a component: always the same bytes, and only verified ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from edge_agent.errors import InvalidPackage
+from edge_agent.manifest import FileEntry
+from edge_agent.packaging import archive
+from edge_agent.runtime.package import Package
+from tests import micro
+
+
+def packed(package: Path, out: Path) -> bytes:
+    archive.write(out, Package(package))
+    return out.read_bytes()
+
+
+def with_file(folder: Path, name: str, content: bytes) -> Path:
+    model = micro.graph("classification")
+    entries = [FileEntry.of("model.onnx", model), FileEntry.of(name, content)]
+    files = [entry.model_dump() for entry in entries]
+    micro.write(folder, "classification", model, files=files)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    return folder
+
+
+def test_the_same_package_gives_the_same_bytes_on_another_day_and_from_a_zip(
+    tmp_path: Path,
+) -> None:
+    package = with_file(tmp_path / "a", "notes/read.me", b"of the line\n")
+    first = packed(package, tmp_path / "first.zip")
+    for path in package.rglob("*"):
+        os.utime(path, (time.time() - 1e7, time.time() - 1e7))
+        path.chmod(0o700)
+    manifest = json.loads((package / "manifest.json").read_text())
+    (package / "manifest.json").write_text(json.dumps(manifest, indent=4))
+    second = packed(package, tmp_path / "second.zip")
+    bundle = Path(shutil.make_archive(str(tmp_path / "bundle"), "zip", package))
+
+    assert first == second == packed(bundle, tmp_path / "third.zip")
+
+
+def test_another_model_gives_other_bytes(tmp_path: Path) -> None:
+    first = packed(micro.write(tmp_path / "a", "classification"), tmp_path / "a.zip")
+
+    assert first != packed(micro.write(tmp_path / "b", "anomaly_map"), tmp_path / "b.zip")
+
+
+def test_the_zip_holds_the_package_and_the_program_in_order(tmp_path: Path) -> None:
+    packed(with_file(tmp_path / "a", "notes/read.me", b"of the line\n"), tmp_path / "a.zip")
+
+    with zipfile.ZipFile(tmp_path / "a.zip") as bundle:
+        names = bundle.namelist()
+        assert names == ["manifest.json", "model.onnx", "notes/read.me", "register.py"]
+        assert {entry.date_time[0] for entry in bundle.infolist()} == {1980}
+        assert {entry.external_attr >> 16 for entry in bundle.infolist()} == {0o100644}
+    package = Package(tmp_path / "a.zip")
+    assert package.manifest == Package(tmp_path / "a").manifest
+    assert package.read("notes/read.me") == b"of the line\n"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "notes.txt"])
+def test_a_file_altered_by_one_byte_is_refused(tmp_path: Path, name: str) -> None:
+    package = with_file(tmp_path / "a", "notes.txt", b"of the line\n")
+    content = bytearray((package / name).read_bytes())
+    content[-1] ^= 1
+    (package / name).write_bytes(content)
+
+    with pytest.raises(InvalidPackage, match="altered or damaged"):
+        packed(package, tmp_path / "a.zip")
+
+
+def test_a_package_with_a_program_of_its_own_of_that_name_is_refused(tmp_path: Path) -> None:
+    package = with_file(tmp_path / "a", "register.py", b"pass\n")
+
+    with pytest.raises(InvalidPackage, match="a component has its own"):
+        packed(package, tmp_path / "a.zip")

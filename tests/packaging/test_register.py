@@ -1,0 +1,224 @@
+"""A model component's program as a nucleus runs it: the recipe's own script, with real agents."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from edge_agent.packaging import archive
+from edge_agent.packaging.recipe import model_component
+from edge_agent.runtime.package import Package
+from edge_agent.types import ModelState
+from tests import micro
+from tests.agent import Agent
+
+AGENT = "plant.Agent"
+NAME = "plant.Bolts"
+
+
+class Nucleus:
+    """What a nucleus does with a model component: unpack, fill in, run, stop."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.agent = root / "work" / AGENT
+        self.agent.mkdir(parents=True)
+        self.records = self.agent / "models.d"
+        self.record = self.records / f"{NAME}.json"
+        self.log = root / "component.log"
+        self.processes: List[subprocess.Popen[bytes]] = []
+
+    def start(self, version: str, autostart: str = "true") -> subprocess.Popen[bytes]:
+        folder = self.unpacked(version)
+        recipe = model_component(NAME, f"{version}.0.0", "Bolts", "amd64", AGENT)
+        script = recipe.Manifests[0].Lifecycle.run.Script
+        for variable, value in {
+            "{artifacts:decompressedPath}": str(folder.parent),
+            "{kernel:rootPath}": f"{self.root}/",
+            "{configuration:/Records}": "models.d",
+            "{configuration:/Autostart}": autostart,
+        }.items():
+            script = script.replace(variable, value)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                ["sh", "-c", script], stdout=log, stderr=log, env={**os.environ, "PATH": path}
+            )
+        self.processes.append(process)
+        return process
+
+    def unpacked(self, version: str) -> Path:
+        folder = self.root / "unarchived" / NAME / version / "model"
+        if not folder.exists():
+            package = micro.write(self.root / f"bolts-{version}", "classification", version=version)
+            archive.write(self.root / "model.zip", Package(package))
+            with zipfile.ZipFile(self.root / "model.zip") as bundle:
+                bundle.extractall(folder)
+        return folder
+
+    def serves(self, version: str) -> bool:
+        try:
+            record: Any = json.loads(self.record.read_bytes())
+        except FileNotFoundError:
+            return False
+        return bool(record["package"] == str(self.unpacked(version)))
+
+
+@pytest.fixture(name="nucleus")
+def _nucleus(tmp_path: Path) -> Iterator[Nucleus]:
+    nucleus = Nucleus(tmp_path)
+    yield nucleus
+    for process in nucleus.processes:
+        process.kill()
+        process.wait(10)
+
+
+def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """As both nuclei do: SIGTERM, then 5 s."""
+    process.terminate()
+    assert process.wait(5) == 0
+
+
+def names(agent: Agent) -> List[str]:
+    with agent.client() as client:
+        return [info.name for info in client.models()]
+
+
+@pytest.mark.parametrize("first", ["agent", "component"])
+def test_a_model_comes_runs_and_goes_with_its_component(nucleus: Nucleus, first: str) -> None:
+    agent = Agent(nucleus.root, "--records", str(nucleus.records))
+    try:
+        if first == "agent":
+            agent.start()
+        process = nucleus.start("1")
+        if first == "component":
+            until(lambda: nucleus.serves("1"))
+            agent.start()
+        agent.wait_for(NAME, ModelState.RUNNING)
+        stop(process)
+        until(lambda: names(agent) == [])
+    finally:
+        agent.stop()
+
+    assert list(nucleus.records.iterdir()) == []
+
+
+def test_a_model_waits_for_its_start_unless_it_shall_start_by_itself(nucleus: Nucleus) -> None:
+    nucleus.start("1", autostart="false")
+    with Agent(nucleus.root, "--records", str(nucleus.records)) as agent:
+        agent.wait_for(NAME, ModelState.STOPPED)
+        agent.run(NAME)
+        agent.wait_for(NAME, ModelState.RUNNING)
+
+
+def test_a_model_changes_over_when_versions_overlap(nucleus: Nucleus) -> None:
+    with Agent(nucleus.root, "--records", str(nucleus.records)) as agent:
+        old = nucleus.start("1")
+        agent.wait_for(NAME, ModelState.RUNNING)
+        new = nucleus.start("2")
+        until(lambda: nucleus.serves("2"))
+        stop(old)
+
+        assert nucleus.serves("2")
+        agent.wait_for(NAME, ModelState.RUNNING)
+        assert "was removed" not in agent.log()
+        stop(new)
+        until(lambda: names(agent) == [])
+
+
+def test_a_new_version_starts_after_the_old_one_was_stopped(nucleus: Nucleus) -> None:
+    old = nucleus.start("1")
+    until(lambda: nucleus.serves("1"))
+    stop(old)
+    nucleus.start("2")
+
+    until(lambda: nucleus.serves("2"))
+
+
+def test_the_same_version_started_twice_keeps_the_later_record(nucleus: Nucleus) -> None:
+    first = nucleus.start("1")
+    until(lambda: nucleus.serves("1"))
+    before = nucleus.record.stat().st_ino
+    nucleus.start("1")
+    until(lambda: nucleus.record.stat().st_ino != before)
+    stop(first)
+
+    assert nucleus.serves("1")
+
+
+def test_the_old_version_takes_over_again_when_the_new_one_goes(nucleus: Nucleus) -> None:
+    nucleus.start("1")
+    until(lambda: nucleus.serves("1"))
+    new = nucleus.start("2")
+    until(lambda: nucleus.serves("2"))
+    stop(new)
+
+    until(lambda: nucleus.serves("1"))
+
+
+def test_a_record_is_written_anew_when_the_agents_folder_was_made_anew(nucleus: Nucleus) -> None:
+    process = nucleus.start("1")
+    until(lambda: nucleus.serves("1"))
+    shutil.rmtree(nucleus.agent)
+    until(lambda: "trying on" in nucleus.log.read_text())
+    nucleus.agent.mkdir()
+    until(lambda: nucleus.serves("1"))
+    stop(process)
+
+    assert not nucleus.record.exists()
+
+
+def test_a_component_waits_for_the_agents_folder_and_says_so_once(nucleus: Nucleus) -> None:
+    nucleus.agent.rmdir()
+    nucleus.start("1")
+    until(lambda: "trying on" in nucleus.log.read_text())
+    nucleus.agent.mkdir()
+    until(lambda: nucleus.serves("1"))
+
+    assert nucleus.log.read_text().count("trying on") == 1
+
+
+def test_a_record_can_be_read_by_an_agent_of_another_user(nucleus: Nucleus) -> None:
+    nucleus.start("1")
+    until(lambda: nucleus.serves("1"))
+
+    assert nucleus.record.stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in nucleus.records.iterdir()] == [f"{NAME}.json"]
+
+
+def test_a_component_stops_while_the_agents_folder_is_gone(nucleus: Nucleus) -> None:
+    process = nucleus.start("1")
+    until(lambda: nucleus.serves("1"))
+    shutil.rmtree(nucleus.agent)
+
+    stop(process)
+
+
+def test_a_setting_that_is_no_switch_ends_the_component_with_an_error(nucleus: Nucleus) -> None:
+    process = nucleus.start("1", autostart="perhaps")
+
+    assert process.wait(20) == 2
+    assert "--autostart" in nucleus.log.read_text()
+
+
+def test_the_program_needs_nothing_but_python(nucleus: Nucleus) -> None:
+    program = nucleus.unpacked("1") / "register.py"
+    bare = [sys.executable, "-I", "-S", str(program), "--help"]  # no installed packages
+
+    assert subprocess.run(bare, stdout=subprocess.DEVNULL, check=False).returncode == 0
