@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Set
 
-from edge_agent.config import OutboxSettings
+from edge_agent.config import MIB, OutboxSettings
 from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.spool.ages import Ages
 from edge_agent.runtime.results.spool.claim import Claim
@@ -32,7 +32,6 @@ from edge_agent.runtime.results.spool.progress import Progress
 
 log = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
 LOOK_EVERY_S = 2.0  # deliveries are noted that late, and the disk is tried again
 FRESH_S = 5.0  # normal results that were stored so lately may be on their way
 LOST = 1_000_000  # numbers that a damaged database may have held and nobody can tell
@@ -54,8 +53,8 @@ class Outbox:
     ) -> None:
         """Open `folder` and take over what the run before left; `thing`: the device's name.
 
-        `on_dropped` hears how many events were given up undelivered, and why. Raises
-        InvalidConfiguration when another agent uses the folder.
+        `on_dropped` hears how many events were given up, and why. Raises InvalidConfiguration when
+        another agent uses the folder.
         """
         self._settings, self._folder, self._sinks = settings, folder, tuple(sinks)
         self._thing = thing
@@ -165,11 +164,11 @@ class Outbox:
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(within_s)
-            if self._thread.is_alive():
-                log.warning("Storing results takes too long; the next start takes them over.")
-                return
-        with suppress(DiskError):
-            if self._spool is not None:
+        if self._thread.is_alive():
+            log.warning("Storing results takes too long; the next start takes them over.")
+            return
+        if self._spool is not None:
+            with suppress(DiskError):
                 self._spool.close()
         self._pending.close(stored=not self.trouble)
         self._claim.release()
@@ -232,9 +231,8 @@ class Outbox:
             raise
 
     def _trim(self, spool: Spool) -> None:
-        now = self._ages.now()
+        now, limit_bytes = self._ages.now(), self._settings.limit_mib * MIB
         too_old = now - 3600 * self._settings.max_age_h
-        limit_bytes = self._settings.limit_mib * MIB
         for dropped, why in spool.trim(limit_bytes, too_old, now - FRESH_S):
             self._drop(dropped, why)
 
