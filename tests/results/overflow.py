@@ -7,15 +7,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 
 from edge_agent.config import OutboxSettings
 from edge_agent.runtime.results.delivery import Delivery
@@ -26,6 +23,7 @@ from edge_agent.runtime.results.spool.database import Dropped
 from tests import broker, certificates
 from tests.results.mqtt_sinks import THING, settings
 from tests.results.outboxes import Drops, make, wait_until
+from tests.results.watcher import watching
 
 LIVE = 60
 LIVE_EVERY_S = 0.1
@@ -51,14 +49,9 @@ class Arrivals:
 
     def __init__(self) -> None:
         self.at: Dict[str, float] = {}
-        self.subscribed = threading.Event()
 
-    def read(self, lines: Iterator[str]) -> None:
-        for line in lines:
-            if line.startswith("{"):
-                self.at.setdefault(json.loads(line)["id"], time.time())
-            else:
-                self.subscribed.set()
+    def take(self, event: Dict[str, Any]) -> None:
+        self.at.setdefault(event["id"], time.time())
 
 
 def overflow(
@@ -92,7 +85,8 @@ def overflow(
         wait_until(lambda: outbox_last(outbox) >= offered[-1].id)
         say(f"{results} offered; announced: {drops.total}")
         store_mib = (folder / "outbox" / "outbox.db").stat().st_size / 2**20
-        with server, watching(server) as arrivals:
+        arrivals = Arrivals()
+        with server, watching(server, f"edge-agent/{THING}/+/result", arrivals.take):
             began = time.monotonic()
             wait_until(lambda: bool(arrivals.at), 90)
             live: List[Draft] = []
@@ -131,32 +125,6 @@ def overflow(
 
 def outbox_last(outbox: Outbox) -> str:
     return outbox.noted("last_id")
-
-
-class watching:  # noqa: N801 - a context manager
-    """The watcher's arrivals, subscribed."""
-
-    def __init__(self, server: broker.Broker) -> None:
-        self._words = ["-m", "tests.results.watcher", str(server.port), str(server.keys)]
-
-    def __enter__(self) -> Arrivals:
-        topic = f"edge-agent/{THING}/+/result"
-        self._process = subprocess.Popen(
-            [sys.executable, *self._words, topic], stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        arrivals = Arrivals()
-        self._reader = threading.Thread(target=arrivals.read, args=[self._process.stdout])
-        self._reader.start()
-        assert arrivals.subscribed.wait(20)
-        return arrivals
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait(10)
-        self._reader.join(10)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 def main() -> None:

@@ -7,17 +7,15 @@ of the test in `test_soak.py`.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Set
+from typing import Callable, Dict, List, Set
 
 import numpy as np
 
@@ -26,6 +24,7 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.types import ModelState
 from tests import broker, certificates, micro
 from tests.agent import Agent
+from tests.results.watcher import watching
 
 THING = "press-7"
 MODELS = ("bolts", "nuts")
@@ -42,16 +41,8 @@ class Subscriber:
         self.ids: Set[str] = set()
         self.bodies: Dict[str, str] = {}
         self.duplicates = self.altered = self.late = 0
-        self.subscribed = threading.Event()
 
-    def read(self, lines: Iterator[str]) -> None:
-        for line in lines:
-            if line.startswith("{"):
-                self._take(json.loads(line))
-            else:
-                self.subscribed.set()
-
-    def _take(self, event: Dict[str, object]) -> None:
+    def take(self, event: Dict[str, object]) -> None:
         id_, sequence = str(event["id"]), int(str(event["sequence"]))
         self.late += "late" in event
         if id_ in self.ids:
@@ -110,26 +101,6 @@ class Report:
     undelivered_after_s: float
 
 
-@contextmanager
-def subscriber(server: broker.Broker) -> Iterator[Subscriber]:
-    words = ["-m", "tests.results.watcher", str(server.port), str(server.keys)]
-    process = subprocess.Popen(
-        [sys.executable, *words, f"edge-agent/{THING}/+/result"], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        found = Subscriber()
-        reader = threading.Thread(target=found.read, args=[process.stdout])
-        reader.start()
-        try:
-            assert found.subscribed.wait(20), server.log()
-            yield found
-        finally:
-            process.kill()
-            process.wait(10)
-            reader.join(10)
-
-
 def make_agent(folder: Path, server: broker.Broker, keys: Path) -> Agent:
     settings = {
         "results.folder": folder / "state", "results.thing": THING,
@@ -161,7 +132,9 @@ def soak(
     began = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(server)
-        arrived = stack.enter_context(subscriber(server))
+        arrived = Subscriber()
+        topic = f"edge-agent/{THING}/+/result"
+        stack.enter_context(watching(server, topic, arrived.take))
         agent = stack.enter_context(make_agent(folder, server, keys))
         for model in MODELS:
             agent.wait_for(model, ModelState.RUNNING)

@@ -224,3 +224,20 @@ def test_a_damaged_store_on_a_full_disk_is_mended_when_there_is_room(tmp_path: P
         assert len(list(disk.glob("outbox.db.damaged-?"))) == 1
         assert len(everything(outbox)) > 500
         outbox.close(5)
+
+
+def test_numbers_that_were_sent_from_memory_are_not_given_again(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
+        sink = CommandedSink(arrives)
+        for _ in range(2):
+            with Delivering(disk, sink) as delivering:
+                (disk / "filler").write_bytes(b"x" * disk_free(disk))
+                before = len(sink.arrived)
+                for _ in range(300):
+                    delivering.outbox.offer(make(size=2000))
+                sink.wait_for(lambda: len(sink.arrived) >= before + 300)  # noqa: B023
+                assert delivering.outbox.trouble
+
+    numbers = [body["sequence"] for body in sink.bodies()]
+    assert len(set(numbers)) == len(numbers) == 600
+    assert numbers == sorted(numbers)

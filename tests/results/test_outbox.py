@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -343,3 +344,63 @@ def test_a_closed_outbox_leaves_no_journal(tmp_path: Path) -> None:
     outbox.close(5)
 
     assert set(SHARED_MEMORY.iterdir()) <= before
+
+
+def test_a_lost_note_of_the_sinks_loses_no_event(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    events = [make() for _ in range(20)]
+    for event in events:
+        outbox.offer(event)
+    wait_for(outbox, 20)
+    outbox.close(5)
+    for damage in ("DELETE FROM notes", "UPDATE notes SET text = '?'"):
+        with closing(sqlite3.connect(tmp_path / "outbox.db")) as db, db:
+            db.execute(damage)
+
+        outbox = open_outbox(tmp_path)
+        assert [entry.id for entry in everything(outbox)] == [event.id for event in events]
+        outbox.close(5)
+
+
+def test_an_event_that_cannot_be_written_as_json_is_counted_and_stops_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drops = Drops()
+    outbox = open_outbox(tmp_path, drops)
+    outbox.offer(Draft("bad", "alarm", "bolts", time.time(), {"what": {1, 2}}))
+    outbox.offer(make())
+
+    assert len(wait_for(outbox, 1)) == 1
+    assert outbox.waiting(SINK) == 1
+    outbox.close(5)
+    assert drops.total == Dropped(others=1)
+    assert "bad" in caplog.text
+
+
+def test_a_journal_of_another_user_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path)
+    journal.append((1, make()))
+    journal.close(remove=False)
+    try:
+        os.chown(journal.path, 1, 1)
+    except PermissionError:
+        pytest.skip("giving a file away needs root")
+
+    outbox = open_outbox(tmp_path)
+    outbox.offer(make())
+    assert len(wait_for(outbox, 1)) == 1
+    outbox.close(5)
+    assert "belongs to another user" in caplog.text
+    assert journal.path.exists()
+
+
+def test_a_journal_that_was_removed_meanwhile_stops_no_close(tmp_path: Path) -> None:
+    before = set(SHARED_MEMORY.iterdir())
+    outbox = open_outbox(tmp_path)
+    for path in set(SHARED_MEMORY.iterdir()) - before:
+        path.unlink()
+    outbox.offer(make())
+    wait_for(outbox, 1)
+    outbox.close(5)

@@ -5,14 +5,47 @@
 
 from __future__ import annotations
 
+import json
 import ssl
+import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Dict, Iterator
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+
+from tests.broker import Broker
+
+
+@contextmanager
+def watching(server: Broker, topic: str, take: Callable[[Dict[str, Any]], None]) -> Iterator[None]:
+    """Hand every event on `topic` to `take`, on a thread; subscribed when it is entered."""
+    words = ["-m", "tests.results.watcher", str(server.port), str(server.keys), topic]
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    subscribed = threading.Event()
+
+    def read(lines: Iterator[str]) -> None:
+        for line in lines:
+            if line.startswith("{"):
+                take(json.loads(line))
+            else:
+                subscribed.set()
+
+    with process.stdout:
+        reader = threading.Thread(target=read, args=[process.stdout])
+        reader.start()
+        try:
+            assert subscribed.wait(20), server.log()
+            yield
+        finally:
+            process.kill()
+            process.wait(10)
+            reader.join(10)
 
 
 def main(port: str, keys: str, topic: str) -> None:
