@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Set
+from pathlib import Path
+from typing import Iterator, List
 
 import pytest
 
-from edge_agent.runtime.results.spool.journal import SHARED_MEMORY
+from edge_agent.runtime.results.spool.journal import SHARED_MEMORY, identity
 
 
-def journals() -> Set[str]:
-    return {path.name for path in SHARED_MEMORY.glob("edge-agent-results-*")}
+def journals(folder: Path) -> List[Path]:
+    """Those of outboxes in or below a folder, also of one that could not be made."""
+    folders = [folder, folder / "outbox", folder / "state", *folder.rglob("*")]
+    names = {f"edge-agent-results-{identity(each)}" for each in folders}
+    return [SHARED_MEMORY / name for name in names if (SHARED_MEMORY / name).exists()]
 
 
 @pytest.fixture(autouse=True)
-def _journals_go() -> Iterator[None]:
-    before = journals()
+def _journals_go(tmp_path: Path) -> Iterator[None]:
     yield
-    for name in journals() - before:
-        (SHARED_MEMORY / name).unlink()
+    for journal in journals(tmp_path):
+        journal.unlink()

@@ -180,7 +180,7 @@ def test_stopping_leaves_nothing_unsaid_and_no_journal(line: Line) -> None:
         for n in range(50):
             client.detect("bolts", frame(n))
     assert line.agent.stop() == 0
-    assert not journals()
+    assert not journals(line.agent.folder)
     line.agent.start()
 
     assert len(line.wait_for(50)) == 50

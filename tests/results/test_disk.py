@@ -14,6 +14,7 @@ import pytest
 
 from edge_agent.runtime.results.spool import pending
 from edge_agent.runtime.results.spool.database import Dropped
+from tests.results.conftest import journals
 from tests.results.outboxes import (
     CommandedSink,
     Delivering,
@@ -35,6 +36,8 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        for journal in journals(folder):
+            journal.unlink()
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 

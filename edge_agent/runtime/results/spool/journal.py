@@ -30,7 +30,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         """`folder` is the outbox's own; its file tells it from others. Raises OSError."""
         there = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else folder
-        self.path = there / f"edge-agent-results-{_identity(folder)}"
+        self.path = there / f"edge-agent-results-{identity(folder)}"
         self._file = _open(self.path)
 
     def read(self) -> Iterator[Record]:
@@ -76,7 +76,7 @@ class Journal:
             self.path.unlink(missing_ok=True)
 
 
-def _identity(folder: Path) -> str:
+def identity(folder: Path) -> str:
     """Tell folders apart, also those that containers see under the same path."""
     try:
         facts = folder.stat()
