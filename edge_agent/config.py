@@ -24,6 +24,7 @@ MIB = 1024 * 1024
 Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
 Units = Annotated[int, Field(ge=1, le=64)]
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
 # {thing}, {model}, {kind} (result, summary, alarm) and {verdict} (normal, anomaly) are filled in.
@@ -85,6 +86,8 @@ class ModelsSettings(Strict):
     package_limit_mib: Annotated[int, Field(ge=1)] = 2048
     memory_limit_mib: Optional[Annotated[int, Field(ge=1)]] = None  # of the agent; None: no limit
     drain_within_s: Seconds = 30.0  # StopModel waits so long for calls in flight
+    trusted_keys: Optional[Path] = None  # PEM, Ed25519 public keys; packages must be signed by one
+    thresholds: Dict[str, Fraction] = Field(default_factory=dict)  # by model; instead of the package's
 
 
 class EngineSettings(Strict):
@@ -207,6 +210,13 @@ class ResultsSettings(Strict):
         return self
 
 
+class UpdatesSettings(Strict):
+    """When the nucleus may update components; classic asks, lite doesn't."""
+
+    quiet_s: Seconds = 5.0  # no frame for so long: go ahead
+    defer_at_most_s: Seconds = 600.0  # while frames come; then go ahead all the same
+
+
 class Settings(Strict):
     """The whole tree."""
 
@@ -214,6 +224,7 @@ class Settings(Strict):
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
     results: ResultsSettings = ResultsSettings()
+    updates: UpdatesSettings = UpdatesSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
@@ -221,7 +232,16 @@ def load(
     file: Optional[Path], environment: Mapping[str, str], assignments: Iterable[str] = ()
 ) -> Settings:
     """Merge the sources. Raises InvalidConfiguration with a sentence for each wrong setting."""
-    tree: Dict[str, Any] = _from_file(file) if file else {}
+    return build(_from_file(file) if file else {}, environment, assignments)
+
+
+def build(
+    tree: Dict[str, Any], environment: Mapping[str, str], assignments: Iterable[str] = ()
+) -> Settings:
+    """Make settings of `tree`, which is changed; environment and assignments win. Raises as `load`.
+
+    "5" and "true" count as numbers and booleans.
+    """
     for name in sorted(environment):
         if name.startswith(ENVIRONMENT_PREFIX):
             path = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")

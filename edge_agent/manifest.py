@@ -144,6 +144,19 @@ class Statistics(Strict):
     sharpness: Optional[Tuple[float, float]] = None
 
 
+class GoldenSample(Strict):
+    """A picture whose result every engine must reproduce before the model runs.
+
+    image: path of a PNG in the package, RGB, of the model's input size. score: calibrated.
+    map: an 8x8 grid of the anomaly map as base64 of 64 bytes, row by row; see `runtime/parity.py`.
+    """
+
+    image: str
+    score: Fraction
+    anomalous: bool
+    map: Optional[Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]] = None
+
+
 class FileEntry(Strict):
     """One file of the package; `path` is relative to the manifest, with forward slashes."""
 
@@ -183,6 +196,7 @@ class Manifest(Strict):
     classes: Tuple[AnomalyClass, ...] = ()
     runtime: RuntimeSpec = RuntimeSpec()
     statistics: Statistics = Statistics()
+    golden: Annotated[Tuple[GoldenSample, ...], Field(max_length=16)] = ()
     files: Tuple[FileEntry, ...]
 
     @model_validator(mode="after")
