@@ -28,8 +28,8 @@ def check(model: bytes) -> None:
             if tensor.data_location == _EXTERNAL or tensor.external_data:
                 where = {entry.key: entry.value for entry in tensor.external_data}
                 raise InvalidPackage(
-                    f"model.onnx keeps tensor {tensor.name!r} in another file "
-                    f"({where.get('location', 'unnamed')!r}); save the model as one file."
+                    f"model.onnx keeps tensor {tensor.name[:200]!r} in another file "
+                    f"({where.get('location', 'unnamed')[:200]!r}); save the model as one file."
                 )
 
 

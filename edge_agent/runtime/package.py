@@ -1,42 +1,49 @@
 """A model package on disk, a folder or a zip: every byte is verified before anyone sees it.
 
-Only files that the manifest lists are ever read, and they are read into memory, never unpacked: a
-path that leads elsewhere, a link or a bomb has nothing to act on.
+Only the manifest, its signature and files that it lists are ever read, and they are read into
+memory, never unpacked: a path that leads elsewhere, a link or a bomb has nothing to act on. Other
+files may lie beside them; nobody looks at those.
 """
 
 from __future__ import annotations
 
 import hashlib
-import lzma
-import os
-import stat
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Tuple
 
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest, parse
-from edge_agent.runtime import onnx_file
+from edge_agent.runtime import onnx_file, package_files, signature
+from edge_agent.runtime.signature import TrustedKeys
 
-# What zipfile raises on damaged or foreign archives, its decompressors' own errors included.
-_BAD_ZIP = (
-    zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error,
-    lzma.LZMAError,
-)  # fmt: skip
 MANIFEST_LIMIT_BYTES = 1024 * 1024
 DEFAULT_LIMIT_BYTES = 2048 * 1024 * 1024
+SENTENCE_LENGTH = 2000  # of what is wrong with a manifest; one answer tells of all models
 
 
 class Package:
     """The manifest of a package and its files. `digest` names this very content."""
 
-    def __init__(self, path: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
-        """Read the manifest. Raises InvalidPackage: what is wrong with which file."""
+    def __init__(
+        self,
+        path: Path,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        trusted: Optional[TrustedKeys] = None,
+    ) -> None:
+        """Read the manifest; with `trusted`, one of these keys must have signed it.
+
+        Raises InvalidPackage: what is wrong with which file.
+        """
         self.path = path
-        content = _read(path, FILE_NAME, MANIFEST_LIMIT_BYTES)
-        self.manifest: Manifest = parse(content)
+        content = package_files.read(path, FILE_NAME, MANIFEST_LIMIT_BYTES)
+        if trusted is not None:
+            signed = package_files.find(path, signature.FILE_NAME, signature.LIMIT_BYTES)
+            trusted.check(path, content, signed)
+        self.manifest = _parse(content)
         self.digest = hashlib.sha256(content).hexdigest()
+        names = {entry.path for entry in self.manifest.files}
+        if len(names) < len(self.manifest.files):
+            raise InvalidPackage(f"{path}: {FILE_NAME} lists a file twice; make the package anew.")
         total = sum(entry.size for entry in self.manifest.files)
         if total > limit_bytes:
             raise InvalidPackage(
@@ -49,12 +56,13 @@ class Package:
         entry = next((entry for entry in self.manifest.files if entry.path == name), None)
         if entry is None:
             raise InvalidPackage(f"{self.path} doesn't list a file {name!r} in its manifest.")
-        content = _read(self.path, name, entry.size)
+        content = package_files.read(self.path, name, entry.size)
         digest = hashlib.sha256(content).hexdigest()
         if len(content) != entry.size or digest != entry.sha256:
             raise InvalidPackage(
                 f"{self.path}: {name} was altered or damaged. Its sha-256 is {digest} "
-                f"({len(content)} bytes); the manifest says {entry.sha256} ({entry.size} bytes)."
+                f"({len(content)} bytes); the manifest says {entry.sha256} ({entry.size} bytes). "
+                "Deploy it anew."
             )
         return content
 
@@ -67,7 +75,8 @@ class Package:
 
 def stamp(path: Path) -> Tuple[int, ...]:
     """Return what changes when the package at `path` is replaced; empty when nothing is there."""
-    files = (path / FILE_NAME, path / MODEL_FILE) if path.is_dir() else (path,)
+    names = (FILE_NAME, signature.FILE_NAME, MODEL_FILE)
+    files = [path / name for name in names] if path.is_dir() else [path]
     try:
         facts = [file.stat() for file in files if file.exists()]
     except OSError:
@@ -75,40 +84,11 @@ def stamp(path: Path) -> Tuple[int, ...]:
     return tuple(value for fact in facts for value in (fact.st_ino, fact.st_mtime_ns, fact.st_size))
 
 
-def _read(package: Path, name: str, limit_bytes: int) -> bytes:
-    """Read at most `limit_bytes` of a file; a longer one is an error."""
+def _parse(content: bytes) -> Manifest:
     try:
-        read = _read_from_folder if package.is_dir() else _read_from_zip
-        content = read(package, name, limit_bytes)
-    except OSError as error:
-        raise InvalidPackage(f"{package}: can't read {name}: {error.strerror}.") from None
-    except _BAD_ZIP as error:
-        raise InvalidPackage(f"{package} isn't a readable zip: {error}.") from None
-    if len(content) > limit_bytes:
-        raise InvalidPackage(f"{package}: {name} is larger than {limit_bytes} bytes.")
-    return content
-
-
-def _read_from_folder(folder: Path, name: str, limit_bytes: int) -> bytes:
-    base = folder.resolve()
-    if (base / name).resolve() != base / name:
-        raise InvalidPackage(f"{folder}: {name} is a link; packages hold plain files only.")
-    descriptor = os.open(base / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidPackage(f"{folder}: {name} isn't a plain file.")
-        return file.read(limit_bytes + 1)
-
-
-def _read_from_zip(archive: Path, name: str, limit_bytes: int) -> bytes:
-    with zipfile.ZipFile(archive) as bundle:
-        for entry in bundle.infolist():
-            parts = Path(entry.filename).parts
-            if entry.filename.startswith("/") or ".." in parts:
-                raise InvalidPackage(f"{archive}: {entry.filename!r} leads out of the package.")
-            if stat.S_ISLNK(entry.external_attr >> 16):
-                raise InvalidPackage(f"{archive}: {entry.filename} is a link.")
-        if name not in bundle.namelist():
-            raise InvalidPackage(f"{archive}: {name} is missing; it must stand at the zip's root.")
-        with bundle.open(name) as file:
-            return file.read(limit_bytes + 1)
+        return parse(content)
+    except InvalidPackage as error:
+        text = str(error)
+        if len(text) > SENTENCE_LENGTH:
+            text = f"{text[:SENTENCE_LENGTH]} ... and more."
+        raise InvalidPackage(text) from None

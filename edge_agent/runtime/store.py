@@ -21,7 +21,8 @@ from edge_agent.config import ModelsSettings
 from edge_agent.errors import EdgeAgentError, InvalidPackage
 from edge_agent.fields import Strict, read_json
 from edge_agent.manifest import FILE_NAME, NAME_PATTERN, Decision, Manifest
-from edge_agent.runtime.package import Package, stamp
+from edge_agent.runtime.package import DEFAULT_LIMIT_BYTES, Package, stamp
+from edge_agent.runtime.signature import TrustedKeys
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,11 @@ class Registration:
     digest: str = field(default="", compare=False)  # of the package; empty: it can't be read
     threshold: Optional[float] = None  # set while the model runs, see `thresholds`; wins over all
     decided_by: str = field(default="its registration", compare=False)
+    trusted: Optional[TrustedKeys] = field(default=None, compare=False, repr=False)
+
+    def open(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Package:
+        """Return its package, by a trusted key if that is asked for. Raises InvalidPackage."""
+        return Package(self.package, limit_bytes, self.trusted)
 
     def is_same_package(self, other: Registration) -> bool:
         """Whether what is loaded for `other` would be loaded for this one as well."""
@@ -73,7 +79,10 @@ class Store:
     """Reads what is deployed, anew on each `scan`; unusable entries are logged once, left out."""
 
     def __init__(self, settings: ModelsSettings) -> None:
+        """Read the trusted keys. Raises InvalidConfiguration when they can't be used."""
         self._settings = settings
+        keys = settings.trusted_keys
+        self._trusted = TrustedKeys.read(keys) if keys else None
         self._complained: Dict[Path, Tuple[int, ...]] = {}
         self._known: Dict[Path, Tuple[Tuple[int, ...], str, str]] = {}  # stamp, ARN, digest
 
@@ -95,11 +104,16 @@ class Store:
             package_stamp = stamp(path)
             arn, digest = self._facts(path, package_stamp)
             autostart = self._settings.autostart
-            yield Registration(name, path, package_stamp, autostart, arn, digest=digest)
+            yield Registration(
+                name, path, package_stamp, autostart, arn, digest=digest, trusted=self._trusted
+            )
 
     def _from_records(self) -> Iterator[Registration]:
         folder = self._settings.records
         for path in sorted(folder.glob("*.json")) if folder and folder.is_dir() else ():
+            if not path.is_file():  # reading a pipe would wait for ever
+                self._complain(path, "it isn't a plain file")
+                continue
             try:
                 record = read_json(Record, path.read_bytes())
             except (OSError, ValueError, RecursionError) as error:
@@ -119,6 +133,7 @@ class Store:
                 record.model_arn or arn,
                 json.dumps(record.decision, sort_keys=True),
                 digest,
+                trusted=self._trusted,
             )
 
     def _facts(self, path: Path, package_stamp: Tuple[int, ...]) -> Tuple[str, str]:
@@ -126,7 +141,7 @@ class Store:
         known = self._known.get(path)
         if known is None or known[0] != package_stamp:
             try:
-                package = Package(path)
+                package = Package(path, trusted=self._trusted)
                 facts = package.manifest.model_arn, package.digest
             except EdgeAgentError:
                 facts = "", ""  # said in full when the model is started

@@ -176,7 +176,7 @@ INPUT = {"tensor": "image", "height": 64, "width": 64}
 CASES: Dict[str, Tuple[Write, Tuple[str, ...]]] = {
     "altered": (alter, ("model.onnx", "altered or damaged", "sha-256")),
     "cut-short": (cut, ("model.onnx", "altered or damaged", "100 bytes")),
-    "no-model": (without_model, ("model.onnx", "No such file")),
+    "no-model": (without_model, ("model.onnx is missing", "root")),
     "model-is-a-folder": (directory_as_model, ("model.onnx", "Is a directory")),
     "model-is-a-fifo": (fifo_as_model, ("model.onnx", "isn't a plain file")),
     "link-out": (link_out, ("model.onnx is a link",)),

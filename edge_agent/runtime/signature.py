@@ -1,0 +1,136 @@
+"""Whose packages this device takes: `manifest.sig` against the keys of models.trusted_keys.
+
+manifest.sig is JSON: {"algorithm": "Ed25519", "key": first 16 hex digits of the sha-256 of the raw
+public key, "signature": base64 of the 64 bytes of RFC 8032 over manifest.json as it is}.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, List, Mapping, Optional
+
+from pydantic import Field
+from typing_extensions import Annotated, Literal
+
+from edge_agent import manifest
+from edge_agent.errors import InvalidConfiguration, InvalidPackage
+from edge_agent.fields import Strict, read_json
+
+FILE_NAME = "manifest.sig"
+LIMIT_BYTES = 4096
+SETTING = "models.trusted_keys"
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+
+
+class Signature(Strict):
+    """The content of manifest.sig."""
+
+    algorithm: Literal["Ed25519"] = "Ed25519"
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    signature: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]
+
+    def to_json(self) -> bytes:
+        """Serialise; reading it back gives an equal signature."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class TrustedKeys:
+    """Ed25519 public keys by their id; one of them must have signed a package."""
+
+    keys: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> TrustedKeys:
+        """Read a PEM file, or all *.pem of a folder. Raises InvalidConfiguration."""
+        try:
+            files = sorted(path.glob("*.pem")) if path.is_dir() else [path]
+            keys = [key for file in files for key in _public_keys(file, file.read_bytes())]
+        except OSError as error:
+            raise InvalidConfiguration(f"{SETTING}: {error.filename}: {error.strerror}.") from None
+        if not keys:
+            raise InvalidConfiguration(f"{SETTING}: the folder {path} holds no *.pem file.")
+        return cls({key_id(key): key for key in keys})
+
+    def check(self, package: Path, content: bytes, signature_file: Optional[bytes]) -> None:
+        """Raise InvalidPackage unless a trusted key signed `content`, manifest.json as it is."""
+        trusted = f"Trusted by {SETTING}: {', '.join(sorted(self.keys))}."
+        if signature_file is None:
+            raise InvalidPackage(
+                f"{package} isn't signed: it has no {FILE_NAME}. Make it anew with a signing key. "
+                f"{trusted}"
+            )
+        try:
+            signature = read_json(Signature, signature_file)
+        except ValueError as error:
+            raise InvalidPackage(f"{package}: {FILE_NAME} isn't a signature: {error}") from None
+        key = self.keys.get(signature.key)
+        if key is None:
+            raise InvalidPackage(
+                f"{package} is signed by key {signature.key}, which isn't trusted here. {trusted} "
+                "Sign it with one of these, or add that key and restart the agent."
+            )
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            key.verify(base64.b64decode(signature.signature), content)
+        except InvalidSignature:
+            raise InvalidPackage(
+                f"{package}: {manifest.FILE_NAME} was altered after key {signature.key} signed "
+                f"it, or {FILE_NAME} belongs to another package. Deploy the original anew."
+            ) from None
+
+
+def key_id(public_key: Any) -> str:
+    """Return the name of an Ed25519 public key: 16 hex digits."""
+    return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()[:16]
+
+
+def library() -> Any:
+    """Return cryptography's module of Ed25519 keys. Raises InvalidConfiguration without it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of CPython 3.8
+            from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise InvalidConfiguration(
+            f"Signatures need the package cryptography ({error}); install it with: "
+            "pip install 'edge-agent[signing]'"
+        ) from None
+    return ed25519
+
+
+def _public_keys(file: Path, content: bytes) -> List[Any]:
+    blocks = [(match[0], match[1].decode()) for match in _PEM.finditer(content)]
+    if not blocks:
+        raise InvalidConfiguration(f"{SETTING}: {file} holds no key in PEM.")
+    return [_public_key(file, block, label) for block, label in blocks]
+
+
+def _public_key(file: Path, block: bytes, label: str) -> Any:
+    if "PRIVATE" in label:
+        raise InvalidConfiguration(
+            f"{SETTING}: {file} holds a private key, which must not be on a device. Put its public "
+            "key there instead: openssl pkey -in PRIVATE -pubout -out PUBLIC"
+        )
+    kind = library().Ed25519PublicKey
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(block)
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidConfiguration(
+            f"{SETTING}: {file} holds a {label} that can't be read; "
+            "write public keys with: openssl pkey -in PRIVATE -pubout -out PUBLIC"
+        ) from None
+    if not isinstance(key, kind):
+        raise InvalidConfiguration(
+            f"{SETTING}: {file} holds an {type(key).__name__}; only Ed25519 keys are taken."
+        )
+    return key
