@@ -1,0 +1,1 @@
+"""Components on their way to AWS: uploaded, created, deployed; needs boto3."""

@@ -1,0 +1,198 @@
+"""`edge-agent deploy`: components → a thing or a group of things, followed to the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, NamedTuple
+
+from rich.console import Console
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.packaging.aws import rollout
+from edge_agent.packaging.aws.deployment import (
+    KEPT,
+    Change,
+    Json,
+    differences,
+    joined,
+    kept,
+    revised,
+)
+from edge_agent.packaging.aws.folder import ComponentFolder
+from edge_agent.packaging.aws.follow import Say, follow
+from edge_agent.packaging.aws.options import add_account_arguments, pairs, table
+from edge_agent.packaging.aws.outcome import Outcome
+from edge_agent.packaging.aws.publish import GREENGRASS
+from edge_agent.packaging.aws.refusals import sentences
+from edge_agent.packaging.aws.session import Aws
+
+TARGET = re.compile(r"arn:[^:]*:iot:[^:]*:[0-9]+:(thing|thinggroup)/.+")  # of the service model
+# What get_deployment tells beyond what a request holds.
+TOLD = (
+    "deploymentId", "revisionId", "deploymentStatus", "iotJobId", "iotJobArn",
+    "creationTimestamp", "isLatestForTarget", "ResponseMetadata",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line of `deploy`."""
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--thing", metavar="NAME", help="core device to deploy to")
+    target.add_argument("--thing-group", metavar="NAME", help="group of core devices to deploy to")
+    target.add_argument("--target-arn", metavar="ARN", help="of a thing or a group")
+    for option, metavar, help_line in (
+        ("--component", "NAME=VERSION", "to deploy; repeatable"),
+        ("--folder", "FOLDER", "component folder whose version to deploy; repeatable"),
+        ("--merge", "NAME=FILE.json", "settings to change in a component; repeatable"),
+        ("--reset", "NAME=/POINTER", "setting to put back to its default; repeatable"),
+        ("--remove", "NAME", "component to take off; repeatable"),
+    ):
+        parser.add_argument(option, action="append", default=[], metavar=metavar, help=help_line)
+    parser.add_argument("--only", action="store_true", help="take all other components off")
+    parser.add_argument(
+        "--from", type=Path, dest="file", metavar="DEPLOYMENT.json",
+        help="request of CreateDeployment, or answer of GetDeployment, to begin with",
+    )  # fmt: skip
+    parser.add_argument("--name", default="", help="of the deployment")
+    rollout.add_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the request, send nothing")
+    add_account_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Deploy and follow; 1 when a device fails or isn't done in time."""
+    aws = Aws(arguments.region, arguments.profile)
+    console = Console(soft_wrap=True, markup=False, highlight=False, stderr=arguments.dry_run)
+    plan = prepare(aws, arguments)
+    console.print("\n".join([plan.title, *differences(plan.before, plan.request)]))
+    if arguments.dry_run:
+        sys.stdout.write(json.dumps(plan.request, indent=2, ensure_ascii=False) + "\n")
+        return 0
+    outcome = deploy(aws, plan.request, arguments.wait_s, console.print)
+    if outcome.good:
+        console.print(outcome.sentence)
+        return 0
+    sys.stderr.write(f"edge-agent: {outcome.sentence}\n")
+    return 1
+
+
+class Plan(NamedTuple):
+    """The request to send, and the target's deployment before it; empty if there is none."""
+
+    request: Json
+    before: Json
+
+    @property
+    def title(self) -> str:
+        """Say what is deployed to what."""
+        title = f"To {self.request['targetArn']}"
+        if not self.before:
+            return f"{title}, its first deployment:"
+        known = [self.before.get(key) for key in ("revisionId", "deploymentStatus")]
+        return f"{title}, after revision {', '.join(map(str, filter(None, known)))}:"
+
+
+def prepare(aws: Aws, arguments: argparse.Namespace) -> Plan:
+    """Make the request of what is asked and what is there.
+
+    Raises InvalidConfiguration, InvalidRequest.
+    """
+    change, given = _change(arguments), _read_request(arguments.file)
+    target = _target(aws, arguments, given)
+    before = _current(aws, target)
+    request = revised(joined({} if arguments.only else kept(before), kept(given)), change)
+    if not request["components"] and not change.removed:
+        raise InvalidConfiguration(
+            "There is nothing to deploy; name --component, --folder or --from."
+        )
+    return Plan({"targetArn": target, **request}, before)
+
+
+def deploy(aws: Aws, request: Json, wait_s: float, say: Say) -> Outcome:
+    """Send the request and follow it. Raises InvalidRequest."""
+    with sentences(GREENGRASS):
+        created: Dict[str, Any] = aws.greengrass.create_deployment(**request)
+    sentence = f"Deployment {created['deploymentId']} is created."
+    if not wait_s:
+        return Outcome(True, sentence)
+    say(sentence)
+    return follow(aws, request["targetArn"], created, wait_s, say)
+
+
+def _change(arguments: argparse.Namespace) -> Change:
+    folders = [ComponentFolder.read(Path(path)) for path in arguments.folder]
+    merges = table("--merge", arguments.merge)
+    return Change(
+        versions={
+            **{folder.name: folder.version for folder in folders},
+            **table("--component", arguments.component),
+        },
+        merges={name: _read_json(Path(path)) for name, path in merges.items()},
+        resets=pairs("--reset", arguments.reset),
+        removed=arguments.remove,
+        name=arguments.name,
+        policies=rollout.policies(arguments),
+        job=rollout.job(arguments),
+    )
+
+
+def _target(aws: Aws, arguments: argparse.Namespace, given: Json) -> str:
+    if arguments.thing:
+        return aws.arn("iot", f"thing/{arguments.thing}")
+    if arguments.thing_group:
+        return aws.arn("iot", f"thinggroup/{arguments.thing_group}")
+    arn = str(arguments.target_arn or given.get("targetArn", ""))
+    if not TARGET.fullmatch(arn):
+        raise InvalidConfiguration(
+            f"The target is {arn!r}; name --thing, --thing-group, or the ARN of one."
+        )
+    return arn
+
+
+def _current(aws: Aws, target: str) -> Json:
+    """Return the target's latest deployment, as get_deployment tells it; empty if there is none."""
+    with sentences(GREENGRASS):
+        pages = aws.greengrass.get_paginator("list_deployments").paginate(
+            targetArn=target, historyFilter="LATEST_ONLY"
+        )
+        for page in pages:
+            for found in page["deployments"]:
+                if not found.get("parentTargetArn"):  # of a subdeployment
+                    answer = aws.greengrass.get_deployment(deploymentId=found["deploymentId"])
+                    return dict(answer)
+    return {}
+
+
+def _read_request(file: Any) -> Json:
+    """Read a request, or what get_deployment told. Raises InvalidConfiguration."""
+    if file is None:
+        return {}
+    request = _read_json(file)
+    unknown = sorted(set(request) - {*KEPT, *TOLD, "targetArn"})
+    if unknown:
+        raise InvalidConfiguration(
+            f"{file} has {', '.join(unknown)}; known: {', '.join(('targetArn', *KEPT))}."
+        )
+    components = request.get("components", {})
+    if not isinstance(components, dict) or not all(
+        isinstance(specification, dict) and isinstance(specification.get("componentVersion"), str)
+        for specification in components.values()
+    ):
+        raise InvalidConfiguration(f"{file}: components needs a componentVersion for every name.")
+    return request
+
+
+def _read_json(file: Path) -> Json:
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise InvalidConfiguration(f"{file} can't be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise InvalidConfiguration(f"{file} isn't JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise InvalidConfiguration(f"{file}: expected a JSON object.")
+    return content

@@ -1,0 +1,96 @@
+"""A component folder as `package` and `component build` make it, read to be published.
+
+recipes/NAME-VERSION.json           the recipe; its artifacts lie at s3://BUCKET_NAME/NAME/VERSION/…
+artifacts/NAME/VERSION/FILE         the files it names
+tags.json                           {"key": "value"}, for the component in the cloud; may be missing
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator
+
+from edge_agent.captures.upload import Place
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.packaging.recipe import check
+
+PLACEHOLDER = "s3://BUCKET_NAME/"
+TAGS_FILE = "tags.json"
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ComponentFolder:
+    """One component in one version."""
+
+    path: Path
+    name: str
+    version: str
+    recipe: Dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> ComponentFolder:
+        """Read the recipe. Raises InvalidConfiguration."""
+        found = sorted(path.glob("recipes/*.json"))
+        if len(found) != 1:
+            raise InvalidConfiguration(
+                f"{path} has {len(found)} recipes; expected recipes/NAME-VERSION.json, as "
+                "edge-agent package writes it."
+            )
+        content = found[0].read_bytes()
+        recipe = check(content)
+        return cls(path, recipe.ComponentName, recipe.ComponentVersion, json.loads(content))
+
+    def artifacts(self) -> Dict[str, Path]:
+        """Return the files to upload by NAME/VERSION/FILE. Raises InvalidConfiguration."""
+        root = self.path / "artifacts"
+        keys = [entry["URI"][len(PLACEHOLDER) :] for entry in _own_artifacts(self.recipe)]
+        for key in keys:
+            file = root / key
+            if root.resolve() not in file.resolve().parents:
+                raise InvalidConfiguration(f"The recipe names {key!r}, which isn't in {root}.")
+            if not file.is_file():
+                raise InvalidConfiguration(f"The recipe names {file}, which isn't there.")
+        return {key: root / key for key in keys}
+
+    def recipe_at(self, place: Place) -> bytes:
+        """Return the recipe (JSON) for artifacts at `place`. Raises InvalidConfiguration."""
+        recipe = json.loads(json.dumps(self.recipe))
+        for entry in _own_artifacts(recipe):
+            entry["URI"] = place.uri(entry["URI"][len(PLACEHOLDER) :])
+        content = (json.dumps(recipe, indent=2, ensure_ascii=False) + "\n").encode()
+        check(content)  # longer addresses may make it too big for nucleus lite
+        return content
+
+    def tags(self) -> Dict[str, str]:
+        """Return the tags that were asked for when it was packaged. Raises InvalidConfiguration."""
+        file = self.path / TAGS_FILE
+        if not file.exists():
+            return {}
+        try:
+            tags = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise InvalidConfiguration(f"{file} isn't JSON: {error}.") from None
+        if not isinstance(tags, dict) or not all(isinstance(tags[key], str) for key in tags):
+            raise InvalidConfiguration(f'{file}: expected an object such as {{"line": "4"}}.')
+        return tags
+
+
+def _own_artifacts(recipe: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+    """Yield the artifacts that the folder holds; others lie elsewhere already."""
+    for manifest in recipe["Manifests"]:
+        for entry in manifest.get("Artifacts", ()):
+            if entry["URI"].startswith(PLACEHOLDER):
+                yield entry
+
+
+def digest(file: Path) -> str:
+    """Return the sha-256 of a file, in hex."""
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(CHUNK_BYTES), b""):
+            found.update(chunk)
+    return found.hexdigest()

@@ -1,0 +1,110 @@
+"""One component folder → a component version of Greengrass, followed until it can be deployed.
+
+A version can't be replaced, and devices refuse an artifact that changed since it was created. So
+the version is looked up before anything is uploaded. A tag holds the digest of what it was made of;
+the same version of the same content is there already, of other content it is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Dict, Mapping
+
+from edge_agent.errors import InvalidRequest
+from edge_agent.packaging.aws.folder import ComponentFolder, digest
+from edge_agent.packaging.aws.outcome import Outcome, looks
+from edge_agent.packaging.aws.refusals import sentences
+from edge_agent.packaging.aws.session import Aws
+from edge_agent.packaging.aws.upload import Bucket
+
+CONTENT_TAG = "edge-agent:sha256"
+GREENGRASS = "AWS IoT Greengrass"
+UNDER_WAY = ("REQUESTED", "INITIATED")
+
+
+class Publication:
+    """A component folder and the version it becomes. Every verb raises InvalidRequest."""
+
+    def __init__(
+        self, aws: Aws, folder: ComponentFolder, bucket: Bucket, tags: Mapping[str, str]
+    ) -> None:
+        """`tags` are added to the folder's own. Raises InvalidConfiguration."""
+        self._aws, self._bucket = aws, bucket
+        self._title = f"{folder.name} {folder.version}"
+        self._artifacts = folder.artifacts()
+        self._recipe = folder.recipe_at(bucket.place)
+        self._content = self._digest()
+        self._tags = {**folder.tags(), **tags, CONTENT_TAG: self._content}
+        self._resource = f"components:{folder.name}:versions:{folder.version}"
+
+    def _digest(self) -> str:
+        """Return the sha-256 of the recipe and of what its artifacts hold, in hex."""
+        found = hashlib.sha256(self._recipe)
+        for name, file in sorted(self._artifacts.items()):
+            found.update(f"{name}\n{digest(file)}\n".encode())
+        return found.hexdigest()
+
+    def is_there(self) -> bool:
+        """Tell whether the version exists; one of other content is an InvalidRequest."""
+        return bool(self._described())
+
+    def publish(self, wait_s: float) -> Outcome:
+        """Upload what is missing, create the version unless it exists, and follow it."""
+        if self.is_there():
+            return self._followed(wait_s, "is there already, with the same content")
+        sent = [self._bucket.send(name, file) for name, file in self._artifacts.items()]
+        self._create()
+        place = self._bucket.place.uri("")
+        return self._followed(wait_s, f"is created; {sum(sent)} of {len(sent)} files sent: {place}")
+
+    def _create(self) -> None:
+        client = self._aws.greengrass
+        with sentences(GREENGRASS):
+            try:
+                client.create_component_version(inlineRecipe=self._recipe, tags=self._tags)
+            except client.exceptions.ConflictException:
+                if not self._described():  # somebody else made it just now
+                    raise
+
+    def _described(self) -> Dict[str, Any]:
+        """Return the version's description; empty if there is none."""
+        client = self._aws.greengrass
+        arn = self._aws.arn("greengrass", self._resource)
+        with sentences(GREENGRASS):
+            try:
+                found: Dict[str, Any] = client.describe_component(arn=arn)
+            except client.exceptions.ResourceNotFoundException:
+                return {}
+        if found.get("tags", {}).get(CONTENT_TAG) != self._content:
+            raise InvalidRequest(
+                f"{self._title} is there already, with other content or addresses, and a version "
+                "can't be replaced. Package it again with a higher --component-version."
+            )
+        return found
+
+    def _followed(self, wait_s: float, done: str) -> Outcome:
+        """Wait until the version can be deployed."""
+        if not wait_s:
+            return Outcome(True, f"{self._title} {done}.")
+        state = UNDER_WAY[0]
+        for _ in looks(wait_s):
+            status = self._described().get("status", {})
+            state = status.get("componentState", state)
+            if state not in UNDER_WAY:
+                return self._ended(state, status, done)
+        return Outcome(
+            False,
+            f"{self._title} is still {state} after {wait_s:g} s; run the same command again to go "
+            "on waiting.",
+        )
+
+    def _ended(self, state: str, status: Dict[str, Any], done: str) -> Outcome:
+        if state == "DEPLOYABLE":
+            return Outcome(True, f"{self._title} {done}. It's DEPLOYABLE.")
+        errors = (f"{what}: {why}" for what, why in sorted(status.get("errors", {}).items()))
+        why = "; ".join(filter(None, [status.get("message", ""), *errors])) or "no reason given"
+        return Outcome(
+            False,
+            f"{self._title} is {state}: {why}. Package it with a higher --component-version, or "
+            "delete this one.",
+        )

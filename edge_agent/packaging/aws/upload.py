@@ -1,0 +1,111 @@
+"""Component folder → S3.
+
+What lies there already with the same sha-256 isn't sent again. S3 checks every byte it gets; how it
+encrypts them is the bucket's business. Big files go in parts and appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import Progress
+
+from edge_agent.captures.upload import Place
+from edge_agent.errors import InvalidRequest
+from edge_agent.packaging.aws.folder import ComponentFolder, digest
+from edge_agent.packaging.aws.refusals import sentences
+from edge_agent.packaging.aws.session import Aws
+
+DIGEST_KEY = "sha256"  # of the object's metadata: S3's own sum of a file in parts isn't the file's
+
+
+class Bucket:
+    """A place in S3 to send to; needs s3:ListBucket, s3:GetObject and s3:PutObject."""
+
+    def __init__(self, aws: Aws, place: Place) -> None:
+        self.place = place
+        self._aws = aws
+        self._name = f"s3://{place.bucket}"
+
+    def check(self) -> None:
+        """Raise InvalidRequest unless the bucket is there and in Greengrass's region.
+
+        Greengrass can't read artifacts of another region, and only says that it has no access.
+        """
+        with sentences(self._name):
+            answer = self._aws.s3.head_bucket(Bucket=self.place.bucket)
+        region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+        if region and region != self._aws.region:
+            raise InvalidRequest(
+                f"{self._name} lies in {region}, but the component is for {self._aws.region}; "
+                "choose a bucket there, or mend --region."
+            )
+
+    def send(self, name: str, file: Path) -> bool:
+        """Make `name` hold what `file` does; tell whether it had to be sent."""
+        found = digest(file)
+        if self._digest(name) == found:
+            return False
+        with sentences(self._name), file.open("rb") as stream, _shown(file) as advance:
+            self._aws.s3.upload_fileobj(
+                stream,
+                self.place.bucket,
+                self.place.prefix + name,
+                ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {DIGEST_KEY: found}},
+                Callback=advance,
+            )
+        return True
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+        with sentences(self._name):
+            self._aws.s3.put_object(
+                Bucket=self.place.bucket, Key=self.place.prefix + name, Body=content,
+                ChecksumAlgorithm="SHA256",
+                Metadata={DIGEST_KEY: hashlib.sha256(content).hexdigest()},
+            )  # fmt: skip
+
+    def _digest(self, name: str) -> str:
+        """Return the sha-256 that the object was sent with; empty if it isn't there."""
+        from botocore.exceptions import ClientError
+
+        with sentences(self._name):
+            try:
+                answer = self._aws.s3.head_object(
+                    Bucket=self.place.bucket, Key=self.place.prefix + name
+                )
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "404":
+                    return ""
+                raise
+        return str(answer["Metadata"].get(DIGEST_KEY, ""))
+
+
+@contextmanager
+def _shown(file: Path) -> Iterator[Callable[[int], None]]:
+    """Show people how far it is; give what takes the bytes sent."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(file.name, total=file.stat().st_size)
+        yield lambda count: progress.advance(task, count)
+
+
+def upload(folder: Path, place: str) -> None:
+    """Upload a component folder to `place`, s3://BUCKET/PREFIX, for `publish` or another tool.
+
+    PREFIX/NAME/VERSION/FILE are the artifacts, where `publish` to that place finds them;
+    PREFIX/recipes/NAME-VERSION.json is the recipe with their addresses. Region and credentials come
+    from the environment. Raises InvalidConfiguration, InvalidRequest.
+    """
+    component = ComponentFolder.read(folder)
+    bucket = Bucket(Aws(), Place.parse(place))
+    recipe, artifacts = component.recipe_at(bucket.place), component.artifacts()
+    bucket.check()
+    for name, file in artifacts.items():
+        bucket.send(name, file)
+    bucket.put(f"recipes/{component.name}-{component.version}.json", recipe)
