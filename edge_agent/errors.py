@@ -14,6 +14,7 @@
     ├── ModelError               UNKNOWN              a package or engine that cannot serve
     │   ├── InvalidPackage       UNKNOWN              manifest, checksum, layout
     │   ├── BackendUnavailable   UNKNOWN              engine library missing or unusable here
+    │   ├── ParityFailed         UNKNOWN              engine gives other results than it must
     │   └── InferenceFailed      INTERNAL             the engine failed on a frame
     └── AgentUnavailable         UNAVAILABLE          stopping, or not reachable from a client
 
@@ -114,6 +115,19 @@ class InvalidPackage(ModelError):
 
 class BackendUnavailable(ModelError):
     """The engine's library is missing or cannot work on this machine."""
+
+
+class ParityFailed(ModelError):
+    """The engine doesn't reproduce the package's golden samples; `table` lists what differs."""
+
+    table: str = ""
+
+    @classmethod
+    def showing(cls, message: str, table: str) -> ParityFailed:
+        """Build it from a sentence and a table of several lines for the log."""
+        error = cls(message)
+        error.table = table
+        return error
 
 
 class InferenceFailed(ModelError):

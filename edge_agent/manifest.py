@@ -5,6 +5,7 @@ Its JSON Schema, `docs/manifest.schema.json`, is generated from these classes.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from typing import Any, Dict, Optional, Tuple
@@ -14,12 +15,15 @@ from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidPackage
 from edge_agent.fields import Strict, read_json
+from edge_agent.targets import BuildSpec, OptimisedGraph, Precision, TargetSpec
 from edge_agent.types import PALETTE
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 NAME_PATTERN = r"^[a-zA-Z0-9\-_.]{1,128}$"  # the contract's pattern for model components
+
+GRID_BYTES = 64  # 8x8
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rgb = Tuple[float, float, float]
@@ -110,7 +114,8 @@ class RuntimeSpec(Strict):
     )
     min_inference_units: Annotated[int, Field(ge=1, le=64)] = 1
     max_inference_units: Annotated[int, Field(ge=1, le=64)] = 1
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Precision = "fp32"
+    # Of golden samples' scores and maps; ten times what fp32 needs. fp16 needs 0.05.
     parity_tolerance: Annotated[float, Field(gt=0.0, le=1.0)] = 0.001
 
     @model_validator(mode="after")
@@ -147,14 +152,22 @@ class Statistics(Strict):
 class GoldenSample(Strict):
     """A picture whose result every engine must reproduce before the model runs.
 
-    image: path of a PNG in the package, RGB, of the model's input size. score: calibrated.
-    map: an 8x8 grid of the anomaly map as base64 of 64 bytes, row by row; see `runtime/parity.py`.
+    image: path of a PNG in the package, 8 bits RGB, of the model's input size. score, anomalous:
+    calibrated and by the package's own decision, whatever a registration changes. map: base64 of
+    grids of 8x8 bytes, row by row: the means of the calibrated map over 64 equal parts of the
+    picture, 255 for 1.0. One grid of an anomaly map; one of each class, in order, of a
+    segmentation model's class maps; null for classification.
     """
 
     image: str
     score: Fraction
     anomalous: bool
-    map: Optional[Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]] = None
+    map: Optional[Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$")]] = None
+
+    @property
+    def grids(self) -> bytes:
+        """The map's bytes. Raises ValueError when they aren't base64."""
+        return base64.b64decode(self.map or "")
 
 
 class FileEntry(Strict):
@@ -197,6 +210,9 @@ class Manifest(Strict):
     runtime: RuntimeSpec = RuntimeSpec()
     statistics: Statistics = Statistics()
     golden: Annotated[Tuple[GoldenSample, ...], Field(max_length=16)] = ()
+    target: Optional[TargetSpec] = None  # this and the next two are written by `package`
+    build: Optional[BuildSpec] = None  # NVIDIA targets only
+    optimised: Optional[OptimisedGraph] = None  # CPU targets, when asked for
     files: Tuple[FileEntry, ...]
 
     @model_validator(mode="after")
@@ -207,9 +223,29 @@ class Manifest(Strict):
             raise ValueError(f"a model of task {self.task} must name outputs.{output}")
         if self.task == "segmentation" and not self.classes:
             raise ValueError("a segmentation model must name its classes")
-        if MODEL_FILE not in {entry.path for entry in self.files}:
-            raise ValueError(f"files must list {MODEL_FILE}")
+        listed = {entry.path for entry in self.files}
+        for path in (MODEL_FILE, *self._named_files()):
+            if path not in listed:
+                raise ValueError(f"files must list {path}")
         return self
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Manifest:
+        grids = {"classification": 0, "anomaly_map": 1, "segmentation": len(self.classes)}
+        wanted = GRID_BYTES * grids[self.task]
+        for sample in self.golden:
+            if len(sample.grids) != wanted:
+                raise ValueError(
+                    f"the map of golden sample {sample.image} has {len(sample.grids)} bytes; a "
+                    f"model of this task and these classes needs {wanted}"
+                )
+        return self
+
+    def _named_files(self) -> Tuple[str, ...]:
+        """Return the files that golden samples, build settings and the optimised graph name."""
+        calibration = self.build.calibration if self.build else ()
+        optimised = (self.optimised.path,) if self.optimised else ()
+        return (*(sample.image for sample in self.golden), *calibration, *optimised)
 
     @property
     def anomaly_classes(self) -> Tuple[AnomalyClass, ...]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import dataclass
-from typing import Callable, Tuple
+from functools import partial
+from typing import Callable, Dict, Tuple
 
 from edge_agent.config import EngineSettings
+from edge_agent.errors import BackendUnavailable, ModelError, ParityFailed
 from edge_agent.manifest import Decision, Manifest, RuntimeSpec
-from edge_agent.runtime import memory
-from edge_agent.runtime.backends.base import BackendOptions
-from edge_agent.runtime.backends.catalog import open_backend
+from edge_agent.runtime import memory, parity
+from edge_agent.runtime.backends.base import Backend, BackendOptions
+from edge_agent.runtime.backends.catalog import first_that_works, open_named
 from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.batching.batcher import Batcher, BatchingOptions
 from edge_agent.runtime.batching.scaling import Limits, Scaler
@@ -20,6 +23,10 @@ from edge_agent.runtime.package import Package
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.types import DetectRequest, Prediction
+
+log = logging.getLogger(__name__)
+
+Trial = Callable[[Backend], None]  # raises ModelError when the engine shall not serve
 
 
 @dataclass(eq=False)
@@ -38,6 +45,7 @@ class Loaded:
     scaler: Scaler
     open_unit: Callable[[], InferenceUnit]
     engine: str  # for people: "onnxruntime on CPU, 2 threads"
+    remarks: str  # for people: " Reproduces 4 golden samples."
 
     @property
     def summary(self) -> str:
@@ -45,7 +53,7 @@ class Loaded:
         units = self.batcher.instances
         return (
             f"Version {self.manifest.version}, {units} inference unit{'s' * (units != 1)} of "
-            f"{self.engine}. Threshold {self.manifest.decision.threshold:g}."
+            f"{self.engine}. Threshold {self.manifest.decision.threshold:g}.{self.remarks}"
         )
 
     def predict(self, opened: OpenFrame, request: DetectRequest) -> Prediction:
@@ -66,6 +74,19 @@ class Loaded:
         self.registration, self.manifest = registration, manifest
         return _differences(before, manifest.decision)
 
+    def limit_units(self, engine: EngineSettings) -> None:
+        """Let there be as many units as other settings say, each with the threads it would have
+        had before.
+        """  # noqa: D205
+        limits, _ = unit_limits(self.manifest.runtime, engine)
+        if limits != self.scaler.limits:
+            log.info(
+                "Model %s has %d to %d inference units from now on; how many threads each has, is "
+                "reckoned anew when it is started again.",
+                self.registration.name, limits.minimum, limits.maximum,
+            )  # fmt: skip
+        self.scaler.limits = limits
+
     def close(self, within_s: float) -> bool:
         """Finish what waits and free everything; False when calls were cut off."""
         finished = self.batcher.close(within_s)
@@ -74,20 +95,33 @@ class Loaded:
 
 
 def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -> Loaded:
-    """Verify, open and warm the package. Raises ModelError."""
-    package = Package(registration.package, limit_bytes)
+    """Verify, open and warm the package in the first engine that gives its own results back.
+
+    Raises ModelError.
+    """
+    package = registration.open(limit_bytes)
     manifest = registration.apply(package.manifest)
     verdicts = Verdicts(manifest)
     limits, threads = unit_limits(manifest.runtime, engine)
     options = BackendOptions(threads, engine.spinning, engine.memory_arena, engine.cpu_batches)
 
-    def open_unit() -> InferenceUnit:
-        backend = open_backend(engine.backends, package.read_model(), manifest, options)
-        unit = InferenceUnit(backend, manifest, verdicts)
-        unit.warm_up()
+    def open_unit(backend: str, trial: Trial = _no_trial) -> InferenceUnit:
+        opened = open_named(backend, package.read_model(), manifest, options)
+        try:
+            unit = InferenceUnit(opened, manifest, verdicts)
+            unit.warm_up()
+            trial(opened)
+        except ModelError:
+            opened.close()
+            raise
         return unit
 
-    units = [open_unit() for _ in range(limits.minimum)]
+    trial = _golden_trial(registration.name, package)
+    (backend, first), refused = first_that_works(
+        engine.backends, lambda name: (name, open_unit(name, trial))
+    )
+    open_another = partial(open_unit, backend)
+    units = [first, *(open_another() for _ in range(1, limits.minimum))]
     batching = BatchingOptions(
         engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000
     )
@@ -98,10 +132,44 @@ def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -
         verdicts,
         Batcher(units, batching),
         Scaler(limits),
-        open_unit,
-        f"{threads} thread{'s' * (threads > 1)}, batches of up to {units[0].max_batch}, "
-        f"{units[0].engine}",
+        open_another,
+        f"{threads} thread{'s' * (threads > 1)}, batches of up to {first.max_batch}, "
+        f"{first.engine}",
+        _remarks(registration.name, len(package.manifest.golden), refused),
     )
+
+
+def _golden_trial(model: str, package: Package) -> Trial:
+    """Return the check of an engine by the package's golden samples.
+
+    One unit is tried; further ones are opened from the same verified bytes in the same engine. The
+    pictures are freed with the check.
+    """
+    pictures = parity.read_pictures(package)
+
+    def trial(backend: Backend) -> None:
+        try:
+            parity.check(backend, package.manifest, pictures)
+        except ParityFailed as error:
+            for line in error.table.splitlines():
+                log.warning("%s: %s", model, line)
+            raise
+
+    return trial
+
+
+def _no_trial(_: Backend) -> None:
+    """Let every engine serve."""
+
+
+def _remarks(model: str, golden: int, refused: Dict[str, ModelError]) -> str:
+    """Return what the golden samples said, and which engines are here but don't serve."""
+    remarks = [f" Reproduces {golden} golden sample{'s' * (golden > 1)}."] if golden else []
+    for name, error in refused.items():
+        if not isinstance(error, BackendUnavailable):
+            log.warning("Model %s isn't served by %s: %s", model, name, error)
+            remarks.append(f" Not on {name}: {error}")
+    return "".join(remarks)
 
 
 def unit_limits(runtime: RuntimeSpec, engine: EngineSettings) -> Tuple[Limits, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Mapping
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest
+from edge_agent.manifest import FILE_NAME, Manifest
 
 
 def check_target(out: Path) -> None:
@@ -18,16 +19,17 @@ def check_target(out: Path) -> None:
         )
 
 
-def write(out: Path, manifest: Manifest, model: bytes) -> None:
-    """Write the folder `out`, in place of an earlier package there."""
+def write(out: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Write the folder `out`, in place of an earlier package there; `files` by path inside it."""
     check_target(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     workplace = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         fresh, old = workplace / "new", workplace / "old"
         fresh.mkdir()
-        (fresh / MODEL_FILE).write_bytes(model)
-        (fresh / FILE_NAME).write_bytes(manifest.to_json())
+        for path, content in {**files, FILE_NAME: manifest.to_json()}.items():
+            (fresh / path).parent.mkdir(exist_ok=True)
+            (fresh / path).write_bytes(content)
         if out.exists():
             out.rename(old)
         try:

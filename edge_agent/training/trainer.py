@@ -6,7 +6,7 @@ import re
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import TYPE_CHECKING, Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 from typing_extensions import Literal
@@ -27,7 +27,7 @@ from edge_agent.manifest import (
     RuntimeSpec,
     Statistics,
 )
-from edge_agent.training import calibration, dataset, graph, head, leak, package, validation
+from edge_agent.training import calibration, dataset, golden, graph, head, leak, package, validation
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.evidence import Evidence
 from edge_agent.training.features import STRIDE, append_features, append_image
@@ -41,6 +41,7 @@ Task = Literal["anomaly_map", "classification"]
 BATCH_SIZES = (1, 2, 4)
 POSITION_COUNTS_FROM = 0.1  # share of feature variance that the place explains
 HISTOGRAM_BINS = 20
+GOLDEN_SAMPLES = 4
 
 
 def train(
@@ -97,7 +98,9 @@ def train(
         statistics=_statistics(validated, decided, normal),
         files=(FileEntry.of(MODEL_FILE, model),),
     )
-    package.write(out, manifest, model)
+    candidates = golden.candidates(normal.pixels, anomaly.pixels, seed)
+    manifest, files = _with_golden(manifest, model, candidates)
+    package.write(out, manifest, files)
     progress(f"{out}: {len(model) / 1e6:.1f} MB, {time.monotonic() - began:.1f} s")
     return manifest
 
@@ -155,6 +158,16 @@ def _calibrate(validated: Validated) -> Calibration:
     if len(validated.anomaly):
         return calibration.from_both(validated.normal, validated.anomaly, validated.spoiled)
     return calibration.from_normals(validated.normal, validated.spoiled)
+
+
+def _with_golden(
+    manifest: Manifest, model: bytes, candidates: Sequence[NDArray[np.uint8]]
+) -> Tuple[Manifest, Dict[str, bytes]]:
+    """Return the manifest with golden samples in it, and all files of the package by path."""
+    samples, pictures = golden.samples(model, manifest, candidates, GOLDEN_SAMPLES)
+    files = {MODEL_FILE: model, **pictures}
+    listed = tuple(FileEntry.of(path, content) for path, content in files.items())
+    return manifest.model_copy(update={"golden": samples, "files": listed}), files
 
 
 def _statistics(validated: Validated, decided: Calibration, normal: Pictures) -> Statistics:

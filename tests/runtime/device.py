@@ -17,18 +17,20 @@ from edge_agent.runtime.store import Store
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.types import Bitmap, DetectRequest, ModelState, Prediction
 
+ENGINE = EngineSettings(threads=1, cpu_batches=True)
+
 
 class Device:
     """Packages in `folder`/packages, registered by records; `decisions` keeps set thresholds."""
 
-    def __init__(self, folder: Path, decisions: Optional[Path] = None) -> None:
+    def __init__(
+        self, folder: Path, decisions: Optional[Path] = None, engine: EngineSettings = ENGINE
+    ) -> None:
         self.packages, self.records = folder / "packages", folder / "models.d"
         self.records.mkdir(exist_ok=True)
-        settings = ModelsSettings(records=self.records)
+        settings = ModelsSettings(records=self.records, remove_after_s=0.0)
         self.store = Store(settings)
-        self.registry = Registry(
-            settings, EngineSettings(threads=1, cpu_batches=True), decisions=decisions
-        )
+        self.registry = Registry(settings, engine, decisions=decisions)
         self.detector = Detector(self.registry, FrameReader())
 
     def __enter__(self) -> Device:
