@@ -39,4 +39,9 @@ def configure(level: str) -> None:
     else:
         handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Let the agent's log have lines of `level` and above."""
     logging.getLogger("edge_agent").setLevel(level)

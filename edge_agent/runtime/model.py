@@ -19,7 +19,6 @@ from edge_agent.manifest import MODEL_FILE
 from edge_agent.runtime import memory
 from edge_agent.runtime.batching.batcher import Retired
 from edge_agent.runtime.loaded import Loaded, load
-from edge_agent.runtime.package import Package
 from edge_agent.runtime.store import Registration
 from edge_agent.types import ModelInfo, ModelState
 
@@ -51,7 +50,8 @@ TRANSITIONS: Dict[Tuple[ModelState, Event], ModelState] = {
 class ServedModel:
     """A deployed model and the state it is in; `on_change` hears of every change of state.
 
-    `registration` is the one in force. Whoever replaces it calls `follow` afterwards.
+    `registration` is the one in force. Whoever replaces it, or calls `adjust`, calls `follow`
+    afterwards.
     """
 
     def __init__(
@@ -119,15 +119,21 @@ class ServedModel:
         except WrongModelState:
             return  # it does not run
 
-    def follow(self) -> None:
-        """Make what serves follow the registration in force.
+    def adjust(self, models: ModelsSettings, engine: EngineSettings) -> None:
+        """Go by other settings from now on."""
+        self._models, self._engine = models, engine
 
-        A decision holds from the next batch on; another package serves when it is warm.
+    def follow(self) -> None:
+        """Make what serves follow the registration and the settings in force.
+
+        A decision holds from the next batch on; another package serves when it is warm; units come
+        and go with the next looks.
         """
         with self._changing_over:
             target, old = self.registration, self._loaded
             if old is None:
                 return
+            old.limit_units(self._engine)
             if target.is_same_package(old.registration):
                 self._decide(target, old)
             else:
@@ -159,8 +165,8 @@ class ServedModel:
         if change > 0 and self._growing.acquire(blocking=False):
             self._tell(loaded, loaded.summary)
             in_background(partial(self._grow, loaded))
-        elif change < 0 and loaded.batcher.remove_idle():
-            log.info("Model %s needs an inference unit fewer.", self.name)
+        elif change < 0 and loaded.batcher.remove():
+            log.info("Model %s has an inference unit fewer.", self.name)
             self._tell(loaded, loaded.summary)
 
     def _grow(self, loaded: Loaded) -> None:
@@ -223,10 +229,8 @@ class ServedModel:
             ours = isinstance(error, EdgeAgentError)
             log.error(  # noqa: TRY400 - a refused package is no fault of the agent
                 "Model %s keeps its version; the new one can't load: %s",
-                self.name,
-                error,
-                exc_info=not ours,
-            )
+                self.name, error, exc_info=not ours,
+            )  # fmt: skip
             with self._lock:
                 self._message = f"{old.summary} A newer package was refused: {_sentence(error)}"
             return
@@ -243,7 +247,7 @@ class ServedModel:
 
     def _check_memory(self) -> None:
         try:
-            files = Package(self.registration.package).manifest.files
+            files = self.registration.open().manifest.files
         except ModelError:
             return  # loading will say what is wrong with it
         size = next(entry.size for entry in files if entry.path == MODEL_FILE)

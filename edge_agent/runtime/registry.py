@@ -1,16 +1,17 @@
 """Name → served model. Registrations come and go while the agent runs.
 
-One thread calls `sync` and `close`; any thread may do the rest.
+One thread calls `sync`, `follow` and `close`; any thread may do the rest.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Set
+from typing import Callable, Dict, List, Mapping, Optional
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ModelNotFound
@@ -39,7 +40,8 @@ class Registry:
         self._settings = (models, engine)
         self._on_change, self._on_gone = on_change, on_gone
         self._models: Dict[str, ServedModel] = {}  # replaced as a whole, never changed
-        self._missing: Set[str] = set()
+        self._deployed: Mapping[str, Registration] = {}  # at the last look
+        self._missing: Dict[str, float] = {}  # since when, monotonic seconds
         self._changes: List[threading.Thread] = []
         self._thresholds = Thresholds(decisions)
         self._deciding = threading.Lock()  # of the thresholds and the models' registrations
@@ -78,17 +80,33 @@ class Registry:
     def sync(self, registrations: Mapping[str, Registration]) -> None:
         """Make the models those of `registrations`; work that takes time goes on afterwards.
 
-        A model goes when it is missing twice in a row: whoever replaces a package by moving the
-        old one away first leaves a moment without any.
+        A model goes when it is missing again after `models.remove_after_s`: between the old version
+        of a component and the new one there is a moment without any.
         """
-        missing = {name for name in self._models if name not in registrations}
-        gone, self._missing = missing & self._missing, missing - self._missing
-        for name in gone:
+        now, known_since = time.monotonic(), self._missing
+        self._missing = {
+            name: known_since.get(name, now) for name in self._models if name not in registrations
+        }
+        for name in known_since.keys() & self._missing.keys():
+            if now - self._missing[name] < self._settings[0].remove_after_s:
+                continue
             log.info("Model %s was removed.", name)
             self._later(self._models[name].retire)
             self._models = {key: model for key, model in self._models.items() if key != name}
             self._on_gone(name)
+        self._deployed = registrations
         for registration in registrations.values():
+            self._register(registration)
+
+    def follow(self, models: ModelsSettings, engine: EngineSettings) -> None:
+        """Go by other settings; running models follow without being loaded anew."""
+        if (models, engine) == self._settings:
+            return
+        self._settings = (models, engine)
+        for model in self._models.values():
+            model.adjust(models, engine)
+            self._later(model.follow)
+        for registration in self._deployed.values():
             self._register(registration)
 
     def tend(self) -> None:
@@ -107,13 +125,22 @@ class Registry:
 
     def _register(self, deployed: Registration) -> None:
         with self._deciding:
-            registration = self._thresholds.over(deployed)
+            registration = self._thresholds.over(self._configured(deployed))
             known = self._models.get(registration.name)
             if known is None:
                 self._add(registration)
             elif known.registration != registration:
                 known.registration = registration
                 self._later(known.follow)
+
+    def _configured(self, deployed: Registration) -> Registration:
+        """Return the registration with the threshold of the settings in its decision."""
+        threshold = self._settings[0].thresholds.get(deployed.name)
+        if threshold is None:
+            return deployed
+        decision = {**json.loads(deployed.decision), "threshold": threshold}
+        text = json.dumps(decision, sort_keys=True)
+        return replace(deployed, decision=text, decided_by="the configuration")
 
     def _add(self, registration: Registration) -> None:
         model = ServedModel(registration, *self._settings, self._on_change)

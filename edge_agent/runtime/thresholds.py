@@ -1,7 +1,8 @@
 """Thresholds set while a model runs; kept on disk, so that a restart doesn't take them back.
 
 Such a threshold lies over what was deployed: the package and the decision of its registration. It
-ends when either changes, because a score means something else then, or somebody decided anew.
+ends when either changes, because a score means something else then, or somebody decided anew. A
+threshold of the settings belongs to that decision.
 """
 
 from __future__ import annotations

@@ -184,7 +184,8 @@ def _end(server: broker.Broker) -> None:
     server.process.wait(60)
 
 
-def _wait_while_it_helps(missing: Callable[[], int], patience_s: float = 40.0) -> None:
+def _wait_while_it_helps(missing: Callable[[], int], patience_s: float = 90.0) -> None:
+    # A loaded machine may need several attempts to connect, up to 60 s apart.
     left, since = missing(), time.monotonic()
     while left and time.monotonic() - since < patience_s:
         time.sleep(0.1)

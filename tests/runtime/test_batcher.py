@@ -267,10 +267,50 @@ def test_instances_come_and_go(line: Line) -> None:
     line.gate.open.set()
     more.open.set()
     assert [future.result(10) for future in futures] == [10, 20]
-    until(lambda: line.batcher.remove_idle())
-    assert not line.batcher.remove_idle()  # one stays
+    until(lambda: line.batcher.remove())
+    assert not line.batcher.remove()  # one stays
     until(lambda: line.gate.closed.is_set() or more.closed.is_set())
     assert line.batcher.instances == 1
+
+
+def busy_beside(line: Line, other: Gate) -> List[Future[int]]:
+    """Calls 1 and 2, computed by the line's gate and by `other`, which is added."""
+    first = line.call(1)
+    assert line.gate.entered.wait(10)
+    line.batcher.add(other)
+    second = line._callers.submit(line.batcher.run, Item(2, time.monotonic(), ANYBODY))
+    assert other.entered.wait(10)
+    return [first, second]
+
+
+def test_a_busy_instance_that_is_one_too_many_goes_after_its_batch(line: Line) -> None:
+    other = Gate()
+    taken = busy_beside(line, other)
+    waiting = line.call(3)
+    assert line.batcher.remove()
+    assert line.batcher.instances == 1
+    assert not line.batcher.remove()  # one stays
+    line.gate.open.set()
+    assert line.gate.closed.wait(10)
+    assert not waiting.done()
+    other.open.set()
+    assert [future.result(10) for future in (*taken, waiting)] == [10, 20, 30]
+    assert other.batches == [[2], [3]]
+
+
+@pytest.mark.parametrize("can_interrupt", [True, False])
+def test_a_busy_instance_that_is_to_go_may_still_hang(can_interrupt: bool) -> None:
+    line, other = Line(Gate(can_interrupt=can_interrupt), BatchingOptions()), Gate()
+    stuck, last = busy_beside(line, other)
+    assert line.batcher.remove()
+    other.open.set()
+    assert last.result(10) == 20
+    until(lambda: line.batcher.give_up_hung(limit_s=0.01) == 1)
+    with pytest.raises(AgentUnavailable):
+        stuck.result(10)
+    assert line.batcher.instances == 1
+    line.end()
+    assert line.gate.closed.wait(10)
 
 
 def test_the_load_tells_how_busy_the_instances_were() -> None:

@@ -124,7 +124,7 @@ def test_units_that_are_opened_later_judge_by_it(device: Device) -> None:
     device.detector.set_threshold("plates", 0.25, "hmi")
     serving = device.registry.find("plates").serving()
     serving.batcher.add(serving.open_unit())
-    assert serving.batcher.remove_idle()  # the one that was there before
+    assert serving.batcher.remove()  # the one that was there before
     assert threshold(device) == 0.25
 
 

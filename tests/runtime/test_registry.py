@@ -15,10 +15,10 @@ def registrations(*names: str) -> Dict[str, Registration]:
     return {name: Registration(name, Path("/nowhere") / name, (1,)) for name in names}
 
 
-def after(*rounds: Dict[str, Registration]) -> List[str]:
+def after(*rounds: Dict[str, Registration], remove_after_s: float = 0.0) -> List[str]:
     """Names that are deployed after these looks at the disk."""
 
-    registry = Registry(ModelsSettings(), EngineSettings())
+    registry = Registry(ModelsSettings(remove_after_s=remove_after_s), EngineSettings())
     for found in rounds:
         registry.sync(found)
     names = [info.name for info in registry.list()]
@@ -35,6 +35,11 @@ def test_a_model_goes_when_it_is_missing_twice_in_a_row() -> None:
     assert after(both, one) == ["a", "b"]
     assert after(both, one, one) == ["a"]
     assert after(both, one, both, one) == ["a", "b"]
+
+
+def test_a_model_stays_for_the_moment_between_two_versions_of_its_component() -> None:
+    both, one = registrations("a", "b"), registrations("a")
+    assert after(both, one, one, one, remove_after_s=3600.0) == ["a", "b"]
 
 
 def test_an_empty_name_and_an_unknown_one_are_told_apart() -> None:

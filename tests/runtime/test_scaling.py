@@ -57,3 +57,12 @@ def test_a_lost_unit_that_cannot_be_replaced_is_tried_less_and_less_often() -> N
 
 def test_the_next_lost_unit_is_replaced_at_once() -> None:
     assert decisions([(0, 0, 0.0)] * 4 + [(1, 0, 0.0), (0, 0, 0.0)]) == [1, 1, 0, 1, 0, 1]
+
+
+def test_units_below_a_raised_minimum_come_with_every_look() -> None:
+    few = Limits(minimum=8, maximum=8, up_after_s=3.0, down_after_s=60.0)
+    assert decisions([(count, 0, 0.0) for count in range(1, 9)], few) == [1] * 7 + [0]
+
+
+def test_units_above_a_lowered_maximum_go_with_every_look_however_busy() -> None:
+    assert decisions([(5, 9, 1.0), (4, 9, 1.0), (3, 9, 1.0)]) == [-1, -1, 0]

@@ -63,7 +63,8 @@ class Load:
 class _Worker:
     """An instance, what it computes, and the batches handed to its thread.
 
-    An empty batch makes the thread look into the queue, None ends it.
+    An empty batch makes the thread look into the queue, None ends it. Who `ends` takes no further
+    batch.
     """
 
     def __init__(self, instance: Instance, work: Callable[[_Worker], None]) -> None:
@@ -72,7 +73,7 @@ class _Worker:
         self.inbox: SimpleQueue[Optional[List[Item]]] = SimpleQueue()
         self.batch: List[Item] = []
         self.since = 0.0
-        self.given_up = False
+        self.ends = False
 
 
 class Batcher:
@@ -129,12 +130,15 @@ class Batcher:
             else:
                 self._idle.append(worker)
 
-    def remove_idle(self) -> bool:
-        """Free one instance that has nothing to do, if there is one beside another."""
+    def remove(self) -> bool:
+        """Free one instance if there is another: an idle one, else one after its batch."""
         with self._lock:
-            if not self._idle or self._in_service() == 1:
+            if self._in_service() <= 1:
                 return False
-            self._idle.pop(0).inbox.put(None)
+            if self._idle:
+                self._idle.pop(0).inbox.put(None)
+            else:
+                next(worker for worker in self._busy if not worker.ends).ends = True
             return True
 
     def give_up_hung(self, limit_s: float) -> int:
@@ -148,7 +152,7 @@ class Batcher:
                 worker for worker in self._busy if worker.batch and now - worker.since > limit_s
             ]
             for worker in hung:
-                worker.given_up = True
+                worker.ends = True
                 self._busy.remove(worker)
                 self._threads.remove(worker.thread)
             cut = [item for worker in hung for item in worker.batch]
@@ -250,7 +254,9 @@ class Batcher:
                 self._pace.note(now, now - worker.since, len(worker.batch))
                 self._busy_s += now - max(worker.since, self._looked)
                 worker.batch = []
-            if worker.given_up:
+            if worker.ends:
+                if worker in self._busy:  # else it was given up
+                    self._busy.remove(worker)
                 worker.inbox.put(None)
                 return []
             if self._gathers(worker):
@@ -276,7 +282,7 @@ class Batcher:
             self._filled.wait(rest_s)
 
     def _in_service(self) -> int:
-        return len(self._idle) + len(self._busy)
+        return len(self._idle) + sum(not worker.ends for worker in self._busy)
 
     def _work(self, worker: _Worker) -> None:
         while True:

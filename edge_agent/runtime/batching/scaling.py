@@ -24,20 +24,28 @@ class Limits:
 
 
 class Scaler:
-    """Remembers since when there are too few or too many units."""
+    """Remembers since when there are too few or too many units.
+
+    Whoever puts other `limits` in place changes what the next decision goes by.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._short_since: Optional[float] = None
         self._spare_since: Optional[float] = None
         self._replace_at, self._pause_s = 0.0, FIRST_PAUSE_S
+        self._instances = 0  # at the last decision
 
     def decide(self, now: float, load: Load) -> int:
         """Return +1, 0 or -1 units for the `load` since the last decision."""
         limits = self.limits
+        before, self._instances = self._instances, load.instances
+        if load.instances > before or load.instances >= limits.minimum:
+            self._replace_at, self._pause_s = 0.0, FIRST_PAUSE_S
         if load.instances < limits.minimum:
-            return self._replace(now)
-        self._replace_at, self._pause_s = 0.0, FIRST_PAUSE_S
+            return self._add(now)
+        if load.instances > limits.maximum:
+            return -1
         short = load.waited > 0 and load.busy > BUSY and load.instances < limits.maximum
         spare = load.instances > limits.minimum and load.busy * load.instances < SPARE * (
             load.instances - 1
@@ -52,8 +60,8 @@ class Scaler:
             return -1
         return 0
 
-    def _replace(self, now: float) -> int:
-        """Ask for a unit in place of a lost one; when that doesn't help, less and less often."""
+    def _add(self, now: float) -> int:
+        """Ask for a unit that lacks; when that doesn't help, less and less often."""
         if now < self._replace_at:
             return 0
         self._replace_at = now + self._pause_s

@@ -76,6 +76,11 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()
 
+    def follow(self, settings: CaptureSettings) -> None:
+        """Go by other settings; their folder and format must be the same."""
+        self._choice.follow(settings)
+        self._folder.quota_bytes = settings.quota_mib * MIB
+
     def choose(self, model: str, prediction: Prediction) -> str:
         """Return why the frame shall be kept, "" when it needn't be. Takes microseconds.
 

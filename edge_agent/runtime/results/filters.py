@@ -61,9 +61,20 @@ class Filter:
         self._models: Dict[str, _Model] = {}
         self.withheld = 0  # results beyond the rate, since the start
 
+    def follow(self, settings: ResultsSettings) -> None:
+        """Decide by other settings from the next verdict on.
+
+        Other words of `publish` begin with what each camera shows next.
+        """
+        with self._lock:
+            if settings.publish != self._settings.publish:
+                self._verdicts.clear()
+            self._settings = settings
+
     def passes(self, model: str, camera: str, prediction: Prediction, now: float) -> bool:
         """Tell whether the verdict is to be published; `now` in monotonic seconds."""
-        if self._settings.publish == "all" and not self._settings.per_minute:
+        settings = self._settings
+        if settings.publish == "all" and not settings.per_minute:
             return True  # what most agents do, at the least cost
         with self._lock:
             if len(self._verdicts) >= MOST_CAMERAS:

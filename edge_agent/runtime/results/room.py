@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Callable, Dict, List, Optional
 
 from edge_agent.config import ResultsSettings
+from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.results import sinks
 from edge_agent.runtime.results.capture import Capture
@@ -41,16 +42,21 @@ class ResultsRoom:
     """Everything behind the detector's observer; until `close`."""
 
     def __init__(
-        self, settings: ResultsSettings, metrics: Metrics, on_nucleus_lost: Callable[[str], None]
+        self,
+        settings: ResultsSettings,
+        metrics: Metrics,
+        on_nucleus_lost: Callable[[str], None],
+        nucleus: Optional[Greengrass] = None,
     ) -> None:
         """Open the outbox; nothing is sent yet.
 
-        Raises InvalidConfiguration when the folder is in use or a sink can't work here.
+        `nucleus` is a connection that others look after; without it the room makes its own when it
+        needs one. Raises InvalidConfiguration when the folder is in use or a sink can't work here.
         """
         self._settings, self._metrics = settings, metrics
         thing = sinks.thing_name(settings)
-        self._nucleus = sinks.make_nucleus(settings, on_nucleus_lost)
-        self._sinks = sinks.make_sinks(settings, thing, self._nucleus)
+        self._own_nucleus = None if nucleus else sinks.make_nucleus(settings, on_nucleus_lost)
+        self._sinks = sinks.make_sinks(settings, thing, nucleus or self._own_nucleus)
         self._dropping = threading.Lock()  # of the next two
         self._dropped, self._why_dropped = Dropped(), ""
         self._announced_at = -ANNOUNCE_EVERY_S
@@ -114,6 +120,13 @@ class ResultsRoom:
         self._announce_drops(ANNOUNCE_EVERY_S)
         self._show_status(self._outbox, self._status)
 
+    def follow(self, settings: ResultsSettings) -> None:
+        """Go by other settings of what is published, kept and alarmed from the next frame on."""
+        self._filter.follow(settings)
+        self._statistics.follow(settings)
+        if self._capture is not None:
+            self._capture.follow(settings.capture)
+
     def forget(self, model: str) -> None:
         """Count nothing more of a model that was removed."""
         self._statistics.forget(model)
@@ -142,8 +155,8 @@ class ResultsRoom:
             delivery.close(within_s / 4 / len(self._deliveries))
         if self._outbox is not None:
             self._outbox.close(within_s)
-        if self._nucleus is not None:
-            self._nucleus.close(within_s / 2)
+        if self._own_nucleus is not None:
+            self._own_nucleus.close(within_s / 2)
 
     def _drops(self, dropped: Dropped, why: str) -> None:
         self._metrics.results_dropped(dropped.normal, dropped.others)

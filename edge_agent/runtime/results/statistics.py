@@ -70,12 +70,16 @@ class Statistics:
         self._models: Dict[str, _Model] = {}
         self._began = self._seen = began or datetime.now().astimezone()
 
+    def follow(self, settings: ResultsSettings) -> None:
+        """Raise alarms by another limit from now on; the summaries stay as they were."""
+        self._rate_limit = settings.anomaly_rate_alarm
+
     def add(self, model: str, trained: manifest.Statistics, prediction: Prediction) -> None:
         """Count one verdict; any thread, some microseconds. `trained` is of the manifest."""
         with self._lock:
             known = self._models.get(model)
             if known is None:
-                known = self._models[model] = _Model(Counts(), Alarms(self._rate_limit))
+                known = self._models[model] = _Model(Counts(), Alarms())
             known.counts.add(prediction)
             known.alarms.add(trained.normal_scores, prediction)
 
@@ -83,7 +87,7 @@ class Statistics:
         """Let go of the latest frames and the alarms of a model that was removed."""
         with self._lock:
             if model in self._models:
-                self._models[model].alarms = Alarms(self._rate_limit)
+                self._models[model].alarms = Alarms()
 
     def due(self, now: datetime) -> List[Finding]:
         """Return the summaries of a period that is over, and the alarms that began or ended."""
@@ -92,7 +96,7 @@ class Statistics:
             models = dict(self._models)
         for name, model in models.items():
             with self._lock:
-                bodies, distance = model.alarms.look(), model.alarms.distance
+                bodies, distance = model.alarms.look(self._rate_limit), model.alarms.distance
             findings.extend(Finding("alarm", name, body) for body in bodies)
             if distance is not None:
                 self._on_drift(name, distance)
@@ -123,8 +127,7 @@ class Statistics:
         with self._lock:
             self._began, self._seen = snapshot.began, max(snapshot.seen, snapshot.began)
             for kept in snapshot.models:
-                alarms = Alarms(self._rate_limit, kept.raised)
-                self._models[kept.model] = _Model(kept.counts, alarms)
+                self._models[kept.model] = _Model(kept.counts, Alarms(kept.raised))
 
     def _summaries(self, now: datetime) -> List[Finding]:
         with self._lock:

@@ -38,8 +38,7 @@ class Alarms:
     alarms raised so far. Used under its owner's lock.
     """
 
-    def __init__(self, rate_limit: float, raised: Iterable[str] = ()) -> None:
-        self._rate_limit = rate_limit
+    def __init__(self, raised: Iterable[str] = ()) -> None:
         self._verdicts: Deque[bool] = deque(maxlen=FRAMES)
         self._good_scores: Deque[float] = deque(maxlen=FRAMES)
         self._judged_by = ("", 0.0)  # version, threshold
@@ -62,12 +61,15 @@ class Alarms:
             self._good_scores.append(prediction.score)
         self._is_fresh = True
 
-    def look(self) -> List[Dict[str, Any]]:
-        """Return the bodies of the alarms that were raised or ended since the last look."""
+    def look(self, rate_limit: float) -> List[Dict[str, Any]]:
+        """Return the bodies of the alarms that were raised or ended since the last look.
+
+        `rate_limit`: the share of anomalous frames that raises one.
+        """
         if not self._is_fresh:
             return []
         self._is_fresh = False
-        turned = ((reading, self._turn(reading)) for reading in self._readings())
+        turned = ((reading, self._turn(reading)) for reading in self._readings(rate_limit))
         return [
             {"alarm": reading.alarm, "state": state, **reading.facts, "message": reading.message}
             for reading, state in turned
@@ -84,10 +86,10 @@ class Alarms:
             return "ended"
         return ""
 
-    def _readings(self) -> Iterator[_Reading]:
+    def _readings(self, rate_limit: float) -> Iterator[_Reading]:
         count = len(self._verdicts)
         if count >= LEAST_FRAMES:
-            yield _rate_reading(sum(self._verdicts) / count, count, self._rate_limit)
+            yield _rate_reading(sum(self._verdicts) / count, count, rate_limit)
         if self._trained is not None:
             drift = compare(self._trained, tuple(self._good_scores), self._judged_by[1])
             self.distance = drift.distance if drift else None

@@ -31,6 +31,10 @@ class CaptureChoice:
         self._last_minute: Dict[str, Deque[float]] = {}  # of each model
         self._last_problem: Dict[str, float] = {}
 
+    def follow(self, settings: CaptureSettings) -> None:
+        """Choose by other settings from the next frame on."""
+        self._settings = settings
+
     def choose(self, model: str, prediction: Prediction) -> str:
         """Return why the frame shall be kept, "" when it needn't be."""
         reason = self._reason(prediction)

@@ -45,12 +45,15 @@ class Stored(NamedTuple):
 
 
 class CaptureFolder:
-    """Keeps at most `quota_bytes` in `folder`. Used by one thread; methods raise OSError."""
+    """Keeps at most `quota_bytes` in `folder`. Used by one thread; methods raise OSError.
+
+    Any thread may set another `quota_bytes`; the next capture makes room for it.
+    """
 
     def __init__(self, folder: Path, quota_bytes: int) -> None:
         self.path = folder
         self.last: Mapping[str, Line] = {}  # of each model, the newest; replaced, never changed
-        self._quota_bytes = quota_bytes
+        self.quota_bytes = quota_bytes
         self._manifest = CaptureManifest(folder)
         self._stored: List[Deque[Stored]] = []  # by worth, oldest first
         self._sizes: List[int] = []
@@ -117,9 +120,9 @@ class CaptureFolder:
         self._sizes[worth] += stored.size
 
     def _make_room(self, size: int, worth: int) -> bool:
-        if sum(self._sizes[worth + 1 :]) + size > self._quota_bytes:
+        if sum(self._sizes[worth + 1 :]) + size > self.quota_bytes:
             return False
-        while sum(self._sizes) + self._manifest.size() + size > self._quota_bytes:
+        while sum(self._sizes) + self._manifest.size() + size > self.quota_bytes:
             rank = next((rank for rank in range(worth + 1) if self._stored[rank]), None)
             if rank is not None:
                 self._delete_oldest(rank)
