@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from queue import Empty, SimpleQueue
-from typing import Optional
+from typing import Optional, Union
 
 from edge_agent import __version__
 from edge_agent.config import Settings
@@ -15,6 +15,9 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime import memory, model
 from edge_agent.runtime.batching import batcher
 from edge_agent.runtime.detector import Detector
+from edge_agent.runtime.host.component import Component
+from edge_agent.runtime.host.nucleus import EXIT_STATUS
+from edge_agent.runtime.live import LiveSettings
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.registry import Registry
 from edge_agent.runtime.remote.commands import RemoteCommands
@@ -31,20 +34,24 @@ ENGINE_THREADS = (batcher.THREAD_NAME, model.THREAD_NAME)
 FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
-NUCLEUS_LOST = 1  # exit status: the nucleus then starts the component anew, with a fresh token
+
+Wish = Union[int, Settings]  # stop with this exit status; go by these settings
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, component: Optional[Component] = None) -> int:
     """Serve until SIGTERM or SIGINT, or until the nucleus is lost; returns the exit status.
 
-    Raises InvalidConfiguration when it cannot begin.
+    `component` is connected already, and stays so. Raises InvalidConfiguration when it can't begin.
     """
     memory.keep_heap()
     preprocess.use_one_thread()  # inference units are the parallelism; more would fight them
-    stop_asked: SimpleQueue[int] = SimpleQueue()  # its put may interrupt any line, its own as well
+    wishes: SimpleQueue[Wish] = SimpleQueue()  # its put may interrupt any line, its own as well
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop_asked.put(0))
-    status = _serve(settings, stop_asked)
+        signal.signal(number, lambda _number, _frame: wishes.put(0))
+    agent = _Agent(settings, wishes, component)
+    agent.start()
+    status = agent.serve()
+    agent.stop()
     if any(thread.name in ENGINE_THREADS for thread in threading.enumerate()):
         # An engine is still loading or computing; tearing the interpreter down under it may crash.
         logging.shutdown()
@@ -52,80 +59,108 @@ def run(settings: Settings) -> int:
     return status
 
 
-def _serve(settings: Settings, stop_asked: SimpleQueue[int]) -> int:
-    frames = FrameReader()
-    store = Store(settings.models)
-    metrics = Metrics()
+class _Agent:
+    """The rooms, and the main thread's work between `start` and `stop`."""
 
-    def show(info: ModelInfo) -> None:
-        server.show(info)
+    def __init__(
+        self, settings: Settings, wishes: SimpleQueue[Wish], component: Optional[Component]
+    ) -> None:
+        self._settings, self._wishes, self._component = settings, wishes, component
+        self._frames = FrameReader()
+        self._store = Store(settings.models)
+        self._metrics = Metrics()
+        nucleus = component.nucleus if component else None
+        self._room = ResultsRoom(settings.results, self._metrics, self._lose, nucleus)
+        folder = settings.results.folder
+        self._registry = Registry(
+            settings.models,
+            settings.engine,
+            on_change=self._show,
+            on_gone=self._forget,
+            decisions=folder / DECISIONS_FILE if folder else None,
+        )
+        self._live = LiveSettings(settings, self._registry, self._room)
+        detector = Detector(self._registry, self._frames, self._room.recorder.observe)
+        if settings.results.commands.allow:
+            allow = settings.results.commands.allow
+            commands = RemoteCommands(detector, allow, self._room.last_capture)
+            self._room.serve_commands(commands.answer)
+        self._server = Server(settings.server, detector, self._metrics)
+
+    def start(self) -> None:
+        """Listen → know the models → results → answer calls → tell the nucleus."""
+        addresses = self._server.listen()
+        if self._settings.server.metrics is not None:
+            addresses.append(_serve_metrics(self._metrics, self._settings.server.metrics))
+        self._look()  # before the first call, which must not find a model missing
+        self._room.start()
+        self._server.start()
+        if self._component is not None:
+            self._component.when_lost(self._lose)
+            figures = self._metrics
+            self._component.serve(self._wishes.put, figures.quiet_for_s, figures.totals)
+        log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
+
+    def serve(self) -> int:
+        """Look after everything until told to stop; returns the exit status."""
+        while not isinstance(wish := self._next_wish(), int):
+            if wish is not None:
+                self._follow(wish)
+            self._frames.sweep()
+            self._look()
+            self._tend()
+        return wish
+
+    def stop(self) -> None:
+        """No new calls, those in flight finish → engines → results."""
+        log.info("Stopping: no new calls; those in flight may finish.")
+        self._server.stop(self._settings.server.stop_within_s)
+        self._registry.close(FREE_WITHIN_S)
+        self._room.close(STORE_WITHIN_S)
+        log.info("Stopped.")
+
+    def _next_wish(self) -> Optional[Wish]:
+        """Return None when it is time to look after the models again."""
+        try:
+            return self._wishes.get(timeout=self._settings.models.rescan_every_s)
+        except Empty:
+            return None
+
+    def _look(self) -> None:
+        """Take over what is deployed now; an unreadable folder leaves everything as it was."""
+        try:
+            self._registry.sync(self._store.scan())
+            self._registry.tend()
+        except Exception:
+            log.exception("Looking after the models failed; trying again.")
+
+    def _tend(self) -> None:
+        try:
+            self._room.tend()
+        except Exception:
+            log.exception("Looking after the results failed; trying again.")
+
+    def _follow(self, settings: Settings) -> None:
+        try:
+            waiting = self._live.follow(settings)
+        except Exception:
+            log.exception("The new settings couldn't all be put into force.")
+            return
+        if waiting:
+            log.warning("These settings wait for a restart of the agent: %s.", ", ".join(waiting))
+
+    def _show(self, info: ModelInfo) -> None:
+        self._server.show(info)
         units = info.inference_units, info.desired_units, info.least_units, info.most_units
-        metrics.has_units(info.name, *units)
+        self._metrics.has_units(info.name, *units)
 
-    def forget(name: str) -> None:
-        server.forget(name)
-        room.forget(name)
+    def _forget(self, name: str) -> None:
+        self._server.forget(name)
+        self._room.forget(name)
 
-    def lose(why: str) -> None:
+    def _lose(self, why: str) -> None:
         log.error("%s", why)
-        stop_asked.put(NUCLEUS_LOST)
-
-    room = ResultsRoom(settings.results, metrics, on_nucleus_lost=lose)
-    folder = settings.results.folder
-    registry = Registry(
-        settings.models,
-        settings.engine,
-        on_change=show,
-        on_gone=forget,
-        decisions=folder / DECISIONS_FILE if folder else None,
-    )
-    detector = Detector(registry, frames, room.recorder.observe)
-    if settings.results.commands.allow:
-        allow = settings.results.commands.allow
-        room.serve_commands(RemoteCommands(detector, allow, room.last_capture).answer)
-    server = Server(settings.server, detector, metrics)
-    addresses = server.listen()
-    if settings.server.metrics is not None:
-        addresses.append(_serve_metrics(metrics, settings.server.metrics))
-    _look(store, registry)  # before the first call, which must not find a model missing
-    room.start()
-    server.start()
-    log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
-    while (status := _asked(stop_asked, settings.models.rescan_every_s)) is None:
-        frames.sweep()
-        _look(store, registry)
-        _tend(room)
-
-    log.info("Stopping: no new calls; those in flight may finish.")
-    server.stop(settings.server.stop_within_s)
-    registry.close(FREE_WITHIN_S)
-    room.close(STORE_WITHIN_S)
-    log.info("Stopped.")
-    return status
-
-
-def _asked(queue: SimpleQueue[int], within_s: float) -> Optional[int]:
-    """Return the exit status when the agent is to stop, None when nobody asked."""
-    try:
-        return queue.get(timeout=within_s)
-    except Empty:
-        return None
-
-
-def _look(store: Store, registry: Registry) -> None:
-    """Take over what is deployed now; an unreadable folder leaves everything as it was."""
-    try:
-        registry.sync(store.scan())
-        registry.tend()
-    except Exception:
-        log.exception("Looking after the models failed; trying again.")
-
-
-def _tend(room: ResultsRoom) -> None:
-    try:
-        room.tend()
-    except Exception:
-        log.exception("Looking after the results failed; trying again.")
+        self._wishes.put(EXIT_STATUS)
 
 
 def _serve_metrics(metrics: Metrics, address: str) -> str:

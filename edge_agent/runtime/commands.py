@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, List, Optional
 
 from edge_agent import logs
-from edge_agent.config import load
+from edge_agent.config import Settings, load
+
+if TYPE_CHECKING:
+    from edge_agent.runtime.host.component import Component
+
+CLOSE_WITHIN_S = 0.25
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `serve`."""
-    parser.add_argument("--config", type=Path, help="settings file (JSON)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--config", type=Path, help="settings file (JSON)")
+    source.add_argument(
+        "--greengrass",
+        type=Path,
+        metavar="WORK",
+        help="run as a Greengrass component: settings from its configuration, files in this folder",
+    )
     parser.add_argument("--models", type=Path, help="folder of model packages (models.folder)")
     parser.add_argument(
         "--records", type=Path, help="folder of registration records, models.d (models.records)"
@@ -35,8 +49,28 @@ def run(arguments: argparse.Namespace) -> int:
         "models.autostart": arguments.autostart or None,
     }
     assignments = [f"{name}={value}" for name, value in given.items() if value is not None]
-    settings = load(arguments.config, os.environ, [*assignments, *arguments.set])
+    assignments += arguments.set
+    if arguments.greengrass is not None:
+        return _serve_as_component(arguments.greengrass, assignments)
+    return _serve(load(arguments.config, os.environ, assignments))
+
+
+def _serve_as_component(work: Path, assignments: List[str]) -> int:
+    from edge_agent.runtime.host.component import Component
+    from edge_agent.runtime.host.nucleus import EXIT_STATUS, NucleusError
+
+    component = Component(work, os.environ, assignments)
+    try:
+        return _serve(component.connect(), component)
+    except NucleusError as error:
+        sys.stderr.write(f"edge-agent: {error}\n")
+        return EXIT_STATUS
+    finally:
+        component.close(CLOSE_WITHIN_S)
+
+
+def _serve(settings: Settings, component: Optional[Component] = None) -> int:
     logs.configure(settings.log_level)
     from edge_agent.runtime import app
 
-    return app.run(settings)
+    return app.run(settings, component)

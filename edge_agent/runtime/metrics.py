@@ -6,10 +6,13 @@ exist, with the prefix `edge_agent_`; counters end in `_total` as Prometheus wan
 
 from __future__ import annotations
 
+import math
+import time
 from functools import lru_cache
-from typing import Iterable, Sequence, Tuple
+from typing import Dict, Iterable, Sequence, Tuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.metrics import MetricWrapperBase
 
 from edge_agent.types import CameraProblem
 
@@ -22,6 +25,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._latest_frame = -math.inf  # monotonic, s
+        self._counters: Dict[str, Counter] = {}
         self._successes = self._counter("SuccessfulRequestCount", "Frames that got a verdict")
         self._processed = self._counter("ProcessedImageCount", "Frames that were computed")
         self._anomalous = self._counter(
@@ -72,6 +77,7 @@ class Metrics:
         stages: Iterable[Tuple[str, float]],
     ) -> None:
         """Count a verdict; `stages` are the parts of its time, in seconds."""
+        self._latest_frame = time.monotonic()
         self._successes.labels(model).inc()
         self._processed.labels(model).inc()
         if anomalous and not problems:
@@ -94,11 +100,25 @@ class Metrics:
 
     def failed(self, model: str, status: str, invalid_image: bool) -> None:
         """Count a frame without a verdict; `status` is the name of its gRPC status code."""
+        self._latest_frame = time.monotonic()
         self._errors.labels(model, status).inc()
         if invalid_image:
             self._invalid.labels(model).inc()
         if status == "RESOURCE_EXHAUSTED":
             self._throttled.labels(model).inc()
+
+    def quiet_for_s(self) -> float:
+        """Return for how long no frame has been answered."""
+        return time.monotonic() - self._latest_frame
+
+    def totals(self) -> Dict[str, float]:
+        """Return the counts of all models together since the start, by name; `Time` in seconds."""
+        totals = {
+            name: _sum(counter, f"edge_agent_{name}_total")
+            for name, counter in self._counters.items()
+        }
+        totals["Time"] = _sum(self._time, "edge_agent_Time_sum", stage="total") / 1000
+        return totals
 
     def has_units(self, model: str, in_service: int, desired: int, least: int, most: int) -> None:
         """Note how many inference units a model has, should have and may have."""
@@ -133,10 +153,20 @@ class Metrics:
         start_http_server(port, host, self.registry)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return self._total(name, meaning, "model", *labels)
+        counter = self._counters[name] = self._total(name, meaning, "model", *labels)
+        return counter
 
     def _total(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(name, meaning, labels, namespace="edge_agent", registry=self.registry)
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(name, meaning, labels, namespace="edge_agent", registry=self.registry)
+
+
+def _sum(metric: MetricWrapperBase, name: str, **labels: str) -> float:
+    samples = [sample for family in metric.collect() for sample in family.samples]
+    return sum(
+        sample.value
+        for sample in samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )

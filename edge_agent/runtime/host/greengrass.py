@@ -8,19 +8,31 @@ nucleus has forgotten the token, so that only a new start of the component helps
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, InvalidStateError, wait
-from contextlib import suppress
-from typing import Any, Callable, Mapping, Optional
+from concurrent.futures import Future, wait
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from typing_extensions import Literal
 
+from edge_agent.runtime.host.callbacks import (
+    Lifecycle,
+    Stream,
+    failed,
+    free,
+    name_of,
+    new_future,
+    settle,
+)
 from edge_agent.runtime.host.nucleus import (
+    DEFER_UPDATE,
+    FOLLOW_CONFIGURATION,
+    FOLLOW_UPDATES,
+    GET_CONFIGURATION,
     PUBLISH,
     PUBLISH_LOCALLY,
+    PUT_METRICS,
     SUBSCRIBE,
     UPDATE_STATE,
     NotAccepted,
-    NucleusError,
     NucleusLost,
     Operation,
     translated,
@@ -31,6 +43,7 @@ from edge_agent.runtime.host.nucleus import (
 SOCKET = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 TOKEN = "SVCUID"
 CONNECT_WITHIN_S = 10.0
+ITS_OWN = "this component"
 
 
 def available(environment: Mapping[str, str]) -> bool:
@@ -41,8 +54,10 @@ def available(environment: Mapping[str, str]) -> bool:
 class Greengrass:
     """Owns the connection and its one thread; every method may be called on any other thread.
 
-    The futures end with None or a NucleusError, on the connection's thread; they can't be
-    cancelled. That thread must not be held up by what is called on it.
+    The futures end with what was asked for or a NucleusError, on the connection's thread; they
+    can't be cancelled. That thread must not be held up by what is called on it. What goes on for
+    longer (`subscribe`, `follow_...`) tells by `on_end` that the nucleus has ended or refused it or
+    is lost.
     """
 
     def __init__(
@@ -60,7 +75,7 @@ class Greengrass:
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._why_lost = ""
-        self._connected = _future()
+        self._connected = new_future()
         self._client: Any = None
         self._loop_ended = threading.Event()
         self._limit = threading.Timer(
@@ -72,15 +87,15 @@ class Greengrass:
         """Begin to connect, the first time, and return at once; fails with NucleusLost."""
         with self._lock:
             if self._why_lost:
-                return _failed(NucleusLost(self._why_lost))
+                return failed(NucleusLost(self._why_lost))
             if self._client is not None:
                 return self._connected
             connection = self._connection()
         self._limit.start()
         try:
-            attempt = connection.connect(_Lifecycle(self._lose))
+            attempt = connection.connect(Lifecycle(self._lose))
         except Exception as error:  # a path that can't be one; the class varies
-            self._lose(_name(error))
+            self._lose(name_of(error))
         else:
             attempt.add_done_callback(self._attempted)
         return self._connected
@@ -92,9 +107,7 @@ class Greengrass:
         its process lives. Lite takes at most 10 messages and 15,000 bytes that AWS IoT Core has not
         acknowledged, beyond that NucleusBusy.
         """
-        from awsiot.greengrasscoreipc import model
-
-        request = model.PublishToIoTCoreRequest(topic_name=topic, qos=str(qos), payload=payload)
+        request = {"topic_name": topic, "qos": str(qos), "payload": payload}
         return self._call(PUBLISH, topic, request, why_never_to_iot_core(topic, payload))
 
     def publish_locally(self, topic: str, payload: bytes) -> Future[None]:
@@ -105,7 +118,7 @@ class Greengrass:
         from awsiot.greengrasscoreipc import model
 
         message = model.PublishMessage(binary_message=model.BinaryMessage(message=payload))
-        request = model.PublishToTopicRequest(topic=topic, publish_message=message)
+        request = {"topic": topic, "publish_message": message}
         return self._call(PUBLISH_LOCALLY, topic, request, why_never(topic, payload))
 
     def subscribe(
@@ -116,19 +129,77 @@ class Greengrass:
     ) -> Future[None]:
         """Receive from AWS IoT Core until the connection is closed.
 
-        `on_message(topic, payload)` and `on_end`, when the nucleus ends or refuses it or is lost,
-        are called on the connection's thread. Lite keeps back messages over about 4,900 bytes.
+        `on_message(topic, payload)` is called on the connection's thread. Lite keeps back messages
+        over about 4,900 bytes.
+        """
+
+        def hear(event: Any) -> None:
+            on_message(event.message.topic_name, event.message.payload or b"")
+
+        request = {"topic_name": topic_filter, "qos": "1"}
+        return self._call(SUBSCRIBE, topic_filter, request, "", Stream(hear, on_end))
+
+    def get_configuration(self) -> Future[Dict[str, Any]]:
+        """Read the component's own whole configuration; NotThere when it has none."""
+        return self._call(
+            GET_CONFIGURATION, ITS_OWN, {}, read=lambda response: response.value or {}
+        )
+
+    def follow_configuration(
+        self, on_change: Callable[[], None], on_end: Callable[[], None]
+    ) -> Future[None]:
+        """Hear of every change of the component's own configuration.
+
+        `on_change` is called on the connection's thread, in bursts: once for each value, in no
+        order, perhaps before the value can be read.
+        """
+        stream = Stream(lambda _event: on_change(), on_end)
+        return self._call(FOLLOW_CONFIGURATION, ITS_OWN, {}, "", stream)
+
+    def follow_updates(
+        self,
+        on_ask: Callable[[str], None],
+        on_done: Callable[[str], None],
+        on_end: Callable[[], None],
+    ) -> Future[None]:
+        """Hear that a deployment wants to change components; lite never asks (NucleusBusy).
+
+        `on_ask(deployment)` and, once it has gone through or was given up, `on_done(deployment)`
+        are called on the connection's thread. What isn't answered by `defer_update` in time goes
+        ahead. The deployment is "" when it can't be deferred.
+        """
+
+        def hear(event: Any) -> None:
+            if event.pre_update_event is not None:
+                on_ask(event.pre_update_event.deployment_id or "")
+            elif event.post_update_event is not None:
+                on_done(event.post_update_event.deployment_id or "")
+
+        return self._call(FOLLOW_UPDATES, ITS_OWN, {}, "", Stream(hear, on_end))
+
+    def defer_update(self, deployment: str, recheck_after_ms: int, why: str) -> Future[None]:
+        """Let a deployment wait, the nucleus then asks again; 0: it may go ahead.
+
+        NucleusBusy when the answer comes too late.
+        """
+        request = {
+            "deployment_id": deployment, "recheck_after_ms": recheck_after_ms, "message": why,
+        }  # fmt: skip
+        return self._call(DEFER_UPDATE, deployment, request)
+
+    def put_metrics(self, metrics: List[Tuple[str, str, float]]) -> Future[None]:
+        """Add (name, unit, value) to the nucleus's sums; names have at most 32 bytes.
+
+        Classic allows it to components whose name begins with "aws."; lite to none (NucleusBusy).
         """
         from awsiot.greengrasscoreipc import model
 
-        request = model.SubscribeToIoTCoreRequest(topic_name=topic_filter, qos="1")
-        return self._call(SUBSCRIBE, topic_filter, request, "", _Stream(on_message, on_end))
+        listed = [model.Metric(name=name, unit=unit, value=value) for name, unit, value in metrics]
+        return self._call(PUT_METRICS, "*", {"metrics": listed})
 
     def update_state(self, state: Literal["RUNNING", "ERRORED"]) -> Future[None]:
         """Tell the nucleus how the component is."""
-        from awsiot.greengrasscoreipc import model
-
-        return self._call(UPDATE_STATE, state, model.UpdateStateRequest(state=state))
+        return self._call(UPDATE_STATE, state, {"state": state})
 
     def close(self, within_s: float = 2.0) -> None:
         """Disconnect and end the thread; not to be called on it."""
@@ -139,7 +210,7 @@ class Greengrass:
         if client is None:
             return
         wait([client.close()], within_s)
-        _settle(self._connected, NucleusLost(self._why_lost))
+        settle(self._connected, NucleusLost(self._why_lost))
         del client  # the last reference: the thread ends when nobody has the connection
         self._loop_ended.wait(within_s)
 
@@ -167,10 +238,10 @@ class Greengrass:
     def _attempted(self, attempt: Future[None]) -> None:
         error = attempt.exception()
         if error is not None:
-            self._lose(_name(error))
+            self._lose(name_of(error))
         else:
             self._limit.cancel()
-            _settle(self._connected)
+            settle(self._connected)
 
     def _lose(self, reason: str) -> None:
         self._limit.cancel()
@@ -182,98 +253,41 @@ class Greengrass:
                 f"isn't running, has restarted, or doesn't know the token in {TOKEN}. "
                 "The component must be started anew by the nucleus."
             )
-        _settle(self._connected, NucleusLost(self._why_lost))
+        settle(self._connected, NucleusLost(self._why_lost))
         self._on_lost(self._why_lost)
 
     def _call(
-        self, operation: Operation, resource: str, request: Any, wrong: str = "", *stream: _Stream
-    ) -> Future[None]:
+        self,
+        operation: Operation,
+        resource: str,
+        request: Dict[str, Any],
+        wrong: str = "",
+        *stream: Stream,
+        read: Callable[[Any], object] = lambda _response: None,
+    ) -> Future[Any]:
         if wrong:
-            return _failed(NotAccepted(wrong))
-        ended = _future()
+            return failed(NotAccepted(wrong))
+        from awsiot.greengrasscoreipc import model
+
+        ended = new_future()
 
         def answered(response: Future[Any]) -> None:
             error = response.exception()
             if error is None:
-                _settle(ended)
+                settle(ended, value=read(response.result()))
             elif type(error).__name__ == "StreamClosedError":
-                _settle(ended, self._no_connection())
+                settle(ended, self._no_connection())
             else:
-                _free(error)
-                _settle(ended, translated(error, operation, resource))
+                free(error)
+                settle(ended, translated(error, operation, resource))
 
         try:
             call = getattr(self._client, operation.factory)(*stream)
-            call.activate(request)
+            call.activate(getattr(model, f"{operation.name}Request")(**request))
         except Exception:  # not connected; each layer has a class of its own for it
-            return _failed(self._no_connection())
+            return failed(self._no_connection())
         call.get_response().add_done_callback(answered)
         return ended
 
     def _no_connection(self) -> NucleusLost:
         return NucleusLost(self._why_lost or "There is no connection to the nucleus at present.")
-
-
-class _Lifecycle:
-    """What awsiot tells of the connection as a whole."""
-
-    def __init__(self, lose: Callable[[str], None]) -> None:
-        self._lose = lose
-
-    def on_connect(self) -> None:
-        """Do nothing: the future of the attempt tells it."""
-
-    def on_disconnect(self, reason: Optional[Exception]) -> None:
-        self._lose(_name(reason))
-
-    def on_error(self, _error: Exception) -> bool:
-        return True  # disconnect
-
-    def on_ping(self, _headers: object, _payload: bytes) -> None:
-        """Do nothing."""
-
-
-class _Stream:
-    """What awsiot tells of a subscription."""
-
-    def __init__(
-        self, on_message: Callable[[str, bytes], None], on_end: Callable[[], None]
-    ) -> None:
-        self._on_message = on_message
-        self.on_stream_closed = on_end
-
-    def on_stream_event(self, event: Any) -> None:
-        self._on_message(event.message.topic_name, event.message.payload or b"")
-
-    def on_stream_error(self, error: Exception) -> bool:
-        _free(error)
-        return True  # close the stream
-
-
-def _future() -> Future[None]:
-    future: Future[None] = Future()
-    future.set_running_or_notify_cancel()
-    return future
-
-
-def _failed(error: NucleusError) -> Future[None]:
-    failed = _future()
-    failed.set_exception(error)
-    return failed
-
-
-def _settle(future: Future[None], error: Optional[NucleusError] = None) -> None:
-    with suppress(InvalidStateError):  # another thread was first
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-
-
-def _free(error: BaseException) -> None:
-    # Its traceback holds the connection in a cycle; the thread would outlive `close`.
-    error.__traceback__ = None
-
-
-def _name(error: Optional[BaseException]) -> str:
-    return str(getattr(error, "name", type(error).__name__))

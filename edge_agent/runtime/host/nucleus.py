@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Dict, Tuple, Type
 
+EXIT_STATUS = 1  # without the nucleus: it then starts the component anew, with a fresh token
 MOST_PAYLOAD_BYTES = 7000
 MOST_SLASHES = 7  # AWS IoT Core disconnects the whole device on more
 MOST_TOPIC_BYTES = 256  # of AWS IoT Core and of lite's local publish/subscribe
@@ -32,6 +33,10 @@ class NotAccepted(NucleusError):
     """The request is wrong, whenever it is sent."""
 
 
+class NotThere(NotAccepted):
+    """What is asked for doesn't exist."""
+
+
 class NucleusLost(NucleusError):
     """There is no connection (yet)."""
 
@@ -50,7 +55,17 @@ SUBSCRIBE = Operation(
     "SubscribeToIoTCore", "new_subscribe_to_iot_core", "aws.greengrass.ipc.mqttproxy"
 )
 PUBLISH_LOCALLY = Operation("PublishToTopic", "new_publish_to_topic", "aws.greengrass.ipc.pubsub")
-UPDATE_STATE = Operation("UpdateState", "new_update_state", "")  # needs no policy
+PUT_METRICS = Operation(
+    "PutComponentMetric", "new_put_component_metric", "aws.greengrass.ipc.componentmetric"
+)
+# These need no policy.
+UPDATE_STATE = Operation("UpdateState", "new_update_state", "")
+GET_CONFIGURATION = Operation("GetConfiguration", "new_get_configuration", "")
+FOLLOW_CONFIGURATION = Operation(
+    "SubscribeToConfigurationUpdate", "new_subscribe_to_configuration_update", ""
+)
+FOLLOW_UPDATES = Operation("SubscribeToComponentUpdates", "new_subscribe_to_component_updates", "")
+DEFER_UPDATE = Operation("DeferComponentUpdate", "new_defer_component_update", "")
 
 ERRORS: Dict[str, Tuple[Type[NucleusError], str]] = {
     "UnauthorizedError": (
@@ -63,6 +78,7 @@ ERRORS: Dict[str, Tuple[Type[NucleusError], str]] = {
         NotAccepted,
         "The nucleus doesn't accept {what}: an argument is wrong.",
     ),
+    "ResourceNotFoundError": (NotThere, "The nucleus doesn't find it: {what}."),
 }
 OTHER_ERROR = (  # the same for every topic, so that it is logged once
     NucleusBusy,

@@ -18,6 +18,7 @@ from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import (
     NotAccepted,
     NotAuthorized,
+    NotThere,
     NucleusBusy,
     NucleusLost,
 )
@@ -37,6 +38,7 @@ BECOMES: Dict[Type[BaseException], Type[Exception]] = {
     NucleusLost: SinkUnavailable,
     NotAuthorized: MessageRefused,
     NotAccepted: MessageRejected,
+    NotThere: MessageRejected,
 }
 
 

@@ -1,0 +1,137 @@
+"""The agent's life as a Greengrass component, from its start to the loss of the nucleus.
+
+Owns the one connection to the nucleus and a thread of its own, the agenda: what the nucleus tells
+on the connection's thread is only planned there.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotDone
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Sequence
+
+from edge_agent import config
+from edge_agent.config import Settings, UpdatesSettings
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.host.agenda import Agenda
+from edge_agent.runtime.host.changes import ANSWER_WITHIN_S, NO_ANSWER, Changes
+from edge_agent.runtime.host.configuration import settings_tree
+from edge_agent.runtime.host.counts import Counts
+from edge_agent.runtime.host.greengrass import SOCKET, Greengrass, available
+from edge_agent.runtime.host.nucleus import NotThere, NucleusBusy, NucleusLost
+from edge_agent.runtime.host.updates import Updates
+
+log = logging.getLogger(__name__)
+
+READ_AGAIN_S = 0.5
+
+
+class Component:
+    """One component; `connect`, `serve` and `close` are called by one thread, once each."""
+
+    def __init__(
+        self, work: Path, environment: Mapping[str, str], assignments: Sequence[str]
+    ) -> None:
+        """`environment` and `assignments` win over the configuration, see `config.build`.
+
+        Raises InvalidConfiguration outside Greengrass.
+        """
+        if not available(environment):
+            raise InvalidConfiguration(
+                f"--greengrass: no Greengrass nucleus started this process ({SOCKET} isn't set). "
+                "Deploy the agent as a component, or serve without --greengrass."
+            )
+        self.nucleus = Greengrass(environment, self._lose)
+        self._work, self._environment, self._assignments = work, environment, assignments
+        self._agenda = Agenda("component")
+        self._losing = threading.Lock()  # of the next two
+        self._why_lost = ""
+        self._on_lost: Callable[[str], None] = lambda _why: None
+        self._configuration: Dict[str, Any] = {}
+        self._updates = UpdatesSettings()
+
+    def connect(self) -> Settings:
+        """Connect, read the configuration and return the settings; waits for at most 30 s.
+
+        Raises NucleusLost, InvalidConfiguration.
+        """
+        self.nucleus.connect().result()  # which has a limit
+        self._configuration = self._read()
+        return self._settings(self._configuration)
+
+    def when_lost(self, act: Callable[[str], None]) -> None:
+        """Let `act` hear once, on any thread, why the nucleus is lost; at once when it is so."""
+        with self._losing:
+            self._on_lost, why = act, self._why_lost
+        if why:
+            act(why)
+
+    def serve(
+        self,
+        use: Callable[[Settings], None],
+        quiet_for_s: Callable[[], float],
+        totals: Callable[[], Mapping[str, float]],
+    ) -> None:
+        """Tell the nucleus that the agent runs, and follow from now on what it tells.
+
+        `use` gets the settings of each new configuration that is right, on the agenda's thread; it
+        must not wait. For `quiet_for_s` see Updates, for `totals` Counts.
+        """
+
+        def take(configuration: Dict[str, Any]) -> None:
+            try:
+                settings = self._settings(configuration)
+            except InvalidConfiguration as error:
+                log.error("The settings stay as they were: %s", error)  # noqa: TRY400
+            else:
+                use(settings)
+
+        told = self.nucleus.update_state("RUNNING")
+        told.add_done_callback(lambda told: self._agenda.plan(partial(_complain, told)))
+        changes = Changes(self.nucleus, self._agenda, self._configuration, take)
+        updates = Updates(self.nucleus, self._agenda, lambda: self._updates, quiet_for_s)
+        counts = Counts(self.nucleus, self._agenda, totals)
+        for begin in (changes.follow, updates.follow, counts.give):
+            self._agenda.plan(begin)
+
+    def close(self, within_s: float) -> None:
+        """End the agenda and disconnect."""
+        self._agenda.close(within_s)
+        self.nucleus.close(within_s)
+
+    def _lose(self, why: str) -> None:
+        with self._losing:
+            self._why_lost, act = why, self._on_lost
+        act(why)
+
+    def _read(self) -> Dict[str, Any]:
+        """Return the configuration, when the nucleus is busy a little later."""
+        end = time.monotonic() + ANSWER_WITHIN_S
+        while True:
+            try:
+                return self.nucleus.get_configuration().result(ANSWER_WITHIN_S)
+            except NotThere:
+                return {}
+            except NotDone:
+                raise NucleusLost(f"The configuration can't be read: {NO_ANSWER}") from None
+            except NucleusBusy:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(READ_AGAIN_S)
+
+    def _settings(self, configuration: Mapping[str, Any]) -> Settings:
+        tree = settings_tree(configuration, self._work)
+        settings = config.build(tree, self._environment, self._assignments)
+        self._updates = settings.updates
+        return settings
+
+
+def _complain(told: Future[None]) -> None:
+    error = told.exception()
+    if error is not None and not isinstance(error, NucleusLost):
+        log.warning("The nucleus wasn't told that the agent runs: %s", error)

@@ -1,0 +1,56 @@
+"""The agent's counts as component metrics of the nucleus, under the original's CloudWatch names.
+
+The nucleus sums up what it is given and sends it with its own telemetry; so counts are given as
+increments, and figures that can't be summed (inference units) aren't given at all. Only classic
+takes them, and only of a component whose name begins with "aws." and whose accessControl allows it.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from functools import partial
+from typing import Callable, Dict, Mapping
+
+from edge_agent.runtime.host.agenda import Agenda
+from edge_agent.runtime.host.greengrass import Greengrass
+from edge_agent.runtime.host.nucleus import NucleusLost
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 60.0
+UNITS = {
+    "ProcessedImageCount": "COUNT",
+    "DetectedAnomalyCount": "COUNT",
+    "InvalidImageCount": "COUNT",
+    "SuccessfulRequestCount": "COUNT",
+    "ErrorCount": "COUNT",
+    "ThrottledCount": "COUNT",
+    "Time": "SECONDS",  # of all successful requests together
+}
+
+
+class Counts:
+    """Gives the nucleus what has been counted since the last time, once a minute."""
+
+    def __init__(
+        self, nucleus: Greengrass, agenda: Agenda, totals: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """`totals` tells the counts since the start, by name."""
+        self._nucleus, self._agenda, self._totals = nucleus, agenda, totals
+        self._given: Dict[str, float] = dict.fromkeys(UNITS, 0.0)
+
+    def give(self) -> None:
+        """Give the increments, zeros as well, and plan the next time."""
+        totals = self._totals()
+        given, self._given = self._given, {name: totals[name] for name in UNITS}
+        increments = [(name, unit, self._given[name] - given[name]) for name, unit in UNITS.items()]
+        answer = self._nucleus.put_metrics(increments)
+        answer.add_done_callback(lambda done: self._agenda.plan(partial(self._taken, done)))
+
+    def _taken(self, answer: Future[None]) -> None:
+        error = answer.exception()
+        if error is None:
+            self._agenda.plan(self.give, EVERY_S)
+        elif not isinstance(error, NucleusLost):
+            log.info("Component metrics are for components named aws.* on classic: %s", error)

@@ -1,0 +1,106 @@
+"""Updates of components wait while frames are inspected, but not for ever; only classic asks."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from concurrent.futures import Future
+from functools import partial
+from typing import Callable
+
+from edge_agent.config import UpdatesSettings
+from edge_agent.runtime.host.agenda import Agenda
+from edge_agent.runtime.host.greengrass import Greengrass
+from edge_agent.runtime.host.nucleus import NucleusLost
+
+log = logging.getLogger(__name__)
+
+LEAST_RECHECK_S = 1.0  # classic looks no more often
+RETRY_S = 5.0
+WHY = "Frames are being inspected."
+
+
+class Deferral:
+    """Decides on the deployments, one at a time as the nucleus has them; times are monotonic, s."""
+
+    def __init__(self) -> None:
+        self._deployment, self._since = "", math.inf
+
+    def recheck_after_s(
+        self, deployment: str, settings: UpdatesSettings, quiet_for_s: float, now: float
+    ) -> float:
+        """Return when the nucleus shall ask again; 0: it may go ahead.
+
+        A deployment waits for `settings.defer_at_most_s` in all, from when it was first asked for
+        until it is `over`: another component may have it asked for again.
+        """
+        if deployment != self._deployment:
+            self._deployment, self._since = deployment, now
+        left_s = self._since + settings.defer_at_most_s - now
+        if quiet_for_s >= settings.quiet_s or left_s <= 0.0:
+            return 0.0
+        return min(left_s, max(settings.quiet_s, LEAST_RECHECK_S))
+
+    def over(self) -> None:
+        """Forget the deployment: it has gone through, or was given up."""
+        self._deployment = ""
+
+
+class Updates:
+    """Answers the nucleus when a deployment wants to change components."""
+
+    def __init__(
+        self,
+        nucleus: Greengrass,
+        agenda: Agenda,
+        settings: Callable[[], UpdatesSettings],
+        quiet_for_s: Callable[[], float],
+    ) -> None:
+        """`quiet_for_s` tells how long no frame has come."""
+        self._nucleus, self._agenda = nucleus, agenda
+        self._settings, self._quiet_for_s = settings, quiet_for_s
+        self._deferral = Deferral()
+        self._said = ""
+        self._offered = True
+
+    def follow(self) -> None:
+        """Begin to listen; without a word more where the nucleus doesn't offer or permit it."""
+        asked = self._nucleus.follow_updates(
+            lambda deployment: self._agenda.plan(partial(self._answer, deployment)),
+            lambda _deployment: self._agenda.plan(self._deferral.over),
+            lambda: self._agenda.plan(self._ended),
+        )
+        asked.add_done_callback(lambda asked: self._agenda.plan(partial(self._followed, asked)))
+
+    def _followed(self, asked: Future[None]) -> None:
+        error = asked.exception()
+        self._offered = error is None
+        if error is not None and not isinstance(error, NucleusLost):
+            log.info("Updates of components don't wait for the agent: %s", error)
+
+    def _ended(self) -> None:
+        if self._offered:
+            self._agenda.plan(self.follow, RETRY_S)
+
+    def _answer(self, deployment: str) -> None:
+        if not deployment:
+            log.info("A deployment without an identifier can't wait for the agent.")
+            return
+        after_s = self._deferral.recheck_after_s(
+            deployment, self._settings(), self._quiet_for_s(), time.monotonic()
+        )
+        self._say(f"Deployment {deployment} " + (f"waits: {WHY}" if after_s else "may go ahead."))
+        answer = self._nucleus.defer_update(deployment, math.ceil(1000.0 * after_s), WHY)
+        answer.add_done_callback(lambda done: self._agenda.plan(partial(self._answered, done)))
+
+    def _say(self, sentence: str) -> None:
+        """Log it once, though the nucleus asks again and again."""
+        if sentence != self._said:
+            log.info(sentence)
+        self._said = sentence
+
+    def _answered(self, answer: Future[None]) -> None:
+        error = answer.exception()
+        if error is not None and not isinstance(error, NucleusLost):
+            log.info("The nucleus no longer waits for that answer: %s", error)
