@@ -88,7 +88,7 @@ class ModelsSettings(Strict):
     memory_limit_mib: Optional[Annotated[int, Field(ge=1)]] = None  # of the agent; None: no limit
     drain_within_s: Seconds = 30.0  # StopModel waits so long for calls in flight
     trusted_keys: Optional[Path] = None  # PEM, Ed25519 public keys; packages must be signed by one
-    thresholds: Dict[str, Fraction] = Field(default_factory=dict)  # by model; instead of the package's
+    thresholds: Dict[str, Fraction] = Field(default_factory=dict)  # by model
 
 
 class EngineSettings(Strict):

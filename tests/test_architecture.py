@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edge_agent"
 
 TOOLS = ("client", "packaging", "training", "evaluation", "benchmark", "demo", "captures")
-SHARED = ("errors", "types", "fields", "manifest", "config", "logs", "wire")
+SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "wire")
 
 # room → rooms it must not import
 FORBIDDEN = {

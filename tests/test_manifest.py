@@ -43,7 +43,7 @@ def test_the_published_schema_is_the_one_of_the_code() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"colour": 1}, "colour: unknown key; known here: classes, created"),
+        ({"colour": 1}, "colour: unknown key; known here: build, classes, created"),
         ({"name": "white space"}, "name: string should match"),
         ({"version": 1}, "version: input should be a valid string (it is 1)"),
         ({"input": {"tensor": "x", "height": "64", "width": 64}}, "input.height"),

@@ -3,13 +3,16 @@
 recipes/NAME-VERSION.json          for local deployments and publishing
 recipe.yaml                        the same, to read
 artifacts/NAME/VERSION/model.zip   model package and registration program
+tags.json                          the component's tags, if any, for publishing
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, Optional
 
 from pydantic import Field
 from typing_extensions import Annotated
@@ -18,10 +21,13 @@ from edge_agent.errors import EdgeAgentError, InvalidConfiguration
 from edge_agent.fields import Strict
 from edge_agent.manifest import NAME_PATTERN
 from edge_agent.packaging import archive
-from edge_agent.packaging.jobs import Job, Jobs, staging
+from edge_agent.packaging.aws.folder import TAGS_FILE
+from edge_agent.packaging.draft import Draft
+from edge_agent.packaging.graph.findings import Finding
+from edge_agent.packaging.jobs import Job, Jobs, Request, staging
+from edge_agent.packaging.preparation import Preparation, Tell
 from edge_agent.packaging.recipe import AGENT, ARTIFACT, VERSION_PATTERN, model_component
 from edge_agent.packaging.target import Target
-from edge_agent.runtime.package import Package
 
 TAG_PATTERN = r"^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$"
 TagKey = Annotated[str, Field(min_length=1, max_length=128, pattern=TAG_PATTERN)]
@@ -37,12 +43,16 @@ class Component(Strict):
     tags: Annotated[Dict[TagKey, TagValue], Field(max_length=200, default_factory=dict)]
     agent: Annotated[str, Field(pattern=NAME_PATTERN)] = AGENT
 
-    def to_api(self, target: Target, out: Path) -> Dict[str, Any]:
+    def to_api(self, target: Target, out: Path, upload: str = "") -> Dict[str, Any]:
         """Return it as the API's GreengrassConfiguration.
 
-        OutputFolder and AgentComponent are ours; the former replaces S3OutputLocation.
+        OutputFolder and AgentComponent are ours; S3OutputLocation is there when `upload`,
+        s3://BUCKET/PREFIX, is.
         """
+        bucket, _, prefix = upload[len("s3://") :].partition("/")
+        place = {"S3OutputLocation": {"Bucket": bucket, "Prefix": prefix}} if upload else {}
         return {
+            **place,
             **target.to_api(),
             "ComponentName": self.name,
             "ComponentVersion": self.version,
@@ -53,22 +63,59 @@ class Component(Strict):
         }
 
 
-def run(jobs: Jobs, job: Job, package: Package, component: Component, target: Target) -> Job:
-    """Do the job in one step, so that its folder is there whole or not at all."""
+@dataclass(frozen=True)
+class Order:
+    """All that a job is asked to do. upload: where else the component goes, s3://BUCKET/PREFIX."""
+
+    draft: Draft
+    component: Component
+    target: Target
+    preparation: Preparation
+    out: Path
+    signing_key: Optional[Path] = None
+    upload: str = ""
+
+    def to_request(self) -> Request:
+        """Return what the job's record keeps; of the key no more than that there is one."""
+        ours = {"Signed": True} if self.signing_key else {}
+        return Request(
+            project=self.draft.manifest.name,
+            model_version=self.draft.manifest.version,
+            configuration={
+                **self.component.to_api(self.target, self.out, self.upload),
+                **self.preparation.to_api(),
+                **ours,
+            },
+            digest=self.draft.digest,
+        )
+
+
+def run(jobs: Jobs, job: Job, order: Order, tell: Tell) -> Job:
+    """Do the job in one step, so that its folder is there whole or not at all.
+
+    What the checks find goes to `tell`; warnings are kept in the job's message as well.
+    """
     job = jobs.advance(job, "RUNNING")
     workplace = staging(job)
+    warnings: List[str] = []
+
+    def found(finding: Finding) -> None:
+        tell(finding)
+        if finding.severity == "warning":
+            warnings.append(finding.text)
+
     try:
         _check_free(job.out)
         workplace.mkdir(parents=True)
-        write(workplace, package, component, target)
-        workplace.rename(job.out)
+        write(workplace, order, found)
+        _deliver(workplace, job.out, order.upload)
     except EdgeAgentError as error:
         return jobs.advance(job, "FAILED", str(error))
     except OSError as error:
         return jobs.advance(job, "FAILED", f"{job.out} can't be written: {error.strerror}.")
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
-    return jobs.advance(job, "SUCCEEDED")
+    return jobs.advance(job, "SUCCEEDED", " ".join(warnings))
 
 
 def _check_free(out: Path) -> None:
@@ -76,15 +123,28 @@ def _check_free(out: Path) -> None:
         raise InvalidConfiguration(f"{out} exists already; choose another --out or remove it.")
 
 
-def write(folder: Path, package: Package, component: Component, target: Target) -> None:
+def _deliver(made: Path, out: Path, place: str) -> None:
+    if not place:
+        made.rename(out)
+        return
+    from edge_agent.packaging.aws.upload import upload
+
+    upload(made, place)
+
+
+def write(folder: Path, order: Order, tell: Tell) -> None:
     """Fill `folder`. Raises InvalidPackage, InvalidConfiguration, OSError."""
+    component = order.component
     name, version = component.name, component.version
     recipe = model_component(
-        name, version, component.description, target.architecture, component.agent
+        name, version, component.description, order.target.architecture, component.agent
     )
+    draft = order.preparation.apply(order.draft, order.target, tell)
     recipes, artifacts = folder / "recipes", folder / "artifacts" / name / version
     recipes.mkdir()
     artifacts.mkdir(parents=True)
     (recipes / f"{name}-{version}.json").write_bytes(recipe.to_json())
     (folder / "recipe.yaml").write_bytes(recipe.to_yaml())
-    archive.write(artifacts / ARTIFACT, package)
+    if component.tags:
+        (folder / TAGS_FILE).write_text(json.dumps(component.tags, sort_keys=True) + "\n")
+    archive.write(artifacts / ARTIFACT, draft, order.signing_key)

@@ -15,6 +15,7 @@ from typing_extensions import Annotated, Literal
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, T, read, read_json
 from edge_agent.packaging.recipe import Architecture
+from edge_agent.targets import TargetSpec
 
 # the API's word → a recipe's
 ARCHITECTURES: Dict[str, Architecture] = {"ARM64": "aarch64", "X86_64": "amd64"}
@@ -79,6 +80,16 @@ class Target:
         if options:
             found["CompilerOptions"] = json.dumps(options, sort_keys=True)
         return found
+
+    def to_spec(self) -> TargetSpec:
+        """Return it as a component's manifest has it."""
+        return TargetSpec(
+            device=self.device,
+            os=self.platform.Os,
+            arch=self.platform.Arch,
+            accelerator=self.platform.Accelerator,
+            **self.options.model_dump(),
+        )
 
 
 def parse(device: Optional[str], platform: Optional[str], options: Optional[str]) -> Target:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Callable, Dict, Tuple
 
 from edge_agent.config import EngineSettings
 from edge_agent.errors import BackendUnavailable, ModelError, ParityFailed
-from edge_agent.manifest import Decision, Manifest, RuntimeSpec
+from edge_agent.manifest import MODEL_FILE, Decision, Manifest, RuntimeSpec
 from edge_agent.runtime import memory, parity
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.catalog import first_that_works, open_named
 from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.batching.batcher import Batcher, BatchingOptions
 from edge_agent.runtime.batching.scaling import Limits, Scaler
+from edge_agent.runtime.graph_choice import choose_graph, this_machine
 from edge_agent.runtime.instance import InferenceUnit, Verdicts
 from edge_agent.runtime.package import Package
 from edge_agent.runtime.store import Registration
@@ -105,8 +106,9 @@ def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -
     limits, threads = unit_limits(manifest.runtime, engine)
     options = BackendOptions(threads, engine.spinning, engine.memory_arena, engine.cpu_batches)
 
-    def open_unit(backend: str, trial: Trial = _no_trial) -> InferenceUnit:
-        opened = open_named(backend, package.read_model(), manifest, options)
+    def open_unit(backend: str, graph: str, trial: Trial = _no_trial) -> InferenceUnit:
+        prepared = replace(options, is_optimised=graph != MODEL_FILE)
+        opened = open_named(backend, package.read_model(graph), manifest, prepared)
         try:
             unit = InferenceUnit(opened, manifest, verdicts)
             unit.warm_up()
@@ -117,10 +119,17 @@ def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -
         return unit
 
     trial = _golden_trial(registration.name, package)
-    (backend, first), refused = first_that_works(
-        engine.backends, lambda name: (name, open_unit(name, trial))
-    )
-    open_another = partial(open_unit, backend)
+
+    def open_first(backend: str) -> Tuple[InferenceUnit, Callable[[], InferenceUnit]]:
+        graphs = dict.fromkeys((choose_graph(package.manifest, this_machine(backend)), MODEL_FILE))
+        (graph, unit), refused = first_that_works(
+            list(graphs), lambda graph: (graph, open_unit(backend, graph, trial))
+        )
+        for path, error in refused.items():
+            log.warning("Model %s isn't served from %s: %s", registration.name, path, error)
+        return unit, partial(open_unit, backend, graph)
+
+    (first, open_another), refused = first_that_works(engine.backends, open_first)
     units = [first, *(open_another() for _ in range(1, limits.minimum))]
     batching = BatchingOptions(
         engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000

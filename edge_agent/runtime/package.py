@@ -66,9 +66,9 @@ class Package:
             )
         return content
 
-    def read_model(self) -> bytes:
+    def read_model(self, graph: str = MODEL_FILE) -> bytes:
         """Return the verified ONNX file; it refers to nothing outside itself."""
-        model = self.read(MODEL_FILE)
+        model = self.read(graph)
         onnx_file.check(model)
         return model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
 import zipfile
 from pathlib import Path
@@ -13,13 +14,15 @@ import pytest
 
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FileEntry
-from edge_agent.packaging import archive
+from edge_agent.packaging import archive, register
+from edge_agent.packaging.draft import open_draft
 from edge_agent.runtime.package import Package
+from edge_agent.runtime.signature import TrustedKeys
 from tests import micro
 
 
 def packed(package: Path, out: Path) -> bytes:
-    archive.write(out, Package(package))
+    archive.write(out, open_draft(package, None))
     return out.read_bytes()
 
 
@@ -55,17 +58,40 @@ def test_another_model_gives_other_bytes(tmp_path: Path) -> None:
     assert first != packed(micro.write(tmp_path / "b", "anomaly_map"), tmp_path / "b.zip")
 
 
-def test_the_zip_holds_the_package_and_the_program_in_order(tmp_path: Path) -> None:
+def test_the_zip_holds_the_package_its_bill_and_the_program_in_order(tmp_path: Path) -> None:
     packed(with_file(tmp_path / "a", "notes/read.me", b"of the line\n"), tmp_path / "a.zip")
 
     with zipfile.ZipFile(tmp_path / "a.zip") as bundle:
         names = bundle.namelist()
-        assert names == ["manifest.json", "model.onnx", "notes/read.me", "register.py"]
+        assert names == [
+            "manifest.json", "bom.cdx.json", "model.onnx", "notes/read.me", "register.py",
+        ]  # fmt: skip
         assert {entry.date_time[0] for entry in bundle.infolist()} == {1980}
         assert {entry.external_attr >> 16 for entry in bundle.infolist()} == {0o100644}
     package = Package(tmp_path / "a.zip")
-    assert package.manifest == Package(tmp_path / "a").manifest
+    assert [entry.path for entry in package.manifest.files] == names[1:]
     assert package.read("notes/read.me") == b"of the line\n"
+    assert package.read("register.py") == Path(register.__file__).read_bytes()
+    bill = json.loads(package.read("bom.cdx.json"))
+    assert {part["name"] for part in bill["components"]} == {*names[2:]}
+
+
+def test_the_signature_covers_the_program_and_the_bill(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    public = tmp_path / "trusted.pem"
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
+    draft = open_draft(micro.write(tmp_path / "a", "classification"), None)
+
+    archive.write(tmp_path / "a.zip", draft, key)
+
+    signed = Package(tmp_path / "a.zip", trusted=TrustedKeys.read(public))
+    assert {"register.py", "bom.cdx.json"} <= {entry.path for entry in signed.manifest.files}
+    archive.write(tmp_path / "b.zip", draft)
+    with pytest.raises(InvalidPackage, match="sign"):
+        Package(tmp_path / "b.zip", trusted=TrustedKeys.read(public))
+    archive.write(tmp_path / "again.zip", draft, key)
+    assert (tmp_path / "again.zip").read_bytes() == (tmp_path / "a.zip").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "notes.txt"])
@@ -79,8 +105,23 @@ def test_a_file_altered_by_one_byte_is_refused(tmp_path: Path, name: str) -> Non
         packed(package, tmp_path / "a.zip")
 
 
-def test_a_package_with_a_program_of_its_own_of_that_name_is_refused(tmp_path: Path) -> None:
-    package = with_file(tmp_path / "a", "register.py", b"pass\n")
+@pytest.mark.parametrize("name", ["register.py", "bom.cdx.json"])
+def test_a_package_with_a_file_that_only_components_have_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    package = with_file(tmp_path / "a", name, b"pass\n")
 
-    with pytest.raises(InvalidPackage, match="a component has its own"):
+    with pytest.raises(InvalidPackage, match=f"lists a file {name} already; a component has its"):
         packed(package, tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.sig"])
+def test_a_package_that_lists_its_own_manifest_is_refused(tmp_path: Path, name: str) -> None:
+    model = micro.graph("classification")
+    entries = [FileEntry.of("model.onnx", model), FileEntry.of(name, b"{}")]
+    micro.write(
+        tmp_path / "a", "classification", model, files=[entry.model_dump() for entry in entries]
+    )
+
+    with pytest.raises(InvalidPackage, match=f"lists a file {name}, which packages have anyway"):
+        packed(tmp_path / "a", tmp_path / "a.zip")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -14,10 +17,16 @@ from typing import Any, Dict, List
 import pytest
 
 from edge_agent.cli import main, parse
+from edge_agent.errors import InvalidRequest
 from edge_agent.manifest import FileEntry
+from edge_agent.packaging import commands
+from edge_agent.packaging.aws import upload as s3
 from edge_agent.packaging.recipe import check
 from edge_agent.runtime.package import Package
+from edge_agent.runtime.signature import TrustedKeys
 from tests import micro
+from tests.packaging import graphs
+from tests.packaging.test_graph_build import pictures
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "packaging.md"
 TARGET = ["--target-platform", "os=LINUX,arch=X86_64"]
@@ -69,7 +78,11 @@ def test_a_component_is_a_recipe_twice_and_a_zip(
     recipe = "recipes/plant.Bolts-3.0.0.json"
     assert set(desk.made()) == {artifact, recipe, "recipe.yaml"}
     assert check(desk.made()[recipe]).ComponentDescription == "Model classification"
-    assert Package(desk.out / artifact).manifest == Package(desk.model).manifest
+    packaged, given = Package(desk.out / artifact).manifest, Package(desk.model).manifest
+    assert packaged.target is not None
+    assert packaged.target.arch == "X86_64"
+    added = {"files": given.files, "target": None}
+    assert packaged.model_copy(update=added) == given
     assert [path.name for path in desk.out.parent.iterdir()] == ["component"]
 
 
@@ -90,6 +103,12 @@ def test_what_is_asked_for_stands_in_the_recipe(desk: Desk) -> None:
     assert recipe.ComponentDescription == "Line 3"
     assert list(recipe.ComponentDependencies) == ["plant.A"]
     assert recipe.Manifests[0].Platform.architecture == "amd64"
+
+
+def test_tags_lie_beside_the_recipe_for_publishing(desk: Desk) -> None:
+    desk.package("--tag", "line=3", "--tag", "area=")
+
+    assert json.loads(desk.made()["tags.json"]) == {"area": "", "line": "3"}
 
 
 def test_a_job_is_described_in_the_words_of_the_api(
@@ -273,6 +292,188 @@ def test_a_job_killed_in_the_middle_is_failed_and_leaves_no_half_component(
     )
     assert list(desk.out.parent.iterdir()) == []
     assert desk.package("--job-name", "job-2") == 0
+
+
+def described(
+    desk: Desk, capsys: pytest.CaptureFixture[str], name: str = "job-1"
+) -> Dict[str, Any]:
+    told = answer(capsys, "jobs", "describe", name, "--json", *desk.jobs())
+    description: Dict[str, Any] = told["ModelPackagingDescription"]
+    return description
+
+
+def test_a_graph_the_target_can_not_run_makes_the_job_fail_with_the_reason(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = graphs.altered(micro.graph("classification"), opset=18)
+    micro.write(desk.model, "classification", graph, version="3")
+
+    assert main(desk.words("--target-device", "jetson_xavier", "--job-name", "job-1")) == 1
+    assert "has opset 18; TensorRT 8.5 takes 9 to 17" in capsys.readouterr().err
+    job = described(desk, capsys)
+    assert job["Status"] == "FAILED"
+    assert "has opset 18" in job["StatusMessage"]
+    assert not desk.out.exists()
+
+
+def test_warnings_are_printed_and_kept_with_the_job(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert desk.package("--job-name", "job-1", "--precision", "fp16") == 0
+
+    sentence = "The precision fp16 is for NVIDIA targets"
+    told = capsys.readouterr().err
+    assert f"edge-agent: warning: {sentence}" in told
+    assert "edge-agent: note: Memory of an inference unit: " in told
+    job = described(desk, capsys)
+    assert job["Status"] == "SUCCEEDED"
+    assert job["StatusMessage"].startswith(sentence)
+    assert job["ModelPackagingConfiguration"]["Greengrass"]["Precision"] == "fp16"
+
+
+def test_an_nvidia_component_holds_the_graph_and_its_build_settings(desk: Desk) -> None:
+    assert main(desk.words("--target-device", "jetson_xavier", "--precision", "fp16")) == 0
+
+    package = Package(desk.out / "artifacts/plant.Bolts/3.0.0/model.zip")
+    assert package.read_model() == micro.graph("classification")
+    build, target = package.manifest.build, package.manifest.target
+    assert build is not None
+    assert target is not None
+    assert (build.precision, build.timing_cache) == ("fp16", "timing-sm_72-8.5.2.cache")
+    assert (target.device, target.trt_ver) == ("jetson_xavier", "8.5.2")
+
+
+def test_an_onnx_file_and_a_few_words_make_a_component(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx_file, rest = desk.folder / "bolts.onnx", desk.folder / "rest.json"
+    onnx_file.write_bytes(micro.graph("anomaly_map"))
+    desk.model = onnx_file
+
+    assert desk.package() == 2
+    assert "The graph doesn't tell name; put them into --manifest" in capsys.readouterr().err
+    rest.write_text('{"name": "bolts", "version": "2"}')
+    assert desk.package("--manifest", str(rest)) == 0
+    assert "edge-agent: warning: The outputs are taken as calibrated" in capsys.readouterr().err
+    manifest = Package(desk.out / "artifacts/plant.Bolts/2.0.0/model.zip").manifest
+    assert (manifest.name, manifest.task) == ("bolts", "anomaly_map")
+
+
+def test_one_token_with_other_preparations_is_another_request(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert desk.package("--client-token", "t-1") == 0
+    for options in (["--precision", "fp16"], ["--optimise"], ["--signing-key", "key.pem"]):
+        assert desk.package("--client-token", "t-1", *options) == 2
+        assert "other parameters" in capsys.readouterr().err
+
+
+def test_a_signed_component_is_what_its_key_signed(desk: Desk) -> None:
+    key, public = desk.folder / "key.pem", desk.folder / "public.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
+
+    assert desk.package("--signing-key", str(key)) == 0
+
+    zipped = desk.out / "artifacts/plant.Bolts/3.0.0/model.zip"
+    assert Package(zipped, trusted=TrustedKeys.read(public)).manifest.name == "classification"
+    for record in (desk.folder / "jobs").glob("*.json"):
+        assert "key.pem" not in record.read_text()
+
+
+def test_a_key_that_can_not_sign_makes_the_job_fail(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert desk.package("--signing-key", str(desk.folder / "none.pem")) == 1
+
+    assert "none.pem: No such file or directory" in capsys.readouterr().err
+    assert not desk.out.exists()
+
+
+def test_the_same_input_gives_the_same_bytes_whoever_packs_it_where_and_when(
+    desk: Desk,
+) -> None:
+    """Two processes with other time zones, hash seeds, umasks, folders and orders of files."""
+    pictures(desk.folder / "pictures", 6)
+    twin = desk.folder / "twin"
+    shutil.copytree(desk.model, twin / "bolts")
+    for number in (5, 3, 1, 0, 4, 2):  # in another order on the disk, and of another age
+        (twin / "pictures").mkdir(exist_ok=True)
+        name = f"{number:04}.png"
+        shutil.copy(desk.folder / "pictures" / name, twin / "pictures" / name)
+        os.utime(twin / "pictures" / name, (1e9, 1e9))
+    (desk.folder / "key.pem").write_bytes(
+        subprocess.check_output(["openssl", "genpkey", "-algorithm", "ed25519"])
+    )
+
+    def component(folder: Path, zone: str, umask: int) -> Dict[str, bytes]:
+        words = [
+            "package", "bolts", "--component-name", "plant.Bolts", "--out", f"made-{zone[:2]}",
+            "--target-device", "jetson_xavier", "--precision", "int8",
+            "--calibration-images", "pictures", "--golden-images", "pictures",
+            "--signing-key", str(desk.folder / "key.pem"), *desk.jobs(),
+        ]  # fmt: skip
+        environment = {
+            **os.environ, "TZ": zone, "PYTHONHASHSEED": str(umask),
+            "PYTHONPATH": str(DOCUMENT.parents[1]),
+        }  # fmt: skip
+        command = shlex.join([sys.executable, "-m", "edge_agent", *words])
+        subprocess.run(
+            ["sh", "-c", f"umask {umask:03} && {command}"], cwd=folder, env=environment, check=True
+        )
+        made = folder / f"made-{zone[:2]}"
+        files = [path for path in made.rglob("*") if path.is_file()]
+        return {str(path.relative_to(made)): path.read_bytes() for path in files}
+
+    first = component(desk.folder, "Asia/Tokyo", 22)
+    second = component(twin, "UTC", 77)
+    assert first == second
+    assert len(first) == 3
+
+
+def test_an_output_on_s3_is_uploaded_and_leaves_nothing_here(
+    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: List[Any] = []
+
+    def upload(folder: Path, place: str) -> None:
+        sent.append((place, sorted(path.name for path in folder.rglob("*") if path.is_file())))
+
+    monkeypatch.setattr(s3, "upload", upload)
+    words = ["--target-device", "jetson_xavier", "--job-name", "job-1"]
+    at_s3 = [*desk.words(*words), "--out", "s3://plant/models"]
+
+    assert main(at_s3) == 0
+
+    assert "plant.Bolts 3.0.0 in s3://plant/models" in capsys.readouterr().out
+    files = ["model.zip", "plant.Bolts-3.0.0.json", "recipe.yaml"]
+    assert sent == [("s3://plant/models", files)]
+    assert list((desk.folder / "jobs").rglob("model.zip")) == []
+    api = described(desk, capsys)["ModelPackagingConfiguration"]["Greengrass"]
+    assert api["S3OutputLocation"] == {"Bucket": "plant", "Prefix": "models"}
+    assert main([*desk.words(*words), "--out", "s3://"]) == 2
+    assert "expected s3://BUCKET/PREFIX" in capsys.readouterr().err
+
+
+def test_an_upload_that_fails_makes_the_job_fail(
+    desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def upload(folder: Path, place: str) -> None:
+        raise InvalidRequest("No such bucket.")
+
+    monkeypatch.setattr(s3, "upload", upload)
+
+    assert main([*desk.words(*TARGET), "--out", "s3://plant"]) == 1
+    assert "FAILED: No such bucket." in capsys.readouterr().err
+    assert list((desk.folder / "jobs").rglob("model.zip")) == []
+
+
+def test_help_tells_what_every_option_is_for() -> None:
+    parser = argparse.ArgumentParser()
+    commands.add_arguments(parser)
+
+    assert [action.dest for action in parser._actions if not action.help] == []
+    parser.format_help()  # a stray % would end it
 
 
 @pytest.mark.parametrize("line", re.findall(r"^edge-agent .+$", DOCUMENT.read_text(), re.MULTILINE))

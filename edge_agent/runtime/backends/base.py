@@ -22,13 +22,15 @@ class BackendOptions:
     threads: of this instance, 0 leaves it to the engine. spinning: threads wait actively.
     memory_arena: keep freed memory for the next run. cpu_batches: compute several frames at a time
     on a CPU as well, where a frame of a batch usually takes longer than a frame alone: the caches
-    hold the intermediate tensors of one frame, not of many.
+    hold the intermediate tensors of one frame, not of many. is_optimised: the graph is what the
+    engine made of another one beforehand, and isn't to be changed again.
     """
 
     threads: int = 0
     spinning: bool = False
     memory_arena: bool = False
     cpu_batches: bool = False
+    is_optimised: bool = False
 
 
 class Backend(ABC):

@@ -74,6 +74,8 @@ def _session_options(ort: Any, options: BackendOptions) -> Any:
     session.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     session.enable_cpu_mem_arena = options.memory_arena
     session.log_severity_level = _WARNINGS_OFF
+    if options.is_optimised:
+        session.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session.add_session_config_entry(
         "session.intra_op.allow_spinning", "1" if options.spinning else "0"
     )

@@ -1,0 +1,79 @@
+"""A model package on its way into a component: its manifest, and its files where they are."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from edge_agent.errors import InvalidConfiguration, InvalidPackage
+from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest
+from edge_agent.packaging.graph import infer
+from edge_agent.runtime import onnx_file
+from edge_agent.runtime.package import Package
+
+ONNX_SUFFIX = ".onnx"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """`read` returns the verified content of a file that the manifest lists.
+
+    doubts: sentences about what the manifest takes for granted.
+    """
+
+    manifest: Manifest
+    read: Callable[[str], bytes]
+    doubts: Tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Name this very content."""
+        return hashlib.sha256(self.manifest.to_json()).hexdigest()
+
+    def read_model(self) -> bytes:
+        """Return the ONNX file; it refers to nothing outside itself. Raises InvalidPackage."""
+        model = self.read(MODEL_FILE)
+        onnx_file.check(model)
+        return model
+
+    def change(self, **values: Any) -> Draft:
+        """Return it with these values in the manifest; `Manifest` checks them when it is read."""
+        return replace(self, manifest=self.manifest.model_copy(update=values))
+
+    def add(self, files: Dict[str, bytes]) -> Draft:
+        """Return it with more files. Raises InvalidPackage when there is one of that name."""
+        taken = sorted(set(files) & {entry.path for entry in self.manifest.files})
+        if taken:
+            raise InvalidPackage(
+                f"The package lists a file {taken[0]} already; a component has its own. Package "
+                "the model as it was trained, not a component made of it."
+            )
+        added = tuple(FileEntry.of(name, content) for name, content in sorted(files.items()))
+
+        def read(name: str) -> bytes:
+            return files[name] if name in files else self.read(name)
+
+        return replace(self.change(files=self.manifest.files + added), read=read)
+
+
+def open_draft(path: Path, rest: Optional[Path]) -> Draft:
+    """Open a model package or an ONNX file, whose manifest is completed by the file `rest`.
+
+    Raises InvalidPackage, InvalidConfiguration.
+    """
+    if path.suffix.lower() != ONNX_SUFFIX:
+        if rest is not None:
+            raise InvalidConfiguration(
+                f"--manifest is for ONNX files; {path} is a model package with a manifest.json."
+            )
+        package = Package(path)
+        return Draft(package.manifest, package.read)
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise InvalidPackage(f"{path} can't be read: {error.strerror}.") from None
+    onnx_file.check(model)
+    manifest = infer.manifest_for(model, infer.read_rest(rest))
+    return Draft(manifest, {MODEL_FILE: model}.__getitem__, infer.doubts(manifest))

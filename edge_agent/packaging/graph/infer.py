@@ -1,0 +1,181 @@
+"""A manifest for a bare ONNX file: what the graph tells, and a JSON object with the rest.
+
+Known exports: anomalib 2 (output names of its InferenceBatch: pred_score, anomaly_map; calibrated,
+0 to 1) and anomalib 1 (`output`, uncalibrated); both take `input`, float32 NCHW of 0 to 1, and
+normalise inside the graph. Source: to_onnx in anomalib's export_mixin.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from edge_agent.errors import InvalidConfiguration, InvalidPackage
+from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest, parse
+from edge_agent.packaging.graph.graph import Graph, Tensor
+
+# key of outputs → names it goes by, the surest first
+NAMES = {
+    "score": ("score", "pred_score", "anomaly_score"),
+    "map": ("map", "anomaly_map"),
+    "class_maps": ("class_maps", "classes"),
+}
+ANOMALIB_OUTPUTS = {"pred_score", "anomaly_map"}
+TASKS = {"class_maps": "segmentation", "map": "anomaly_map", "score": "classification"}
+CHANNELS = 3
+DEFAULT_BATCHES = [1]  # of a graph that takes any
+DTYPES = ("uint8", "float32")  # that the agent can feed
+
+# key that a graph may not tell → how it could be given
+EXAMPLES: Dict[str, Any] = {
+    "name": "bolts",
+    "input.tensor": "image",
+    "input.height": 256,
+    "input.width": 256,
+    "input.layout": "NCHW",
+    "input.scale": 0.00392157,
+    "outputs": {"score": "score", "map": "map"},
+}
+
+
+def manifest_for(model: bytes, rest: Dict[str, Any]) -> Manifest:
+    """Complete `rest`, which wins over the graph. Raises InvalidConfiguration: which keys lack."""
+    graph = Graph(model)
+    values = dict(rest)
+    values["input"] = {**_input(graph), **_group(rest, "input")}
+    values["outputs"] = _group(rest, "outputs") or _outputs(graph, len(rest.get("classes", ())))
+    values["runtime"] = {**_runtime(graph), **_group(rest, "runtime")}
+    task = next((task for key, task in TASKS.items() if key in values["outputs"]), None)
+    if task:
+        values.setdefault("task", task)
+    values["files"] = [FileEntry.of(MODEL_FILE, model).model_dump()]
+    missing = _missing(values)
+    if missing:
+        there = ", ".join(map(str, (*graph.inputs, *graph.outputs)))
+        raise InvalidConfiguration(
+            f"The graph doesn't tell {', '.join(missing)}; put them into --manifest FILE, for "
+            f"example {json.dumps(example(missing))}. The graph has {there}."
+        )
+    try:
+        return parse(json.dumps(values).encode())
+    except InvalidPackage as error:
+        raise InvalidConfiguration(f"--manifest: {error}") from None
+
+
+def read_rest(path: Optional[Path]) -> Dict[str, Any]:
+    """Read the file of --manifest. Raises InvalidConfiguration when it's no JSON object."""
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidConfiguration(f"--manifest {path} can't be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidConfiguration(f"--manifest {path} isn't JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InvalidConfiguration(
+            f"--manifest {path} must hold one JSON object, not {type(values).__name__}."
+        )
+    return values
+
+
+def _group(rest: Dict[str, Any], name: str) -> Dict[str, Any]:
+    group = rest.get(name, {})
+    if not isinstance(group, dict):
+        raise InvalidConfiguration(f"--manifest: {name} must be an object, not {group!r}.")
+    return group
+
+
+def _input(graph: Graph) -> Dict[str, Any]:
+    if len(graph.inputs) != 1:
+        return {}
+    (image,) = graph.inputs
+    if image.dtype not in DTYPES:
+        raise InvalidConfiguration(
+            f"The graph's input {image} can't be fed by the agent, which has "
+            f"{' and '.join(DTYPES)}; export the graph with one of these."
+        )
+    found: Dict[str, Any] = {"tensor": image.name, "dtype": image.dtype}
+    shape = image.shape or ()
+    if len(shape) == 4:
+        layouts = {"NHWC": (shape[3], shape[1:3]), "NCHW": (shape[1], shape[2:4])}
+        fitting = [name for name, (channels, _) in layouts.items() if channels == CHANNELS]
+        if len(fitting) == 1:
+            height, width = layouts[fitting[0]][1]
+            found.update(layout=fitting[0], height=height, width=width)
+    if image.dtype == "float32" and _is_anomalib(graph):
+        found["scale"] = 1 / 255
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _is_anomalib(graph: Graph) -> bool:
+    return {entry.name for entry in graph.outputs} >= ANOMALIB_OUTPUTS
+
+
+def _outputs(graph: Graph, classes: int) -> Dict[str, str]:
+    """Find outputs by their names, the others by their shapes if just one fits."""
+    found = {
+        key: entry.name
+        for key, known in NAMES.items()
+        for entry in graph.outputs
+        if entry.name in known and entry.dtype == "float32"
+    }
+    rest = [
+        entry
+        for entry in graph.outputs
+        if entry.name not in found.values() and entry.dtype == "float32"
+    ]
+    for key in NAMES:
+        fitting = [entry.name for entry in rest if key not in found and _is(entry, key, classes)]
+        if len(fitting) == 1:
+            found[key] = fitting[0]
+    return found
+
+
+def _is(entry: Tensor, key: str, classes: int) -> bool:
+    shape = entry.shape or ()
+    if key == "score":
+        return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
+    if key == "map":
+        return len(shape) == 3 or (len(shape) == 4 and shape[1] == 1)
+    return len(shape) == 4 and bool(classes) and shape[1] == classes + 1
+
+
+def _runtime(graph: Graph) -> Dict[str, Any]:
+    shape = graph.inputs[0].shape if graph.inputs else None
+    fixed = shape[0] if shape else None
+    return {"batch_sizes": [fixed] if fixed else DEFAULT_BATCHES}
+
+
+def _missing(values: Dict[str, Any]) -> List[str]:
+    """Return the keys without which the agent can't feed the model or read its answers."""
+    image = values["input"]
+    needed = ["tensor", "height", "width", "layout"]
+    if image.get("dtype") == "float32":
+        needed.append("scale")
+    missing = [f"input.{key}" for key in needed if key not in image]
+    if not values["outputs"]:
+        missing.append("outputs")
+    return [key for key in ("name",) if key not in values] + missing
+
+
+def example(missing: Sequence[str]) -> Dict[str, Any]:
+    """Return an object that gives the keys `missing`."""
+    values: Dict[str, Any] = {}
+    for key in missing:
+        group, _, name = key.rpartition(".")
+        (values.setdefault(group, {}) if group else values)[name] = EXAMPLES[key]
+    return values
+
+
+def doubts(manifest: Manifest) -> Tuple[str, ...]:
+    """Return sentences about what was taken for granted."""
+    outputs = manifest.outputs
+    names = {outputs.score, outputs.map}
+    if manifest.decision.calibration is None and not names & ANOMALIB_OUTPUTS:
+        return (
+            "The outputs are taken as calibrated, from 0 to 1; if they aren't, say so in "
+            "--manifest: decision.calibration with scale and shift.",
+        )
+    return ()

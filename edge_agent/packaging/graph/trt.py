@@ -1,0 +1,133 @@
+"""Whether the target's TensorRT can build the graph: opset, operators, and who takes the image.
+
+The engine itself is built on the device; what only the builder knows shows there.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Tuple
+
+from edge_agent.manifest import Manifest
+from edge_agent.packaging.graph import trt_operators
+from edge_agent.packaging.graph.findings import Finding, error, names, note, warning
+from edge_agent.packaging.graph.graph import DEFAULT_DOMAIN, Graph, dtype_name, label
+from edge_agent.packaging.graph.trt_operators import SOMETIME, SOMETIME_BETWEEN, Version
+from edge_agent.packaging.graph.trt_restrictions import RESTRICTIONS, Restriction
+
+OWN_FUNCTIONS_SINCE = (9, 0)
+INT64_SINCE = (9, 0)
+INT32_RANGE = (-(2**31), 2**31 - 1)
+TYPES_OF_8 = ("float32", "float16", "int8", "int32", "int64", "float64", "bool", "uint8")
+
+
+def check(graph: Graph, manifest: Manifest, trt_ver: str) -> Iterator[Finding]:
+    """Find what TensorRT `trt_ver` ("8.5.2") would refuse or change."""
+    version = _version(trt_ver)
+    engine = "TensorRT {}.{}".format(*version)
+    if version > trt_operators.NEWEST_TABLE:
+        newest = "{}.{}".format(*trt_operators.NEWEST_TABLE)
+        yield note(f"{engine} isn't known here; the graph was compared with TensorRT {newest}.")
+    yield from _opset(graph, version, engine)
+    yield from _operators(graph, version, engine)
+    for restriction in RESTRICTIONS:
+        if restriction.since <= version < restriction.until:
+            yield from _restriction(graph, restriction, engine)
+    yield from _image(graph, manifest, engine)
+    yield from _types(graph, version, engine)
+
+
+def _version(text: str) -> Version:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _opset(graph: Graph, version: Version, engine: str) -> Iterator[Finding]:
+    came, newest = graph.opsets.get(DEFAULT_DOMAIN, 0), trt_operators.newest_opset(version)
+    if not trt_operators.OLDEST_OPSET <= came <= newest:
+        yield error(
+            f"The graph has opset {came}; {engine} takes {trt_operators.OLDEST_OPSET} to {newest}. "
+            f"Export it with opset {min(17, newest)}, or convert it with onnx.version_converter."
+        )
+
+
+def _operators(graph: Graph, version: Version, engine: str) -> Iterator[Finding]:
+    known = trt_operators.operators(version)
+    used = graph.operators()
+    own = graph.model.functions
+    if own and version < OWN_FUNCTIONS_SINCE:
+        functions = names([entry.name for entry in own])
+        yield error(
+            f"The graph calls functions of its own ({functions}), which {engine} can't expand; "
+            "inline them with onnx.inliner.inline_local_functions."
+        )
+    foreign = [f"{domain}.{name}" for domain, name in used if domain != DEFAULT_DOMAIN]
+    if foreign:
+        yield error(
+            f"The graph has operators that aren't ONNX's own: {names(foreign)}. {engine} would "
+            "need a plugin for each and the agent has none; export the graph without them."
+        )
+    missing = [name for domain, name in used if domain == DEFAULT_DOMAIN and name not in known]
+    unsure = [name for name in missing if name in SOMETIME and version > SOMETIME_BETWEEN[0]]
+    if unsure:
+        yield warning(f"It isn't known whether {engine} has {names(unsure)}; try on the device.")
+    yield from _missing([name for name in missing if name not in unsure], engine)
+
+
+def _missing(missing: List[str], engine: str) -> Iterator[Finding]:
+    if missing:
+        later = sorted({f"{name} since {trt_operators.since(name)}" for name in missing
+                        if trt_operators.since(name)})  # fmt: skip
+        hint = f" ({', '.join(later)})" if later else ""
+        yield error(
+            f"{engine} doesn't have the operators {names(missing)}{hint}. Export the graph "
+            "without them, with a lower opset perhaps, or name a newer TensorRT."
+        )
+
+
+def _restriction(graph: Graph, restriction: Restriction, engine: str) -> Iterator[Finding]:
+    hit = [
+        label(node)
+        for node in graph.of_type(*restriction.operators)
+        if restriction.breaks(graph, node)
+    ]
+    if hit:
+        sentence = f"{engine}: {restriction.rule}. The graph breaks this in {names(hit, 3)}."
+        yield error(sentence) if restriction.fatal else warning(sentence)
+
+
+def _image(graph: Graph, manifest: Manifest, engine: str) -> Iterator[Finding]:
+    """TensorRT takes uint8 as a network's input only if a cast comes first."""
+    if manifest.input.dtype != "uint8":
+        return
+    readers = graph.readers(manifest.input.tensor)
+    others = [label(node) for node in readers if node.op_type != "Cast"]
+    if others:
+        yield error(
+            f"The uint8 input {manifest.input.tensor!r} goes into {names(others, 3)}; {engine} "
+            "can only cast uint8. Put a Cast to float32 right behind the input."
+        )
+
+
+def _types(graph: Graph, version: Version, engine: str) -> Iterator[Finding]:
+    kinds: List[Tuple[str, str]] = [
+        (dtype_name(entry.data_type), name) for name, entry in graph.constants.items()
+    ]
+    doubles = [name for kind, name in kinds if kind == "float64"]
+    if doubles:
+        yield warning(f"{engine} computes float64 as float32: {names(doubles, 3)}.")
+    strange = [f"{name} ({kind})" for kind, name in kinds if kind not in TYPES_OF_8]
+    if strange and version < INT64_SINCE:
+        yield error(f"{engine} can't read weights such as {names(strange, 3)}; use float32.")
+    if version < INT64_SINCE:
+        clamped = [name for kind, name in kinds if kind == "int64" and _too_large(graph, name)]
+        if clamped:
+            yield warning(
+                f"{engine} casts int64 to int32, so values of {names(clamped, 3)} will be clamped."
+            )
+
+
+def _too_large(graph: Graph, name: str) -> bool:
+    values = graph.array(name)
+    return bool(values.size) and not (
+        INT32_RANGE[0] <= values.min() and values.max() <= INT32_RANGE[1]
+    )

@@ -1,0 +1,220 @@
+"""What a target needs in the package: build settings, calibration and golden pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from pydantic import ValidationError
+
+from edge_agent.errors import InvalidConfiguration, InvalidPackage
+from edge_agent.packaging import archive
+from edge_agent.packaging.draft import Draft, open_draft
+from edge_agent.packaging.graph.findings import Finding
+from edge_agent.packaging.preparation import Preparation
+from edge_agent.packaging.target import Target
+from edge_agent.runtime.graph_choice import instruction_set
+from edge_agent.runtime.package import Package
+from edge_agent.targets import Profile
+from tests import micro
+from tests.packaging import graphs
+from tests.packaging.test_graph_optimise import target as target_here
+
+
+def pictures(folder: Path, count: int, size: Tuple[int, int] = (80, 100)) -> Path:
+    """Images whose red rises from picture to picture."""
+    folder.mkdir()
+    for index in range(count):
+        picture = np.full((*size, 3), (10, 20, index), np.uint8)  # OpenCV's order: blue first
+        cv2.imwrite(str(folder / f"{index:04}.png"), picture)
+    return folder
+
+
+def prepared(
+    package: Path,
+    target: Target,
+    preparation: Preparation = Preparation(),  # noqa: B008
+) -> Tuple[Draft, List[Finding]]:
+    told: List[Finding] = []
+    return preparation.apply(open_draft(package, None), target, told.append), told
+
+
+def package(folder: Path, task: str = "classification", **changes: Any) -> Path:
+    return micro.write(folder / "model", task, **changes)
+
+
+def test_an_nvidia_target_gets_a_profile_for_each_batch_size(tmp_path: Path) -> None:
+    runtime = {"batch_sizes": [8, 1, 4], "precision": "fp16"}
+    draft, _ = prepared(package(tmp_path, runtime=runtime), graphs.gpu("8.5.2"))
+
+    build = draft.manifest.build
+    assert build is not None
+    item = (64, 64, 3)
+    assert [(one.minimum, one.optimum, one.maximum) for one in build.profiles] == [
+        ((1, *item), (1, *item), (1, *item)),
+        ((2, *item), (4, *item), (4, *item)),
+        ((5, *item), (8, *item), (8, *item)),
+    ]
+    assert {one.tensor for one in build.profiles} == {"image"}
+    assert (build.precision, build.quantised, build.calibration) == ("fp16", False, ())
+    assert build.timing_cache == "timing-sm_72-8.5.2.cache"
+
+
+def test_a_fixed_batch_has_one_profile_of_just_that(tmp_path: Path) -> None:
+    made = onnx.load_model_from_string(micro.graph("classification"))
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    made.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
+    draft, _ = prepared(package(tmp_path, model=made.SerializeToString()), graphs.gpu("8.5.2"))
+
+    (profile,) = draft.manifest.build.profiles if draft.manifest.build else ()
+    assert profile.minimum == profile.maximum == (4, 64, 64, 3)
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 64, 3), (1, 64, 64)])
+def test_a_profile_whose_shapes_do_not_rise_is_no_profile(shape: Tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match="in rising order"):
+        Profile(tensor="x", minimum=shape, optimum=(1, 64, 64, 3), maximum=(1, 64, 64, 3))
+
+
+def test_the_target_stands_in_the_manifest_in_the_words_of_the_api(tmp_path: Path) -> None:
+    on_gpu, _ = prepared(package(tmp_path), graphs.gpu("8.6.1"))
+    on_cpu, _ = prepared(package(tmp_path), graphs.CPU)
+
+    spec = on_gpu.manifest.target
+    assert spec is not None
+    assert (spec.os, spec.arch, spec.accelerator) == ("LINUX", "ARM64", "NVIDIA")
+    assert (spec.gpu_code, spec.trt_ver, spec.cuda_ver) == ("sm_72", "8.6.1", "11.4")
+    assert on_cpu.manifest.target is not None
+    assert on_cpu.manifest.target.mcpu == "core-avx2"
+    assert on_cpu.manifest.build is None
+
+
+def test_every_error_is_told_at_once(tmp_path: Path) -> None:
+    broken = package(tmp_path, input={"tensor": "image", "height": 128, "width": 64})
+
+    with pytest.raises(InvalidPackage) as caught:
+        prepared(broken, graphs.gpu("8.5.2"), Preparation(precision="int8"))
+
+    assert "images of 128x64" in str(caught.value)
+    assert "int8 needs to know the ranges" in str(caught.value)
+
+
+def test_calibration_pictures_travel_at_the_models_size(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "normal", 30)
+    (folder / "notes.txt").write_text("no picture")
+    preparation = Preparation(precision="int8", calibration_images=folder)
+
+    draft, told = prepared(package(tmp_path), graphs.gpu("8.5.2"), preparation)
+
+    build = draft.manifest.build
+    assert build is not None
+    assert build.calibration == tuple(f"calibration/{index:03}.png" for index in range(30))
+    assert draft.manifest.runtime.precision == build.precision == "int8"
+    for index, path in enumerate(build.calibration):  # in the order of their names
+        picture = cv2.imdecode(np.frombuffer(draft.read(path), np.uint8), cv2.IMREAD_COLOR)
+        assert picture.shape == (64, 64, 3)
+        assert picture[32, 32].tolist() == [10, 20, index]
+    assert [one.text for one in told if one.severity == "warning"] == [
+        "30 calibration pictures are few; int8 ranges of 100 or more are steadier."
+    ]
+    archive.write(tmp_path / "model.zip", draft)
+    assert Package(tmp_path / "model.zip").manifest.build == build
+
+
+def test_of_too_many_pictures_some_are_taken_evenly(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "normal", 1000, (64, 64))
+    preparation = Preparation(precision="int8", calibration_images=folder)
+
+    draft, _ = prepared(package(tmp_path), graphs.gpu("8.5.2"), preparation)
+
+    assert draft.manifest.build is not None
+    assert len(draft.manifest.build.calibration) == 500
+
+
+def test_a_folder_of_training_images_is_searched_to_the_bottom(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    pictures(tmp_path / "parts" / "anomaly", 2)
+    pictures(tmp_path / "parts" / "normal", 3)
+    preparation = Preparation(precision="int8", calibration_images=tmp_path / "parts")
+
+    draft, _ = prepared(package(tmp_path), graphs.gpu("8.5.2"), preparation)
+
+    assert draft.manifest.build is not None
+    assert len(draft.manifest.build.calibration) == 5
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    empty = pictures(tmp_path / "normal", 0)
+    for folder, words in ((empty, "has no images"), (tmp_path / "none", "isn't a folder")):
+        with pytest.raises(InvalidConfiguration, match=words):
+            prepared(package(tmp_path), graphs.CPU, Preparation(calibration_images=folder))
+
+
+def test_a_manifest_that_names_files_the_package_lacks_is_refused(tmp_path: Path) -> None:
+    draft, _ = prepared(package(tmp_path), graphs.gpu("8.5.2"))
+    assert draft.manifest.build is not None
+    build = draft.manifest.build.model_copy(update={"calibration": ("calibration/000.png",)})
+
+    with pytest.raises(InvalidPackage, match=r"files must list calibration/000\.png"):
+        archive.write(tmp_path / "model.zip", draft.change(build=build))
+
+
+def test_the_optimised_graph_travels_beside_the_portable_one(tmp_path: Path) -> None:
+    here = target_here(instruction_set())
+    draft, _ = prepared(package(tmp_path, "anomaly_map"), here, Preparation(optimise=True))
+
+    optimised = draft.manifest.optimised
+    assert optimised is not None
+    assert optimised.path == "model.optimised.onnx"
+    assert draft.read("model.onnx") == micro.graph("anomaly_map")
+    assert onnx.load_model_from_string(draft.read(optimised.path)).graph.node
+    archive.write(tmp_path / "model.zip", draft)
+    assert Package(tmp_path / "model.zip").read(optimised.path) == draft.read(optimised.path)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.001), ("fp16", 0.05)])
+def test_a_coarser_precision_may_round(tmp_path: Path, precision: Any, tolerance: float) -> None:
+    draft, _ = prepared(package(tmp_path), graphs.gpu("8.5.2"), Preparation(precision=precision))
+
+    assert draft.manifest.runtime.parity_tolerance == tolerance
+
+
+def test_a_package_without_golden_samples_is_told_how_to_get_them(tmp_path: Path) -> None:
+    _, told = prepared(package(tmp_path), graphs.CPU)
+
+    assert any("--golden-images FOLDER adds them" in one.text for one in told)
+
+
+def test_golden_pictures_are_judged_here_and_travel(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "normal", 2)
+    preparation = Preparation(golden_images=folder)
+
+    draft, told = prepared(package(tmp_path, "anomaly_map"), graphs.CPU, preparation)
+
+    red, black = draft.manifest.golden  # the nearest to the threshold first
+    assert (red.score, black.score) == pytest.approx((1 / 255, 0.0), abs=1e-6)
+    archive.write(tmp_path / "model.zip", draft)
+    packaged = Package(tmp_path / "model.zip")
+    encoded = np.frombuffer(packaged.read(packaged.manifest.golden[0].image), np.uint8)
+    assert cv2.imdecode(encoded, cv2.IMREAD_COLOR)[32, 32].tolist() == [10, 20, 1]
+    assert not any("golden samples" in one.text for one in told)
+
+
+def test_golden_samples_a_package_has_are_not_replaced(tmp_path: Path) -> None:
+    preparation = Preparation(golden_images=pictures(tmp_path / "normal", 1))
+    draft, _ = prepared(package(tmp_path), graphs.CPU, preparation)
+
+    with pytest.raises(InvalidConfiguration, match="has golden samples already"):
+        preparation.apply(draft, graphs.CPU, lambda finding: None)
+
+
+def test_pictures_that_are_all_near_the_threshold_are_refused(tmp_path: Path) -> None:
+    model = package(tmp_path, decision={"threshold": 0.01})
+    preparation = Preparation(golden_images=pictures(tmp_path / "normal", 3))
+
+    with pytest.raises(InvalidConfiguration, match=r"None of the 3 images in .* is far enough"):
+        prepared(model, graphs.CPU, preparation)
