@@ -1,0 +1,1 @@
+"""Recipes, deployments and packaging jobs of the original agent become ours, with a report."""

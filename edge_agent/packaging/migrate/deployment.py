@@ -1,0 +1,205 @@
+"""A deployment, of the cloud or local, as a request of CreateDeployment with our components."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+from edge_agent import __version__
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.packaging.migrate import agent, models, versions
+from edge_agent.packaging.migrate.migration import Notes
+from edge_agent.packaging.migrate.request import to_json
+from edge_agent.packaging.recipe import AGENT
+
+AWS = "aws.greengrass."
+SAMPLES = "aws.greengrass.labs."  # private components, although of that name
+KEPT = ("targetArn", "deploymentName", "deploymentPolicies", "iotJobConfiguration", "tags")
+TOLD = (  # by GetDeployment, or of one call only
+    "deploymentId", "revisionId", "deploymentStatus", "iotJobId", "iotJobArn",
+    "creationTimestamp", "isLatestForTarget", "ResponseMetadata", "clientToken",
+)  # fmt: skip
+# a local deployment's key → ours, by what the command line and the nucleus call it
+LOCAL_VERSIONS = ("componentsToMerge", "rootComponentVersionsToAdd")
+LOCAL_REMOVED = ("componentsToRemove", "rootComponentsToRemove")
+LOCAL_SETTINGS = "componentToConfiguration"
+LOCAL_USERS = "componentToRunWithInfo"
+LOCAL = (*LOCAL_VERSIONS, *LOCAL_REMOVED, LOCAL_SETTINGS, LOCAL_USERS)
+LOCAL_FOLDERS = ("recipeDirectoryPath", "artifactsDirectoryPath", "groupName")
+
+
+def matches(values: Dict[str, Any]) -> bool:
+    """Whether this is a deployment."""
+    return isinstance(values.get("components"), dict) or any(key in values for key in LOCAL)
+
+
+def migrate(values: Dict[str, Any], notes: Notes) -> None:
+    """Write the request, unless a person must change the deployment first."""
+    stem = Path(notes.source).stem
+    try:
+        content = to_json(_request(values, notes))
+    except InvalidConfiguration as error:
+        notes.person(stem, f"No deployment is written. {error}")
+        return
+    file = f"{stem}.deployment.json"
+    notes.migration.write(file, content)
+    notes.changed(
+        stem,
+        "To be deployed when the components are published. (aws greengrassv2 create-deployment "
+        "--cli-input-json takes it as well, and removes what it doesn't list.)",
+        ["edge-agent", "deploy", "--from", notes.migration.path(file)],
+    )
+
+
+def _request(values: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
+    local = "components" not in values
+    for key in sorted(set(values) - {*KEPT, *TOLD, "components", *(LOCAL + LOCAL_FOLDERS) * local}):
+        notes.person(key, "Left out: what is written here has no such key.")
+    components = _of_local(values, notes) if local else values["components"]
+    if not components:
+        raise InvalidConfiguration("It names no component.")
+    given = {**values, "tags": _own_tags(values.get("tags"))}
+    request = {key: given[key] for key in KEPT if given.get(key)}
+    if notes.migration.target:
+        request["targetArn"] = notes.migration.target
+    if "targetArn" not in request:
+        raise InvalidConfiguration("It has no target; name a thing or a group with --target-arn.")
+    ours: Dict[str, Any] = {}
+    for name, given in components.items():
+        if not isinstance(given, dict):
+            raise InvalidConfiguration(f"components.{name} must be an object.")
+        new = notes.migration.agent if name == AGENT else name
+        if new in ours:
+            raise InvalidConfiguration(f"It has {AGENT} and {new}; take the one out you don't use.")
+        ours[new] = _component(name, given, notes)
+    return {**request, "components": ours}
+
+
+def _own_tags(tags: Any) -> Any:
+    """Leave out those of AWS itself, which can't be given."""
+    if not isinstance(tags, dict):
+        return tags
+    return {key: value for key, value in tags.items() if not key.startswith("aws:")}
+
+
+def _of_local(values: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
+    """Return a local deployment's components as CreateDeployment has them."""
+    found: Dict[str, Any] = {}
+    for key in LOCAL_VERSIONS:
+        for name, version in _object(values, key).items():
+            found[name] = {"componentVersion": version}
+    for name, change in _object(values, LOCAL_SETTINGS).items():
+        parts = {key.lower(): part for key, part in _object({name: change}, name).items()}
+        merge = parts.get("merge")
+        update = {
+            "merge": json.dumps(merge) if isinstance(merge, dict) else merge,
+            "reset": parts.get("reset"),
+        }
+        if name in found:
+            found[name]["configurationUpdate"] = {k: v for k, v in update.items() if v}
+        else:
+            notes.person(f"{name} configuration", "Left out: its version isn't named; add it.")
+    for name, user in _object(values, LOCAL_USERS).items():
+        if name in found:
+            found[name]["runWith"] = user
+    removed = [str(name) for key in LOCAL_REMOVED for name in values.get(key) or []]
+    for name in removed:
+        notes.person(name, f"Left out: take it off with edge-agent deploy --remove {name}.")
+    return found
+
+
+def _object(values: Dict[str, Any], key: str) -> Dict[str, Any]:
+    value = values.get(key) or {}
+    if not isinstance(value, dict):
+        raise InvalidConfiguration(f"{key} must be an object.")
+    return value
+
+
+def _component(name: str, given: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
+    update = given.get("configurationUpdate") or {}
+    merge, reset = _merge(name, update), _reset(name, update)
+    old = str(given.get("componentVersion", ""))
+    if name == AGENT:
+        merge, reset = _agent(old, merge, reset, notes)
+        new = __version__
+    elif name in notes.migration.models or models.is_configuration(merge):
+        new, merge, reset = _model(name, old, merge, reset, notes)
+    else:
+        new = _other(name, old, notes)
+    ours = {"merge": json.dumps(merge) if merge else None, "reset": reset or None}
+    kept = {key: value for key, value in ours.items() if value}
+    component = {**given, "componentVersion": new, "configurationUpdate": kept or None}
+    return {key: value for key, value in component.items() if value is not None}
+
+
+def _merge(name: str, update: Any) -> Dict[str, Any]:
+    """Return the settings that a deployment gives as JSON text inside its JSON."""
+    if not isinstance(update, dict):
+        raise InvalidConfiguration(f"{name}: configurationUpdate must be an object.")
+    text = update.get("merge") or "{}"
+    try:
+        settings = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise InvalidConfiguration(f"{name}: merge must be the text of a JSON object.")
+    return settings
+
+
+def _reset(name: str, update: Dict[str, Any]) -> List[str]:
+    """Return JSON pointers of the settings that go back to their defaults."""
+    pointers = update.get("reset") or []
+    if not isinstance(pointers, list) or not all(isinstance(one, str) for one in pointers):
+        raise InvalidConfiguration(f"{name}: reset must be a list of JSON pointers.")
+    return pointers
+
+
+def _agent(
+    old: str, merge: Dict[str, Any], reset: List[str], notes: Notes
+) -> Tuple[Dict[str, Any], List[str]]:
+    name = notes.migration.agent
+    if old == __version__:
+        notes.maps(name, f"Version {old} is ours already.")
+    else:
+        notes.changed(f"{AGENT} {old}", f"{name} {__version__}, the version of our agent.")
+    known = [pointer for pointer in reset if pointer in ("", f"/{agent.SOCKET}")]
+    for pointer in sorted(set(reset) - set(known)):
+        notes.person(f"{name} reset {pointer}", "Left out: the original has no such setting.")
+    return agent.settings(merge, name, notes), known
+
+
+def _model(
+    name: str, old: str, merge: Dict[str, Any], reset: List[str], notes: Notes
+) -> Tuple[str, Dict[str, Any], List[str]]:
+    if name not in notes.migration.models:
+        notes.person(
+            name, "A model of the original: give its recipe to migrate too, for the commands that "
+            "make it anew.",
+        )  # fmt: skip
+    new = notes.migration.versions.get(name) or _next(old, name)
+    notes.changed(f"{name} {old}", f"{name} {new}, the model made anew.")
+    known = [pointer for pointer in reset if pointer in ("", "/Autostart")]
+    return new, models.settings(merge, name, notes), known
+
+
+def _next(old: str, name: str) -> str:
+    try:
+        return versions.next_major(old)
+    except ValueError as error:
+        raise InvalidConfiguration(f"{name}: {error}") from None
+
+
+def _other(name: str, old: str, notes: Notes) -> str:
+    new = notes.migration.versions.get(name)
+    if new:
+        notes.changed(f"{name} {old}", f"{name} {new}, with our recipe.")
+        return new
+    if name.startswith(AWS) and not name.startswith(SAMPLES):
+        notes.maps(name, "It stays as it is.")
+    else:
+        notes.person(
+            name, "It stays as it is, unseen. If it is a model of the original or calls one, give "
+            "its recipe to migrate too.",
+        )  # fmt: skip
+    return old
