@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from typing import Any, Dict, Optional, Tuple
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import from_json
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidPackage
@@ -262,8 +262,8 @@ class Manifest(Strict):
 def parse(content: bytes) -> Manifest:
     """Read a manifest. Raises InvalidPackage: a sentence for each thing that is wrong."""
     try:
-        values: Any = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        values: Any = from_json(content)  # which bounds depth and digits
+    except ValueError as error:
         raise InvalidPackage(f"{FILE_NAME} isn't JSON: {error}") from None
     if not isinstance(values, dict):
         raise InvalidPackage(f"{FILE_NAME} must hold one JSON object, not {type(values).__name__}")

@@ -53,6 +53,7 @@ LIBRARIES = {
     "boto3": ["packaging.aws", "captures.upload"],
     "botocore": ["packaging.aws", "captures.upload"],
     "cryptography": ["runtime.signature", "packaging.signing"],
+    "packaging": ["packaging.agent"],
     "yaml": ["packaging.recipe", "packaging.migrate"],
     "sqlite3": ["runtime.results.spool"],
     "rich": ["doctor", *TOOLS],

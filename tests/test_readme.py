@@ -18,8 +18,10 @@ from edge_agent.runtime.store import Record
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "docs" / "results.md").read_text()
-COMMANDS = re.findall(r"^ *(?:[A-Z_]+=\S+ )?(edge-agent .+)$", TEXT + RESULTS, re.MULTILINE)
-SETTINGS = re.findall(r"`((?:server|models|engine|results)(?:\.\w+)+|log_level)`", TEXT + RESULTS)
+GREENGRASS = (ROOT / "docs" / "greengrass.md").read_text()
+ALL = TEXT + RESULTS + GREENGRASS
+COMMANDS = re.findall(r"^ *(?:[A-Z_]+=\S+ )?(edge-agent .+)$", ALL, re.MULTILINE)
+SETTINGS = re.findall(r"`((?:server|models|engine|results|updates)(?:\.\w+)+|log_level)`", ALL)
 
 
 def test_the_first_screen_has_the_two_commands_and_the_picture() -> None:

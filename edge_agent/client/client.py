@@ -42,16 +42,8 @@ class Client:
         camera_id: str = "",
         lane: Lane = Lane.INSPECTION,
     ) -> None:
-        options = [
-            ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
-            ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
-        ]
-        self._channel = (
-            grpc.insecure_channel(address, options)
-            if credentials is None
-            else grpc.secure_channel(address, credentials, options)
-        )
-        self._address = address
+        self._address, self._credentials = address, credentials
+        self._channel = self._connect()
         self._timeout_s = timeout_s
         camera = [("camera-id", camera_id)] if camera_id else []
         self._metadata = (*camera, ("lane", lane.value))
@@ -126,7 +118,7 @@ class Client:
                 for reply in call:
                     yield frames.answer(reply)
             except grpc.RpcError as error:
-                raise convert.error(error) from None
+                raise self._failed(error) from None
             finally:
                 call.cancel()
 
@@ -197,7 +189,27 @@ class Client:
         try:
             return call(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise convert.error(error) from None
+            raise self._failed(error) from None
+
+    def _connect(self) -> grpc.Channel:
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+            ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+            ("grpc.use_local_subchannel_pool", 1),  # else a new channel gets the old connection
+        ]
+        if self._credentials is None:
+            return grpc.insecure_channel(self._address, options)
+        return grpc.secure_channel(self._address, self._credentials, options)
+
+    def _failed(self, error: grpc.RpcError) -> errors.EdgeAgentError:
+        """Return our error; the next call tries to connect at once when nobody answered.
+
+        gRPC by itself waits longer from try to try, and grpcio 1.70 may never get through again.
+        """
+        found = convert.error(error)
+        if isinstance(found, errors.AgentUnavailable):
+            self._channel = self._connect()
+        return found
 
     def _segment_for(self, frame_bytes: int) -> FrameSegment:
         if self._segment is None or not self._segment.fits(frame_bytes):

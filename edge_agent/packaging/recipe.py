@@ -3,13 +3,16 @@
 A recipe is built and checked by the same types, which allow only what works on both: no startup,
 shutdown or Skipif, which lite ignores; no Timeout on run, which kills a service on classic. Source:
 the component recipe reference, and what nucleus lite 2.6 was seen to do.
+
+URIs of artifacts have the placeholder that `gdk` and publishing fill in; local deployments don't
+use them.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Annotated, Literal
@@ -22,7 +25,7 @@ LIMIT_BYTES = 8192  # a recipe of lite must be smaller, and have fewer objects
 LIMIT_OBJECTS = 255
 VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}$"
 AGENT = "aws.iot.lookoutvision.EdgeAgent"
-AGENT_VERSIONS = ">=1.2.0 <2.0.0"
+AGENT_VERSIONS = ">=1.3.0 <2.0.0"  # earlier ones don't know all of the manifest
 ARTIFACT = "model.zip"
 RECORDS_FOLDER = "models.d"  # in the agent component's work folder
 
@@ -60,8 +63,8 @@ class Artifact(Strict):
     Permission: Permission
 
 
-class Run(Strict):
-    """The one program of the component."""
+class Phase(Strict):
+    """One program."""
 
     Script: str
 
@@ -77,10 +80,22 @@ class Run(Strict):
         return script
 
 
+class Install(Phase):
+    """What has to be done before run; by default both nuclei end it after 120 s."""
+
+    Timeout: Annotated[int, Field(gt=0)]  # seconds
+
+
 class Lifecycle(Strict):
     """The phases both nuclei run."""
 
-    run: Run
+    install: Optional[Install] = None
+    run: Phase
+
+    @property
+    def phases(self) -> Dict[str, Phase]:
+        """Those there are, by name."""
+        return {name: phase for name, phase in self if phase is not None}
 
 
 class Manifest(Strict):
@@ -122,28 +137,26 @@ class Recipe(Strict):
         # A pointer that leads nowhere ends the script on lite.
         known = self.ComponentConfiguration.DefaultConfiguration
         for manifest in self.Manifests:
-            for found in VARIABLE.finditer(manifest.Lifecycle.run.Script):
-                pointer = found.group("pointer")
-                if pointer and pointer[1:] not in known:
-                    raise ValueError(f"run inserts {pointer}, which has no default")
+            for name, phase in manifest.Lifecycle.phases.items():
+                for found in VARIABLE.finditer(phase.Script):
+                    pointer = found.group("pointer")
+                    if pointer and not _leads_somewhere(pointer, known):
+                        raise ValueError(f"{name} inserts {pointer}, which has no default")
         return self
 
     def to_json(self) -> bytes:
         """Return the recipe as JSON, checked; on lite only JSON keeps the types of settings."""
-        content = (json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)) + "\n"
+        values = self.model_dump(mode="json", exclude_unset=True)
+        content = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
         check(content.encode())
         return content.encode()
 
     def to_yaml(self) -> bytes:
         """Return the same as YAML, for people to read; needs PyYAML."""
-        try:
-            import yaml
-        except ImportError:
-            raise InvalidConfiguration(
-                "Packaging needs PyYAML: pip install 'edge-agent[package]'."
-            ) from None
         values = json.loads(self.to_json())
-        text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=LIMIT_BYTES)
+        text: str = _yaml().safe_dump(
+            values, sort_keys=False, allow_unicode=True, width=LIMIT_BYTES
+        )
         _check_size(text.encode(), values)
         return text.encode()
 
@@ -158,18 +171,24 @@ def check(content: bytes) -> Recipe:
     return recipe
 
 
+def read_yaml(text: str) -> Any:
+    """Return what YAML text holds. Raises InvalidConfiguration. Needs PyYAML."""
+    yaml = _yaml()
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidConfiguration(f"The recipe isn't YAML: {error}") from None
+
+
 def model_component(
     name: str, version: str, description: str, architecture: Architecture, agent: str
 ) -> Recipe:
-    """Build the recipe of a component that registers its model with the component `agent`.
-
-    Its artifact's address has the placeholder that `gdk` and publishing fill in; a local deployment
-    doesn't use it.
-    """
+    """Build the recipe of a component that registers its model with the component `agent`."""
     program = f"{{artifacts:decompressedPath}}/{ARTIFACT[: -len('.zip')]}/register.py"
     script = (
-        f'exec python3 "{program}" --name {name} --agent "{{kernel:rootPath}}/work/{agent}" '
-        '--records "{configuration:/Records}" --autostart "{configuration:/Autostart}"'
+        f'exec python3 "{program}" --name {name} --agent "{{work:path}}../{agent}" '
+        '--records "{configuration:/Records}" --autostart "{configuration:/Autostart}" '
+        '--threshold "{configuration:/Threshold}"'
     )
     artifact = Artifact(
         URI=f"s3://BUCKET_NAME/{name}/{version}/{ARTIFACT}",
@@ -183,7 +202,7 @@ def model_component(
         ComponentDescription=description,
         ComponentPublisher="Edge Agent",
         ComponentConfiguration=Configuration(
-            DefaultConfiguration={"Autostart": False, "Records": RECORDS_FOLDER}
+            DefaultConfiguration={"Autostart": False, "Records": RECORDS_FOLDER, "Threshold": ""}
         ),
         ComponentDependencies={
             agent: {"VersionRequirement": AGENT_VERSIONS, "DependencyType": "HARD"}
@@ -191,11 +210,21 @@ def model_component(
         Manifests=(
             Manifest(
                 Platform=Platform(os="linux", runtime="*", architecture=architecture),
-                Lifecycle=Lifecycle(run=Run(Script=script)),
+                Lifecycle=Lifecycle(run=Phase(Script=script)),
                 Artifacts=(artifact,),
             ),
         ),
     )
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise InvalidConfiguration(
+            "Packaging needs PyYAML: pip install 'edge-agent[package]'."
+        ) from None
+    return yaml
 
 
 def _check_size(content: bytes, values: Any) -> None:
@@ -217,6 +246,16 @@ def _objects(value: Any) -> int:
     if isinstance(value, list):
         return 1 + sum(_objects(inner) for inner in value)
     return 1
+
+
+def _leads_somewhere(pointer: str, configuration: Any) -> bool:
+    """Tell whether a JSON pointer (RFC 6901) names a setting."""
+    for part in pointer[1:].split("/"):
+        key = part.replace("~1", "/").replace("~0", "~")
+        if not isinstance(configuration, dict) or key not in configuration:
+            return False
+        configuration = configuration[key]
+    return True
 
 
 def _resources(policies: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import BinaryIO, List, Optional
+from typing import BinaryIO, Dict, List, Optional
 
 LOOK_EVERY_S = 0.5
 STOP = {signal.SIGTERM, signal.SIGINT}
@@ -77,12 +77,15 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--agent", required=True, help="the agent component's work folder")
     parser.add_argument("--records", required=True, help="folder of records, seen from there")
     parser.add_argument("--autostart", required=True, type=str.lower, choices=list(SWITCH))
+    parser.add_argument("--threshold", type=_threshold, default="", help="'': the package's own")
     given = parser.parse_args(arguments)
-    record = {
+    record: Dict[str, object] = {
         "model_component": given.name,
         "package": str(Path(__file__).resolve().parent),
         "autostart": SWITCH[given.autostart],
     }
+    if given.threshold is not None:
+        record["decision"] = {"threshold": given.threshold}
     path = Path(given.agent, given.records, f"{given.name}.json")
     registration = Registration(path, json.dumps(record).encode())
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
@@ -92,6 +95,18 @@ def main(arguments: Optional[List[str]] = None) -> int:
             break
     registration.withdraw()
     return 0
+
+
+def _threshold(text: str) -> Optional[float]:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number from 0 to 1")
+    return value
 
 
 def _say(text: str) -> None:

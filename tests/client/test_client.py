@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Iterator, List
 
 import numpy as np
 import pytest
 
 from edge_agent.client import Client
-from edge_agent.errors import InvalidFrame, InvalidRequest, ModelNotFound, Overloaded
+from edge_agent.errors import (
+    AgentUnavailable,
+    InvalidFrame,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+)
 from edge_agent.types import Lane
 from tests import micro
 from tests.agent import Agent
@@ -77,6 +84,23 @@ def test_a_stream_to_an_unknown_model_says_so_for_every_frame(agent: Agent) -> N
     with agent.client() as client:
         answers = list(client.stream("no-such", [plain(1), plain(2)]))
     assert [type(answer.error) for answer in answers] == [ModelNotFound] * 2
+
+
+def test_a_client_gets_through_as_soon_as_the_agent_is_there(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+
+    def answered(client: Client) -> bool:
+        try:
+            return client.models() == []
+        except AgentUnavailable:
+            return False
+
+    with agent.client() as client:
+        assert not answered(client)
+        for _ in range(2):
+            with agent:
+                assert answered(client)
+            assert not answered(client)
 
 
 def test_an_overloaded_agent_tells_the_client_when_to_come_back(agent: Agent) -> None:

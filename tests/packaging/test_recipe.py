@@ -55,7 +55,7 @@ def test_a_model_component_depends_on_the_agent_and_runs_on_its_architecture() -
     made = values()
 
     assert made["ComponentDependencies"] == {
-        AGENT: {"VersionRequirement": ">=1.2.0 <2.0.0", "DependencyType": "HARD"}
+        AGENT: {"VersionRequirement": ">=1.3.0 <2.0.0", "DependencyType": "HARD"}
     }
     (manifest,) = made["Manifests"]
     assert manifest["Platform"] == {"os": "linux", "runtime": "*", "architecture": "aarch64"}
@@ -63,6 +63,7 @@ def test_a_model_component_depends_on_the_agent_and_runs_on_its_architecture() -
     assert made["ComponentConfiguration"]["DefaultConfiguration"] == {
         "Autostart": False,
         "Records": "models.d",
+        "Threshold": "",
     }
 
 
@@ -73,7 +74,7 @@ def test_another_name_of_the_agent_is_used_everywhere() -> None:
     assert content.count("plant.Agent") == 2
 
 
-RUN = "Manifests/0/Lifecycle/run"
+RUN, INSTALL = "Manifests/0/Lifecycle/run", "Manifests/0/Lifecycle/install"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,14 @@ RUN = "Manifests/0/Lifecycle/run"
     [
         ("Manifests/0/Lifecycle/startup", {"Script": "exec true"}, "startup: unknown key"),
         ("Manifests/0/Lifecycle/shutdown", {"Script": "exec true"}, "shutdown: unknown key"),
-        ("Manifests/0/Lifecycle/Run", {"Script": "exec true"}, "Run: unknown key; known here: run"),
+        (
+            "Manifests/0/Lifecycle/Run",
+            {"Script": "exec true"},
+            "Run: unknown key; known here: install, run",
+        ),
+        (INSTALL, {"Script": "exec true"}, "Timeout: field required"),
+        (INSTALL, {"Script": "pip install a", "Timeout": 9}, "exec, then one program"),
+        (INSTALL, {"Script": 'exec a "{configuration:/Gone}"', "Timeout": 9}, "install inserts"),
         (f"{RUN}/Timeout", 15, "Timeout: unknown key"),
         (f"{RUN}/Skipif", "onpath x", "Skipif: unknown key"),
         (f"{RUN}/script", "exec true", "script: unknown key; known here: Script"),
@@ -164,4 +172,4 @@ def test_a_script_that_lite_cuts_off_fails_instead_of_doing_half(
 
 
 def test_every_variable_of_the_script_is_one_it_can_be_cut_off_at() -> None:
-    assert len(truncated()) == 4
+    assert len(truncated()) == 5

@@ -15,8 +15,8 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from edge_agent.packaging import archive
+from edge_agent.packaging.draft import open_draft
 from edge_agent.packaging.recipe import model_component
-from edge_agent.runtime.package import Package
 from edge_agent.types import ModelState
 from tests import micro
 from tests.agent import Agent
@@ -30,6 +30,8 @@ class Nucleus:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.work = root / "work" / NAME
+        self.work.mkdir(parents=True)
         self.agent = root / "work" / AGENT
         self.agent.mkdir(parents=True)
         self.records = self.agent / "models.d"
@@ -37,15 +39,18 @@ class Nucleus:
         self.log = root / "component.log"
         self.processes: List[subprocess.Popen[bytes]] = []
 
-    def start(self, version: str, autostart: str = "true") -> subprocess.Popen[bytes]:
+    def start(
+        self, version: str, autostart: str = "true", threshold: str = ""
+    ) -> subprocess.Popen[bytes]:
         folder = self.unpacked(version)
         recipe = model_component(NAME, f"{version}.0.0", "Bolts", "amd64", AGENT)
         script = recipe.Manifests[0].Lifecycle.run.Script
         for variable, value in {
             "{artifacts:decompressedPath}": str(folder.parent),
-            "{kernel:rootPath}": f"{self.root}/",
+            "{work:path}": f"{self.work}/",
             "{configuration:/Records}": "models.d",
             "{configuration:/Autostart}": autostart,
+            "{configuration:/Threshold}": threshold,
         }.items():
             script = script.replace(variable, value)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -60,7 +65,7 @@ class Nucleus:
         folder = self.root / "unarchived" / NAME / version / "model"
         if not folder.exists():
             package = micro.write(self.root / f"bolts-{version}", "classification", version=version)
-            archive.write(self.root / "model.zip", Package(package))
+            archive.write(self.root / "model.zip", open_draft(package, None))
             with zipfile.ZipFile(self.root / "model.zip") as bundle:
                 bundle.extractall(folder)
         return folder
@@ -208,6 +213,22 @@ def test_a_component_stops_while_the_agents_folder_is_gone(nucleus: Nucleus) -> 
     shutil.rmtree(nucleus.agent)
 
     stop(process)
+
+
+def test_a_threshold_of_the_component_counts_in_place_of_the_packages(nucleus: Nucleus) -> None:
+    nucleus.start("1", threshold="0.62")
+    with Agent(nucleus.root, "--records", str(nucleus.records)) as agent:
+        assert "Threshold 0.62" in agent.wait_for(NAME, ModelState.RUNNING).message
+
+
+@pytest.mark.parametrize("threshold", ["much", "1.5", "nan"])
+def test_a_threshold_that_is_none_ends_the_component_with_an_error(
+    nucleus: Nucleus, threshold: str
+) -> None:
+    process = nucleus.start("1", threshold=threshold)
+
+    assert process.wait(20) == 2
+    assert f"{threshold!r} isn't a number from 0 to 1" in nucleus.log.read_text()
 
 
 def test_a_setting_that_is_no_switch_ends_the_component_with_an_error(nucleus: Nucleus) -> None:

@@ -1,4 +1,4 @@
-"""An optimised graph serves where it fits, and model.onnx wherever it doesn't or computes wrongly."""
+"""An optimised graph serves where it fits and computes rightly, model.onnx everywhere else."""
 
 from __future__ import annotations
 

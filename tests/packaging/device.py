@@ -1,0 +1,172 @@
+"""A fake of a Greengrass core device: what a nucleus does with emitted component folders.
+
+It reads nothing but recipes (JSON) and artifacts, and follows what nucleus lite was seen to do:
+install before the old process is told to go, SIGTERM to the whole group, scripts that end at an
+unknown brace, restarts of what exits with an error. The IPC side is `tests.fake_nucleus`. A release
+is to be tried on real nuclei.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Dict, Mapping, Optional, Type
+
+ARCHITECTURE = "aarch64" if platform.machine() == "aarch64" else "amd64"
+STOP_WITHIN_S = 5.0
+INSTALL_WITHIN_S = 120.0  # both nuclei's default
+PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve().parent
+
+
+class Component:
+    """One deployed component: its recipe's manifest for this device, its folders, its process."""
+
+    def __init__(self, root: Path, folder: Path, environment: Mapping[str, str]) -> None:
+        (recipe_file,) = (folder / "recipes").glob("*.json")
+        content = recipe_file.read_bytes()
+        assert len(content) < 8192
+        self.recipe: Dict[str, Any] = json.loads(content)
+        self.name, self.version = self.recipe["ComponentName"], self.recipe["ComponentVersion"]
+        self.configuration = self.recipe["ComponentConfiguration"]["DefaultConfiguration"]
+        self.dependencies = set(self.recipe.get("ComponentDependencies", {}))
+        self.work = root / "work" / self.name
+        self.log = root / f"{self.name}.log"
+        self.process: Optional[subprocess.Popen[bytes]] = None
+        self._environment = environment
+        self._manifest = next(
+            manifest
+            for manifest in self.recipe["Manifests"]
+            if manifest["Platform"]["os"] == "linux"
+            and manifest["Platform"]["runtime"] == "*"
+            and manifest["Platform"]["architecture"] == ARCHITECTURE
+        )
+        self._artifacts = folder / "artifacts" / self.name / self.version
+        self._unpacked = root / "unarchived" / self.name / self.version
+        self.work.mkdir(parents=True, exist_ok=True)
+        self._unpack()
+
+    def install(self) -> None:
+        """Run the phase `install`, where there is one; it must succeed within its own limit."""
+        phase = self._manifest["Lifecycle"].get("install")
+        if phase:
+            limit = float(phase.get("Timeout", INSTALL_WITHIN_S))
+            process = self._start(phase)
+            assert process.wait(limit) == 0, self.log.read_text()
+
+    def run(self) -> None:
+        self.process = self._start(self._manifest["Lifecycle"]["run"])
+
+    def stop(self) -> int:
+        """SIGTERM to every process of it, SIGKILL after 5 s; return how it ended."""
+        process, self.process = self.process, None
+        if process is None:
+            return 0
+        return _end(process)
+
+    def _unpack(self) -> None:
+        for artifact in self._manifest["Artifacts"]:
+            file = self._artifacts / artifact["URI"].rpartition("/")[2]
+            assert artifact["Unarchive"] == "ZIP"
+            with zipfile.ZipFile(file) as bundle:
+                bundle.extractall(self._unpacked / file.stem)
+            for path in (self._unpacked / file.stem).rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o555)
+
+    def _start(self, phase: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+        script = re.sub(r"\{([^{}]*)\}", lambda found: self._value(found.group(1)), phase["Script"])
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                ["sh", "-c", script], cwd=self.work, stdout=log, stderr=log,
+                env=dict(self._environment), start_new_session=True,
+            )  # fmt: skip
+
+    def _value(self, variable: str) -> str:
+        """Fill in a variable; an unknown one would end the script there."""
+        values = {
+            "artifacts:path": f"{self._artifacts}/",
+            "artifacts:decompressedPath": f"{self._unpacked}/",
+            "work:path": f"{self.work}/",
+            "iot:thingName": self._environment["AWS_IOT_THING_NAME"],
+        }
+        if not variable.startswith("configuration:/"):
+            return values[variable]
+        value = self.configuration[variable[len("configuration:/") :]]
+        text = value if isinstance(value, str) else json.dumps(value)
+        return re.sub(r'(["\\$`])', r"\\\1", text)
+
+
+class Device:
+    """Deploys component folders under `root`; as a context manager it stops them all."""
+
+    def __init__(self, root: Path, ipc: Mapping[str, str]) -> None:
+        self.root = root
+        self.components: Dict[str, Component] = {}
+        self._environment = {
+            "PATH": f"{PYTHON}:/usr/local/bin:/usr/bin:/bin", "HOME": str(root),
+            "AWS_IOT_THING_NAME": "press-7", "PIP_NO_INDEX": "1", **ipc,
+        }  # fmt: skip
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        for component in self.components.values():
+            if component.process:
+                _end(component.process)
+
+    def deploy(self, folder: Path, configuration: Optional[Mapping[str, Any]] = None) -> Component:
+        """Install and start a component, or a new version of it in the old one's place."""
+        new = Component(self.root, folder, self._environment)
+        missing = new.dependencies - set(self.components)
+        assert not missing, f"{new.name} depends on {missing}"
+        new.configuration = {**new.configuration, **(configuration or {})}
+        new.install()
+        old = self.components.get(new.name)
+        if old is not None:
+            assert old.stop() == 0, old.log.read_text()
+        self.components[new.name] = new
+        new.run()
+        return new
+
+    def remove(self, name: str) -> None:
+        component = self.components.pop(name)
+        assert component.stop() == 0, component.log.read_text()
+
+    def restart(self) -> None:
+        """As a reboot: everything ends, then starts in whatever order."""
+        for component in self.components.values():
+            assert component.stop() == 0, component.log.read_text()
+        for component in reversed(list(self.components.values())):
+            component.install()
+            component.run()
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    _signal(process, signal.SIGTERM)
+    try:
+        code = process.wait(STOP_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        code = -1
+    _signal(process, signal.SIGKILL)  # what is left of the group
+    process.wait()
+    return code
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return

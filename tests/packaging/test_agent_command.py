@@ -1,0 +1,89 @@
+"""`edge-agent component build`: what it refuses, where it writes, how `gdk` calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Tuple
+
+import pytest
+import yaml
+
+from edge_agent import __version__
+from edge_agent.cli import main
+from edge_agent.packaging.agent.component import PROJECT
+from edge_agent.packaging.recipe import AGENT
+
+IMAGE = ("--container", "edge-agent:jetson")  # nothing to collect, so that it's quick
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["component", "build", *arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_the_folder_is_written_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "agent"
+    assert main(["component", "build", "--out", str(out), *IMAGE]) == 0
+
+    assert [path.name for path in (out / "recipes").iterdir()] == [f"{AGENT}-{__version__}.json"]
+    recipe = json.loads((out / "recipes" / f"{AGENT}-{__version__}.json").read_bytes())
+    assert yaml.safe_load((out / "recipe.yaml").read_text()) == recipe
+    assert [path.name for path in tmp_path.iterdir()] == ["agent"]
+    assert f"{AGENT} {__version__}" in capsys.readouterr().out
+
+
+def test_what_is_there_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "exists already" in refusal(capsys, "--out", str(tmp_path), *IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "Name the folder"),
+        (("--python", "3.7"), "expected versions from 3.8"),
+        (("--python", "3.11,3.11"), "each once"),
+        (("--python", "python3"), "such as 3.8,3.11"),
+        (("--component-name", "a b"), "expected letters"),
+        (("--container", "a; reboot"), "isn't an image's name"),
+        (("--config", "gone.json"), "gone.json can't be read"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: Tuple[str, ...], sentence: str
+) -> None:
+    where = ("--out", str(tmp_path / "agent")) if arguments else ()
+
+    assert sentence in refusal(capsys, *where, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gdk_finds_the_files_where_it_looks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gdk-config.json").write_bytes((PROJECT / "gdk-config.json").read_bytes())
+    (tmp_path / "greengrass-build" / "recipes").mkdir(parents=True)  # as gdk does before
+    (tmp_path / "greengrass-build" / "artifacts" / AGENT / __version__).mkdir(parents=True)
+    assert main(["component", "build", "--gdk", *IMAGE]) == 0
+
+    recipes = {path.name for path in (tmp_path / "greengrass-build" / "recipes").iterdir()}
+    assert recipes == {"recipe.yaml", f"{AGENT}-{__version__}.json"}
+    assert (tmp_path / "greengrass-build" / "artifacts" / AGENT / __version__).is_dir()
+
+
+def test_gdk_may_name_the_component_but_not_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "gdk-config.json can't be used" in refusal(capsys, "--gdk", *IMAGE)
+    for version, code in ((__version__, 0), ("NEXT_PATCH", 2)):
+        config = {"component": {"plant.Agent": {"version": version}}}
+        (tmp_path / "gdk-config.json").write_text(json.dumps(config))
+        assert main(["component", "build", "--gdk", *IMAGE]) == code
+
+    assert "the project's is" in capsys.readouterr().err
+    recipes = tmp_path / "greengrass-build" / "recipes"
+    assert (recipes / f"plant.Agent-{__version__}.json").exists()
