@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Dict, List, Tuple, get_args
 
@@ -17,8 +18,8 @@ from edge_agent.manifest import Manifest
 from edge_agent.packaging.component import Component, Order
 from edge_agent.packaging.component import run as run_job
 from edge_agent.packaging.draft import open_draft
-from edge_agent.packaging.graph.findings import Finding
-from edge_agent.packaging.jobs import Jobs
+from edge_agent.packaging.graph.findings import Finding, note
+from edge_agent.packaging.jobs import Job, Jobs
 from edge_agent.packaging.jobs_command import add_folder_argument
 from edge_agent.packaging.preparation import Preparation
 from edge_agent.packaging.recipe import AGENT
@@ -112,6 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
     job, is_new = jobs.create(order.to_request(), arguments.job_name, arguments.client_token)
     if is_new:
         job = run_job(jobs, job, order, _tell)
+    else:
+        _tell(_repeated(job))
     if job.status == "FAILED":
         sys.stderr.write(f"edge-agent: Job {job.name} FAILED: {job.message}\n")
         return 1
@@ -120,6 +123,14 @@ def run(arguments: argparse.Namespace) -> int:
         f"Job {job.name} {job.status}: {component.name} {component.version} in {place}"
     )
     return 0
+
+
+def _repeated(job: Job) -> Finding:
+    made = datetime.fromtimestamp(job.created, timezone.utc)
+    return note(
+        f"This is job {job.name} of {made:%H:%M} UTC again, as --client-token is the same; nothing "
+        "was made now. To run it anew, use another token."
+    )
 
 
 def _order(arguments: argparse.Namespace) -> Order:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from typing_extensions import Annotated
 
 from edge_agent.errors import EdgeAgentError, InvalidConfiguration
@@ -42,6 +42,21 @@ class Component(Strict):
     description: Annotated[str, Field(min_length=1, max_length=256)]
     tags: Annotated[Dict[TagKey, TagValue], Field(max_length=200, default_factory=dict)]
     agent: Annotated[str, Field(pattern=NAME_PATTERN)] = AGENT
+
+    @field_validator("name", "agent")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not name.strip("."):
+            raise ValueError(f"{name!r} can't name a folder; use letters as well")
+        return name
+
+    @field_validator("tags")
+    @classmethod
+    def _can_be_published(cls, tags: Dict[str, str]) -> Dict[str, str]:
+        for key in tags:
+            if key.lower().startswith("aws:"):
+                raise ValueError(f"{key!r} begins as the tags of AWS itself do; choose another key")
+        return tags
 
     def to_api(self, target: Target, out: Path, upload: str = "") -> Dict[str, Any]:
         """Return it as the API's GreengrassConfiguration.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import json
 import logging
 import os
 import shutil
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
@@ -28,6 +29,7 @@ JOB_PATTERN = r"^[a-zA-Z0-9-]{1,64}$"
 
 Status = Literal["CREATED", "RUNNING", "SUCCEEDED", "FAILED"]
 UNDER_WAY = ("CREATED", "RUNNING")
+NEEDED = ("ComponentName", "ComponentVersion", "OutputFolder")  # of a configuration
 
 
 class Request(Strict):
@@ -53,6 +55,21 @@ class Job(Strict):
     created: float
     updated: float
     process: str  # which runs it, see `process.name`
+
+    @field_validator("request")
+    @classmethod
+    def _can_be_kept(cls, request: Request) -> Request:
+        configuration = request.configuration
+        lacking = [key for key in NEEDED if not isinstance(configuration.get(key), str)]
+        if lacking:
+            raise ValueError(f"{', '.join(lacking)} must be there, as text")
+        for key, value in configuration.items():
+            if not _is_utf8(value):
+                raise ValueError(f"{key} must be UTF-8, not {value!r}; give it another name")
+        out = configuration["OutputFolder"]
+        if Path(out).name in ("", ".."):
+            raise ValueError(f"the folder {out!r} can't be made; choose another --out")
+        return request
 
     @property
     def out(self) -> Path:
@@ -160,6 +177,7 @@ class Jobs:
         return sorted(jobs, key=lambda job: (job.created, job.name), reverse=True)
 
     def _advance(self, job: Job, status: Status, message: str) -> Job:
+        message = message.encode("utf-8", "backslashreplace").decode()  # it may name any file
         changes = {"status": status, "message": message, "updated": self._now()}
         job = job.model_copy(update=changes)
         self._write(job)
@@ -184,6 +202,14 @@ class Jobs:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _is_utf8(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # the name of a file that holds other bytes
+        return False
+    return True
 
 
 def _page_token(job: Job) -> str:

@@ -50,6 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
         job = jobs.find(arguments.job)
         _show(arguments, {"ModelPackagingDescription": _description(job)}, _facts(job))
         return 0
+    if arguments.job:
+        raise InvalidConfiguration(
+            f"list takes no name; one job alone: edge-agent jobs describe {arguments.job}"
+        )
     page, token = jobs.page(arguments.max_results, arguments.next_token)
     answer: Dict[str, Any] = {"ModelPackagingJobs": [_metadata(job) for job in page]}
     if token:
@@ -69,12 +73,12 @@ def _show(arguments: argparse.Namespace, answer: Dict[str, Any], table: Table) -
 
 def _table(jobs: List[Job]) -> Table:
     table = Table(
-        Column("job", no_wrap=True),
-        "model",
+        Column("job", overflow="fold"),
+        Column("model", overflow="fold"),
         Column("component", overflow="fold"),
         Column("status", no_wrap=True),
-        "created (UTC)",
-        Column("message", overflow="fold"),
+        Column("created (UTC)", no_wrap=True),
+        padding=(0, 0),  # so that a name of ours fits into 80 columns
     )
     for job in jobs:
         configuration = job.request.configuration
@@ -83,8 +87,7 @@ def _table(jobs: List[Job]) -> Table:
             escape(f"{job.request.project} {job.request.model_version}"),
             f"{configuration['ComponentName']} {configuration['ComponentVersion']}",
             job.status,
-            f"{datetime.fromtimestamp(job.created, timezone.utc):%Y-%m-%d %H:%M:%S}",
-            escape(job.message),
+            f"{datetime.fromtimestamp(job.created, timezone.utc):%Y-%m-%d %H:%M}",
         )
     return table
 

@@ -56,7 +56,11 @@ def choose_graph(manifest: Manifest, machine: Machine) -> str:
 
 
 def _flags(cpu_info: Path) -> FrozenSet[str]:
-    for line in cpu_info.read_text().splitlines():
+    try:
+        text = cpu_info.read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split())

@@ -101,6 +101,7 @@ def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -
     Raises ModelError.
     """
     package = registration.open(limit_bytes)
+    package.verify()
     manifest = registration.apply(package.manifest)
     verdicts = Verdicts(manifest)
     limits, threads = unit_limits(manifest.runtime, engine)
@@ -121,13 +122,13 @@ def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -
     trial = _golden_trial(registration.name, package)
 
     def open_first(backend: str) -> Tuple[InferenceUnit, Callable[[], InferenceUnit]]:
-        graphs = dict.fromkeys((choose_graph(package.manifest, this_machine(backend)), MODEL_FILE))
-        (graph, unit), refused = first_that_works(
-            list(graphs), lambda graph: (graph, open_unit(backend, graph, trial))
-        )
-        for path, error in refused.items():
-            log.warning("Model %s isn't served from %s: %s", registration.name, path, error)
-        return unit, partial(open_unit, backend, graph)
+        graph = choose_graph(package.manifest, this_machine(backend))
+        if graph != MODEL_FILE:
+            try:
+                return open_unit(backend, graph, trial), partial(open_unit, backend, graph)
+            except ModelError as error:
+                log.warning("Model %s isn't served from %s: %s", registration.name, graph, error)
+        return open_unit(backend, MODEL_FILE, trial), partial(open_unit, backend, MODEL_FILE)
 
     (first, open_another), refused = first_that_works(engine.backends, open_first)
     units = [first, *(open_another() for _ in range(1, limits.minimum))]

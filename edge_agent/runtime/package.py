@@ -66,6 +66,11 @@ class Package:
             )
         return content
 
+    def verify(self) -> None:
+        """Raise InvalidPackage unless every file is as the manifest says, used here or not."""
+        for entry in self.manifest.files:
+            self.read(entry.path)
+
     def read_model(self, graph: str = MODEL_FILE) -> bytes:
         """Return the verified ONNX file; it refers to nothing outside itself."""
         model = self.read(graph)
@@ -76,8 +81,8 @@ class Package:
 def stamp(path: Path) -> Tuple[int, ...]:
     """Return what changes when the package at `path` is replaced; empty when nothing is there."""
     names = (FILE_NAME, signature.FILE_NAME, MODEL_FILE)
-    files = [path / name for name in names] if path.is_dir() else [path]
     try:
+        files = [path / name for name in names] if path.is_dir() else [path]
         facts = [file.stat() for file in files if file.exists()]
     except OSError:
         return ()

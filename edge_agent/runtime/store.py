@@ -96,7 +96,7 @@ class Store:
         folder = self._settings.folder
         for path in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
             name = path.stem if path.suffix == ".zip" else path.name
-            if not (path.suffix == ".zip" and path.is_file()) and not (path / FILE_NAME).is_file():
+            if not self._is_package(path):
                 continue
             if not re.match(NAME_PATTERN, name):
                 self._complain(path, f"its name must match {NAME_PATTERN}")
@@ -108,13 +108,21 @@ class Store:
                 name, path, package_stamp, autostart, arn, digest=digest, trusted=self._trusted
             )
 
+    def _is_package(self, path: Path) -> bool:
+        try:
+            is_zip = path.suffix == ".zip" and path.is_file()
+            return is_zip or (path / FILE_NAME).is_file()
+        except OSError as error:
+            self._complain(path, f"it can't be looked into ({error.strerror})")
+            return False
+
     def _from_records(self) -> Iterator[Registration]:
         folder = self._settings.records
         for path in sorted(folder.glob("*.json")) if folder and folder.is_dir() else ():
-            if not path.is_file():  # reading a pipe would wait for ever
-                self._complain(path, "it isn't a plain file")
-                continue
             try:
+                if not path.is_file():  # reading a pipe would wait for ever
+                    self._complain(path, "it isn't a plain file")
+                    continue
                 record = read_json(Record, path.read_bytes())
             except (OSError, ValueError, RecursionError) as error:
                 self._complain(path, str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import cv2
 import numpy as np
@@ -180,6 +180,23 @@ def test_the_optimised_graph_travels_beside_the_portable_one(tmp_path: Path) -> 
 def test_a_coarser_precision_may_round(tmp_path: Path, precision: Any, tolerance: float) -> None:
     draft, _ = prepared(package(tmp_path), graphs.gpu("8.5.2"), Preparation(precision=precision))
 
+    assert draft.manifest.runtime.parity_tolerance == tolerance
+
+
+@pytest.mark.parametrize(
+    ("runtime", "tolerance"),
+    [
+        ({"precision": "fp16"}, 0.05),
+        ({"precision": "fp16", "parity_tolerance": 0.2}, 0.2),
+        ({"precision": "fp32", "parity_tolerance": 0.0002}, 0.0002),
+    ],
+)
+def test_a_precision_of_the_manifest_may_round_as_well(
+    tmp_path: Path, runtime: Dict[str, Any], tolerance: float
+) -> None:
+    draft, _ = prepared(package(tmp_path, runtime=runtime), graphs.gpu("8.5.2"))
+
+    assert draft.manifest.runtime.precision == runtime["precision"]
     assert draft.manifest.runtime.parity_tolerance == tolerance
 
 

@@ -35,6 +35,7 @@ CONSTANTS = [
     constant("half", 0.5), constant("zero", 0, np.int8), constant("offset", 3, np.int8),
     constant("ubyte", 0, np.uint8), constant("axis", [1], np.int64),
     constant("many", [2.0] * 4), constant("sizes", [1, 64, 64, 3], np.int64),
+    constant("planes", [1.0, 2.0, 2.0, 1.0]), constant("rows", [1.0, 1.0, 2.0, 2.0]),
 ]  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def test_every_operator_of_the_table_is_one_of_onnx() -> None:
 
 @pytest.mark.parametrize(
     ("version", "opset", "newest"),
-    [("8.5.2", 18, 17), ("8.6.1", 18, 17), ("10.3.0", 21, 20), ("8.5.2", 8, 17)],
+    [("8.5.2", 18, 17), ("8.6.1", 18, 17), ("10.3.0", 21, 20), ("8.5.2", 6, 17)],
 )
 def test_an_opset_out_of_the_range_of_tensorrt_is_refused(
     version: str, opset: int, newest: int
@@ -68,8 +69,19 @@ def test_an_opset_out_of_the_range_of_tensorrt_is_refused(
 
     short = version.rpartition(".")[0]
     assert told == [
-        f"The graph has opset {opset}; TensorRT {short} takes 9 to {newest}. Export it with opset "
+        f"The graph has opset {opset}; TensorRT {short} takes 7 to {newest}. Export it with opset "
         "17, or convert it with onnx.version_converter."
+    ]
+
+
+@pytest.mark.parametrize("opset", [7, 8])
+def test_an_old_opset_the_parser_reads_is_a_doubt_only(opset: int) -> None:
+    content = graphs.altered(MICRO, opset=opset)
+
+    assert only_trt(content, "8.5.2", "error") == []
+    assert only_trt(content, "8.5.2", "warning") == [
+        f"The graph has opset {opset}; TensorRT 8.5 reads it, but vouches for 9 to 17 only. Export "
+        "it with opset 17, or convert it with onnx.version_converter."
     ]
 
 
@@ -149,15 +161,13 @@ def test_functions_of_the_graph_are_refused_by_tensorrt_8() -> None:
     [
         (no_float("MaxPool", kernel_shape=[1, 1], outputs=("x", "at")), "output Indices isn't"),
         (no_float("MaxPool", kernel_shape=[1, 1], dilations=[2, 2]), "pooling has no dilations"),
-        (no_float("MaxPool", kernel_shape=[1]), "over 2 or 3 axes only"),
         (no_float("QuantizeLinear", "float", "half", "offset"), "zero point must be 0"),
         (no_float("QuantizeLinear", "float", "half", "ubyte"), "must be int8"),
         (no_float("QuantizeLinear", "float", "half"), "must be int8"),
-        (no_float("Resize", "float", "", "", "sizes", mode="cubic"), "must be nearest or linear"),
+        (no_float("Resize", "float", "", "planes", mode="cubic"), "over the last 2 axes only"),
         (no_float("Resize", "float", "", "many", antialias=1), "antialiasing isn't supported"),
         (no_float("Einsum", "float", equation="...a->...a"), "ellipsis and diagonals"),
         (no_float("Einsum", "float", equation="aa->a"), "ellipsis and diagonals"),
-        (no_float("TopK", "float", "axis", sorted=0), "sorted must be 1"),
     ],
 )
 def test_what_tensorrt_8_5_refuses_of_an_operator_is_told_with_the_node(
@@ -167,6 +177,71 @@ def test_what_tensorrt_8_5_refuses_of_an_operator_is_told_with_the_node(
 
     assert any(text.startswith("TensorRT 8.5: ") and words in text for text in told), told
     assert all("'it'" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        no_float("MaxPool", kernel_shape=[1]),
+        no_float("Resize", "float", "", "rows", mode="cubic"),
+        no_float("Resize", "float", "", "", "sizes", mode="cubic"),
+        no_float("Einsum", "float", equation="n h w c -> n c h w"),
+        no_float("TopK", "float", "axis", sorted=0, outputs=("x", "at")),
+    ],
+)
+@pytest.mark.parametrize("version", ["8.5.2", "10.15.0"])
+def test_what_its_parser_takes_is_not_refused(content: bytes, version: str) -> None:
+    assert only_trt(content, version, "error") == []
+    assert only_trt(content, version, "warning") == []
+
+
+def cast_and_back(kind: int) -> bytes:
+    middle = [node("Cast", ["float"], ["y"], name="it", to=kind),
+              node("Cast", ["y"], ["x"], to=FLOAT)]  # fmt: skip
+    return scorer(middle, head="x")
+
+
+@pytest.mark.parametrize("version", ["8.5.2", "10.3.0"])
+@pytest.mark.parametrize("kind", ["UINT16", "INT16", "UINT32", "UINT64", "STRING", "FLOAT8E5M2"])
+def test_a_cast_to_a_type_tensorrt_does_not_have_is_refused(version: str, kind: str) -> None:
+    (told,) = only_trt(cast_and_back(TensorProto.DataType.Value(kind)), version, "error")
+
+    assert ": casts are to float32, float16, int8, int32, int64, float64, bool" in told
+    assert told.endswith(" only. The graph breaks this in Cast 'it'.")
+
+
+def test_casts_tensorrt_has_are_taken() -> None:
+    for kind in ("FLOAT", "FLOAT16", "INT8", "INT32", "INT64", "BOOL", "DOUBLE"):
+        assert only_trt(cast_and_back(TensorProto.DataType.Value(kind)), "8.5.2", "error") == []
+    bfloat = cast_and_back(TensorProto.BFLOAT16)
+
+    assert "casts are to float32" in only_trt(bfloat, "8.6.1", "error")[0]
+    assert only_trt(bfloat, "10.3.0", "error") == []
+
+
+@pytest.mark.parametrize("version", ["8.5.2", "10.15.0"])
+def test_uint8_comes_out_of_a_graph_but_is_not_computed_with(version: str) -> None:
+    (told,) = only_trt(cast_and_back(TensorProto.UINT8), version, "error")
+    assert "nothing inside the graph can be uint8; cast to int32 instead" in told
+
+    made = onnx.load_model_from_string(MICRO)
+    made.graph.node.append(node("Cast", ["score"], ["grey"], to=TensorProto.UINT8))
+    made.graph.output.append(tensor("grey", TensorProto.UINT8, ["N"]))
+    assert only_trt(made.SerializeToString(), version, "error") == []
+    made.graph.node.append(node("Cast", ["grey"], ["unread"], to=FLOAT))
+    assert "can be uint8" in only_trt(made.SerializeToString(), version, "error")[0]
+
+
+def test_tensorrt_8_5_casts_a_uint8_image_to_floats_only() -> None:
+    made = onnx.load_model_from_string(scorer())
+    made.graph.node[0].CopyFrom(node("Cast", ["image"], ["whole"], to=TensorProto.INT32))
+    made.graph.node.insert(1, node("Cast", ["whole"], ["float"], to=FLOAT))
+    content = made.SerializeToString()
+
+    (told,) = only_trt(content, "8.5.2", "error")
+
+    assert "can be cast to float32 or float16 only. The graph breaks this in Cast 'whole'" in told
+    assert only_trt(content, "8.6.1", "error") == []
 
 
 def test_restrictions_end_with_the_version_that_lifted_them() -> None:
@@ -250,6 +325,40 @@ def test_numbers_too_large_for_int32_and_double_precision_are_told() -> None:
     ]
 
 
+def test_a_cast_to_float64_is_told() -> None:
+    assert only_trt(cast_and_back(TensorProto.DOUBLE), "10.3.0", "warning") == [
+        "TensorRT 10.3 computes float64 as float32: Cast 'it'."
+    ]
+
+
+@pytest.mark.parametrize(("end", "step"), [(2**63 - 1, 1), (-(2**63), -1)])
+def test_a_slice_to_the_very_end_loses_nothing_as_int32(end: int, step: int) -> None:
+    values = {"from": -1, "end": end, "axis": 1, "step": step}
+    stored = [constant(name, [value], np.int64) for name, value in values.items()]
+    middle = [node("Slice", ["float", *values], ["x"])]
+
+    assert only_trt(scorer(middle, stored, head="x"), "8.5.2", "warning") == []
+
+
+def test_the_end_of_a_slice_that_is_computed_with_as_well_is_clamped() -> None:
+    stored = [constant("from", [0], np.int64), constant("end", [2**63 - 1], np.int64)]
+    middle = [node("Slice", ["float", "from", "end"], ["y"]),
+              node("Cast", ["end"], ["z"], to=FLOAT), node("Mul", ["y", "z"], ["x"])]  # fmt: skip
+
+    assert only_trt(scorer(middle, stored, head="x"), "8.5.2", "warning") == [
+        "TensorRT 8.5 casts int64 to int32, so values of end will be clamped."
+    ]
+
+
+def test_axes_in_constant_nodes_are_stored_in_the_graph() -> None:
+    middle = [node("Constant", [], ["last"], value_ints=[3]),
+              node("Constant", [], ["first"], value=constant("", [0], np.int64)),
+              node("Unsqueeze", ["float", "last"], ["y"]), node("Squeeze", ["y", "last"], ["z"]),
+              node("ReduceSum", ["z", "last"], ["x"], keepdims=1)]  # fmt: skip
+
+    assert only_trt(scorer(middle, head="x"), "8.5.2", "warning") == []
+
+
 def test_weights_of_a_type_tensorrt_8_does_not_know_are_refused() -> None:
     stored = helper.make_tensor("w", TensorProto.BFLOAT16, [1], [1.0])
     content = scorer([node("Cast", ["w"], ["f"], to=FLOAT), node("Mul", ["float", "f"], ["x"])],
@@ -257,6 +366,15 @@ def test_weights_of_a_type_tensorrt_8_does_not_know_are_refused() -> None:
 
     assert "can't read weights such as w (bfloat16)" in only_trt(content, "8.6.1", "error")[0]
     assert only_trt(content, "10.3.0", "error") == []
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.3.0"])
+def test_weights_of_a_type_no_tensorrt_knows_are_refused(version: str) -> None:
+    stored = constant("w", [1], np.uint32)
+    content = scorer([node("Cast", ["w"], ["f"], to=FLOAT), node("Mul", ["float", "f"], ["x"])],
+                     [stored], head="x")  # fmt: skip
+
+    assert "can't read weights such as w (uint32)" in only_trt(content, version, "error")[0]
 
 
 def test_the_limits_of_onnxruntime_are_those_of_its_oldest_release() -> None:

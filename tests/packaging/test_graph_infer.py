@@ -161,6 +161,7 @@ def test_a_fixed_batch_is_the_batch_size() -> None:
     [
         ({**NAMED, "colour": 1}, "--manifest: manifest.json: colour: unknown key"),
         ({**NAMED, "input": [1]}, "--manifest: input must be an object, not [1]"),
+        ({**NAMED, "classes": 3}, "--manifest: classes must be a list, not 3."),
         ({"name": "a b"}, "name: string should match pattern"),
     ],
 )

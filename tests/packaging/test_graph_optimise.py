@@ -18,6 +18,7 @@ import pytest
 
 from edge_agent import manifest
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
+from edge_agent.packaging.graph import optimise as optimising
 from edge_agent.packaging.graph.optimise import canonical, optimise
 from edge_agent.packaging.target import parse
 from edge_agent.runtime.graph_choice import (
@@ -58,14 +59,14 @@ def target(mcpu: str, arch: str = ARCHITECTURES[HERE]) -> Any:
     return parse(None, f"os=LINUX,arch={arch}", options)
 
 
-def answers(content: bytes, as_it_is: bool) -> Any:
+def answers(content: bytes, as_it_is: bool, output: str = "score") -> Any:
     options = onnxruntime.SessionOptions()
     if as_it_is:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     shape = (2, micro.SIZE, micro.SIZE, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return session.run(None, {"image": images})[0]
+    return session.run([output], {"image": images})[0]
 
 
 @pytest.fixture(name="made", scope="module")
@@ -146,6 +147,38 @@ def test_two_nodes_that_compute_the_same_become_one() -> None:
 
     assert [entry.op_type for entry in made.graph.node].count("Relu") == 1
     assert np.array_equal(answers(canonical(content), False), answers(content, False))
+
+
+def test_an_output_computed_beforehand_keeps_its_name_and_value() -> None:
+    made = onnx.load_model_from_string(graphs.scorer(constants=[graphs.constant("half", 0.5)]))
+    made.graph.node.append(graphs.node("Identity", ["half"], ["threshold"]))
+    made.graph.output.append(graphs.tensor("threshold", graphs.FLOAT, []))
+
+    content, _ = optimise(made.SerializeToString(), target(instruction_set()))
+
+    assert answers(content, as_it_is=True, output="threshold") == 0.5
+    assert answers(content, as_it_is=True).tolist() == answers(graphs.scorer(), False).tolist()
+
+
+def test_an_input_with_a_stored_value_keeps_it() -> None:
+    made = onnx.load_model_from_string(
+        graphs.scorer([graphs.node("Add", ["float", "b"], ["sum"])], [graphs.constant("b", [2.0])],
+                      head="sum")
+    )  # fmt: skip
+    made.graph.input.append(graphs.tensor("b", graphs.FLOAT, [1]))
+    model = made.SerializeToString()
+
+    assert np.array_equal(answers(canonical(model), False), answers(model, False))
+
+
+def test_what_cannot_be_loaded_again_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = onnx.load_model_from_string(MODEL)
+    made.graph.output.append(graphs.tensor("nowhere", graphs.FLOAT, []))
+    broken = made.SerializeToString()
+    monkeypatch.setattr(optimising, "canonical", lambda content: broken)
+
+    with pytest.raises(InvalidPackage, match="can't load the graph it has optimised; leave --opt"):
+        optimise(MODEL, target(instruction_set()))
 
 
 def test_a_graph_with_loops_is_refused() -> None:

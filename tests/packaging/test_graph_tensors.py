@@ -264,6 +264,34 @@ def test_stored_tensors_are_read_from_constant_nodes_as_well() -> None:
     assert Graph(scorer(middle, head="more")).array("seven").tolist() == [7]
 
 
+@pytest.mark.parametrize(
+    ("stated", "kind"),
+    [({"value_int": 7}, "int64"), ({"value_ints": [7, 8]}, "int64"),
+     ({"value_float": 0.5}, "float32"), ({"value_floats": [0.5, 7.0]}, "float32")],
+)  # fmt: skip
+def test_constant_nodes_state_numbers_without_a_tensor_too(
+    stated: Dict[str, Any], kind: str
+) -> None:
+    graph = Graph(scorer([node("Constant", [], ["it"], **stated)]))
+
+    assert graph.array("it").tolist() == next(iter(stated.values()))
+    assert graph.dtype("it") == kind
+
+
+def test_what_the_caller_of_a_function_states_is_not_stored() -> None:
+    stated = node("Constant", [], ["axes"])
+    for name in ("value_ints", "value"):
+        kind = onnx.AttributeProto.INTS if name == "value_ints" else onnx.AttributeProto.TENSOR
+        stated.attribute.add(name=name, ref_attr_name="of_caller", type=kind)
+    body = [stated, node("Squeeze", ["x", "axes"], ["y"])]
+    function = onnx.helper.make_function(
+        "plant", "Shrink", ["x"], ["y"], body, [onnx.helper.make_opsetid("", 13)], ["of_caller"]
+    )
+    content = scorer(domains=[("plant", 1)], functions=[function])
+
+    assert "axes" not in Graph(content).constants
+
+
 def test_memory_counts_the_manifests_size_where_the_graph_leaves_it_free() -> None:
     nodes = [node("ReduceMean", ["image"], ["score"], axes=[1, 2, 3], keepdims=0)]
     image = tensor("image", FLOAT, ["N", 3, "H", "W"])

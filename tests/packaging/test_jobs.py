@@ -38,9 +38,13 @@ def _jobs(tmp_path: Path, clock: Clock) -> Jobs:
 
 
 def request(**changes: Any) -> Request:
-    configuration: Dict[str, Any] = {"ComponentName": "plant.Bolts", "OutputFolder": "/none/out"}
     values = {"project": "bolts", "model_version": "1", "digest": "0" * 64, **changes}
-    return Request(**{"configuration": configuration, **values})
+    return Request(**{"configuration": configuration(), **values})
+
+
+def configuration(**changes: Any) -> Dict[str, Any]:
+    given = {"ComponentName": "plant.Bolts", "ComponentVersion": "1.0.0"}
+    return {**given, "OutputFolder": "/none/out", **changes}
 
 
 def as_run_by(name: str, jobs: Jobs, folder: Path, job: Job) -> None:
@@ -130,7 +134,7 @@ def test_a_token_also_stands_for_a_job_that_has_ended(jobs: Jobs) -> None:
         {"project": "nuts"},
         {"model_version": "2"},
         {"digest": "1" * 64},
-        {"configuration": {"ComponentName": "plant.Nuts", "OutputFolder": "/none/out"}},
+        {"configuration": configuration(ComponentName="plant.Nuts")},
     ],
 )
 def test_a_token_with_other_parameters_is_refused(jobs: Jobs, changes: Dict[str, Any]) -> None:
@@ -152,8 +156,8 @@ def test_a_token_with_another_job_name_is_refused(jobs: Jobs) -> None:
 def test_a_job_whose_process_has_ended_is_failed_and_leaves_nothing(
     jobs: Jobs, tmp_path: Path
 ) -> None:
-    configuration = {"ComponentName": "a", "OutputFolder": str(tmp_path / "out")}
-    job = jobs.advance(jobs.create(request(configuration=configuration))[0], "RUNNING")
+    asked = request(configuration=configuration(OutputFolder=str(tmp_path / "out")))
+    job = jobs.advance(jobs.create(asked)[0], "RUNNING")
     (staging(job) / "recipes").mkdir(parents=True)
     assert jobs.find(job.name).status == "RUNNING"
     gone = process.name().replace(f"{os.getpid()} ", f"{os.getpid()} 1")  # another start time
@@ -223,6 +227,49 @@ def test_a_file_that_is_no_job_is_left_out_with_a_warning(
         assert jobs.list() == [job]
 
     assert "other.json is no packaging job: name: field required" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"OutputFolder": "/"}, "folder '/' can't be made; choose another --out"),
+        ({"OutputFolder": "/none/.."}, "can't be made"),
+        ({"GoldenImages": "/bad\udcff"}, "GoldenImages must be UTF-8, not '/bad"),
+        ({"S3OutputLocation": {"Prefix": "bad\udcff"}}, "S3OutputLocation must be UTF-8"),
+        ({"OutputFolder": None}, "OutputFolder must be there, as text"),
+    ],
+)
+def test_a_request_that_can_not_be_kept_or_cleared_up_is_refused(
+    jobs: Jobs, changes: Dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidConfiguration, match=words):
+        jobs.create(request(configuration=configuration(**changes)))
+    assert jobs.list() == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"OutputFolder"', '"Other"'), ('"ComponentVersion"', '"Other"'), ("/none/out", "/")],
+)
+def test_one_bad_record_does_not_stop_the_others(
+    jobs: Jobs, tmp_path: Path, caplog: pytest.LogCaptureFixture, old: str, new: str
+) -> None:
+    bad, _ = jobs.create(request(), "bad")
+    good, _ = jobs.create(request())
+    as_run_by("1 1 another-start", jobs, tmp_path / "jobs", bad)
+    record = tmp_path / "jobs" / "bad.json"
+    record.write_text(record.read_text().replace(old, new))
+
+    with caplog.at_level(logging.WARNING):
+        assert jobs.list() == [good]
+    assert "bad.json is no packaging job: request: " in caplog.text
+    assert jobs.create(request(), "job-1")[1]
+
+
+def test_a_message_may_name_a_file_whose_name_is_no_text(jobs: Jobs) -> None:
+    job = jobs.advance(jobs.create(request(), "job-1")[0], "FAILED", "bad\udcff is missing.")
+
+    assert job.message == jobs.find("job-1").message == "bad\\udcff is missing."
 
 
 def test_a_folder_that_can_not_be_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -11,8 +12,8 @@ import pytest
 from onnx import helper
 
 from edge_agent.manifest import FileEntry, Manifest
-from edge_agent.runtime.graph_choice import this_machine
-from edge_agent.types import Bitmap, DetectRequest
+from edge_agent.runtime.graph_choice import instruction_set, this_machine
+from edge_agent.types import Bitmap, DetectRequest, ModelState
 from tests import golden, micro
 from tests.runtime.device import Device
 
@@ -74,6 +75,18 @@ def test_a_graph_for_another_machine_is_left_alone(tmp_path: Path, facts: Any) -
     assert score(tmp_path) == pytest.approx(170 / 255, abs=1e-4)
 
 
+def test_when_both_graphs_compute_wrongly_the_model_says_so(tmp_path: Path) -> None:
+    folder = package(tmp_path / "packages" / "m", other_graph(), samples=True)
+    values = json.loads((folder / "manifest.json").read_text())
+    values["golden"][0]["score"] = 0.9
+    (folder / "manifest.json").write_text(json.dumps(values))
+    with Device(tmp_path) as served:
+        served.record("m")
+        served.detector.start("m")
+        served.wait("m", ModelState.FAILED)
+        assert "onnxruntime on CPU gives other results" in served.detector.describe("m").message
+
+
 @pytest.mark.parametrize("content", [other_graph(), b"no graph"], ids=["wrong", "broken"])
 def test_a_graph_that_computes_wrongly_gives_way_to_the_portable_one(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
@@ -83,3 +96,7 @@ def test_a_graph_that_computes_wrongly_gives_way_to_the_portable_one(
     assert score(tmp_path) == pytest.approx(170 / 255, abs=1e-4)
     told: List[str] = [record.getMessage() for record in caplog.records]
     assert any(line.startswith(f"Model m isn't served from {NAME}: ") for line in told), told
+
+
+def test_a_machine_that_tells_nothing_of_its_processor_takes_model_onnx(tmp_path: Path) -> None:
+    assert instruction_set("x86_64", tmp_path / "cpuinfo") == "x86_64"

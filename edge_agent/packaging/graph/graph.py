@@ -5,11 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+import numpy as np
+
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 
 DEFAULT_DOMAIN = ""  # also written "ai.onnx"
 
 Axis = Optional[int]  # None: free
+
+# attribute of a Constant node → its field and what the numbers are
+NUMBERS = {
+    "value_int": ("i", np.int64),
+    "value_ints": ("ints", np.int64),
+    "value_float": ("f", np.float32),
+    "value_floats": ("floats", np.float32),
+}
 
 
 @dataclass(frozen=True)
@@ -117,9 +127,9 @@ def dtype_name(kind: int) -> str:
 
 
 def attribute(node: Any, name: str, default: Any = None) -> Any:
-    """Return the value of a node's attribute."""
+    """Return the value of a node's attribute; the default where a function's caller gives it."""
     for entry in node.attribute:
-        if entry.name == name:
+        if entry.name == name and not entry.ref_attr_name:
             value = library().helper.get_attribute_value(entry)
             return value.decode() if isinstance(value, bytes) else value
     return default
@@ -177,7 +187,18 @@ def _constants(holders: List[Any], nodes: List[Any]) -> Dict[str, Any]:
     }
     for node in nodes:
         if node.op_type == "Constant" and node.output:
-            value = attribute(node, "value")
+            value = _stated(node)
             if value is not None:
                 found[node.output[0]] = value
     return found
+
+
+def _stated(node: Any) -> Any:
+    """Return the tensor of a Constant node; None where it's text, sparse or a function's."""
+    for entry in node.attribute:
+        if entry.name == "value" and entry.HasField("t"):
+            return entry.t
+        if entry.name in NUMBERS and not entry.ref_attr_name:
+            field, kind = NUMBERS[entry.name]
+            return library().numpy_helper.from_array(np.array(getattr(entry, field), kind))
+    return None

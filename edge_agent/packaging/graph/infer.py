@@ -44,7 +44,7 @@ def manifest_for(model: bytes, rest: Dict[str, Any]) -> Manifest:
     graph = Graph(model)
     values = dict(rest)
     values["input"] = {**_input(graph), **_group(rest, "input")}
-    values["outputs"] = _group(rest, "outputs") or _outputs(graph, len(rest.get("classes", ())))
+    values["outputs"] = _group(rest, "outputs") or _outputs(graph, _classes(rest))
     values["runtime"] = {**_runtime(graph), **_group(rest, "runtime")}
     task = next((task for key, task in TASKS.items() if key in values["outputs"]), None)
     if task:
@@ -85,6 +85,13 @@ def _group(rest: Dict[str, Any], name: str) -> Dict[str, Any]:
     if not isinstance(group, dict):
         raise InvalidConfiguration(f"--manifest: {name} must be an object, not {group!r}.")
     return group
+
+
+def _classes(rest: Dict[str, Any]) -> int:
+    classes = rest.get("classes", [])
+    if not isinstance(classes, list):
+        raise InvalidConfiguration(f"--manifest: classes must be a list, not {classes!r}.")
+    return len(classes)
 
 
 def _input(graph: Graph) -> Dict[str, Any]:

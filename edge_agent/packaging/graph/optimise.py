@@ -33,6 +33,9 @@ def optimise(model: bytes, target: Target) -> Tuple[bytes, OptimisedGraph]:
     here = _check_machine(target)
     ort = _onnxruntime()
     content = canonical(_optimised(ort, model))
+    as_it_is = ort.SessionOptions()
+    as_it_is.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    _load(ort, content, as_it_is, "the graph it has optimised; leave --optimise out")
     source = hashlib.sha256(model).hexdigest()
     return content, OptimisedGraph(
         path=FILE_NAME, version=ort.__version__, instruction_set=here, source=source
@@ -48,11 +51,14 @@ def canonical(content: bytes) -> bytes:
             "A graph with branches or loops (If, Loop, Scan) can't be optimised beforehand; leave "
             "--optimise out."
         )
-    names = {entry.name: entry.name for entry in graph.input}
+    outputs = {entry.name for entry in graph.output}
+    names = {name: name for name in (*(entry.name for entry in graph.input), *outputs)}
     for entry in graph.initializer:
+        if entry.name in names:  # the default of an input, or an output computed beforehand
+            continue
         entry.name, old = "", entry.name
         names[old] = entry.name = _digest(entry.SerializeToString(deterministic=True))
-    _rename(graph.node, names, {entry.name for entry in graph.output})
+    _rename(graph.node, names, outputs)
     _sort(graph.initializer, lambda entry: entry.name)
     _sort(model.opset_import, lambda entry: entry.domain)
     del graph.value_info[:]
@@ -137,11 +143,15 @@ def _optimised(ort: Any, model: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, FILE_NAME)
         options = ort.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
         options.optimized_model_filepath = str(file)
-        try:
-            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            raise InvalidPackage(f"onnxruntime can't load the graph: {reason}") from None
+        _load(ort, model, options, "the graph")
         return file.read_bytes()
+
+
+def _load(ort: Any, model: bytes, options: Any, what: str) -> None:
+    options.log_severity_level = ERRORS_ONLY
+    try:
+        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InvalidPackage(f"onnxruntime can't load {what}: {reason}") from None

@@ -10,14 +10,21 @@ from typing import Iterator, List, Tuple
 from edge_agent.manifest import Manifest
 from edge_agent.packaging.graph import trt_operators
 from edge_agent.packaging.graph.findings import Finding, error, names, note, warning
-from edge_agent.packaging.graph.graph import DEFAULT_DOMAIN, Graph, dtype_name, label
-from edge_agent.packaging.graph.trt_operators import SOMETIME, SOMETIME_BETWEEN, Version
+from edge_agent.packaging.graph.graph import DEFAULT_DOMAIN, Graph, attribute, dtype_name, label
+from edge_agent.packaging.graph.trt_operators import (
+    SOMETIME,
+    SOMETIME_BETWEEN,
+    TYPES_OF_8,
+    TYPES_OF_9,
+    Version,
+)
 from edge_agent.packaging.graph.trt_restrictions import RESTRICTIONS, Restriction
 
 OWN_FUNCTIONS_SINCE = (9, 0)
 INT64_SINCE = (9, 0)
 INT32_RANGE = (-(2**31), 2**31 - 1)
-TYPES_OF_8 = ("float32", "float16", "int8", "int32", "int64", "float64", "bool", "uint8")
+# operator → inputs where a number out of int32 means "all there is", clamped or not
+LIMITS = {"Slice": (1, 2), "Loop": (0,)}
 
 
 def check(graph: Graph, manifest: Manifest, trt_ver: str) -> Iterator[Finding]:
@@ -43,10 +50,14 @@ def _version(text: str) -> Version:
 
 def _opset(graph: Graph, version: Version, engine: str) -> Iterator[Finding]:
     came, newest = graph.opsets.get(DEFAULT_DOMAIN, 0), trt_operators.newest_opset(version)
-    if not trt_operators.OLDEST_OPSET <= came <= newest:
-        yield error(
-            f"The graph has opset {came}; {engine} takes {trt_operators.OLDEST_OPSET} to {newest}. "
-            f"Export it with opset {min(17, newest)}, or convert it with onnx.version_converter."
+    oldest, listed = trt_operators.OLDEST_OPSET, trt_operators.OLDEST_LISTED
+    advice = f"Export it with opset {min(17, newest)}, or convert it with onnx.version_converter."
+    if not oldest <= came <= newest:
+        yield error(f"The graph has opset {came}; {engine} takes {oldest} to {newest}. {advice}")
+    elif came < listed:
+        yield warning(
+            f"The graph has opset {came}; {engine} reads it, but vouches for {listed} to "
+            f"{newest} only. {advice}"
         )
 
 
@@ -113,21 +124,32 @@ def _types(graph: Graph, version: Version, engine: str) -> Iterator[Finding]:
         (dtype_name(entry.data_type), name) for name, entry in graph.constants.items()
     ]
     doubles = [name for kind, name in kinds if kind == "float64"]
+    doubles += [
+        label(node)
+        for node in graph.of_type("Cast")
+        if dtype_name(attribute(node, "to", 0)) == "float64"
+    ]
     if doubles:
         yield warning(f"{engine} computes float64 as float32: {names(doubles, 3)}.")
-    strange = [f"{name} ({kind})" for kind, name in kinds if kind not in TYPES_OF_8]
-    if strange and version < INT64_SINCE:
+    known = TYPES_OF_8 if version < INT64_SINCE else TYPES_OF_9
+    strange = [f"{name} ({kind})" for kind, name in kinds if kind not in known]
+    if strange:
         yield error(f"{engine} can't read weights such as {names(strange, 3)}; use float32.")
     if version < INT64_SINCE:
-        clamped = [name for kind, name in kinds if kind == "int64" and _too_large(graph, name)]
+        clamped = [name for kind, name in kinds if kind == "int64" and _is_clamped(graph, name)]
         if clamped:
             yield warning(
                 f"{engine} casts int64 to int32, so values of {names(clamped, 3)} will be clamped."
             )
 
 
-def _too_large(graph: Graph, name: str) -> bool:
+def _is_clamped(graph: Graph, name: str) -> bool:
+    """Whether a stored tensor means something else once its values are those of an int32."""
     values = graph.array(name)
-    return bool(values.size) and not (
-        INT32_RANGE[0] <= values.min() and values.max() <= INT32_RANGE[1]
+    if not values.size or (INT32_RANGE[0] <= values.min() and values.max() <= INT32_RANGE[1]):
+        return False
+    return any(
+        taken == name and place not in LIMITS.get(node.op_type, ())
+        for node in graph.readers(name)
+        for place, taken in enumerate(node.input)
     )

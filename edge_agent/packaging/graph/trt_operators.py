@@ -2,7 +2,7 @@
 
 Source: docs/operators.md of onnx/onnx-tensorrt for TensorRT 8.5 and 10.15, and its changelog for
 the versions between. The opset limits: the same files; where they don't say, the opset of the onnx
-release that the parser was built with.
+release that the parser was built with. Opset 7 is where the parser itself begins to warn.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Dict, FrozenSet, Tuple
 
 Version = Tuple[int, int]
 
-OLDEST_OPSET = 9
+OLDEST_OPSET = 7
+OLDEST_LISTED = 9  # the parser reads older ones, the files say nothing of them
 
 # from this version on → newest opset
 OPSETS: Dict[Version, int] = {
@@ -58,6 +59,9 @@ SOMETIME = frozenset({"CastLike", "Gelu", "Mish"})
 SOMETIME_BETWEEN: Tuple[Version, Version] = ((8, 6), (10, 15))
 
 NEWEST_TABLE = (10, 15)
+
+TYPES_OF_8 = ("float32", "float16", "int8", "int32", "int64", "float64", "bool", "uint8")
+TYPES_OF_9 = (*TYPES_OF_8, "bfloat16", "float8e4m3fn", "int4", "float4e2m1")
 
 
 def newest_opset(version: Version) -> int:

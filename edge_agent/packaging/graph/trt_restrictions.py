@@ -1,7 +1,8 @@
 """What TensorRT's parser asks of single operators, as far as a graph shows it.
 
 Source: the column "Restrictions" of docs/operators.md in onnx/onnx-tensorrt for 8.5 and 10.15, and
-its changelog, which tells when one was lifted.
+its changelog, which tells when one was lifted; where the parser of 8.5.2 takes more than the column
+says, the parser.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Tuple
 
 from edge_agent.packaging.graph.graph import Graph, attribute, dtype_name
-from edge_agent.packaging.graph.trt_operators import Version
+from edge_agent.packaging.graph.trt_operators import TYPES_OF_8, TYPES_OF_9, Version
 
 ALWAYS: Version = (99, 0)
 
@@ -50,8 +51,27 @@ def is_one_of(name: str, *values: str) -> Callable[[Graph, Any], bool]:
     return lambda graph, node: attribute(node, name) in values
 
 
-def _pools_one_axis(graph: Graph, node: Any) -> bool:
-    return len(attribute(node, "kernel_shape", ())) == 1
+def casts_to_other_than(*types: str) -> Callable[[Graph, Any], bool]:
+    """Whether a Cast makes values of another type than `types`."""
+    return lambda graph, node: _target(node) not in ("", *types)
+
+
+def _target(node: Any) -> str:
+    kind = attribute(node, "to")
+    return "" if kind is None else dtype_name(kind)
+
+
+def _computes_uint8(graph: Graph, node: Any) -> bool:
+    if _target(node) != "uint8":
+        return False
+    ends = {entry.name for entry in graph.outputs if not graph.readers(entry.name)}
+    return not ends.issuperset(node.output)
+
+
+def _casts_image_to_other_than_float(graph: Graph, node: Any) -> bool:
+    images = {entry.name for entry in graph.inputs if entry.dtype == "uint8"}
+    floats = ("", "float32", "float16")
+    return not images.isdisjoint(node.input) and _target(node) not in floats
 
 
 def _dilated(graph: Graph, node: Any) -> bool:
@@ -84,13 +104,17 @@ def _antialiased(graph: Graph, node: Any) -> bool:
     return bool(attribute(node, "antialias", 0))
 
 
+def _cubic_beyond_two_axes(graph: Graph, node: Any) -> bool:
+    scales = node.input[2] if len(node.input) > 2 else ""
+    if attribute(node, "mode") != "cubic" or scales not in graph.constants:
+        return False
+    return bool((graph.array(scales).ravel()[:-2] != 1).any())
+
+
 def _ellipsis(graph: Graph, node: Any) -> bool:
-    terms = str(attribute(node, "equation", "")).split("->")[0].split(",")
+    equation = str(attribute(node, "equation", "")).replace(" ", "")
+    terms = equation.split("->")[0].split(",")
     return "..." in "".join(terms) or any(len(set(term)) < len(term) for term in terms)
-
-
-def _unsorted(graph: Graph, node: Any) -> bool:
-    return not attribute(node, "sorted", 1)
 
 
 HOW = "quantise symmetrically with signed int8, biases left out"
@@ -98,7 +122,22 @@ _REDUCED = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
 REDUCE = tuple(f"Reduce{kind}" for kind in _REDUCED.split())
 
 RESTRICTIONS = (
-    Restriction(("AveragePool", "MaxPool"), "pooling is over 2 or 3 axes only", _pools_one_axis),
+    Restriction(
+        ("Cast",), f"casts are to {', '.join(TYPES_OF_8)} only",
+        casts_to_other_than(*TYPES_OF_8), until=(9, 0),
+    ),
+    Restriction(
+        ("Cast",), f"casts are to {', '.join(TYPES_OF_9)} only",
+        casts_to_other_than(*TYPES_OF_9), since=(9, 0),
+    ),
+    Restriction(
+        ("Cast",), "nothing inside the graph can be uint8; cast to int32 instead",
+        _computes_uint8,
+    ),
+    Restriction(
+        ("Cast",), "a uint8 image can be cast to float32 or float16 only",
+        _casts_image_to_other_than_float, until=(8, 6),
+    ),
     Restriction(("AveragePool", "MaxPool", "LpPool"), "pooling has no dilations", _dilated),
     Restriction(("MaxPool",), "the output Indices isn't supported", has_output(1)),
     Restriction(
@@ -114,7 +153,7 @@ RESTRICTIONS = (
         _unsuited("int8", "int4", "float8e4m3fn", "float4e2m1"), since=(10, 0),
     ),
     Restriction(
-        ("Resize",), "the mode must be nearest or linear", is_one_of("mode", "cubic"),
+        ("Resize",), "cubic resizing is over the last 2 axes only", _cubic_beyond_two_axes,
     ),
     Restriction(
         ("Resize",), "crop and resize isn't supported",
@@ -125,7 +164,6 @@ RESTRICTIONS = (
         ("Einsum",), "ellipsis and diagonals aren't supported", _ellipsis, until=(10, 12),
     ),
     Restriction(("LayerNormalization",), "only the first output is supported", has_output(1)),
-    Restriction(("TopK",), "sorted must be 1", _unsorted),
     Restriction(
         ("TopK",), "K should be stored in the graph", input_is_computed(1), until=(8, 6),
         fatal=False,
