@@ -24,7 +24,7 @@ def read(kind: Type[T], values: Any) -> T:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ValueError("; ".join(_sentence(kind, item) for item in error.errors())) from None
+        raise ValueError(_sentences(kind, error)) from None
 
 
 def read_json(kind: Type[T], content: bytes) -> T:
@@ -35,7 +35,15 @@ def read_json(kind: Type[T], content: bytes) -> T:
     try:
         return kind.model_validate_json(content, strict=True)
     except ValidationError as error:
-        raise ValueError("; ".join(_sentence(kind, item) for item in error.errors())) from None
+        raise ValueError(_sentences(kind, error)) from None
+
+
+def _sentences(kind: Type[Strict], error: ValidationError) -> str:
+    items = error.errors()
+    # pydantic counts only the valid items of a tuple, so that one with wrong items seems too short.
+    wrong = {item["loc"][:end] for item in items for end in range(len(item["loc"]))}
+    told = [item for item in items if item["type"] != "too_short" or item["loc"] not in wrong]
+    return "; ".join(_sentence(kind, item) for item in told)
 
 
 def _sentence(kind: Type[Strict], item: Any) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 from rich.console import Console
 
@@ -17,6 +16,7 @@ from edge_agent.packaging.aws.deployment import (
     KEPT,
     Change,
     Json,
+    absent,
     differences,
     joined,
     kept,
@@ -28,9 +28,16 @@ from edge_agent.packaging.aws.options import add_account_arguments, pairs, table
 from edge_agent.packaging.aws.outcome import Outcome
 from edge_agent.packaging.aws.publish import GREENGRASS
 from edge_agent.packaging.aws.refusals import sentences
+from edge_agent.packaging.aws.request import (
+    DEPLOYMENT_NAME,
+    NAME,
+    POINTER,
+    TARGET,
+    VERSION,
+    check,
+)
 from edge_agent.packaging.aws.session import Aws
 
-TARGET = re.compile(r"arn:[^:]*:iot:[^:]*:[0-9]+:(thing|thinggroup)/.+")  # of the service model
 # What get_deployment tells beyond what a request holds.
 TOLD = (
     "deploymentId", "revisionId", "deploymentStatus", "iotJobId", "iotJobArn",
@@ -68,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     aws = Aws(arguments.region, arguments.profile)
     console = Console(soft_wrap=True, markup=False, highlight=False, stderr=arguments.dry_run)
     plan = prepare(aws, arguments)
-    console.print("\n".join([plan.title, *differences(plan.before, plan.request)]))
+    console.print("\n".join([plan.title, *differences(plan.before, plan.request), *plan.notes]))
     if arguments.dry_run:
         sys.stdout.write(json.dumps(plan.request, indent=2, ensure_ascii=False) + "\n")
         return 0
@@ -81,10 +88,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class Plan(NamedTuple):
-    """The request to send, and the target's deployment before it; empty if there is none."""
+    """The request to send, and the target's deployment before it; empty if there is none.
+
+    `notes` are sentences about what was asked for in vain.
+    """
 
     request: Json
     before: Json
+    notes: List[str]
 
     @property
     def title(self) -> str:
@@ -104,12 +115,15 @@ def prepare(aws: Aws, arguments: argparse.Namespace) -> Plan:
     change, given = _change(arguments), _read_request(arguments.file)
     target = _target(aws, arguments, given)
     before = _current(aws, target)
-    request = revised(joined({} if arguments.only else kept(before), kept(given)), change)
-    if not request["components"] and not change.removed:
+    start = joined({} if arguments.only else kept(before), kept(given))
+    notes = absent(start, change)
+    request = revised(start, change)
+    asked = kept(given) or change.alters(start)
+    if not asked or not (start["components"] or request["components"]):
         raise InvalidConfiguration(
-            "There is nothing to deploy; name --component, --folder or --from."
+            " ".join(["There is nothing to deploy; name --component, --folder or --from.", *notes])
         )
-    return Plan({"targetArn": target, **request}, before)
+    return Plan({"targetArn": target, **request}, before, notes)
 
 
 def deploy(aws: Aws, request: Json, wait_s: float, say: Say) -> Outcome:
@@ -126,18 +140,35 @@ def deploy(aws: Aws, request: Json, wait_s: float, say: Say) -> Outcome:
 def _change(arguments: argparse.Namespace) -> Change:
     folders = [ComponentFolder.read(Path(path)) for path in arguments.folder]
     merges = table("--merge", arguments.merge)
+    if arguments.name:
+        check(arguments.name, DEPLOYMENT_NAME, "--name")
     return Change(
         versions={
             **{folder.name: folder.version for folder in folders},
-            **table("--component", arguments.component),
+            **_versions(arguments.component),
         },
         merges={name: _read_json(Path(path)) for name, path in merges.items()},
-        resets=pairs("--reset", arguments.reset),
+        resets=_resets(arguments.reset),
         removed=arguments.remove,
         name=arguments.name,
         policies=rollout.policies(arguments),
         job=rollout.job(arguments),
     )
+
+
+def _versions(given: List[str]) -> Dict[str, str]:
+    versions = table("--component", given)
+    for name, version in versions.items():
+        check(name, NAME, f"--component {name}={version}: the name")
+        check(version, VERSION, f"--component {name}={version}: the version")
+    return versions
+
+
+def _resets(given: List[str]) -> List[Tuple[str, str]]:
+    resets = pairs("--reset", given)
+    for name, pointer in resets:
+        check(pointer, POINTER, f"--reset {name}={pointer}: the setting")
+    return resets
 
 
 def _target(aws: Aws, arguments: argparse.Namespace, given: Json) -> str:
@@ -146,10 +177,9 @@ def _target(aws: Aws, arguments: argparse.Namespace, given: Json) -> str:
     if arguments.thing_group:
         return aws.arn("iot", f"thinggroup/{arguments.thing_group}")
     arn = str(arguments.target_arn or given.get("targetArn", ""))
-    if not TARGET.fullmatch(arn):
-        raise InvalidConfiguration(
-            f"The target is {arn!r}; name --thing, --thing-group, or the ARN of one."
-        )
+    if not arn:
+        raise InvalidConfiguration("There is no target; name --thing or --thing-group.")
+    check(arn, TARGET, f"The target is {arn!r}; it")
     return arn
 
 

@@ -7,7 +7,7 @@ old one: what isn't named stays.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Tuple
 
 from edge_agent.errors import InvalidConfiguration
@@ -28,6 +28,11 @@ class Change:
     policies: Json = field(default_factory=dict)
     job: Json = field(default_factory=dict)
 
+    def alters(self, request: Json) -> bool:
+        """Tell whether anything is asked for, beside removing what `request` doesn't have."""
+        there = set(self.removed) & set(request["components"])
+        return replace(self, removed=sorted(there)) != Change()
+
 
 def kept(deployment: Json) -> Json:
     """Return what a new request may repeat of a deployment, as get_deployment tells it."""
@@ -47,8 +52,7 @@ def revised(request: Json, change: Change) -> Json:
     """Return the request with `change` made. Raises InvalidConfiguration."""
     components = dict(request.get("components", {}))
     for name in change.removed:
-        if components.pop(name, None) is None:
-            raise InvalidConfiguration(f"--remove {name}: {_missing(components)}")
+        components.pop(name, None)
     for name, version in change.versions.items():
         components[name] = {**components.get(name, {}), "componentVersion": version}
     for name in sorted({*change.merges, *(name for name, _ in change.resets)}):
@@ -63,6 +67,13 @@ def revised(request: Json, change: Change) -> Json:
         "iotJobConfiguration": {**request.get("iotJobConfiguration", {}), **change.job},
     }
     return {key: value for key, value in wanted.items() if value or key == "components"}
+
+
+def absent(request: Json, change: Change) -> List[str]:
+    """Say of every component that is to be removed from `request` but isn't in it."""
+    components = request["components"]
+    missing = [name for name in change.removed if name not in components]
+    return [f"--remove {name}: {_missing(components)}" for name in missing]
 
 
 def _missing(components: Json) -> str:

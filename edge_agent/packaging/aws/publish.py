@@ -52,7 +52,10 @@ class Publication:
         """Upload what is missing, create the version unless it exists, and follow it."""
         if self.is_there():
             return self._followed(wait_s, "is there already, with the same content")
-        sent = [self._bucket.send(name, file) for name, file in self._artifacts.items()]
+        sent = [
+            self._bucket.send(name, file, may_replace=True)  # of no version, as it isn't there
+            for name, file in self._artifacts.items()
+        ]
         self._create()
         place = self._bucket.place.uri("")
         return self._followed(wait_s, f"is created; {sum(sent)} of {len(sent)} files sent: {place}")

@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def publish(aws: Aws, arguments: argparse.Namespace) -> Iterator[Outcome]:
     """Check all, then publish one after another. Raises InvalidConfiguration, InvalidRequest."""
-    place = Place.parse(f"{SCHEME}{arguments.bucket}/{arguments.prefix}")
-    bucket = Bucket(aws, place)
+    scheme = "" if arguments.bucket.startswith(SCHEME) else SCHEME
+    bucket = Bucket(aws, Place.parse(f"{scheme}{arguments.bucket}/{arguments.prefix}"))
     tags = table("--tag", arguments.tag)
     folders = [ComponentFolder.read(path) for path in arguments.folders]
     publications = [Publication(aws, folder, bucket, tags) for folder in folders]

@@ -14,6 +14,7 @@ from typing_extensions import Annotated, Literal
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, read
 from edge_agent.packaging.aws.options import table
+from edge_agent.packaging.aws.request import ONE_OR_MORE, SECONDS, check
 
 PerMinute = Annotated[int, Field(ge=1, le=1000)]
 Devices = Annotated[int, Field(ge=1)]
@@ -100,18 +101,20 @@ def job(arguments: argparse.Namespace) -> Dict[str, Any]:
         stops = [_read(Stop, "--stop-when", given) for given in arguments.stop_when]
         wanted["abortConfig"] = {"criteriaList": [stop.to_api() for stop in stops]}
     if arguments.timeout_min is not None:
+        check(arguments.timeout_min, ONE_OR_MORE, "--timeout-min")
         wanted["timeoutConfig"] = {"inProgressTimeoutInMinutes": arguments.timeout_min}
     return wanted
 
 
 def policies(arguments: argparse.Namespace) -> Dict[str, Any]:
-    """Return what is given of DeploymentPolicies."""
+    """Return what is given of DeploymentPolicies. Raises InvalidConfiguration."""
     wanted: Dict[str, Any] = {}
     if arguments.on_failure:
         wanted["failureHandlingPolicy"] = ON_FAILURE[arguments.on_failure]
     if arguments.defer_s == 0:
         wanted["componentUpdatePolicy"] = {"action": "SKIP_NOTIFY_COMPONENTS"}
     elif arguments.defer_s is not None:
+        check(arguments.defer_s, SECONDS, "--defer-s")
         wanted["componentUpdatePolicy"] = {
             "action": "NOTIFY_COMPONENTS",
             "timeoutInSeconds": arguments.defer_s,

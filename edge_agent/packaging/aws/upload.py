@@ -7,10 +7,11 @@ encrypts them is the bucket's business. Big files go in parts and appear whole o
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Optional
 
 from rich.console import Console
 from rich.progress import Progress
@@ -46,11 +47,20 @@ class Bucket:
                 "choose a bucket there, or mend --region."
             )
 
-    def send(self, name: str, file: Path) -> bool:
-        """Make `name` hold what `file` does; tell whether it had to be sent."""
-        found = digest(file)
-        if self._digest(name) == found:
+    def send(self, name: str, file: Path, may_replace: bool) -> bool:
+        """Make `name` hold what `file` does; tell whether it had to be sent.
+
+        Raises InvalidRequest when it holds something else that it may not replace.
+        """
+        found, there = digest(file), self._digest(name)
+        if there == found:
             return False
+        if there is not None and not may_replace:
+            raise InvalidRequest(
+                f"{self.place.uri(name)} is there already, with other content, and devices refuse "
+                "an artifact that changed since its version was created. Choose a higher "
+                "--component-version, or another prefix."
+            )
         with sentences(self._name), file.open("rb") as stream, _shown(file) as advance:
             self._aws.s3.upload_fileobj(
                 stream,
@@ -70,8 +80,8 @@ class Bucket:
                 Metadata={DIGEST_KEY: hashlib.sha256(content).hexdigest()},
             )  # fmt: skip
 
-    def _digest(self, name: str) -> str:
-        """Return the sha-256 that the object was sent with; empty if it isn't there."""
+    def _digest(self, name: str) -> Optional[str]:
+        """Return the sha-256 the object was sent with, empty if unknown; None: it isn't there."""
         from botocore.exceptions import ClientError
 
         with sentences(self._name):
@@ -81,7 +91,7 @@ class Bucket:
                 )
             except ClientError as error:
                 if error.response["Error"]["Code"] == "404":
-                    return ""
+                    return None
                 raise
         return str(answer["Metadata"].get(DIGEST_KEY, ""))
 
@@ -98,14 +108,19 @@ def _shown(file: Path) -> Iterator[Callable[[int], None]]:
 def upload(folder: Path, place: str) -> None:
     """Upload a component folder to `place`, s3://BUCKET/PREFIX, for `publish` or another tool.
 
-    PREFIX/NAME/VERSION/FILE are the artifacts, where `publish` to that place finds them;
-    PREFIX/recipes/NAME-VERSION.json is the recipe with their addresses. Region and credentials come
-    from the environment. Raises InvalidConfiguration, InvalidRequest.
+    PREFIX/NAME/VERSION/FILE are the artifacts, where `publish` to that place finds them; what lies
+    there with other content may be of a published version, so it stays and is an error.
+    PREFIX/recipes/NAME-VERSION.json is the recipe with their addresses, PREFIX/tags/… the tags, if
+    any. Region and credentials come from the environment. Raises InvalidConfiguration,
+    InvalidRequest.
     """
     component = ComponentFolder.read(folder)
     bucket = Bucket(Aws(), Place.parse(place))
     recipe, artifacts = component.recipe_at(bucket.place), component.artifacts()
+    tags, file_name = component.tags(), f"{component.name}-{component.version}.json"
     bucket.check()
     for name, file in artifacts.items():
-        bucket.send(name, file)
-    bucket.put(f"recipes/{component.name}-{component.version}.json", recipe)
+        bucket.send(name, file, may_replace=False)
+    if tags:
+        bucket.put(f"tags/{file_name}", json.dumps(tags, ensure_ascii=False).encode())
+    bucket.put(f"recipes/{file_name}", recipe)

@@ -26,6 +26,7 @@ def migrate(recipe: Dict[str, Any], notes: Notes) -> None:
         draft = Draft(notes, name, version, _with_plain_resources(defaults(recipe), name, notes))
         made = check(json.dumps(_ours(recipe, draft), ensure_ascii=False).encode())
     except (Untranslatable, InvalidConfiguration, ValueError) as error:
+        notes.migration.refused.add(name)
         notes.person(name, f"No recipe is written. {without_values(error)}")
         return
     notes.migration.versions[name] = version

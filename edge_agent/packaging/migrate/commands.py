@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import NAME_PATTERN
+from edge_agent.packaging.aws.request import TARGET, check
 from edge_agent.packaging.migrate import agent, client, deployment, documents, models
 from edge_agent.packaging.migrate.migration import Migration, Notes
 from edge_agent.packaging.migrate.recipe_keys import canonical, defaults, name_of
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise InvalidConfiguration(f"{out} exists and isn't an empty folder; choose another --out.")
+    if arguments.target_arn:
+        check(arguments.target_arn, TARGET, "--target-arn")
     migration = Migration(out, arguments.agent_component, arguments.target_arn)
     migrate(arguments.files, migration)
     for name, content in migration.files.items():

@@ -8,9 +8,9 @@ from typing import Any, Dict, List, Tuple
 
 from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.packaging.aws.request import to_json
 from edge_agent.packaging.migrate import agent, models, versions
 from edge_agent.packaging.migrate.migration import Notes
-from edge_agent.packaging.migrate.request import to_json
 from edge_agent.packaging.recipe import AGENT
 
 AWS = "aws.greengrass."
@@ -38,29 +38,38 @@ def migrate(values: Dict[str, Any], notes: Notes) -> None:
     """Write the request, unless a person must change the deployment first."""
     stem = Path(notes.source).stem
     try:
-        content = to_json(_request(values, notes))
+        given = _given(values, notes)
+        content = to_json(_request(values, given, notes))
     except InvalidConfiguration as error:
         notes.person(stem, f"No deployment is written. {error}")
         return
     file = f"{stem}.deployment.json"
+    command = ["edge-agent", "deploy", "--from", notes.migration.path(file)]
+    if AGENT in given and notes.migration.agent != AGENT:
+        command += ["--remove", AGENT]  # else both would listen on one socket
     notes.migration.write(file, content)
     notes.changed(
         stem,
         "To be deployed when the components are published. (aws greengrassv2 create-deployment "
         "--cli-input-json takes it as well, and removes what it doesn't list.)",
-        ["edge-agent", "deploy", "--from", notes.migration.path(file)],
+        command,
     )
 
 
-def _request(values: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
+def _given(values: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
+    """Return its components as CreateDeployment has them."""
     local = "components" not in values
     for key in sorted(set(values) - {*KEPT, *TOLD, "components", *(LOCAL + LOCAL_FOLDERS) * local}):
         notes.person(key, "Left out: what is written here has no such key.")
-    components = _of_local(values, notes) if local else values["components"]
+    components: Dict[str, Any] = _of_local(values, notes) if local else values["components"]
     if not components:
         raise InvalidConfiguration("It names no component.")
-    given = {**values, "tags": _own_tags(values.get("tags"))}
-    request = {key: given[key] for key in KEPT if given.get(key)}
+    return components
+
+
+def _request(values: Dict[str, Any], components: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
+    told = {**values, "tags": _own_tags(values.get("tags"))}
+    request = {key: told[key] for key in KEPT if told.get(key)}
     if notes.migration.target:
         request["targetArn"] = notes.migration.target
     if "targetArn" not in request:
@@ -123,7 +132,9 @@ def _component(name: str, given: Dict[str, Any], notes: Notes) -> Dict[str, Any]
     if name == AGENT:
         merge, reset = _agent(old, merge, reset, notes)
         new = __version__
-    elif name in notes.migration.models or models.is_configuration(merge):
+    elif name in notes.migration.models or (
+        models.is_configuration(merge) and name not in notes.migration.refused
+    ):
         new, merge, reset = _model(name, old, merge, reset, notes)
     else:
         new = _other(name, old, notes)
@@ -195,7 +206,11 @@ def _other(name: str, old: str, notes: Notes) -> str:
     if new:
         notes.changed(f"{name} {old}", f"{name} {new}, with our recipe.")
         return new
-    if name.startswith(AWS) and not name.startswith(SAMPLES):
+    if name in notes.migration.refused:
+        notes.person(
+            name, f"Its recipe couldn't be migrated, see above; version {old} needs the old agent."
+        )
+    elif name.startswith(AWS) and not name.startswith(SAMPLES):
         notes.maps(name, "It stays as it is.")
     else:
         notes.person(

@@ -32,7 +32,7 @@ class Migration:
     """Findings and files so far.
 
     `versions` has the new version of each component whose recipe was read; `models` names those
-    that are models.
+    that are models, `refused` the components whose recipe can't be migrated.
     """
 
     out: Path  # where the files will be
@@ -42,6 +42,7 @@ class Migration:
     files: Dict[str, bytes] = field(default_factory=dict)
     versions: Dict[str, str] = field(default_factory=dict)
     models: Set[str] = field(default_factory=set)
+    refused: Set[str] = field(default_factory=set)
 
     def write(self, name: str, content: bytes) -> None:
         """Keep a file for the output folder. Raises InvalidConfiguration when it is there."""

@@ -63,6 +63,7 @@ def migrate(recipe: Dict[str, Any], notes: Notes) -> None:
         version = versions.next_major(old)
         target = ["--target-platform", f"os=LINUX,arch={_architecture(recipe)}"]
     except (ValueError, Untranslatable) as error:
+        notes.migration.refused.add(name)
         notes.person(name, without_values(error))
         return
     notes.migration.models.add(name)

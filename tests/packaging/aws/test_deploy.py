@@ -231,6 +231,13 @@ def test_components_need_not_be_asked(cloud: Cloud, capsys: pytest.CaptureFixtur
         ("--stop-when", "failure=ALL,percent=101,devices=1", "percent: "),
         ("--stop-when", "failure=ALL", "percent: "),
         ("--component", "plant.Bolts", "expected NAME=VALUE"),
+        ("--component", "bad name=1.0.0", "the name must be up to 128 letters"),
+        ("--component", "plant.Bolts=banana", "the version must be a version such as 1.0.0"),
+        ("--component", "plant.Bolts=1.0.0\n", "the version must be a version such as 1.0.0"),
+        ("--timeout-min", "0", "--timeout-min must be a whole number from 1 to 2147483647."),
+        ("--defer-s", "-5", "--defer-s must be a whole number from 0 to 2147483647."),
+        ("--name", "n" * 257, "--name must be text of 1 to 256 characters."),
+        ("--reset", "plant.Nuts=Autostart", "must be a JSON pointer such as /Autostart"),
         ("--remove", "plant.Absent", "it isn't in the deployment. Components in it: "),
         ("--reset", "plant.Absent=/a", "it isn't in the deployment"),
         ("--merge", "plant.Nuts=/nonexistent.json", "can't be read"),
@@ -245,19 +252,62 @@ def test_what_makes_no_sense_is_a_sentence(
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["--only"]])
+@pytest.mark.parametrize(
+    ("current", "words"),
+    [
+        (None, []),
+        (None, ["--name", "night shift"]),
+        (CURRENT, []),
+        (CURRENT, ["--only"]),
+        (CURRENT, ["--remove", "plant.Absent"]),
+        ({}, ["--from"]),
+        (CURRENT, ["--from"]),
+    ],
+)
 def test_nothing_to_deploy_is_refused(
-    cloud: Cloud, capsys: pytest.CaptureFixture[str], words: Any
+    cloud: Cloud, tmp_path: Path, capsys: pytest.CaptureFixture[str], current: Any, words: Any
 ) -> None:
-    cloud.deployed(THING, CURRENT if words else None)
-    assert deploy(*words) == 2
+    empty = tmp_path / "deployment.json"
+    empty.write_text(json.dumps({"targetArn": THING}))
+    cloud.deployed(THING, current)
+    assert deploy(*words, *([empty] if "--from" in words else [])) == 2
     assert "There is nothing to deploy" in capsys.readouterr().err
+
+
+def test_the_same_again_can_be_deployed(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    request = planned(cloud, capsys, "--component", "plant.Nuts=2.0.0")  # it may have failed before
+    assert request["components"] == CURRENT["components"]
+
+
+@pytest.mark.parametrize("version", ["1.0.0-rc.1", "10.2.3+build.7"])
+def test_a_version_may_be_any_of_semantic_versioning(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str], version: str
+) -> None:
+    request = planned(cloud, capsys, "--component", f"plant.Bolts={version}")
+    assert request["components"]["plant.Bolts"] == {"componentVersion": version}
+
+
+def test_what_is_absent_already_is_told_and_the_rest_is_done(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud.deployed(THING, CURRENT)
+    words = ["--remove", "plant.Absent", "--remove", "plant.Nuts", "--dry-run"]
+    assert deploy(*words) == 0
+    captured = capsys.readouterr()
+    assert list(json.loads(captured.out)["components"]) == [AGENT]
+    assert captured.err.splitlines()[1:] == [
+        f"    {AGENT} 1.3.0",
+        "  - plant.Nuts 2.0.0",
+        "--remove plant.Absent: it isn't in the deployment. Components in it: "
+        f"{AGENT}, plant.Nuts.",
+    ]
 
 
 def test_a_target_must_be_named(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["deploy", "--component", "plant.Bolts=1.0.0"]) == 2
+    assert "There is no target; name --thing or --thing-group." in capsys.readouterr().err
     assert main(["deploy", "--target-arn", "arn:aws:iot:thing/x"]) == 2
-    assert capsys.readouterr().err.count("name --thing, --thing-group, or the ARN of one") == 2
+    assert "'arn:aws:iot:thing/x'; it must be the ARN of a thing" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- files

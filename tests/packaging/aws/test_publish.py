@@ -10,6 +10,7 @@ import pytest
 
 from edge_agent.captures.upload import Place
 from edge_agent.cli import main
+from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder
 from edge_agent.packaging.aws.publish import CONTENT_TAG, Publication
 from edge_agent.packaging.aws.session import Aws
@@ -183,10 +184,10 @@ def test_a_file_that_is_there_is_not_sent_again(cloud: Cloud, tmp_path: Path) ->
     file = tmp_path / "model.zip"
     bucket = Bucket(cloud.aws, Place.parse("s3://plant"))
     file.write_bytes(b"one")
-    assert bucket.send("a/model.zip", file)
-    assert not bucket.send("a/model.zip", file)
+    assert bucket.send("a/model.zip", file, may_replace=False)
+    assert not bucket.send("a/model.zip", file, may_replace=False)
     file.write_bytes(b"two")  # as long as before
-    assert bucket.send("a/model.zip", file)
+    assert bucket.send("a/model.zip", file, may_replace=True)
     assert cloud.read("a/model.zip") == b"two"
 
 
@@ -198,10 +199,10 @@ def test_a_big_file_goes_in_parts(cloud: Cloud, tmp_path: Path) -> None:
     cloud.aws.s3.meta.events.register(
         "before-call.s3", lambda model, **_: operations.append(model.name)
     )
-    assert bucket.send("model.zip", file)
+    assert bucket.send("model.zip", file, may_replace=False)
     assert operations.count("UploadPart") == 2
     assert cloud.read("model.zip") == file.read_bytes()
-    assert not bucket.send("model.zip", file)
+    assert not bucket.send("model.zip", file, may_replace=False)
 
 
 def test_the_bucket_must_lie_in_the_region_of_the_component(
@@ -223,6 +224,56 @@ def test_a_bucket_that_is_not_there_is_named(
     assert capsys.readouterr().err == (
         "edge-agent: There is no s3://nowhere; create the bucket, or mend its name.\n"
     )
+
+
+@pytest.mark.parametrize("bucket", ["s3://plant", "s3://plant/"])
+def test_a_bucket_may_be_given_as_an_address(cloud: Cloud, tmp_path: Path, bucket: str) -> None:
+    cloud.lacks("plant.Bolts")
+    cloud.lacks("plant.Bolts")
+    cloud.creates("plant.Bolts")
+    words = ["--bucket", bucket, "--prefix", "line-4", "--wait-s", "0"]
+    assert main(["publish", str(folder(tmp_path / "c")), *words]) == 0
+    assert cloud.keys() == [KEY]
+
+
+def test_what_is_uploaded_is_not_overwritten_with_other_content(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    first = folder(tmp_path / "first")
+    upload(first, "s3://plant/line-4")
+    upload(first, "s3://plant/line-4")  # the same again
+
+    with pytest.raises(InvalidRequest, match=f"s3://plant/{KEY} is there already, with other"):
+        upload(
+            folder(tmp_path / "second", content=b"another", description="2"), "s3://plant/line-4"
+        )
+
+    assert cloud.read(KEY) == b"a model"
+    assert b'"Bolts"' in cloud.read("line-4/recipes/plant.Bolts-1.0.0.json")
+
+
+def test_publishing_replaces_what_no_version_was_made_of(cloud: Cloud, tmp_path: Path) -> None:
+    upload(folder(tmp_path / "first"), "s3://plant/line-4")
+    cloud.lacks("plant.Bolts")
+    cloud.lacks("plant.Bolts")
+    cloud.creates("plant.Bolts")
+    assert publish(folder(tmp_path / "second", content=b"another"), "--wait-s", "0") == 0
+    assert cloud.read(KEY) == b"another"
+
+
+def test_what_others_uploaded_is_not_overwritten(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.aws.s3.put_object(Bucket="plant", Key=KEY, Body=b"a model")  # of unknown digest
+    with pytest.raises(InvalidRequest, match="higher --component-version, or another prefix"):
+        upload(folder(tmp_path / "c"), "s3://plant/line-4")
+    assert cloud.keys() == [KEY]
+
+
+def test_tags_are_uploaded_beside_the_recipe(cloud: Cloud, tmp_path: Path) -> None:
+    made = folder(tmp_path / "c")
+    (made / "tags.json").write_text('{"line": "4", "Schicht": "früh"}')
+    upload(made, "s3://plant/line-4")
+    written = json.loads(cloud.read("line-4/tags/plant.Bolts-1.0.0.json"))
+    assert written == {"line": "4", "Schicht": "früh"}
 
 
 def test_a_component_can_be_uploaded_without_being_created(cloud: Cloud, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Dict
 
 import pytest
 
-from edge_agent.packaging.recipe import AGENT
+from edge_agent.packaging.recipe import AGENT, AGENT_VERSIONS
 from tests.packaging.migrate.originals import (
     SECRET,
     client,
@@ -70,7 +70,7 @@ def test_a_dependency_that_ours_cant_meet_is_changed(requirement: str, tmp_path:
 
     assert not migration.needs_a_person
     assert recipe_of(migration)["ComponentDependencies"] == {
-        AGENT: {"VersionRequirement": ">=1.2.0 <2.0.0", "DependencyType": "SOFT"}
+        AGENT: {"VersionRequirement": AGENT_VERSIONS, "DependencyType": "SOFT"}
     }
 
 

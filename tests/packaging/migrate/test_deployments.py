@@ -67,6 +67,21 @@ def test_a_component_without_a_recipe_is_left_to_a_person(tmp_path: Path) -> Non
     assert "aws.greengrass.Nucleus" in [thing for thing, _ in found(migration, "maps")]
 
 
+def test_what_became_of_a_recipe_that_was_given_is_told(tmp_path: Path) -> None:
+    camera = client(Manifests=[])
+    bolts = model(ComponentVersion="3.0.0-beta")
+    migration = migrated(tmp_path, deployment(), camera, bolts)
+
+    components = deployment_of(migration)["components"]
+    for name, old in (("plant.Camera", "1.0.3"), ("plant.Bolts", "3.0.0")):
+        assert components[name] == deployment()["components"][name]
+        assert said(migration, name).endswith(
+            f"Its recipe couldn't be migrated, see above; version {old} needs the old agent."
+        )
+        assert "unseen" not in said(migration, name)
+        assert "give its recipe" not in said(migration, name)
+
+
 def test_a_packaging_job_tells_of_a_model_too(tmp_path: Path) -> None:
     migration = migrated(tmp_path, deployment(), job())
 
@@ -86,6 +101,21 @@ def test_our_agent_under_another_name_takes_the_place(tmp_path: Path) -> None:
     components = deployment_of(migration)["components"]
     assert AGENT not in components
     assert components["plant.Agent"]["componentVersion"] == __version__
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_the_original_agent_is_taken_off_for_ours_of_another_name(
+    tmp_path: Path, local: bool
+) -> None:
+    original = {"componentsToMerge": {AGENT: "1.1.1"}} if local else deployment()
+    others = migrated(tmp_path, original, agent="plant.Agent", target=GROUP)
+    ours = migrated(tmp_path, original, target=GROUP)
+    without = {"components": {"plant.Camera": {"componentVersion": "1.0.3"}}}
+    none = migrated(tmp_path, without, agent="plant.Agent", target=GROUP)
+
+    deploy = f"edge-agent deploy --from {tmp_path}/out/original0.deployment.json"
+    assert commands(others)[-1] == f"{deploy} --remove {AGENT}"
+    assert commands(ours)[-1] == commands(none)[-1] == deploy
 
 
 def test_two_agents_in_one_deployment_are_left_to_a_person(tmp_path: Path) -> None:
@@ -176,17 +206,21 @@ def test_a_local_deployment_without_a_target_asks_for_one(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"targetArn": "Line4"}, "targetArn must be text"),
+        ({"targetArn": "Line4"}, "targetArn must be the ARN of a thing or a group, such as arn:"),
         ({"components": {}}, "names no component"),
         ({"components": {"a": 1}}, "components.a must be an object"),
-        ({"components": {"a": {}}}, "components.a.componentVersion must be text of 1 to 64"),
+        ({"components": {"a": {}}}, "components.a.componentVersion must be a version such as"),
+        ({"components": {"a": {"componentVersion": "new"}}}, "must be a version such as 1.0.0"),
         ({"components": {"": {"componentVersion": "1"}}}, "a key that is empty"),
         ({"components": {AGENT: {"configurationUpdate": {"merge": "{"}}}}, "text of a JSON object"),
         ({"components": {AGENT: {"configurationUpdate": {"merge": {}}}}}, ""),
         ({"components": {AGENT: {"configurationUpdate": "a"}}}, "must be an object"),
         ({"components": {AGENT: {"configurationUpdate": {"reset": "a"}}}}, "reset must be a list"),
         ({"components": {AGENT: {"runWith": {"posixuser": "a"}}}}, "unknown key"),
-        ({"components": {"a": {"componentVersion": "1", "runWith": {"posixUser": ""}}}}, "posixU"),
+        (
+            {"components": {"a": {"componentVersion": "1.0.0", "runWith": {"posixUser": ""}}}},
+            "posixUser must be text",
+        ),
         ({"deploymentPolicies": {"failureHandlingPolicy": "PANIC"}}, "ROLLBACK, DO_NOTHING"),
         ({"iotJobConfiguration": {"abortConfig": {"criteriaList": []}}}, "isn't empty"),
         ({"iotJobConfiguration": {"abortConfig": {}}}, "criteriaList is missing"),

@@ -116,6 +116,20 @@ def test_an_output_folder_in_use_is_refused(
     assert "isn't an empty folder" in capsys.readouterr().err
 
 
+def test_a_target_that_is_no_arn_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write(tmp_path, camera=client())
+    words = ["--out", str(tmp_path / "out"), "--target-arn", "presses"]
+
+    assert main(["migrate", files["camera"], *words]) == 2
+    assert capsys.readouterr().err == (
+        "edge-agent: --target-arn must be the ARN of a thing or a group, such as "
+        "arn:aws:iot:eu-west-1:123456789012:thinggroup/NAME.\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_files_that_would_become_one_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
