@@ -1,50 +1,28 @@
-"""One served model: its life as a table, looking after its units, and changing it over.
+"""One served model: starting and stopping it, looking after its units, and changing it over.
 
 Its methods may be called on any thread.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
 import threading
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Optional
 
 from edge_agent.config import EngineSettings, ModelsSettings
-from edge_agent.errors import EdgeAgentError, InvalidPackage, ModelError, WrongModelState
-from edge_agent.manifest import MODEL_FILE
-from edge_agent.runtime import memory
+from edge_agent.errors import EdgeAgentError, InvalidPackage, WrongModelState
 from edge_agent.runtime.batching.batcher import Retired
-from edge_agent.runtime.loaded import Loaded, load
+from edge_agent.runtime.by_settings import check_memory, configured, open_loaded
+from edge_agent.runtime.life import TRANSITIONS, Event
+from edge_agent.runtime.loaded import Loaded
 from edge_agent.runtime.store import Registration
 from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
 THREAD_NAME = "model"
-
-
-class Event(enum.Enum):
-    """What can happen to a model."""
-
-    START = "start"
-    LOADED = "loaded"
-    LOAD_FAILED = "load failed"
-    STOP = "stop"
-    FREED = "freed"
-
-
-# The only moves there are; anything else is refused with the state it was met in.
-TRANSITIONS: Dict[Tuple[ModelState, Event], ModelState] = {
-    (ModelState.STOPPED, Event.START): ModelState.STARTING,
-    (ModelState.FAILED, Event.START): ModelState.STARTING,
-    (ModelState.STARTING, Event.LOADED): ModelState.RUNNING,
-    (ModelState.STARTING, Event.LOAD_FAILED): ModelState.FAILED,
-    (ModelState.RUNNING, Event.STOP): ModelState.STOPPING,
-    (ModelState.STOPPING, Event.FREED): ModelState.STOPPED,
-}
 
 
 class ServedModel:
@@ -68,6 +46,8 @@ class ServedModel:
         self._state, self._message = ModelState.STOPPED, ""
         self._loaded: Optional[Loaded] = None
         self._loading = threading.Thread()
+        self._tried: Optional[Registration] = None  # the package loaded last to change over
+        self._refusal_of_it = ""
         self._changing_over, self._growing = threading.Lock(), threading.Lock()
 
     @property
@@ -90,7 +70,7 @@ class ServedModel:
         with self._lock:
             if (self._state, Event.START) not in TRANSITIONS:
                 raise self._refusal("started")
-            self._check_memory()
+            check_memory(self.registration, self._models)
             self._move(Event.START, "Loading.")
             self._loading = in_background(self._load)
             return self._info()
@@ -126,8 +106,8 @@ class ServedModel:
     def follow(self) -> None:
         """Make what serves follow the registration and the settings in force.
 
-        A decision holds from the next batch on; another package serves when it is warm; units come
-        and go with the next looks.
+        A decision holds from the next batch on; another package serves when it is warm, and isn't
+        loaded again once it was refused; units come and go with the next looks.
         """
         with self._changing_over:
             target, old = self.registration, self._loaded
@@ -135,7 +115,10 @@ class ServedModel:
                 return
             old.limit_units(self._engine)
             if target.is_same_package(old.registration):
+                self._tried = target
                 self._decide(target, old)
+            elif self._tried and target.is_same_package(self._tried):
+                self._stay(old)
             else:
                 self._change_over(target, old)
 
@@ -179,7 +162,7 @@ class ServedModel:
     def _add_unit(self, loaded: Loaded) -> str:
         """Open one more unit; return what there is to remark about it."""
         try:
-            self._check_memory()
+            check_memory(loaded.registration, self._models)
             loaded.batcher.add(loaded.open_unit())
         except Retired:
             return ""  # stopped or changed over meanwhile
@@ -196,18 +179,31 @@ class ServedModel:
                 self._on_change(self._info())
 
     def _load(self) -> None:
-        try:
-            loaded = self._open(self.registration)
-        except Exception as error:
-            if not isinstance(error, EdgeAgentError):
-                log.exception("Model %s can't be loaded.", self.name)
-            with self._lock:
-                self._move(Event.LOAD_FAILED, _sentence(error))
-            return
+        """Load the registration in force, or the one that replaced it while it failed."""
+        loaded: Optional[Loaded] = None
+        while loaded is None:
+            registration = self.registration
+            try:
+                check_memory(registration, self._models)
+                loaded = open_loaded(registration, self._models, self._engine)
+            except Exception as error:
+                if self._has_failed(registration, error):
+                    return
         with self._lock:
             self._loaded = loaded
             self._move(Event.LOADED, loaded.summary)
         self.follow()  # the registration may have changed since
+
+    def _has_failed(self, registration: Registration, error: Exception) -> bool:
+        """Note that the registration can't be loaded; False when another is in force by now."""
+        if not isinstance(error, EdgeAgentError):
+            log.exception("Model %s can't be loaded.", self.name)
+        with self._lock:
+            if registration != self.registration:
+                log.warning("Model %s was replaced while it was loaded: %s", self.name, error)
+                return False
+            self._move(Event.LOAD_FAILED, _sentence(error))
+            return True
 
     def _decide(self, target: Registration, loaded: Loaded) -> None:
         """Judge by another decision, without loading anything."""
@@ -222,17 +218,24 @@ class ServedModel:
         self._tell(loaded, loaded.summary)
 
     def _change_over(self, target: Registration, old: Loaded) -> None:
-        """Load `target` beside the one that serves, then let that one go."""
+        """Load `target` beside the one that serves, then let that one go.
+
+        What can be mended without another package doesn't count as tried.
+        """
+        self._tried = None
         try:
-            new = self._open(target)
+            target.apply(target.open().manifest)
+            check_memory(target, self._models)
+            self._tried = target
+            new = open_loaded(target, self._models, self._engine)
         except Exception as error:
             ours = isinstance(error, EdgeAgentError)
             log.error(  # noqa: TRY400 - a refused package is no fault of the agent
                 "Model %s keeps its version; the new one can't load: %s",
                 self.name, error, exc_info=not ours,
             )  # fmt: skip
-            with self._lock:
-                self._message = f"{old.summary} A newer package was refused: {_sentence(error)}"
+            self._refusal_of_it = _sentence(error)
+            self._stay(old)
             return
         surplus = new
         with self._lock:
@@ -242,16 +245,12 @@ class ServedModel:
                 log.info("Model %s changed over. %s", self.name, new.summary)
         surplus.close(self._models.drain_within_s)
 
-    def _open(self, registration: Registration) -> Loaded:
-        return load(registration, self._engine, self._models.package_limit_mib * memory.MIB)
-
-    def _check_memory(self) -> None:
-        try:
-            files = self.registration.open().manifest.files
-        except ModelError:
-            return  # loading will say what is wrong with it
-        size = next(entry.size for entry in files if entry.path == MODEL_FILE)
-        memory.check(self.name, size, self._models.memory_limit_mib)
+    def _stay(self, old: Loaded) -> None:
+        """Serve on instead of a refused package; a threshold of the settings holds all the same."""
+        decided = configured(old.registration, self._models)
+        if decided is not old.registration:
+            self._decide(decided, old)
+        self._tell(old, f"{old.summary} A newer package was refused: {self._refusal_of_it}")
 
     def _info(self) -> ModelInfo:
         info = ModelInfo(self.name, self._state, self._message, self.registration.arn)

@@ -5,20 +5,20 @@ One thread calls `sync`, `follow` and `close`; any thread may do the rest.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional
+from typing import AbstractSet, Callable, Dict, List, Mapping, Optional
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ModelNotFound
+from edge_agent.runtime.by_settings import configured
 from edge_agent.runtime.model import ServedModel, in_background
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.thresholds import Thresholds
-from edge_agent.types import ModelInfo
+from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Registry:
         self._on_change, self._on_gone = on_change, on_gone
         self._models: Dict[str, ServedModel] = {}  # replaced as a whole, never changed
         self._deployed: Mapping[str, Registration] = {}  # at the last look
+        self._unmatched: AbstractSet[str] = frozenset()  # thresholds of the settings
         self._missing: Dict[str, float] = {}  # since when, monotonic seconds
         self._changes: List[threading.Thread] = []
         self._thresholds = Thresholds(decisions)
@@ -96,7 +97,9 @@ class Registry:
             self._on_gone(name)
         self._deployed = registrations
         for registration in registrations.values():
-            self._register(registration)
+            if self._register(registration):
+                self._later(self._models[registration.name].follow)
+        self._warn_of_unmatched()
 
     def follow(self, models: ModelsSettings, engine: EngineSettings) -> None:
         """Go by other settings; running models follow without being loaded anew."""
@@ -105,9 +108,11 @@ class Registry:
         self._settings = (models, engine)
         for model in self._models.values():
             model.adjust(models, engine)
-            self._later(model.follow)
         for registration in self._deployed.values():
             self._register(registration)
+        for model in self._models.values():
+            self._later(model.follow)
+        self._warn_of_unmatched()
 
     def tend(self) -> None:
         """Look after every model's inference units."""
@@ -123,24 +128,23 @@ class Registry:
         for change in self._changes:
             change.join(max(0.0, end - time.monotonic()))
 
-    def _register(self, deployed: Registration) -> None:
+    def _register(self, deployed: Registration) -> bool:
+        """Put the registration into force; True when a known model has to follow it."""
         with self._deciding:
-            registration = self._thresholds.over(self._configured(deployed))
+            registration = self._thresholds.over(configured(deployed, self._settings[0]))
             known = self._models.get(registration.name)
             if known is None:
                 self._add(registration)
-            elif known.registration != registration:
-                known.registration = registration
-                self._later(known.follow)
-
-    def _configured(self, deployed: Registration) -> Registration:
-        """Return the registration with the threshold of the settings in its decision."""
-        threshold = self._settings[0].thresholds.get(deployed.name)
-        if threshold is None:
-            return deployed
-        decision = {**json.loads(deployed.decision), "threshold": threshold}
-        text = json.dumps(decision, sort_keys=True)
-        return replace(deployed, decision=text, decided_by="the configuration")
+                return False
+            before = known.registration
+            if before == registration:
+                return False
+            known.registration = registration
+            state = known.info().state
+            begins = state is ModelState.STOPPED and not before.autostart
+            if registration.autostart and (begins or state is ModelState.FAILED):
+                self._start(known)
+            return True
 
     def _add(self, registration: Registration) -> None:
         model = ServedModel(registration, *self._settings, self._on_change)
@@ -148,10 +152,23 @@ class Registry:
         self._on_change(model.info())
         log.info("Model %s is deployed from %s.", registration.name, registration.package)
         if registration.autostart:
-            try:
-                model.start()
-            except EdgeAgentError as error:
-                log.error("Model %s can't start by itself: %s", registration.name, error)  # noqa: TRY400
+            self._start(model)
+
+    def _start(self, model: ServedModel) -> None:
+        try:
+            model.start()
+        except EdgeAgentError as error:
+            log.error("Model %s can't start by itself: %s", model.name, error)  # noqa: TRY400
+
+    def _warn_of_unmatched(self) -> None:
+        """Warn once of each threshold of the settings whose model isn't deployed."""
+        unmatched = self._settings[0].thresholds.keys() - self._models.keys()
+        for name in sorted(unmatched - self._unmatched):
+            log.warning(
+                "models.thresholds names %r, which isn't deployed; it waits until it is. "
+                "Deployed models: %s.", name, ", ".join(sorted(self._models)) or "none",
+            )  # fmt: skip
+        self._unmatched = unmatched
 
     def _later(self, change: Callable[[], object]) -> None:
         self._changes = [thread for thread in self._changes if thread.is_alive()]

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from edge_agent.runtime.model import TRANSITIONS, Event
+from edge_agent.runtime.life import TRANSITIONS, Event
 from edge_agent.types import ModelState
 
 S, E = ModelState, Event

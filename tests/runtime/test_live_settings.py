@@ -353,6 +353,71 @@ def test_a_model_starts_within_the_new_limit_of_memory(plant: Plant) -> None:
     plant.run("plates")
 
 
+def test_a_model_changes_over_within_the_new_limit_of_memory(plant: Plant, tmp_path: Path) -> None:
+    serving = plant.registry.find("plates").serving()
+    plant.set("models.memory_limit_mib=1")
+    plates(tmp_path, version="2")
+    plant.until(lambda: "raise models.memory_limit_mib" in plant.info("plates").message)
+    assert plant.registry.find("plates").serving() is serving
+    plant.set()
+    plant.until(lambda: plant.info("plates").message.startswith("Version 2,"))
+
+
+def refuse_newer_plates(plant: Plant) -> None:
+    """Deploy a package that can't be loaded in place of the one that serves."""
+    content = b"no graph"
+    micro.write(plant.folder / "models" / "plates", "classification", content, version="2")
+    plant.until(lambda: "A newer package was refused" in plant.info("plates").message)
+
+
+def test_a_threshold_reaches_what_serves_in_place_of_a_refused_package(plant: Plant) -> None:
+    refuse_newer_plates(plant)
+    for threshold in (0.25, 0.75):
+        plant.set(f'models.thresholds={{"plates": {threshold}}}')
+        told = f"Threshold {threshold}. A newer package was refused"
+        plant.until(lambda expected=told: expected in plant.info("plates").message)
+        assert plant.threshold("plates") == threshold
+
+
+def test_a_threshold_set_before_a_package_is_refused_stays(plant: Plant) -> None:
+    plant.set('models.thresholds={"plates": 0.25}')
+    refuse_newer_plates(plant)
+    assert plant.threshold("plates") == 0.25
+
+
+def test_a_refused_package_is_not_loaded_again_for_other_settings(
+    plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse_newer_plates(plant)
+    for settings in ('models.thresholds={"plates": 0.25}', "engine.hang_after_s=5"):
+        plant.set(settings)
+        plant.look()
+        plant.registry.find("plates").follow()
+    assert caplog.text.count("Model plates keeps its version") == 1
+    plates(plant.folder, version="3")
+    plant.until(lambda: plant.info("plates").message.startswith("Version 3,"))
+
+
+def test_a_threshold_of_a_model_that_is_not_deployed_is_warned_of_once(
+    plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    misspelt = 'models.thresholds={"plaits": 0.25, "plates": 0.3}'
+    plant.set(misspelt)
+    plant.look()
+    plant.set(misspelt, "engine.hang_after_s=5")
+    warning = "models.thresholds names 'plaits', which isn't deployed"
+    assert caplog.text.count(warning) == caplog.text.count("models.thresholds names") == 1
+    assert "Deployed models: plates." in caplog.text
+
+
+def test_a_misspelt_threshold_of_the_first_settings_is_warned_of_as_well(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plates(tmp_path)
+    with Plant(tmp_path, 'models.thresholds={"plaits": 0.25}'):
+        assert "models.thresholds names 'plaits'" in caplog.text
+
+
 def test_what_is_published_changes_with_the_next_verdict(plant: Plant) -> None:
     def published() -> List[bool]:
         return [plant.is_published("plates", red) for red in (GRAY, RED, RED, GRAY, GRAY)]

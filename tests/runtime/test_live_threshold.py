@@ -211,6 +211,16 @@ def test_while_a_newer_package_is_refused_the_old_ones_threshold_stays(device: D
     assert threshold(device) == 0.5
 
 
+def test_a_package_refused_for_its_decision_serves_with_another_one(device: Device) -> None:
+    micro.write(device.packages / "newer", "classification", version="2")
+    newer = str(device.packages / "newer")
+    device.record("plates", package=newer, decision={"threshold": 7})
+    assert "A newer package was refused" in device.detector.describe("plates").message
+    device.record("plates", package=newer, decision={"threshold": 0.3})
+    assert device.detector.describe("plates").message.startswith("Version 2,")
+    assert threshold(device) == 0.3
+
+
 def test_a_threshold_that_cannot_be_kept_is_not_changed(device: Device, tmp_path: Path) -> None:
     (tmp_path / "thresholds.json.new").mkdir()
     with pytest.raises(AgentUnavailable, match="can't be kept"):

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, Iterator, List
 
 import pytest
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import InvalidRequest, ModelNotFound
+from edge_agent.runtime import model as model_module
+from edge_agent.runtime.loaded import Loaded
 from edge_agent.runtime.registry import Registry
 from edge_agent.runtime.store import Registration
+from edge_agent.types import ModelState
+from tests import micro
+from tests.runtime.device import Device
 
 
 def registrations(*names: str) -> Dict[str, Registration]:
@@ -48,3 +54,77 @@ def test_an_empty_name_and_an_unknown_one_are_told_apart() -> None:
         registry.find("")
     with pytest.raises(ModelNotFound, match="Deployed models: none"):
         registry.find("x")
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    """A package that can't be loaded and one that can."""
+    micro.write(tmp_path / "packages" / "broken", "classification", b"no graph")
+    micro.write(tmp_path / "packages" / "whole", "classification")
+    with Device(tmp_path) as device:
+        yield device
+
+
+def deploy(device: Device, package: str, **values: Any) -> None:
+    device.record("plates", package=str(device.packages / package), **values)
+
+
+def test_a_failed_model_starts_with_the_update_that_mends_it(device: Device) -> None:
+    deploy(device, "broken", autostart=True)
+    device.wait("plates", ModelState.FAILED)
+    (device.records / "plates.json").unlink()  # as between two versions of a component
+    device.look()
+    deploy(device, "whole", autostart=True)
+    device.wait("plates", ModelState.RUNNING)
+
+
+def test_a_failed_model_starts_with_the_decision_that_mends_it(device: Device) -> None:
+    deploy(device, "whole", autostart=True, decision={"threshold": 7})
+    device.wait("plates", ModelState.FAILED)
+    deploy(device, "whole", autostart=True, decision={"threshold": 0.7})
+    device.wait("plates", ModelState.RUNNING)
+
+
+def test_a_failed_model_that_does_not_start_by_itself_waits_to_be_started(device: Device) -> None:
+    deploy(device, "broken")
+    device.detector.start("plates")
+    device.wait("plates", ModelState.FAILED)
+    deploy(device, "whole")
+    assert device.detector.describe("plates").state is ModelState.FAILED
+    device.run("plates")
+
+
+def test_a_stopped_model_starts_when_its_record_says_so_from_now_on(device: Device) -> None:
+    deploy(device, "whole")
+    assert device.detector.describe("plates").state is ModelState.STOPPED
+    deploy(device, "whole", autostart=True)
+    device.wait("plates", ModelState.RUNNING)
+
+
+def test_a_model_that_was_stopped_stays_so_through_an_update(device: Device) -> None:
+    deploy(device, "whole", autostart=True)
+    device.wait("plates", ModelState.RUNNING)
+    device.detector.stop("plates")
+    micro.write(device.packages / "whole", "classification", version="2")
+    device.look()
+    assert device.detector.describe("plates").state is ModelState.STOPPED
+
+
+@pytest.mark.parametrize("autostart", [True, False])
+def test_a_model_that_is_replaced_while_it_is_loaded_is_not_failed_by_the_old_package(
+    device: Device, monkeypatch: pytest.MonkeyPatch, autostart: bool
+) -> None:
+    replaced, open_loaded = threading.Event(), model_module.open_loaded
+
+    def once_replaced(*args: Any) -> Loaded:
+        assert replaced.wait(20.0)
+        return open_loaded(*args)
+
+    monkeypatch.setattr(model_module, "open_loaded", once_replaced)
+    deploy(device, "broken", autostart=autostart)
+    if not autostart:
+        device.detector.start("plates")
+    deploy(device, "whole", autostart=autostart)
+    assert device.detector.describe("plates").state is ModelState.STARTING
+    replaced.set()
+    device.wait("plates", ModelState.RUNNING)

@@ -1,0 +1,40 @@
+"""What the settings make of a registration: its threshold, and whether it may be loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from edge_agent.config import EngineSettings, ModelsSettings
+from edge_agent.errors import ModelError
+from edge_agent.manifest import MODEL_FILE
+from edge_agent.runtime import memory
+from edge_agent.runtime.loaded import Loaded, load
+from edge_agent.runtime.store import Registration
+
+
+def configured(registration: Registration, models: ModelsSettings) -> Registration:
+    """Return the registration with the threshold of the settings in its decision."""
+    threshold = models.thresholds.get(registration.name)
+    decision = json.loads(registration.decision)
+    if threshold in (None, decision.get("threshold")):
+        return registration
+    text = json.dumps({**decision, "threshold": threshold}, sort_keys=True)
+    return replace(registration, decision=text, threshold=None, decided_by="the configuration")
+
+
+def check_memory(registration: Registration, models: ModelsSettings) -> None:
+    """Raise OutOfMemory when its model will hardly fit; a package that can't be read passes."""
+    try:
+        files = registration.open().manifest.files
+    except ModelError:
+        return  # loading will say what is wrong with it
+    size = next(entry.size for entry in files if entry.path == MODEL_FILE)
+    memory.check(registration.name, size, models.memory_limit_mib)
+
+
+def open_loaded(
+    registration: Registration, models: ModelsSettings, engine: EngineSettings
+) -> Loaded:
+    """Load a package of no more than the settings allow. Raises ModelError."""
+    return load(registration, engine, models.package_limit_mib * memory.MIB)
