@@ -156,6 +156,7 @@ class _Agent:
 
     def _forget(self, name: str) -> None:
         self._server.forget(name)
+        self._metrics.forget(name)
         self._room.forget(name)
 
     def _lose(self, why: str) -> None:

@@ -25,7 +25,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._latest_frame = -math.inf  # monotonic, s
+        self._latest_verdict = -math.inf  # monotonic, s
         self._counters: Dict[str, Counter] = {}
         self._successes = self._counter("SuccessfulRequestCount", "Frames that got a verdict")
         self._processed = self._counter("ProcessedImageCount", "Frames that were computed")
@@ -77,7 +77,7 @@ class Metrics:
         stages: Iterable[Tuple[str, float]],
     ) -> None:
         """Count a verdict; `stages` are the parts of its time, in seconds."""
-        self._latest_frame = time.monotonic()
+        self._latest_verdict = time.monotonic()
         self._successes.labels(model).inc()
         self._processed.labels(model).inc()
         if anomalous and not problems:
@@ -100,7 +100,6 @@ class Metrics:
 
     def failed(self, model: str, status: str, invalid_image: bool) -> None:
         """Count a frame without a verdict; `status` is the name of its gRPC status code."""
-        self._latest_frame = time.monotonic()
         self._errors.labels(model, status).inc()
         if invalid_image:
             self._invalid.labels(model).inc()
@@ -108,8 +107,8 @@ class Metrics:
             self._throttled.labels(model).inc()
 
     def quiet_for_s(self) -> float:
-        """Return for how long no frame has been answered."""
-        return time.monotonic() - self._latest_frame
+        """Return for how long no frame has got a verdict; what is refused is no work."""
+        return time.monotonic() - self._latest_verdict
 
     def totals(self) -> Dict[str, float]:
         """Return the counts of all models together since the start, by name; `Time` in seconds."""
@@ -124,6 +123,11 @@ class Metrics:
         """Note how many inference units a model has, should have and may have."""
         for gauge, count in zip(self._units.values(), (in_service, desired, least, most)):
             gauge.labels(model).set(count)
+
+    def forget(self, model: str) -> None:
+        """Drop the inference units of a model that `has_units` noted; its counts stay."""
+        for gauge in self._units.values():
+            gauge.remove(model)
 
     def results_delivered(self, sink: str, delivered: int, waiting: int) -> None:
         """Note how many events a sink has delivered since the start, and how many wait for it."""

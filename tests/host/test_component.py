@@ -12,7 +12,7 @@ from typing import Iterator
 
 import pytest
 
-from edge_agent.errors import AgentUnavailable
+from edge_agent.errors import AgentUnavailable, ModelNotFound
 from edge_agent.types import ModelState
 from tests import micro
 from tests.fake_nucleus import FakeNucleus
@@ -153,7 +153,7 @@ def test_a_component_without_any_configuration_has_the_defaults(
     nucleus.configuration = None
     with agent, agent.running() as client:
         client.detect("bolts", FRAME)
-        assert "Changes of the configuration" in agent.wait_for_line("wait for a restart")
+        agent.wait_for_line("No change of the configuration is heard of at once")
 
 
 # Changes
@@ -254,6 +254,18 @@ def test_an_update_waits_no_longer_than_allowed_though_frames_come(
         assert 0 < deployment.answers[1] <= 1000  # the rest of the 3 s
         assert deployment.answers[-1] == 0
         assert not line.failures
+
+
+def test_calls_of_a_model_that_is_not_there_yet_do_not_hold_up_its_deployment(
+    classic: FakeNucleus, tmp_path: Path
+) -> None:
+    with ComponentAgent(tmp_path, classic) as agent, agent.running() as client:
+        classic.until(lambda: follows(classic, UPDATES))
+        with pytest.raises(ModelNotFound):
+            client.detect("caps", FRAME)
+        deployment = classic.deploy("d1")
+        assert deployment.went.wait(WITHIN_S)
+    assert deployment.answers == [0]
 
 
 def test_an_update_that_cannot_be_deferred_is_let_go(classic: FakeNucleus, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import threading
 from pathlib import Path
 from queue import Queue
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List
 
 import pytest
 
@@ -21,6 +21,7 @@ from edge_agent.runtime.host.updates import Deferral, Updates
 from edge_agent.runtime.metrics import Metrics
 from tests.fake_nucleus import FakeNucleus
 from tests.host.component import Lost, component
+from tests.nucleus.streams import Refused
 from tests.results.outboxes import wait_until
 
 WITHIN_S = 20.0
@@ -178,6 +179,44 @@ def test_a_configuration_that_vanishes_is_an_empty_one(nucleus: FakeNucleus, tak
     wait_until(lambda: taken.all == [{}])
 
 
+def test_a_value_that_goes_without_an_event_is_noticed_at_the_next_regular_reading(
+    nucleus: FakeNucleus, greengrass: Greengrass, agenda: Agenda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "SETTLED_S", 0.0)
+    monkeypatch.setattr(changes, "READ_EVERY_S", 0.02)
+    nucleus.configure({"models": {"thresholds": {"bolts": 0.75, "caps": 0.5}}})
+    found = Taken()
+    known = greengrass.get_configuration().result(WITHIN_S)
+    agenda.plan(Changes(greengrass, agenda, known, found).follow)
+    nucleus.until(lambda: nucleus.readings >= 4)  # nothing has changed, nobody hears of it
+    assert not found.all
+    nucleus.reset("models", "thresholds", "bolts")
+    wait_until(lambda: found.latest("models") == {"thresholds": {"caps": 0.5}})
+    assert len(found.all) == 1
+
+
+def test_a_refused_reading_waits_for_its_next_attempt_whatever_changes(
+    nucleus: FakeNucleus, taken: Taken, agenda: Agenda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(operation: str) -> None:
+        if operation == "GetConfiguration":
+            raise Refused("ServiceError")
+
+    nucleus.until(lambda: nucleus.readings == 2)
+    monkeypatch.setattr(changes, "SETTLED_S", 0.0)
+    monkeypatch.setattr(changes, "RETRY_S", 600.0)
+    nucleus.before_answering = refuse
+    for value in range(5):
+        nucleus.configure({"a": value})
+        nucleus.join_bursts()
+        nucleus.until(lambda: nucleus.refusals > 0)
+        done = threading.Event()
+        agenda.plan(done.set, 0.05)
+        assert done.wait(WITHIN_S)
+    assert nucleus.refusals == 1
+    assert not taken.all
+
+
 def test_a_subscription_that_is_refused_is_told_once_and_asked_for_again(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
@@ -192,7 +231,7 @@ def test_a_subscription_that_is_refused_is_told_once_and_asked_for_again(
     nucleus.until(lambda: nucleus.refusals >= 3)
     nucleus.configuration = configuration
     wait_until(lambda: bool(found.all))
-    assert len([one for one in caplog.records if "wait for a restart" in one.message]) == 1
+    assert len([one for one in caplog.records if "heard of at once" in one.message]) == 1
 
 
 # Updates
@@ -331,14 +370,56 @@ def test_a_nucleus_that_takes_no_metrics_is_asked_once(
     assert [one.levelname for one in caplog.records if "metrics" in one.message] == ["INFO"]
 
 
-def test_the_figures_tell_how_long_no_frame_came() -> None:
+@pytest.mark.parametrize("nucleus", ["classic"], indirect=True)
+def test_a_nucleus_that_is_busy_gets_the_same_counts_later(
+    nucleus: FakeNucleus,
+    greengrass: Greengrass,
+    agenda: Agenda,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(counts, "EVERY_S", 0.02)
     metrics = Metrics()
+    agenda.plan(Counts(greengrass, agenda, metrics.totals).give)
+    nucleus.until(lambda: bool(nucleus.metrics))
+    for refusals in (3, 6):
+        nucleus.busy = True
+        metrics.failed("caps", "RESOURCE_EXHAUSTED", invalid_image=False)
+        nucleus.until(lambda enough=refusals: nucleus.refusals >= enough)
+        nucleus.busy = False
+        given = len(nucleus.metrics)
+        nucleus.until(lambda before=given: len(nucleus.metrics) > before)
+    agenda.close(5.0)
+    assert sum(one["ThrottledCount"] for one in nucleus.metrics) == 2
+    assert len([one for one in caplog.records if "given again later" in one.message]) == 2
+
+
+@pytest.mark.parametrize("nucleus", ["classic"], indirect=True)
+def test_a_policy_that_goes_ends_the_counts(
+    nucleus: FakeNucleus,
+    greengrass: Greengrass,
+    agenda: Agenda,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(counts, "EVERY_S", 0.0)
+    agenda.plan(Counts(greengrass, agenda, Metrics().totals).give)
+    nucleus.until(lambda: len(nucleus.metrics) > 1)
+    nucleus.permitted = {"Time"}
+    wait_until(lambda: "Component metrics are for" in caplog.text)
+    greengrass.update_state("RUNNING").result(WITHIN_S)
+    assert nucleus.refusals == 1
+
+
+def test_the_figures_tell_how_long_no_frame_was_judged() -> None:
+    metrics = Metrics()
+    metrics.failed("bolts", "NOT_FOUND", invalid_image=False)  # that holds up no deployment
     assert metrics.quiet_for_s() == float("inf")
-    counted: List[Callable[[], None]] = [
-        lambda: metrics.succeeded("bolts", False, [], []),
-        lambda: metrics.failed("bolts", "NOT_FOUND", invalid_image=False),
-    ]
-    for count in counted:
-        count()
-        wait_until(lambda: metrics.quiet_for_s() > 0.01)
-        assert metrics.quiet_for_s() < 60.0
+    metrics.succeeded("bolts", False, [], [])
+    wait_until(lambda: metrics.quiet_for_s() > 0.01)
+    assert metrics.quiet_for_s() < 60.0
+    quiet_for_s = metrics.quiet_for_s()
+    metrics.failed("bolts", "UNAVAILABLE", invalid_image=False)
+    assert metrics.quiet_for_s() >= quiet_for_s

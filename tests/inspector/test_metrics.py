@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import urllib.request
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Set
 
 import pytest
 
@@ -58,6 +59,27 @@ def test_frames_are_counted_under_the_originals_names(tmp_path: Path) -> None:
         for stage in (*STAGES, "total"):
             assert value("Time_count", model="cls", stage=stage) == 3
         assert value("Time_sum", model="cls", stage="total") > 0
+
+
+def test_a_model_that_is_removed_has_no_inference_units_but_its_counts(tmp_path: Path) -> None:
+    port = free_port()
+    agent = Agent(tmp_path, "--set", f"server.metrics=127.0.0.1:{port}")
+    for name in ("cls", "other"):
+        micro.write(agent.models / name, "classification")
+
+    def units() -> Set[str]:
+        return {name for name in scrape(port) if "InferenceUnits" in name}
+
+    with agent, agent.channel() as channel:
+        caller = Caller(channel)
+        caller.run("cls")
+        caller.detect("cls", striped(255))
+        until(lambda: 'edge_agent_ProcessedImageCount_total{model="cls"}' in scrape(port))
+        assert len(units()) == 8
+        shutil.rmtree(agent.models / "cls")
+        until(lambda: len(units()) == 4)
+        assert all('model="other"' in name for name in units())
+        assert scrape(port)['edge_agent_ProcessedImageCount_total{model="cls"}'] == 1
 
 
 def test_frames_with_camera_problems_are_counted_as_such_and_not_as_anomalies(

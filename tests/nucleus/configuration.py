@@ -45,6 +45,14 @@ class Configurations(Streams):
         if not listeners:
             self.join_bursts()
 
+    def reset(self, *path: str) -> None:
+        """Remove a value, as a local deployment's `reset` on lite does: nobody is told."""
+        with self._changed:
+            group = self.configuration
+            for name in path[:-1]:
+                group = group[name]
+            del group[path[-1]]
+
     def join_bursts(self) -> None:
         """Wait until every event is sent."""
         while self._bursts:

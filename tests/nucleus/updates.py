@@ -31,6 +31,7 @@ class Updates(Streams):
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
         self.metrics: List[Dict[str, float]] = []  # as they came, by name
+        self.busy = False  # takes no metrics at present
         self.stopping = threading.Event()
         self._deployments: List[Deployment] = []
         self._deploying: List[threading.Thread] = []
@@ -94,6 +95,8 @@ class Updates(Streams):
     def _PutComponentMetric(self, request: Any) -> None:  # noqa: N802
         if not re.match(r"aws\.", self.component):
             raise Refused("UnauthorizedError")
+        if self.busy:
+            raise Refused("ServiceError")
         for metric in request["metrics"]:
             if len(metric["name"].encode()) > 32 or metric["value"] < 0:
                 raise Refused("InvalidArgumentsError")

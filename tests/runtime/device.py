@@ -28,7 +28,7 @@ class Device:
     ) -> None:
         self.packages, self.records = folder / "packages", folder / "models.d"
         self.records.mkdir(exist_ok=True)
-        settings = ModelsSettings(records=self.records, remove_after_s=0.0)
+        settings = ModelsSettings(records=self.records)
         self.store = Store(settings)
         self.registry = Registry(settings, engine, decisions=decisions)
         self.detector = Detector(self.registry, FrameReader())

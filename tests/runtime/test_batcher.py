@@ -299,6 +299,47 @@ def test_a_busy_instance_that_is_one_too_many_goes_after_its_batch(line: Line) -
 
 
 @pytest.mark.parametrize("can_interrupt", [True, False])
+def test_an_instance_that_hangs_goes_before_one_that_is_idle(can_interrupt: bool) -> None:
+    line = Line(Gate(can_interrupt=can_interrupt), BatchingOptions())
+    idle = Gate(can_interrupt=can_interrupt)
+    idle.open.set()
+    stuck = line.call(1)
+    assert line.gate.entered.wait(10)
+    line.batcher.add(idle)
+    assert line.batcher.remove()
+    assert not line.batcher.remove()  # one stays
+    assert line.call(2).result(10) == 20
+    assert not stuck.done()
+    line.end()
+    assert stuck.result(10) == 10
+    assert line.gate.closed.wait(10)
+
+
+def test_of_two_busy_instances_the_one_longest_at_its_batch_goes() -> None:
+    line, other = Line(Gate(), BatchingOptions()), Gate()
+    original = line.gate.compute
+
+    def compute(batch: List[Item]) -> None:
+        """Shut the gate again behind each batch."""
+        original(batch)
+        line.gate.open.clear()
+
+    line.gate.compute = compute  # type: ignore[method-assign]
+    first, second = busy_beside(line, other)
+    third = line.call(3)
+    line.gate.open.set()
+    assert first.result(10) == 10
+    until(lambda: line.gate.batches == [[1], [3]])
+    assert line.batcher.remove()
+    other.open.set()
+    assert second.result(10) == 20
+    assert other.closed.wait(10)
+    line.gate.open.set()
+    assert third.result(10) == 30
+    line.end()
+
+
+@pytest.mark.parametrize("can_interrupt", [True, False])
 def test_a_busy_instance_that_is_to_go_may_still_hang(can_interrupt: bool) -> None:
     line, other = Line(Gate(can_interrupt=can_interrupt), BatchingOptions()), Gate()
     stuck, last = busy_beside(line, other)

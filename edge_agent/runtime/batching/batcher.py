@@ -131,14 +131,16 @@ class Batcher:
                 self._idle.append(worker)
 
     def remove(self) -> bool:
-        """Free one instance if there is another: an idle one, else one after its batch."""
+        """Free one of several: the one longest at a batch, after it (it may hang); else any."""
         with self._lock:
             if self._in_service() <= 1:
                 return False
-            if self._idle:
+            busy = [worker for worker in self._busy if not worker.ends]
+            computing = [worker for worker in busy if worker.batch]  # others look for one
+            if self._idle and not computing:
                 self._idle.pop(0).inbox.put(None)
             else:
-                next(worker for worker in self._busy if not worker.ends).ends = True
+                min(computing or busy, key=lambda worker: worker.since).ends = True
             return True
 
     def give_up_hung(self, limit_s: float) -> int:

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 SETTLED_S = 0.5  # changes come in bursts, one event a value
 ANSWER_WITHIN_S = 10.0
+READ_EVERY_S = 60.0  # lite sends no event of a value that a deployment's reset removes
 RETRY_S = 5.0  # what was refused or has ended is asked for again
 NO_ANSWER = (
     f"no answer within {ANSWER_WITHIN_S:g} s; nucleus lite sends none of over 10,000 bytes. "
@@ -26,7 +27,8 @@ class Changes:
     """Hands over each new configuration as a whole; the methods run on the agenda's thread.
 
     Events only say that something has changed, and overtake each other: what counts is a reading
-    that began after the last of them. There is one reading at a time, so that none is overtaken.
+    that began after the last of them. There is one reading at a time, so that none is overtaken;
+    the next one comes after a while without any event, too.
     """
 
     def __init__(
@@ -45,10 +47,18 @@ class Changes:
         self._trouble = ""
 
     def follow(self) -> None:
-        """Begin to listen, and read what has changed until now."""
+        """Begin to listen, and read what has changed until now, and again and again."""
+        self._listen()
+        self._agenda.plan(self._look, READ_EVERY_S)
+
+    def _look(self) -> None:
+        self._changed()
+        self._agenda.plan(self._look, READ_EVERY_S)
+
+    def _listen(self) -> None:
         asked = self._nucleus.follow_configuration(
             lambda: self._agenda.plan(self._changed),
-            lambda: self._agenda.plan(self.follow, RETRY_S),
+            lambda: self._agenda.plan(self._listen, RETRY_S),
         )
         asked.add_done_callback(lambda asked: self._agenda.plan(partial(self._followed, asked)))
 
@@ -58,7 +68,7 @@ class Changes:
             self._trouble = ""
             self._changed()
         else:
-            self._complain(f"Changes of the configuration wait for a restart: {error}", error)
+            self._complain(f"No change of the configuration is heard of at once: {error}", error)
 
     def _changed(self) -> None:
         self._again = True
@@ -76,13 +86,14 @@ class Changes:
         """Use the answer, or give it up; whichever comes first."""
         if answer is not self._awaited:
             return
-        self._awaited, self._busy = None, False
+        self._awaited = None
         error = answer.exception() if answer.done() else TimeoutError(NO_ANSWER)
-        if error is None or isinstance(error, NotThere):
-            self._hand_over({} if error else answer.result())
-        else:
+        if error is not None and not isinstance(error, NotThere):
             self._complain(f"The configuration can't be read: {error}", error)
-            self._agenda.plan(self._changed, RETRY_S)
+            self._agenda.plan(self._read, RETRY_S)
+            return
+        self._busy = False
+        self._hand_over({} if error else answer.result())
         if self._again:
             self._changed()
 

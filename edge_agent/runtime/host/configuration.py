@@ -17,6 +17,7 @@ from edge_agent.fields import Strict
 
 ACCESS_CONTROL, SOCKET = "accesscontrol", "socket"  # in lower case
 EMPTY = (None, "", "null")  # a value so is the setting's default
+REMOVE_AFTER_S = 10.0  # an update stops the old version of a model before it starts the new one
 STOP_WITHIN_S = 3.0  # the nucleus kills what hasn't ended 5 s after SIGTERM
 
 
@@ -31,6 +32,7 @@ def settings_tree(configuration: Mapping[str, Any], work: Path) -> Dict[str, Any
         _default(tree, "server", "socket", tree.pop(key))
     _default(tree, "server", "stop_within_s", STOP_WITHIN_S)
     _default(tree, "models", "records", str(work / "models.d"))
+    _default(tree, "models", "remove_after_s", REMOVE_AFTER_S)
     _default(tree, "results", "folder", str(work / "results"))
     return tree
 

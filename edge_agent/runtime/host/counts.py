@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future
 from functools import partial
-from typing import Callable, Dict, Mapping
+from typing import Callable, Mapping
 
 from edge_agent.runtime.host.agenda import Agenda
 from edge_agent.runtime.host.greengrass import Greengrass
-from edge_agent.runtime.host.nucleus import NucleusLost
+from edge_agent.runtime.host.nucleus import NucleusBusy, NucleusLost
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +38,32 @@ class Counts:
     ) -> None:
         """`totals` tells the counts since the start, by name."""
         self._nucleus, self._agenda, self._totals = nucleus, agenda, totals
-        self._given: Dict[str, float] = dict.fromkeys(UNITS, 0.0)
+        self._given: Mapping[str, float] = dict.fromkeys(UNITS, 0.0)
+        self._offered = False  # it has taken some
+        self._trouble = ""
 
     def give(self) -> None:
         """Give the increments, zeros as well, and plan the next time."""
         totals = self._totals()
-        given, self._given = self._given, {name: totals[name] for name in UNITS}
-        increments = [(name, unit, self._given[name] - given[name]) for name, unit in UNITS.items()]
+        given = self._given
+        increments = [(name, unit, totals[name] - given[name]) for name, unit in UNITS.items()]
         answer = self._nucleus.put_metrics(increments)
-        answer.add_done_callback(lambda done: self._agenda.plan(partial(self._taken, done)))
+        answer.add_done_callback(lambda done: self._agenda.plan(partial(self._taken, done, totals)))
 
-    def _taken(self, answer: Future[None]) -> None:
+    def _taken(self, answer: Future[None], totals: Mapping[str, float]) -> None:
         error = answer.exception()
         if error is None:
-            self._agenda.plan(self.give, EVERY_S)
-        elif not isinstance(error, NucleusLost):
-            log.info("Component metrics are for components named aws.* on classic: %s", error)
+            self._given, self._offered, self._trouble = totals, True, ""
+        elif self._offered and isinstance(error, NucleusBusy):
+            self._complain(f"Component metrics are given again later: {error}")
+        else:
+            if not isinstance(error, NucleusLost):
+                log.info("Component metrics are for components named aws.* on classic: %s", error)
+            return
+        self._agenda.plan(self.give, EVERY_S)
+
+    def _complain(self, trouble: str) -> None:
+        """Log a trouble when it begins, not each time."""
+        if trouble != self._trouble:
+            log.info(trouble)
+        self._trouble = trouble

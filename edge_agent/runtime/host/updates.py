@@ -57,7 +57,7 @@ class Updates:
         settings: Callable[[], UpdatesSettings],
         quiet_for_s: Callable[[], float],
     ) -> None:
-        """`quiet_for_s` tells how long no frame has come."""
+        """`quiet_for_s` tells for how long no frame has been judged."""
         self._nucleus, self._agenda = nucleus, agenda
         self._settings, self._quiet_for_s = settings, quiet_for_s
         self._deferral = Deferral()
