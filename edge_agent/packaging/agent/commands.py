@@ -90,7 +90,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     name = _gdk_name() if arguments.gdk else arguments.component_name
     if not re.match(NAME_PATTERN, name) or not name.strip("."):
         raise InvalidConfiguration(
-            f"--component-name {name!r}: expected letters, digits and -_., 128 at most, not dots alone."
+            f"--component-name {name!r}: expected 1 to 128 letters, digits, - _ and ."
         )
     if arguments.container and not re.fullmatch(r"[\w.:/@-]+", arguments.container):
         raise InvalidConfiguration(f"--container {arguments.container!r} isn't an image's name.")
