@@ -46,7 +46,7 @@ def test_what_is_there_is_not_overwritten(
         (("--python", "3.7"), "expected versions from 3.8"),
         (("--python", "3.11,3.11"), "each once"),
         (("--python", "python3"), "such as 3.8,3.11"),
-        (("--component-name", "a b"), "expected letters"),
+        (("--component-name", "a b"), "expected 1 to 128 letters"),
         (("--container", "a; reboot"), "isn't an image's name"),
         (("--config", "gone.json"), "gone.json can't be read"),
     ],
