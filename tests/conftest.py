@@ -1,4 +1,4 @@
-"""What every test leaves behind: nothing."""
+"""The nuclei that tests talk to, and what every test leaves behind: nothing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,38 @@ from typing import Iterator, Set
 
 import pytest
 
+from tests.fake_nucleus import FakeNucleus
+from tests.host.component import Lost
+
 # gRPC's fork handlers crash a process that starts another while its threads run (CPython 3.8 forks
 # in subprocess); what is started here calls exec at once and needs none of them.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIXES = ("edge-agent", "gstreamer-lookoutvision")
+
+
+@pytest.fixture(params=["classic", "lite"])
+def nucleus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeNucleus]:
+    with FakeNucleus(tmp_path / "ipc", request.param) as fake:
+        yield fake
+
+
+@pytest.fixture
+def classic(tmp_path: Path) -> Iterator[FakeNucleus]:
+    with FakeNucleus(tmp_path / "ipc", "classic") as fake:
+        yield fake
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> Iterator[FakeNucleus]:
+    with FakeNucleus(tmp_path / "ipc", "lite") as fake:
+        yield fake
+
+
+@pytest.fixture
+def lost() -> Lost:
+    return Lost()
 
 
 @pytest.fixture(scope="session", autouse=True)

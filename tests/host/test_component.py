@@ -8,7 +8,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 
@@ -23,24 +22,6 @@ from tests.results.outboxes import wait_until
 
 CHANGES = "SubscribeToConfigurationUpdate"
 WITHIN_S = 20.0
-
-
-@pytest.fixture(params=["classic", "lite"])
-def nucleus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeNucleus]:
-    with FakeNucleus(tmp_path / "ipc", request.param) as fake:
-        yield fake
-
-
-@pytest.fixture
-def classic(tmp_path: Path) -> Iterator[FakeNucleus]:
-    with FakeNucleus(tmp_path / "ipc", "classic") as fake:
-        yield fake
-
-
-@pytest.fixture
-def lite(tmp_path: Path) -> Iterator[FakeNucleus]:
-    with FakeNucleus(tmp_path / "ipc", "lite") as fake:
-        yield fake
 
 
 def follows(nucleus: FakeNucleus, operation: str = CHANGES) -> bool:

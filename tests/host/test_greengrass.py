@@ -5,9 +5,8 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
-from pathlib import Path
 from queue import Queue
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
 import pytest
 from awsiot.greengrasscoreipc import connect, model
@@ -29,29 +28,6 @@ from tests.host.component import Lost, component
 
 WITHIN_S = 20.0
 FULL = b"x" * MOST_PAYLOAD_BYTES
-
-
-@pytest.fixture(params=["classic", "lite"])
-def nucleus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeNucleus]:
-    with FakeNucleus(tmp_path / "ipc", request.param) as fake:
-        yield fake
-
-
-@pytest.fixture
-def lite(tmp_path: Path) -> Iterator[FakeNucleus]:
-    with FakeNucleus(tmp_path / "ipc", "lite") as fake:
-        yield fake
-
-
-@pytest.fixture
-def classic(tmp_path: Path) -> Iterator[FakeNucleus]:
-    with FakeNucleus(tmp_path / "ipc", "classic") as fake:
-        yield fake
-
-
-@pytest.fixture
-def lost() -> Lost:
-    return Lost()
 
 
 def error_of(future: Future[None]) -> BaseException:

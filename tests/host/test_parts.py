@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from pathlib import Path
 from queue import Queue
 from typing import Any, Dict, Iterator, List
 
@@ -25,18 +24,6 @@ from tests.nucleus.streams import Refused
 from tests.results.outboxes import wait_until
 
 WITHIN_S = 20.0
-
-
-@pytest.fixture(params=["classic", "lite"])
-def nucleus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeNucleus]:
-    with FakeNucleus(tmp_path / "ipc", request.param) as fake:
-        yield fake
-
-
-@pytest.fixture
-def classic(tmp_path: Path) -> Iterator[FakeNucleus]:
-    with FakeNucleus(tmp_path / "ipc", "classic") as fake:
-        yield fake
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from pathlib import Path
 from typing import Callable, Iterator, List, Tuple
 
 import pytest
@@ -27,23 +26,6 @@ SETTINGS = GreengrassSettings(
 )
 STARTED: List[NucleusSink] = []
 TOPIC = "edge-agent/press-4/caps/result"
-
-
-@pytest.fixture(params=["classic", "lite"])
-def nucleus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeNucleus]:
-    with FakeNucleus(tmp_path / "ipc", request.param) as fake:
-        yield fake
-
-
-@pytest.fixture
-def lite(tmp_path: Path) -> Iterator[FakeNucleus]:
-    with FakeNucleus(tmp_path / "ipc", "lite") as fake:
-        yield fake
-
-
-@pytest.fixture
-def lost() -> Lost:
-    return Lost()
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ class NotAccepted(NucleusError):
     """The request is wrong, whenever it is sent."""
 
 
-class NotThere(NotAccepted):
+class NotThere(NucleusError):
     """What is asked for doesn't exist."""
 
 
