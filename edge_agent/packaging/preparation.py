@@ -13,6 +13,7 @@ from edge_agent.manifest import InputSpec, RuntimeSpec
 from edge_agent.packaging.draft import Draft
 from edge_agent.packaging.graph.build import build_spec
 from edge_agent.packaging.graph.check import check
+from edge_agent.packaging.graph.engine import build_here
 from edge_agent.packaging.graph.findings import Finding, note, warning
 from edge_agent.packaging.graph.graph import Graph
 from edge_agent.packaging.graph.optimise import optimise
@@ -74,6 +75,11 @@ class Preparation:
             build = build_spec(Graph(model), draft.manifest, target.options, sorted(calibration))
             draft = draft.add({path: calibration[path] for path in build.calibration})
             draft = draft.change(build=build)
+            files, finding = build_here(
+                model, draft.manifest.input, build, target.to_spec(), calibration
+            )
+            tell(finding)
+            draft = draft.add(files)
         return draft.change(target=target.to_spec())
 
     def _calibration(self, spec: InputSpec) -> Dict[str, bytes]:

@@ -1,0 +1,112 @@
+"""The TensorRT engine, built beforehand on a machine that is exactly like the target.
+
+Builders measure what is fastest, so an engine isn't the same bytes each time. It is built in the
+packaging process itself; should TensorRT bring that down, the job is FAILED on the next look.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
+
+import numpy as np
+
+from edge_agent.errors import BackendUnavailable
+from edge_agent.manifest import InputSpec
+from edge_agent.packaging.graph.findings import Finding, note, warning
+from edge_agent.packaging.graph.optimise import MACHINES
+from edge_agent.runtime.backends.cuda_device import Cuda, Gpu
+from edge_agent.runtime.backends.fingerprint import Fingerprint
+from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder, library
+from edge_agent.runtime.vision.picture_files import read_png
+from edge_agent.runtime.vision.preprocess import item_shape, write_input
+from edge_agent.targets import BuildSpec, TargetSpec
+from edge_agent.types import Frame
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FOLDER = "engines"
+MIB = 1024 * 1024
+WORKSPACE_PART = 2  # half of the free memory: weights and results need room as well
+
+Files = Dict[str, bytes]
+
+
+def build_here(
+    model: bytes,
+    image: InputSpec,
+    build: BuildSpec,
+    target: TargetSpec,
+    calibration: Mapping[str, bytes],
+    open_cuda: Callable[[], Cuda] = Cuda,
+) -> Tuple[Files, Finding]:
+    """Return the files to add to the package, and what there is to tell of it.
+
+    The files are engines/ID.engine and engines/ID.json, its fingerprint; none unless this machine
+    has the target's processor family, GPU generation and TensorRT. calibration: the package's
+    pictures by path. Takes seconds to many minutes. Raises InvalidPackage when TensorRT can't read
+    the graph, which it won't on the target either.
+    """
+    try:
+        cuda, trt = open_cuda(), library()
+        gpu = cuda.gpu()
+    except BackendUnavailable as error:
+        return {}, note(f"The device builds its engine itself. {error}")
+    unlike = _unlike(gpu, trt.__version__, target)
+    if unlike:
+        return {}, note(f"The device builds its engine itself: {unlike}.")
+    pictures = [calibration[path] for path in build.calibration]
+    try:
+        with cuda.context():
+            built = _build(trt, cuda, model, image, build, pictures)
+    except BackendUnavailable as error:
+        return {}, warning(f"The engine can't be built here; the device will try. {error}")
+    fingerprint = Fingerprint.of(trt.__version__, gpu, model, build, pictures)
+    name = f"{FOLDER}/{fingerprint.id}"
+    files = {f"{name}.engine": built.engine, f"{name}.json": fingerprint.to_json()}
+    return files, note(
+        f"The package has an engine for {gpu.name} with TensorRT {trt.__version__}, "
+        f"{len(built.engine) / MIB:.1f} MiB; other devices build their own."
+    )
+
+
+def _unlike(gpu: Gpu, tensorrt: str, target: TargetSpec) -> str:
+    """Say in what this machine isn't the target; empty when it is."""
+    machine, wanted = platform.machine(), MACHINES[target.arch]
+    if machine != wanted:
+        return f"this machine is {machine}, the target {wanted}"
+    if gpu.code != target.gpu_code:
+        return f"this machine's {gpu.name} is {gpu.code}, the target {target.gpu_code}"
+    if _release(tensorrt) != target.trt_ver:
+        return f"this machine has TensorRT {tensorrt}, the target {target.trt_ver}"
+    return ""
+
+
+def _release(version: str) -> str:
+    """Return the part of a version that a target names: "8.5.2" of "8.5.2.2"."""
+    return ".".join(version.split(".")[:3])
+
+
+def _build(
+    trt: Any, cuda: Cuda, model: bytes, image: InputSpec, build: BuildSpec, pictures: List[bytes]
+) -> Built:
+    batches = cuda.batches(_items(pictures, image), build.profiles[0].optimum[0])
+    try:
+        return EngineBuilder(trt).build(
+            model,
+            build,
+            workspace_bytes=cuda.free_bytes() // WORKSPACE_PART,
+            calibration=batches,
+        )
+    finally:
+        batches.close()
+
+
+def _items(pictures: Sequence[bytes], image: InputSpec) -> Iterator[NDArray[Any]]:
+    """Yield each picture as the model takes it."""
+    for picture in pictures:
+        pixels = read_png(picture, image.width, image.height)
+        slot = np.empty(item_shape(image), image.dtype)
+        write_input(Frame(pixels), image, slot)
+        yield slot

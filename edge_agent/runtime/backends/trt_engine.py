@@ -1,0 +1,285 @@
+"""ONNX graph + build settings → TensorRT engine.
+
+One way through for TensorRT 8.5 to 11. What differs is looked for, never derived from the version:
+networks with an explicit batch must be asked for until 9; until 10 flags allow smaller numbers than
+the graph's own and pictures calibrate int8; from 11 a network is strongly typed: float16 and int8
+are used exactly where the graph itself has them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any, Iterable, Iterator, List, Optional, Sequence
+
+from edge_agent.errors import BackendUnavailable, InvalidPackage
+from edge_agent.targets import BuildSpec, Profile
+
+log = logging.getLogger(__name__)
+
+NOT_INSTALLED = (
+    "TensorRT isn't installed. On a Jetson it is JetPack's package python3-libnvinfer, seen in "
+    "environments made with --system-site-packages; elsewhere: pip install tensorrt "
+    "--extra-index-url https://pypi.nvidia.com."
+)
+UNKNOWN = "it doesn't say why"
+MOST_REASONS = 3  # of one failure
+# precision → builder flags; int8 leaves float16 to layers without an int8 kernel
+FLAGS = {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}
+# Without cuBLAS and cuDNN, which take hundreds of MiB; after 8.5 they are off by default. Plugins
+# get no handle of theirs then.
+TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
+
+# in what TensorRT tells its listener
+_NODE = re.compile(r"While parsing node number (\d+) \[(\w+)")
+_CODE = re.compile(r"Error Code \d+: [^(]*\((.*)\)\s*$", re.DOTALL)
+_PLACE = re.compile(r"(^|\s+)In \S+ at \S+:\d+")
+
+
+def library() -> Any:
+    """Return the module `tensorrt`. Raises BackendUnavailable when it can't be imported."""
+    try:
+        import tensorrt as trt  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "tensorrt":
+            raise BackendUnavailable(NOT_INSTALLED) from None
+        raise BackendUnavailable(
+            f"TensorRT can't be loaded: {_first_line(str(error))}. Install what is missing; on a "
+            "Jetson all of it comes with sudo apt install nvidia-jetpack."
+        ) from None
+    if not hasattr(trt.DataType, "UINT8"):
+        raise BackendUnavailable(
+            f"TensorRT {trt.__version__} is too old: it takes no uint8 images. 8.5 is the first "
+            "that does; it comes with JetPack 5.1."
+        )
+    return trt
+
+
+@dataclass(frozen=True)
+class Built:
+    """A serialised engine, and what its builder measured, for the next build."""
+
+    engine: bytes
+    timing_cache: bytes
+
+
+class EngineBuilder:
+    """Makes engines with the module `trt`; raises BackendUnavailable when it can't work here.
+
+    Use one a process and thread: TensorRT tells everything to the listener that came first.
+    """
+
+    def __init__(self, trt: Any) -> None:
+        self._trt = trt
+        self._listener = _listener(trt)
+        trt.init_libnvinfer_plugins(self._listener, "")
+        try:
+            self._builder = trt.Builder(self._listener)
+        except TypeError:  # pybind11 got no object from the factory
+            raise BackendUnavailable(
+                f"{self._name} can't work on this machine: {self._listener.reason()}. It needs an "
+                "NVIDIA GPU and a driver that is new enough for it."
+            ) from None
+
+    @property
+    def _name(self) -> str:
+        return f"TensorRT {self._trt.__version__}"
+
+    def build(
+        self,
+        model: bytes,
+        spec: BuildSpec,
+        *,
+        workspace_bytes: Optional[int] = None,
+        calibration: Iterable[int] = (),
+        timing_cache: bytes = b"",
+    ) -> Built:
+        """Build an engine of `model`, ONNX; takes seconds to many minutes.
+
+        workspace_bytes: memory that a layer may use for a while; None leaves it to TensorRT.
+        calibration: addresses, in the GPU's memory, of batches of the first profile's optimum.
+        timing_cache: of an earlier build; one that doesn't fit is left aside.
+
+        Raises InvalidPackage when TensorRT can't read the graph, BackendUnavailable when it can't
+        build it, or not with this precision.
+        """
+        self._listener.forget()
+        network = self._create_network()
+        parser = self._trt.OnnxParser(network, self._listener)  # owns the weights till the end
+        self._parse(parser, model)
+        config = self._builder.create_builder_config()
+        calibrator = self._set_precision(network, config, spec, calibration)
+        self._add_profiles(network, config, spec.profiles)
+        self._set_means(network, config, workspace_bytes)
+        self._set_timing_cache(config, timing_cache)
+        engine = self._builder.build_serialized_network(network, config)
+        if calibrator is not None and calibrator.error is not None:
+            raise calibrator.error
+        if engine is None:
+            raise BackendUnavailable(
+                f"{self._name} can't build the engine: {self._listener.reason()}."
+            )
+        return Built(bytes(engine), bytes(config.get_timing_cache().serialize()))
+
+    def _create_network(self) -> Any:
+        explicit = getattr(self._trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
+        return self._builder.create_network(0 if explicit is None else 1 << int(explicit))
+
+    def _parse(self, parser: Any, model: bytes) -> None:
+        if not parser.parse(model):
+            errors = [parser.get_error(index) for index in range(parser.num_errors)]
+            where = self._listener.node() + _named(errors)
+            reason = "; ".join(_first_line(error.desc()) for error in errors[:MOST_REASONS])
+            raise InvalidPackage(f"{self._name} can't read model.onnx{where}: {reason or UNKNOWN}.")
+
+    def _set_precision(
+        self, network: Any, config: Any, spec: BuildSpec, calibration: Iterable[int]
+    ) -> Any:
+        """Allow what `spec` allows; return the calibrator that the build will use, if any."""
+        flags = self._trt.BuilderFlag
+        if spec.precision == "fp32":
+            config.clear_flag(flags.TF32)  # has 10 bits of fraction, as float16
+        if not hasattr(flags, "FP16"):
+            self._check_typed(network, spec)
+            return None
+        for name in (*FLAGS[spec.precision], *(("INT8",) if spec.quantised else ())):
+            config.set_flag(getattr(flags, name))
+        if spec.precision != "int8" or spec.quantised:
+            return None
+        config.int8_calibrator = calibrator = _calibrator(
+            self._trt, spec.profiles[0].optimum[0], iter(calibration)
+        )
+        return calibrator
+
+    def _check_typed(self, network: Any, spec: BuildSpec) -> None:
+        """Raise BackendUnavailable unless the graph itself has the numbers of the precision."""
+        half = self._trt.DataType.HALF
+        if spec.precision == "fp16" and half not in _types(network):
+            raise BackendUnavailable(
+                f"{self._name} computes with float16 only where the graph itself does, and "
+                "model.onnx has no float16. Export the graph with it, or choose --precision fp32."
+            )
+        if spec.precision == "int8" and not spec.quantised:
+            raise BackendUnavailable(
+                f"{self._name} takes no calibration pictures; int8 needs a graph with "
+                "QuantizeLinear and DequantizeLinear. Quantise it, or choose --precision fp32."
+            )
+
+    def _add_profiles(self, network: Any, config: Any, profiles: Sequence[Profile]) -> None:
+        inputs = [network.get_input(index) for index in range(network.num_inputs)]
+        if not any(-1 in tuple(entry.shape) for entry in inputs):
+            return  # the graph leaves no choice
+        for entry in profiles:
+            profile = self._builder.create_optimization_profile()
+            profile.set_shape(entry.tensor, entry.minimum, entry.optimum, entry.maximum)
+            if config.add_optimization_profile(profile) < 0:
+                raise InvalidPackage(
+                    f"{self._name} refuses the batches {entry.minimum[0]} to {entry.maximum[0]}: "
+                    f"{self._listener.reason()}."
+                )
+
+    def _set_means(self, network: Any, config: Any, workspace_bytes: Optional[int]) -> None:
+        trt = self._trt
+        if workspace_bytes is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        if not any(layer.type.name.startswith("PLUGIN") for layer in _layers(network)):
+            sources = [int(getattr(trt.TacticSource, name)) for name in TACTICS]
+            config.set_tactic_sources(sum(1 << source for source in sources))
+
+    def _set_timing_cache(self, config: Any, content: bytes) -> None:
+        cache = config.create_timing_cache(content)
+        if cache is None or not config.set_timing_cache(cache, False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _layers(network: Any) -> Iterator[Any]:
+    return (network.get_layer(index) for index in range(network.num_layers))
+
+
+def _types(network: Any) -> List[Any]:
+    return [
+        layer.get_output(index).dtype
+        for layer in _layers(network)
+        for index in range(layer.num_outputs)
+    ]
+
+
+def _named(errors: Sequence[Any]) -> str:
+    """Return the name of the node that the parser refuses, which older ones don't tell."""
+    names = [error.node_name() for error in errors[:1] if hasattr(error, "node_name")]
+    return f" ({names[0]})" if names and names[0] else ""
+
+
+def _listener(trt: Any) -> Any:
+    """Return what TensorRT tells its news to."""
+    severity = trt.ILogger.Severity
+
+    class Listener(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.forget()
+
+        def forget(self) -> None:
+            self.errors: List[str] = []
+            self.warnings: List[str] = []
+
+        def log(self, level: Any, message: str) -> None:
+            if level in (severity.INTERNAL_ERROR, severity.ERROR):
+                self.errors.append(message)
+            elif level == severity.WARNING:
+                self.warnings.append(message)
+                log.info("TensorRT warns: %s", message)
+
+        def reason(self) -> str:
+            """Return what was wrong, without the places in TensorRT's own source."""
+            told = self.errors[:MOST_REASONS] or self.warnings[-1:]
+            return "; ".join(dict.fromkeys(map(_plain, told))) or UNKNOWN
+
+        def node(self) -> str:
+            """Return which node the parser refused: ", node 3, NonZero"."""
+            for message in self.errors:
+                found = _NODE.search(message)
+                if found:
+                    return ", node {}, {}".format(*found.groups())
+            return ""
+
+    return Listener()
+
+
+def _calibrator(trt: Any, batch: int, addresses: Iterator[int]) -> Any:
+    """Return what hands `addresses` of batches to the builder, one after the other."""
+
+    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+            self.error: Optional[Exception] = None  # TensorRT lets none through
+
+        def get_batch_size(self) -> int:
+            return batch
+
+        def get_batch(self, names: Sequence[str]) -> Optional[List[int]]:
+            try:
+                address = next(addresses, None)
+            except Exception as error:
+                self.error = error
+                return None
+            return None if address is None else [address]
+
+        def read_calibration_cache(self) -> None:
+            return None
+
+        def write_calibration_cache(self, cache: Any) -> None:
+            pass
+
+    return Calibrator()
+
+
+def _plain(message: str) -> str:
+    found = _CODE.search(message)
+    text = _PLACE.sub("", found.group(1) if found else message)
+    return _first_line(text).split(". ")[0].strip(" ().")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:300].rstrip(". ") if text.strip() else ""
