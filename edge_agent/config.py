@@ -233,7 +233,7 @@ def load(
     file: Optional[Path], environment: Mapping[str, str], assignments: Iterable[str] = ()
 ) -> Settings:
     """Merge the sources. Raises InvalidConfiguration with a sentence for each wrong setting."""
-    return build(_from_file(file) if file else {}, environment, assignments)
+    return build(from_file(file) if file else {}, environment, assignments)
 
 
 def build(
@@ -258,7 +258,8 @@ def build(
         raise InvalidConfiguration(f"Configuration: {error}") from None
 
 
-def _from_file(file: Path) -> Dict[str, Any]:
+def from_file(file: Path) -> Dict[str, Any]:
+    """Read a settings file (JSON) as it is. Raises InvalidConfiguration."""
     try:
         tree = json.loads(file.read_bytes())
     except OSError as error:

@@ -48,7 +48,7 @@ def test_what_is_there_is_not_overwritten(
         (("--python", "python3"), "such as 3.8,3.11"),
         (("--component-name", "a b"), "expected 1 to 128 letters"),
         (("--container", "a; reboot"), "isn't an image's name"),
-        (("--config", "gone.json"), "gone.json can't be read"),
+        (("--config", "gone.json"), "gone.json: No such file"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

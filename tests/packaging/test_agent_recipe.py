@@ -154,9 +154,9 @@ def test_a_settings_file_of_serve_gives_the_defaults_and_its_socket(tmp_path: Pa
         ('{"resutls": {}}', "resutls"),
         ('{"Socket": "tmp/a"}', "server.socket"),
         ('{"results": {"mqtt": {"pkcs11_pin": "1234"}}}', "pkcs11_pin must not stand in a recipe"),
-        ("[]", "expected an object"),
+        ("[]", "must hold one JSON object"),
         ("{", "isn't JSON"),
-        (None, "can't be read"),
+        (None, "No such file"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(

@@ -6,12 +6,11 @@ Source of services, operations and resources: the authorisation policies of Gree
 from __future__ import annotations
 
 import copy
-import json
 import re
 from pathlib import Path
 from typing import Any, Dict, List
 
-from edge_agent.config import ResultsSettings, build
+from edge_agent.config import ResultsSettings, build, from_file
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.host.configuration import settings_tree
 from edge_agent.runtime.host.counts import UNITS
@@ -25,14 +24,7 @@ def read(file: Path) -> Dict[str, Any]:
 
     Raises InvalidConfiguration.
     """
-    try:
-        tree = json.loads(file.read_bytes())
-    except OSError as error:
-        raise InvalidConfiguration(f"{file} can't be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise InvalidConfiguration(f"{file} isn't JSON: {error}.") from None
-    if not isinstance(tree, dict):
-        raise InvalidConfiguration(f'{file}: expected an object such as {{"log_level": "INFO"}}.')
+    tree = from_file(file)
     server = tree.get("server")
     if isinstance(server, dict) and "socket" in server:
         tree["Socket"] = server.pop("socket")
