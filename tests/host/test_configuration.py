@@ -14,7 +14,7 @@ from edge_agent.fields import Strict
 from edge_agent.runtime.host.configuration import settings_tree
 from tests.nucleus.configuration import of_yaml
 
-WORK = Path("/greengrass/v2/work/aws.iot.lookoutvision.EdgeAgent")
+WORK = Path("/greengrass/own folder")
 
 
 def settings(configuration: Dict[str, Any], *assignments: str) -> Settings:

@@ -208,7 +208,7 @@ def test_in_a_container_one_program_runs_and_nothing_is_installed(tmp_path: Path
 def test_the_containers_command_line_is_what_docker_gets(tmp_path: Path) -> None:
     made = values("plant.Agent", image="edge-agent:jetson", has_jetson=True)
     script = made["Manifests"][1]["Lifecycle"]["run"]["Script"]
-    for variable, value in {"{kernel:rootPath}": "/gg", "{work:path}": "/gg/work/a b/"}.items():
+    for variable, value in {"{kernel:rootPath}": "/gg", "{work:path}": "/gg/own/a b/"}.items():
         script = script.replace(variable, value)
     docker = tmp_path / "docker"
     docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
@@ -221,7 +221,7 @@ def test_the_containers_command_line_is_what_docker_gets(tmp_path: Path) -> None
     words = done.stdout.splitlines()
 
     assert words[:2] == ["run", "--rm"]
-    assert words[-4:] == ["edge-agent:jetson", "serve", "--greengrass", "/gg/work/a b/"]
+    assert words[-4:] == ["edge-agent:jetson", "serve", "--greengrass", "/gg/own/a b/"]
     assert f"{os.getuid()}:{os.getgid()}" in words
     assert {"/gg/ipc.socket:/gg/ipc.socket", "/gg/packages:/gg/packages:ro"} <= set(words)
     assert {"--runtime", "nvidia", "host", *ENVIRONMENT} <= set(words)

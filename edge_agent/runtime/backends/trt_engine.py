@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 NOT_INSTALLED = (
     "TensorRT isn't installed. On a Jetson it is JetPack's package python3-libnvinfer, seen in "
-    "environments made with --system-site-packages; elsewhere: pip install tensorrt "
-    "--extra-index-url https://pypi.nvidia.com."
+    "environments made with --system-site-packages; elsewhere pip installs tensorrt from NVIDIA's "
+    "own package index."
 )
 UNKNOWN = "it doesn't say why"
 MOST_REASONS = 3  # of one failure
