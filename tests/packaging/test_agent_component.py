@@ -51,7 +51,7 @@ def test_the_artifact_holds_the_wheels_of_this_python_and_their_bill(agent_compo
         "bom.cdx.json",
         *(f"wheels/{w}" for w in wheels),
     }
-    assert {"edge_agent", "numpy", "onnxruntime", "grpcio", "cryptography"} <= distributions
+    assert {"edge_agent", "numpy", "onnxruntime", "grpcio", "cryptography", "pip"} <= distributions
     assert not {"sympy", "coloredlogs", "pytest"} & distributions
     assert len(bill["components"]) == len(wheels)
 
@@ -74,6 +74,10 @@ def test_it_is_installed_without_an_index_and_serves_a_model(
     ).stdout  # fmt: skip
 
     assert prefix.startswith(str(tmp_path / "work" / "agents"))
+    (carried,) = (tmp_path / "unpacked" / "wheels").glob("pip-*.whl")
+    pip = [agent.command()[0], "-m", "pip", "--version"]
+    said = subprocess.run(pip, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert said.split()[1] == carried.name.split("-")[1], "it came from the device's Python"
 
 
 def test_conditions_of_dependencies_are_those_of_the_device(tmp_path: Path) -> None:

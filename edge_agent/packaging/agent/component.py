@@ -102,7 +102,10 @@ def _write_artifact(path: Path, plan: Plan, devices: List[Device], own: Path) ->
     limits = PROJECT / "requirements" / "jetson.txt"
     with tempfile.TemporaryDirectory() as name:
         collected = {
-            device.python: wheels.collect(own, device, limits, Path(name, device.python))
+            device.python: [
+                *wheels.collect(own, device, limits, Path(name, device.python)),
+                wheels.pip(device, Path(name, "pip", device.python)),
+            ]
             for device in devices
         }
         artifact.write(path, collected, facts, plan.level)

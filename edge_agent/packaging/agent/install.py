@@ -1,6 +1,6 @@
 """What the agent's component runs to install itself: a virtual environment of the wheels beside it.
 
-It travels in the component's zip and needs nothing but Python 3.8 with `venv`. What it makes:
+It travels in the component's zip and needs nothing but Python 3.8. What it makes:
 
 WORK/agents/ID/venv         one virtual environment for each version
 WORK/agents/ID/bin/python3  starts its Python by its real path, so that a running agent goes on with
@@ -144,8 +144,10 @@ class Installation:
             self._unpack(Path(wheels))
             if self._content.is_for_jetson:
                 self._look_for_jetpack()
-            self._make_environment()
-            self._install(Path(wheels))
+            carried = sorted(Path(wheels).glob("pip-*.whl"))
+            self._make_environment("--without-pip" if carried else "")
+            # A wheel of pip runs as it is; Debian's Python may have none to give.
+            self._install(Path(wheels), [f"{carried[0]}/pip"] if carried else ["-m", "pip"])
         launcher = self.folder / "bin" / "python3"
         launcher.parent.mkdir()
         launcher.write_text(f'#!/bin/sh\nexec {shlex.quote(str(self._interpreter))} "$@"\n')
@@ -197,9 +199,10 @@ class Installation:
         there = f"TensorRT {said} of this device is used."
         _say(there if found else f"This device has no TensorRT for {self._base}.")
 
-    def _make_environment(self) -> None:
+    def _make_environment(self, way: str) -> None:
         _say(f"Making a virtual environment with {self._base} in {self.folder}.")
-        ways = ["--system-site-packages"] if self._content.is_for_jetson else []
+        ways = [way] if way else []
+        ways += ["--system-site-packages"] if self._content.is_for_jetson else []
         succeeded, said = self._programs.run(self._base, "-I", "-m", "venv", *ways, str(self._venv))
         if not succeeded:
             raise CannotInstall(
@@ -207,14 +210,14 @@ class Installation:
                 f"package python{self._python}-venv. It said: {said}"
             )
 
-    def _install(self, folder: Path) -> None:
+    def _install(self, folder: Path, pip: List[str]) -> None:
         wheels = sorted(map(str, folder.iterdir()))
         ways = ["--no-index", "--no-deps"]
         if self._python not in self._content.pythons:
             wheels, ways = [wheels[0] + self._content.extras], []
         _say("Installing from the index." if not ways else "Installing the wheels.")
         succeeded, said = self._start(
-            "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
+            *pip, "install", "--quiet", "--disable-pip-version-check", "--no-input",
             "--no-cache-dir", "--no-warn-script-location", "--ignore-installed",
             "--no-compile",  # the first start does that, of what is used
             *ways, *wheels,

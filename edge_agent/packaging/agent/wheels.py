@@ -97,6 +97,13 @@ def collect(own: Path, device: Device, constraints: Path, folder: Path) -> List[
         _pip("download", "--dest", str(folder), *device.pip_options, *limits, *missing)
 
 
+def pip(device: Device, folder: Path) -> Path:
+    """Return pip itself for `device`, which may have none. Raises InvalidConfiguration."""
+    _pip("download", "--no-deps", "--dest", str(folder), *device.pip_options, "pip")
+    (wheel,) = folder.glob("pip-*.whl")
+    return wheel
+
+
 def _walk(wheels: List[Path], device: Device) -> Tuple[List[Path], List[str]]:
     """Follow the dependencies of the first; return wheels and the requirements without a wheel."""
     by_name = {normal(wheel.name.split("-")[0]): wheel for wheel in wheels}
