@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+from functools import lru_cache
 from pathlib import Path
-from typing import Dict, Iterator, List, Set
+from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
@@ -80,8 +81,13 @@ def modules() -> Dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path, top_level_only: bool = False) -> Iterator[str]:
+@lru_cache(maxsize=None)
+def imports(path: Path, top_level_only: bool = False) -> Tuple[str, ...]:
     """Dotted names imported by a module, those only for type checkers left out."""
+    return tuple(_imports(path, top_level_only))
+
+
+def _imports(path: Path, top_level_only: bool) -> Iterator[str]:
     tree = ast.parse(path.read_text())
     nodes = list(tree.body if top_level_only else ast.walk(tree))
     skipped: Set[int] = set()
