@@ -65,16 +65,17 @@ def _segments() -> Set[str]:
 
 
 def _used_by_others() -> Set[str]:
-    """Segments that other programs on this machine have mapped; they are not of this session."""
+    """Segments that other programs on this machine hold; they are not of this session."""
     used: Set[str] = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        if maps.parent.name == str(os.getpid()):
+    for process in Path("/proc").glob("[0-9]*"):
+        if process.name == str(os.getpid()):
             continue
         try:
-            lines = maps.read_text().splitlines()
+            lines = (process / "maps").read_text().splitlines()
+            used.update(line.split(None, 5)[5] for line in lines if str(SHARED_MEMORY) in line)
+            used.update(os.readlink(entry) for entry in (process / "fd").iterdir())
         except OSError:
-            continue
-        used.update(line.split(None, 5)[5] for line in lines if str(SHARED_MEMORY) in line)
+            continue  # it has ended
     return used
 
 
