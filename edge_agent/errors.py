@@ -16,6 +16,7 @@
     │   ├── BackendUnavailable   UNKNOWN              engine library missing or unusable here
     │   ├── ParityFailed         UNKNOWN              engine gives other results than it must
     │   └── InferenceFailed      INTERNAL             the engine failed on a frame
+    │       └── GpuFailed        INTERNAL             a call of the CUDA driver failed
     └── AgentUnavailable         UNAVAILABLE          stopping, or not reachable from a client
 
 Each class names the gRPC status it becomes; only `runtime/rpc/status.py` reads that name.
@@ -134,6 +135,23 @@ class InferenceFailed(ModelError):
     """The engine failed on a frame."""
 
     status = "INTERNAL"
+
+
+class GpuFailed(InferenceFailed):
+    """A call of the CUDA driver failed; after a sticky error the process can't use the GPU again.
+
+    `code` is the driver's CUresult.
+    """
+
+    code: int = 0
+    is_sticky: bool = False
+
+    @classmethod
+    def after(cls, sentence: str, code: int, is_sticky: bool) -> GpuFailed:
+        """Build it from a sentence that says what failed and what to do."""
+        error = cls(sentence)
+        error.code, error.is_sticky = code, is_sticky
+        return error
 
 
 class AgentUnavailable(EdgeAgentError):

@@ -26,7 +26,7 @@ from edge_agent.runtime.vision.picture_files import png
 from edge_agent.targets import TargetSpec
 from tests import micro
 from tests.packaging import graphs
-from tests.runtime import fake_tensorrt
+from tests.runtime import fake_cuda, fake_tensorrt
 
 FAKE = fake_tensorrt.tensorrt("8.5.2.2")
 MODEL = micro.graph("classification")
@@ -64,11 +64,11 @@ def _build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
         **driver: Any,
     ) -> Tuple[Dict[str, bytes], Finding]:
         monkeypatch.setitem(sys.modules, "tensorrt", installed)
-        path = fake_tensorrt.driver(tmp_path, **driver)
+        path = fake_cuda.driver(tmp_path, **driver)
         options = GpuOptions.model_validate(OPTIONS)
         spec = build_spec(Graph(model), manifest, options, sorted(pictures))
         answer = build_here(model, manifest.input, spec, wanted, pictures, lambda: Cuda(path))
-        assert fake_tensorrt.left(path) == 0, "contexts or buffers were kept"
+        assert fake_cuda.left(path) == 0, "contexts or buffers were kept"
         return answer
 
     return build

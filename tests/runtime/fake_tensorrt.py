@@ -1,4 +1,4 @@
-"""A FAKE of NVIDIA's `tensorrt` and of the CUDA driver, for machines without a GPU.
+"""A FAKE of NVIDIA's `tensorrt`, for machines without a GPU.
 
 Nothing here is TensorRT: no kernel is chosen, no number computed. `tensorrt(version)` has the calls
 that engine building may use, and each version has exactly those that its real one has: 8.5 as read
@@ -9,8 +9,7 @@ without an explicit batch, shapes without a profile, a parser that is gone befor
 used, a subclass that forgets to call `__init__`.
 
 The "engine" is JSON of all that was asked for, `asked(engine)`; pictures of the calibration are
-read back from the memory that the driver gave. `driver(folder)` compiles that: a libcuda.so.1
-whose "GPU memory" is the process's own.
+read back from the memory that the driver (`fake_cuda`) gave.
 """
 
 from __future__ import annotations
@@ -19,15 +18,11 @@ import ctypes
 import enum
 import hashlib
 import json
-import shutil
-import subprocess
 import weakref
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Tuple
 
 import onnx
-import pytest
 
 VERSIONS = ("8.5.2.2", "8.6.1", "10.3.0", "10.16.1", "11.4.0")
 WEAK = VERSIONS[:4]  # flags may allow smaller numbers than the graph's own
@@ -370,66 +365,3 @@ def _calibrated(calibrator: Any, network: Any) -> List[str]:
         digests.append(hashlib.sha256(content).hexdigest())
     calibrator.write_calibration_cache(_Memory(b"ranges"))
     return digests
-
-
-DRIVER = r"""
-#include <stdlib.h>
-#include <string.h>
-#include <stddef.h>
-typedef int device; typedef unsigned long long address; typedef void *context;
-static int depth, retained, allocated;
-int fake_left(void) { return depth + retained + allocated; }
-int cuInit(unsigned flags) { return INIT; }
-int cuDriverGetVersion(int *version) { *version = 11040; return 0; }
-int cuDeviceGet(device *found, int ordinal) { *found = 0; return ordinal; }
-int cuDeviceGetName(char *name, int length, device one) { strncpy(name, NAME, length); return 0; }
-int cuDeviceGetAttribute(int *value, int which, device one)
-{ *value = which == 75 ? MAJOR : which == 76 ? MINOR : -1; return 0; }
-int cuDevicePrimaryCtxRetain(context *made, device one) { *made = &depth; retained++; return 0; }
-int cuDevicePrimaryCtxRelease_v2(device one) { retained--; return 0; }
-int cuCtxPushCurrent_v2(context one) { depth++; return one == &depth ? 0 : 201; }
-int cuCtxPopCurrent_v2(context *one) { *one = &depth; depth--; return 0; }
-int cuMemGetInfo_v2(size_t *free, size_t *total)
-{ *free = (size_t)6 << 30; *total = (size_t)8 << 30; return depth ? 0 : 201; }
-int cuMemAlloc_v2(address *made, size_t size)
-{ if (!depth) return 201; if (size > LARGEST) return 2;
-  *made = (address)malloc(size); allocated++; return 0; }
-int cuMemFree_v2(address one)
-{ if (!depth) return 201; free((void *)one); allocated--; return 0; }
-int cuMemcpyHtoD_v2(address to, const void *from, size_t size)
-{ memcpy((void *)to, from, size); return depth ? 0 : 201; }
-int cuGetErrorString(int code, const char **text)
-{ *text = code == 2 ? "out of memory" : code == 201 ? "invalid device context" : "unknown";
-  return 0; }
-"""
-
-
-def driver(
-    folder: Path,
-    capability: Tuple[int, int] = (7, 2),
-    name: str = "Xavier",
-    init: int = 0,
-    largest: int = 1 << 40,
-) -> str:
-    """The path of a fake libcuda.so.1; `init` is what cuInit returns, `largest` a buffer's limit.
-
-    `fake_left` in it counts contexts and buffers that weren't given back.
-    """
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler to make a fake CUDA driver with")
-    source, library = folder / "driver.c", folder / "libcuda.so.1"
-    source.write_text(DRIVER)
-    values = {
-        "INIT": init, "NAME": f'"{name}"', "MAJOR": capability[0], "MINOR": capability[1],
-        "LARGEST": f"{largest}ull",
-    }  # fmt: skip
-    words = [f"-D{key}={value}" for key, value in values.items()]
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", *words, "-o", str(library), str(source)], check=True
-    )
-    return str(library)
-
-
-def left(library: str) -> int:
-    return int(ctypes.CDLL(library).fake_left())

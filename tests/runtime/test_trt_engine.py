@@ -21,7 +21,7 @@ from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder, library
 from edge_agent.targets import BuildSpec, Profile
 from tests import micro
 from tests.packaging import graphs
-from tests.runtime import fake_tensorrt
+from tests.runtime import fake_cuda, fake_tensorrt
 from tests.runtime.fake_tensorrt import STRONG, VERSIONS, WEAK, asked
 
 MODEL = micro.graph("classification")
@@ -76,10 +76,10 @@ def refused(operator: str = "Nonsense") -> bytes:
 
 @pytest.fixture(name="cuda")
 def _cuda(tmp_path: Path) -> Iterator[Cuda]:
-    path = fake_tensorrt.driver(tmp_path)
+    path = fake_cuda.driver(tmp_path)
     yield Cuda(path)
     gc.collect()
-    assert fake_tensorrt.left(path) == 0, "contexts or buffers were kept"
+    assert fake_cuda.left(path) == 0, "contexts or buffers were kept"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -159,7 +159,7 @@ def test_int8_sees_every_picture_in_whole_batches(version: str, cuda: Cuda) -> N
 
 
 def test_a_fault_during_the_calibration_is_not_an_engine(tmp_path: Path) -> None:
-    cuda = Cuda(fake_tensorrt.driver(tmp_path, largest=1000))
+    cuda = Cuda(fake_cuda.driver(tmp_path, largest=1000))
     pictures = [np.zeros(ITEM, np.uint8)]
     spec = settings(precision="int8")
 
@@ -301,7 +301,7 @@ def test_a_machine_without_driver_or_gpu_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailable, match=r"no NVIDIA driver \(libcuda\.so\.1\)"):
         Cuda(str(tmp_path / "libcuda.so.1"))
     with pytest.raises(BackendUnavailable, match="no NVIDIA GPU that the driver can use"):
-        Cuda(fake_tensorrt.driver(tmp_path, init=100))
+        Cuda(fake_cuda.driver(tmp_path, init=100))
 
 
 def test_a_call_that_fails_is_named_with_the_reason_of_the_driver(cuda: Cuda) -> None:

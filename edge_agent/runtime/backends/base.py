@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Dict
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Optional
 
 import numpy as np
 
@@ -42,9 +42,12 @@ class Backend(ABC):
 
     name: ClassVar[str]
     can_interrupt: ClassVar[bool] = False  # whether `interrupt` ends a run
+    ring: ClassVar[int] = 1  # so many instances of a loaded model keep the device busy
 
     def __init__(self, manifest: Manifest) -> None:
         self._spec = manifest.input
+        size = (self._spec.height, self._spec.width)
+        self._item = (*size, 3) if self._spec.layout == "NHWC" else (3, *size)
         outputs = manifest.outputs
         self._wanted = [name for name in (outputs.score, outputs.map, outputs.class_maps) if name]
         self.max_batch = max(manifest.runtime.batch_sizes)
@@ -53,6 +56,31 @@ class Backend(ABC):
     @abstractmethod
     def device(self) -> str:
         """Where it really runs, for people: "CPU", "GPU Orin"."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it will never compute again, for people; empty while it does."""
+        return ""
+
+    def another(self) -> Optional[Backend]:
+        """Return one more instance of the same loaded model; None: open the model anew for it."""
+        return None
+
+    def slots(self) -> NDArray[Any]:
+        """Return the memory that `run` takes a batch from without copying it.
+
+        Shape (max_batch, ...) of the manifest's input shape and dtype; the caller fills it between
+        runs, and gives its first items to `run`.
+        """
+        return np.zeros((self.max_batch, *self._item), self._spec.dtype)
+
+    def place(self, index: int, frame: NDArray[np.uint8]) -> bool:
+        """Take a whole frame, RGB (h, w, 3), as item `index` of the next run: the device resizes.
+
+        After that run the item's place in `slots` holds what it was resized to. False: the device
+        doesn't resize this one; nothing was taken.
+        """
+        return False
 
     def run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
         """Compute `batch` (n, ...) of the manifest's input shape and dtype, 1 <= n <= max_batch.
@@ -89,16 +117,14 @@ class Backend(ABC):
                 f"The graph's inputs are {', '.join(inputs)}; the manifest names "
                 f"{spec.tensor!r} as the only one."
             )
-        size = (spec.height, spec.width)
-        item = (*size, 3) if spec.layout == "NHWC" else (3, *size)
         shape = inputs[spec.tensor]
         if len(shape) != 4 or any(
             isinstance(axis, int) and axis > 0 and axis != wanted
-            for axis, wanted in zip(shape[1:], item)
+            for axis, wanted in zip(shape[1:], self._item)
         ):
             raise InvalidPackage(
                 f"The graph's input {spec.tensor!r} has shape {list(shape)}; the manifest says "
-                f"(N, {', '.join(map(str, item))})."
+                f"(N, {', '.join(map(str, self._item))})."
             )
         missing = [name for name in self._wanted if name not in outputs]
         if missing:

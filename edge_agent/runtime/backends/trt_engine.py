@@ -40,7 +40,7 @@ _PLACE = re.compile(r"(^|\s+)In \S+ at \S+:\d+")
 def library() -> Any:
     """Return the module `tensorrt`. Raises BackendUnavailable when it can't be imported."""
     try:
-        import tensorrt as trt  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import tensorrt as trt
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "tensorrt":
             raise BackendUnavailable(NOT_INSTALLED) from None

@@ -1,0 +1,1 @@
+"""CUDA through one narrow layer: the driver API, by whichever Python package is there."""

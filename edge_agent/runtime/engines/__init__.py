@@ -1,0 +1,1 @@
+"""Which engine serves a package here: the plan, the cache and the building of engines."""
