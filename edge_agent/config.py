@@ -94,7 +94,13 @@ class ModelsSettings(Strict):
 class EngineSettings(Strict):
     """How models are executed; a value set here wins over the manifest's."""
 
-    backends: Annotated[Tuple[Literal["onnxruntime"], ...], Field(min_length=1)] = ("onnxruntime",)
+    backends: Tuple[Literal["tensorrt", "onnxruntime-cuda", "onnxruntime"], ...] = ()  # the first
+    # that serves; empty: by the package's target and the machine
+    wait_for_engine: bool = False  # TensorRT or nothing: STARTING until its engine is built
+    cache: Optional[Path] = None  # folder of built engines; None: ~/.cache/edge-agent/engines
+    cache_mib: Annotated[int, Field(ge=1)] = 4096
+    build_within_s: Annotated[float, Field(gt=0.0, le=86400.0)] = 7200.0
+    dla_core: Optional[Annotated[int, Field(ge=0, le=7)]] = None  # of Xavier, Orin
     threads: Annotated[int, Field(ge=0, le=256)] = 0  # of one inference unit; 0: cores / units
     min_inference_units: Optional[Units] = None  # of each model; None: the manifest's
     max_inference_units: Optional[Units] = None
@@ -109,6 +115,12 @@ class EngineSettings(Strict):
     gather_ms: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0  # an idle unit waits for more frames
     spinning: bool = False  # engine threads spin while idle: lower latency, a busy core
     memory_arena: bool = False  # keep freed memory: a little faster, grows to the peak
+
+    @model_validator(mode="after")
+    def _can_wait(self) -> EngineSettings:
+        if self.wait_for_engine and self.backends and "tensorrt" not in self.backends:
+            raise ValueError("wait_for_engine waits for tensorrt, which backends leaves out")
+        return self
 
 
 class OutboxSettings(Strict):

@@ -14,6 +14,7 @@
     ├── ModelError               UNKNOWN              a package or engine that cannot serve
     │   ├── InvalidPackage       UNKNOWN              manifest, checksum, layout
     │   ├── BackendUnavailable   UNKNOWN              engine library missing or unusable here
+    │   │   └── BuildFailed      UNKNOWN              killed, out of memory or disk, too late
     │   ├── ParityFailed         UNKNOWN              engine gives other results than it must
     │   └── InferenceFailed      INTERNAL             the engine failed on a frame
     │       └── GpuFailed        INTERNAL             a call of the CUDA driver failed
@@ -116,6 +117,10 @@ class InvalidPackage(ModelError):
 
 class BackendUnavailable(ModelError):
     """The engine's library is missing or cannot work on this machine."""
+
+
+class BuildFailed(BackendUnavailable):
+    """Circumstances kept an engine from being built or kept; another try may succeed."""
 
 
 class ParityFailed(ModelError):

@@ -244,8 +244,9 @@ class Manifest(Strict):
     def _named_files(self) -> Tuple[str, ...]:
         """Return the files that golden samples, build settings and the optimised graph name."""
         calibration = self.build.calibration if self.build else ()
-        optimised = (self.optimised.path,) if self.optimised else ()
-        return (*(sample.image for sample in self.golden), *calibration, *optimised)
+        graphs = (self.optimised and self.optimised.path, self.build and self.build.half)
+        named = tuple(path for path in graphs if path)
+        return (*(sample.image for sample in self.golden), *calibration, *named)
 
     @property
     def anomaly_classes(self) -> Tuple[AnomalyClass, ...]:

@@ -15,6 +15,8 @@ from edge_agent.fields import Strict
 Precision = Literal["fp32", "fp16", "int8"]
 Shape = Tuple[Annotated[int, Field(ge=1)], ...]
 
+MACHINES = {"X86_64": "x86_64", "ARM64": "aarch64"}  # a target's arch → the kernel's word for it
+
 
 class TargetSpec(Strict):
     """The machine, in the words of the packaging API.
@@ -64,7 +66,9 @@ class BuildSpec(Strict):
     in QuantizeLinear and DequantizeLinear. calibration: else paths of pictures in the package (PNG,
     RGB, the model's input size) to find the int8 ranges with. profiles: one a batch size, in rising
     order; every batch up to the largest fits exactly one. timing_cache: name of the file in which
-    the device keeps what it measured; models for the same GPU and TensorRT share it.
+    the device keeps what it measured; models for the same GPU and TensorRT share it. half: path in
+    the package of the same graph with float16 inside, for TensorRT that takes its precision from
+    the graph alone (from 11 on).
     """
 
     precision: Precision
@@ -72,6 +76,7 @@ class BuildSpec(Strict):
     calibration: Tuple[str, ...] = ()
     profiles: Annotated[Tuple[Profile, ...], Field(min_length=1)]
     timing_cache: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    half: Optional[str] = None
 
 
 class OptimisedGraph(Strict):

@@ -37,7 +37,9 @@ class ModelInfo:
     """What Describe and List tell of a model. `message` is for people; `arn` may be empty.
 
     `inference_units` are in service now; a RUNNING model without any has lost them to a hang. It
-    may have `least_units` to `most_units` of them, and `desired_units` at present.
+    may have `least_units` to `most_units` of them, and `desired_units` at present. `engine`: what
+    computes and where, "tensorrt on GPU Orin", empty unless RUNNING. `build`: how far the engine is
+    that is being built for it, 0 to 1; None: none is.
     """
 
     name: str
@@ -48,6 +50,8 @@ class ModelInfo:
     desired_units: int = 0
     least_units: int = 0
     most_units: int = 0
+    engine: str = ""
+    build: Optional[float] = None
 
 
 @dataclass(frozen=True)

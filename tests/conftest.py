@@ -44,23 +44,24 @@ def lost() -> Lost:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_is_left() -> Iterator[None]:
+def _nothing_isleft_behind() -> Iterator[None]:
     """Check at the end that no segment of ours and no child process remains."""
-    before = _segments()
+    before = segments()
     yield
     end = time.monotonic() + 10.0
-    left = _left(before)
+    left = left_behind(before)
     while left and time.monotonic() < end:
         time.sleep(0.05)
-        left = _left(before)
+        left = left_behind(before)
     assert not left
 
 
-def _left(before: Set[str]) -> Set[str]:
-    return (_segments() - before - _used_by_others()) | children()
+def left_behind(before: Set[str]) -> Set[str]:
+    """Segments of ours that are new and that no other program holds, and child processes."""
+    return (segments() - before - _used_by_others()) | children()
 
 
-def _segments() -> Set[str]:
+def segments() -> Set[str]:
     return {str(path) for path in SHARED_MEMORY.iterdir() if path.name.startswith(PREFIXES)}
 
 

@@ -12,7 +12,7 @@ from typing import Optional, Union
 from edge_agent import __version__
 from edge_agent.config import Settings
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime import memory, model
+from edge_agent.runtime import memory, unit_care
 from edge_agent.runtime.batching import batcher
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.host.component import Component
@@ -30,7 +30,7 @@ from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
 
-ENGINE_THREADS = (batcher.THREAD_NAME, model.THREAD_NAME)
+ENGINE_THREADS = (batcher.THREAD_NAME, unit_care.THREAD_NAME)
 FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
@@ -153,6 +153,7 @@ class _Agent:
         self._server.show(info)
         units = info.inference_units, info.desired_units, info.least_units, info.most_units
         self._metrics.has_units(info.name, *units)
+        self._metrics.runs_on(info.name, info.engine, info.build)
 
     def _forget(self, name: str) -> None:
         self._server.forget(name)

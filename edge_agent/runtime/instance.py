@@ -7,30 +7,34 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-import numpy as np
-
 from edge_agent.errors import EdgeAgentError, InferenceFailed
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend
 from edge_agent.runtime.batching.batch import Item
+from edge_agent.runtime.placement import Placement
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.runtime.vision.input_check import InputCheck
 from edge_agent.runtime.vision.light import measure
 from edge_agent.runtime.vision.postprocess import Postprocessor
-from edge_agent.runtime.vision.preprocess import item_shape, write_input
+from edge_agent.runtime.vision.preprocess import write_input
 from edge_agent.types import CameraProblem
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
 
+Problems = Tuple[CameraProblem, ...]
+
+
 class Verdicts:
-    """The rules that all units of a model judge by; new ones hold from the next batch on."""
+    """What all units of a model go by; new rules hold from the next batch on."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.input_check = InputCheck(manifest.statistics)
+        self.placement = Placement()
         self.follow(manifest)
 
     def follow(self, manifest: Manifest) -> None:
@@ -49,31 +53,30 @@ class InferenceUnit:
         self._backend = backend
         self._spec = manifest.input
         self._verdicts = verdicts or Verdicts(manifest)
-        self._slots: NDArray[Any] = np.zeros(
-            (self.max_batch, *item_shape(self._spec)), self._spec.dtype
-        )
+        self._slots = backend.slots()
 
     @property
     def engine(self) -> str:
         """What computes and where, for people."""
-        return f"{self._backend.name} on {self._backend.device}"
+        return f"{self._backend.name} on {self._backend.device}{self._verdicts.placement}"
 
     def warm_up(self) -> None:
-        """Take the smallest and the largest batch all the way, on black frames.
+        """Take the smallest and the largest batch all the way, on black frames; see who resizes.
 
         Raises InferenceFailed when the outputs are not what the manifest says.
         """
         for count in {1, self.max_batch}:
             outputs = self._backend.run(self._slots[:count])
             self._verdicts.postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
+        self._verdicts.placement.decide(self._backend, self._spec, self._slots)
 
     def compute(self, batch: List[Item]) -> None:
         """Resolve every item with a Prediction or an error of its own."""
-        placed: List[Tuple[Item, Tuple[CameraProblem, ...]]] = []
+        placed: List[Tuple[Item, Optional[Problems]]] = []
         began = time.monotonic()
         for item in batch:
             try:
-                problems = self._place(item, self._slots[len(placed)])
+                problems = self._place(item, len(placed))
             except Exception as error:
                 item.fail(_fault(error))
             else:
@@ -103,25 +106,33 @@ class InferenceUnit:
         """Free the engine."""
         self._backend.close()
 
-    def _place(self, item: Item, slot: NDArray[Any]) -> Tuple[CameraProblem, ...]:
-        """Write a frame into its slot; return what is wrong with the picture."""
-        pixels = write_input(item.work.frame, self._spec, slot)
+    def _place(self, item: Item, index: int) -> Optional[Problems]:
+        """Put a frame in its place; return what is wrong with the picture, None: not looked yet."""
+        frame = item.work.frame
+        if self._verdicts.placement.takes(frame) and self._backend.place(index, frame.pixels):
+            return None
+        return self._look(item, write_input(frame, self._spec, self._slots[index]))
+
+    def _look(self, item: Item, pixels: NDArray[np.uint8]) -> Problems:
+        """Return what is wrong with the picture; `pixels` are those the model gets."""
         return self._verdicts.input_check.judge(measure(pixels), item.caller.name)
 
     def _judge(
         self,
         item: Item,
-        problems: Tuple[CameraProblem, ...],
+        problems: Optional[Problems],
         outputs: Dict[str, NDArray[Any]],
         index: int,
         postprocessor: Postprocessor,
     ) -> None:
-        if item.future.done():  # given up meanwhile: its caller's memory is no longer ours
-            return
         began = time.monotonic()
         opened: OpenFrame = item.work
         frame = opened.frame
         try:
+            if problems is None:
+                problems = self._look(item, self._slots[index])
+            if item.future.done():  # given up meanwhile: its caller's memory is no longer ours
+                return
             prediction = postprocessor.predict(
                 outputs, index, frame.width, frame.height, opened.mask_target
             )

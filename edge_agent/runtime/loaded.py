@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Callable, Dict, Tuple
+from dataclasses import dataclass, field
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from edge_agent.config import EngineSettings
-from edge_agent.errors import BackendUnavailable, ModelError, ParityFailed
-from edge_agent.manifest import MODEL_FILE, Decision, Manifest, RuntimeSpec
-from edge_agent.runtime import memory, parity
-from edge_agent.runtime.backends.base import Backend, BackendOptions
-from edge_agent.runtime.backends.catalog import first_that_works, open_named
+from edge_agent.errors import BackendUnavailable, ModelError
+from edge_agent.manifest import Decision, Manifest, RuntimeSpec
+from edge_agent.runtime import memory
+from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.batching.batcher import Batcher, BatchingOptions
 from edge_agent.runtime.batching.scaling import Limits, Scaler
-from edge_agent.runtime.graph_choice import choose_graph, this_machine
-from edge_agent.runtime.instance import InferenceUnit, Verdicts
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.engines.plan import TENSORRT
+from edge_agent.runtime.engines.supply import Candidate, EngineSupply, NotBuilt
+from edge_agent.runtime.instance import Verdicts
+from edge_agent.runtime.opening import Opened, Opening
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.types import DetectRequest, Prediction
 
 log = logging.getLogger(__name__)
 
-Trial = Callable[[Backend], None]  # raises ModelError when the engine shall not serve
-
 
 @dataclass(eq=False)
 class Loaded:
-    """A model in memory, warm; `open_unit` makes one more inference unit of it.
+    """A model in memory, warm; `opened` makes further inference units of it.
 
     `packaged` is the manifest as it stands in the package, `manifest` with the registration's
     decision.
@@ -44,18 +42,26 @@ class Loaded:
     verdicts: Verdicts
     batcher: Batcher
     scaler: Scaler
-    open_unit: Callable[[], InferenceUnit]
-    engine: str  # for people: "onnxruntime on CPU, 2 threads"
-    remarks: str  # for people: " Reproduces 4 golden samples."
+    opened: Opened
+    pending: Optional[Candidate]  # the engine it would rather be served by, not built yet
+    engine: str  # for people: "2 threads, batches of up to 4, onnxruntime on CPU"
+    remarks: List[str]  # for people: "Reproduces 4 golden samples."
+    growing: threading.Lock = field(default_factory=threading.Lock)  # held while a unit is made
 
     @property
     def summary(self) -> str:
         """What serves, for people."""
         units = self.batcher.instances
+        remarks = "".join(f" {remark}" for remark in (*self.remarks, *self.opened.backend.remarks))
         return (
             f"Version {self.manifest.version}, {units} inference unit{'s' * (units != 1)} of "
-            f"{self.engine}. Threshold {self.manifest.decision.threshold:g}.{self.remarks}"
+            f"{self.engine}. Threshold {self.manifest.decision.threshold:g}.{remarks}"
         )
+
+    @property
+    def trouble(self) -> str:
+        """Why the engine will never compute again; empty while it does."""
+        return self.opened.backend.trouble
 
     def predict(self, opened: OpenFrame, request: DetectRequest) -> Prediction:
         """Judge a frame. Raises as Batcher.run."""
@@ -79,7 +85,7 @@ class Loaded:
         """Let there be as many units as other settings say, each with the threads it would have
         had before.
         """  # noqa: D205
-        limits, _ = unit_limits(self.manifest.runtime, engine)
+        limits, _ = unit_limits(self.manifest.runtime, engine, self.opened.backend.ring)
         if limits != self.scaler.limits:
             log.info(
                 "Model %s has %d to %d inference units from now on; how many threads each has, is "
@@ -95,105 +101,78 @@ class Loaded:
         return finished
 
 
-def load(registration: Registration, engine: EngineSettings, limit_bytes: int) -> Loaded:
+def load(
+    registration: Registration,
+    engine: EngineSettings,
+    limit_bytes: int,
+    supply: EngineSupply,
+    only: Optional[Callable[[str], bool]] = None,
+) -> Loaded:
     """Verify, open and warm the package in the first engine that gives its own results back.
 
-    Raises ModelError.
+    Of the engines that the supply plans, those are tried that `only` says yes to. Raises
+    ModelError; NotBuilt when none serves but one would as soon as it is built.
     """
     package = registration.open(limit_bytes)
     package.verify()
     manifest = registration.apply(package.manifest)
-    verdicts = Verdicts(manifest)
-    limits, threads = unit_limits(manifest.runtime, engine)
+    plan = supply.plan(package.manifest.target)
+    _, threads = unit_limits(manifest.runtime, engine)
     options = BackendOptions(threads, engine.spinning, engine.memory_arena, engine.cpu_batches)
-
-    def open_unit(backend: str, graph: str, trial: Trial = _no_trial) -> InferenceUnit:
-        prepared = replace(options, is_optimised=graph != MODEL_FILE)
-        opened = open_named(backend, package.read_model(graph), manifest, prepared)
-        try:
-            unit = InferenceUnit(opened, manifest, verdicts)
-            unit.warm_up()
-            trial(opened)
-        except ModelError:
-            opened.close()
-            raise
-        return unit
-
-    trial = _golden_trial(registration.name, package)
-
-    def open_first(backend: str) -> Tuple[InferenceUnit, Callable[[], InferenceUnit]]:
-        graph = choose_graph(package.manifest, this_machine(backend))
-        if graph != MODEL_FILE:
-            try:
-                return open_unit(backend, graph, trial), partial(open_unit, backend, graph)
-            except ModelError as error:
-                log.warning("Model %s isn't served from %s: %s", registration.name, graph, error)
-        return open_unit(backend, MODEL_FILE, trial), partial(open_unit, backend, MODEL_FILE)
-
-    (first, open_another), refused = first_that_works(engine.backends, open_first)
-    units = [first, *(open_another() for _ in range(1, limits.minimum))]
+    opening = Opening(registration.name, package, manifest, options, supply)
+    opened, refused = opening.first(list(filter(only, plan.order)))
+    ring = opened.backend.ring
+    limits, _ = unit_limits(manifest.runtime, engine, ring)
+    units = [opened.unit, *(opened.another() for _ in range(1, limits.minimum))]
     batching = BatchingOptions(
         engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000
     )
+    remarks = [*_remarks(registration.name, len(package.manifest.golden), refused), *plan.remarks]
     return Loaded(
         registration,
         package.manifest,
         manifest,
-        verdicts,
+        opening.verdicts,
         Batcher(units, batching),
         Scaler(limits),
-        open_another,
-        f"{threads} thread{'s' * (threads > 1)}, batches of up to {first.max_batch}, "
-        f"{first.engine}",
-        _remarks(registration.name, len(package.manifest.golden), refused),
+        opened,
+        opening.pending,
+        _describe(opened, threads),
+        remarks,
     )
 
 
-def _golden_trial(model: str, package: Package) -> Trial:
-    """Return the check of an engine by the package's golden samples.
-
-    One unit is tried; further ones are opened from the same verified bytes in the same engine. The
-    pictures are freed with the check.
-    """
-    pictures = parity.read_pictures(package)
-
-    def trial(backend: Backend) -> None:
-        try:
-            parity.check(backend, package.manifest, pictures)
-        except ParityFailed as error:
-            for line in error.table.splitlines():
-                log.warning("%s: %s", model, line)
-            raise
-
-    return trial
+def _describe(opened: Opened, threads: int) -> str:
+    cpu = f"{threads} thread{'s' * (threads > 1)}, " if opened.backend.ring == 1 else ""
+    return f"{cpu}batches of up to {opened.unit.max_batch}, {opened.unit.engine}"
 
 
-def _no_trial(_: Backend) -> None:
-    """Let every engine serve."""
-
-
-def _remarks(model: str, golden: int, refused: Dict[str, ModelError]) -> str:
-    """Return what the golden samples said, and which engines are here but don't serve."""
-    remarks = [f" Reproduces {golden} golden sample{'s' * (golden > 1)}."] if golden else []
+def _remarks(model: str, golden: int, refused: Dict[str, ModelError]) -> Iterator[str]:
+    """Yield what the golden samples said, and which engines are here but don't serve."""
+    if golden:
+        yield f"Reproduces {golden} golden sample{'s' * (golden > 1)}."
     for name, error in refused.items():
-        if not isinstance(error, BackendUnavailable):
+        if isinstance(error, NotBuilt):
+            log.info("Model %s: %s", model, error)
+        elif name == TENSORRT or not isinstance(error, BackendUnavailable):
             log.warning("Model %s isn't served by %s: %s", model, name, error)
-            remarks.append(f" Not on {name}: {error}")
-    return "".join(remarks)
+            yield f"Not on {name}: {error}"
 
 
-def unit_limits(runtime: RuntimeSpec, engine: EngineSettings) -> Tuple[Limits, int]:
+def unit_limits(runtime: RuntimeSpec, engine: EngineSettings, ring: int = 1) -> Tuple[Limits, int]:
     """Return how many inference units there may be and how many threads each of them has.
 
-    Together they have no more threads than there are cores, unless the threads are set.
+    Together they have no more threads than there are cores, unless the threads are set. There are
+    at least `ring` where a device needs so many to be busy, unless their number is set.
     """
     cores = os.cpu_count() or 1
-    minimum = engine.min_inference_units or runtime.min_inference_units
+    ring = min(ring, engine.max_inference_units or ring)
+    minimum = engine.min_inference_units or max(runtime.min_inference_units, ring)
     maximum = max(minimum, engine.max_inference_units or runtime.max_inference_units)
-    if not engine.threads:
+    if not engine.threads and ring == 1:
         minimum, maximum = min(minimum, cores), min(maximum, cores)
     limits = Limits(minimum, maximum, engine.scale_up_after_s, engine.scale_down_after_s)
-    return limits, engine.threads or cores // maximum
+    return limits, engine.threads or max(1, cores // maximum)
 
 
 def _differences(old: Decision, new: Decision) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from functools import lru_cache
-from typing import Dict, Iterable, Sequence, Tuple
+from typing import Dict, Iterable, Optional, Sequence, Tuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.metrics import MetricWrapperBase
@@ -68,6 +68,11 @@ class Metrics:
             )
             for name in ("InService", "Desired", "Min", "Max")
         }
+        self._engine = self._gauge("Engine", "1 for the engine in use", "model", "engine")
+        self._engines: Dict[str, str] = {}  # by model
+        self._build = self._gauge(
+            "EngineBuild", "How far the engine is that is being built, 0 to 1", "model"
+        )
 
     def succeeded(
         self,
@@ -124,10 +129,22 @@ class Metrics:
         for gauge, count in zip(self._units.values(), (in_service, desired, least, most)):
             gauge.labels(model).set(count)
 
+    def runs_on(self, model: str, engine: str, build: Optional[float]) -> None:
+        """Note what computes a model and where, empty for nothing, and how far a build is."""
+        before = self._engines.get(model, "")
+        if before and before != engine:
+            self._engine.remove(model, before)
+        if engine:
+            self._engine.labels(model, engine).set(1)
+        self._engines[model] = engine
+        self._build.labels(model).set(1.0 if build is None else build)
+
     def forget(self, model: str) -> None:
-        """Drop the inference units of a model that `has_units` noted; its counts stay."""
+        """Drop the inference units and the engine of a model; its counts stay."""
         for gauge in self._units.values():
             gauge.remove(model)
+        self.runs_on(model, "", None)
+        self._build.remove(model)
 
     def results_delivered(self, sink: str, delivered: int, waiting: int) -> None:
         """Note how many events a sink has delivered since the start, and how many wait for it."""

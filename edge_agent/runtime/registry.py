@@ -15,9 +15,11 @@ from typing import AbstractSet, Callable, Dict, List, Mapping, Optional
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import EdgeAgentError, InvalidRequest, ModelNotFound
 from edge_agent.runtime.by_settings import configured
-from edge_agent.runtime.model import ServedModel, in_background
+from edge_agent.runtime.engines.supply import EngineSupply
+from edge_agent.runtime.model import ServedModel
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.thresholds import Thresholds
+from edge_agent.runtime.unit_care import in_background
 from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Registry:
         decisions: Optional[Path] = None,
     ) -> None:
         self._settings = (models, engine)
+        self._supply = EngineSupply(engine)
         self._on_change, self._on_gone = on_change, on_gone
         self._models: Dict[str, ServedModel] = {}  # replaced as a whole, never changed
         self._deployed: Mapping[str, Registration] = {}  # at the last look
@@ -147,7 +150,7 @@ class Registry:
             return True
 
     def _add(self, registration: Registration) -> None:
-        model = ServedModel(registration, *self._settings, self._on_change)
+        model = ServedModel(registration, *self._settings, self._supply, self._on_change)
         self._models = {**self._models, registration.name: model}
         self._on_change(model.info())
         log.info("Model %s is deployed from %s.", registration.name, registration.package)

@@ -15,6 +15,7 @@ import pytest
 from edge_agent.types import ModelState
 from tests import micro
 from tests.agent import Agent
+from tests.conftest import left_behind, segments
 from tests.contract.calls import Caller, plain, until
 from tests.contract.generations import RUNNING, STOPPED
 
@@ -26,10 +27,6 @@ def refusal(agent: Agent) -> str:
     )
     assert ended.returncode == 2, ended.stdout
     return ended.stdout.decode()
-
-
-def shared_memory() -> Set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir()}
 
 
 def children(process_id: int) -> List[str]:
@@ -105,7 +102,7 @@ def test_a_socket_in_a_folder_that_is_missing_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_agent_ends_at_once_and_leaves_nothing(tmp_path: Path, number: int) -> None:
-    before = shared_memory()
+    before = segments()
     agent = Agent(tmp_path)
     agent.start()
     assert agent.process is not None
@@ -115,7 +112,7 @@ def test_an_idle_agent_ends_at_once_and_leaves_nothing(tmp_path: Path, number: i
     assert agent.process.wait(15) == 0
     assert time.monotonic() - begin < 2.0
     assert not agent.socket.exists()
-    assert {name for name in shared_memory() - before if "test" in name} == set()
+    assert left_behind(before) == set()
 
 
 @pytest.mark.parametrize("model", ["cls", "slow"])

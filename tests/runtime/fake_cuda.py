@@ -1,45 +1,36 @@
-"""A FAKE of the CUDA driver: a libcuda.so.1 whose "GPU memory" is the process's own."""
+"""A FAKE of the CUDA driver, compiled from fake_cuda.c, which says what it does.
+
+Processes find it through LD_LIBRARY_PATH, its options through the environment (FAKE_CUDA_NAME=...)
+or as a file beside it, as `driver` writes them.
+"""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
-from typing import Tuple
+from typing import Any, Tuple
 
 import pytest
 
-DRIVER = r"""
-#include <stdlib.h>
-#include <string.h>
-#include <stddef.h>
-typedef int device; typedef unsigned long long address; typedef void *context;
-static int depth, retained, allocated;
-int fake_left(void) { return depth + retained + allocated; }
-int cuInit(unsigned flags) { return INIT; }
-int cuDriverGetVersion(int *version) { *version = 11040; return 0; }
-int cuDeviceGet(device *found, int ordinal) { *found = 0; return ordinal; }
-int cuDeviceGetName(char *name, int length, device one) { strncpy(name, NAME, length); return 0; }
-int cuDeviceGetAttribute(int *value, int which, device one)
-{ *value = which == 75 ? MAJOR : which == 76 ? MINOR : -1; return 0; }
-int cuDevicePrimaryCtxRetain(context *made, device one) { *made = &depth; retained++; return 0; }
-int cuDevicePrimaryCtxRelease_v2(device one) { retained--; return 0; }
-int cuCtxPushCurrent_v2(context one) { depth++; return one == &depth ? 0 : 201; }
-int cuCtxPopCurrent_v2(context *one) { *one = &depth; depth--; return 0; }
-int cuMemGetInfo_v2(size_t *free, size_t *total)
-{ *free = (size_t)6 << 30; *total = (size_t)8 << 30; return depth ? 0 : 201; }
-int cuMemAlloc_v2(address *made, size_t size)
-{ if (!depth) return 201; if (size > LARGEST) return 2;
-  *made = (address)malloc(size); allocated++; return 0; }
-int cuMemFree_v2(address one)
-{ if (!depth) return 201; free((void *)one); allocated--; return 0; }
-int cuMemcpyHtoD_v2(address to, const void *from, size_t size)
-{ memcpy((void *)to, from, size); return depth ? 0 : 201; }
-int cuGetErrorString(int code, const char **text)
-{ *text = code == 2 ? "out of memory" : code == 201 ? "invalid device context" : "unknown";
-  return 0; }
-"""
+SOURCE = Path(__file__).with_suffix(".c")
+
+
+@functools.lru_cache(maxsize=None)
+def _compiled() -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler to make a fake CUDA driver with")
+    folder = Path(tempfile.mkdtemp(prefix="fake-cuda-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    library = folder / "libcuda.so.1"
+    words = ["-O1", "-Wall", "-shared", "-fPIC", "-pthread", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run([compiler, *words, "-o", str(library), str(SOURCE), "-ldl"], check=True)
+    return library
 
 
 def driver(
@@ -47,27 +38,27 @@ def driver(
     capability: Tuple[int, int] = (7, 2),
     name: str = "Xavier",
     init: int = 0,
-    largest: int = 1 << 40,
+    **options: Any,
 ) -> str:
-    """The path of a fake libcuda.so.1; `init` is what cuInit returns, `largest` a buffer's limit.
+    """The path of a libcuda.so.1 in `folder`, with a GPU of its own.
 
-    `fake_left` in it counts contexts and buffers that weren't given back.
+    init: what cuInit returns. options: others of fake_cuda.c, in small letters.
     """
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler to make a fake CUDA driver with")
-    source, library = folder / "driver.c", folder / "libcuda.so.1"
-    source.write_text(DRIVER)
-    values = {
-        "INIT": init, "NAME": f'"{name}"', "MAJOR": capability[0], "MINOR": capability[1],
-        "LARGEST": f"{largest}ull",
-    }  # fmt: skip
-    words = [f"-D{key}={value}" for key, value in values.items()]
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", *words, "-o", str(library), str(source)], check=True
-    )
+    library = folder / "libcuda.so.1"
+    library.unlink(missing_ok=True)  # a loaded one stays what it is
+    shutil.copy(_compiled(), library)
+    values = {"capability": "{}.{}".format(*capability), "name": name, "init": init, **options}
+    lines = [f"{key.upper()}={value}\n" for key, value in values.items()]
+    (folder / "options").write_text("".join(lines))
     return str(library)
 
 
 def left(library: str) -> int:
+    """How much wasn't given back; `left_words` says what."""
     return int(ctypes.CDLL(library).fake_left())
+
+
+def left_words(library: str) -> str:
+    words = ctypes.CDLL(library).fake_left_words
+    words.restype = ctypes.c_char_p
+    return bytes(words()).decode()

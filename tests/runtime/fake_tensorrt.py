@@ -14,13 +14,14 @@ read back from the memory that the driver (`fake_cuda`) gave.
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import enum
 import hashlib
 import json
 import weakref
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import onnx
 
@@ -36,6 +37,13 @@ NO_PROFILE = (
     "4: [network.cpp::validate::3062] Error Code 4: Internal Error (Network has dynamic or shape "
     "inputs, but no optimization profile has been defined.)"
 )
+NO_GRAPH = (
+    "Assertion failed: model->ParseFromCodedStream(&codedInput): Failed to parse the ONNX model."
+)
+NO_FALLBACK = (
+    "Error Code 4: Internal Error (Network validation failed: a layer can't run on DLA, and GPU "
+    "fallback isn't enabled.)"
+)
 NO_PLUGIN = 'creator && "Plugin not found, are the plugin name, version, and namespace correct?"'
 
 
@@ -44,10 +52,19 @@ def asked(engine: bytes) -> Any:
     return json.loads(engine)
 
 
-def tensorrt(version: str = "8.5.2.2", has_driver: bool = True, failure: str = "") -> Any:
-    """A module; with `failure` every build ends with this message of an error."""
+def tensorrt(
+    version: str = "8.5.2.2",
+    has_driver: bool = True,
+    failure: str = "",
+    dla_cores: int = 0,
+    while_building: Callable[[], object] = lambda: None,
+) -> Any:
+    """A module; with `failure` every build ends with this message of an error.
+
+    while_building: called when half of the kernels are "measured".
+    """
     since = tuple(int(part) for part in version.split(".")[:2])
-    return _Fake(version, since, has_driver, failure)
+    return _Fake(version, since, has_driver, failure, dla_cores, while_building)
 
 
 def _enum(name: str, *members: str) -> Any:
@@ -116,15 +133,24 @@ class _Fake:
     """What `import tensorrt` gives. `is_strong`: every network is strongly typed."""
 
     def __init__(
-        self, version: str, since: Tuple[int, ...], has_driver: bool, failure: str
+        self,
+        version: str,
+        since: Tuple[int, ...],
+        has_driver: bool,
+        failure: str,
+        dla_cores: int,
+        while_building: Callable[[], object],
     ) -> None:
         self.__version__ = version
         self._since, self._has_driver, self._failure = since, has_driver, failure
+        self._dla_cores, self._while_building = dla_cores, while_building
         self._is_strong, self._is_later = since >= (11, 0), since >= (10, 0)
         self._add_enumerations()
         hooks = "get_batch_size", "get_batch", "read_calibration_cache", "write_calibration_cache"
         if not self._is_strong:
             self.IInt8EntropyCalibrator2 = _base(*hooks)
+        if self._is_later:
+            self.IProgressMonitor = _base("phase_start", "step_complete", "phase_finish")
         self.ParserError = _NamingParserError if self._is_later else _ParserError
         self.IBuilderConfig = self._type(_Config, __slots__=self._settings())
         self.INetworkDefinition = self._type(_Network)
@@ -148,6 +174,7 @@ class _Fake:
         own = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
         self.TacticSource = _enum("Source", *("CUBLAS", "CUBLAS_LT", "CUDNN") * weak, *own)
         self.MemoryPoolType = _enum("MemoryPoolType", "WORKSPACE")
+        self.DeviceType = _enum("DeviceType", "GPU", "DLA")
         self.LayerType = _enum("LayerType", "CONVOLUTION", "PLUGIN_V2")
         self.ILogger = _base("log")
         levels = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
@@ -156,6 +183,8 @@ class _Fake:
     def _settings(self) -> Tuple[str, ...]:
         """Attributes of a configuration that may be set; any other is an AttributeError."""
         return (
+            "default_device_type",
+            "DLA_core",
             *("int8_calibrator",) * (not self._is_strong),
             *("builder_optimization_level",) * (self._since >= (8, 6)),
             *("progress_monitor",) * self._is_later,
@@ -175,6 +204,8 @@ class _Config:
         self._profiles: List[_Profile] = []
         self._sources = sum(1 << source for source in self._fake.TacticSource)
         self._cache: Optional[_Cache] = None
+        self.default_device_type = self._fake.DeviceType.GPU
+        self.DLA_core = -1
 
     def set_flag(self, flag: Any) -> None:
         self._flags.add(self._fake.BuilderFlag(flag))
@@ -217,6 +248,7 @@ class _Network:
 
     def __init__(self, flags: int) -> None:
         self._flags = flags
+        self._content = b""
         self._graph: Any = None
         self._owner: Any = None  # the parser, which has the weights
 
@@ -249,10 +281,14 @@ class _Parser:
         explicit = getattr(self._fake.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
         if not self._fake._is_later and not self._network._flags & 1 << explicit:
             return self._refuse(0, None, "This version only supports explicit batch.")
-        graph = onnx.load_model_from_string(content).graph
+        try:
+            graph = onnx.load_model_from_string(content).graph
+        except Exception:
+            return self._refuse(0, None, NO_GRAPH)
         for index, node in enumerate(graph.node):
             if not onnx.defs.has(node.op_type):
                 return self._refuse(index, node, NO_PLUGIN)
+        self._network._content = bytes(content)
         self._network._graph, self._network._owner = graph, weakref.ref(self)
         return True
 
@@ -284,6 +320,10 @@ class _Builder:
             logger.log(severity.WARNING, NO_DRIVER)
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
+    @property
+    def num_DLA_cores(self) -> int:  # noqa: N802
+        return int(self._fake._dla_cores)
+
     def create_network(self, flags: int = 0) -> Any:
         return self._fake.INetworkDefinition(flags)
 
@@ -301,7 +341,8 @@ class _Builder:
                 _ready(calibrator).get_batch([network.get_input(0).name])
             self._logger.log(self._fake.ILogger.Severity.ERROR, wrong)
             return None
-        told = _told(self._fake, config)
+        _measure(self._fake, self._logger, network, config)
+        told = _told(self._fake, network, config)
         if calibrator is not None:
             told["calibrated"] = _calibrated(_ready(calibrator), network)
         if config._cache is not None:
@@ -328,8 +369,65 @@ def _layer(fake: _Fake, graph: Any, node: Any) -> Any:
     )
 
 
-def _told(fake: _Fake, config: Any) -> Dict[str, Any]:
+def _measure(fake: _Fake, logger: Any, network: Any, config: Any) -> None:
+    """Tell how far the "measuring" is, as the version does."""
+    monitor = getattr(config, "progress_monitor", None)
+    if monitor is not None:
+        _go_through_phases(fake, _ready(monitor), network.num_layers)
+    else:
+        _talk(fake, logger, network, max(1, len(config._profiles)))
+
+
+def _talk(fake: _Fake, logger: Any, network: Any, profiles: int) -> None:
+    """Say what 8.4 to 8.6 say, as public logs of trtexec --verbose have it; two are fused."""
+
+    def say(text: str) -> None:
+        logger.log(fake.ILogger.Severity.VERBOSE, text)
+
+    layers = max(1, network.num_layers - 1)
+    say(f"Original: {network.num_layers} layers")
+    say(f"After dead-layer removal: {network.num_layers} layers")
+    say(f"After vertical fusions: {layers} layers")
+    say(f"After concat removal: {layers} layers")
+    for profile in range(profiles):
+        say(f"Constructing optimization profile number {profile} [{profile + 1}/{profiles}].")
+        say("=============== Computing reformatting costs")
+        for layer in range(layers):
+            if layer == layers // 2:
+                fake._while_building()
+            say("=============== Computing costs for ")
+            say("*************** Autotuning format combination: Float(1) -> Float(1) ************")
+            say(f"--------------- Timing Runner: layer {layer} (CaskConvolution)")
+            say("Tactic: 0x00000000000003ea Time: 0.00364102")
+            say("Fastest Tactic: 0x00000000000003ea Time: 0.00364102")
+        say("Formats and tactics selection completed in 0.1 seconds.")
+
+
+def _go_through_phases(fake: _Fake, monitor: Any, layers: int) -> None:
+    """Go through phases as TensorRT-RTX 1.7 does, where they were seen."""
+
+    def phase(name: str, parent: Optional[str], steps: int) -> Iterator[int]:
+        monitor.phase_start(name, parent, steps)
+        for step in range(steps):
+            yield step
+            assert monitor.step_complete(name, step) is True
+        monitor.phase_finish(name)
+
+    for outer in phase("Building engine", None, 3):
+        if outer == 0:
+            list(phase("Cloning network graph", "Building engine", layers))
+        if outer == 1:
+            for inner in phase("Computing profile costs", "Building engine", layers):
+                if inner == layers // 2:
+                    fake._while_building()
+                list(phase("Timing graph nodes", "Computing profile costs", 2))
+
+
+def _told(fake: _Fake, network: Any, config: Any) -> Dict[str, Any]:
     return {
+        "model": base64.b64encode(network._content).decode(),
+        "device": fake.DeviceType(config.default_device_type).name,
+        "dla_core": config.DLA_core,
         "version": fake.__version__,
         "flags": sorted(flag.name for flag in config._flags),
         "profiles": [profile.shapes for profile in config._profiles],
@@ -346,6 +444,11 @@ def _wrong(fake: _Fake, network: Any, config: Any) -> str:
         return NO_PROFILE
     quantised = any(node.op_type == "QuantizeLinear" for node in network._graph.node)
     flag = getattr(fake.BuilderFlag, "INT8", None)
+    if config.default_device_type == fake.DeviceType.DLA:
+        if fake.BuilderFlag.GPU_FALLBACK not in config._flags:
+            return NO_FALLBACK
+        if config.DLA_core >= fake._dla_cores:
+            return "Error Code 3: API Usage Error (Parameter check failed: dlaCore < NbDLACores)"
     if quantised and flag is not None and flag not in config._flags:
         return "Error Code 4: API Usage Error (Quantized networks need the flag INT8.)"
     return ""

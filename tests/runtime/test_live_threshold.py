@@ -107,7 +107,7 @@ def test_calls_go_on_while_the_threshold_changes(device: Device) -> None:
 
 
 def test_a_batch_is_judged_by_one_threshold(device: Device) -> None:
-    unit = device.registry.find("plates").serving().open_unit()
+    unit = device.registry.find("plates").serving().opened.another()
     batch = [item(102) for _ in range(4)]
     batch[0].future.add_done_callback(
         lambda _: device.detector.set_threshold("plates", 0.25, "hmi")  # in the midst of the batch
@@ -123,7 +123,7 @@ def test_a_batch_is_judged_by_one_threshold(device: Device) -> None:
 def test_units_that_are_opened_later_judge_by_it(device: Device) -> None:
     device.detector.set_threshold("plates", 0.25, "hmi")
     serving = device.registry.find("plates").serving()
-    serving.batcher.add(serving.open_unit())
+    serving.batcher.add(serving.opened.another())
     assert serving.batcher.remove()  # the one that was there before
     assert threshold(device) == 0.25
 

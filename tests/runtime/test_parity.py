@@ -240,7 +240,7 @@ def test_further_units_are_of_the_engine_that_passed(tmp_path: Path) -> None:
     with device(tmp_path, "swapped", "half", min_inference_units=2) as served:
         served.record("m")
         served.run("m")
-        served.registry.find("m").serving().open_unit().close()
+        served.registry.find("m").serving().opened.another().close()
         assert golden.Faulty.opened == ["Swapped", "Half", "Half", "Half"]
 
 

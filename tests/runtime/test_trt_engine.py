@@ -13,33 +13,22 @@ import numpy as np
 import onnx
 import pytest
 
-from edge_agent.errors import BackendUnavailable, InvalidPackage
-from edge_agent.runtime.backends import cuda_device, fingerprint
-from edge_agent.runtime.backends.cuda_device import Cuda, Gpu
+from edge_agent.errors import BackendUnavailable, GpuFailed, InvalidPackage
+from edge_agent.runtime.backends import fingerprint
+from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
+from edge_agent.runtime.backends.cuda.driver import Gpu
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder, library
+from edge_agent.runtime.backends.trt_progress import Messages, Phases
 from edge_agent.targets import BuildSpec, Profile
 from tests import micro
 from tests.packaging import graphs
 from tests.runtime import fake_cuda, fake_tensorrt
+from tests.runtime.engines import ITEM, engine_of, profile, settings
 from tests.runtime.fake_tensorrt import STRONG, VERSIONS, WEAK, asked
 
 MODEL = micro.graph("classification")
-ITEM = (micro.SIZE, micro.SIZE, 3)
-XAVIER = Gpu("Xavier", (7, 2), "11.4", "R35.3.1")
 HALF = onnx.TensorProto.FLOAT16
-
-
-def profile(low: int, high: int) -> Profile:
-    return Profile(
-        tensor="image", minimum=(low, *ITEM), optimum=(high, *ITEM), maximum=(high, *ITEM)
-    )
-
-
-def settings(**changes: Any) -> BuildSpec:
-    values: Dict[str, Any] = {"precision": "fp32", "timing_cache": "timing.cache"}
-    values["profiles"] = (profile(1, 1), profile(2, 4))
-    return BuildSpec(**{**values, **changes})
 
 
 def build(trt: Any, model: bytes = MODEL, spec: Any = None, **options: Any) -> Built:
@@ -75,9 +64,9 @@ def refused(operator: str = "Nonsense") -> bytes:
 
 
 @pytest.fixture(name="cuda")
-def _cuda(tmp_path: Path) -> Iterator[Cuda]:
+def _cuda(tmp_path: Path) -> Iterator[CtypesDriver]:
     path = fake_cuda.driver(tmp_path)
-    yield Cuda(path)
+    yield CtypesDriver(path)
     gc.collect()
     assert fake_cuda.left(path) == 0, "contexts or buffers were kept"
 
@@ -142,7 +131,7 @@ def test_from_11_pictures_do_not_calibrate(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", WEAK)
-def test_int8_sees_every_picture_in_whole_batches(version: str, cuda: Cuda) -> None:
+def test_int8_sees_every_picture_in_whole_batches(version: str, cuda: CtypesDriver) -> None:
     """Batches of four of ten pictures: the last is filled up with its own."""
     pictures = [np.full(ITEM, index, np.uint8) for index in range(10)]
     spec = settings(precision="int8", profiles=(profile(1, 4),))
@@ -159,11 +148,11 @@ def test_int8_sees_every_picture_in_whole_batches(version: str, cuda: Cuda) -> N
 
 
 def test_a_fault_during_the_calibration_is_not_an_engine(tmp_path: Path) -> None:
-    cuda = Cuda(fake_cuda.driver(tmp_path, largest=1000))
+    cuda = CtypesDriver(fake_cuda.driver(tmp_path, largest=1000))
     pictures = [np.zeros(ITEM, np.uint8)]
     spec = settings(precision="int8")
 
-    with cuda.context(), pytest.raises(BackendUnavailable, match=r"out of memory \(2\)"):
+    with cuda.context(), pytest.raises(GpuFailed, match=r"out of memory \(2\)"):
         fake_build("8.5.2.2", spec=spec, calibration=cuda.batches(pictures, 1))
 
 
@@ -184,6 +173,125 @@ def test_a_timing_cache_that_does_not_fit_is_left_aside(version: str, content: b
 
     assert asked(built.engine)["cached"] == ""
     assert built.timing_cache == f"timed with {version}".encode()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_accelerator_leaves_to_the_gpu_what_it_lacks(version: str, precision: str) -> None:
+    model = in_half() if precision == "fp16" else quantised()
+    spec = settings(precision=precision, quantised=precision == "int8")
+
+    told = asked(build(with_cores(version), model, spec, dla_core=1).engine)
+
+    assert (told["device"], told["dla_core"]) == ("DLA", 1)
+    assert "GPU_FALLBACK" in told["flags"]
+    plain = asked(build(with_cores(version), model, spec).engine)
+    assert (plain["device"], plain["dla_core"]) == ("GPU", -1)
+    assert "GPU_FALLBACK" not in plain["flags"]
+
+
+def with_cores(version: str) -> Any:
+    return fake_tensorrt.tensorrt(version, dla_cores=2)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_accelerator_computes_no_fp32(version: str) -> None:
+    with pytest.raises(BackendUnavailable, match="DLA core 0 computes float16 and int8 only"):
+        build(with_cores(version), dla_core=0)
+
+
+@pytest.mark.parametrize(("cores", "told"), [(0, "has no DLA cores"), (2, "has 2 DLA cores")])
+def test_an_accelerator_that_is_not_there_is_a_sentence(cores: int, told: str) -> None:
+    trt = fake_tensorrt.tensorrt("8.5.2.2", dla_cores=cores)
+    with pytest.raises(BackendUnavailable, match=rf"{told}, and engine\.dla_core names core 2"):
+        build(trt, spec=settings(precision="fp16"), dla_core=2)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_progress_rises_from_nothing_to_all(version: str) -> None:
+    seen: List[float] = []
+
+    build(fake_tensorrt.tensorrt(version), on_progress=seen.append)
+
+    assert seen[0] == 0.0
+    assert seen == sorted(set(seen))
+    assert len(seen) >= 6
+    assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_half_of_the_first_profile_is_less_than_half_of_all(version: str) -> None:
+    """Called once a profile where profiles are done one after the other."""
+    seen: List[float] = []
+    middle: List[float] = []
+    trt = fake_tensorrt.tensorrt(version, while_building=lambda: middle.append(seen[-1]))
+
+    build(trt, on_progress=seen.append)
+
+    assert 0.0 < middle[0] < 0.5
+    assert len(middle) < 2 or 0.5 <= middle[1] < 1.0
+
+
+SAID = """
+Original: 32 layers
+After dead-layer removal: 32 layers
+Graph construction completed in 0.000398764 seconds.
+After Myelin optimization: 15 layers
+After vertical fusions: 2 layers
+After concat removal: 2 layers
+Constructing optimization profile number 0 [1/2].
+=============== Computing reformatting costs
+=============== Computing costs for /features/features.0/Conv + /features/features.1/Relu
+*************** Autotuning format combination: Float(4,2,1) -> Float(8,2,1) ***************
+--------------- Timing Runner: /features/features.0/Conv (CaskConvolution[0x80000009])
+Fastest Tactic: 0x0000000000000000 Time: 0.352631
+=============== Computing costs for
+=============== Computing costs for
+Constructing optimization profile number 1 [2/2].
+=============== Computing costs for
+=============== Computing costs for
+Formats and tactics selection completed in 8.9389e-05 seconds.
+"""
+
+
+def test_layers_and_profiles_are_counted_in_what_8_5_says() -> None:
+    """Lines of builders, one layer more than announced in the first profile."""
+    seen: List[float] = []
+    messages = Messages(seen.append)
+
+    for line in SAID.splitlines():
+        messages.hear(line)
+
+    assert seen == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_messages_in_other_words_give_no_progress_and_no_error() -> None:
+    seen: List[float] = []
+    messages = Messages(seen.append)
+
+    for line in ("=============== Computing costs for x", "After concat removal: no layers", ""):
+        messages.hear(line)
+
+    assert seen == []
+
+
+def test_a_phase_within_another_fills_a_step_of_it() -> None:
+    seen: List[float] = []
+    phases = Phases(seen.append)
+
+    phases.start("outer", None, 2)
+    phases.step("outer", 0)
+    phases.start("inner", "outer", 5)
+    phases.step("inner", 0)
+    phases.step("inner", 2)  # two threads, one is ahead
+    phases.step("inner", 1)
+    phases.finish("inner")
+    phases.step("inner", 4)  # of no phase any more
+    phases.step("outer", 1)
+    phases.finish("outer")
+    phases.finish("outer")
+
+    assert seen == pytest.approx([0.5, 0.6, 0.8, 1.0])
 
 
 def test_libraries_of_hundreds_of_mib_are_used_by_plugins_only() -> None:
@@ -270,54 +378,6 @@ def test_a_tensorrt_without_uint8_is_too_old(monkeypatch: pytest.MonkeyPatch) ->
         library()
 
 
-def test_the_driver_says_which_gpu_there_is(
-    cuda: Cuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = tmp_path / "nv_tegra_release"
-    release.write_text("# R35 (release), REVISION: 3.1, GCID: 32827747, BOARD: t186ref\n# more\n")
-    monkeypatch.setattr(cuda_device, "RELEASES", (tmp_path / "none", release))
-
-    assert cuda.gpu() == XAVIER
-    assert cuda.gpu().code == "sm_72"
-    with cuda.context():
-        assert cuda.free_bytes() == 6 << 30
-
-
-@pytest.mark.parametrize(
-    ("content", "told"), [("535.104.05\n", "535.104.05"), ("", ""), (None, "")]
-)
-def test_the_release_of_the_driver_is_told_where_the_system_tells_it(
-    content: Any, told: str, cuda: Cuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "version"
-    if content is not None:
-        file.write_text(content)
-    monkeypatch.setattr(cuda_device, "RELEASES", (file,))
-
-    assert cuda.gpu().driver == told
-
-
-def test_a_machine_without_driver_or_gpu_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailable, match=r"no NVIDIA driver \(libcuda\.so\.1\)"):
-        Cuda(str(tmp_path / "libcuda.so.1"))
-    with pytest.raises(BackendUnavailable, match="no NVIDIA GPU that the driver can use"):
-        Cuda(fake_cuda.driver(tmp_path, init=100))
-
-
-def test_a_call_that_fails_is_named_with_the_reason_of_the_driver(cuda: Cuda) -> None:
-    with pytest.raises(BackendUnavailable) as caught:
-        cuda.free_bytes()  # outside of any context
-
-    assert str(caught.value) == (
-        "The GPU can't be used: cuMemGetInfo_v2 failed, invalid device context (201)."
-    )
-
-
-def engine_of(**changes: Any) -> Fingerprint:
-    made = Fingerprint.of("8.5.2.2", XAVIER, b"model", settings())
-    return made.model_copy(update=changes)
-
-
 def test_a_fingerprint_is_read_back_as_it_was_written() -> None:
     pictures = Fingerprint.of("8.5.2.2", XAVIER, b"model", settings(), [b"one", b"two"])
 
@@ -386,7 +446,7 @@ def test_every_call_of_the_fake_exists_in_the_real_8_5(real: Any) -> None:
 
 def test_the_real_one_without_a_driver_is_a_sentence(real: Any) -> None:
     with contextlib.suppress(BackendUnavailable):
-        pytest.skip(f"here is a GPU, {Cuda().gpu().name}")
+        pytest.skip(f"here is a GPU, {CtypesDriver().gpu().name}")
 
     with pytest.raises(BackendUnavailable, match=r"can't work on this machine: .*CUDA"):
         EngineBuilder(library())
@@ -404,6 +464,19 @@ class TestWithTheRealTensorRtForRtx:
     @pytest.mark.parametrize("task", ["classification", "anomaly_map", "segmentation"])
     def test_an_engine_is_built(self, rtx: Any, task: str) -> None:
         assert build(rtx, micro.graph(task)).engine
+
+    def test_progress_rises_to_all(self, rtx: Any) -> None:
+        seen: List[float] = []
+
+        build(rtx, micro.slow(steps=4), on_progress=seen.append)
+
+        assert seen == sorted(set(seen))
+        assert len(seen) > 10
+        assert seen[-1] == 1.0
+
+    def test_no_accelerator_is_a_sentence(self, rtx: Any) -> None:
+        with pytest.raises(BackendUnavailable, match="has no DLA cores"):
+            build(rtx, in_half(), settings(precision="fp16"), dla_core=0)
 
     def test_weights_are_still_there_when_the_engine_is_built(self, rtx: Any) -> None:
         model = micro.slow(steps=8)

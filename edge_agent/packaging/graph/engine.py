@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 
 import numpy as np
 
-from edge_agent.errors import BackendUnavailable
+from edge_agent.errors import BackendUnavailable, GpuFailed
 from edge_agent.manifest import InputSpec
 from edge_agent.packaging.graph.findings import Finding, note, warning
-from edge_agent.packaging.graph.optimise import MACHINES
-from edge_agent.runtime.backends.cuda_device import Cuda, Gpu
+from edge_agent.runtime.backends.cuda.driver import Driver, Gpu, open_driver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder, library
 from edge_agent.runtime.vision.picture_files import read_png
 from edge_agent.runtime.vision.preprocess import item_shape, write_input
-from edge_agent.targets import BuildSpec, TargetSpec
+from edge_agent.targets import MACHINES, BuildSpec, TargetSpec
 from edge_agent.types import Frame
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def build_here(
     build: BuildSpec,
     target: TargetSpec,
     calibration: Mapping[str, bytes],
-    open_cuda: Callable[[], Cuda] = Cuda,
+    open_cuda: Callable[[], Driver] = open_driver,
 ) -> Tuple[Files, Finding]:
     """Return the files to add to the package, and what there is to tell of it.
 
@@ -60,7 +59,7 @@ def build_here(
     try:
         with cuda.context():
             built = _build(trt, cuda, model, image, build, pictures)
-    except BackendUnavailable as error:
+    except (BackendUnavailable, GpuFailed) as error:
         return {}, warning(f"The engine can't be built here; the device will try. {error}")
     fingerprint = Fingerprint.of(trt.__version__, gpu, model, build, pictures)
     name = f"{FOLDER}/{fingerprint.id}"
@@ -89,7 +88,7 @@ def _release(version: str) -> str:
 
 
 def _build(
-    trt: Any, cuda: Cuda, model: bytes, image: InputSpec, build: BuildSpec, pictures: List[bytes]
+    trt: Any, cuda: Driver, model: bytes, image: InputSpec, build: BuildSpec, pictures: List[bytes]
 ) -> Built:
     batches = cuda.batches(_items(pictures, image), build.profiles[0].optimum[0])
     try:

@@ -17,10 +17,9 @@ from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.packaging.graph.graph import library
 from edge_agent.packaging.target import CpuOptions, Target
 from edge_agent.runtime.graph_choice import instruction_set
-from edge_agent.targets import OptimisedGraph
+from edge_agent.targets import MACHINES, OptimisedGraph
 
 FILE_NAME = "model.optimised.onnx"
-MACHINES = {"X86_64": "x86_64", "ARM64": "aarch64"}
 ERRORS_ONLY = 3  # onnxruntime's severity
 
 

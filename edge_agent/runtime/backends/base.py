@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Optional
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -61,6 +61,11 @@ class Backend(ABC):
     def trouble(self) -> str:
         """Why it will never compute again, for people; empty while it does."""
         return ""
+
+    @property
+    def remarks(self) -> Tuple[str, ...]:
+        """What isn't as fast as it could be and why, for people."""
+        return ()
 
     def another(self) -> Optional[Backend]:
         """Return one more instance of the same loaded model; None: open the model anew for it."""

@@ -11,7 +11,11 @@ from edge_agent.runtime.backends.base import Backend, BackendOptions
 
 T = TypeVar("T")
 
-CLASSES = {"onnxruntime": "edge_agent.runtime.backends.ort:OrtBackend"}
+# of those that take the ONNX graph as it is
+CLASSES = {
+    "onnxruntime": "edge_agent.runtime.backends.ort:OrtBackend",
+    "onnxruntime-cuda": "edge_agent.runtime.backends.ort:OrtCudaBackend",
+}
 
 
 def open_named(name: str, model: bytes, manifest: Manifest, options: BackendOptions) -> Backend:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 from pydantic import Field
 from typing_extensions import Annotated
 
 from edge_agent.fields import Strict, read_json
-from edge_agent.runtime.backends.cuda_device import Gpu
+from edge_agent.runtime.backends.cuda.driver import Gpu
 from edge_agent.targets import BuildSpec, Precision, Profile
 
 ID_LENGTH = 16
@@ -54,6 +54,7 @@ class Fingerprint(Strict):
         model: bytes,
         build: BuildSpec,
         pictures: Sequence[bytes] = (),
+        dla_core: Optional[int] = None,
     ) -> Fingerprint:
         """Describe an engine of `model` built here; `pictures` are the files of the calibration."""
         digests = b"".join(hashlib.sha256(picture).digest() for picture in pictures)
@@ -67,6 +68,7 @@ class Fingerprint(Strict):
             precision=build.precision,
             calibration=hashlib.sha256(digests).hexdigest() if pictures else None,
             profiles=build.profiles,
+            dla_core=dla_core,
         )
 
     @property
@@ -75,12 +77,15 @@ class Fingerprint(Strict):
         values = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(values.encode()).hexdigest()[:ID_LENGTH]
 
+    def changed(self, other: Fingerprint) -> List[str]:
+        """Return the fields in which `other` differs."""
+        return [name for name in (*UNNAMED, *NAMED) if getattr(self, name) != getattr(other, name)]
+
     def differences(self, other: Fingerprint) -> str:
         """Say what `other` has in place of this: "TensorRT 8.5.2 → 8.6.1"; empty when equal."""
-        changed = [
-            name for name in (*UNNAMED, *NAMED) if getattr(self, name) != getattr(other, name)
-        ]
-        return ", ".join(UNNAMED.get(name) or self._change(name, other) for name in changed)
+        return ", ".join(
+            UNNAMED.get(name) or self._change(name, other) for name in self.changed(other)
+        )
 
     def _change(self, name: str, other: Fingerprint) -> str:
         words = {None: "none", "": "unknown"}

@@ -1,13 +1,14 @@
-"""onnxruntime on the CPU."""
+"""onnxruntime, on the CPU or with its CUDA provider."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Dict
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, List
 
 import numpy as np
 
 from edge_agent.errors import BackendUnavailable, InferenceFailed, InvalidPackage
 from edge_agent.manifest import Manifest
+from edge_agent.runtime.backends import ort_cuda
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class OrtBackend(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     can_interrupt: ClassVar[bool] = True  # between two nodes of the graph, also inside loops
+    extra: ClassVar[str] = "cpu"  # of our distribution, that brings it
     device = "CPU"
 
     def __init__(self, model: bytes, manifest: Manifest, options: BackendOptions) -> None:
@@ -30,27 +32,26 @@ class OrtBackend(Backend):
         except ImportError as error:
             raise BackendUnavailable(
                 f"onnxruntime can't be imported ({error}); "
-                "install it: pip install 'edge-agent[cpu]'."
+                f"install it: pip install 'edge-agent[{self.extra}]'."
             ) from None
-        try:
-            self._session = ort.InferenceSession(
-                model, _session_options(ort, options), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise InvalidPackage(
-                f"onnxruntime can't load the graph: {_first_line(error)}"
-            ) from None
+        self._session = self._open(ort, model, _session_options(ort, options))
         self._run_options = ort.RunOptions()
         inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
         self._check_tensors(inputs, outputs)
         batch = inputs[self._spec.tensor][0]
         self._fixed_batch = batch if isinstance(batch, int) and batch > 0 else None
-        self.max_batch = self._fixed_batch or (self.max_batch if options.cpu_batches else 1)
+        self.max_batch = self._fixed_batch or self._largest_batch(options)
 
     def interrupt(self) -> None:
         """Make a run on another thread fail at the next node."""
         self._run_options.terminate = True
+
+    def _open(self, ort: Any, model: bytes, options: Any) -> Any:
+        return _session(ort.InferenceSession, model, options, ["CPUExecutionProvider"])
+
+    def _largest_batch(self, options: BackendOptions) -> int:
+        return self.max_batch if options.cpu_batches else 1
 
     def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
         count = len(batch)
@@ -65,6 +66,61 @@ class OrtBackend(Backend):
 
     def _close(self) -> None:
         del self._session
+
+
+class OrtCudaBackend(OrtBackend):
+    """One InferenceSession on the first NVIDIA GPU; nodes that CUDA lacks are left to the CPU.
+
+    Raises BackendUnavailable unless the session itself says that it uses CUDA: onnxruntime lists
+    the provider wherever it was compiled in, and goes over to the CPU without an error.
+    """
+
+    name: ClassVar[str] = "onnxruntime-cuda"
+    extra: ClassVar[str] = "gpu"
+
+    def __init__(self, model: bytes, manifest: Manifest, options: BackendOptions) -> None:
+        self._settings = ort_cuda.options(exact=manifest.runtime.precision == "fp32")
+        self._trouble = ""
+        super().__init__(model, manifest, options)
+        self.device = ort_cuda.device()
+
+    @property
+    def trouble(self) -> str:
+        """Why it never computes again: after most errors of CUDA the process can't use it."""
+        return self._trouble
+
+    def _open(self, ort: Any, model: bytes, options: Any) -> Any:
+        ort_cuda.check_package(ort)
+        session = self._try(ort, model, options)
+        if not ort_cuda.is_used(session) and ort_cuda.load_wheels(ort):
+            session = self._try(ort, model, options)
+        if not ort_cuda.is_used(session):
+            raise BackendUnavailable(ort_cuda.why_not(ort))
+        return session
+
+    def _try(self, ort: Any, model: bytes, options: Any) -> Any:
+        providers = [(ort_cuda.PROVIDER, self._settings), "CPUExecutionProvider"]
+        try:
+            return _session(ort_cuda.session_class(ort), model, options, providers)
+        except InvalidPackage as error:  # the graph's fault or CUDA's: the CPU will tell
+            raise BackendUnavailable(str(error)) from None
+
+    def _largest_batch(self, options: BackendOptions) -> int:
+        return self.max_batch
+
+    def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+        try:
+            return super()._run(batch)
+        except InferenceFailed as error:
+            self._trouble = self._trouble or ort_cuda.lasting(str(error))
+            raise
+
+
+def _session(kind: Any, model: bytes, options: Any, providers: List[Any]) -> Any:
+    try:
+        return kind(model, options, providers=providers)
+    except Exception as error:
+        raise InvalidPackage(f"onnxruntime can't load the graph: {_first_line(error)}") from None
 
 
 def _session_options(ort: Any, options: BackendOptions) -> Any:

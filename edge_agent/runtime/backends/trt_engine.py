@@ -8,33 +8,24 @@ are used exactly where the graph itself has them.
 
 from __future__ import annotations
 
-import logging
-import re
 from dataclasses import dataclass
 from typing import Any, Iterable, Iterator, List, Optional, Sequence
 
 from edge_agent.errors import BackendUnavailable, InvalidPackage
+from edge_agent.runtime.backends.trt_news import MOST_REASONS, UNKNOWN, first_line, listener
+from edge_agent.runtime.backends.trt_progress import Report, watch
 from edge_agent.targets import BuildSpec, Profile
-
-log = logging.getLogger(__name__)
 
 NOT_INSTALLED = (
     "TensorRT isn't installed. On a Jetson it is JetPack's package python3-libnvinfer, seen in "
     "environments made with --system-site-packages; elsewhere pip installs tensorrt from NVIDIA's "
     "own package index."
 )
-UNKNOWN = "it doesn't say why"
-MOST_REASONS = 3  # of one failure
 # precision → builder flags; int8 leaves float16 to layers without an int8 kernel
 FLAGS = {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}
 # Without cuBLAS and cuDNN, which take hundreds of MiB; after 8.5 they are off by default. Plugins
 # get no handle of theirs then.
 TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
-
-# in what TensorRT tells its listener
-_NODE = re.compile(r"While parsing node number (\d+) \[(\w+)")
-_CODE = re.compile(r"Error Code \d+: [^(]*\((.*)\)\s*$", re.DOTALL)
-_PLACE = re.compile(r"(^|\s+)In \S+ at \S+:\d+")
 
 
 def library() -> Any:
@@ -45,7 +36,7 @@ def library() -> Any:
         if isinstance(error, ModuleNotFoundError) and error.name == "tensorrt":
             raise BackendUnavailable(NOT_INSTALLED) from None
         raise BackendUnavailable(
-            f"TensorRT can't be loaded: {_first_line(str(error))}. Install what is missing; on a "
+            f"TensorRT can't be loaded: {first_line(str(error))}. Install what is missing; on a "
             "Jetson all of it comes with sudo apt install nvidia-jetpack."
         ) from None
     if not hasattr(trt.DataType, "UINT8"):
@@ -67,18 +58,18 @@ class Built:
 class EngineBuilder:
     """Makes engines with the module `trt`; raises BackendUnavailable when it can't work here.
 
-    Use one a process and thread: TensorRT tells everything to the listener that came first.
+    Use one a process and thread: TensorRT tells everything to the `listener` that came first.
     """
 
     def __init__(self, trt: Any) -> None:
         self._trt = trt
-        self._listener = _listener(trt)
-        trt.init_libnvinfer_plugins(self._listener, "")
+        self.listener = listener(trt)
+        trt.init_libnvinfer_plugins(self.listener, "")
         try:
-            self._builder = trt.Builder(self._listener)
+            self._builder = trt.Builder(self.listener)
         except TypeError:  # pybind11 got no object from the factory
             raise BackendUnavailable(
-                f"{self._name} can't work on this machine: {self._listener.reason()}. It needs an "
+                f"{self._name} can't work on this machine: {self.listener.reason()}. It needs an "
                 "NVIDIA GPU and a driver that is new enough for it."
             ) from None
 
@@ -94,31 +85,40 @@ class EngineBuilder:
         workspace_bytes: Optional[int] = None,
         calibration: Iterable[int] = (),
         timing_cache: bytes = b"",
+        dla_core: Optional[int] = None,
+        on_progress: Optional[Report] = None,
     ) -> Built:
         """Build an engine of `model`, ONNX; takes seconds to many minutes.
 
         workspace_bytes: memory that a layer may use for a while; None leaves it to TensorRT.
         calibration: addresses, in the GPU's memory, of batches of the first profile's optimum.
-        timing_cache: of an earlier build; one that doesn't fit is left aside.
+        timing_cache: of an earlier build; one that doesn't fit is left aside. dla_core: the deep
+        learning accelerator that computes what it can, the GPU the rest. on_progress: called, on
+        any thread, when the graph is read and while kernels are measured.
 
         Raises InvalidPackage when TensorRT can't read the graph, BackendUnavailable when it can't
         build it, or not with this precision.
         """
-        self._listener.forget()
+        self.listener.forget()
         network = self._create_network()
-        parser = self._trt.OnnxParser(network, self._listener)  # owns the weights till the end
+        parser = self._trt.OnnxParser(network, self.listener)  # owns the weights till the end
         self._parse(parser, model)
         config = self._builder.create_builder_config()
         calibrator = self._set_precision(network, config, spec, calibration)
         self._add_profiles(network, config, spec.profiles)
         self._set_means(network, config, workspace_bytes)
         self._set_timing_cache(config, timing_cache)
+        if dla_core is not None:
+            self._set_accelerator(config, spec, dla_core)
+        if on_progress is not None:
+            on_progress(0.0)
+            watch(self._trt, config, self.listener, on_progress)
         engine = self._builder.build_serialized_network(network, config)
         if calibrator is not None and calibrator.error is not None:
             raise calibrator.error
         if engine is None:
             raise BackendUnavailable(
-                f"{self._name} can't build the engine: {self._listener.reason()}."
+                f"{self._name} can't build the engine: {self.listener.reason()}."
             )
         return Built(bytes(engine), bytes(config.get_timing_cache().serialize()))
 
@@ -129,8 +129,8 @@ class EngineBuilder:
     def _parse(self, parser: Any, model: bytes) -> None:
         if not parser.parse(model):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            where = self._listener.node() + _named(errors)
-            reason = "; ".join(_first_line(error.desc()) for error in errors[:MOST_REASONS])
+            where = self.listener.node() + _named(errors)
+            reason = "; ".join(first_line(error.desc()) for error in errors[:MOST_REASONS])
             raise InvalidPackage(f"{self._name} can't read model.onnx{where}: {reason or UNKNOWN}.")
 
     def _set_precision(
@@ -176,7 +176,7 @@ class EngineBuilder:
             if config.add_optimization_profile(profile) < 0:
                 raise InvalidPackage(
                     f"{self._name} refuses the batches {entry.minimum[0]} to {entry.maximum[0]}: "
-                    f"{self._listener.reason()}."
+                    f"{self.listener.reason()}."
                 )
 
     def _set_means(self, network: Any, config: Any, workspace_bytes: Optional[int]) -> None:
@@ -186,6 +186,23 @@ class EngineBuilder:
         if not any(layer.type.name.startswith("PLUGIN") for layer in _layers(network)):
             sources = [int(getattr(trt.TacticSource, name)) for name in TACTICS]
             config.set_tactic_sources(sum(1 << source for source in sources))
+
+    def _set_accelerator(self, config: Any, spec: BuildSpec, core: int) -> None:
+        cores = self._builder.num_DLA_cores
+        if core >= cores:
+            raise BackendUnavailable(
+                f"This machine has {cores or 'no'} DLA cores, and engine.dla_core names core "
+                f"{core}, counted from 0. Only Jetson Xavier and Orin have them; leave "
+                "engine.dla_core out to use the GPU."
+            )
+        if spec.precision == "fp32":
+            raise BackendUnavailable(
+                f"DLA core {core} computes float16 and int8 only, and the model wants fp32. "
+                "Package it with --precision fp16, or leave engine.dla_core out to use the GPU."
+            )
+        config.default_device_type = self._trt.DeviceType.DLA
+        config.DLA_core = core
+        config.set_flag(self._trt.BuilderFlag.GPU_FALLBACK)
 
     def _set_timing_cache(self, config: Any, content: bytes) -> None:
         cache = config.create_timing_cache(content)
@@ -209,42 +226,6 @@ def _named(errors: Sequence[Any]) -> str:
     """Return the name of the node that the parser refuses, which older ones don't tell."""
     names = [error.node_name() for error in errors[:1] if hasattr(error, "node_name")]
     return f" ({names[0]})" if names and names[0] else ""
-
-
-def _listener(trt: Any) -> Any:
-    """Return what TensorRT tells its news to."""
-    severity = trt.ILogger.Severity
-
-    class Listener(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.forget()
-
-        def forget(self) -> None:
-            self.errors: List[str] = []
-            self.warnings: List[str] = []
-
-        def log(self, level: Any, message: str) -> None:
-            if level in (severity.INTERNAL_ERROR, severity.ERROR):
-                self.errors.append(message)
-            elif level == severity.WARNING:
-                self.warnings.append(message)
-                log.info("TensorRT warns: %s", message)
-
-        def reason(self) -> str:
-            """Return what was wrong, without the places in TensorRT's own source."""
-            told = self.errors[:MOST_REASONS] or self.warnings[-1:]
-            return "; ".join(dict.fromkeys(map(_plain, told))) or UNKNOWN
-
-        def node(self) -> str:
-            """Return which node the parser refused: ", node 3, NonZero"."""
-            for message in self.errors:
-                found = _NODE.search(message)
-                if found:
-                    return ", node {}, {}".format(*found.groups())
-            return ""
-
-    return Listener()
 
 
 def _calibrator(trt: Any, batch: int, addresses: Iterator[int]) -> Any:
@@ -273,13 +254,3 @@ def _calibrator(trt: Any, batch: int, addresses: Iterator[int]) -> Any:
             pass
 
     return Calibrator()
-
-
-def _plain(message: str) -> str:
-    found = _CODE.search(message)
-    text = _PLACE.sub("", found.group(1) if found else message)
-    return _first_line(text).split(". ")[0].strip(" ().")
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300].rstrip(". ") if text.strip() else ""

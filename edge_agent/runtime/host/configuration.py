@@ -33,6 +33,7 @@ def settings_tree(configuration: Mapping[str, Any], work: Path) -> Dict[str, Any
     _default(tree, "server", "stop_within_s", STOP_WITHIN_S)
     _default(tree, "models", "records", str(work / "models.d"))
     _default(tree, "models", "remove_after_s", REMOVE_AFTER_S)
+    _default(tree, "engine", "cache", str(work / "engines"))
     _default(tree, "results", "folder", str(work / "results"))
     return tree
 

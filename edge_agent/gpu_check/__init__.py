@@ -1,0 +1,1 @@
+"""Acceptance on a machine with an NVIDIA GPU: `scripts/gpu_check`."""

@@ -1,0 +1,115 @@
+"""All checks in their order: engines, their results, speed, serving, leaks, faults."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, List
+
+from edge_agent.config import EngineSettings
+from edge_agent.errors import BackendUnavailable, InvalidConfiguration
+from edge_agent.gpu_check import building, faults, judging, leaks, models, serving, speed, starting
+from edge_agent.gpu_check.report import Report
+from edge_agent.gpu_check.site import GOALS, Scope, Site
+from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
+from edge_agent.runtime.backends.trt_engine import library
+from edge_agent.runtime.engines.machine import Machine, look
+from edge_agent.runtime.engines.supply import EngineSupply
+from edge_agent.runtime.package import Package
+
+FILE = "gpu_check.json"
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> int:
+    """Check; works in `folder`. Returns 1 when a check failed.
+
+    Raises EdgeAgentError when nothing can be checked: no GPU, no TensorRT, a wrong option.
+    """
+    scope = _scope(arguments)
+    machine = look()
+    if machine.gpu is None or not machine.tensorrt:
+        raise BackendUnavailable(machine.no_gpu or machine.no_tensorrt)
+    driver, trt = open_driver(), library()
+    package = Package(arguments.package) if arguments.package else None
+    report = Report(_facts(machine, driver), _tell)
+    _tell(_title(machine, driver))
+    with driver.context():
+        free = driver.free_bytes()
+    base = package or models.demo(folder, scope.good_parts)
+    site = Site(
+        folder=folder, scope=scope, machine=machine, trt=trt, driver=driver,
+        supply=EngineSupply(EngineSettings(backends=("tensorrt",), cache=folder / "engines")),
+        base=base, pictures=models.mixed_pictures(scope.pictures, base.manifest),
+    )  # fmt: skip
+    _check(site, report, arguments.data, trains=package is None)
+    report.check("GPU memory at the end", partial(starting.memory, site, free))
+    _tell("\n" + report.summary())
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / FILE).write_bytes(report.to_json())
+    return 1 if report.has_failed else 0
+
+
+def _check(site: Site, report: Report, data: List[Path], trains: bool) -> None:
+    building.check(site, report)
+    judging.check(site, report)
+    for source in data:
+        judging.check_data(site, report, source, trains)
+    best = speed.check(site, report)
+    report.check("engine from the cache", partial(starting.cached, site))
+    if best is not None:
+        serving.check(site, report, best)
+    leaks.check(site, report)
+    faults.check(site, report)
+
+
+def _scope(arguments: argparse.Namespace) -> Scope:
+    goals = dict(GOALS)
+    for each in arguments.goal:
+        name, _, value = each.partition("=")
+        if name not in GOALS or not re.fullmatch(r"\d+(\.\d+)?", value):
+            raise InvalidConfiguration(
+                f"--goal {each}: expected NAME=NUMBER, NAME one of {', '.join(GOALS)}."
+            )
+        goals[name] = float(value)
+    return Scope(
+        batches=tuple(sorted(arguments.batches)),
+        pictures=arguments.pictures,
+        good_parts=arguments.parts,
+        seconds=arguments.seconds,
+        rounds=arguments.rounds,
+        clients=arguments.clients,
+        goals=goals,
+    )
+
+
+def _facts(machine: Machine, driver: Driver) -> Dict[str, Any]:
+    with driver.context():
+        total = driver.total_bytes()
+    return {
+        **asdict(machine),
+        "gpu_bytes": total,
+        "called_through": driver.name,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def _title(machine: Machine, driver: Driver) -> str:
+    assert machine.gpu is not None
+    gpu = machine.gpu
+    return (
+        f"{gpu.name} ({gpu.code}), driver {gpu.driver or 'unknown'} for CUDA {gpu.cuda}, TensorRT "
+        f"{machine.tensorrt}, CUDA called through {driver.name}, {os.cpu_count()} cores "
+        f"{machine.arch}, Python {platform.python_version()}"
+    )
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,169 @@
+"""Faults made on purpose: each must end in a sentence, and the next call must be answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Iterator, Tuple
+
+import numpy as np
+
+from edge_agent.errors import AgentUnavailable, EdgeAgentError, ModelError
+from edge_agent.gpu_check.report import Failed, Report, Skipped
+from edge_agent.gpu_check.site import MIB, Site
+from edge_agent.runtime.backends.base import BackendOptions
+from edge_agent.runtime.backends.fingerprint import Fingerprint
+from edge_agent.runtime.backends.gpu_worker import GpuWorker
+from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
+from edge_agent.runtime.backends.trt import TrtBackend
+from edge_agent.runtime.engines.cache import EngineCache
+
+WORKER = "edge_agent.runtime.backends.trt_worker"
+FAULTY = "edge_agent.gpu_check.faulty_worker"
+CROWDED = "edge_agent.gpu_check.crowded"
+BACK_WITHIN_S = 60.0
+CROWDED_WITHIN_S = 300.0
+PAUSE_S = 0.02
+
+
+def check(site: Site, report: Report) -> None:
+    """Make them one after the other."""
+    report.check("fault: engine cut short", partial(_cut_short, site))
+    report.check("fault: engine of other software", partial(_of_another, site))
+    report.check("fault: illegal address", partial(_illegal_address, site))
+    report.check("fault: worker killed", partial(_killed, site))
+    report.check("fault: GPU memory full", partial(_crowded, site))
+
+
+def _cut_short(site: Site) -> str:
+    content = site.engine.read_bytes()
+    short = site.folder / "short.engine"
+    short.write_bytes(content[: len(content) // 2])
+    try:
+        TrtBackend(short, site.manifest, BackendOptions()).close()
+    except ModelError as error:
+        return str(error)
+    raise Failed("half an engine was loaded as if it were whole")
+
+
+def _of_another(site: Site) -> str:
+    """Look in a cache for an engine that was changed on disk, and for one of another TensorRT."""
+    cache = EngineCache(site.folder / "other", 1024 * MIB)
+    wanted = _fingerprint(site)
+    copy = site.folder / "copy.engine"
+    copy.write_bytes(site.engine.read_bytes())
+    kept = cache.keep(wanted, copy, 1.0)
+    newer = wanted.model_copy(update={"tensorrt": "99.0"})
+    why = cache.why_not(newer)
+    if cache.find(newer) is not None or "99.0" not in why:
+        raise Failed(f"an engine for {wanted.tensorrt} was found for 99.0 ({why or 'no reason'})")
+    kept.write_bytes(kept.read_bytes()[:-1])
+    if cache.find(wanted) is not None:
+        raise Failed("an engine that was changed on disk is still found")
+    return f"not used: {why}; one changed on disk is put aside"
+
+
+def _fingerprint(site: Site) -> Fingerprint:
+    return site.supply.candidates(site.packages[site.precision])[0].fingerprint
+
+
+def _illegal_address(site: Site) -> str:
+    demand = site.folder / "demand"
+    with _slot(site, (sys.executable, "-m", FAULTY, str(demand))) as (worker, slot):
+        worker.run(slot, 1)
+        demand.touch()
+        said = _fails(partial(worker.run, slot, 1))
+        seconds = _comes_back(partial(worker.run, slot, 1))
+        if worker.restarts != 1:
+            raise Failed(f"the worker was started again {worker.restarts} times, not once")
+    return f"{said} Answers again after {seconds:.1f} s"
+
+
+@contextmanager
+def _slot(site: Site, command: Tuple[str, ...]) -> Iterator[Tuple[GpuWorker, int]]:
+    """Start a worker by `command` and open one slot in it."""
+    with closing(GpuWorker(site.engine, command=command)) as worker:
+        tensors = [Tensor.from_json(each) for each in worker.ready["tensors"]]
+        layout = SlotLayout.of(tensors, worker.ready["max_batch"])
+        memory = os.memfd_create("edge-agent-gpu-check")
+        try:
+            os.ftruncate(memory, layout.size)
+            yield worker, worker.open_slot(memory, 0)
+        finally:
+            os.close(memory)
+
+
+def _killed(site: Site) -> str:
+    """Kill the worker while it computes; the next answer must be the same as before."""
+    with closing(site.backend()) as backend:
+        batch = backend.slots()[: backend.max_batch]
+        wanted = {name: np.array(value) for name, value in backend.run(batch).items()}
+        with ThreadPoolExecutor(1) as pool:
+            failing = pool.submit(_fails, lambda: backend.run(batch))
+            os.kill(_child(WORKER), signal.SIGKILL)
+            said = failing.result()
+        seconds = _comes_back(lambda: backend.run(batch))
+        got = backend.run(batch)
+        if not all(np.allclose(got[name], value, atol=1e-3) for name, value in wanted.items()):
+            raise Failed("the worker that was started again gives other results")
+    return f"{said} Answers again after {seconds:.1f} s"
+
+
+def _crowded(site: Site) -> str:
+    if site.driver.gpu().is_integrated:
+        raise Skipped("the GPU shares the machine's memory, which isn't to be filled")
+    command = [sys.executable, "-m", CROWDED, str(site.engine)]
+    ended = subprocess.run(command, capture_output=True, timeout=CROWDED_WITHIN_S, check=False)
+    if ended.returncode:
+        last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise Failed(f"the process ended with {ended.returncode}: {''.join(last)}")
+    told = json.loads(ended.stdout.decode().splitlines()[-1])
+    if told["refused"] is None:
+        raise Failed(f"the engine was loaded though {told['taken'] // MIB} MiB, all, were taken")
+    return f"{told['refused']} Works when there is room again"
+
+
+def _fails(call: Callable[[], Any]) -> str:
+    """Repeat `call` until it fails in the way that says: call again; return the sentence."""
+    end = time.monotonic() + BACK_WITHIN_S
+    while time.monotonic() < end:
+        try:
+            call()
+        except AgentUnavailable as error:
+            return str(error)
+    raise Failed(f"calls were answered for {BACK_WITHIN_S:g} s after the fault")
+
+
+def _comes_back(call: Callable[[], Any]) -> float:
+    """Repeat `call` until it is answered; return after how many seconds."""
+    began = time.monotonic()
+    while True:
+        try:
+            call()
+        except EdgeAgentError as error:
+            if time.monotonic() - began > BACK_WITHIN_S:
+                raise Failed(f"no answer for {BACK_WITHIN_S:g} s: {error}") from None
+            time.sleep(PAUSE_S)
+        else:
+            return time.monotonic() - began
+
+
+def _child(module: str) -> int:
+    """Return the id of this process's child that runs `module`."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            words = (status.parent / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has ended
+        if parent == os.getpid() and module.encode() in words:
+            return int(status.parent.name)
+    raise Failed(f"there is no worker process ({module})")

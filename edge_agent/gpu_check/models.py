@@ -1,0 +1,108 @@
+"""The model that is checked, once for each precision, and the pictures it is checked with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from edge_agent.demo import SEED, parts
+from edge_agent.demo.package import draw_good_parts, train
+from edge_agent.gpu_check.report import Skipped
+from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest
+from edge_agent.packaging.graph import half
+from edge_agent.runtime import parity
+from edge_agent.runtime.engines.spec import build_spec
+from edge_agent.runtime.package import Package
+from edge_agent.runtime.vision.picture_files import png
+from edge_agent.runtime.vision.preprocess import write_input
+from edge_agent.targets import Precision
+from edge_agent.training import package as package_folder
+from edge_agent.types import Frame
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+PRECISIONS: Tuple[Precision, ...] = ("fp32", "fp16", "int8")
+TOLERANCE = {"fp32": 0.001, "fp16": 0.05, "int8": 0.1}  # of scores and maps, 0 to 1
+
+
+def demo(folder: Path, good_parts: int) -> Package:
+    """Draw good parts into `folder` and train on them; the same model each time."""
+    draw_good_parts(folder / "parts", good_parts, SEED)
+    return Package(train(folder / "parts", folder / "models", SEED, lambda _: None))
+
+
+def good_pictures(count: int, manifest: Manifest) -> List[Pixels]:
+    """Draw good parts of the model's size, to calibrate int8 with."""
+    seeds = (parts.training_seed(SEED, index) for index in range(count))
+    return [at_model_size(parts.draw(seed).image, manifest) for seed in seeds]
+
+
+def mixed_pictures(count: int, manifest: Manifest) -> List[Pixels]:
+    """Draw good and defective parts of the model's size; none of those to train on."""
+    return [
+        at_model_size(parts.draw(seed, defect).image, manifest)
+        for seed, defect in parts.mixed(count, SEED)
+    ]
+
+
+def at_model_size(image: Pixels, manifest: Manifest) -> Pixels:
+    """Resize as the agent does; uint8 RGB, also where the model takes something else."""
+    spec = manifest.input.model_copy(update={"dtype": "uint8", "layout": "NHWC"})
+    target = np.empty((spec.height, spec.width, 3), np.uint8)
+    return write_input(Frame(image), spec, target)
+
+
+def at_precision(
+    package: Package, precision: Precision, batches: Sequence[int], good: Sequence[Pixels],
+    typed: bool, out: Path,
+) -> Package:  # fmt: skip
+    """Write `package` once more, to be built with `precision` for these batches.
+
+    good: calibrates int8. typed: TensorRT goes by the graph's own types (from 11 on), so float16
+    needs a graph of its own. Raises Skipped when there can't be one.
+    """
+    files = {entry.path: package.read(entry.path) for entry in package.manifest.files}
+    calibration = _calibration(good) if precision == "int8" else {}
+    manifest = _with_runtime(package.manifest, precision, batches)
+    build = build_spec(manifest).model_copy(
+        update={
+            "quantised": package.manifest.build is not None and package.manifest.build.quantised,
+            "calibration": tuple(sorted(calibration)),
+            "half": half.FILE_NAME if typed and precision == "fp16" else None,
+        }
+    )
+    if build.half is not None:
+        files[build.half] = _half_graph(files[MODEL_FILE], package, manifest)
+    files.update(calibration)
+    listed = tuple(FileEntry.of(path, content) for path, content in files.items())
+    package_folder.write(out, manifest.model_copy(update={"build": build, "files": listed}), files)
+    return Package(out)
+
+
+def _with_runtime(manifest: Manifest, precision: Precision, batches: Sequence[int]) -> Manifest:
+    """Return the manifest for that precision and these batches, without packaging's settings."""
+    tolerance = max(manifest.runtime.parity_tolerance, TOLERANCE[precision])
+    update = {
+        "precision": precision,
+        "batch_sizes": tuple(batches),
+        "parity_tolerance": tolerance,
+    }
+    runtime = manifest.runtime.model_copy(update=update)
+    return manifest.model_copy(update={"runtime": runtime, "build": None})
+
+
+def _calibration(good: Sequence[Pixels]) -> Dict[str, bytes]:
+    return {f"calibration/{index:03}.png": png(picture) for index, picture in enumerate(good)}
+
+
+def _half_graph(model: bytes, package: Package, manifest: Manifest) -> bytes:
+    """Return the graph with float16 in it, as packaging makes it. Raises Skipped."""
+    content, finding = half.halve(model, manifest, parity.read_pictures(package))
+    if content is None:
+        raise Skipped(finding.text)
+    return content

@@ -1,0 +1,36 @@
+"""What the driver's codes mean to people, and which of them end the process's use of the GPU."""
+
+from __future__ import annotations
+
+from edge_agent.errors import GpuFailed
+
+OUT_OF_MEMORY = 2
+NO_DEVICE = 100
+NOT_FOUND = 500
+NOT_SUPPORTED = 801
+
+# Source: the comments on CUresult in cuda.h of CUDA 13. Of the first it says "any further CUDA work
+# will return the same error. To continue using CUDA, the process must be terminated and
+# relaunched"; of the second that the context or the device itself is gone.
+DEADLY = {226, 700, 702, 714, 715, 716, 717, 718, 719, 721, 810, 911}
+LOST = {46, NO_DEVICE, 214, 220, 709, 710, 999}
+STICKY = DEADLY | LOST
+
+ADVICE = {
+    OUT_OF_MEMORY: "Stop other models or programs that use the GPU, or use smaller batches.",
+    34: "This libcuda.so.1 is only for linking; take its folder out of LD_LIBRARY_PATH.",
+    46: "Another program may use it alone; see nvidia-smi.",
+    209: "The kernel isn't for this GPU.",
+    222: "The driver is older than the kernel; install a newer one.",
+    803: "The driver was updated while the machine ran; restart the machine.",
+    804: "A CUDA compatibility package isn't for this GPU; take it out of LD_LIBRARY_PATH.",
+}
+SPOILT = "This process can't use the GPU any more; another one can."
+ODD = "If it happens again, restart the machine, and report it with the agent's log."
+
+
+def failure(call: str, code: int, words: str) -> GpuFailed:
+    """Build the error of `call`, a function of the driver; `words` are the driver's own."""
+    advice = ADVICE.get(code) or (SPOILT if code in STICKY else ODD)
+    sentence = f"The GPU can't be used: {call} failed, {words} ({code}). {advice}"
+    return GpuFailed.after(sentence, code, code in STICKY)

@@ -1,0 +1,133 @@
+"""onnxruntime's CUDA provider: how it is opened, and why it isn't used where it isn't.
+
+Checked with the wheels onnxruntime-gpu 1.19 to 1.31; options and errors as in their documentation,
+https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+import threading
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Dict
+
+from edge_agent.errors import BackendUnavailable, ModelError
+from edge_agent.runtime.backends.cuda.driver import open_driver
+from edge_agent.runtime.backends.cuda.failures import STICKY
+
+PROVIDER = "CUDAExecutionProvider"
+LIBRARY = "capi/libonnxruntime_providers_cuda.so"
+NOT_FOUND = ": cannot open shared object file"  # after the name, in what the loader says
+DRIVER = "libcuda.so.1"
+INSTALL = (
+    "pip install 'onnxruntime-gpu[cuda,cudnn]' brings NVIDIA's libraries; on a Jetson they are "
+    "JetPack's, and NVIDIA offers the wheel of onnxruntime-gpu for it"
+)
+FAILURE = re.compile(r"CUDA (?:failure|error) (\d+): ([^;]*)")
+
+_loading = threading.Lock()
+
+
+def options(exact: bool) -> Dict[str, str]:
+    """Return the provider's options; `exact`: no TF32, which has 10 bits of fraction, as float16.
+
+    The arena takes what the largest batch needs and no more, so it needs no limit of its own;
+    looking for the fastest convolution would take seconds, and memory, at each new batch size.
+    """
+    return {
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "cudnn_conv_use_max_workspace": "0",
+        "use_tf32": "0" if exact else "1",
+    }
+
+
+def check_package(ort: Any) -> None:
+    """Raise BackendUnavailable when the package has no such provider."""
+    if PROVIDER not in ort.get_available_providers():
+        raise BackendUnavailable(
+            f"onnxruntime {ort.__version__} is installed in the variant for the CPU. pip uninstall "
+            "onnxruntime, then pip install 'edge-agent[gpu]'; both together overwrite each other."
+        )
+
+
+def session_class(ort: Any) -> Any:
+    """Return InferenceSession without its way of going on when a provider fails.
+
+    That prints to stdout, and goes over to the CPU for good.
+    """
+
+    class Session(ort.InferenceSession):  # type: ignore[misc]
+        _enable_fallback = property(lambda _: False, lambda _, wanted: None)
+
+    return Session
+
+
+def is_used(session: Any) -> bool:
+    """Whether the session computes with CUDA; the only way to know."""
+    return bool(session.get_providers()[0] == PROVIDER)
+
+
+def load_wheels(ort: Any) -> bool:
+    """Load NVIDIA's libraries from its wheels, where onnxruntime doesn't look by itself.
+
+    False: nothing to be gained.
+    """
+    if not hasattr(ort, "preload_dlls") or _missing(ort) in ("", DRIVER):
+        return False
+    with _loading, redirect_stdout(_Aside()):  # type: ignore[type-var]
+        ort.preload_dlls()
+    return True
+
+
+def why_not(ort: Any) -> str:
+    """Say why a session went over to the CPU."""
+    missing = _missing(ort)
+    if missing == DRIVER:
+        return f"onnxruntime can't use CUDA: this machine has no NVIDIA driver ({DRIVER})."
+    if missing:
+        return f"onnxruntime can't use CUDA: {missing} is missing. {INSTALL}."
+    return (
+        f"onnxruntime {ort.__version__} can't use CUDA here and doesn't say why; its own words "
+        "are in the log. The driver may be too old for it, or the GPU."
+    )
+
+
+def device() -> str:
+    """Return the GPU for people; the provider has loaded the driver by now."""
+    try:
+        return f"GPU {open_driver('libcuda').gpu().name}"
+    except ModelError:
+        return "GPU"
+
+
+def lasting(error: str) -> str:
+    """Return why nothing can be computed any more; empty after an error that passes."""
+    found = FAILURE.search(error)
+    if found is None or int(found.group(1)) not in STICKY:
+        return ""
+    return (
+        f"CUDA failed ({found.group(2).strip()}, {found.group(1)}); this process can't use the "
+        "GPU any more. Restart the agent."
+    )
+
+
+def _missing(ort: Any) -> str:
+    """Return the first library that the provider lacks; empty when none is missing."""
+    try:
+        ctypes.CDLL(str(Path(ort.__file__).parent / LIBRARY))
+    except OSError as error:
+        name, found, _ = str(error).partition(NOT_FOUND)
+        return name if found else ""
+    return ""
+
+
+class _Aside(SimpleNamespace):
+    """What is printed goes to stderr; who writes results to stdout's buffer isn't disturbed."""
+
+    def __init__(self) -> None:
+        super().__init__(write=sys.stderr.write, flush=sys.stderr.flush, buffer=sys.stdout.buffer)

@@ -1,0 +1,95 @@
+"""Where each tensor lies in the memory of a slot: the same in the agent, the worker and the GPU."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Dict, Sequence, Tuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ALIGNMENT = 4096  # a page; TensorRT wants 256 bytes
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of an engine. item: its shape without the batch. dtype: NumPy's name."""
+
+    name: str
+    item: Tuple[int, ...]
+    dtype: str
+    is_input: bool
+
+    @property
+    def item_bytes(self) -> int:
+        """The size of one item."""
+        return int(np.prod(self.item, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    def to_json(self) -> Dict[str, Any]:
+        """Return what `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Dict[str, Any]) -> Tensor:
+        """Read what `to_json` wrote."""
+        return cls(**{**values, "item": tuple(values["item"])})
+
+
+@dataclass(frozen=True)
+class SlotLayout:
+    """Areas for `max_batch` items of each tensor, and for as many frames of `frame_bytes` each.
+
+    Each area begins on a page of its own. No frames: frame_bytes is 0.
+    """
+
+    tensors: Tuple[Tensor, ...]
+    max_batch: int
+    frame_bytes: int = 0
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], max_batch: int, frame_bytes: int = 0) -> SlotLayout:
+        """Lay out `tensors` in their order, the frames after them."""
+        return cls(tuple(tensors), max_batch, frame_bytes)
+
+    @property
+    def size(self) -> int:
+        """How many bytes a slot takes."""
+        return self.frames_offset + _pages(self.frame_bytes * self.max_batch)
+
+    @property
+    def frames_offset(self) -> int:
+        """Where frame 0 begins; frame n lies n * frame_bytes behind it."""
+        return sum(map(self._area, self.tensors))
+
+    def tensor(self, name: str) -> Tensor:
+        """Return the tensor of that name."""
+        return next(tensor for tensor in self.tensors if tensor.name == name)
+
+    def offset(self, name: str) -> int:
+        """Return where the items of the tensor begin."""
+        before = self.tensors[: self.tensors.index(self.tensor(name))]
+        return sum(map(self._area, before))
+
+    def view(self, buffer: Any, name: str, count: int) -> NDArray[Any]:
+        """Return the first `count` items of the tensor in a slot's memory, not copied."""
+        tensor = self.tensor(name)
+        return np.frombuffer(
+            buffer,
+            tensor.dtype,
+            count * int(np.prod(tensor.item, dtype=np.int64)),
+            self.offset(name),
+        ).reshape(count, *tensor.item)
+
+    def frame(self, buffer: Any, index: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Return the place of frame `index`, RGB (h, w, 3), in a slot's memory, not copied."""
+        offset = self.frames_offset + index * self.frame_bytes
+        return np.frombuffer(buffer, np.uint8, width * height * 3, offset).reshape(height, width, 3)
+
+    def _area(self, tensor: Tensor) -> int:
+        return _pages(tensor.item_bytes * self.max_batch)
+
+
+def _pages(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,201 @@
+"""The loop over one TensorRT engine: batches in, outputs out, on three streams of the GPU.
+
+One thread submits batches, each in a slot of its own; `wait` may be called on another. While one
+batch is computed, the next is copied in and the one before is copied out. On integrated GPUs host
+and GPU share their memory: nothing is copied, and one stream does.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, List, Optional, Sequence, Tuple
+
+from edge_agent.errors import InferenceFailed, InvalidPackage, ModelError
+from edge_agent.runtime.backends import trt_loading, trt_tensors
+from edge_agent.runtime.backends.cuda.driver import Driver
+from edge_agent.runtime.backends.gpu_resize import Resizer
+from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
+from edge_agent.runtime.backends.trt_lane import Lane
+from edge_agent.runtime.backends.trt_news import listener
+from edge_agent.runtime.backends.trt_slot import FrameIn, Slot, Times
+
+__all__ = ["EngineLoop", "FrameIn", "Slot", "Times"]
+
+
+class EngineLoop:
+    """An engine that is loaded, ready to compute.
+
+    tensors: inputs first. smallest, max_batch: batches that the engine itself takes; smaller ones
+    are filled up with zeros. device: where it runs, for people. remarks: what isn't as fast as it
+    could be, and why. resizer: makes items of whole frames; it stays its maker's.
+
+    Made, used and closed with the GPU's context current in the thread. Raises BackendUnavailable
+    when the engine can't work here, InvalidPackage when it isn't one that can be served, GpuFailed.
+    """
+
+    def __init__(
+        self,
+        trt: Any,
+        driver: Driver,
+        engine: bytes,
+        dla_core: Optional[int] = None,
+        resizer: Optional[Resizer] = None,
+    ) -> None:
+        self.remarks: List[str] = []
+        gpu = driver.gpu()
+        self.device = f"GPU {gpu.name}" + ("" if dla_core is None else f", DLA core {dla_core}")
+        self._driver, self._is_integrated = driver, gpu.is_integrated
+        self._news, self._resizer = listener(trt), resizer
+        self._slots: List[Slot] = []
+        self._lanes: List[Lane] = []
+        try:
+            with ExitStack() as owned:
+                self._in, self._compute, self._out = self._streams(owned)
+                owned.callback(self._unload)
+                self._runtime = trt_loading.runtime(trt, self._news, dla_core)
+                self._engine = trt_loading.engine(trt, self._news, self._runtime, engine)
+                self.tensors = self._open_lanes(trt)
+                self._owned = owned.pop_all()
+        except ModelError as error:
+            # without the places where it was raised: they keep what must go before the context
+            raise error.with_traceback(None) from None
+        self.smallest = min(lane.batches.low for lane in self._lanes)
+        self.max_batch = max(lane.batches.high for lane in self._lanes)
+
+    def open_slot(self, memory: int, layout: SlotLayout) -> Slot:
+        """Make `layout.size` bytes at the host address `memory`, on a page, the place of batches.
+
+        They stay the caller's, and there until the slot is closed.
+        """
+        slot = Slot(self._driver, memory, layout, self._is_integrated)
+        if slot.unpinned:
+            self._remark(
+                f"Batches are copied slowly, from memory that isn't pinned: {slot.unpinned}"
+            )
+        self._slots.append(slot)
+        return slot
+
+    def submit(self, slot: Slot, count: int, frames: Sequence[FrameIn] = ()) -> None:
+        """Enqueue all of a batch of `count` items and return at once.
+
+        The items lie in the slot, those of `frames` as whole frames; what these are resized to is
+        in the item's place afterwards. Raises InferenceFailed, and the slot is free again.
+        """
+        lane, batch = self._choose(count)
+        if slot.is_in_flight:
+            raise InferenceFailed("The slot's last batch isn't done yet; wait for it first.")
+        self._check_frames(slot, count, frames)
+        self._news.forget()
+        slot.pad(count, batch)
+        try:
+            self._enqueue(slot, lane, count, batch, frames)
+        except InferenceFailed:
+            self._drain()  # what is queued already uses the slot; a lost GPU shows up here
+            raise
+        slot.is_in_flight = True
+        if lane.no_graphs:
+            self._remark(f"CUDA graphs aren't used: {lane.no_graphs}")
+
+    def wait(self, slot: Slot) -> Times:
+        """Block until the slot's batch is done: its outputs are in the slot. Raises GpuFailed."""
+        if not slot.is_in_flight:
+            raise InferenceFailed("The slot has no batch to wait for; submit one first.")
+        return slot.wait()
+
+    def close_slot(self, slot: Slot) -> None:
+        """Give back the slot's memory on the GPU; waits for what is in flight."""
+        self._drain()
+        self._slots.remove(slot)
+        slot.close()
+
+    def close(self) -> None:
+        """Give back everything; the loop can't be used again."""
+        for slot in list(self._slots):
+            self.close_slot(slot)
+        self._drain()
+        self._owned.close()
+
+    def _streams(self, owned: ExitStack) -> List[int]:
+        streams: List[int] = []
+        for _ in range(1 if self._is_integrated else 3):
+            streams.append(self._driver.stream())
+            owned.callback(self._driver.destroy_stream, streams[-1])
+        return streams * (3 // len(streams))
+
+    def _open_lanes(self, trt: Any) -> Tuple[Tensor, ...]:
+        """Open one lane a profile; return the tensors, inputs first."""
+        inputs, found = trt_tensors.inputs(trt, self._engine), set()
+        for profile, batches in enumerate(trt_tensors.batches(self._engine, inputs)):
+            context = trt_loading.context(trt, self._news, self._engine, profile, self._compute)
+            lane = Lane(self._driver, self._news, context, inputs, batches)
+            self._lanes.append(lane)
+            lane.set_shapes(batches.high)
+            outputs = trt_tensors.outputs(trt, self._engine, context, batches.high)
+            found.add((*inputs, *outputs))
+        if len(found) != 1:
+            raise InvalidPackage("The engine's outputs have another size in each profile.")
+        return found.pop()
+
+    def _unload(self) -> None:
+        """Let go of contexts before their engine, of the engine before its runtime."""
+        for lane in self._lanes:
+            lane.close()
+        self._engine = None
+        self._runtime = None
+
+    def _choose(self, count: int) -> Tuple[Lane, int]:
+        """Return the lane for `count` items, and the batch that it computes."""
+        if not 1 <= count <= self.max_batch:
+            raise InferenceFailed(
+                f"The engine got a batch of {count}; expected 1 to {self.max_batch}."
+            )
+        fitting = [lane for lane in self._lanes if lane.batches.high >= count]
+        lane = min(fitting, key=lambda lane: (max(lane.batches.low, count), lane.batches.high))
+        return lane, max(lane.batches.low, count)
+
+    def _check_frames(self, slot: Slot, count: int, frames: Sequence[FrameIn]) -> None:
+        for frame in frames:
+            if not 0 <= frame.index < count:
+                raise InferenceFailed(f"Frame {frame.index} isn't in a batch of {count}.")
+            if frame.size > slot.layout.frame_bytes:
+                raise InferenceFailed(
+                    f"A frame of {frame.width}x{frame.height} pixels has {frame.size} bytes; the "
+                    f"slot has room for {slot.layout.frame_bytes}. Resize it on the CPU."
+                )
+
+    def _enqueue(
+        self, slot: Slot, lane: Lane, count: int, batch: int, frames: Sequence[FrameIn]
+    ) -> None:
+        slot.record("began", self._in)
+        slot.copy_in(batch, frames, self._in)
+        slot.record("arrived", self._in)
+        slot.follow("arrived", self._compute)
+        slot.record("started", self._compute)
+        for frame in frames:
+            self._resize(slot, frame)
+        lane.run(batch, slot.addresses, slot.graphs, self._compute)
+        slot.record("computed", self._compute)
+        slot.follow("computed", self._out)
+        slot.record("leaving", self._out)
+        slot.copy_out(count, frames, self._out)
+        slot.record("done", self._out)
+
+    def _resize(self, slot: Slot, frame: FrameIn) -> None:
+        if self._resizer is None:
+            raise InferenceFailed("Whole frames can't be computed here; resize them on the CPU.")
+        source, target = slot.frame_address(frame.index), slot.item_address(frame.index)
+        self._resizer.launch(source, frame.width, frame.height, target, self._compute)
+
+    def _drain(self) -> None:
+        """Block until the GPU has done all that was enqueued."""
+        event = self._driver.event()
+        try:
+            for stream in (self._in, self._compute, self._out):
+                self._driver.record(event, stream)
+                self._driver.synchronize(event)
+        finally:
+            self._driver.destroy_event(event)
+
+    def _remark(self, text: str) -> None:
+        if text not in self.remarks:
+            self.remarks.append(text)

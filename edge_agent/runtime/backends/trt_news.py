@@ -1,0 +1,83 @@
+"""What TensorRT tells: its errors and warnings, kept and turned into reasons for people."""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import lru_cache
+from typing import Any, Callable, List
+
+log = logging.getLogger(__name__)
+
+UNKNOWN = "it doesn't say why"
+MOST_REASONS = 3  # of one failure
+
+_NODE = re.compile(r"While parsing node number (\d+) \[(\w+)")
+_CODE = re.compile(r"Error Code \d+: [^(]*\((.*)\)\s*$", re.DOTALL)
+_PLACE = re.compile(r"(^|\s+)In \S+ at \S+:\d+")
+
+
+class News:
+    """Errors and warnings since `forget`; `on_verbose` may take what is told besides."""
+
+    def __init__(self) -> None:
+        self.on_verbose: Callable[[str], None] = _nobody
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.errors: List[str] = []
+        self.warnings: List[str] = []
+
+    def reason(self) -> str:
+        """Return what was wrong, without the places in TensorRT's own source."""
+        told = self.errors[:MOST_REASONS] or self.warnings[-1:]
+        return "; ".join(dict.fromkeys(map(_plain, told))) or UNKNOWN
+
+    def node(self) -> str:
+        """Return which node the parser refused: ", node 3, NonZero"."""
+        for message in self.errors:
+            found = _NODE.search(message)
+            if found:
+                return ", node {}, {}".format(*found.groups())
+        return ""
+
+
+@lru_cache(maxsize=1)
+def listener(trt: Any) -> Any:
+    """Return what the module `trt` tells its news to, a `News`.
+
+    The same whenever asked: TensorRT tells everything of a process to the listener that came first.
+    """
+    severity = trt.ILogger.Severity
+
+    class Listener(trt.ILogger, News):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            News.__init__(self)
+
+        def log(self, level: Any, message: str) -> None:
+            if level in (severity.INTERNAL_ERROR, severity.ERROR):
+                self.errors.append(message)
+            elif level == severity.WARNING:
+                self.warnings.append(message)
+                log.info("TensorRT warns: %s", message)
+            elif level == severity.VERBOSE:
+                self.on_verbose(message)
+
+    return Listener()
+
+
+def first_line(text: str) -> str:
+    """Return the first line of what TensorRT says, without its full stop."""
+    return text.strip().splitlines()[0][:300].rstrip(". ") if text.strip() else ""
+
+
+def _nobody(message: str) -> None:
+    """Take no notice."""
+
+
+def _plain(message: str) -> str:
+    found = _CODE.search(message)
+    text = _PLACE.sub("", found.group(1) if found else message)
+    return first_line(text).split(". ")[0].strip(" ().")

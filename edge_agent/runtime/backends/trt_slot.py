@@ -1,0 +1,162 @@
+"""The memory of one batch: where the host has it, where the GPU has it, and how it gets across."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Dict, NamedTuple, Sequence
+
+from edge_agent.errors import GpuFailed
+from edge_agent.runtime.backends.cuda.driver import Driver
+from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
+from edge_agent.runtime.backends.trt_lane import Graph, Lane
+
+# What is timed of a batch, in the order in which it comes to pass.
+MOMENTS = ("began", "arrived", "started", "computed", "leaving", "done")
+
+
+@dataclass(frozen=True)
+class FrameIn:
+    """A whole frame in the slot's frames area: item `index` of the batch is made of it.
+
+    Its rows of RGB follow one another without gaps.
+    """
+
+    index: int
+    width: int
+    height: int
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.width * self.height * 3
+
+
+class Times(NamedTuple):
+    """What a batch took on the GPU, waiting for its neighbours left out."""
+
+    copy_in_ms: float
+    compute_ms: float
+    copy_out_ms: float
+
+
+class Slot:
+    """Host memory that its caller owns, and the same areas on the GPU.
+
+    On integrated GPUs it is the same memory, else the GPU's own. `unpinned` says why the host's
+    couldn't be pinned. Used by one batch at a time; its graphs run only then.
+    """
+
+    def __init__(
+        self, driver: Driver, memory: int, layout: SlotLayout, is_integrated: bool
+    ) -> None:
+        self.layout = layout
+        self.is_in_flight = False
+        self.unpinned = ""
+        self.graphs: Dict[Lane, Graph] = {}
+        self._driver, self._host = driver, memory
+        self._offsets = {tensor.name: layout.offset(tensor.name) for tensor in layout.tensors}
+        self._inputs = [tensor for tensor in layout.tensors if tensor.is_input]
+        self._outputs = [tensor for tensor in layout.tensors if not tensor.is_input]
+        with ExitStack() as owned:
+            mapped = self._pin(owned)
+            self.is_mapped = is_integrated and mapped != 0
+            if not self.is_mapped:
+                mapped = driver.allocate(layout.size)
+                owned.callback(driver.free, mapped)
+            self._device = mapped
+            self._events = {moment: driver.event(timed=True) for moment in MOMENTS}
+            for event in self._events.values():
+                owned.callback(driver.destroy_event, event)
+            owned.callback(self._drop_graphs)
+            self._owned = owned.pop_all()
+        self.addresses = {name: mapped + offset for name, offset in self._offsets.items()}
+
+    def close(self) -> None:
+        """Give back all but the host memory itself; no batch may be in flight."""
+        self._owned.close()
+
+    def record(self, moment: str, stream: int) -> None:
+        """Note when `stream` gets here."""
+        self._driver.record(self._events[moment], stream)
+
+    def follow(self, moment: str, stream: int) -> None:
+        """Let `stream` go on only after `moment` has come to pass."""
+        self._driver.wait(stream, self._events[moment])
+
+    def wait(self) -> Times:
+        """Block this thread until the batch is done. Raises GpuFailed."""
+        try:
+            self._driver.synchronize(self._events["done"])
+            return Times(*map(self._elapsed, MOMENTS[::2], MOMENTS[1::2]))
+        finally:
+            self.is_in_flight = False
+
+    def pad(self, count: int, batch: int) -> None:
+        """Fill the inputs from item `count` on with zeros."""
+        for tensor in self._inputs if batch > count else ():
+            begin = self._host + self._offsets[tensor.name] + count * tensor.item_bytes
+            ctypes.memset(begin, 0, (batch - count) * tensor.item_bytes)
+
+    def copy_in(self, batch: int, frames: Sequence[FrameIn], stream: int) -> None:
+        """Put the copies of the inputs, and of the frames that make some, into `stream`."""
+        if self.is_mapped:
+            return
+        made = {frame.index for frame in frames}
+        for tensor in self._inputs:
+            if not made:
+                self._in(self._offsets[tensor.name], batch * tensor.item_bytes, stream)
+            for index in sorted(set(range(batch)) - made) if made else ():
+                self._in(self._at(tensor, index), tensor.item_bytes, stream)
+        for frame in frames:
+            self._in(self._frame(frame.index), frame.size, stream)
+
+    def copy_out(self, count: int, frames: Sequence[FrameIn], stream: int) -> None:
+        """Put the copies of the outputs, and of inputs made of frames, into `stream`."""
+        if self.is_mapped:
+            return
+        for tensor in self._outputs:
+            self._out(self._offsets[tensor.name], count * tensor.item_bytes, stream)
+        for frame in frames:
+            for tensor in self._inputs:
+                self._out(self._at(tensor, frame.index), tensor.item_bytes, stream)
+
+    def frame_address(self, index: int) -> int:
+        """Return where the GPU has frame `index`."""
+        return self._device + self._frame(index)
+
+    def item_address(self, index: int) -> int:
+        """Return where the GPU has item `index` of the first input."""
+        return self._device + self._at(self._inputs[0], index)
+
+    def _pin(self, owned: ExitStack) -> int:
+        """Return the mapped address, 0 where pinning fails."""
+        try:
+            mapped = self._driver.register(self._host, self.layout.size)
+        except GpuFailed as error:
+            if error.is_sticky:
+                raise
+            self.unpinned = str(error)
+            return 0
+        owned.callback(self._driver.unregister, self._host)
+        return mapped
+
+    def _at(self, tensor: Tensor, index: int) -> int:
+        return self._offsets[tensor.name] + index * tensor.item_bytes
+
+    def _frame(self, index: int) -> int:
+        return self.layout.frames_offset + index * self.layout.frame_bytes
+
+    def _in(self, offset: int, size: int, stream: int) -> None:
+        self._driver.copy_in(self._device + offset, self._host + offset, size, stream)
+
+    def _out(self, offset: int, size: int, stream: int) -> None:
+        self._driver.copy_out(self._host + offset, self._device + offset, size, stream)
+
+    def _elapsed(self, begin: str, end: str) -> float:
+        return self._driver.elapsed_ms(self._events[begin], self._events[end])
+
+    def _drop_graphs(self) -> None:
+        while self.graphs:
+            self._driver.destroy_graph(self.graphs.popitem()[1].handle)

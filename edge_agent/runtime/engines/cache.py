@@ -1,0 +1,269 @@
+"""The engines built on this device, found again by their fingerprint.
+
+Files of the folder, ID being the fingerprint's:
+    ID.engine       an engine; the time of its change is that of its last use
+    ID.json         `Kept`: what belongs to it; stays when the engine goes, to say what changed
+    ID.refused      why it's never to be used
+    ID.engine.bad   a damaged one, to be looked at
+    timing-NAME     what builders measured, for the next build
+    build-*         builds under way
+Processes may share the folder: each holds its lock while it reads or changes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional
+
+from pydantic import Field
+from typing_extensions import Annotated
+
+from edge_agent.errors import BuildFailed
+from edge_agent.fields import Strict, read_json
+from edge_agent.runtime.backends.fingerprint import Digest, Fingerprint
+from edge_agent.runtime.engines.storing import open_folder, put, storing, write
+
+log = logging.getLogger(__name__)
+
+ENGINE, ABOUT, REFUSED, BAD = ".engine", ".json", ".refused", ".engine.bad"
+TIMING, WORKPLACE = "timing-", "build-"
+MOST_MEMORIES = 200  # of engines that are gone
+
+
+class Kept(Strict):
+    """Stands in ID.json.
+
+    sha256, bytes: of the engine. built: seconds since 1970. seconds: how long building took, 0.0
+    when it wasn't built here.
+    """
+
+    fingerprint: Fingerprint
+    sha256: Digest
+    bytes: Annotated[int, Field(ge=0)]
+    built: float
+    seconds: Annotated[float, Field(ge=0.0)]
+
+
+class EngineCache:
+    """Owns `folder`, at most `limit_bytes` of engines, the last one apart; any thread may use it.
+
+    It needn't exist. Nothing can be kept where it can't be written, and nothing is found then.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self._folder, self._limit_bytes = folder, limit_bytes
+        self._refused: Dict[str, str] = {}  # where the disk doesn't take it
+
+    def find(self, wanted: Fingerprint) -> Optional[Path]:
+        """Return the engine's file; None when there is none, or only a damaged one."""
+        try:
+            with self._locked():
+                return self._find(wanted)
+        except OSError as error:
+            log.warning("The engine %s can't be read: %s", wanted.id, error)
+            return None
+
+    def why_not(self, wanted: Fingerprint) -> str:
+        """Say in what the nearest engine of the same model is another one; empty: there is none."""
+        nearest = self._nearest(self._of_model(wanted), wanted)
+        return nearest.fingerprint.differences(wanted) if nearest else ""
+
+    def expected_s(self, wanted: Fingerprint) -> Optional[float]:
+        """Return how long building the most similar engine for this model and GPU took."""
+        built = [
+            kept
+            for kept in self._of_model(wanted)
+            if kept.seconds and kept.fingerprint.gpu == wanted.gpu
+        ]
+        nearest = self._nearest(built, wanted)
+        return nearest.seconds if nearest else None
+
+    def keep(self, wanted: Fingerprint, engine: Path, seconds: float) -> Path:
+        """Take the file `engine` over; others that were used longest ago make room.
+
+        seconds: how long building took. Raises BuildFailed when it can't be stored.
+        """
+        path = self._path(wanted, ENGINE)
+        with storing(self._folder), self._locked(create=True):
+            kept = Kept(
+                fingerprint=wanted,
+                sha256=_sha256(engine),
+                bytes=engine.stat().st_size,
+                built=time.time(),
+                seconds=seconds,
+            )
+            put(engine, path)
+            about = (kept.model_dump_json(indent=2) + "\n").encode()
+            write(self._path(wanted, ABOUT), about)
+            self._make_room(path)
+        return path
+
+    def quarantine(self, wanted: Fingerprint, why: str) -> None:
+        """Put a damaged engine aside; it isn't found any more."""
+        with self._locked():
+            self._put_aside(wanted, why)
+
+    def refuse(self, wanted: Fingerprint, why: str) -> None:
+        """Never use this engine again; delete it."""
+        self._refused[wanted.id] = why
+        try:
+            with storing(self._folder), self._locked(create=True):
+                write(self._path(wanted, REFUSED), why.encode())
+                with suppress(FileNotFoundError):
+                    self._path(wanted, ENGINE).unlink()
+        except BuildFailed as error:
+            log.warning("The engine %s is refused until the agent restarts: %s", wanted.id, error)
+
+    def refusal(self, wanted: Fingerprint) -> str:
+        """Return why it's never to be used; empty when it may be."""
+        if wanted.id in self._refused:
+            return self._refused[wanted.id]
+        with suppress(OSError):
+            return self._path(wanted, REFUSED).read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def timing(self, name: str) -> Path:
+        """Return the path of the timing cache `name`; there needn't be a file."""
+        return self._folder / f"{TIMING}{name}"
+
+    def keep_timing(self, name: str, file: Path) -> None:
+        """Take the file over as the timing cache `name`. Raises BuildFailed."""
+        with storing(self._folder), self._locked(create=True):
+            put(file, self.timing(name))
+
+    def forget_timing(self, name: str) -> None:
+        """Delete a timing cache that may be damaged."""
+        with suppress(OSError):
+            self.timing(name).unlink()
+
+    @contextmanager
+    def workplace(self) -> Iterator[Path]:
+        """Lend a folder for one build, on the same disk; it's gone afterwards.
+
+        What builds left behind that nobody ended goes now. Raises BuildFailed.
+        """
+        with storing(self._folder), self._locked(create=True):
+            for left in self._folder.glob(f"{WORKPLACE}*"):
+                _remove_unused(left)
+            folder = Path(tempfile.mkdtemp(prefix=WORKPLACE, dir=self._folder))
+            lock = open_folder(folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+    @contextmanager
+    def _locked(self, create: bool = False) -> Iterator[None]:
+        if create:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder = open_folder(self._folder)
+        except FileNotFoundError:
+            yield  # nothing to be found
+            return
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+    def _find(self, wanted: Fingerprint) -> Optional[Path]:
+        path = self._path(wanted, ENGINE)
+        kept = self._read(self._path(wanted, ABOUT))
+        if kept is None or not path.exists():
+            return None
+        damage = _damage(path, kept)
+        if damage:
+            self._put_aside(wanted, damage)
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        return path
+
+    def _path(self, wanted: Fingerprint, suffix: str) -> Path:
+        return self._folder / f"{wanted.id}{suffix}"
+
+    def _read(self, path: Path) -> Optional[Kept]:
+        try:
+            return read_json(Kept, path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("%s is left out: %s", path, error)
+            return None
+
+    def _of_model(self, wanted: Fingerprint) -> List[Kept]:
+        found = map(self._read, self._folder.glob(f"*{ABOUT}"))
+        return [kept for kept in found if kept and kept.fingerprint.model == wanted.model]
+
+    def _nearest(self, among: List[Kept], wanted: Fingerprint) -> Optional[Kept]:
+        return min(
+            among,
+            key=lambda kept: (len(kept.fingerprint.changed(wanted)), -kept.built),
+            default=None,
+        )
+
+    def _put_aside(self, wanted: Fingerprint, why: str) -> None:
+        log.warning("The engine %s is put aside: %s", wanted.id, why)
+        try:
+            self._path(wanted, ENGINE).replace(self._path(wanted, BAD))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("%s can't be renamed: %s", self._path(wanted, ENGINE), error)
+
+    def _make_room(self, kept: Path) -> None:
+        """Delete what was used longest ago until the limit is kept; damaged ones go first."""
+        large = [*self._folder.glob(f"*{ENGINE}"), *self._folder.glob(f"*{BAD}")]
+        large.sort(key=lambda path: (path.name.endswith(ENGINE), path.stat().st_mtime))
+        sizes = {path: path.stat().st_size for path in large if path != kept}
+        over = sum(sizes.values()) + kept.stat().st_size - self._limit_bytes
+        for path, size in sizes.items():
+            if over <= 0:
+                break
+            log.info("%s makes room for newer engines", path.name)
+            path.unlink()
+            over -= size
+        memories = [
+            path for path in self._folder.glob(f"*{ABOUT}") if not path.with_suffix(ENGINE).exists()
+        ]
+        memories.sort(key=lambda path: path.stat().st_mtime)
+        for path in memories[:-MOST_MEMORIES]:
+            path.unlink()
+
+
+def _damage(path: Path, kept: Kept) -> str:
+    size = path.stat().st_size
+    if size != kept.bytes:
+        return f"it has {size} bytes, and had {kept.bytes} when it was stored."
+    return "" if _sha256(path) == kept.sha256 else "its bytes have changed since it was stored."
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove a folder of a build unless its process holds it."""
+    lock = open_folder(folder)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(lock)

@@ -1,0 +1,62 @@
+"""Graph, settings and calibration pictures → TensorRT engine, with this machine's GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence
+
+import numpy as np
+
+from edge_agent.manifest import InputSpec
+from edge_agent.runtime.backends.cuda.driver import Driver
+from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder
+from edge_agent.runtime.backends.trt_progress import Report
+from edge_agent.runtime.vision.picture_files import read_png
+from edge_agent.runtime.vision.preprocess import item_shape, write_input
+from edge_agent.targets import BuildSpec
+from edge_agent.types import Frame
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+WORKSPACE_PART = 2  # half of the free memory: weights and results need room as well
+
+
+def make(
+    builder: EngineBuilder,
+    driver: Driver,
+    model: bytes,
+    image: InputSpec,
+    spec: BuildSpec,
+    pictures: Sequence[bytes],
+    *,
+    timing_cache: bytes = b"",
+    dla_core: Optional[int] = None,
+    on_progress: Optional[Report] = None,
+) -> Built:
+    """Build an engine of `model`, within the driver's context; raises as `EngineBuilder.build`.
+
+    pictures: files of the calibration, PNG of the input's size. Layers may use half of what is
+    free of the GPU's memory now.
+    """
+    batches = driver.batches(_items(pictures, image), spec.profiles[0].optimum[0])
+    try:
+        return builder.build(
+            model,
+            spec,
+            workspace_bytes=driver.free_bytes() // WORKSPACE_PART,
+            calibration=batches,
+            timing_cache=timing_cache,
+            dla_core=dla_core,
+            on_progress=on_progress,
+        )
+    finally:
+        batches.close()
+
+
+def _items(pictures: Sequence[bytes], image: InputSpec) -> Iterator[NDArray[Any]]:
+    """Yield each picture as the model takes it."""
+    for picture in pictures:
+        pixels = read_png(picture, image.width, image.height)
+        slot = np.empty(item_shape(image), image.dtype)
+        write_input(Frame(pixels), image, slot)
+        yield slot

@@ -1,0 +1,245 @@
+"""The TensorRT engines that a package has on this device: those that are ready, those to be built.
+
+One supply serves all models; engines are built one after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Optional
+
+from edge_agent.config import MIB, EngineSettings
+from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage, ModelError
+from edge_agent.manifest import MODEL_FILE
+from edge_agent.runtime.backends import fingerprint
+from edge_agent.runtime.backends.fingerprint import Fingerprint
+from edge_agent.runtime.engines.build import EngineBuild, Progress
+from edge_agent.runtime.engines.cache import EngineCache
+from edge_agent.runtime.engines.machine import Machine, look
+from edge_agent.runtime.engines.plan import CUDA, TENSORRT, Plan, plan
+from edge_agent.runtime.engines.spec import build_spec, ladder
+from edge_agent.runtime.package import Package
+from edge_agent.targets import BuildSpec, TargetSpec
+
+log = logging.getLogger(__name__)
+
+PACKED = "engines"  # folder of a package with engines built beforehand
+ON_GPU = {TENSORRT, CUDA}
+TURN_S = 0.2  # how soon an order that waits for another one sees that it is cancelled
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine that may serve a package: what it is built from, and all it depends on."""
+
+    package: Package
+    graph: str  # path in the package
+    spec: BuildSpec
+    fingerprint: Fingerprint
+
+    @property
+    def pictures(self) -> List[bytes]:
+        """The calibration's files."""
+        return [self.package.read(path) for path in self.spec.calibration]
+
+    def __str__(self) -> str:
+        return f"TensorRT engine ({self.spec.precision})"
+
+
+class NotBuilt(BackendUnavailable):
+    """The engine can serve as soon as it is built."""
+
+    candidate: Candidate
+
+    @classmethod
+    def of(cls, candidate: Candidate, sentence: str) -> NotBuilt:
+        """Build it from a sentence that says why there is none."""
+        error = cls(sentence)
+        error.candidate = candidate
+        return error
+
+
+class EngineSupply:
+    """Owns the cache of engines and what is known of the machine; any thread may use it."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._cache = EngineCache(settings.cache or _default_cache(), settings.cache_mib * MIB)
+        self._refused: Dict[str, str] = {}  # fingerprint's id → why, until the process ends
+        self._built: List[str] = []  # by this process
+        self._looking, self._turn = threading.Lock(), threading.Lock()
+        self._machine: Optional[Machine] = None
+
+    def plan(self, target: Optional[TargetSpec]) -> Plan:
+        """Say in which order the engines are tried for a package of `target`."""
+        wanted = self._settings.backends
+        if wanted and not ON_GPU & set(wanted):
+            return Plan(wanted)
+        found = plan(target, self._here(), wanted)
+        if not self._settings.wait_for_engine:
+            return found
+        if TENSORRT not in found.order:
+            reasons = " ".join(found.remarks)
+            raise BackendUnavailable(f"engine.wait_for_engine wants TensorRT only. {reasons}")
+        return Plan((TENSORRT,), found.remarks)
+
+    @property
+    def dla_core(self) -> Optional[int]:
+        """The accelerator that engines are made for; None: the GPU."""
+        return self._settings.dla_core
+
+    def candidates(self, package: Package) -> List[Candidate]:
+        """Return what may serve, the one with the wanted precision first.
+
+        Raises BackendUnavailable when this machine has no GPU or no TensorRT.
+        """
+        machine = self._here()
+        if machine.gpu is None or not machine.tensorrt:
+            raise BackendUnavailable(machine.no_gpu or machine.no_tensorrt)
+        return [self._candidate(package, spec) for spec in ladder(build_spec(package.manifest))]
+
+    def check(self, candidate: Candidate) -> None:
+        """Raise BackendUnavailable when the engine is known to be of no use."""
+        wanted = candidate.fingerprint
+        why = self._refused.get(wanted.id, "") or self._cache.refusal(wanted)
+        if why:
+            raise BackendUnavailable(why)
+
+    def find(self, candidate: Candidate) -> Path:
+        """Return the engine's file, from the cache or the package. Raises NotBuilt."""
+        wanted = candidate.fingerprint
+        found = self._cache.find(wanted) or self._unpack(candidate)
+        if found is None:
+            changed = self._cache.why_not(wanted)
+            why = f"; the one that was is for another machine: {changed}" if changed else ""
+            raise NotBuilt.of(candidate, f"The {candidate} isn't built yet{why}.")
+        return found
+
+    def refuse(self, candidate: Candidate, error: ModelError) -> None:
+        """Never try this engine again: it gives other results than the model."""
+        self._cache.refuse(candidate.fingerprint, str(error))
+
+    def spoil(self, candidate: Candidate, error: ModelError) -> None:
+        """Put an engine aside that can't be loaded; one just built isn't built again."""
+        self._cache.quarantine(candidate.fingerprint, str(error))
+        if candidate.fingerprint.id in self._built:
+            self._refused[candidate.fingerprint.id] = str(error)
+
+    def build(self, order: EngineOrder, on_progress: Callable[[Progress], None]) -> None:
+        """Build what is ordered, when its turn comes.
+
+        What TensorRT can't build at this precision is refused from then on. Raises InvalidPackage
+        when it can't read the graph, BuildFailed when the build came to nothing otherwise.
+        """
+        candidate = order.candidate
+        with self._its_turn(order):
+            if self._cache.find(candidate.fingerprint):
+                return
+            build = EngineBuild(
+                candidate.package.read_model(candidate.graph),
+                candidate.package.manifest.input,
+                candidate.spec,
+                candidate.pictures,
+                candidate.fingerprint,
+                self._cache,
+                dla_core=self.dla_core,
+                within_s=self._settings.build_within_s,
+            )
+            order.begin(build)
+            try:
+                build.run(on_progress)
+            except BuildFailed:
+                raise
+            except BackendUnavailable as error:
+                log.warning("The %s can't be built: %s", candidate, error)
+                self._refused[candidate.fingerprint.id] = str(error)
+            else:
+                self._built.append(candidate.fingerprint.id)
+
+    @contextmanager
+    def _its_turn(self, order: EngineOrder) -> Iterator[None]:
+        while not self._turn.acquire(timeout=TURN_S):
+            order.check()
+        try:
+            order.check()
+            yield
+        finally:
+            self._turn.release()
+
+    def _here(self) -> Machine:
+        with self._looking:
+            if self._machine is None:
+                self._machine = look()
+            return self._machine
+
+    def _candidate(self, package: Package, spec: BuildSpec) -> Candidate:
+        machine = self._here()
+        assert machine.gpu is not None  # see `candidates`
+        typed = spec.precision == "fp16" and not machine.has_fp16_flag
+        graph = spec.half if typed and spec.half else MODEL_FILE
+        wanted = Fingerprint.of(
+            machine.tensorrt,
+            machine.gpu,
+            package.read(graph),
+            spec,
+            [package.read(path) for path in spec.calibration],
+            dla_core=self.dla_core,
+        )
+        return Candidate(package, graph, spec, wanted)
+
+    def _unpack(self, candidate: Candidate) -> Optional[Path]:
+        """Take over the engine that the package brings, if it is for this very device."""
+        wanted, package = candidate.fingerprint, candidate.package
+        listed = {entry.path for entry in package.manifest.files}
+        name = f"{PACKED}/{wanted.id}"
+        if not {f"{name}.json", f"{name}.engine"} <= listed:
+            return None
+        try:
+            if fingerprint.parse(package.read(f"{name}.json")) != wanted:
+                return None
+        except (ValueError, InvalidPackage) as error:
+            log.warning("The engine %s of %s isn't used: %s", name, package.path, error)
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            engine = Path(folder) / "engine"
+            engine.write_bytes(package.read(f"{name}.engine"))
+            return self._cache.keep(wanted, engine, 0.0)
+
+
+class EngineOrder:
+    """The wish for an engine; `cancel` may be called on any thread at any time."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate = candidate
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._build: Optional[EngineBuild] = None
+
+    def begin(self, build: EngineBuild) -> None:
+        """Let `cancel` end this build. Raises BuildFailed when it was called before."""
+        with self._lock:
+            self._build = build
+        self.check()
+
+    def cancel(self) -> None:
+        """End the build, or keep it from beginning."""
+        with self._lock:
+            self._cancelled, build = True, self._build
+        if build is not None:
+            build.cancel()
+
+    def check(self) -> None:
+        """Raise BuildFailed when nobody wants the engine any more."""
+        if self._cancelled:
+            raise BuildFailed(f"The {self.candidate} isn't needed any more.")
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "edge-agent" / "engines"

@@ -1,0 +1,156 @@
+"""Opens a package in the first engine that gives its own results back."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+from edge_agent.errors import (
+    AgentUnavailable,
+    BackendUnavailable,
+    GpuFailed,
+    InferenceFailed,
+    ModelError,
+    ParityFailed,
+)
+from edge_agent.manifest import MODEL_FILE, Manifest
+from edge_agent.runtime import parity
+from edge_agent.runtime.backends.base import Backend, BackendOptions
+from edge_agent.runtime.backends.catalog import first_that_works, open_named
+from edge_agent.runtime.engines.plan import TENSORRT
+from edge_agent.runtime.engines.supply import Candidate, EngineSupply, NotBuilt
+from edge_agent.runtime.graph_choice import choose_graph, this_machine
+from edge_agent.runtime.instance import InferenceUnit, Verdicts
+from edge_agent.runtime.package import Package
+
+log = logging.getLogger(__name__)
+
+Trial = Callable[[Backend], None]  # raises ModelError when the engine shall not serve
+Open = Callable[[], Backend]
+
+
+class Opened:
+    """A first inference unit, warm; `another` makes one more of the same loaded model."""
+
+    def __init__(self, opening: Opening, open_backend: Open, trial: Trial) -> None:
+        """Open and try it. Raises ModelError."""
+        self._opening, self._open = opening, open_backend
+        self.backend = open_backend()
+        self.unit = opening.warm(self.backend, trial)
+
+    def another(self) -> InferenceUnit:
+        """Make one more unit. Raises ModelError."""
+        return self._opening.warm(self.backend.another() or self._open(), _no_trial)
+
+
+class Opening:
+    """One package about to serve; `pending` is the engine that it would rather be served by."""
+
+    def __init__(
+        self,
+        name: str,
+        package: Package,
+        manifest: Manifest,
+        options: BackendOptions,
+        supply: EngineSupply,
+    ) -> None:
+        """`manifest` is the package's with the decision in force."""
+        self.verdicts = Verdicts(manifest)
+        self.pending: Optional[Candidate] = None
+        self._name, self._package, self._manifest = name, package, manifest
+        self._options, self._supply = options, supply
+        self._pictures = parity.read_pictures(package)
+
+    def first(self, names: Sequence[str]) -> Tuple[Opened, Dict[str, ModelError]]:
+        """Open the first of the engines `names` that serves; say why not those before it.
+
+        Raises ModelError; NotBuilt when there would be one as soon as it is built.
+        """
+        try:
+            opened, refused = first_that_works(names, self._open)
+        except ModelError:
+            if self.pending is None:
+                raise
+            raise NotBuilt.of(self.pending, f"The {self.pending} isn't built yet.") from None
+        self._pictures = []  # further units are opened from the same bytes in the same engine
+        return opened, refused
+
+    def warm(self, backend: Backend, trial: Trial) -> InferenceUnit:
+        """Make an inference unit of `backend` and try it; close it when it shall not serve."""
+        try:
+            unit = InferenceUnit(backend, self._manifest, self.verdicts)
+            unit.warm_up()
+            trial(backend)
+        except AgentUnavailable as error:  # its worker process was lost
+            backend.close()
+            raise BackendUnavailable(str(error)) from None
+        except Exception:
+            backend.close()
+            raise
+        return unit
+
+    def _open(self, name: str) -> Opened:
+        if name == TENSORRT:
+            return self._open_tensorrt()
+        graph = choose_graph(self._package.manifest, this_machine(name))
+        if graph != MODEL_FILE:
+            try:
+                return Opened(self, partial(self._open_graph, name, graph), self._reproduces)
+            except ModelError as error:
+                log.warning("Model %s isn't served from %s: %s", self._name, graph, error)
+        return Opened(self, partial(self._open_graph, name, MODEL_FILE), self._reproduces)
+
+    def _open_graph(self, name: str, graph: str) -> Backend:
+        options = replace(self._options, is_optimised=graph != MODEL_FILE)
+        return open_named(name, self._package.read_model(graph), self._manifest, options)
+
+    def _open_tensorrt(self) -> Opened:
+        """Step down from the wanted precision to the next as long as results aren't the model's."""
+        reasons: List[str] = []
+        for candidate in self._supply.candidates(self._package):
+            try:
+                return self._open_engine(candidate)
+            except NotBuilt as error:
+                self.pending = candidate
+                raise NotBuilt.of(candidate, " ".join([str(error), *reasons])) from None
+            except ModelError as error:
+                reasons.append(f"{candidate.spec.precision}: {error}")
+        raise BackendUnavailable(" ".join(reasons))
+
+    def _open_engine(self, candidate: Candidate) -> Opened:
+        from edge_agent.runtime.backends.trt import TrtBackend
+
+        supply = self._supply
+        supply.check(candidate)
+        open_backend = partial(
+            TrtBackend,
+            supply.find(candidate),
+            self._manifest,
+            self._options,
+            dla_core=supply.dla_core,
+        )
+        try:
+            return Opened(self, open_backend, self._reproduces)
+        except (ParityFailed, InferenceFailed) as error:
+            if not isinstance(error, GpuFailed):
+                supply.refuse(candidate, error)
+            raise
+        except ModelError as error:
+            supply.spoil(candidate, error)
+            supply.check(candidate)
+            raise NotBuilt.of(candidate, str(error)) from None
+
+    def _reproduces(self, backend: Backend) -> None:
+        """Raise ParityFailed unless the engine gives the golden samples' results."""
+        try:
+            parity.check(backend, self._package.manifest, self._pictures)
+        except ParityFailed as error:
+            for line in error.table.splitlines():
+                log.warning("%s: %s", self._name, line)
+            raise
+
+
+def _no_trial(_: Backend) -> None:
+    """Let every engine serve."""

@@ -1,0 +1,122 @@
+"""The acceptance run, on machines that are FAKE, and on those where it can't be made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Dict
+
+import pytest
+
+from tests import micro
+from tests.gpu_check.fake_machine import NAME, SMALL, clean, environment, gpu_check, states
+from tests.runtime import fake_cuda
+
+# Loads as ever, and makes FP16 engines whose scores and maps are off by a little.
+WRONG_HALF = """
+import base64, onnx
+from onnx import helper
+load = fake_tensorrt_runtime._Engine.__init__
+def spoil(self, logger, runtime, told):
+    if told["flags"] == ["FP16", "TF32"]:
+        model = onnx.load_model_from_string(base64.b64decode(told["model"]))
+        model.graph.initializer.append(helper.make_tensor("off", 1, [], [0.9]))
+        for node in model.graph.node:
+            if node.op_type == "ReduceMax":
+                node.output[0] = "right"
+                model.graph.node.append(helper.make_node("Mul", ["right", "off"], ["score"]))
+                break
+        told = {**told, "model": base64.b64encode(model.SerializeToString()).decode()}
+    load(self, logger, runtime, told)
+fake_tensorrt_runtime._Engine.__init__ = spoil
+"""
+# Loses memory of the GPU with every engine that is loaded.
+LEAK = """
+load_engine = fake_tensorrt_runtime._Runtime.deserialize_cuda_engine
+def leak(self, content):
+    self._cuda.allocate(3 << 20)
+    return load_engine(self, content)
+fake_tensorrt_runtime._Runtime.deserialize_cuda_engine = leak
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return micro.write(tmp_path / "model", "anomaly_map", runtime={"batch_sizes": [1, 3]})
+
+
+def test_without_a_gpu_it_says_so_and_nothing_else(tmp_path: Path) -> None:
+    fake_cuda.driver(tmp_path, init=100)
+    run = gpu_check([], {**clean(), "LD_LIBRARY_PATH": str(tmp_path)})
+    assert (run.returncode, run.stdout) == (2, "")
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stderr.startswith("gpu_check: This machine has no NVIDIA GPU")
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_without_tensorrt_it_names_what_brings_it(tmp_path: Path) -> None:
+    fake_cuda.driver(tmp_path)
+    run = gpu_check([], {**clean(), "LD_LIBRARY_PATH": str(tmp_path)})
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "TensorRT isn't installed; " in run.stderr
+
+
+def test_a_python_without_the_packages_is_told_which_to_install(tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    run = gpu_check([], {**clean(), "VENV": str(bare)})
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "lacks numpy, pydantic, opencv-python-headless, onnx, onnxruntime" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_folder_without_tensorrt_is_refused(tmp_path: Path) -> None:
+    run = gpu_check([], {**clean(), "EDGE_AGENT_TENSORRT": str(tmp_path)})
+    assert (run.returncode, run.stdout) == (2, "")
+    assert f"there is no {tmp_path}/tensorrt" in run.stderr
+
+
+def test_a_goal_that_doesnt_exist_is_refused(tmp_path: Path) -> None:
+    run = gpu_check(["--goal", "speed=1"], environment(tmp_path / "trt"))
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "one of loop, served, overlap, cached_start_s" in run.stderr
+
+
+@pytest.mark.parametrize("version", ["8.5.2.2", "11.4.0"])
+def test_the_whole_run_passes_on_a_good_machine(
+    tmp_path: Path, package: Path, version: str
+) -> None:
+    out, trt = tmp_path / "out", tmp_path / "trt"
+    words = ["--package", str(package), "--out", str(out), *SMALL]
+    run = gpu_check(words, environment(trt, version))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.startswith(f"{NAME} (sm_72)")
+    assert f"TensorRT {version}" in run.stdout
+    assert set(_not_ok(out)) <= {"parity onnxruntime-cuda", "engine int8", "engine fp16"}
+    told = json.loads((out / "gpu_check.json").read_bytes())
+    assert told["machine"]["gpu"]["name"] == NAME
+    assert [row["batch"] for row in told["tables"]["Frames a second"]] == ["1", "3"]
+    lines = (trt / "left").read_text().splitlines()
+    assert lines
+    assert {line.partition(": ")[2] for line in lines} == {"nothing left"}
+
+
+def test_what_is_wrong_fails_and_nothing_else(tmp_path: Path, package: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--package", str(package), "--out", str(out), *SMALL, "--rounds", "12"]
+    change = WRONG_HALF + LEAK
+    run = gpu_check([*words, "--goal", "loop=1000"], environment(tmp_path / "trt", change=change))
+    assert run.returncode == 1, run.stdout + run.stderr
+    failed = {name for name, state in _not_ok(out).items() if state == "FAILED"}
+    assert failed == {
+        "parity fp16",
+        "loop beside the engine alone",
+        "12 starts and stops",
+    }
+
+
+def _not_ok(out: Path) -> Dict[str, str]:
+    return {name: state for name, state in states(out).items() if state != "ok"}
