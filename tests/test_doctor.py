@@ -6,8 +6,9 @@ from typing import Any, Dict
 
 import pytest
 
-from edge_agent import doctor
 from edge_agent.cli import main
+from edge_agent.doctor import libraries
+from edge_agent.doctor.findings import PROBLEM
 from tests import certificates
 from tests.broker import Broker
 from tests.results.mqtt_sinks import needs_mosquitto
@@ -32,12 +33,12 @@ def test_the_doctor_notices_wheels_that_overwrite_each_other(
 ) -> None:
     # Not installed side by side for real: that would break the environment of all other tests.
     versions = {"onnxruntime": "1.0", "onnxruntime-gpu": "1.0"}
-    monkeypatch.setattr(doctor, "_version", versions.get)
-    (finding,) = doctor._conflicts()
-    assert finding.state == doctor.PROBLEM
+    monkeypatch.setattr(libraries, "_version", versions.get)
+    (finding,) = libraries.conflicts()
+    assert finding.state == PROBLEM
     assert "onnxruntime and onnxruntime-gpu overwrite each other" in finding.detail
-    monkeypatch.setattr(doctor, "_version", {"onnxruntime": "1.0"}.get)
-    assert doctor._conflicts() == []
+    monkeypatch.setattr(libraries, "_version", {"onnxruntime": "1.0"}.get)
+    assert libraries.conflicts() == []
 
 
 def findings(capsys: pytest.CaptureFixture[str], *words: str) -> Dict[str, Any]:

@@ -6,6 +6,7 @@ Exit status 0: no check failed; 1: one did; 2: nothing can be checked here, stan
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 import tempfile
@@ -30,6 +31,8 @@ def main(words: List[str]) -> int:
             f"{sys.executable} (Python {platform.python_version()}) lacks {', '.join(missing)}; "
             f"install what is missing: {sys.executable} -m pip install {' '.join(missing)}"
         )
+    # gRPC's fork handlers may crash a process that starts others after it was a client.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from edge_agent.errors import EdgeAgentError
     from edge_agent.gpu_check.acceptance import run
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List
 
+from edge_agent.benchmark import board
 from edge_agent.config import EngineSettings
 from edge_agent.errors import BackendUnavailable, InvalidConfiguration
 from edge_agent.gpu_check import building, faults, judging, leaks, models, serving, speed, starting
@@ -96,6 +97,7 @@ def _facts(machine: Machine, driver: Driver) -> Dict[str, Any]:
         "gpu_bytes": total,
         "called_through": driver.name,
         "cores": os.cpu_count(),
+        "board": board.state(),
         "python": platform.python_version(),
     }
 

@@ -13,7 +13,6 @@ from edge_agent.runtime.engines.build import Progress
 from edge_agent.runtime.engines.supply import EngineOrder
 from edge_agent.targets import Precision
 
-CALIBRATION_PICTURES = 32
 TELL_EVERY_S = 15.0
 
 
@@ -29,7 +28,8 @@ def build(site: Site, precision: Precision, rows: Rows, tell: Tell) -> str:
     typed = not site.machine.has_fp16_flag
     if precision == "int8" and typed:
         raise Skipped("this TensorRT takes int8 from the graph alone, and this graph has none")
-    good = good_pictures(CALIBRATION_PICTURES, site.base.manifest)
+    count = site.scope.pictures if precision == "int8" else 0
+    good = good_pictures(count, site.base.manifest)
     folder = site.folder / "packages" / f"{site.base.manifest.name}-{precision}"
     package = at_precision(site.base, precision, site.scope.batches, good, typed, folder)
     candidate = site.supply.candidates(package)[0]

@@ -63,11 +63,11 @@ def at_precision(
 ) -> Package:  # fmt: skip
     """Write `package` once more, to be built with `precision` for these batches.
 
-    good: calibrates int8. typed: TensorRT goes by the graph's own types (from 11 on), so float16
-    needs a graph of its own. Raises Skipped when there can't be one.
+    good: pictures to calibrate int8 with. typed: TensorRT goes by the graph's own types (from 11
+    on), so float16 needs a graph of its own. Raises Skipped when there can't be one.
     """
     files = {entry.path: package.read(entry.path) for entry in package.manifest.files}
-    calibration = _calibration(good) if precision == "int8" else {}
+    calibration = _calibration(good)
     manifest = _with_runtime(package.manifest, precision, batches)
     build = build_spec(manifest).model_copy(
         update={

@@ -102,11 +102,19 @@ class Report:
             "machine": self._machine,
             "checks": [asdict(outcome) for outcome in self._outcomes],
             "tables": {
-                table.title: [dict(zip(table.columns, row)) for row in table.rows]
+                table.title: [dict(zip(table.columns, map(_value, row))) for row in table.rows]
                 for table in self._tables
             },
         }
         return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _value(cell: str) -> Any:
+    """Return the number that a cell shows; other text as it is."""
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
 
 
 def _aligned(rows: Sequence[Tuple[str, ...]]) -> List[str]:

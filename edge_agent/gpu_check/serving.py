@@ -6,7 +6,7 @@ import json
 import time
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Iterator, List
 
 import numpy as np
@@ -15,8 +15,7 @@ from edge_agent.gpu_check.report import Failed, Report, Skipped
 from edge_agent.gpu_check.site import Site
 from edge_agent.gpu_check.speed import Speed
 
-NEEDED = ("grpc", "grpc_health", "grpc_reflection", "prometheus_client")
-UNITS = 3  # the ring of a TensorRT engine
+NEEDED = ("grpc_health", "grpc_reflection", "prometheus_client", "sqlite3")
 
 
 def check(site: Site, report: Report, best: Speed) -> None:
@@ -63,21 +62,24 @@ def _start(site: Site, starts: List[float]) -> str:
 @contextmanager
 def _agent(site: Site) -> Iterator[str]:
     """Serve the package of the site's precision by TensorRT alone, with the engines built here."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [reason for reason in map(_cant_import, NEEDED) if reason]
     if missing:
-        raise Skipped(f"the agent needs Python packages that aren't here: {', '.join(missing)}")
+        raise Skipped(f"the agent needs what isn't here: {'; '.join(missing)}")
     from edge_agent.benchmark.served import agent
 
-    engine = {
-        "backends": ["tensorrt"],
-        "wait_for_engine": True,
-        "cache": str(site.cache),
-        "min_inference_units": UNITS,
-        "max_inference_units": UNITS,
-    }
+    # In place of all other settings of engines: how many units there are is the agent's choice.
+    engine = {"backends": ["tensorrt"], "wait_for_engine": True, "cache": str(site.cache)}
     path = site.packages[site.precision].path
-    with agent(path, UNITS, 1, f"engine={json.dumps(engine)}") as address:
+    with agent(path, 1, 1, f"engine={json.dumps(engine)}") as address:
         yield address
+
+
+def _cant_import(module: str) -> str:
+    try:
+        import_module(module)
+    except ImportError as error:
+        return str(error)
+    return ""
 
 
 def _start_again(address: str) -> float:

@@ -30,10 +30,11 @@ GOALS = {"loop": 0.95, "served": 0.85, "overlap": 1.0, "cached_start_s": 2.0}
 class Scope:
     """How much is checked, and what must be reached.
 
-    pictures: drawn parts to compare on. good_parts: to train on. seconds: of each measurement.
-    rounds: starts and stops. goals: of GOALS; loop and served are throughputs as a share of the
-    engine's alone and of the loop's; overlap is how many times as long the parts of all batches
-    would take one after the other; cached_start_s until a model with a built engine answers.
+    pictures: drawn parts to compare on, and as many good ones to calibrate int8 with. good_parts:
+    to train on. seconds: of each measurement. rounds: starts and stops. goals: of GOALS; loop and
+    served are throughputs as a share of the engine's alone and of the loop's; overlap is how many
+    times as long the parts of all batches would take one after the other; cached_start_s until a
+    model with a built engine answers.
     """
 
     batches: Tuple[int, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 
-from edge_agent.gpu_check.report import Failed
+from edge_agent.gpu_check.report import Failed, Skipped
 from edge_agent.gpu_check.site import MIB, Site
 
 LEFT_ALLOWED = 256 * MIB  # what TensorRT's and CUDA's libraries keep in this process
@@ -25,6 +25,8 @@ def cached(site: Site) -> str:
 
 def memory(site: Site, free_before: int) -> str:
     """Compare the GPU's free memory with what it was before the first check."""
+    if site.driver.gpu().is_integrated:
+        raise Skipped("the GPU shares the machine's memory, of which files take their part")
     with site.driver.context():
         left = free_before - site.driver.free_bytes()
     found = f"{left / MIB:+.1f} MiB taken since the beginning"

@@ -11,6 +11,7 @@ import numpy as np
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.manifest import InputSpec, RuntimeSpec
 from edge_agent.packaging.draft import Draft
+from edge_agent.packaging.graph import half
 from edge_agent.packaging.graph.build import build_spec
 from edge_agent.packaging.graph.check import check
 from edge_agent.packaging.graph.engine import build_here
@@ -72,14 +73,7 @@ class Preparation:
             content, optimised = optimise(model, target)
             draft = draft.add({optimised.path: content}).change(optimised=optimised)
         if isinstance(target.options, GpuOptions):
-            build = build_spec(Graph(model), draft.manifest, target.options, sorted(calibration))
-            draft = draft.add({path: calibration[path] for path in build.calibration})
-            draft = draft.change(build=build)
-            files, finding = build_here(
-                model, draft.manifest.input, build, target.to_spec(), calibration
-            )
-            tell(finding)
-            draft = draft.add(files)
+            draft = _for_gpu(draft, model, target, target.options, calibration, tell)
         return draft.change(target=target.to_spec())
 
     def _calibration(self, spec: InputSpec) -> Dict[str, bytes]:
@@ -113,6 +107,41 @@ class Preparation:
                 "the threshold to be a golden sample; give clear ones, normal and anomalous."
             )
         return draft.add(files).change(golden=samples)
+
+
+def _for_gpu(
+    draft: Draft,
+    model: bytes,
+    target: Target,
+    options: GpuOptions,
+    calibration: Dict[str, bytes],
+    tell: Tell,
+) -> Draft:
+    """Add the settings with which the engine is built and what they name; the engine, if it can."""
+    build = build_spec(Graph(model), draft.manifest, options, sorted(calibration))
+    draft = draft.add({path: calibration[path] for path in build.calibration})
+    if build.precision == "fp16" and half.is_needed(options.trt_ver):
+        halved, finding = half.halve(model, draft.manifest, _golden_pictures(draft))
+        tell(finding)
+        if halved is not None:
+            model, build = halved, build.model_copy(update={"half": half.FILE_NAME})
+            draft = draft.add({half.FILE_NAME: halved})
+    files, finding = build_here(model, draft.manifest.input, build, target.to_spec(), calibration)
+    tell(finding)
+    return draft.add(files).change(build=build)
+
+
+def _golden_pictures(draft: Draft) -> List[Picture]:
+    from edge_agent.runtime.vision.picture_files import read_png
+
+    spec = draft.manifest.input
+    try:
+        return [
+            read_png(draft.read(sample.image), spec.width, spec.height)
+            for sample in draft.manifest.golden
+        ]
+    except ValueError as error:
+        raise InvalidPackage(f"The package's golden samples can't be used: {error}.") from None
 
 
 def _at_precision(runtime: RuntimeSpec, wanted: Optional[Precision]) -> RuntimeSpec:

@@ -11,7 +11,7 @@ from edge_agent.errors import EdgeAgentError, InferenceFailed
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend
 from edge_agent.runtime.batching.batch import Item
-from edge_agent.runtime.placement import Placement
+from edge_agent.runtime.placement import Placement, read_input
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.runtime.vision.input_check import InputCheck
 from edge_agent.runtime.vision.light import measure
@@ -130,7 +130,7 @@ class InferenceUnit:
         frame = opened.frame
         try:
             if problems is None:
-                problems = self._look(item, self._slots[index])
+                problems = self._look(item, read_input(self._slots[index], self._spec))
             if item.future.done():  # given up meanwhile: its caller's memory is no longer ours
                 return
             prediction = postprocessor.predict(

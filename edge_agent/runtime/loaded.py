@@ -143,8 +143,9 @@ def load(
 
 
 def _describe(opened: Opened, threads: int) -> str:
-    cpu = f"{threads} thread{'s' * (threads > 1)}, " if opened.backend.ring == 1 else ""
-    return f"{cpu}batches of up to {opened.unit.max_batch}, {opened.unit.engine}"
+    what = f"{opened.unit.engine}, batches of up to {opened.unit.max_batch}"
+    on_cpu = f"{threads} thread{'s' * (threads > 1)}, " if opened.backend.ring == 1 else ""
+    return on_cpu + what
 
 
 def _remarks(model: str, golden: int, refused: Dict[str, ModelError]) -> Iterator[str]:

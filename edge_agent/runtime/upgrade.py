@@ -104,12 +104,12 @@ class Upgrade:
                 candidate = error.candidate
 
     def _fall_back(self, old: Loaded) -> None:
-        why = old.trouble
+        why, left = old.trouble, old.opened.backend.name
         try:
-            new = self._open(old.registration, lambda name: name != TENSORRT)
+            new = self._open(old.registration, lambda name: name not in (TENSORRT, left))
         except Exception as error:
             log.error("Model %s has no other engine: %s", self._serving.name, error)  # noqa: TRY400
             self._serving.tell(old, f"{old.summary} {why} No other engine: {sentence(error)}")
         else:
-            new.remarks.append(f"Not on {TENSORRT}: {why}")
+            new.remarks.append(f"Not on {left}: {why}")
             self._replace(old, new)

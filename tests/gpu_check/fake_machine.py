@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
-from tests.runtime import fake_cuda
+from tests.runtime import fake_cuda, resize_on_cpu
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "gpu_check"
 NAME = "Fake GPU, no real one"
 FREE = 256 << 20  # which the check fills with real memory
 SMALL = [
-    "--batches", "1", "3", "--seconds", "0.2", "--rounds", "3", "--pictures", "6", "--clients", "2",
+    "--batches", "1", "3", "--seconds", "0.2", "--rounds", "3", "--pictures", "4", "--clients", "2",
     "--goal", "loop=0", "--goal", "served=0", "--goal", "overlap=0", "--goal", "cached_start_s=60",
 ]  # fmt: skip
 
@@ -36,12 +36,13 @@ sys.modules[__name__] = fake_tensorrt_runtime.add_runtime(made)
 
 # What the kernel of the check does on a real GPU: from then on every call fails.
 KERNELS = """
+#include {resizing}
 #include <dlfcn.h>
 void fake_write_to_zero(const unsigned *grid, const unsigned *block, void **arguments)
-{
+{{
   void (*fail)(const char *) = dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fake_fault");
   fail("cuEventSynchronize:1=700");
-}
+}}
 """
 
 
@@ -55,7 +56,7 @@ def environment(
     text = TENSORRT.format(root=str(ROOT), version=version, change=change)
     (module / "__init__.py").write_text(text)
     fake_cuda.driver(
-        libraries, name=NAME, free=FREE, total=FREE, kernels=_kernels(folder),
+        libraries, name=NAME, version=13000, free=FREE, total=FREE, kernels=_kernels(folder),
         report=folder / "left", **options,
     )  # fmt: skip
     return {**clean(), "EDGE_AGENT_TENSORRT": str(folder)}
@@ -81,9 +82,10 @@ def states(out: Path) -> Dict[str, str]:
 
 def _kernels(folder: Path) -> Path:
     source, library = folder / "kernels.c", folder / "kernels.so"
-    source.write_text(KERNELS)
+    source.write_text(KERNELS.format(resizing=json.dumps(str(resize_on_cpu.SOURCE))))
     compiler = shutil.which("cc")
     assert compiler is not None  # the fake driver was compiled as well
-    command = [compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(command, check=True)
+    words = ["-O2", "-ffp-contract=off", "-shared", "-fPIC", "-o", str(library), str(source)]
+    place = f"-I{resize_on_cpu.KERNEL_SOURCE.parent}"
+    subprocess.run([compiler, *words, place, "-lm", "-ldl"], check=True)
     return library

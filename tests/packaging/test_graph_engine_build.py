@@ -66,7 +66,9 @@ def _build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
         path = fake_cuda.driver(tmp_path, **driver)
         options = GpuOptions.model_validate(OPTIONS)
         spec = build_spec(Graph(model), manifest, options, sorted(pictures))
-        answer = build_here(model, manifest.input, spec, wanted, pictures, lambda: CtypesDriver(path))
+        answer = build_here(
+            model, manifest.input, spec, wanted, pictures, lambda: CtypesDriver(path)
+        )
         assert fake_cuda.left(path) == 0, "contexts or buffers were kept"
         return answer
 

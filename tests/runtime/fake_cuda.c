@@ -49,6 +49,7 @@ static const struct { int code; const char *words; } WORDS[] = {
   {ILLEGAL_ADDRESS, "an illegal memory access was encountered"},
   {TIMEOUT, "the launch timed out and was terminated"}, {DESTROYED, "context is destroyed"},
   {710, "device-side assert triggered"}, {719, "unspecified launch failure"},
+  {721, "tensor memory not completely freed"},
   {ALREADY_REGISTERED, "part or all of the requested memory range is already mapped"},
   {NOT_REGISTERED, "pointer does not correspond to a registered memory region"},
   {800, "operation not permitted"}, {801, "operation not supported"},
@@ -180,7 +181,8 @@ static void *find(enum kind kind, const void *handle)
 
 /* ---- memory ---- */
 
-enum { SPARE = 256, PAGE = 4096 };
+enum { SPARE = 256 };
+#define PAGE ((size_t)sysconf(_SC_PAGESIZE))
 static const char CANARY[] = "the GPU's memory ends here";
 
 struct range { struct thing thing; char *device, *host, *base; size_t size; int is_mapped; };
@@ -338,7 +340,7 @@ struct capture {
   struct stream *origin;
   int mode, is_open, is_spoilt, count;
   pthread_t thread;
-  struct work *works[4096];
+  struct work **works;
 };
 
 struct stream {
@@ -400,7 +402,7 @@ static int submit(struct stream *stream, struct work *work)
     work->needs = stream->tail;
     work->need_count = stream->tail_count;
     work->number = capture->count;
-    capture->works[capture->count++] = work;
+    note(&capture->works, &capture->count, work);
     stream->tail = NULL;
     stream->tail_count = 0;
     note(&stream->tail, &stream->tail_count, work);
@@ -833,16 +835,34 @@ int cuDevicePrimaryCtxRetain(void **context, int device)
   return OK;
 }
 
+/* End the context: modules go with it. What was given back is kept until then, so that a handle
+   used after that is never another thing's. */
+static void reap(void)
+{
+  struct thing **place = &things;
+  while (*place) {
+    struct thing *one = *place;
+    int is_busy = one->kind == STREAM && ((struct stream *)one)->first;
+    if ((!one->gone && one->kind < MODULE) || is_busy) { place = &one->next; continue; }
+    *place = one->next;
+    if (one->kind == MODULE) free(((struct module *)one)->ptx);
+    free(one);
+  }
+}
+
+static int release_context(int device)
+{
+  if (device) return INVALID_DEVICE;
+  if (retained <= 0) return INVALID_CONTEXT;
+  if (retained == 1) drain();
+  if (--retained == 0) reap();
+  return broken;
+}
+
 int cuDevicePrimaryCtxRelease_v2(int device)
 {
   ENTER("cuDevicePrimaryCtxRelease");
-  pthread_mutex_lock(&lock);
-  if (retained == 1) drain();
-  int code = device ? INVALID_DEVICE : retained <= 0 ? INVALID_CONTEXT : (retained--, broken);
-  for (struct thing *one = things; one && !retained; one = one->next)
-    if (one->kind == MODULE || one->kind == FUNCTION) one->gone = 1;
-  pthread_mutex_unlock(&lock);
-  return code;
+  WITH_LOCK(release_context(device));
 }
 
 int cuCtxPushCurrent_v2(void *context)
@@ -1115,9 +1135,10 @@ int cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t fl
 {
   (void)flags;
   *found = NULL;
+  int known = (int)number("VERSION", 11040);
+  if (!strcmp(name, "cuGetProcAddress")) version = 0; /* itself: this form of it is of CUDA 12 */
   for (size_t at = 0; at < sizeof BY_NAME / sizeof *BY_NAME; at++)
-    if (!strcmp(BY_NAME[at].name, name) && version <= (int)number("VERSION", 11040))
-      *found = BY_NAME[at].function;
+    if (!strcmp(BY_NAME[at].name, name) && version <= known) *found = BY_NAME[at].function;
   if (status) *status = *found ? 0 : 1;
   return *found ? OK : NOT_FOUND;
 }

@@ -61,7 +61,7 @@ def tensorrt(
 ) -> Any:
     """A module; with `failure` every build ends with this message of an error.
 
-    while_building: called when half of the kernels are "measured".
+    while_building: called once a build, while kernels are "measured".
     """
     since = tuple(int(part) for part in version.split(".")[:2])
     return _Fake(version, since, has_driver, failure, dla_cores, while_building)
@@ -393,7 +393,7 @@ def _talk(fake: _Fake, logger: Any, network: Any, profiles: int) -> None:
         say(f"Constructing optimization profile number {profile} [{profile + 1}/{profiles}].")
         say("=============== Computing reformatting costs")
         for layer in range(layers):
-            if layer == layers // 2:
+            if profile == 0 and layer == layers // 2:
                 fake._while_building()
             say("=============== Computing costs for ")
             say("*************** Autotuning format combination: Float(1) -> Float(1) ************")

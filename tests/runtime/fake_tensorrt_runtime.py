@@ -158,6 +158,11 @@ class _Held:
         if owner is not None:
             self._memory = self._cuda.allocate(64)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(f"TensorRT {self._trt.__version__} has no {name} here")
+        super().__setattr__(name, value)
+
     def __del__(self) -> None:
         if not hasattr(self, "_memory"):
             return  # wasn't made
@@ -278,6 +283,7 @@ class _Engine(_Held):
 
 class _Context(_Held):
     _kind = "context"
+    active_optimization_profile = -1
 
     def __init__(self, logger: Any, engine: Any) -> None:
         super().__init__(logger, engine)
@@ -287,10 +293,9 @@ class _Context(_Held):
         self._on_gpu = {"turn": -1}  # what the last plain run left there, in the stream's order
         self._flushed = -1
         self._captured: List[int] = []
-        self.active_optimization_profile = -1
         if engine._is_free(0):
             self._take(0)
-        else:
+        elif self._memory:
             self._error(TAKEN)
             self._warn("Could not set default profile 0 for execution context.")
 
@@ -349,20 +354,24 @@ class _Context(_Held):
         return self._shapes_of_outputs()[name]
 
     def _shapes_of_outputs(self) -> Dict[str, Shape]:
+        """What follows from the inputs' shapes, else what the graph declares; -1: unknown."""
         model = onnx.load_model_from_string(self._owner._model)
+        declared = {entry.name: _axes(entry) for entry in model.graph.output}
+        known: Dict[str, int] = {}
         for entry in model.graph.input:
-            for axis, size in zip(entry.type.tensor_type.shape.dim, self._shapes[entry.name]):
-                axis.dim_value = size
+            for axis, size in zip(_axes(entry), self._shapes[entry.name]):
+                known[axis.dim_param] = axis.dim_value = size
         for entry in model.graph.output:
             entry.type.tensor_type.ClearField("shape")
-        found = onnx.shape_inference.infer_shapes(model).graph.output
-        return {
-            entry.name: tuple(
-                axis.dim_value if axis.HasField("dim_value") else -1
-                for axis in entry.type.tensor_type.shape.dim
+        shapes = {}
+        for entry in onnx.shape_inference.infer_shapes(model).graph.output:
+            has_shape = entry.type.tensor_type.HasField("shape")
+            axes = _axes(entry) if has_shape else declared[entry.name]
+            shapes[entry.name] = tuple(
+                axis.dim_value if axis.HasField("dim_value") else known.get(axis.dim_param, -1)
+                for axis in axes
             )
-            for entry in found
-        }
+        return shapes
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if name not in self._owner._inputs and name not in self._owner._outputs:
@@ -438,6 +447,10 @@ class _Job:
             if is_undefined:
                 content = b"\xff" * len(content)
             ctypes.memmove(self._writes[name], content, len(content))
+
+
+def _axes(entry: Any) -> List[Any]:
+    return list(entry.type.tensor_type.shape.dim)
 
 
 def _read(address: int, shape: Shape, kind: int) -> Any:

@@ -1,6 +1,6 @@
 """A STAND-IN for the worker process of an engine, to test how the agent looks after one.
 
-It speaks the protocol of `gpu_worker.py`, with neither CUDA nor TensorRT. What it does when asked
+It speaks the protocol of `channel.py`, with neither CUDA nor TensorRT. What it does when asked
 to run stands in the slot itself, see `Do`; what it does when it starts stands in the engine file:
 {} or {"error": {...}}, {"dies": true}, {"hangs": true}, {"refuses_slots": true}.
 """
@@ -91,12 +91,11 @@ def obey(wanted: int, channel: Channel, answer: Dict[str, Any]) -> None:
         channel.send({**answer, "error": error("the device is lost.", is_sticky=True)})
         os._exit(70)
     elif wanted == Do.CRASH:
-        print("about to crash", file=sys.stderr, flush=True)
+        os.write(2, b"about to crash\n")
         os.kill(os.getpid(), signal.SIGSEGV)
     elif wanted == Do.LEAVE:
         line = {"level": "ERROR", "message": "out of ideas", "error": "Traceback ...\nOops"}
-        print(json.dumps(line), flush=True)
-        print("bye", end="", flush=True)
+        os.write(1, json.dumps(line).encode() + b"\nbye")
         os._exit(3)
     elif wanted == Do.HANG:
         time.sleep(1000)

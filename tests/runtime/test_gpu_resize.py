@@ -6,11 +6,12 @@ What a GPU makes of resize.ptx, these tests can't show; `Placement` compares bef
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
 import cv2
 import numpy as np
@@ -19,8 +20,9 @@ import pytest
 from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
 from edge_agent.runtime.backends.cuda.driver import Driver
-from edge_agent.runtime.backends.gpu_resize import KERNELS, Resizer, Resizing, Step
-from edge_agent.runtime.vision.preprocess import write_input
+from edge_agent.runtime.backends.gpu_resize import KERNELS, NAMES, Resizer, Resizing, Step
+from edge_agent.runtime.placement import read_input
+from edge_agent.runtime.vision.preprocess import item_shape, write_input
 from edge_agent.types import Frame
 from tests.runtime import fake_cuda, resize_on_cpu
 
@@ -61,12 +63,16 @@ def allocated(driver: Driver, size: int) -> Iterator[int]:
     driver.free(address)
 
 
-def on_gpu(driver: Driver, frame: Any, wanted: Resizing) -> Any:
+def on_gpu(driver: Driver, frame: Any, wanted: InputSpec) -> Any:
     """Take a frame to the GPU, resize it there in another stream, and bring the result back."""
     height, width = frame.shape[:2]
-    result = np.zeros((wanted.height, wanted.width, 3), np.uint8)
+    result = np.zeros(item_shape(wanted), wanted.dtype)
+    asked = Resizing.of(wanted)
+    assert asked is not None
+    told = Resizing.from_json(json.loads(json.dumps(asked.to_json())))
+    assert told == asked
     streams, arrived, done = [driver.stream(), driver.stream()], driver.event(), driver.event()
-    resizer = Resizer(driver, wanted, frame.nbytes)
+    resizer = Resizer(driver, told, frame.nbytes)
     with allocated(driver, frame.nbytes) as source, allocated(driver, result.nbytes) as target:
         driver.copy_in(source, frame.ctypes.data, frame.nbytes, streams[0])
         driver.record(arrived, streams[0])
@@ -84,8 +90,9 @@ def on_gpu(driver: Driver, frame: Any, wanted: Resizing) -> Any:
 
 
 def on_cpu(frame: Any, wanted: InputSpec) -> Any:
-    slot = np.empty((wanted.height, wanted.width, 3), np.uint8)
-    return write_input(Frame(frame), wanted, slot)
+    slot = np.empty(item_shape(wanted), wanted.dtype)
+    write_input(Frame(frame), wanted, slot)
+    return slot
 
 
 def noise(size: Size, seed: int = 0) -> Any:
@@ -106,10 +113,11 @@ def picture(size: Size, seed: int) -> Any:
 
 
 def assert_equal(driver: Driver, frame: Any, wanted: InputSpec) -> None:
-    asked = Resizing.of(wanted)
-    assert asked is not None
-    apart = on_gpu(driver, frame, asked).astype(int) - on_cpu(frame, wanted)
-    assert np.abs(apart).max() <= TOLERANCE, f"{frame.shape} to {asked}: {np.abs(apart).max()}"
+    gpu, cpu = on_gpu(driver, frame, wanted), on_cpu(frame, wanted)
+    seen = [read_input(slot, wanted).astype(int) for slot in (gpu, cpu)]
+    apart = np.abs(seen[0] - seen[1]).max()
+    assert apart <= TOLERANCE, f"{frame.shape} to {wanted}: {apart}"
+    assert TOLERANCE or np.array_equal(gpu, cpu), f"{frame.shape} to {wanted}"
 
 
 @pytest.mark.parametrize("resize", ["pyramid", "bilinear"])
@@ -136,6 +144,22 @@ def test_the_pixels_are_equal_for_any_size_of_frames_and_models(driver: Driver) 
         assert_equal(driver, picture(size, seed), spec(own, resize=resize))
 
 
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("numbers", [
+    {},
+    {"dtype": "float32"},
+    {"dtype": "float32", "scale": 1 / 255, "mean": [0.485, 0.456, 0.406],
+     "std": [0.229, 0.224, 0.225]},
+    {"dtype": "float32", "mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]},
+])  # fmt: skip
+def test_models_get_the_very_numbers_and_planes_that_the_cpu_makes(
+    driver: Driver, layout: str, numbers: Dict[str, Any]
+) -> None:
+    wanted = spec((96, 64), layout=layout, **numbers)
+    for seed, size in enumerate([(640, 480), (192, 128), (96, 64), (64, 64), (641, 333)]):
+        assert_equal(driver, picture(size, seed), wanted)
+
+
 def test_the_largest_frames_fit(driver: Driver) -> None:
     assert_equal(driver, noise((4096, 4096)), spec((320, 224)))
 
@@ -152,8 +176,6 @@ def test_a_frame_is_refused_where_the_cpus_rounding_decides_what_counts() -> Non
 
 def test_what_the_kernels_have_no_code_for_stays_on_the_cpu() -> None:
     assert Resizing.of(spec((64, 64), resize="area")) is None
-    assert Resizing.of(spec((64, 64), layout="NCHW")) is None
-    assert Resizing.of(spec((64, 64), dtype="float32")) is None
 
 
 def test_the_steps_are_as_few_as_can_be() -> None:
@@ -182,7 +204,7 @@ def test_the_compiled_kernels_are_read_by_cuda_11_4_for_a_xavier() -> None:
     text = KERNELS.read_text()
     assert re.findall(r"^\.version (.*)$", text, re.M) == ["7.4"]
     assert re.findall(r"^\.target (.*)$", text, re.M) == ["sm_60"]  # runs on all that came later
-    assert re.findall(r"\.entry (\w+)", text) == ["halve", "linear"]
+    assert re.findall(r"\.entry (\w+)", text) == list(NAMES)
 
 
 def test_no_product_is_fused_with_a_sum_that_the_cpu_rounds_apart() -> None:

@@ -1,4 +1,4 @@
-"""The worker process is kept alive and ended. Over a STAND-IN for the worker: no GPU, no TensorRT."""
+"""A worker process is kept alive, and ended. Over a STAND-IN for it: no GPU, no TensorRT."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator, Tuple
+from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 
@@ -20,6 +21,7 @@ from edge_agent.errors import AgentUnavailable, BackendUnavailable, GpuFailed, I
 from edge_agent.runtime.backends import gpu_worker, worker_process
 from edge_agent.runtime.backends.channel import Channel
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
+from edge_agent.runtime.backends.patience import PAUSES_S, Patience
 from tests.conftest import children
 from tests.runtime.standin_worker import CONTENT, SLOT_BYTES, Do
 
@@ -78,8 +80,14 @@ def engine(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def worker(engine: Path) -> Iterator[GpuWorker]:
-    made = GpuWorker(engine, command=COMMAND)
+def patience() -> Patience:
+    """For ever, and without pauses; tests may bring another."""
+    return Patience(pauses_s=(0.0,), within_s=0.0)
+
+
+@pytest.fixture
+def worker(engine: Path, patience: Patience) -> Iterator[GpuWorker]:
+    made = GpuWorker(engine, command=COMMAND, patience=patience)
     yield made
     made.close()
 
@@ -185,10 +193,10 @@ def test_a_death_fails_all_in_flight_in_a_sentence_and_is_mended(
     neighbour.close()
 
 
+@pytest.mark.parametrize("patience", [Patience((2.0,))])
 def test_while_it_starts_again_calls_are_refused_at_once_and_new_slots_wait(
-    worker: GpuWorker, place: Place, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    worker: GpuWorker, place: Place
 ) -> None:
-    monkeypatch.setattr(gpu_worker, "PAUSES_S", (2.0,))
     with pytest.raises(AgentUnavailable):
         place.run(Do.CRASH)
     with pytest.raises(AgentUnavailable, match="is starting again; call again"):
@@ -202,6 +210,7 @@ def test_while_it_starts_again_calls_are_refused_at_once_and_new_slots_wait(
     neighbour.close()
 
 
+@pytest.mark.parametrize("patience", [Patience()])
 def test_who_dies_too_often_is_given_up(worker: GpuWorker, place: Place) -> None:
     for _ in range(4):
         run_when_up(place)
@@ -217,10 +226,10 @@ def test_who_dies_too_often_is_given_up(worker: GpuWorker, place: Place) -> None
         Place(worker)
 
 
+@pytest.mark.parametrize("patience", [Patience((0.0, 0.0))])
 def test_who_cant_start_again_is_given_up_with_the_reason(
-    engine: Path, worker: GpuWorker, place: Place, monkeypatch: pytest.MonkeyPatch
+    engine: Path, worker: GpuWorker, place: Place
 ) -> None:
-    monkeypatch.setattr(gpu_worker, "PAUSES_S", (0.0, 0.0))
     refusal = {"kind": "BackendUnavailable", "text": "no GPU.", "code": 0, "is_sticky": False}
     engine.write_text(json.dumps({"error": refusal}))
     with pytest.raises(AgentUnavailable):
@@ -229,10 +238,10 @@ def test_who_cant_start_again_is_given_up_with_the_reason(
     assert "because it can't open the engine: no GPU" in worker.trouble
 
 
+@pytest.mark.parametrize("patience", [Patience((0.0, 0.0))])
 def test_who_cant_use_a_slot_again_is_given_up(
-    engine: Path, worker: GpuWorker, place: Place, monkeypatch: pytest.MonkeyPatch
+    engine: Path, worker: GpuWorker, place: Place
 ) -> None:
-    monkeypatch.setattr(gpu_worker, "PAUSES_S", (0.0, 0.0))
     engine.write_text(json.dumps({"refuses_slots": True}))
     with pytest.raises(AgentUnavailable):
         place.run(Do.CRASH)
@@ -303,9 +312,8 @@ def test_one_of_several_slots_closes_beside_a_run(
     neighbour.free()
 
 
-def test_closing_doesnt_wait_for_a_pause(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_worker, "PAUSES_S", (1000.0,))
-    place = Place(GpuWorker(engine, command=COMMAND))
+def test_closing_doesnt_wait_for_a_pause(engine: Path) -> None:
+    place = Place(GpuWorker(engine, command=COMMAND, patience=Patience((1000.0,))))
     with pytest.raises(AgentUnavailable):
         place.run(Do.CRASH)
     place.close()
@@ -315,7 +323,7 @@ def test_closing_doesnt_wait_for_a_pause(engine: Path, monkeypatch: pytest.Monke
 def test_what_hinders_the_first_start_is_raised(engine: Path, kind: Any) -> None:
     error = {"kind": kind.__name__, "text": "no way", "code": 2, "is_sticky": kind is GpuFailed}
     engine.write_text(json.dumps({"error": error}))
-    with pytest.raises(kind, match="^no way$"):
+    with pytest.raises(kind, match=r"^no way$"):
         GpuWorker(engine, command=COMMAND)
 
 
@@ -323,7 +331,7 @@ def test_a_death_at_the_first_start_is_a_sentence(engine: Path) -> None:
     engine.write_text(json.dumps({"dies": True}))
     with pytest.raises(BackendUnavailable, match="exit status 1; its last line: no GPU today"):
         GpuWorker(engine, command=COMMAND)
-    with pytest.raises(BackendUnavailable, match="can't be started .*No such file"):
+    with pytest.raises(BackendUnavailable, match=r"can't be started .*No such file"):
         GpuWorker(engine, command=("/no/such/program",))
 
 
@@ -342,10 +350,7 @@ def test_its_output_arrives_in_the_log(place: Place, caplog: pytest.LogCaptureFi
     assert (logging.WARNING, "bye") in told
 
 
-def test_fifty_deaths_leave_nothing(
-    worker: GpuWorker, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gpu_worker, "SURVIVED_WITHIN_S", 0.0)
+def test_fifty_deaths_leave_nothing(worker: GpuWorker, place: Place) -> None:
     neighbour = Place(worker)
     run_when_up(place)
     before, threads = len(descriptors()), threading.active_count()
@@ -369,6 +374,17 @@ def test_the_worker_has_no_descriptors_of_the_agent(place: Place) -> None:
         run_when_up(place)
         _, theirs = place.run()
     assert theirs == 6  # three standard ones, its channel, its slot, and that of counting them
+
+
+def test_patience_ends_with_many_deaths_in_a_short_time() -> None:
+    now = [0.0]
+    patience = Patience(clock=lambda: now[0])
+    assert [patience.pause_s() for _ in PAUSES_S] == list(PAUSES_S)
+    now[0] += 60.0
+    assert [patience.pause_s() for _ in PAUSES_S] == list(PAUSES_S)
+    now[0] += 59.0
+    assert patience.pause_s() is None
+    assert patience.deaths == 4
 
 
 def test_last_words_are_heard_from_who_went_without_listening() -> None:
@@ -406,40 +422,32 @@ def test_the_worker_ends_with_its_agent_even_when_both_are_stuck(engine: Path) -
     wait_until(lambda: not is_alive(pid))
 
 
-def start_together(calls: int, call: Callable[[int], Any], pool: ThreadPoolExecutor) -> Any:
-    gate = threading.Barrier(calls)
+def start_together(calls: List[Callable[[], object]], pool: ThreadPoolExecutor) -> List[Any]:
+    gate = threading.Barrier(len(calls))
 
-    def go(index: int) -> Any:
+    def go(call: Callable[[], object]) -> object:
         gate.wait()
-        return call(index)
+        return call()
 
-    futures: list[Future[Any]] = [pool.submit(go, index) for index in range(calls)]
-    return futures
+    return [pool.submit(go, call) for call in calls]
 
 
 def test_deaths_closings_and_runs_may_come_in_any_order(
-    engine: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    engine: Path, patience: Patience, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_worker, "SURVIVED_WITHIN_S", 0.0)
     monkeypatch.setattr(worker_process, "ENDS_WITHIN_S", 0.3)
     for turn in range(8):
-        worker = GpuWorker(engine, command=COMMAND)
+        worker = GpuWorker(engine, command=COMMAND, patience=patience)
         places = [Place(worker) for _ in range(3)]
 
-        def disturb(
-            index: int, worker: Any = worker, places: Any = places, turn: int = turn
-        ) -> Any:
-            if index == 0:
-                return places[0].run(Do.CRASH)
-            if index == 1:
-                return places[1].run(Do.HANG if turn % 2 else Do.ADD)
-            if index == 2:
-                return worker.interrupt(places[1].slot)
-            if index == 3:
-                return worker.close_slot(places[2].slot)
-            return places[2].run()
-
-        for call in start_together(5, disturb, pool):
+        wishes: List[Callable[[], object]] = [
+            partial(places[0].run, Do.CRASH),
+            partial(places[1].run, Do.HANG if turn % 2 else Do.ADD),
+            partial(worker.interrupt, places[1].slot),
+            partial(worker.close_slot, places[2].slot),
+            places[2].run,
+        ]
+        for call in start_together(wishes, pool):
             if turn % 2:
                 worker.interrupt(places[1].slot)  # the hung one, which else never ends
             assert isinstance(call.exception(20.0), (AgentUnavailable, type(None)))

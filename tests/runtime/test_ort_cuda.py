@@ -56,7 +56,7 @@ def test_the_real_wheel_computes_on_the_gpu_or_says_what_is_missing(
     except BackendUnavailable as error:
         sentence = str(error)
         assert "can't use CUDA" in sentence
-        assert " is missing. " in sentence or "no NVIDIA driver" in sentence
+        assert " is missing; " in sentence or "no NVIDIA driver" in sentence
     else:
         assert backend.device.startswith("GPU ")
         assert backend.run(reds(4))["score"] == pytest.approx([0.0, 0.2, 0.4, 0.6], abs=1e-4)
@@ -145,7 +145,7 @@ def test_memory_is_bounded_and_only_coarse_models_are_rounded(
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("libcublasLt.so.13", "libcublasLt.so.13 is missing. pip install 'onnxruntime-gpu[cuda,c"),
+        ("libcublasLt.so.13", "libcublasLt.so.13 is missing; NVIDIA's packages of CUDA and cuDNN"),
         ("libcuda.so.1", "this machine has no NVIDIA driver (libcuda.so.1)"),
     ],
 )
@@ -158,6 +158,19 @@ def test_a_session_that_went_over_to_the_cpu_is_refused_with_what_is_missing(
         opened()
 
     assert sentence in str(caught.value)
+
+
+def test_a_driver_that_is_too_old_for_the_wheel_is_named(fake: FakeModule, tmp_path: Path) -> None:
+    provider(tmp_path)
+    source = tmp_path / "provider.c"
+    source.write_text(
+        "int cuTensorMapEncodeTiled(void);\nint (*used)(void) = cuTensorMapEncodeTiled;"
+    )
+    words = ["cc", "-shared", "-fPIC", str(source), "-o", str(tmp_path / ort_cuda.LIBRARY)]
+    subprocess.run(words, check=True)
+
+    with pytest.raises(BackendUnavailable, match="driver is too old, it lacks cuTensorMapEnco"):
+        opened()
 
 
 def test_a_session_that_gives_no_reason_is_refused_as_well(
@@ -189,6 +202,16 @@ def test_libraries_in_nvidias_wheels_are_loaded_and_stdout_stays_clean(
     told = capfd.readouterr()
     assert told.out == "a result of another thread"
     assert "Failed to load" in told.err
+
+
+def test_wheels_that_could_bring_what_is_missing_are_named(
+    fake: FakeModule, tmp_path: Path
+) -> None:
+    provider(tmp_path, needs="libedgeagentcudnn.so.9")
+    fake.preload_dlls = lambda: None
+
+    with pytest.raises(BackendUnavailable, match=r"cudnn.so.9 is missing; pip install 'onnxrunti"):
+        opened()
 
 
 def test_a_graph_that_cannot_be_loaded_is_left_for_the_cpu_to_judge(

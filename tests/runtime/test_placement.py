@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import AgentUnavailable, GpuFailed, InferenceFailed
-from edge_agent.manifest import Manifest
+from edge_agent.manifest import InputSpec, Manifest
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.ort import OrtBackend
 from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.instance import InferenceUnit, Verdicts
-from edge_agent.runtime.placement import Placement
+from edge_agent.runtime.placement import Placement, read_input
 from edge_agent.runtime.vision.frame import FrameReader, OpenFrame
-from edge_agent.runtime.vision.preprocess import write_input
+from edge_agent.runtime.vision.preprocess import item_shape, write_input
 from edge_agent.types import Bitmap, Caller, CameraProblem, Frame, Prediction
 from tests import micro
 
@@ -175,15 +175,23 @@ def test_a_device_that_is_slower_or_resizes_nothing_never_gets_a_frame() -> None
         assert gpu.taken == []
 
 
-def test_only_pixels_that_can_be_looked_at_afterwards_are_resized_elsewhere() -> None:
-    model = micro.graph("classification")
-    gpu = Device(Manifest.model_validate(micro.manifest("classification", model)), model)
-    planes = {"tensor": "image", "height": 64, "width": 64, "layout": "NCHW"}
-    manifest = micro.manifest("classification", model, input=planes)
-    placement = Placement(lambda: gpu.now_s)
-    placement.decide(gpu, Manifest.model_validate(manifest).input, gpu.slots())
-    assert not placement.takes(Frame(frame(LARGE)))
-    assert gpu.taken == []
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("numbers", [
+    {},
+    {"dtype": "float32"},
+    {"dtype": "float32", "scale": 1 / 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]},
+])  # fmt: skip
+def test_the_pixels_are_read_back_from_what_any_model_takes(
+    layout: str, numbers: Dict[str, Any]
+) -> None:
+    values = {"tensor": "x", "height": 256, "width": 300, "layout": layout, **numbers}
+    spec = InputSpec.model_validate(values)
+    slot = np.empty(item_shape(spec), spec.dtype)
+    written = write_input(Frame(frame((640, 480))), spec, slot)
+    read = read_input(slot, spec)
+    assert read.flags.c_contiguous
+    assert read.dtype == np.uint8
+    assert np.array_equal(read, written)
 
 
 def test_a_device_that_resizes_wrongly_gets_no_frame(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,27 +7,19 @@ packaging process itself; should TensorRT bring that down, the job is FAILED on 
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
-
-import numpy as np
+from typing import Callable, Dict, Mapping, Tuple
 
 from edge_agent.errors import BackendUnavailable, GpuFailed
 from edge_agent.manifest import InputSpec
 from edge_agent.packaging.graph.findings import Finding, note, warning
 from edge_agent.runtime.backends.cuda.driver import Driver, Gpu, open_driver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
-from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder, library
-from edge_agent.runtime.vision.picture_files import read_png
-from edge_agent.runtime.vision.preprocess import item_shape, write_input
+from edge_agent.runtime.backends.trt_engine import EngineBuilder, library
+from edge_agent.runtime.engines.make import make
 from edge_agent.targets import MACHINES, BuildSpec, TargetSpec
-from edge_agent.types import Frame
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 FOLDER = "engines"
 MIB = 1024 * 1024
-WORKSPACE_PART = 2  # half of the free memory: weights and results need room as well
 
 Files = Dict[str, bytes]
 
@@ -58,7 +50,7 @@ def build_here(
     pictures = [calibration[path] for path in build.calibration]
     try:
         with cuda.context():
-            built = _build(trt, cuda, model, image, build, pictures)
+            built = make(EngineBuilder(trt), cuda, model, image, build, pictures)
     except (BackendUnavailable, GpuFailed) as error:
         return {}, warning(f"The engine can't be built here; the device will try. {error}")
     fingerprint = Fingerprint.of(trt.__version__, gpu, model, build, pictures)
@@ -85,27 +77,3 @@ def _unlike(gpu: Gpu, tensorrt: str, target: TargetSpec) -> str:
 def _release(version: str) -> str:
     """Return the part of a version that a target names: "8.5.2" of "8.5.2.2"."""
     return ".".join(version.split(".")[:3])
-
-
-def _build(
-    trt: Any, cuda: Driver, model: bytes, image: InputSpec, build: BuildSpec, pictures: List[bytes]
-) -> Built:
-    batches = cuda.batches(_items(pictures, image), build.profiles[0].optimum[0])
-    try:
-        return EngineBuilder(trt).build(
-            model,
-            build,
-            workspace_bytes=cuda.free_bytes() // WORKSPACE_PART,
-            calibration=batches,
-        )
-    finally:
-        batches.close()
-
-
-def _items(pictures: Sequence[bytes], image: InputSpec) -> Iterator[NDArray[Any]]:
-    """Yield each picture as the model takes it."""
-    for picture in pictures:
-        pixels = read_png(picture, image.width, image.height)
-        slot = np.empty(item_shape(image), image.dtype)
-        write_input(Frame(pixels), image, slot)
-        yield slot

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Iterator, List, Optional
 
 import numpy as np
 
-from edge_agent.errors import BackendUnavailable, InferenceFailed, ModelError
+from edge_agent.errors import BackendUnavailable, InferenceFailed, InvalidPackage, ModelError
 from edge_agent.manifest import InputSpec, Manifest
 from edge_agent.packaging.graph.findings import Finding, note, warning
 from edge_agent.packaging.graph.graph import Graph, library
 from edge_agent.packaging.graph.half_rewriting import ADDING, CONVOLVING, MULTIPLYING, Rewriting
+from edge_agent.packaging.graph.half_rounding import in_float32
 from edge_agent.packaging.graph.precision import is_quantised
 from edge_agent.runtime import parity
 from edge_agent.runtime.backends.base import BackendOptions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     Picture = NDArray[np.uint8]
 
 FILE_NAME = "model.half.onnx"
+STRONGLY_TYPED = 11  # TensorRT rounds float32 graphs itself before
 PEAK = "/peak"
 MARGIN = 0.5  # of the tolerance may be used up here; the rest is for kernels that add otherwise
 # What is tried one after the other: operators that begin with float16, or go on with it.
@@ -36,6 +38,11 @@ STEPS: Tuple[Tuple[FrozenSet[str], FrozenSet[str]], ...] = (
     (CONVOLVING, ADDING),
     (CONVOLVING, frozenset()),
 )
+
+
+def is_needed(trt_ver: str) -> bool:
+    """Whether this TensorRT uses float16 only where the graph has it."""
+    return int(trt_ver.split(".")[0]) >= STRONGLY_TYPED
 
 
 def halve(
@@ -86,7 +93,7 @@ def _hard(spec: InputSpec) -> Iterator[Picture]:
 
 
 def _peaks(graph: Graph, spec: InputSpec, pictures: Sequence[Picture]) -> Dict[str, float]:
-    """Return the largest absolute value of each computed float32 tensor. Raises ModelError."""
+    """Return the largest absolute value of each float32 tensor. Raises ModelError."""
     session, names = _session(graph)
     (image,) = graph.inputs
     batch = np.empty(((image.shape or (None,))[0] or 1, *item_shape(spec)), spec.dtype)
@@ -114,7 +121,8 @@ def _session(graph: Graph) -> Tuple[Any, List[str]]:
     model = onnx.shape_inference.infer_shapes(graph.model)
     float32 = onnx.TensorProto.FLOAT
     computed = {name for node in model.graph.node for name in node.output} - set(graph.constants)
-    described = (*model.graph.value_info, *model.graph.output)
+    computed |= {entry.name for entry in graph.inputs}
+    described = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     names = [
         value.name
         for value in described
@@ -129,17 +137,21 @@ def _session(graph: Graph) -> Tuple[Any, List[str]]:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name + PEAK, float32, []))
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
-    content = model.SerializeToString()
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"]), names
+    content, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+    try:
+        return ort.InferenceSession(content, options, providers=providers), names
+    except Exception as error:
+        raise InvalidPackage(f"onnxruntime: {str(error).splitlines()[0]}") from None
 
 
 def _check(content: bytes, manifest: Manifest, golden: Sequence[Picture]) -> None:
-    """Raise ModelError unless the golden samples keep their results."""
+    """Raise ModelError unless it can be run and the golden samples keep their results."""
     tolerance = manifest.runtime.parity_tolerance * MARGIN
     runtime = manifest.runtime.model_copy(update={"parity_tolerance": tolerance})
     strict = manifest.model_copy(update={"runtime": runtime})
-    backend = open_backend(("onnxruntime",), content, strict, BackendOptions(cpu_batches=True))
-    try:
-        parity.check(backend, strict, golden)
-    finally:
-        backend.close()
+    for graph in (content, in_float32(content)):
+        backend = open_backend(("onnxruntime",), graph, strict, BackendOptions())
+        try:
+            parity.check(backend, strict, golden)
+        finally:
+            backend.close()

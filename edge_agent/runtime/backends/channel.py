@@ -1,7 +1,16 @@
 """Messages between the agent and a worker process: JSON objects, descriptors of files beside them.
 
-A socket pair that keeps messages apart (SOCK_SEQPACKET); descriptors travel as SCM_RIGHTS, see
-unix(7). Python's own `socket.send_fds` came with 3.9.
+    agent → worker                                       worker → agent
+    {"id", "do": "open", "log", ...} + engine file       {"id", "tensors", "max_batch", ...}
+    {"id", "do": "slot", "slot", "frame_bytes"} + memory {"id"}
+    {"id", "do": "run", "slot", "count", "frames"}       {"id"}
+    {"do": "drop", "slot"}
+
+Answers have "remarks" when there are new ones, or are {"id", "error": {"kind", "text", "code",
+"is_sticky"}}. When the agent hangs up, the worker ends.
+
+They pass through a socket pair that keeps them apart (SOCK_SEQPACKET), the descriptors as
+SCM_RIGHTS, see unix(7). Python's own `socket.send_fds` came with 3.9.
 """
 
 from __future__ import annotations

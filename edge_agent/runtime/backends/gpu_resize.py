@@ -6,10 +6,12 @@ arithmetic of its own for other processors; there some bytes differ by 1.
 
 from __future__ import annotations
 
-import ctypes
-from dataclasses import dataclass
+from ctypes import c_double, c_float, c_int, c_uint64
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
 
 from edge_agent.manifest import InputSpec
 
@@ -17,11 +19,14 @@ if TYPE_CHECKING:
     from edge_agent.runtime.backends.cuda.driver import Driver
 
 KERNELS = Path(__file__).parent / "cuda" / "resize.ptx"
+NAMES = ("halve", "linear", "lay_out")
 BLOCK = (32, 8, 1)  # threads, each of which makes one pixel
 
 # Where OpenCV leaves out shares of a thousandth of a pixel and less, the last bit of a double
 # decides whether one of exactly that size counts. Halving these many columns or rows has some.
 UNDECIDED = (2001, 4001)
+
+Rgb = Tuple[float, float, float]
 
 
 class Step(NamedTuple):
@@ -39,18 +44,46 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Resizing:
-    """To which size frames come, and whether they are halved as often as possible before."""
+    """The size that frames come to, and the form in which a model takes them.
+
+    is_pyramid: halved as often as possible before. is_planar: the channels lie one after the other.
+    factors: the model takes float32, pixel * factor - offset of each channel; None: the pixels.
+    """
 
     width: int
     height: int
     is_pyramid: bool
+    is_planar: bool = False
+    factors: Optional[Rgb] = None
+    offsets: Rgb = (0.0, 0.0, 0.0)
 
     @classmethod
     def of(cls, spec: InputSpec) -> Optional[Resizing]:
         """Return what a manifest asks for; None where the kernels have no such thing."""
-        if (spec.dtype, spec.layout) != ("uint8", "NHWC") or spec.resize == "area":
+        if spec.resize == "area":
             return None
-        return cls(spec.width, spec.height, spec.resize == "pyramid")
+        size = (spec.width, spec.height, spec.resize == "pyramid", spec.layout == "NCHW")
+        if spec.dtype == "uint8":
+            return cls(*size)
+        mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
+        factors, offsets = (np.float32(spec.scale) / std).tolist(), (mean / std).tolist()
+        return cls(*size, tuple(factors), tuple(offsets))
+
+    def to_json(self) -> Dict[str, Any]:
+        """Return what `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Dict[str, Any]) -> Resizing:
+        """Read what `to_json` wrote."""
+        factors = values["factors"]
+        numbers = {"factors": factors and tuple(factors), "offsets": tuple(values["offsets"])}
+        return cls(**{**values, **numbers})
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the model takes the resized picture as it is."""
+        return self.factors is None and not self.is_planar
 
     def can(self, width: int, height: int) -> bool:
         """Tell whether a frame of this size becomes what the CPU makes of it."""
@@ -88,41 +121,53 @@ class Resizer:
     def __init__(self, driver: Driver, resizing: Resizing, frame_bytes: int) -> None:
         self._driver, self._resizing = driver, resizing
         ptx = KERNELS.read_bytes()
-        self._functions = {name: driver.load_function(ptx, name) for name in ("halve", "linear")}
+        self._functions = {name: driver.load_function(ptx, name) for name in NAMES}
         # Each step but the last at least halves what it gets: together they are smaller than it.
-        self._scratch = driver.allocate(frame_bytes)
+        self._scratch = driver.allocate(frame_bytes + 3 * resizing.width * resizing.height)
 
     def launch(self, source: int, width: int, height: int, target: int, stream: int) -> None:
         """Enqueue making the model's input at `target` of the frame at `source`.
 
-        Device addresses: source uint8 RGB (height, width, 3) of at most `frame_bytes`, target uint8
-        of the model's size. All launches of one Resizer go into the same stream.
+        Device addresses: source uint8 RGB (height, width, 3) of at most `frame_bytes`, target one
+        item of the model's input. All launches of one Resizer go into the same stream.
         """
-        *before, last = self._resizing.steps(width, height)
-        place = self._scratch
-        for step in before:
-            self._launch(step, source, width, height, place, stream)
-            source, width, height = place, step.width, step.height
+        wanted, place = self._resizing, self._scratch
+        steps = wanted.steps(width, height)
+        for step in steps:
+            to = target if step is steps[-1] and wanted.is_picture else place
+            self._resize(step, source, width, height, to, stream)
+            source, width, height = to, step.width, step.height
             place += step.size_bytes
-        self._launch(last, source, width, height, target, stream)
+        if not wanted.is_picture:
+            self._lay_out(source, target, stream)
 
     def close(self) -> None:
         """Give the memory back; nothing launched may be under way."""
         self._driver.free(self._scratch)
 
-    def _launch(
+    def _resize(
         self, step: Step, source: int, width: int, height: int, target: int, stream: int
     ) -> None:
         arguments: List[Any] = [
-            ctypes.c_uint64(source), ctypes.c_int(width), ctypes.c_int(height),
-            ctypes.c_uint64(target), ctypes.c_int(step.width), ctypes.c_int(step.height),
+            c_uint64(source), c_int(width), c_int(height),
+            c_uint64(target), c_int(step.width), c_int(step.height),
         ]  # fmt: skip
         if step.kernel == "linear":  # the scales, rounded as OpenCV's are
-            arguments.append(ctypes.c_double(1 / (step.width / width)))
-            arguments.append(ctypes.c_double(1 / (step.height / height)))
-        grid = (_blocks(step.width, BLOCK[0]), _blocks(step.height, BLOCK[1]), 1)
-        self._driver.launch(self._functions[step.kernel], grid, BLOCK, arguments, stream)
+            arguments.append(c_double(1 / (step.width / width)))
+            arguments.append(c_double(1 / (step.height / height)))
+        self._launch(step.kernel, step.width, step.height, arguments, stream)
 
+    def _lay_out(self, source: int, target: int, stream: int) -> None:
+        wanted = self._resizing
+        numbers = (*(wanted.factors or (1.0, 1.0, 1.0)), *wanted.offsets)
+        arguments = [
+            c_uint64(source), c_int(wanted.width), c_int(wanted.height), c_uint64(target),
+            c_int(wanted.is_planar), c_int(wanted.factors is not None), *map(c_float, numbers),
+        ]  # fmt: skip
+        self._launch("lay_out", wanted.width, wanted.height, arguments, stream)
 
-def _blocks(pixels: int, size: int) -> int:
-    return -(-pixels // size)
+    def _launch(
+        self, kernel: str, width: int, height: int, arguments: List[Any], stream: int
+    ) -> None:
+        grid = (-(-width // BLOCK[0]), -(-height // BLOCK[1]), 1)
+        self._driver.launch(self._functions[kernel], grid, BLOCK, arguments, stream)

@@ -1,16 +1,7 @@
 """The process that computes a model's batches on the GPU, as the agent sees it: kept alive.
 
 It owns the CUDA context, so that what ends a context, or hangs, ends it alone. The agent writes
-batches into slots, memory that both share, and sends which slot to compute. Messages:
-
-    agent → worker                                            worker → agent
-    {"id", "do": "open", "dla_core", "log"} + engine file     {"id", "tensors", "max_batch", ...}
-    {"id", "do": "slot", "slot", "frame_bytes"} + memory      {"id"}
-    {"id", "do": "run", "slot", "count", "frames"}            {"id"}
-    {"do": "drop", "slot"}
-
-Answers have "remarks" when there are new ones, or are {"id", "error": {"kind", "text", "code",
-"is_sticky"}}. When the agent hangs up, the worker ends.
+batches into slots, memory that both share, and sends which slot to compute.
 """
 
 from __future__ import annotations
@@ -18,16 +9,16 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from edge_agent.errors import AgentUnavailable, BackendUnavailable
+from edge_agent.runtime.backends.patience import Patience
 from edge_agent.runtime.backends.questions import Answer, Questions, fail, read_error
 from edge_agent.runtime.backends.worker_process import WorkerProcess
 
@@ -35,8 +26,6 @@ COMMAND = (sys.executable, "-m", "edge_agent.runtime.backends.trt_worker")
 THREAD_NAME = "gpu-worker"
 OPENING = -1  # number of the first question
 READY_WITHIN_S = 120.0  # to load an engine, or to open a slot
-PAUSES_S = (0.0, 1.0, 2.0)  # before it is started again; as many deaths are survived
-SURVIVED_WITHIN_S = 60.0
 
 Frames = Sequence[Tuple[int, int, int]]  # index, width and height of each
 
@@ -64,21 +53,26 @@ class GpuWorker:
     """
 
     def __init__(
-        self, engine: Path, dla_core: Optional[int] = None, command: Sequence[str] = COMMAND
+        self,
+        engine: Path,
+        opening: Optional[Mapping[str, Any]] = None,
+        command: Sequence[str] = COMMAND,
+        patience: Optional[Patience] = None,
     ) -> None:
         """Start it. Raises BackendUnavailable, InvalidPackage, GpuFailed, as its engine does.
 
-        The engine's file is opened once: what happens to it afterwards doesn't matter.
+        The engine's file is opened once: what happens to it afterwards doesn't matter. opening:
+        what `trt_worker` reads besides, each time it starts.
         """
         self.restarts = 0
         self.trouble = ""
         self.remarks: Tuple[str, ...] = ()
-        self._command, self._dla_core = command, dla_core
+        self._command, self._opening = command, opening or {}
+        self._patience = patience or Patience()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._process: Optional[WorkerProcess] = None
         self._is_up = False
-        self._state = "is starting"  # while it isn't up, for people
         self._closing = threading.Event()
         self._questions = Questions()
         self._numbers = count()  # of slots
@@ -101,7 +95,7 @@ class GpuWorker:
         """
         number = next(self._numbers)
         with self._changed:
-            self._changed.wait_for(lambda: self._is_up or self._has_ended, READY_WITHIN_S)
+            self._changed.wait_for(self._is_decided, READY_WITHIN_S)
             process = self._running()
             self._slots[number] = slot = _Slot(memory, frame_bytes)
             opened = self._send_slot(process, number, slot)
@@ -156,17 +150,21 @@ class GpuWorker:
         self._engine.close()
 
     @property
-    def _has_ended(self) -> bool:
-        return bool(self.trouble) or self._closing.is_set()
+    def is_closed(self) -> bool:
+        """Whether it has ended for good, on request."""
+        return self._closing.is_set()
+
+    def _is_decided(self) -> bool:
+        return self._is_up or self.is_closed or bool(self.trouble)
 
     def _running(self) -> WorkerProcess:
         """Return the process, with the lock held. Raises AgentUnavailable unless it is up."""
-        if self._closing.is_set():
+        if self.is_closed:
             raise AgentUnavailable("The model's GPU worker is ending.")
         if self.trouble:
             raise AgentUnavailable(self.trouble)
         if not self._is_up or self._process is None:
-            raise AgentUnavailable(f"The model's GPU worker {self._state}; call again.")
+            raise AgentUnavailable("The model's GPU worker is starting again; call again.")
         return self._process
 
     def _ask(
@@ -196,20 +194,18 @@ class GpuWorker:
 
     def _keep(self) -> None:
         """Start the process, and start it again when it dies, until it does so too often."""
-        deaths: List[float] = []
-        while not self._closing.is_set():
+        while not self.is_closed:
             how = self._live()
             if not self._first.done():
                 self._first.set_exception(BackendUnavailable(f"The model's GPU worker {how}."))
-            if self._closing.is_set() or self._first.exception() is not None:
+            if self.is_closed or self._first.exception() is not None:
                 return
-            now = time.monotonic()
-            deaths = [*(died for died in deaths if now - died < SURVIVED_WITHIN_S), now]
-            if len(deaths) > len(PAUSES_S):
-                self._give_up(len(deaths), how)
+            pause_s = self._patience.pause_s()
+            if pause_s is None:
+                self._give_up(how)
                 return
             log.warning("The model's GPU worker %s. Starting it again.", how)
-            if not self._closing.wait(PAUSES_S[len(deaths) - 1]):
+            if not self._closing.wait(pause_s):
                 self.restarts += 1
 
     def _live(self) -> str:
@@ -220,7 +216,7 @@ class GpuWorker:
             return f"can't be started ({error})"
         with self._lock:
             self._process = process
-            if self._closing.is_set():
+            if self.is_closed:
                 process.hang_up()
         try:
             self._attend(process)
@@ -230,7 +226,6 @@ class GpuWorker:
         with self._lock:
             self._process, self._is_up = None, False
             cut = self._questions.take_all()
-            self._state = "is starting again"
         how = process.end()
         fail(cut, f"The model's GPU worker {how}. Call again.")
         return how
@@ -238,8 +233,8 @@ class GpuWorker:
     def _attend(self, process: WorkerProcess) -> None:
         """Let it open the engine, then pass on its answers until it is gone."""
         level = logging.getLogger("edge_agent").getEffectiveLevel()
-        opening = {"do": "open", "dla_core": self._dla_core, "log": logging.getLevelName(level)}
-        process.send({"id": OPENING, **opening}, [self._engine.fileno()])
+        asked = {"id": OPENING, "do": "open", "log": logging.getLevelName(level), **self._opening}
+        process.send(asked, [self._engine.fileno()])
         messages = process.messages()
         first = next(messages, None)
         if first is None or not self._begin(process, first):
@@ -283,12 +278,12 @@ class GpuWorker:
         else:
             question.answer.set_exception(read_error(**error))
 
-    def _give_up(self, deaths: int, how: str) -> None:
+    def _give_up(self, how: str) -> None:
+        often = f"{self._patience.deaths} times within {self._patience.within_s:g} s"
         with self._changed:
             self.trouble = (
-                f"The model's GPU worker died {deaths} times within {SURVIVED_WITHIN_S:g} s and "
-                f"isn't started again. The last time it {how}. Start the model again; if that "
-                "doesn't help, start the device again."
+                f"The model's GPU worker died {often} and isn't started again. The last time it "
+                f"{how}. Start the model again; if that doesn't help, start the device again."
             )
             self._changed.notify_all()
         log.error("%s", self.trouble)

@@ -22,11 +22,10 @@ from edge_agent.runtime.backends.cuda.failures import STICKY
 PROVIDER = "CUDAExecutionProvider"
 LIBRARY = "capi/libonnxruntime_providers_cuda.so"
 NOT_FOUND = ": cannot open shared object file"  # after the name, in what the loader says
+OF_DRIVER = re.compile(r"undefined symbol: (cu[A-Z]\w+)")
 DRIVER = "libcuda.so.1"
-INSTALL = (
-    "pip install 'onnxruntime-gpu[cuda,cudnn]' brings NVIDIA's libraries; on a Jetson they are "
-    "JetPack's, and NVIDIA offers the wheel of onnxruntime-gpu for it"
-)
+WHEELS = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings it"
+SYSTEM = "NVIDIA's packages of CUDA and cuDNN bring it, on a Jetson JetPack"
 FAILURE = re.compile(r"CUDA (?:failure|error) (\d+): ([^;]*)")
 
 _loading = threading.Lock()
@@ -86,14 +85,20 @@ def load_wheels(ort: Any) -> bool:
 
 def why_not(ort: Any) -> str:
     """Say why a session went over to the CPU."""
-    missing = _missing(ort)
+    missing, lacking = _missing(ort), OF_DRIVER.search(_refusal(ort))
+    if lacking:
+        return (
+            f"onnxruntime {ort.__version__} can't use CUDA: the driver is too old, it lacks "
+            f"{lacking.group(1)}. Install a newer driver, or an older onnxruntime-gpu."
+        )
     if missing == DRIVER:
         return f"onnxruntime can't use CUDA: this machine has no NVIDIA driver ({DRIVER})."
     if missing:
-        return f"onnxruntime can't use CUDA: {missing} is missing. {INSTALL}."
+        brought = WHEELS if hasattr(ort, "preload_dlls") else SYSTEM
+        return f"onnxruntime can't use CUDA: {missing} is missing; {brought}."
     return (
         f"onnxruntime {ort.__version__} can't use CUDA here and doesn't say why; its own words "
-        "are in the log. The driver may be too old for it, or the GPU."
+        "are in the log. The GPU may be too old for it."
     )
 
 
@@ -118,11 +123,16 @@ def lasting(error: str) -> str:
 
 def _missing(ort: Any) -> str:
     """Return the first library that the provider lacks; empty when none is missing."""
+    name, found, _ = _refusal(ort).partition(NOT_FOUND)
+    return name if found else ""
+
+
+def _refusal(ort: Any) -> str:
+    """Return why the system doesn't load the provider's library; empty when it does."""
     try:
         ctypes.CDLL(str(Path(ort.__file__).parent / LIBRARY))
     except OSError as error:
-        name, found, _ = str(error).partition(NOT_FOUND)
-        return name if found else ""
+        return str(error)
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, Dict, Sequence, Tuple
 
 import numpy as np
@@ -25,7 +26,7 @@ class Tensor:
     @property
     def item_bytes(self) -> int:
         """The size of one item."""
-        return int(np.prod(self.item, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return prod(self.item) * np.dtype(self.dtype).itemsize
 
     def to_json(self) -> Dict[str, Any]:
         """Return what `from_json` reads."""
@@ -75,12 +76,8 @@ class SlotLayout:
     def view(self, buffer: Any, name: str, count: int) -> NDArray[Any]:
         """Return the first `count` items of the tensor in a slot's memory, not copied."""
         tensor = self.tensor(name)
-        return np.frombuffer(
-            buffer,
-            tensor.dtype,
-            count * int(np.prod(tensor.item, dtype=np.int64)),
-            self.offset(name),
-        ).reshape(count, *tensor.item)
+        values = np.frombuffer(buffer, tensor.dtype, count * prod(tensor.item), self.offset(name))
+        return values.reshape(count, *tensor.item)
 
     def frame(self, buffer: Any, index: int, width: int, height: int) -> NDArray[np.uint8]:
         """Return the place of frame `index`, RGB (h, w, 3), in a slot's memory, not copied."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import mmap
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Dict, Optional, Tuple
 
@@ -18,11 +19,15 @@ from edge_agent.errors import (
 )
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend, BackendOptions
+from edge_agent.runtime.backends.gpu_resize import Resizing
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
 from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+FRAME_BYTES = 1920 * 1080 * 3  # the largest frame that is resized on the GPU
+MOST_FRAMES_BYTES = 64 * 1024 * 1024  # of a slot, pinned: with larger batches the CPU resizes
 
 
 class TrtBackend(Backend):
@@ -48,11 +53,13 @@ class TrtBackend(Backend):
     ) -> None:
         """Start the worker. Raises as `Backend`, and GpuFailed; the options are for CPUs."""
         super().__init__(manifest)
-        self._worker = GpuWorker(engine, dla_core)
+        self._resizing = Resizing.of(manifest.input)
+        self._worker = GpuWorker(engine, _opening(self._resizing, dla_core))
         try:
             self._tensors = tuple(map(Tensor.from_json, self._worker.ready["tensors"]))
             self._check_engine()
             self.max_batch = self._worker.ready["max_batch"]
+            self._frames: Dict[int, Tuple[int, int, int]] = {}  # index, width, height
             self._open_slot()
         except AgentUnavailable as error:  # here nobody can call again
             self._worker.close()
@@ -81,11 +88,14 @@ class TrtBackend(Backend):
         """Why it will never compute again, for people; empty while it does."""
         return self._worker.trouble
 
-    def another(self) -> TrtBackend:
+    def another(self) -> Optional[Backend]:
         """Return one more of the same engine; waits while the worker is starting again.
 
-        Raises AgentUnavailable when it doesn't start, GpuFailed.
+        None when the worker has ended with its last backend. Raises AgentUnavailable when it
+        doesn't start, GpuFailed.
         """
+        if self._worker.is_closed:
+            return None
         twin = copy.copy(self)
         twin._open_slot()
         return twin
@@ -94,6 +104,21 @@ class TrtBackend(Backend):
         """Return the memory that the GPU takes batches from, shape (max_batch, ...)."""
         return self._input
 
+    def place(self, index: int, frame: NDArray[np.uint8]) -> bool:
+        """Take a whole frame, RGB (h, w, 3), as item `index` of the next run.
+
+        False where the worker can't resize, for frames of more than FRAME_BYTES, and for sizes that
+        wouldn't become what the CPU makes of them.
+        """
+        height, width = frame.shape[:2]
+        if frame.nbytes > self._layout.frame_bytes or self._resizing is None:
+            return False
+        if not self._resizing.can(width, height):
+            return False
+        np.copyto(self._layout.frame(self._mapped, index, width, height), frame)
+        self._frames[index] = (index, width, height)
+        return True
+
     def interrupt(self) -> None:
         """End the worker if it computes for this backend, which can't be used afterwards."""
         self._worker.interrupt(self._slot)
@@ -101,7 +126,8 @@ class TrtBackend(Backend):
     def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
         count = len(batch)
         self._fill(batch)
-        self._worker.run(self._slot, count)
+        frames, self._frames = self._frames, {}
+        self._worker.run(self._slot, count, list(frames.values()))
         return {name: values[:count] for name, values in self._outputs.items()}
 
     def _fill(self, batch: NDArray[Any]) -> None:
@@ -128,7 +154,7 @@ class TrtBackend(Backend):
             )
 
     def _open_slot(self) -> None:
-        layout = SlotLayout.of(self._tensors, self.max_batch)
+        layout = SlotLayout.of(self._tensors, self.max_batch, self._frame_bytes())
         memory = os.fdopen(os.memfd_create("edge-agent-slot", os.MFD_CLOEXEC), "r+b", buffering=0)
         try:
             memory.truncate(layout.size)
@@ -138,10 +164,21 @@ class TrtBackend(Backend):
         except BaseException:
             memory.close()
             raise
-        self._memory = memory
+        self._memory, self._mapped, self._layout = memory, mapped, layout
         self._input = layout.view(mapped, self._spec.tensor, self.max_batch)
         self._outputs = {name: layout.view(mapped, name, self.max_batch) for name in self._wanted}
+        self._frames = {}
+
+    def _frame_bytes(self) -> int:
+        is_affordable = FRAME_BYTES * self.max_batch <= MOST_FRAMES_BYTES
+        return FRAME_BYTES if self._worker.ready["resizes"] and is_affordable else 0
 
     def _close(self) -> None:
         self._worker.close_slot(self._slot)
         self._memory.close()
+
+
+def _opening(resizing: Optional[Resizing], dla_core: Optional[int]) -> Dict[str, Any]:
+    """Return what the worker is told when it starts."""
+    resize = None if resizing is None else {**asdict(resizing), "frame_bytes": FRAME_BYTES}
+    return {"dla_core": dla_core, "resize": resize}

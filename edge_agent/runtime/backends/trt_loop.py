@@ -51,6 +51,8 @@ class EngineLoop:
         try:
             with ExitStack() as owned:
                 self._in, self._compute, self._out = self._streams(owned)
+                self._mark = driver.event()
+                owned.callback(driver.destroy_event, self._mark)
                 owned.callback(self._unload)
                 self._runtime = trt_loading.runtime(trt, self._news, dla_core)
                 self._engine = trt_loading.engine(trt, self._news, self._runtime, engine)
@@ -110,10 +112,9 @@ class EngineLoop:
 
     def close(self) -> None:
         """Give back everything; the loop can't be used again."""
-        for slot in list(self._slots):
-            self.close_slot(slot)
-        self._drain()
-        self._owned.close()
+        with self._owned:
+            for slot in list(self._slots):
+                self.close_slot(slot)
 
     def _streams(self, owned: ExitStack) -> List[int]:
         streams: List[int] = []
@@ -188,13 +189,9 @@ class EngineLoop:
 
     def _drain(self) -> None:
         """Block until the GPU has done all that was enqueued."""
-        event = self._driver.event()
-        try:
-            for stream in (self._in, self._compute, self._out):
-                self._driver.record(event, stream)
-                self._driver.synchronize(event)
-        finally:
-            self._driver.destroy_event(event)
+        for stream in (self._in, self._compute, self._out):
+            self._driver.record(self._mark, stream)
+            self._driver.synchronize(self._mark)
 
     def _remark(self, text: str) -> None:
         if text not in self.remarks:

@@ -43,7 +43,7 @@ class News:
         return ""
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=None)
 def listener(trt: Any) -> Any:
     """Return what the module `trt` tells its news to, a `News`.
 

@@ -66,8 +66,9 @@ class Slot:
                 mapped = driver.allocate(layout.size)
                 owned.callback(driver.free, mapped)
             self._device = mapped
-            self._events = {moment: driver.event(timed=True) for moment in MOMENTS}
-            for event in self._events.values():
+            self._events: Dict[str, int] = {}
+            for moment in MOMENTS:
+                self._events[moment] = event = driver.event(timed=True)
                 owned.callback(driver.destroy_event, event)
             owned.callback(self._drop_graphs)
             self._owned = owned.pop_all()
@@ -103,12 +104,8 @@ class Slot:
         """Put the copies of the inputs, and of the frames that make some, into `stream`."""
         if self.is_mapped:
             return
-        made = {frame.index for frame in frames}
         for tensor in self._inputs:
-            if not made:
-                self._in(self._offsets[tensor.name], batch * tensor.item_bytes, stream)
-            for index in sorted(set(range(batch)) - made) if made else ():
-                self._in(self._at(tensor, index), tensor.item_bytes, stream)
+            self._in(self._offsets[tensor.name], batch * tensor.item_bytes, stream)
         for frame in frames:
             self._in(self._frame(frame.index), frame.size, stream)
 
@@ -135,8 +132,6 @@ class Slot:
         try:
             mapped = self._driver.register(self._host, self.layout.size)
         except GpuFailed as error:
-            if error.is_sticky:
-                raise
             self.unpinned = str(error)
             return 0
         owned.callback(self._driver.unregister, self._host)

@@ -1,6 +1,6 @@
 """The worker process of a TensorRT engine: slots in, batches computed, answers out.
 
-Its messages are listed in `gpu_worker.py`. The main thread owns the GPU's context and enqueues; a
+Its messages are listed in `channel.py`. The main thread owns the GPU's context and enqueues; a
 second one waits for what was enqueued, in that order, and answers.
 """
 
@@ -19,10 +19,11 @@ from queue import Queue
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from edge_agent import logs
-from edge_agent.errors import EdgeAgentError
+from edge_agent.errors import EdgeAgentError, GpuFailed
 from edge_agent.runtime.backends import trt_engine
 from edge_agent.runtime.backends.channel import Channel, Received
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
+from edge_agent.runtime.backends.gpu_resize import Resizer, Resizing
 from edge_agent.runtime.backends.parent import end_with
 from edge_agent.runtime.backends.slot_layout import SlotLayout
 from edge_agent.runtime.backends.trt_loop import EngineLoop, FrameIn, Slot
@@ -45,28 +46,51 @@ def main(arguments: List[str]) -> int:
     if opening is None:
         return 0
     logs.configure(opening.content["log"])
-    with ExitStack() as owned:
-        try:
-            driver, loop = owned.enter_context(_open(opening))
-        except Exception as error:
-            channel.send({"id": opening.content["id"], "error": _told(error)})
-            return 1
-        _Server(channel, driver, loop).serve(opening.content["id"])
+    try:
+        with ExitStack() as owned:
+            try:
+                driver, loop, resizes = owned.enter_context(_open(opening))
+            except Exception as error:
+                _fail(channel, opening.content["id"], error)
+                return 1
+            _Server(channel, driver, loop).serve(opening.content["id"], resizes)
+    except GpuFailed as error:
+        log.warning("The GPU worker can't give everything back. %s", error)
+        return 1
     return 0
 
 
 @contextmanager
-def _open(opening: Received) -> Iterator[Tuple[Driver, EngineLoop]]:
-    """Make the GPU's context this thread's own and load the engine."""
+def _open(opening: Received) -> Iterator[Tuple[Driver, EngineLoop, bool]]:
+    """Make the GPU's context this thread's own, load the engine; say whether it takes frames."""
+    asked = opening.content
     trt, driver = trt_engine.library(), open_driver()
-    with driver.context():
+    with ExitStack() as owned:
+        owned.enter_context(driver.context())
+        resizer = _resizer(driver, asked.get("resize"), owned)
         engine = _content(opening.descriptors[0])
-        loop = EngineLoop(trt, driver, engine, opening.content["dla_core"])
+        loop = EngineLoop(trt, driver, engine, asked.get("dla_core"), resizer)
         del engine
-        try:
-            yield driver, loop
-        finally:
-            loop.close()
+        owned.callback(loop.close)
+        yield driver, loop, resizer is not None
+
+
+def _resizer(
+    driver: Driver, asked: Optional[Dict[str, Any]], owned: ExitStack
+) -> Optional[Resizer]:
+    """Return what resizes frames; None: the CPU does."""
+    if asked is None:
+        return None
+    try:
+        resizing = Resizing(asked["width"], asked["height"], asked["is_pyramid"])
+        made = Resizer(driver, resizing, asked["frame_bytes"])
+    except GpuFailed as error:
+        if error.is_sticky:
+            raise
+        log.warning("Frames are resized on the CPU: %s", error)
+        return None
+    owned.callback(made.close)
+    return made
 
 
 def _content(engine: int) -> bytes:
@@ -90,7 +114,7 @@ class _Server:
         self._submitted: Queue[Optional[Tuple[int, Slot]]] = Queue()
         self._remarks = 0  # so many are told
 
-    def serve(self, opening: int) -> None:
+    def serve(self, opening: int, resizes: bool) -> None:
         """Answer the opening, then all that comes."""
         waiting = threading.Thread(target=self._wait, name="wait", daemon=True)
         waiting.start()
@@ -100,6 +124,7 @@ class _Server:
             tensors=[tensor.to_json() for tensor in loop.tensors],
             max_batch=loop.max_batch,
             device=loop.device,
+            resizes=resizes,
         )
         for received in iter(self._channel.receive, None):
             self._do(received)
@@ -120,7 +145,7 @@ class _Server:
             else:
                 self._run(message)
         except Exception as error:
-            self._fail(message["id"], error)
+            _fail(self._channel, message["id"], error)
 
     def _open_slot(self, message: Dict[str, Any], memory: int) -> None:
         loop = self._loop
@@ -160,7 +185,7 @@ class _Server:
         try:
             self._loop.wait(slot)
         except Exception as error:
-            self._fail(number, error)
+            _fail(self._channel, number, error)
         else:
             self._answer(number)
 
@@ -170,18 +195,20 @@ class _Server:
         if len(remarks) > self._remarks:
             self._remarks = len(remarks)
             content["remarks"] = remarks
-        self._send({"id": number, **content})
+        _send(self._channel, {"id": number, **content})
 
-    def _fail(self, number: int, error: Exception) -> None:
-        """Answer with an error; after one that took the GPU away the process has no use."""
-        told = _told(error)
-        self._send({"id": number, "error": told})
-        if told["is_sticky"]:
-            os._exit(LOST_GPU)
 
-    def _send(self, content: Dict[str, Any]) -> None:
-        with suppress(ConnectionError):  # the agent has hung up, which the main thread sees
-            self._channel.send(content)
+def _fail(channel: Channel, number: int, error: Exception) -> None:
+    """Answer with an error; after one that took the GPU away the process has no use."""
+    told = _told(error)
+    _send(channel, {"id": number, "error": told})
+    if told["is_sticky"]:
+        os._exit(LOST_GPU)
+
+
+def _send(channel: Channel, content: Dict[str, Any]) -> None:
+    with suppress(ConnectionError):  # the agent has hung up, which the main thread sees
+        channel.send(content)
 
 
 def _told(error: Exception) -> Dict[str, Any]:

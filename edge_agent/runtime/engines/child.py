@@ -104,8 +104,7 @@ class Teller:
 
 def main(folder: Path) -> None:
     """Build what the request in `folder` asks for."""
-    teller = Teller(os.dup(1))
-    os.dup2(2, 1)
+    teller = Teller(sys.stdout.fileno())
     request = read_json(Request, (folder / REQUEST).read_bytes())
     _give_way(request.parent)
     try:
@@ -113,7 +112,7 @@ def main(folder: Path) -> None:
     except MemoryError:
         failure: ModelError = BuildFailed(OUT_OF_MEMORY)
     except GpuFailed as error:
-        failure = BuildFailed(f"The GPU failed while the engine was built. {error}")
+        failure = BuildFailed(f"The engine build failed. {error}")
     except ModelError as error:
         failure = error
     else:

@@ -37,7 +37,7 @@ class Hearing:
         self.last_words = ""
 
     def hear(self, within_s: float) -> bool:
-        """Take what comes within that time; False when it was nothing but words."""
+        """Take what comes within that time; False when it says nothing of the progress."""
         if not self._poll.poll(within_s * 1000):
             return True
         content = os.read(self._descriptor, PIPE_BYTES)
@@ -61,4 +61,4 @@ class Hearing:
         if news.failure is not None:
             self.failure = FAILURES[news.failure](news.why)
         self.is_done = self.is_done or news.is_done
-        return True
+        return news.stage is not None

@@ -1,34 +1,26 @@
 """What this machine has for models on a GPU, found out in a short process of its own.
 
 Neither the driver nor TensorRT is ever loaded into the agent for this: they take memory, and they
-may crash or hang. `python -m edge_agent.runtime.engines.machine` is that process; it tells each
-fact as soon as it knows it, so that what it found before it died isn't lost.
+may crash or hang. `python -m edge_agent.runtime.engines.machine` is that process.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import platform
-import signal
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Optional
 
 from edge_agent.errors import ModelError
 from edge_agent.runtime.backends.cuda.driver import L4T, Gpu, open_driver
 from edge_agent.runtime.backends.trt_engine import library
+from edge_agent.runtime.engines.inquiry import Facts, answering, ask
 from edge_agent.targets import MACHINES
 
 MODULE = "edge_agent.runtime.engines.machine"
 RELEASE = Path("/etc/nv_tegra_release")  # of L4T, there on every Jetson
 SYSTEM_PACKAGES = Path("/usr/lib")  # where apt puts Python's: python3.8/dist-packages
-ENDING_S = 5.0  # a killed process may still wait for the driver
-
-Facts = Dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,64 +45,25 @@ class Machine:
 
 def look(timeout_s: float = 60.0) -> Machine:
     """Ask what is here; raises nothing: that the process failed is a sentence as well."""
-    lines, trouble = _ask(timeout_s)
-    told: Facts = {"no_gpu": trouble, "no_tensorrt": trouble}
-    for line in lines:
-        told.update(_read(line))
+    lines, ending = ask(MODULE, "looks for the GPU and TensorRT", timeout_s)
+    told: Facts = {"no_gpu": ending, "no_tensorrt": ending}
+    for facts in lines:
+        told.update(_read(facts))
     here = platform.machine()
     names = {machine: arch for arch, machine in MACHINES.items()}
     return Machine(arch=names.get(here, here), jetson=_jetson(), **told)
 
 
-def _ask(timeout_s: float) -> Tuple[List[str], str]:
-    """Return what the process told, and why it told no more."""
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [sys.executable, "-m", MODULE], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
-    )
-    try:
-        output, errors = process.communicate(timeout=timeout_s)
-        ending = _ending(process.returncode)
-    except subprocess.TimeoutExpired:
-        output, errors = _end(process)
-        ending = f"didn't finish within {timeout_s:g} s; the driver may hang, see dmesg"
-    lines = errors.decode(errors="replace").strip().splitlines()
-    reason = f": {lines[-1][:300]}" if lines else ""
-    return output.decode(errors="replace").splitlines(), (
-        f"The process that looks for the GPU and TensorRT {ending}{reason}. "
-        f"Try it by hand: {sys.executable} -m {MODULE}"
-    )
-
-
-def _end(process: subprocess.Popen[bytes]) -> Tuple[bytes, bytes]:
-    """Kill it; one that waits inside the driver ends only when the driver answers."""
-    process.kill()
-    try:
-        return process.communicate(timeout=ENDING_S)
-    except subprocess.TimeoutExpired as error:
-        return error.stdout or b"", error.stderr or b""
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
-
-
-def _read(line: str) -> Facts:
+def _read(facts: Facts) -> Facts:
     """Return the facts of a line; none when it is something that a library printed."""
     try:
-        facts = json.loads(line)
         if "gpu" in facts:
             facts["gpu"]["capability"] = tuple(facts["gpu"]["capability"])
             facts["gpu"] = Gpu(**facts["gpu"])
         Machine("", **facts)
-    except (ValueError, TypeError, KeyError):
+    except (TypeError, KeyError):
         return {}
-    return dict(facts)
+    return facts
 
 
 def _jetson(release: Path = RELEASE) -> str:
@@ -122,13 +75,10 @@ def _jetson(release: Path = RELEASE) -> str:
 
 
 def main() -> None:
-    """Tell the facts, a JSON object a line; what libraries print goes to stderr."""
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        looks: Tuple[Callable[[], Facts], ...] = (_gpu, _tensorrt)
-        for each in looks:
-            out.write(json.dumps(each()) + "\n")
-            out.flush()
+    """Tell the facts."""
+    with answering() as tell:
+        tell(_gpu())
+        tell(_tensorrt())
 
 
 def _gpu() -> Facts:

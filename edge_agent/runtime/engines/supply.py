@@ -81,12 +81,13 @@ class EngineSupply:
         wanted = self._settings.backends
         if wanted and not ON_GPU & set(wanted):
             return Plan(wanted)
-        found = plan(target, self._here(), wanted)
+        machine = self._here()
+        found = plan(target, machine, wanted)
         if not self._settings.wait_for_engine:
             return found
         if TENSORRT not in found.order:
-            reasons = " ".join(found.remarks)
-            raise BackendUnavailable(f"engine.wait_for_engine wants TensorRT only. {reasons}")
+            why = machine.no_gpu or machine.no_tensorrt or " ".join(found.remarks)
+            raise BackendUnavailable(f"engine.wait_for_engine wants TensorRT only. {why}")
         return Plan((TENSORRT,), found.remarks)
 
     @property

@@ -12,11 +12,13 @@ from typing import Any, Dict, List, Tuple
 
 from edge_agent.errors import BackendUnavailable
 from edge_agent.runtime.backends.cuda.c_api import CApi
-from edge_agent.runtime.backends.cuda.failures import NOT_FOUND, failure
+from edge_agent.runtime.backends.cuda.failures import failure, missing
 
 LIBRARY = "libcuda.so.1"
-BROUGHT = "It comes with NVIDIA's driver, on a Jetson with JetPack."
-NO_DRIVER = f"This machine has no NVIDIA driver ({LIBRARY})."
+NO_DRIVER = (
+    f"This machine has no NVIDIA driver ({LIBRARY}). It comes with NVIDIA's driver package, on a "
+    "Jetson with JetPack; a container must be given it: --gpus all, or --runtime nvidia."
+)
 NAME_BYTES = 256
 
 
@@ -69,24 +71,18 @@ CALLS: Dict[str, Tuple[Any, ...]] = {
 }  # fmt: skip
 
 
-class CtypesDriver(CApi):
-    """The library at `path`. Raises BackendUnavailable when it or a GPU is missing."""
+class Library:
+    """The driver's library at `path`. Raises BackendUnavailable when there is none."""
 
     def __init__(self, path: str = LIBRARY) -> None:
         try:
             self._library = ctypes.CDLL(path)
         except OSError:
-            raise BackendUnavailable(f"{NO_DRIVER} {BROUGHT}") from None
-        self.name = LIBRARY
+            raise BackendUnavailable(NO_DRIVER) from None
         self._functions: Dict[str, Tuple[Any, List[Tuple[int, Any]]]] = {}
-        super().__init__()
 
-    def _gpu_name(self) -> str:
-        name = ctypes.create_string_buffer(NAME_BYTES)
-        self._call("cuDeviceGetName", name, NAME_BYTES, self._device)
-        return name.value.decode(errors="replace")
-
-    def _call(self, name: str, *arguments: Any) -> Any:
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a function of CALLS without Python's lock; return what it gives back."""
         function, outs = self._functions.get(name) or self._find(name)
         values, answers = list(arguments), []
         for place, kind in outs:
@@ -94,8 +90,14 @@ class CtypesDriver(CApi):
             values.insert(place, ctypes.byref(answers[-1]))
         code = function(*values)
         if code:
-            raise failure(name, code, words(self._library, code))
+            raise failure(name, code, self.words(code))
         return answers[0].value if len(answers) == 1 else [answer.value for answer in answers]
+
+    def words(self, code: int) -> str:
+        """Return what the driver says of a code."""
+        text = c_char_p()
+        self._library.cuGetErrorString(c_int(code), ctypes.byref(text))
+        return (text.value or b"an error without a name").decode(errors="replace")
 
     def _find(self, name: str) -> Tuple[Any, List[Tuple[int, Any]]]:
         """Return the function, and where among its parameters it gives what back."""
@@ -103,7 +105,7 @@ class CtypesDriver(CApi):
         try:
             function = self._library[symbol]
         except AttributeError:
-            raise failure(name, NOT_FOUND, "this driver is too old to have it") from None
+            raise missing(name) from None
         outs = [(place, one.kind) for place, one in enumerate(parameters) if isinstance(one, Out)]
         for place, kind in outs:
             parameters[place] = ctypes.POINTER(kind)
@@ -112,13 +114,17 @@ class CtypesDriver(CApi):
         return found
 
 
-def words(library: Any, code: int) -> str:
-    """Return what the driver says of a code."""
-    text = c_char_p()
-    library.cuGetErrorString(c_int(code), ctypes.byref(text))
-    return (text.value or b"unknown error").decode(errors="replace")
+class CtypesDriver(CApi):
+    """The driver at `path`; raises BackendUnavailable when it or a GPU is missing."""
+
+    def __init__(self, path: str = LIBRARY) -> None:
+        self._call = Library(path).call
+        super().__init__(LIBRARY)
+
+    def _gpu_name(self) -> str:
+        name = ctypes.create_string_buffer(NAME_BYTES)
+        self._call("cuDeviceGetName", name, NAME_BYTES, self._device)
+        return name.value.decode(errors="replace")
 
 
-def open_here() -> CtypesDriver:
-    """Open the installed driver."""
-    return CtypesDriver()
+open_here = CtypesDriver

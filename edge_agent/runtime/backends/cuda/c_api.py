@@ -3,16 +3,17 @@
 Source: CUDA driver API. An adapter's `_call` returns what C writes through pointers.
 """
 
+# ruff: noqa: D102 Driver says what its calls do.
+
 from __future__ import annotations
 
 import ctypes
-from abc import abstractmethod
 from contextlib import contextmanager
-from typing import Any, Iterator, Sequence, Tuple
+from typing import Any, Callable, Iterator, Sequence, Tuple
 
-from edge_agent.errors import BackendUnavailable, GpuFailed
+from edge_agent.errors import GpuFailed
 from edge_agent.runtime.backends.cuda.driver import Driver, Size3
-from edge_agent.runtime.backends.cuda.failures import NO_DEVICE
+from edge_agent.runtime.backends.cuda.failures import opening
 
 HOST_MAPPED = 0x02  # CU_MEMHOSTREGISTER_DEVICEMAP
 NON_BLOCKING = 0x1  # CU_STREAM_NON_BLOCKING
@@ -20,23 +21,17 @@ BLOCKING_SYNC, DISABLE_TIMING = 0x1, 0x2  # CU_EVENT_...
 # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may wait for their events meanwhile
 OF_THIS_THREAD = 1
 
-NO_GPU = "This machine has no NVIDIA GPU that the driver can use."
-
 
 class CApi(Driver):
     """An adapter whose package has the functions of the C API."""
 
-    def __init__(self) -> None:
-        try:
+    _call: Callable[..., Any]  # by name and arguments, returns a number or several
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        with opening():
             self._call("cuInit", 0)
             self._device = self._call("cuDeviceGet", 0)
-        except GpuFailed as error:
-            told = NO_GPU if error.code == NO_DEVICE else str(error)
-            raise BackendUnavailable(told) from None
-
-    @abstractmethod
-    def _call(self, name: str, *arguments: Any) -> Any:
-        """Call a function; return a number, several, or None. Raises GpuFailed."""
 
     def _give_back(self, name: str, thing: Any) -> None:
         try:

@@ -1,6 +1,7 @@
 /* RGB pictures to another size, byte for byte as OpenCV does it on x86-64 (4.8 and 5.0 measured):
-   `halve` as INTER_AREA, `linear` as INTER_LINEAR. One thread makes one pixel; pictures are uint8
-   (height, width, 3), rows without padding. Source of the arithmetic: OpenCV's resize.cpp.
+   `halve` as INTER_AREA, `linear` as INTER_LINEAR; then `lay_out` as NumPy. One thread makes one
+   pixel; pictures are uint8 (height, width, 3), rows without padding. Source of the arithmetic:
+   OpenCV's resize.cpp, and vision/preprocess.py.
 
    What isn't asked to be CUDA is plain C, so that tests run these very lines: whoever does that sets
    `at_column` and `at_row` for each pixel. Products must not be fused with sums (NVRTC: --fmad=false,
@@ -68,16 +69,14 @@ INSIDE int clamped(int value, int limit)
 }
 
 /* Between the two nearest pixels each way, in steps of 1 / 2048; `across` and `down` are source
-   pixels a target pixel. Beyond the first and last column the fraction is dropped, beyond the first
-   and last row it isn't: that shows in how the two products are rounded. */
+   pixels a target pixel. Beyond an edge both are the one there. */
 KERNEL linear(const byte *source, int width, int height, byte *target, int to_width, int to_height,
               double across, double down)
 {
     int column = COLUMN, row = ROW, channel;
     float x = (float)((column + 0.5) * across - 0.5), y = (float)((row + 0.5) * down - 0.5);
     int left = (int)floorf(x), top = (int)floorf(y);
-    float right_share = left < 0 || left >= width - 1 ? 0.0f : x - (float)left;
-    float low_share = y - (float)top;
+    float right_share = x - (float)left, low_share = y - (float)top;
     int rights = (int)rintf(right_share * 2048.0f), lefts = (int)rintf((1.0f - right_share) * 2048.0f);
     int lows = (int)rintf(low_share * 2048.0f), highs = (int)rintf((1.0f - low_share) * 2048.0f);
     const byte *high = source + clamped(top, height) * width * 3;
@@ -90,5 +89,26 @@ KERNEL linear(const byte *source, int width, int height, byte *target, int to_wi
         int lower = (low[first] * lefts + low[second] * rights) >> 4;
         int value = ((highs * upper) >> 16) + ((lows * lower) >> 16);
         target[(row * to_width + column) * 3 + channel] = (byte)((value + 2) >> 2);
+    }
+}
+
+/* What models take that don't take pictures: planes one after the other, or numbers, each pixel
+   times `factor` less `offset` of its channel. */
+KERNEL lay_out(const byte *source, int width, int height, void *target, int is_planar, int is_float,
+               float factor0, float factor1, float factor2,
+               float offset0, float offset1, float offset2)
+{
+    int column = COLUMN, row = ROW, channel;
+    const float factor[3] = {factor0, factor1, factor2}, offset[3] = {offset0, offset1, offset2};
+    if (column >= width || row >= height)
+        return;
+    for (channel = 0; channel < 3; channel++) {
+        byte pixel = source[(row * width + column) * 3 + channel];
+        int place = is_planar ? (channel * height + row) * width + column
+                              : (row * width + column) * 3 + channel;
+        if (is_float)
+            ((float *)target)[place] = (float)pixel * factor[channel] - offset[channel];
+        else
+            ((byte *)target)[place] = pixel;
     }
 }
