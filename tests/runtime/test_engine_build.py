@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,15 +22,17 @@ import pytest
 from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage
 from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends.fingerprint import Fingerprint
+from edge_agent.runtime.engines import build as module
+from edge_agent.runtime.engines import child
 from edge_agent.runtime.engines.build import EngineBuild, Progress
 from edge_agent.runtime.engines.cache import EngineCache
 from edge_agent.runtime.engines.machine import look
 from edge_agent.runtime.vision.picture_files import png
 from tests import micro
 from tests.runtime import fake_cuda
+from tests.runtime.disks import disk
 from tests.runtime.engines import XAVIER, profile, settings
 from tests.runtime.fake_tensorrt import NO_GRAPH, VERSIONS, asked
-from tests.runtime.test_engine_cache import disk
 
 ROOT = Path(__file__).parent.parent.parent
 SITE = Path(__file__).parent / "fake_site"
@@ -256,6 +260,57 @@ def test_an_end_without_an_engine_is_a_sentence(
     amiss(site, body)
 
     assert told in failure(cache)
+
+
+def test_a_process_that_falls_silent_is_ended(
+    cache: EngineCache, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ENDS_WITHIN_S", 0.1)
+    amiss(site, "os.write(1, b'odd\\n'); os.close(1); os.close(2); time.sleep(1000)")
+
+    assert failure(cache) == "The engine build fell silent, and was ended: odd."
+
+
+def test_a_process_that_cannot_be_started_is_a_sentence(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building = build(cache)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+
+    with pytest.raises(BuildFailed, match="can't be started: No such file or directory"):
+        building.run(lambda _: None)
+    assert files(cache) == []
+
+
+def test_what_tensorrt_warns_of_is_in_the_log_of_the_agent(
+    cache: EngineCache, site: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    warning = "logging.info('TensorRT warns: weights were rounded')"
+    amiss(site, f"import logging; {warning}; os.write(2, b'x\\n' * 200)")
+
+    with caplog.at_level(logging.INFO):
+        run(cache)
+
+    assert "The engine build says: TensorRT warns: weights were rounded" in caplog.text
+    assert caplog.text.count("The engine build says: x") < 101
+
+
+def test_news_of_one_stage_are_told_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "EVERY_S", 1000.0)
+    reader, writer = os.pipe()
+    teller = child.Teller(writer)
+
+    teller.progress("parsing")
+    for step in range(1000):
+        teller.progress("measuring kernels", step / 1000)
+    teller.progress("loading")
+    os.close(writer)
+
+    with os.fdopen(reader) as file:
+        lines = [line for line in file.read().splitlines() if line]
+    assert [json.loads(line)["stage"] for line in lines] == [
+        "parsing", "measuring kernels", "loading"
+    ]  # fmt: skip
 
 
 UNFINISHED = """

@@ -6,9 +6,8 @@ import logging
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, List
 
 import pytest
 
@@ -16,6 +15,7 @@ from edge_agent.errors import BuildFailed
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines import cache as module
 from edge_agent.runtime.engines.cache import EngineCache
+from tests.runtime.disks import disk
 from tests.runtime.engines import engine_of
 
 MIB = 1024 * 1024
@@ -35,19 +35,6 @@ def keep(cache: EngineCache, wanted: Fingerprint, content: bytes, seconds: float
 
 def files(cache: EngineCache) -> List[str]:
     return sorted(path.name for path in cache.timing("").parent.iterdir())
-
-
-@contextmanager
-def disk(folder: Path, options: str) -> Iterator[Path]:
-    """A small disk of its own at `folder`."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_an_engine_is_found_by_its_fingerprint_alone(cache: EngineCache) -> None:
@@ -298,6 +285,7 @@ WRITING = """
 import sys
 from pathlib import Path
 from edge_agent.runtime.engines.cache import EngineCache
+from tests.runtime.disks import disk
 from tests.runtime.engines import engine_of
 cache = EngineCache(Path(sys.argv[1]), 1 << 30)
 for number in range(40):

@@ -15,19 +15,20 @@ from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.gpu_resize import Resizer, Resizing
 from edge_agent.runtime.backends.ort import OrtBackend
 from edge_agent.runtime.backends.trt import TrtBackend
+from edge_agent.runtime.backends.trt_engine import EngineBuilder
 from edge_agent.runtime.backends.trt_loop import FrameIn
 from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.instance import InferenceUnit, Verdicts
 from edge_agent.runtime.placement import REPEATS, Placement
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.runtime.vision.preprocess import write_input
+from edge_agent.targets import BuildSpec, Profile
 from edge_agent.types import Caller, Frame, Prediction
 from tests import micro
 from tests.runtime import fake_cuda, resize_on_cpu
-from tests.runtime.test_trt_loop import Bench, Machine, expected, is_equal
+from tests.runtime.loop_bench import Bench, Machine, expected, is_equal
 
 ROOT = Path(__file__).parents[2]
-CLASSIFICATION = micro.graph("classification")
 SPEC = InputSpec(tensor="image", height=micro.SIZE, width=micro.SIZE)
 FRAME_BYTES = 3 * 1280 * 720
 ORDERS = ["needed", "early", "random:1", "random:2"]
@@ -156,9 +157,10 @@ class ForTheDevice:
         return self.now_s
 
 
-def judged(backend: Backend, frames: List[Any], engine: str) -> List[Prediction]:
+def judged(
+    backend: Backend, manifest: Manifest, frames: List[Any], engine: str
+) -> List[Prediction]:
     """What a unit on `backend` makes of frames, in one batch."""
-    manifest = Manifest.model_validate(micro.manifest("classification", CLASSIFICATION))
     verdicts = Verdicts(manifest)
     verdicts.placement = Placement(ForTheDevice())
     unit = InferenceUnit(backend, manifest, verdicts)
@@ -170,22 +172,38 @@ def judged(backend: Backend, frames: List[Any], engine: str) -> List[Prediction]
     return [item.future.result(0) for item in batch]
 
 
+def build(folder: Path, model: bytes, item: Tuple[int, ...]) -> Path:
+    """The fake engine of a model, in a file."""
+    profile = Profile(tensor="image", minimum=(1, *item), optimum=(4, *item), maximum=(4, *item))
+    spec = BuildSpec(precision="fp32", timing_cache="timing.cache", profiles=(profile,))
+    engine = folder / "model.engine"
+    engine.write_bytes(EngineBuilder(Machine(folder).trt).build(model, spec).engine)
+    return engine
+
+
+PICTURES = (micro.graph("classification"), (micro.SIZE, micro.SIZE, 3), SPEC)
+
+
+@pytest.mark.parametrize(("model", "item", "image"), [PICTURES], ids=["uint8"])
 def test_a_unit_hands_large_frames_to_the_worker_and_judges_them_as_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: bytes,
+    item: Tuple[int, ...],
+    image: InputSpec,
 ) -> None:
-    engine, report = tmp_path / "model.engine", tmp_path / "left"
-    engine.write_bytes(Machine(tmp_path).engine(CLASSIFICATION))
+    engine, report = build(tmp_path, model, item), tmp_path / "left"
     fake_cuda.driver(tmp_path, version=13000, kernels=resize_on_cpu.kernels())
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent / 'fake_site'}:{ROOT}")
     monkeypatch.setenv("FAKE_CUDA_REPORT", str(report))
-    manifest = Manifest.model_validate(micro.manifest("classification", CLASSIFICATION))
-    options = BackendOptions(threads=1, cpu_batches=True)
+    described = micro.manifest("classification", model, input=image.model_dump())
+    manifest, options = Manifest.model_validate(described), BackendOptions(1, cpu_batches=True)
     padded = noise(1284, 720, 3)[:, :1281]
     frames = [noise(1920, 1080, 1), noise(100, 100, 2), padded, np.zeros((720, 1280, 3), np.uint8)]
 
     there = "tensorrt on GPU Xavier, frames from 640x480 on resized there"
-    found = judged(TrtBackend(engine, manifest, options), frames, there)
-    here = OrtBackend(CLASSIFICATION, manifest, options)
-    assert found == judged(here, frames, "onnxruntime on CPU")
+    found = judged(TrtBackend(engine, manifest, options), manifest, frames, there)
+    here = OrtBackend(model, manifest, options)
+    assert found == judged(here, manifest, frames, "onnxruntime on CPU")
     assert report.read_text().endswith("nothing left\n")

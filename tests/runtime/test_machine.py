@@ -144,3 +144,25 @@ def test_the_command_by_hand_tells_the_same(site: Path) -> None:
     told = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()
 
     assert "no NVIDIA driver" in told
+
+
+def test_a_driver_is_seen_on_the_linker_s_path_or_in_its_cache(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "ld.so.cache"
+    cache.write_bytes(b"ld.so-1.7.0\0libc.so.6\0")
+    assert not machine.has_driver(cache)
+    fake_cuda.driver(site)
+    assert machine.has_driver(cache)
+    monkeypatch.delenv("LD_LIBRARY_PATH")
+    assert not machine.has_driver(cache)
+    cache.write_bytes(b"ld.so-1.7.0\0libcuda.so.1\0")
+    assert machine.has_driver(cache)
+    assert machine.has_driver(tmp_path / "musl has none")
+
+
+def test_a_brief_look_says_the_same_where_there_is_a_driver(site: Path) -> None:
+    fake_cuda.driver(site)
+    with_tensorrt(site)
+
+    assert machine.look_briefly() == look()

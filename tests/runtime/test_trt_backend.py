@@ -12,7 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Tuple
 
 import pytest
 
@@ -195,6 +195,24 @@ def test_memory_that_cant_be_pinned_and_graphs_that_cant_be_made_are_remarked(
     pinning, graphs = backend.remarks
     assert "cuMemHostRegister" in pinning
     assert "cuStreamBeginCapture" in graphs
+
+
+def test_slots_that_come_and_go_leave_nothing_in_the_worker(bench: Bench) -> None:
+    backend = bench.open()
+    held = held_by(worker_pid())
+    for turn in range(20):
+        neighbour = backend.another()
+        batch = pictures(4, seed=turn)
+        check(neighbour.run(batch), MAPS, batch)
+        neighbour.close()
+    check(backend.run(batch), MAPS, batch)  # comes after the closing
+    assert held_by(worker_pid()) == held
+
+
+def held_by(pid: int) -> Tuple[int, int]:
+    """Descriptors of a process, and its mappings of slots."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())), maps.count("edge-agent-slot")
 
 
 def test_frames_are_left_to_the_cpu_where_the_kernels_cant_be_loaded(bench: Bench) -> None:

@@ -8,10 +8,11 @@ are used exactly where the graph itself has them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Iterable, Iterator, List, Optional, Sequence
 
-from edge_agent.errors import BackendUnavailable, InvalidPackage
+from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage
 from edge_agent.runtime.backends.trt_news import MOST_REASONS, UNKNOWN, first_line, listener
 from edge_agent.runtime.backends.trt_progress import Report, watch
 from edge_agent.targets import BuildSpec, Profile
@@ -23,6 +24,7 @@ NOT_INSTALLED = (
 )
 # precision → builder flags; int8 leaves float16 to layers without an int8 kernel
 FLAGS = {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}
+NO_MEMORY = re.compile("OutOfMemory|out of memory|could not be allocated")
 # Without cuBLAS and cuDNN, which take hundreds of MiB; after 8.5 they are off by default. Plugins
 # get no handle of theirs then.
 TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
@@ -97,7 +99,7 @@ class EngineBuilder:
         any thread, when the graph is read and while kernels are measured.
 
         Raises InvalidPackage when TensorRT can't read the graph, BackendUnavailable when it can't
-        build it, or not with this precision.
+        build it, or not with this precision, BuildFailed when only memory was missing.
         """
         self.listener.forget()
         network = self._create_network()
@@ -117,10 +119,16 @@ class EngineBuilder:
         if calibrator is not None and calibrator.error is not None:
             raise calibrator.error
         if engine is None:
-            raise BackendUnavailable(
-                f"{self._name} can't build the engine: {self.listener.reason()}."
-            )
+            raise self._failure()
         return Built(bytes(engine), bytes(config.get_timing_cache().serialize()))
+
+    def _failure(self) -> BackendUnavailable:
+        if any(NO_MEMORY.search(message) for message in self.listener.errors):
+            return BuildFailed(
+                f"{self._name} can't build the engine: the GPU's memory ran out. Unload other "
+                "models, stop programs that use the GPU, or choose smaller batches."
+            )
+        return BackendUnavailable(f"{self._name} can't build the engine: {self.listener.reason()}.")
 
     def _create_network(self) -> Any:
         explicit = getattr(self._trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
@@ -191,9 +199,8 @@ class EngineBuilder:
         cores = self._builder.num_DLA_cores
         if core >= cores:
             raise BackendUnavailable(
-                f"This machine has {cores or 'no'} DLA cores, and engine.dla_core names core "
-                f"{core}, counted from 0. Only Jetson Xavier and Orin have them; leave "
-                "engine.dla_core out to use the GPU."
+                f"There is no DLA core {core}; this machine has {cores}, counted from 0. Only "
+                "Jetson Xavier and Orin have any; leave engine.dla_core out to use the GPU."
             )
         if spec.precision == "fp32":
             raise BackendUnavailable(

@@ -112,7 +112,7 @@ class EngineBuild:
         """
         began, wanted = time.monotonic(), self._request.wanted
         with self._cache.workplace() as folder:
-            with storing(folder):
+            with storing(folder.parent):
                 self._prepare(folder)
             with self._running(folder) as process:
                 self._watch(process, on_progress)
@@ -137,13 +137,7 @@ class EngineBuild:
     def _running(self, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         with self._lock:
             self._check()
-            self._process = process = subprocess.Popen(
-                [sys.executable, "-m", child.MODULE, str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the agent
-            )
+            self._process = process = _start(folder)
         try:
             yield process
         finally:
@@ -186,6 +180,19 @@ class EngineBuild:
             raise BuildFailed(self._why)
 
 
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", child.MODULE, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the agent
+        )
+    except OSError as error:
+        raise BuildFailed(f"The engine build can't be started: {error.strerror}.") from None
+
+
 def _wait(process: subprocess.Popen[bytes], within_s: float) -> Optional[int]:
     """Return its exit code; None when it doesn't end."""
     with suppress(subprocess.TimeoutExpired):
@@ -195,6 +202,8 @@ def _wait(process: subprocess.Popen[bytes], within_s: float) -> Optional[int]:
 
 def _crash(code: Optional[int], words: str) -> BuildFailed:
     said = f": {words}" if words else ""
+    if code is None:
+        return BuildFailed(f"The engine build fell silent, and was ended{said}.")
     if code == -signal.SIGKILL:
         return BuildFailed(
             "The engine build was ended by SIGKILL, probably by the kernel because memory ran out; "
@@ -202,7 +211,7 @@ def _crash(code: Optional[int], words: str) -> BuildFailed:
         )
     if NO_MEMORY in words:
         return BuildFailed(OUT_OF_MEMORY)
-    if code is not None and code < 0:
+    if code < 0:
         return BuildFailed(f"The engine build crashed by {_signal(-code)}{said}.")
     return BuildFailed(f"The engine build ended with status {code} and without an engine{said}.")
 

@@ -3,15 +3,15 @@
 It gives way to everything else on the machine, is the first that the kernel ends when memory runs
 out, and ends with the thread that started it. FOLDER has `Request`, the model and the pictures; the
 engine, loaded once here so that a crash meets nobody else, and the timing cache go there. What it
-has to tell goes to standard output, each `News` a line; what libraries print goes between.
+has to tell goes to standard output, each `News` a line; its log and what libraries print go between.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import platform
-import signal
 import sys
 import threading
 import time
@@ -34,6 +34,7 @@ from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends import trt_loading
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
+from edge_agent.runtime.backends.parent import end_with
 from edge_agent.runtime.backends.trt_engine import EngineBuilder, library
 from edge_agent.runtime.engines.make import make
 from edge_agent.runtime.engines.storing import storing
@@ -44,7 +45,6 @@ REQUEST, MODEL, PICTURE, OLD_TIMING = "request.json", "model.onnx", "picture-", 
 ENGINE, TIMING = "engine", "timing"
 EVERY_S = 0.5  # how often progress is told
 
-PR_SET_PDEATHSIG = 1
 IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # number of the system call
 IOPRIO_WHO_PROCESS, IOPRIO_IDLE = 1, 3 << 13
 LOWEST_NICE = 19
@@ -106,7 +106,9 @@ def main(folder: Path) -> None:
     """Build what the request in `folder` asks for."""
     teller = Teller(sys.stdout.fileno())
     request = read_json(Request, (folder / REQUEST).read_bytes())
-    _give_way(request.parent)
+    end_with(request.parent)
+    _give_way()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         _build(folder, request, teller)
     except MemoryError:
@@ -149,7 +151,7 @@ def _build(folder: Path, request: Request, teller: Teller) -> None:
             dla_core=dla_core,
             on_progress=lambda fraction: teller.progress("measuring kernels", fraction),
         )
-        with storing(folder):
+        with storing(folder.parent):
             (folder / ENGINE).write_bytes(built.engine)
             (folder / TIMING).write_bytes(built.timing_cache)
         teller.progress("loading")
@@ -177,19 +179,16 @@ def _content(path: Path) -> bytes:
     return b""
 
 
-def _give_way(parent: int) -> None:
-    """Let everything else on the machine go first; end with the thread that waits for this."""
-    library = ctypes.CDLL(None)
-    library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before that
-        sys.exit("the agent is gone")
+def _give_way() -> None:
+    """Let everything else on the machine go first, and live longer when memory runs out."""
     os.nice(LOWEST_NICE)
     with suppress(KeyError):
         number = IOPRIO_SET[platform.machine()]
-        library.syscall(number, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE)
+        ctypes.CDLL(None).syscall(number, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_END)
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    os._exit(0)  # libraries may crash while they are unloaded

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 PIPE_BYTES = 64 * 1024
 LINE_BYTES = 8 * 1024  # what is longer is cut
+MOST_LINES = 100  # of the agent's log
 WORDS = 300  # characters of the last line
 
 
@@ -29,7 +30,7 @@ class Hearing:
         self._descriptor = output.fileno()
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLIN)
-        self._line = b""
+        self._line, self._lines = b"", 0
         self.stage: str = "parsing"
         self.fraction: Optional[float] = None
         self.is_done, self.is_over = False, False
@@ -54,7 +55,9 @@ class Hearing:
             words = line.decode(errors="replace").strip()
             if words:
                 self.last_words = words[:WORDS]
-                log.debug("The engine build says: %s", words)
+                self._lines += 1
+                level = logging.INFO if self._lines <= MOST_LINES else logging.DEBUG
+                log.log(level, "The engine build says: %s", words)
             return False
         if news.stage is not None:
             self.stage, self.fraction = news.stage, news.fraction

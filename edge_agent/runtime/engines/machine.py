@@ -6,6 +6,7 @@ may crash or hang. `python -m edge_agent.runtime.engines.machine` is that proces
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Optional
 
 from edge_agent.errors import ModelError
+from edge_agent.runtime.backends.cuda.by_ctypes import LIBRARY, NO_DRIVER
 from edge_agent.runtime.backends.cuda.driver import L4T, Gpu, open_driver
 from edge_agent.runtime.backends.trt_engine import library
 from edge_agent.runtime.engines.inquiry import Facts, answering, ask
 from edge_agent.targets import MACHINES
 
 MODULE = "edge_agent.runtime.engines.machine"
+LINKER_CACHE = Path("/etc/ld.so.cache")  # names of all libraries in it, as ldconfig found them
 RELEASE = Path("/etc/nv_tegra_release")  # of L4T, there on every Jetson
 SYSTEM_PACKAGES = Path("/usr/lib")  # where apt puts Python's: python3.8/dist-packages
 
@@ -49,9 +52,30 @@ def look(timeout_s: float = 60.0) -> Machine:
     told: Facts = {"no_gpu": ending, "no_tensorrt": ending}
     for facts in lines:
         told.update(_read(facts))
+    return Machine(arch=_arch(), jetson=_jetson(), **told)
+
+
+def look_briefly() -> Machine:
+    """As `look`, which takes half a second, but at once where no driver is installed."""
+    if has_driver():
+        return look()
+    return Machine(arch=_arch(), no_gpu=NO_DRIVER, jetson=_jetson())
+
+
+def has_driver(linker_cache: Path = LINKER_CACHE) -> bool:
+    """Whether the dynamic linker knows the driver's library; True when that can't be told."""
+    folders = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
+    if any((Path(folder) / LIBRARY).exists() for folder in folders):
+        return True
+    try:
+        return LIBRARY.encode() in linker_cache.read_bytes()
+    except OSError:
+        return True
+
+
+def _arch() -> str:
     here = platform.machine()
-    names = {machine: arch for arch, machine in MACHINES.items()}
-    return Machine(arch=names.get(here, here), jetson=_jetson(), **told)
+    return {machine: arch for arch, machine in MACHINES.items()}.get(here, here)
 
 
 def _read(facts: Facts) -> Facts:

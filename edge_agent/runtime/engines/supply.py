@@ -21,7 +21,7 @@ from edge_agent.runtime.backends import fingerprint
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines.build import EngineBuild, Progress
 from edge_agent.runtime.engines.cache import EngineCache
-from edge_agent.runtime.engines.machine import Machine, look
+from edge_agent.runtime.engines.machine import Machine, look_briefly
 from edge_agent.runtime.engines.plan import CUDA, TENSORRT, Plan, plan
 from edge_agent.runtime.engines.spec import build_spec, ladder
 from edge_agent.runtime.package import Package
@@ -176,7 +176,7 @@ class EngineSupply:
     def _here(self) -> Machine:
         with self._looking:
             if self._machine is None:
-                self._machine = look()
+                self._machine = look_briefly()
             return self._machine
 
     def _candidate(self, package: Package, spec: BuildSpec) -> Candidate:
