@@ -12,7 +12,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edge_agent"
 
-TOOLS = ("client", "packaging", "training", "evaluation", "benchmark", "demo", "captures")
+TOOLS = (
+    "client",
+    "packaging",
+    "training",
+    "evaluation",
+    "benchmark",
+    "demo",
+    "captures",
+    "gpu_check",
+)
 SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "wire")
 
 # room → rooms it must not import

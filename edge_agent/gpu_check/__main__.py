@@ -48,6 +48,12 @@ def _refuse(sentence: str) -> int:
     return CANT_CHECK
 
 
+def _count(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} isn't a whole number from 1 on")
+    return int(word)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gpu_check", description=__doc__)
     add = parser.add_argument
@@ -56,12 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--package", type=Path, help="check this model package instead of the demo's model")
     add("--data", type=Path, action="append", default=[], help="folder with normal/ and anomaly/")
-    add("--batches", type=int, nargs="+", default=[1, 4, 16], help="batch sizes (1 4 16)")
+    add("--batches", type=_count, nargs="+", default=[1, 4, 16], help="batch sizes (1 4 16)")
     add("--seconds", type=float, default=5.0, help="of each measurement (%(default)s)")
-    add("--rounds", type=int, default=1000, help="starts and stops (%(default)s)")
-    add("--clients", type=int, default=8, help="that call the agent (%(default)s)")
-    add("--pictures", type=int, default=40, help="drawn parts to compare on (%(default)s)")
-    add("--parts", type=int, default=100, help="drawn parts to train on (%(default)s)")
+    add("--rounds", type=_count, default=1000, help="starts and stops (%(default)s)")
+    add("--clients", type=_count, default=8, help="that call the agent (%(default)s)")
+    add("--pictures", type=_count, default=40, help="drawn parts to compare on (%(default)s)")
+    add("--parts", type=_count, default=100, help="drawn parts to train on (%(default)s)")
     add(
         "--goal", action="append", default=[], metavar="NAME=VALUE",
         help="another goal: loop=0.95, served=0.85, overlap=1.0, cached_start_s=2.0",

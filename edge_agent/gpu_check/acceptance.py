@@ -36,22 +36,22 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
     machine = look()
     if machine.gpu is None or not machine.tensorrt:
         raise BackendUnavailable(machine.no_gpu or machine.no_tensorrt)
+    _make(arguments.out)
     driver, trt = open_driver(), library()
     package = Package(arguments.package) if arguments.package else None
     report = Report(_facts(machine, driver), _tell)
     _tell(_title(machine, driver))
-    with driver.context():
-        free = driver.free_bytes()
     base = package or models.demo(folder, scope.good_parts)
     site = Site(
         folder=folder, scope=scope, machine=machine, trt=trt, driver=driver,
         supply=EngineSupply(EngineSettings(backends=("tensorrt",), cache=folder / "engines")),
         base=base, pictures=models.mixed_pictures(scope.pictures, base.manifest),
     )  # fmt: skip
-    _check(site, report, arguments.data, trains=package is None)
-    report.check("GPU memory at the end", partial(starting.memory, site, free))
+    with driver.context():  # held all the time: libraries don't like to see it go and come back
+        free = driver.free_bytes()
+        _check(site, report, arguments.data, trains=package is None)
+        report.check("GPU memory at the end", partial(starting.memory, site, free))
     _tell("\n" + report.summary())
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / FILE).write_bytes(report.to_json())
     return 1 if report.has_failed else 0
 
@@ -67,6 +67,13 @@ def _check(site: Site, report: Report, data: List[Path], trains: bool) -> None:
         serving.check(site, report, best)
     leaks.check(site, report)
     faults.check(site, report)
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidConfiguration(f"--out {out} can't be made: {error.strerror}.") from None
 
 
 def _scope(arguments: argparse.Namespace) -> Scope:

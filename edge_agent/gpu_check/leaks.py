@@ -21,13 +21,12 @@ def check(site: Site, report: Report) -> None:
 
 
 def _rounds(site: Site) -> str:
-    with site.driver.context():
-        for _ in range(WARM_UP):
-            _round(site)
-        free, resident, began = site.driver.free_bytes(), memory.resident_bytes(), time.monotonic()
-        for _ in range(site.scope.rounds):
-            _round(site)
-        gpu, rss = free - site.driver.free_bytes(), memory.resident_bytes() - resident
+    for _ in range(WARM_UP):
+        _round(site)
+    free, resident, began = site.driver.free_bytes(), memory.resident_bytes(), time.monotonic()
+    for _ in range(site.scope.rounds):
+        _round(site)
+    gpu, rss = free - site.driver.free_bytes(), memory.resident_bytes() - resident
     each_ms = 1000 * (time.monotonic() - began) / site.scope.rounds
     found = f"GPU memory {gpu / MIB:+.1f} MiB, process {rss / MIB:+.1f} MiB, {each_ms:.1f} ms each"
     gpu_allowed = SHARED_ALLOWED if site.driver.gpu().is_integrated else ALLOWED

@@ -59,7 +59,7 @@ class Run:
 
 
 class Loop:
-    """An engine with `RING` pinned slots full of pictures; within the driver's context."""
+    """An engine with `RING` pinned slots full of pictures."""
 
     def __init__(self, loop: EngineLoop, slots: Sequence[Slot]) -> None:
         self._loop, self._slots = loop, slots
@@ -100,13 +100,12 @@ class Loop:
 def opened(site: Site, with_graphs: bool = True, slots: int = RING) -> Iterator[Loop]:
     """Open the site's engine; everything is given back at the end."""
     driver = site.driver if with_graphs else cast(Driver, WithoutGraphs(site.driver))
-    with driver.context():
-        loop = EngineLoop(site.trt, driver, site.engine.read_bytes())
-        try:
-            with _slots(loop, site.pictures, slots) as ready:
-                yield Loop(loop, ready)
-        finally:
-            loop.close()
+    loop = EngineLoop(site.trt, driver, site.engine.read_bytes())
+    try:
+        with _slots(loop, site.pictures, slots) as ready:
+            yield Loop(loop, ready)
+    finally:
+        loop.close()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ AHEAD = 16  # batches enqueued before one is waited for
 
 
 class PureLoop:
-    """One execution context for batches of one size; within the driver's context."""
+    """One execution context for batches of one size."""
 
     def __init__(self, site: Site, tensors: Sequence[Tensor], batch: int) -> None:
         """tensors: of the engine, the input first."""

@@ -48,7 +48,10 @@ class Scope:
 
 @dataclass(frozen=True)
 class Site:
-    """`packages` and `engines` go by precision; an engine that isn't there couldn't be built."""
+    """`packages` and `engines` go by precision; an engine that isn't there couldn't be built.
+
+    The driver's context is current in the thread of the checks.
+    """
 
     folder: Path
     scope: Scope

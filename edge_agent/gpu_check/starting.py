@@ -24,11 +24,10 @@ def cached(site: Site) -> str:
 
 
 def memory(site: Site, free_before: int) -> str:
-    """Compare the GPU's free memory with what it was before the first check."""
+    """Compare the GPU's free memory with what it was before."""
     if site.driver.gpu().is_integrated:
         raise Skipped("the GPU shares the machine's memory, of which files take their part")
-    with site.driver.context():
-        left = free_before - site.driver.free_bytes()
+    left = free_before - site.driver.free_bytes()
     found = f"{left / MIB:+.1f} MiB taken since the beginning"
     if left > LEFT_ALLOWED:
         raise Failed(f"{found}; {LEFT_ALLOWED // MIB} MiB are allowed")

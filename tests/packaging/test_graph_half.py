@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -11,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 from edge_agent.errors import InvalidPackage
 from edge_agent.evaluation.labelled import read_frame
@@ -26,6 +28,7 @@ from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.ort import OrtBackend
 from edge_agent.runtime.backends.trt_engine import EngineBuilder
 from edge_agent.runtime.package import Package
+from edge_agent.runtime.vision.picture_files import read_png
 from edge_agent.runtime.vision.preprocess import write_input
 from edge_agent.training.trainer import train
 from tests import golden, micro
@@ -158,6 +161,24 @@ def test_a_model_that_takes_floats_is_rounded_from_its_input_on() -> None:
 
     assert [found.op_type for found in model.graph.node] == ["Cast", "Conv", "Cast", "ReduceMean"]
     onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def test_a_result_that_is_float16_leaves_the_graph_as_float32() -> None:
+    nodes = [
+        node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        node("Conv", ["planes", "weights"], ["gray"]),
+        node("ReduceMax", ["gray"], ["score"], axes=[1, 2, 3], keepdims=0),
+    ]
+    weights = constant("weights", np.full((1, 3, 1, 1), 1 / 3))
+    score = graphs.tensor("score", TensorProto.FLOAT, ["N"])
+    content = graphs.model(nodes, [graphs.image()], [score], [weights])
+
+    model, _ = halved(content)
+
+    assert types(model)["score/half"] == HALF
+    assert types(model)["score"] == TensorProto.FLOAT
+    onnx.checker.check_model(model, full_check=True)
 
 
 def test_a_graph_that_onnxruntime_cannot_load_has_no_variant() -> None:
@@ -309,6 +330,21 @@ def test_on_real_images_verdicts_stay_and_scores_nearly(trained: Tuple[Path, Dra
     assert max(apart) < TOLERANCE / 2
     assert [one.anomalous for one in was] == [one.anomalous for one in now]
     assert max(apart) > 0.0, "nothing was rounded"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="this onnx takes minutes to resize")
+def test_the_reference_of_onnx_that_really_has_float16_computes_the_same(
+    trained: Tuple[Path, Draft],
+) -> None:
+    _, draft = trained
+    content, spec = draft.read(half.FILE_NAME), draft.manifest.input
+    sample = read_png(draft.read(draft.manifest.golden[0].image), spec.width, spec.height)[None]
+
+    wanted = ReferenceEvaluator(onnx.load_model_from_string(content)).run(None, {"image": sample})
+
+    session = onnxruntime.InferenceSession(in_float32(content), providers=["CPUExecutionProvider"])
+    for reference, rounded in zip(wanted, session.run(None, {"image": sample})):
+        assert reference == pytest.approx(rounded, abs=0.01)
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")

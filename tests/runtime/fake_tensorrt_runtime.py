@@ -16,6 +16,7 @@ import ctypes
 import enum
 import itertools
 import json
+import sys
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -143,6 +144,7 @@ def _run_job(number: Any) -> None:
         _jobs[number]()
     except BaseException as error:  # the driver's C can't take it
         faults.append(f"job {number}: {error!r}")
+        sys.stderr.write(f"The FAKE of TensorRT failed: {faults[-1]}\n")
 
 
 class _Held:

@@ -30,6 +30,7 @@ from tests.runtime.engine_bench import (
 )
 
 SOME = (*ENGINES[:2], TENSORRT[0], TENSORRT[-1])  # the oldest TensorRT and the newest
+FEW = SOME[:3]  # for what TensorRT's version has no part in
 
 
 def on(engines: Any) -> Any:
@@ -87,6 +88,8 @@ def test_a_batch_in_the_slots_is_taken_from_there(bench: Bench) -> None:
         batch = pictures(2, seed=99)
         check(backend.run(batch), MAPS, batch)  # from elsewhere
         check(backend.run(batch[::-1]), MAPS, batch[::-1])  # not contiguous
+        batch = slots[::2].copy()
+        check(backend.run(slots[::2]), MAPS, batch)  # at their begin, but not contiguous
         batch = slots[1:3].copy()
         check(backend.run(slots[1:3]), MAPS, batch)  # in the slots, but not at their begin
 
@@ -109,7 +112,7 @@ def test_several_of_one_model_compute_at_the_same_time(bench: Bench) -> None:
         list(pool.map(work, range(len(ring))))
 
 
-@on(SOME)
+@on(FEW)
 def test_a_result_stays_until_the_same_instance_runs_again(bench: Bench) -> None:
     first = bench.open()
     second = bench.another(first)
@@ -121,7 +124,7 @@ def test_a_result_stays_until_the_same_instance_runs_again(bench: Bench) -> None
     check(found, MAPS, batch)
 
 
-@on(SOME)
+@on(FEW)
 def test_a_wrong_batch_is_refused_and_the_next_computed(bench: Bench) -> None:
     backend = bench.open()
     batch = pictures(LARGEST)
@@ -137,7 +140,7 @@ def test_a_wrong_batch_is_refused_and_the_next_computed(bench: Bench) -> None:
         check(backend.run(batch), MAPS, batch)
 
 
-@on(SOME)
+@on(FEW)
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -153,7 +156,7 @@ def test_a_graph_that_isnt_the_manifests_is_refused(
         bench.open(**change)
 
 
-@on(ENGINES)
+@on(SOME)
 def test_rubbish_is_refused_in_a_sentence(bench: Bench) -> None:
     with pytest.raises(ModelError, match=r"\.$"):
         bench.serve(b"rubbish", described(MAPS, "anomaly_map"))
@@ -179,7 +182,7 @@ def test_a_hung_run_ends_when_it_is_interrupted(bench: Bench) -> None:
         assert isinstance(hung.exception(), EdgeAgentError)
 
 
-@on(SOME)
+@on(FEW)
 def test_a_whole_frame_becomes_what_the_cpu_makes_of_it_or_is_refused(bench: Bench) -> None:
     backend = bench.open()
     spec = described(MAPS, "anomaly_map").input
@@ -195,5 +198,6 @@ def test_a_whole_frame_becomes_what_the_cpu_makes_of_it_or_is_refused(bench: Ben
         found = backend.run(slots[:3])
         assert np.abs(slots.astype(int) - wanted).max() <= 1
         check(found, MAPS, slots[:3])
-        check(backend.run(slots[:3]), MAPS, slots[:3])  # is an ordinary item by now
+        slots[:] = batch = pictures(LARGEST, seed=100 + turn)
+        check(backend.run(slots[:3]), MAPS, batch[:3])  # holds for one run only
     assert not backend.place(0, np.zeros((2160, 3840, 3), np.uint8))

@@ -11,7 +11,7 @@ from typing import Any, Tuple
 import numpy as np
 import pytest
 
-from edge_agent.errors import BackendUnavailable
+from edge_agent.errors import BackendUnavailable, GpuFailed
 from edge_agent.runtime.backends.cuda import driver as cuda_driver
 from edge_agent.runtime.backends.cuda import failures
 from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
@@ -21,7 +21,7 @@ from tests.runtime import fake_cuda
 ROOT = Path(__file__).parents[2]
 OPEN = """
 import sys
-from edge_agent.errors import BackendUnavailable
+from edge_agent.errors import BackendUnavailable, GpuFailed
 from edge_agent.runtime.backends.cuda.driver import open_driver
 for name in sys.argv[2].split():
     sys.modules[name] = None
@@ -130,6 +130,16 @@ def test_memory_kept_for_batches_goes_back_when_nobody_wants_more(tmp_path: Path
         assert next(batches)
         batches.close()
         assert list(cuda.batches([], 2)) == []
+    assert fake_cuda.left_words(library) == ""
+
+
+@pytest.mark.parametrize("call", ["cuEventCreate", "cuMemAlloc", "cuMemcpyHtoDAsync"])
+def test_batches_that_fail_leave_nothing(call: str, tmp_path: Path) -> None:
+    library = fake_cuda.driver(tmp_path, fault=f"{call}:1=801")
+    cuda = CtypesDriver(library)
+
+    with cuda.context(), pytest.raises(GpuFailed, match=rf"{call} failed, .*\(801\)"):
+        list(cuda.batches([np.zeros(4, np.uint8)], 1))
     assert fake_cuda.left_words(library) == ""
 
 

@@ -301,8 +301,8 @@ def test_news_of_one_stage_are_told_now_and_then_only(monkeypatch: pytest.Monkey
     teller = child.Teller(writer)
 
     teller.progress("parsing")
-    for step in range(1000):
-        teller.progress("measuring kernels", step / 1000)
+    for step in range(100):
+        teller.progress("measuring kernels", step / 100)
     teller.progress("loading")
     os.close(writer)
 
@@ -368,16 +368,23 @@ def test_a_build_that_takes_too_long_is_ended(cache: EngineCache, site: Path) ->
     )
 
 
-def test_a_build_is_cancelled_while_it_hangs(cache: EngineCache, site: Path) -> None:
-    amiss(site, "time.sleep(1000)")
+def test_a_build_is_cancelled_at_once_while_it_hangs(
+    cache: EngineCache, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PULSE_S", 1000.0)
+    hangs = tmp_path / "hangs"
+    amiss(site, f"Path({str(hangs)!r}).touch(); time.sleep(1000)")
     building = build(cache)
 
-    def cancel(progress: Progress) -> None:
-        if progress.stage == "measuring kernels":
-            threading.Thread(target=building.cancel).start()
+    def cancel() -> None:
+        wait_for(hangs.exists)
+        building.cancel()
 
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
     with pytest.raises(BuildFailed, match=r"^The engine build was cancelled\.$"):
-        building.run(cancel)
+        building.run(lambda _: None)
+    canceller.join()
     assert files(cache) == []
 
 
@@ -387,6 +394,7 @@ def test_a_build_cancelled_before_it_began_never_begins(cache: EngineCache) -> N
 
     with pytest.raises(BuildFailed, match="cancelled"):
         building.run(lambda _: pytest.fail("it ran"))
+    assert building._process is None
 
 
 def test_who_listens_to_progress_may_fail_and_no_process_is_left(cache: EngineCache) -> None:

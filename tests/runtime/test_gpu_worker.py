@@ -22,6 +22,7 @@ from edge_agent.runtime.backends import gpu_worker, worker_process
 from edge_agent.runtime.backends.channel import Channel
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
 from edge_agent.runtime.backends.patience import PAUSES_S, Patience
+from edge_agent.runtime.backends.worker_process import WorkerProcess
 from tests.conftest import children
 from tests.runtime.standin_worker import CONTENT, SLOT_BYTES, Do
 
@@ -269,6 +270,22 @@ def test_a_hung_run_is_ended_and_the_others_go_on(
     third.close()
 
 
+def test_an_interruption_of_nothing_ends_nothing(worker: GpuWorker, place: Place) -> None:
+    idle, (pid, _) = Place(worker), place.run()
+    worker.interrupt(idle.slot)
+    for _ in range(20):
+        assert place.run()[0] == pid
+    assert worker.restarts == 0
+    idle.close()
+
+
+def test_a_message_to_who_has_gone_doesnt_hide_why_it_went() -> None:
+    process = WorkerProcess((sys.executable, "-c", "raise SystemExit(3)"), 30.0)
+    assert list(process.messages()) == []
+    process.send({"do": "run"})
+    assert process.end() == "ended with exit status 3"
+
+
 def test_a_replaced_or_deleted_engine_file_doesnt_matter(
     engine: Path, worker: GpuWorker, place: Place
 ) -> None:
@@ -312,11 +329,16 @@ def test_one_of_several_slots_closes_beside_a_run(
     neighbour.free()
 
 
-def test_closing_doesnt_wait_for_a_pause(engine: Path) -> None:
-    place = Place(GpuWorker(engine, command=COMMAND, patience=Patience((1000.0,))))
+def test_closing_doesnt_wait_for_a_pause(engine: Path, pool: ThreadPoolExecutor) -> None:
+    worker = GpuWorker(engine, command=COMMAND, patience=Patience((1000.0,)))
+    place = Place(worker)
     with pytest.raises(AgentUnavailable):
         place.run(Do.CRASH)
+    waiting = pool.submit(Place, worker)
+    time.sleep(0.05)  # enough for it to wait; it is refused all the same if it comes later
     place.close()
+    with pytest.raises(AgentUnavailable, match="is ending"):
+        waiting.result()
 
 
 @pytest.mark.parametrize("kind", [BackendUnavailable, InvalidPackage, GpuFailed])

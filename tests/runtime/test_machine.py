@@ -101,7 +101,8 @@ def test_a_gpu_that_the_driver_cannot_use_is_a_sentence_and_tensorrt_is_known(si
 
 def test_what_others_print_is_not_taken_for_a_fact(site: Path) -> None:
     fake_cuda.driver(site)
-    with_tensorrt(site, 'print(\'{"tensorrt": "99"}\')\n' + FAKE.format(version="8.5.2.2"))
+    last = 'import atexit, os; atexit.register(os.write, 1, b\'{"tensorrt": "99"}\')\n'
+    with_tensorrt(site, last + FAKE.format(version="8.5.2.2"))
     shouts = ["Welcome! \u2603", "[]", "7", "null", '{"gpu": {"capability": 3}}', '{"a": 1}']
     banner = "\\n".join(shouts).replace("\\n", "\\\\n")
     (site / "sitecustomize.py").write_text(f"print({banner!r})")

@@ -145,13 +145,18 @@ def test_memory_is_bounded_and_only_coarse_models_are_rounded(
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("libcublasLt.so.13", "libcublasLt.so.13 is missing; NVIDIA's packages of CUDA and cuDNN"),
-        ("libcuda.so.1", "this machine has no NVIDIA driver (libcuda.so.1)"),
+        ("libedgeagentblas.so.1", "libedgeagentblas.so.1 is missing; NVIDIA's packages of CUDA"),
+        ("libedgeagentcuda.so.1", "this machine has no NVIDIA driver (libedgeagentcuda.so.1)"),
     ],
 )
 def test_a_session_that_went_over_to_the_cpu_is_refused_with_what_is_missing(
-    fake: FakeModule, tmp_path: Path, missing: str, sentence: str
+    fake: FakeModule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    missing: str,
+    sentence: str,
 ) -> None:
+    monkeypatch.setattr(ort_cuda, "DRIVER", "libedgeagentcuda.so.1")  # the real one may be here
     provider(tmp_path, needs=missing)
 
     with pytest.raises(BackendUnavailable) as caught:

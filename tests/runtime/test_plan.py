@@ -155,6 +155,10 @@ def test_releases_do_not_matter_where_no_engine_is_built() -> None:
     assert plan(other, machine("ARM64"), ("onnxruntime-cuda",)).remarks == ()
 
 
+def test_a_package_that_names_no_gpu_is_unlike_none() -> None:
+    assert plan(TARGETS["ARM64 CPU"], machine("ARM64"), ("tensorrt",)).remarks == ()
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_the_user_names_is_tried_in_his_order(target: str) -> None:
     wanted = ("onnxruntime", "tensorrt")

@@ -15,6 +15,7 @@ from queue import Queue
 from typing import Any, Iterator, List
 
 import numpy as np
+import onnx
 import pytest
 
 from edge_agent.errors import InferenceFailed
@@ -23,6 +24,7 @@ from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
 from edge_agent.runtime.backends.trt_lane import PLAIN_RUNS
 from edge_agent.runtime.backends.trt_loop import FrameIn, Times
 from tests import micro
+from tests.packaging import graphs
 from tests.runtime import fake_cuda, fake_tensorrt_runtime
 from tests.runtime.fake_tensorrt import VERSIONS
 from tests.runtime.loop_bench import (
@@ -61,6 +63,25 @@ def test_every_tail_of_a_batch_is_what_onnxruntime_computes(
         for count in (*range(1, 9), *range(8, 0, -1)):
             batch = pictures(count, count)
             check(opened.run(batch), batch, model)
+
+
+def test_outputs_keep_their_dtypes(machine: Make) -> None:
+    gpu, types = machine("10.3.0"), onnx.TensorProto
+    kinds = [types.FLOAT16, types.INT8, types.INT32, types.INT64, types.BOOL, types.UINT8]
+    model = graphs.model(
+        [graphs.node("Cast", ["image"], [f"as {kind}"], to=kind) for kind in kinds],
+        [graphs.image()],
+        [graphs.tensor(f"as {kind}", kind, ["N", *ITEM]) for kind in kinds],
+    )
+
+    with bench(gpu, gpu.engine(model)) as opened:
+        for count in (1, 3, 4):
+            batch = pictures(count) // 2
+            found = opened.run(batch)
+            check(found, batch, model)
+            assert {values.dtype for values in found.values()} == set(
+                map(np.dtype, ("float16", "int8", "int32", "int64", "bool", "uint8"))
+            )
 
 
 @pytest.mark.parametrize("order", ["needed", "early", *(f"random:{seed}" for seed in range(6))])

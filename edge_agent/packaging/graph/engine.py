@@ -16,6 +16,7 @@ from edge_agent.runtime.backends.cuda.driver import Driver, Gpu, open_driver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import EngineBuilder, library
 from edge_agent.runtime.engines.make import make
+from edge_agent.runtime.engines.plan import release
 from edge_agent.targets import MACHINES, BuildSpec, TargetSpec
 
 FOLDER = "engines"
@@ -69,11 +70,6 @@ def _unlike(gpu: Gpu, tensorrt: str, target: TargetSpec) -> str:
         return f"this machine is {machine}, the target {wanted}"
     if gpu.code != target.gpu_code:
         return f"this machine's {gpu.name} is {gpu.code}, the target {target.gpu_code}"
-    if _release(tensorrt) != target.trt_ver:
+    if release(tensorrt) != target.trt_ver:
         return f"this machine has TensorRT {tensorrt}, the target {target.trt_ver}"
     return ""
-
-
-def _release(version: str) -> str:
-    """Return the part of a version that a target names: "8.5.2" of "8.5.2.2"."""
-    return ".".join(version.split(".")[:3])

@@ -3,7 +3,7 @@
 It gives way to everything else on the machine, is the first that the kernel ends when memory runs
 out, and ends with the thread that started it. FOLDER has `Request`, the model and the pictures; the
 engine, loaded once here so that a crash meets nobody else, and the timing cache go there. What it
-has to tell goes to standard output, each `News` a line; its log and what libraries print go between.
+has to tell goes to standard output, each `News` a line, between its log and what libraries print.
 """
 
 from __future__ import annotations

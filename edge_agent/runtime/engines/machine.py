@@ -22,6 +22,11 @@ from edge_agent.targets import MACHINES
 
 MODULE = "edge_agent.runtime.engines.machine"
 LINKER_CACHE = Path("/etc/ld.so.cache")  # names of all libraries in it, as ldconfig found them
+LINKER_FOLDERS = [
+    f"{root}/{folder}"
+    for root in ("", "/usr")
+    for folder in ("lib", "lib64", f"lib/{platform.machine()}-linux-gnu")
+]
 RELEASE = Path("/etc/nv_tegra_release")  # of L4T, there on every Jetson
 SYSTEM_PACKAGES = Path("/usr/lib")  # where apt puts Python's: python3.8/dist-packages
 
@@ -64,8 +69,8 @@ def look_briefly() -> Machine:
 
 def has_driver(linker_cache: Path = LINKER_CACHE) -> bool:
     """Whether the dynamic linker knows the driver's library; True when that can't be told."""
-    folders = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
-    if any((Path(folder) / LIBRARY).exists() for folder in folders):
+    named = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
+    if any((Path(folder) / LIBRARY).exists() for folder in (*named, *LINKER_FOLDERS)):
         return True
     try:
         return LIBRARY.encode() in linker_cache.read_bytes()

@@ -77,12 +77,17 @@ class EngineSupply:
         self._machine: Optional[Machine] = None
 
     def plan(self, target: Optional[TargetSpec]) -> Plan:
-        """Say in which order the engines are tried for a package of `target`."""
+        """Say in which order the engines are tried for a package of `target`.
+
+        Raises BackendUnavailable when the settings leave none.
+        """
         wanted = self._settings.backends
         if wanted and not ON_GPU & set(wanted):
             return Plan(wanted)
         machine = self._here()
         found = plan(target, machine, wanted)
+        if not found.order:
+            raise BackendUnavailable(" ".join(found.remarks))
         if not self._settings.wait_for_engine:
             return found
         if TENSORRT not in found.order:
@@ -174,8 +179,9 @@ class EngineSupply:
             self._turn.release()
 
     def _here(self) -> Machine:
+        """Look until a GPU is found: its driver may be loaded later than the agent."""
         with self._looking:
-            if self._machine is None:
+            if self._machine is None or self._machine.gpu is None:
                 self._machine = look_briefly()
             return self._machine
 

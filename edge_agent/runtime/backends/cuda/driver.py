@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
@@ -199,19 +200,19 @@ class Driver(ABC):
         Yields the address of each batch, valid until the next. What lacks in the last is filled up
         by repeating.
         """
-        stream, event, address = self.stream(), self.event(), None
-        try:
+        with ExitStack() as held:
+            stream, address = self.stream(), 0
+            held.callback(self.destroy_stream, stream)
+            event = self.event()
+            held.callback(self.destroy_event, event)
             for batch in _chunks(items, size):
-                address = address or self.allocate(batch.nbytes)
+                if not address:
+                    address = self.allocate(batch.nbytes)
+                    held.callback(self.free, address)
                 self.copy_in(address, batch.ctypes.data, batch.nbytes, stream)
                 self.record(event, stream)
                 self.synchronize(event)
                 yield address
-        finally:
-            if address is not None:
-                self.free(address)
-            self.destroy_event(event)
-            self.destroy_stream(stream)
 
 
 def open_driver(name: Optional[str] = None) -> Driver:
