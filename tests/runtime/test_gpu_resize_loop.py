@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from edge_agent.errors import GpuFailed
 from edge_agent.manifest import InputSpec, Manifest
@@ -181,10 +182,31 @@ def build(folder: Path, model: bytes, item: Tuple[int, ...]) -> Path:
     return engine
 
 
-PICTURES = (micro.graph("classification"), (micro.SIZE, micro.SIZE, 3), SPEC)
+def mean_of_planes() -> bytes:
+    """A model of float32 planes: the score is their mean."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", *PLANES])
+    score = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])
+    nodes = [helper.make_node("ReduceMean", ["image"], ["score"], axes=[1, 2, 3], keepdims=0)]
+    model = helper.make_model(
+        helper.make_graph(nodes, "planes", [image], [score]),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    return bytes(model.SerializeToString())
 
 
-@pytest.mark.parametrize(("model", "item", "image"), [PICTURES], ids=["uint8"])
+PLANES = (3, micro.SIZE, micro.SIZE)
+NUMBERS = {
+    "layout": "NCHW", "dtype": "float32", "scale": 1 / 255, "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}  # fmt: skip
+MODELS = {
+    "uint8": (micro.graph("classification"), (micro.SIZE, micro.SIZE, 3), SPEC),
+    "float32": (mean_of_planes(), PLANES, SPEC.model_copy(update=NUMBERS)),
+}
+
+
+@pytest.mark.parametrize(("model", "item", "image"), MODELS.values(), ids=MODELS)
 def test_a_unit_hands_large_frames_to_the_worker_and_judges_them_as_ever(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import mmap
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Dict, Optional, Tuple
 
@@ -180,5 +179,7 @@ class TrtBackend(Backend):
 
 def _opening(resizing: Optional[Resizing], dla_core: Optional[int]) -> Dict[str, Any]:
     """Return what the worker is told when it starts."""
-    resize = None if resizing is None else {**asdict(resizing), "frame_bytes": FRAME_BYTES}
+    resize = None
+    if resizing is not None:
+        resize = {"frame_bytes": FRAME_BYTES, "resizing": resizing.to_json()}
     return {"dla_core": dla_core, "resize": resize}

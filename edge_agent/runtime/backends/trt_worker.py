@@ -82,7 +82,7 @@ def _resizer(
     if asked is None:
         return None
     try:
-        resizing = Resizing(asked["width"], asked["height"], asked["is_pyramid"])
+        resizing = Resizing.from_json(asked["resizing"])
         made = Resizer(driver, resizing, asked["frame_bytes"])
     except GpuFailed as error:
         if error.is_sticky:
