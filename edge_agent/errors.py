@@ -14,7 +14,8 @@
     ├── ModelError               UNKNOWN              a package or engine that cannot serve
     │   ├── InvalidPackage       UNKNOWN              manifest, checksum, layout
     │   ├── BackendUnavailable   UNKNOWN              engine library missing or unusable here
-    │   │   └── BuildFailed      UNKNOWN              killed, out of memory or disk, too late
+    │   │   ├── BuildFailed      UNKNOWN              killed, out of memory or disk, too late
+    │   │   └── NotBuilt         UNKNOWN              an engine that can be had, not yet
     │   ├── ParityFailed         UNKNOWN              engine gives other results than it must
     │   └── InferenceFailed      INTERNAL             the engine failed on a frame
     │       └── GpuFailed        INTERNAL             a call of the CUDA driver failed
@@ -26,7 +27,7 @@ Messages say what came, what was expected and what to do next, and hold no secre
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class EdgeAgentError(Exception):
@@ -121,6 +122,19 @@ class BackendUnavailable(ModelError):
 
 class BuildFailed(BackendUnavailable):
     """Circumstances kept an engine from being built or kept; another try may succeed."""
+
+
+class NotBuilt(BackendUnavailable):
+    """The engine can serve as soon as it is built; `wanted` describes it to who builds engines."""
+
+    wanted: Any
+
+    @classmethod
+    def of(cls, wanted: object, sentence: str) -> NotBuilt:
+        """Build it from a sentence that says why there is none."""
+        error = cls(sentence)
+        error.wanted = wanted
+        return error
 
 
 class ParityFailed(ModelError):

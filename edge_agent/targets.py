@@ -69,6 +69,10 @@ class BuildSpec(Strict):
     the device keeps what it measured; models for the same GPU and TensorRT share it. half: path in
     the package of the same graph with float16 inside, for TensorRT that takes its precision from
     the graph alone (from 11 on).
+
+    From TensorRT 8.6 on; others build without. optimisation_level: how long it looks for fast
+    kernels, None: its own choice. hardware_compatible: for every GPU of compute capability 8.0 and
+    newer, Jetson's apart. version_compatible: for later releases of the same major version as well.
     """
 
     precision: Precision
@@ -77,6 +81,9 @@ class BuildSpec(Strict):
     profiles: Annotated[Tuple[Profile, ...], Field(min_length=1)]
     timing_cache: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     half: Optional[str] = None
+    optimisation_level: Optional[Annotated[int, Field(ge=0, le=5)]] = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
 
 
 class OptimisedGraph(Strict):

@@ -44,9 +44,9 @@ def lost() -> Lost:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_isleft_behind() -> Iterator[None]:
+def _nothing_is_left() -> Iterator[None]:
     """Check at the end that no segment of ours and no child process remains."""
-    before = segments()
+    before = there()
     yield
     end = time.monotonic() + 10.0
     left = left_behind(before)
@@ -56,13 +56,15 @@ def _nothing_isleft_behind() -> Iterator[None]:
     assert not left
 
 
+def there() -> Set[str]:
+    """Segments of ours in shared memory, and child processes."""
+    mine = (path for path in SHARED_MEMORY.iterdir() if path.name.startswith(PREFIXES))
+    return {*map(str, mine), *children()}
+
+
 def left_behind(before: Set[str]) -> Set[str]:
-    """Segments of ours that are new and that no other program holds, and child processes."""
-    return (segments() - before - _used_by_others()) | children()
-
-
-def segments() -> Set[str]:
-    return {str(path) for path in SHARED_MEMORY.iterdir() if path.name.startswith(PREFIXES)}
+    """What is new since `before`, except segments that other programs hold."""
+    return there() - before - _used_by_others()
 
 
 def _used_by_others() -> Set[str]:
@@ -80,7 +82,8 @@ def _used_by_others() -> Set[str]:
     return used
 
 
-def children() -> Set[str]:
+def children(kind: str = "") -> Set[str]:
+    """Child processes with `kind` in their command line."""
     found: Set[str] = set()
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -89,6 +92,6 @@ def children() -> Set[str]:
         except OSError:
             continue
         # The tracker of multiprocessing lives as long as its parent.
-        if parent == str(os.getpid()) and "resource_tracker" not in words:
+        if parent == str(os.getpid()) and kind in words and "resource_tracker" not in words:
             found.add(f"process {status.parent.name}: {words}")
     return found

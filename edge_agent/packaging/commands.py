@@ -18,6 +18,7 @@ from edge_agent.manifest import Manifest
 from edge_agent.packaging.component import Component, Order
 from edge_agent.packaging.component import run as run_job
 from edge_agent.packaging.draft import open_draft
+from edge_agent.packaging.graph.build import Tuning
 from edge_agent.packaging.graph.findings import Finding, note
 from edge_agent.packaging.jobs import Job, Jobs
 from edge_agent.packaging.jobs_command import add_folder_argument
@@ -88,6 +89,20 @@ def _add_preparation(parser: argparse.ArgumentParser) -> None:
         "instruction set and onnxruntime",
     )  # fmt: skip
     group.add_argument(
+        "--optimisation-level", type=int, choices=range(6), metavar="0-5",
+        help="NVIDIA, from TensorRT 8.6 on: how long building looks for fast kernels (default: "
+        "TensorRT's own, 3)",
+    )  # fmt: skip
+    group.add_argument(
+        "--hardware-compatible", action="store_true",
+        help="the same: an engine for every GPU of compute capability 8.0 and newer but Jetson's",
+    )  # fmt: skip
+    group.add_argument(
+        "--version-compatible", action="store_true",
+        help="the same: an engine that goes on serving after an upgrade of TensorRT within its "
+        "major version",
+    )  # fmt: skip
+    group.add_argument(
         "--signing-key", type=Path, metavar="PEM", help="Ed25519 private key to sign with"
     )
 
@@ -135,6 +150,10 @@ def _repeated(job: Job) -> Finding:
 
 def _order(arguments: argparse.Namespace) -> Order:
     target = parse(arguments.target_device, arguments.target_platform, arguments.compiler_options)
+    tuning = Tuning(
+        arguments.optimisation_level, arguments.hardware_compatible, arguments.version_compatible
+    )
+    tuning.check(target)
     draft = open_draft(arguments.model, arguments.manifest)
     component = _component(arguments, draft.manifest)
     out, upload = _place(arguments, component)
@@ -147,6 +166,7 @@ def _order(arguments: argparse.Namespace) -> Order:
             golden_images=arguments.golden_images,
             calibration_images=arguments.calibration_images,
             optimise=arguments.optimise,
+            tuning=tuning,
         ),
         out=out,
         signing_key=arguments.signing_key,

@@ -12,7 +12,7 @@ from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.manifest import InputSpec, RuntimeSpec
 from edge_agent.packaging.draft import Draft
 from edge_agent.packaging.graph import half
-from edge_agent.packaging.graph.build import build_spec
+from edge_agent.packaging.graph.build import Tuning, build_spec
 from edge_agent.packaging.graph.check import check
 from edge_agent.packaging.graph.engine import build_here
 from edge_agent.packaging.graph.findings import Finding, note, warning
@@ -43,6 +43,7 @@ class Preparation:
     golden_images: Optional[Path] = None
     calibration_images: Optional[Path] = None
     optimise: bool = False
+    tuning: Tuning = Tuning()
 
     def to_api(self) -> Dict[str, Any]:
         """Return what is set, under keys of our own; a client token stands for these as well."""
@@ -52,6 +53,7 @@ class Preparation:
             "CalibrationImages": self.calibration_images
             and str(self.calibration_images.absolute()),
             "Optimise": self.optimise or None,
+            **self.tuning.to_api(),
         }
         return {key: value for key, value in values.items() if value is not None}
 
@@ -73,8 +75,32 @@ class Preparation:
             content, optimised = optimise(model, target)
             draft = draft.add({optimised.path: content}).change(optimised=optimised)
         if isinstance(target.options, GpuOptions):
-            draft = _for_gpu(draft, model, target, target.options, calibration, tell)
+            draft = self._for_gpu(draft, model, target, target.options, calibration, tell)
         return draft.change(target=target.to_spec())
+
+    def _for_gpu(
+        self,
+        draft: Draft,
+        model: bytes,
+        target: Target,
+        options: GpuOptions,
+        calibration: Dict[str, bytes],
+        tell: Tell,
+    ) -> Draft:
+        """Add the settings to build the engine with and what they name; the engine, if it can."""
+        paths = sorted(calibration)
+        build = build_spec(Graph(model), draft.manifest, options, paths, self.tuning)
+        draft = draft.add({path: calibration[path] for path in build.calibration})
+        if build.precision == "fp16" and half.is_needed(options.trt_ver):
+            halved, finding = half.halve(model, draft.manifest, _golden_pictures(draft))
+            tell(finding)
+            if halved is not None:
+                model, build = halved, build.model_copy(update={"half": half.FILE_NAME})
+                draft = draft.add({half.FILE_NAME: halved})
+        image, spec = draft.manifest.input, target.to_spec()
+        files, finding = build_here(model, image, build, spec, calibration)
+        tell(finding)
+        return draft.add(files).change(build=build)
 
     def _calibration(self, spec: InputSpec) -> Dict[str, bytes]:
         """Return the pictures as files of the package, by path."""
@@ -107,28 +133,6 @@ class Preparation:
                 "the threshold to be a golden sample; give clear ones, normal and anomalous."
             )
         return draft.add(files).change(golden=samples)
-
-
-def _for_gpu(
-    draft: Draft,
-    model: bytes,
-    target: Target,
-    options: GpuOptions,
-    calibration: Dict[str, bytes],
-    tell: Tell,
-) -> Draft:
-    """Add the settings with which the engine is built and what they name; the engine, if it can."""
-    build = build_spec(Graph(model), draft.manifest, options, sorted(calibration))
-    draft = draft.add({path: calibration[path] for path in build.calibration})
-    if build.precision == "fp16" and half.is_needed(options.trt_ver):
-        halved, finding = half.halve(model, draft.manifest, _golden_pictures(draft))
-        tell(finding)
-        if halved is not None:
-            model, build = halved, build.model_copy(update={"half": half.FILE_NAME})
-            draft = draft.add({half.FILE_NAME: halved})
-    files, finding = build_here(model, draft.manifest.input, build, target.to_spec(), calibration)
-    tell(finding)
-    return draft.add(files).change(build=build)
 
 
 def _golden_pictures(draft: Draft) -> List[Picture]:

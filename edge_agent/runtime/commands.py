@@ -71,6 +71,9 @@ def _serve_as_component(work: Path, assignments: List[str]) -> int:
 
 def _serve(settings: Settings, component: Optional[Component] = None) -> int:
     logs.configure(settings.log_level)
+    # gRPC's fork handlers may hang a process that starts others (before CPython 3.10 by fork); all
+    # of ours call exec at once. Read when grpc is imported.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from edge_agent.runtime import app
 
     return app.run(settings, component)

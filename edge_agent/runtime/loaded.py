@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from edge_agent.config import EngineSettings
-from edge_agent.errors import BackendUnavailable, ModelError
+from edge_agent.errors import BackendUnavailable, ModelError, NotBuilt
 from edge_agent.manifest import Decision, Manifest, RuntimeSpec
 from edge_agent.runtime import memory
 from edge_agent.runtime.backends.base import BackendOptions
@@ -18,8 +18,8 @@ from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.batching.batcher import Batcher, BatchingOptions
 from edge_agent.runtime.batching.scaling import Limits, Scaler
 from edge_agent.runtime.engines.plan import TENSORRT
-from edge_agent.runtime.engines.supply import Candidate, EngineSupply, NotBuilt
-from edge_agent.runtime.instance import Verdicts
+from edge_agent.runtime.engines.supply import Candidate, EngineSupply
+from edge_agent.runtime.instance import InferenceUnit, Verdicts
 from edge_agent.runtime.opening import Opened, Opening
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.vision.frame import OpenFrame
@@ -123,7 +123,7 @@ def load(
     opened, refused = opening.first(list(filter(only, plan.order)))
     ring = opened.backend.ring
     limits, _ = unit_limits(manifest.runtime, engine, ring)
-    units = [opened.unit, *(opened.another() for _ in range(1, limits.minimum))]
+    units = _open_all(opened, limits.minimum)
     batching = BatchingOptions(
         engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000
     )
@@ -140,6 +140,19 @@ def load(
         _describe(opened, threads),
         remarks,
     )
+
+
+def _open_all(opened: Opened, count: int) -> List[InferenceUnit]:
+    """Return the first unit and further ones, none of which stays open when one can't be had."""
+    units = [opened.unit]
+    try:
+        while len(units) < count:
+            units.append(opened.another())
+    except Exception:
+        for unit in units:
+            unit.close()
+        raise
+    return units
 
 
 def _describe(opened: Opened, threads: int) -> str:

@@ -10,9 +10,9 @@ import threading
 from typing import Callable, Optional
 
 from edge_agent.config import EngineSettings, ModelsSettings
-from edge_agent.errors import EdgeAgentError, InvalidPackage, WrongModelState
+from edge_agent.errors import EdgeAgentError, InvalidPackage, NotBuilt, WrongModelState
 from edge_agent.runtime.by_settings import check_memory, configured, open_loaded
-from edge_agent.runtime.engines.supply import EngineSupply, NotBuilt
+from edge_agent.runtime.engines.supply import EngineSupply
 from edge_agent.runtime.loaded import Loaded
 from edge_agent.runtime.serving import Serving
 from edge_agent.runtime.store import Registration
@@ -155,7 +155,7 @@ class ServedModel:
             try:
                 return self._open(registration)
             except NotBuilt as error:
-                self._upgrade.build(error.candidate, None, lambda: not self._is_retired)
+                self._upgrade.build(error.wanted, None, lambda: not self._is_retired)
 
     def _open(
         self, registration: Registration, only: Optional[Callable[[str], bool]] = None

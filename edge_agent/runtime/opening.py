@@ -13,6 +13,7 @@ from edge_agent.errors import (
     GpuFailed,
     InferenceFailed,
     ModelError,
+    NotBuilt,
     ParityFailed,
 )
 from edge_agent.manifest import MODEL_FILE, Manifest
@@ -20,7 +21,7 @@ from edge_agent.runtime import parity
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.catalog import first_that_works, open_named
 from edge_agent.runtime.engines.plan import TENSORRT
-from edge_agent.runtime.engines.supply import Candidate, EngineSupply, NotBuilt
+from edge_agent.runtime.engines.supply import Candidate, EngineSupply
 from edge_agent.runtime.graph_choice import choose_graph, this_machine
 from edge_agent.runtime.instance import InferenceUnit, Verdicts
 from edge_agent.runtime.package import Package
@@ -41,8 +42,11 @@ class Opened:
         self.unit = opening.warm(self.backend, trial)
 
     def another(self) -> InferenceUnit:
-        """Make one more unit. Raises ModelError."""
-        return self._opening.warm(self.backend.another() or self._open(), _no_trial)
+        """Make one more unit. Raises ModelError, AgentUnavailable while a worker can't start."""
+        backend = self.backend.another()
+        if backend is None:
+            backend = self.backend = self._open()
+        return self._opening.warm(backend, _no_trial)
 
 
 class Opening:

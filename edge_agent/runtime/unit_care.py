@@ -49,13 +49,16 @@ class UnitCare:
         """Open one more unit; return what there is to remark about it."""
         try:
             check_memory(loaded.registration, models)
-            loaded.batcher.add(loaded.opened.another())
-        except Retired:
-            return ""  # stopped or changed over meanwhile
+            unit = loaded.opened.another()
         except Exception as error:
             log.error("Model %s gets no further inference unit: %s", self._name, error)  # noqa: TRY400
             return f" No further unit: {sentence(error)}"
-        log.info("Model %s has an inference unit more.", self._name)
+        try:
+            loaded.batcher.add(unit)
+        except Retired:  # stopped or changed over meanwhile
+            unit.close()
+        else:
+            log.info("Model %s has an inference unit more.", self._name)
         return ""
 
 

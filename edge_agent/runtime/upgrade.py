@@ -8,9 +8,10 @@ import time
 from functools import partial
 from typing import Callable, Optional
 
+from edge_agent.errors import NotBuilt
 from edge_agent.runtime.engines.build import Progress
 from edge_agent.runtime.engines.plan import TENSORRT
-from edge_agent.runtime.engines.supply import Candidate, EngineOrder, EngineSupply, NotBuilt
+from edge_agent.runtime.engines.supply import Candidate, EngineOrder, EngineSupply
 from edge_agent.runtime.loaded import Loaded
 from edge_agent.runtime.serving import Serving
 from edge_agent.runtime.store import Registration
@@ -101,7 +102,7 @@ class Upgrade:
             try:
                 return self._open(old.registration, lambda name: name == TENSORRT)
             except NotBuilt as error:
-                candidate = error.candidate
+                candidate = error.wanted
 
     def _fall_back(self, old: Loaded) -> None:
         why, left = old.trouble, old.opened.backend.name

@@ -15,7 +15,7 @@ from edge_agent.runtime.vision.preprocess import write_input
 from edge_agent.types import Frame
 from edge_agent.wire import kserve_v2_pb2 as wire
 from tests.benchmark_peers.kserve_server import Servicer
-from tests.conftest import left_behind, segments
+from tests.conftest import left_behind, there
 
 Server = Tuple[Servicer, str]
 FRAME = np.arange(64 * 96 * 3, dtype=np.uint32).astype(np.uint8).reshape(64, 96, 3)
@@ -48,7 +48,7 @@ def test_a_frame_resized_by_the_client_is_what_the_agent_feeds_its_model(
 
 @pytest.mark.parametrize("kind", ["KServe gRPC, raw tensor", "KServe gRPC, shared memory"])
 def test_a_peer_s_target_reads_score_and_mask(server: Server, kind: str) -> None:
-    before = segments()
+    before = there()
     with open_target(Target(kind, server[1], (96, 64))) as connection:
         reply = connection.read(connection.call())
     frame = draw(96, 64)

@@ -15,7 +15,7 @@ import pytest
 from edge_agent.types import ModelState
 from tests import micro
 from tests.agent import Agent
-from tests.conftest import left_behind, segments
+from tests.conftest import left_behind, there
 from tests.contract.calls import Caller, plain, until
 from tests.contract.generations import RUNNING, STOPPED
 
@@ -102,7 +102,7 @@ def test_a_socket_in_a_folder_that_is_missing_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_agent_ends_at_once_and_leaves_nothing(tmp_path: Path, number: int) -> None:
-    before = segments()
+    before = there()
     agent = Agent(tmp_path)
     agent.start()
     assert agent.process is not None
@@ -170,7 +170,7 @@ def test_an_agent_started_while_the_old_one_still_ends_keeps_its_socket(tmp_path
         old.process.terminate()
         until(lambda: not old.socket.exists())
         with new:
-            assert old.stop() == 0
+            assert old.process.wait(20) == 0
             with new.channel() as fresh:
                 assert Caller(fresh).describe("slow").status == STOPPED
             assert new.socket.is_socket()

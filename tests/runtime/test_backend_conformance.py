@@ -39,11 +39,12 @@ def on(engines: Any) -> Any:
 
 @pytest.fixture(name="bench")
 def _bench(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    gc.collect()  # errors keep what the frames that they came through refer to
     before = held()
     made = Bench(engine, tmp_path, monkeypatch)
     yield made
     made.close()
-    gc.collect()  # errors keep what the frames that they came through refer to
+    gc.collect()
     assert held() == before
     assert set(made.left) <= {"nothing left"}
 
@@ -54,7 +55,9 @@ def held() -> List[str]:
     maps = Path("/proc/self/maps").read_text().splitlines()
     slots = [line for line in maps if "memfd:edge-agent-slot" in line]
     found = [os.readlink(entry) for entry in entries()]
-    return sorted([*children(), *slots, *(each for each in found if each.startswith(kinds))])
+    return sorted(
+        [*children("_worker"), *slots, *(each for each in found if each.startswith(kinds))]
+    )
 
 
 def entries() -> List[Path]:

@@ -69,7 +69,7 @@ class Place:
 def _nothing_is_left() -> Iterator[None]:
     before = len(descriptors())
     yield
-    assert not children()
+    assert not children("_worker")
     assert len(descriptors()) == before
 
 
@@ -382,7 +382,7 @@ def test_fifty_deaths_leave_nothing(worker: GpuWorker, place: Place) -> None:
             place.run(Do.CRASH)
         run_when_up(place)
     assert worker.restarts == 50
-    assert len(children()) == 1
+    assert len(children("_worker")) == 1
     assert (len(descriptors()), threading.active_count()) == (before, threads)
     assert place.run()[1] == theirs
     neighbour.close()

@@ -40,12 +40,12 @@ def _bench(
     made = Bench(request.param, tmp_path, monkeypatch)
     yield made
     made.close()
-    assert not children()
+    assert not children("_worker")
     assert made.may_leave or set(made.left) <= {"nothing left"}
 
 
 def worker_pid() -> int:
-    (child,) = children()
+    (child,) = children("_worker")
     return int(child.split()[1].rstrip(":"))
 
 
@@ -181,7 +181,7 @@ def test_a_worker_that_hangs_while_it_closes_is_killed(
     backend = bench.open()
     backend.run(pictures(1))
     bench.close()
-    assert not children()
+    assert not children("_worker")
 
 
 def test_memory_that_cant_be_pinned_and_graphs_that_cant_be_made_are_remarked(
@@ -213,6 +213,21 @@ def held_by(pid: int) -> Tuple[int, int]:
     """Descriptors of a process, and its mappings of slots."""
     maps = Path(f"/proc/{pid}/maps").read_text()
     return len(list(Path(f"/proc/{pid}/fd").iterdir())), maps.count("edge-agent-slot")
+
+
+def test_the_worker_ends_with_its_last_backend_and_the_model_is_opened_anew_then(
+    bench: Bench,
+) -> None:
+    first = bench.open()
+    second = first.another()
+    bench.close()
+    check(second.run(pictures(2)), MAPS, pictures(2))
+    third = first.another()  # as long as one is there
+    second.close()
+    check(third.run(pictures(2)), MAPS, pictures(2))
+    third.close()
+    assert not children("_worker")
+    assert third.another() is None
 
 
 def test_frames_are_left_to_the_cpu_where_the_kernels_cant_be_loaded(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from typing import Callable, Dict, Mapping, Tuple
 from edge_agent.errors import BackendUnavailable, GpuFailed
 from edge_agent.manifest import InputSpec
 from edge_agent.packaging.graph.findings import Finding, note, warning
+from edge_agent.runtime.backends import trt_options
 from edge_agent.runtime.backends.cuda.driver import Driver, Gpu, open_driver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import EngineBuilder, library
@@ -40,12 +41,18 @@ def build_here(
     pictures by path. Takes seconds to many minutes. Raises InvalidPackage when TensorRT can't read
     the graph, which it won't on the target either.
     """
+    if build.version_compatible:
+        return {}, note(
+            "The device builds its engine itself: a version-compatible one has code for the CPU "
+            "inside, which a device only runs when it was built there."
+        )
     try:
         cuda, trt = open_cuda(), library()
         gpu = cuda.gpu()
     except BackendUnavailable as error:
         return {}, note(f"The device builds its engine itself. {error}")
-    unlike = _unlike(gpu, trt.__version__, target)
+    is_portable = build.hardware_compatible and trt_options.is_portable(gpu)
+    unlike = _unlike(gpu, trt.__version__, target, is_portable)
     if unlike:
         return {}, note(f"The device builds its engine itself: {unlike}.")
     pictures = [calibration[path] for path in build.calibration]
@@ -59,16 +66,17 @@ def build_here(
     files = {f"{name}.engine": built.engine, f"{name}.json": fingerprint.to_json()}
     return files, note(
         f"The package has an engine for {gpu.name} with TensorRT {trt.__version__}, "
-        f"{len(built.engine) / MIB:.1f} MiB; other devices build their own."
+        f"{len(built.engine) / MIB:.1f} MiB; other devices build their own"
+        + (", unless their GPU is of compute capability 8.0 or newer." if is_portable else ".")
     )
 
 
-def _unlike(gpu: Gpu, tensorrt: str, target: TargetSpec) -> str:
+def _unlike(gpu: Gpu, tensorrt: str, target: TargetSpec, is_portable: bool) -> str:
     """Say in what this machine isn't the target; empty when it is."""
     machine, wanted = platform.machine(), MACHINES[target.arch]
     if machine != wanted:
         return f"this machine is {machine}, the target {wanted}"
-    if gpu.code != target.gpu_code:
+    if gpu.code != target.gpu_code and not is_portable:
         return f"this machine's {gpu.name} is {gpu.code}, the target {target.gpu_code}"
     if release(tensorrt) != target.trt_ver:
         return f"this machine has TensorRT {tensorrt}, the target {target.trt_ver}"

@@ -90,7 +90,8 @@ class Backend(ABC):
     def run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
         """Compute `batch` (n, ...) of the manifest's input shape and dtype, 1 <= n <= max_batch.
 
-        Returns the manifest's outputs by tensor name, each with n items. Raises InferenceFailed.
+        Returns the manifest's outputs by tensor name, each with n items; they may be overwritten by
+        the next run. Raises InferenceFailed, AgentUnavailable when another try may pass.
         """
         if not 1 <= len(batch) <= self.max_batch or batch.dtype != np.dtype(self._spec.dtype):
             raise InferenceFailed(

@@ -1,16 +1,24 @@
-"""What a TensorRT engine depends on: it serves only where all of that is the very same."""
+"""What a TensorRT engine depends on: it serves where all of that is the same, or where it carries.
+
+An engine that was built to be compatible is for later releases of TensorRT, or for other GPUs.
+NVIDIA's documents differ on whether it is for the next major version as well: the support matrix of
+10.0 says "within the same major version", "Engine Compatibility" that 10 works with 11. Here it
+isn't.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import List, Optional, Sequence, Tuple
+import re
+from typing import List, Optional, Sequence, Set, Tuple
 
 from pydantic import Field
 from typing_extensions import Annotated
 
 from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.backends.cuda.driver import Gpu
+from edge_agent.runtime.backends.trt_options import is_portable
 from edge_agent.targets import BuildSpec, Precision, Profile
 
 ID_LENGTH = 16
@@ -20,19 +28,25 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 NAMED = {
     "tensorrt": "TensorRT", "gpu": "GPU", "compute_capability": "compute capability",
     "cuda": "CUDA", "driver": "driver", "precision": "precision", "dla_core": "DLA core",
+    "optimisation_level": "optimisation level", "hardware_compatible": "hardware compatibility",
+    "version_compatible": "version compatibility",
 }  # fmt: skip
 UNNAMED = {
     "model": "another model.onnx",
     "calibration": "other calibration pictures",
     "profiles": "other batch sizes",
 }
+# came later; left out of the id where they are as they always were
+LATER = ("optimisation_level", "hardware_compatible", "version_compatible")
+FIRST_COMPATIBLE = [8, 6]  # release of TensorRT
 
 
 class Fingerprint(Strict):
-    """All that an engine depends on; it serves only where the fingerprint is the very same.
+    """All that an engine depends on; see `serves`.
 
     model: sha-256 of model.onnx. cuda, driver: as `Gpu` has them. calibration: sha-256 over the
-    pictures, None when there are none. dla_core: None on the GPU.
+    pictures, None when there are none. dla_core: None on the GPU. hardware_compatible: wanted, and
+    possible on this GPU.
     """
 
     model: Digest
@@ -45,6 +59,9 @@ class Fingerprint(Strict):
     calibration: Optional[Digest] = None
     profiles: Tuple[Profile, ...]
     dla_core: Optional[int] = None
+    optimisation_level: Optional[int] = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
 
     @classmethod
     def of(
@@ -69,13 +86,42 @@ class Fingerprint(Strict):
             calibration=hashlib.sha256(digests).hexdigest() if pictures else None,
             profiles=build.profiles,
             dla_core=dla_core,
+            optimisation_level=build.optimisation_level,
+            hardware_compatible=build.hardware_compatible and is_portable(gpu),
+            version_compatible=build.version_compatible,
         )
 
     @property
     def id(self) -> str:
         """A short name for files, the same in every process and release."""
-        values = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        usual = {name for name in LATER if not self._is_set(name)}
+        values = json.dumps(self.model_dump(mode="json", exclude=usual), sort_keys=True)
         return hashlib.sha256(values.encode()).hexdigest()[:ID_LENGTH]
+
+    def _is_set(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
+    def serves(self, wanted: Fingerprint) -> bool:
+        """Say whether an engine built as this says may be loaded where `wanted` is asked for.
+
+        The very same always. A compatible one with other drivers that know its CUDA, and with what
+        it is compatible with. TensorRT has the last word: it checks what it loads.
+        """
+        return set(self.changed(wanted)) <= self._carried(wanted)
+
+    def _carried(self, wanted: Fingerprint) -> Set[str]:
+        """Return the fields that may differ."""
+        built, here = _release(self.tensorrt), _release(wanted.tensorrt)
+        carried: Set[str] = set()
+        if built < FIRST_COMPATIBLE or self.dla_core is not None:
+            return carried
+        if self.hardware_compatible:
+            carried |= {"gpu", "compute_capability"}
+        if self.version_compatible and built[0] == here[0] and built <= here:
+            carried |= {"tensorrt"}
+        if carried and _release(self.cuda) <= _release(wanted.cuda):
+            carried |= {"cuda", "driver"}
+        return carried
 
     def changed(self, other: Fingerprint) -> List[str]:
         """Return the fields in which `other` differs."""
@@ -88,13 +134,22 @@ class Fingerprint(Strict):
         )
 
     def _change(self, name: str, other: Fingerprint) -> str:
-        words = {None: "none", "": "unknown"}
-        before, after = getattr(self, name), getattr(other, name)
-        return f"{NAMED[name]} {words.get(before, before)} → {words.get(after, after)}"
+        before, after = _word(getattr(self, name)), _word(getattr(other, name))
+        return f"{NAMED[name]} {before} → {after}"
 
     def to_json(self) -> bytes:
         """Serialise; reading it back gives an equal fingerprint."""
         return (self.model_dump_json(indent=2) + "\n").encode()
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value) or "unknown"
+
+
+def _release(version: str) -> List[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
 def parse(content: bytes) -> Fingerprint:

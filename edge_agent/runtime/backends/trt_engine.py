@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Iterable, Iterator, List, Optional, Sequence
 
 from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage
+from edge_agent.runtime.backends import trt_options
 from edge_agent.runtime.backends.trt_news import MOST_REASONS, UNKNOWN, first_line, listener
 from edge_agent.runtime.backends.trt_progress import Report, watch
 from edge_agent.targets import BuildSpec, Profile
@@ -104,11 +105,13 @@ class EngineBuilder:
         self.listener.forget()
         network = self._create_network()
         parser = self._trt.OnnxParser(network, self.listener)  # owns the weights till the end
+        trt_options.prepare(self._trt, parser, spec)
         self._parse(parser, model)
         config = self._builder.create_builder_config()
         calibrator = self._set_precision(network, config, spec, calibration)
         self._add_profiles(network, config, spec.profiles)
         self._set_means(network, config, workspace_bytes)
+        trt_options.set_options(self._trt, config, spec, dla_core)
         self._set_timing_cache(config, timing_cache)
         if dla_core is not None:
             self._set_accelerator(config, spec, dla_core)

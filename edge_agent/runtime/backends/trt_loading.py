@@ -15,8 +15,13 @@ _OTHER_GPU = re.compile(r"incompatible device|expecting compute")
 _DAMAGED = re.compile(r"Error Code 1: Serialization|No engine found|empty memory buffer")
 
 
-def runtime(trt: Any, news: Any, dla_core: Optional[int]) -> Any:
-    """Return TensorRT's runtime; engines with code for the CPU inside stay refused.
+def runtime(
+    trt: Any, news: Any, dla_core: Optional[int], *, allow_host_code: bool = False
+) -> Any:
+    """Return TensorRT's runtime.
+
+    allow_host_code: run what version-compatible engines have inside for the CPU, in this process;
+    only for an engine that this device built itself. All others of that kind stay refused.
 
     Raises BackendUnavailable where it can't work, or has no such DLA core.
     """
@@ -35,6 +40,8 @@ def runtime(trt: Any, news: Any, dla_core: Optional[int]) -> Any:
                 "Leave the setting out to compute on the GPU itself."
             )
         made.DLA_core = dla_core
+    if allow_host_code and hasattr(made, "engine_host_code_allowed"):
+        made.engine_host_code_allowed = True
     return made
 
 

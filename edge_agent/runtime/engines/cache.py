@@ -42,10 +42,12 @@ class Kept(Strict):
     """Stands in ID.json.
 
     sha256, bytes: of the engine. built: seconds since 1970. seconds: how long building took, 0.0
-    when it wasn't built here.
+    when it wasn't built here. made: what it was built for, where that is another machine or release
+    than the one it serves now.
     """
 
     fingerprint: Fingerprint
+    made: Optional[Fingerprint] = None
     sha256: Digest
     bytes: Annotated[int, Field(ge=0)]
     built: float
@@ -63,10 +65,13 @@ class EngineCache:
         self._refused: Dict[str, str] = {}  # where the disk doesn't take it
 
     def find(self, wanted: Fingerprint) -> Optional[Path]:
-        """Return the engine's file; None when there is none, or only a damaged one."""
+        """Return the engine's file; None when there is none, or only a damaged one.
+
+        One that is compatible goes on serving after an upgrade; from then on it's the one wanted.
+        """
         try:
             with self._locked():
-                return self._find(wanted)
+                return self._find(wanted) or self._take_over(wanted)
         except OSError as error:
             log.warning("The engine %s can't be read: %s", wanted.id, error)
             return None
@@ -86,23 +91,29 @@ class EngineCache:
         nearest = self._nearest(built, wanted)
         return nearest.seconds if nearest else None
 
-    def keep(self, wanted: Fingerprint, engine: Path, seconds: float) -> Path:
+    def keep(
+        self,
+        wanted: Fingerprint,
+        engine: Path,
+        seconds: float,
+        made: Optional[Fingerprint] = None,
+    ) -> Path:
         """Take the file `engine` over; others that were used longest ago make room.
 
-        seconds: how long building took. Raises BuildFailed when it can't be stored.
+        seconds: how long building took. made: what it was built for, where it is another one that
+        serves. Raises BuildFailed when it can't be stored.
         """
         path = self._path(wanted, ENGINE)
         with storing(self._folder), self._locked(create=True):
             kept = Kept(
                 fingerprint=wanted,
+                made=made if made != wanted else None,
                 sha256=_sha256(engine),
                 bytes=engine.stat().st_size,
                 built=time.time(),
                 seconds=seconds,
             )
-            put(engine, path)
-            about = (kept.model_dump_json(indent=2) + "\n").encode()
-            write(self._path(wanted, ABOUT), about)
+            self._put(kept, engine)
             self._make_room(path)
         return path
 
@@ -121,6 +132,11 @@ class EngineCache:
                     self._path(wanted, ENGINE).unlink()
         except BuildFailed as error:
             log.warning("The engine %s is refused until the agent restarts: %s", wanted.id, error)
+
+    def is_taken_over(self, wanted: Fingerprint) -> bool:
+        """Whether the engine was built for another machine or release."""
+        kept = self._read(self._path(wanted, ABOUT))
+        return kept is not None and kept.made is not None
 
     def refusal(self, wanted: Fingerprint) -> str:
         """Return why it's never to be used; empty when it may be."""
@@ -188,6 +204,24 @@ class EngineCache:
             return None
         with suppress(OSError):
             os.utime(path)
+        return path
+
+    def _take_over(self, wanted: Fingerprint) -> Optional[Path]:
+        """Make another engine that serves as well the one that is wanted."""
+        for kept in self._of_model(wanted):
+            made, old = kept.made or kept.fingerprint, self._path(kept.fingerprint, ENGINE)
+            if made.serves(wanted) and self._find(kept.fingerprint):
+                log.info("%s goes on serving: %s", old.name, kept.fingerprint.differences(wanted))
+                made = made if made != wanted else None
+                changes = {"fingerprint": wanted, "made": made, "seconds": 0.0}
+                return self._put(kept.model_copy(update=changes), old)
+        return None
+
+    def _put(self, kept: Kept, engine: Path) -> Path:
+        path = self._path(kept.fingerprint, ENGINE)
+        put(engine, path)
+        about = (kept.model_dump_json(indent=2) + "\n").encode()
+        write(self._path(kept.fingerprint, ABOUT), about)
         return path
 
     def _path(self, wanted: Fingerprint, suffix: str) -> Path:

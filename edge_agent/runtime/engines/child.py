@@ -155,12 +155,14 @@ def _build(folder: Path, request: Request, teller: Teller) -> None:
             (folder / ENGINE).write_bytes(built.engine)
             (folder / TIMING).write_bytes(built.timing_cache)
         teller.progress("loading")
-        _load(trt, builder.listener, driver, built.engine, dla_core)
+        _load(trt, builder.listener, driver, built.engine, request)
 
 
-def _load(trt: Any, listener: Any, driver: Driver, engine: bytes, dla_core: Optional[int]) -> None:
+def _load(trt: Any, listener: Any, driver: Driver, engine: bytes, request: Request) -> None:
     """Load the engine as the agent's worker will, with a context for each profile."""
-    runtime = trt_loading.runtime(trt, listener, dla_core)
+    runtime = trt_loading.runtime(
+        trt, listener, request.dla_core, allow_host_code=request.spec.version_compatible
+    )
     loaded = trt_loading.engine(trt, listener, runtime, engine)
     stream = driver.stream()
     try:

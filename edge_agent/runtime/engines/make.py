@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence
 
 import numpy as np
 
 from edge_agent.manifest import InputSpec
-from edge_agent.runtime.backends.cuda.driver import Driver
+from edge_agent.runtime.backends.cuda.driver import Driver, Gpu
 from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder
+from edge_agent.runtime.backends.trt_options import is_portable
 from edge_agent.runtime.backends.trt_progress import Report
 from edge_agent.runtime.vision.picture_files import read_png
 from edge_agent.runtime.vision.preprocess import item_shape, write_input
@@ -17,6 +19,8 @@ from edge_agent.types import Frame
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 WORKSPACE_PART = 2  # half of the free memory: weights and results need room as well
 
@@ -42,7 +46,7 @@ def make(
     try:
         return builder.build(
             model,
-            spec,
+            _possible(spec, driver.gpu()),
             workspace_bytes=driver.free_bytes() // WORKSPACE_PART,
             calibration=batches,
             timing_cache=timing_cache,
@@ -51,6 +55,19 @@ def make(
         )
     finally:
         batches.close()
+
+
+def _possible(spec: BuildSpec, gpu: Gpu) -> BuildSpec:
+    """Leave out what this GPU's engines can't be, and say so."""
+    if not spec.hardware_compatible or is_portable(gpu):
+        return spec
+    log.warning(
+        "The engine will fit this GPU only: those for others are built on GPUs of compute "
+        "capability 8.0 and newer, and not on Jetson; this is %s, %s.%s.",
+        gpu.name,
+        *gpu.capability,
+    )
+    return spec.model_copy(update={"hardware_compatible": False})
 
 
 def _items(pictures: Sequence[bytes], image: InputSpec) -> Iterator[NDArray[Any]]:

@@ -12,15 +12,15 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from edge_agent.config import MIB, EngineSettings
-from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage, ModelError
+from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage, ModelError, NotBuilt
 from edge_agent.manifest import MODEL_FILE
 from edge_agent.runtime.backends import fingerprint
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines.build import EngineBuild, Progress
-from edge_agent.runtime.engines.cache import EngineCache
+from edge_agent.runtime.engines.cache import ABOUT, ENGINE, EngineCache
 from edge_agent.runtime.engines.machine import Machine, look_briefly
 from edge_agent.runtime.engines.plan import CUDA, TENSORRT, Plan, plan
 from edge_agent.runtime.engines.spec import build_spec, ladder
@@ -44,25 +44,20 @@ class Candidate:
     fingerprint: Fingerprint
 
     @property
+    def has_host_code(self) -> bool:
+        """Whether code for the CPU is inside, which TensorRT must be allowed to run.
+
+        That code is the builder's: such an engine is never taken from a package, see `find`.
+        """
+        return self.spec.version_compatible
+
+    @property
     def pictures(self) -> List[bytes]:
         """The calibration's files."""
         return [self.package.read(path) for path in self.spec.calibration]
 
     def __str__(self) -> str:
         return f"TensorRT engine ({self.spec.precision})"
-
-
-class NotBuilt(BackendUnavailable):
-    """The engine can serve as soon as it is built."""
-
-    candidate: Candidate
-
-    @classmethod
-    def of(cls, candidate: Candidate, sentence: str) -> NotBuilt:
-        """Build it from a sentence that says why there is none."""
-        error = cls(sentence)
-        error.candidate = candidate
-        return error
 
 
 class EngineSupply:
@@ -128,7 +123,13 @@ class EngineSupply:
         return found
 
     def refuse(self, candidate: Candidate, error: ModelError) -> None:
-        """Never try this engine again: it gives other results than the model."""
+        """Never try this engine again: it gives other results than the model.
+
+        Raises NotBuilt for one that was built for another machine or release.
+        """
+        if self._cache.is_taken_over(candidate.fingerprint):
+            self._cache.quarantine(candidate.fingerprint, str(error))
+            raise NotBuilt.of(candidate, f"The {candidate} must be built anew: {error}")
         self._cache.refuse(candidate.fingerprint, str(error))
 
     def spoil(self, candidate: Candidate, error: ModelError) -> None:
@@ -201,22 +202,26 @@ class EngineSupply:
         return Candidate(package, graph, spec, wanted)
 
     def _unpack(self, candidate: Candidate) -> Optional[Path]:
-        """Take over the engine that the package brings, if it is for this very device."""
+        """Take over an engine that the package brings, if it serves here.
+
+        None with code for the CPU: whoever packed it would choose what runs on this device.
+        """
         wanted, package = candidate.fingerprint, candidate.package
-        listed = {entry.path for entry in package.manifest.files}
-        name = f"{PACKED}/{wanted.id}"
-        if not {f"{name}.json", f"{name}.engine"} <= listed:
+        if candidate.has_host_code:
             return None
-        try:
-            if fingerprint.parse(package.read(f"{name}.json")) != wanted:
-                return None
-        except (ValueError, InvalidPackage) as error:
-            log.warning("The engine %s of %s isn't used: %s", name, package.path, error)
-            return None
-        with tempfile.TemporaryDirectory() as folder:
-            engine = Path(folder) / "engine"
-            engine.write_bytes(package.read(f"{name}.engine"))
-            return self._cache.keep(wanted, engine, 0.0)
+        for name, made in _packed(package):
+            if made != wanted and not self._is_target(package):
+                continue  # GPUs may be alike where processors aren't
+            if made.serves(wanted):
+                with tempfile.TemporaryDirectory() as folder:
+                    engine = Path(folder) / "engine"
+                    engine.write_bytes(package.read(f"{name}.engine"))
+                    return self._cache.keep(wanted, engine, 0.0, made)
+        return None
+
+    def _is_target(self, package: Package) -> bool:
+        target = package.manifest.target
+        return target is not None and target.arch == self._here().arch
 
 
 class EngineOrder:
@@ -245,6 +250,21 @@ class EngineOrder:
         """Raise BuildFailed when nobody wants the engine any more."""
         if self._cancelled:
             raise BuildFailed(f"The {self.candidate} isn't needed any more.")
+
+
+def _packed(package: Package) -> Iterator[Tuple[str, Fingerprint]]:
+    """Yield the path of each engine of the package, without its ending, and what it's for."""
+    listed = {entry.path for entry in package.manifest.files}
+    for path in sorted(listed):
+        name = path[: -len(ENGINE)]
+        if path != f"{PACKED}/{Path(name).name}{ENGINE}" or f"{name}{ABOUT}" not in listed:
+            continue
+        try:
+            made = fingerprint.parse(package.read(f"{name}{ABOUT}"))
+        except (ValueError, InvalidPackage) as error:
+            log.warning("The engine %s of %s isn't used: %s", name, package.path, error)
+        else:
+            yield name, made
 
 
 def _default_cache() -> Path:
