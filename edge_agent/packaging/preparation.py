@@ -12,7 +12,7 @@ from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.manifest import InputSpec, RuntimeSpec
 from edge_agent.packaging.draft import Draft
 from edge_agent.packaging.graph import half
-from edge_agent.packaging.graph.build import Tuning, build_spec
+from edge_agent.packaging.graph.build import PLAIN, Tuning, build_spec
 from edge_agent.packaging.graph.check import check
 from edge_agent.packaging.graph.engine import build_here
 from edge_agent.packaging.graph.findings import Finding, note, warning
@@ -43,7 +43,7 @@ class Preparation:
     golden_images: Optional[Path] = None
     calibration_images: Optional[Path] = None
     optimise: bool = False
-    tuning: Tuning = Tuning()
+    tuning: Tuning = PLAIN
 
     def to_api(self) -> Dict[str, Any]:
         """Return what is set, under keys of our own; a client token stands for these as well."""

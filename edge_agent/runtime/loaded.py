@@ -127,7 +127,11 @@ def load(
     batching = BatchingOptions(
         engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000
     )
-    remarks = [*_remarks(registration.name, len(package.manifest.golden), refused), *plan.remarks]
+    remarks = [
+        *_remarks(registration.name, len(package.manifest.golden), refused),
+        *opened.remarks,
+        *plan.remarks,
+    ]
     return Loaded(
         registration,
         package.manifest,
@@ -156,7 +160,7 @@ def _open_all(opened: Opened, count: int) -> List[InferenceUnit]:
 
 
 def _describe(opened: Opened, threads: int) -> str:
-    what = f"{opened.unit.engine}, batches of up to {opened.unit.max_batch}"
+    what = f"{opened.engine}, batches of up to {opened.unit.max_batch}"
     on_cpu = f"{threads} thread{'s' * (threads > 1)}, " if opened.backend.ring == 1 else ""
     return on_cpu + what
 

@@ -35,11 +35,17 @@ Open = Callable[[], Backend]
 class Opened:
     """A first inference unit, warm; `another` makes one more of the same loaded model."""
 
-    def __init__(self, opening: Opening, open_backend: Open, trial: Trial) -> None:
+    def __init__(self, opening: Opening, open_backend: Open, trial: Trial, how: str = "") -> None:
         """Open and try it. Raises ModelError."""
-        self._opening, self._open = opening, open_backend
+        self.remarks: List[str] = []  # why it isn't a better one
+        self._opening, self._open, self._how = opening, open_backend, how
         self.backend = open_backend()
         self.unit = opening.warm(self.backend, trial)
+
+    @property
+    def engine(self) -> str:
+        """What computes, where and how, for people: "tensorrt on GPU Orin, fp16"."""
+        return self.unit.engine + self._how
 
     def another(self) -> InferenceUnit:
         """Make one more unit. Raises ModelError, AgentUnavailable while a worker can't start."""
@@ -115,12 +121,15 @@ class Opening:
         reasons: List[str] = []
         for candidate in self._supply.candidates(self._package):
             try:
-                return self._open_engine(candidate)
+                opened = self._open_engine(candidate)
             except NotBuilt as error:
                 self.pending = candidate
                 raise NotBuilt.of(candidate, " ".join([str(error), *reasons])) from None
             except ModelError as error:
                 reasons.append(f"{candidate.spec.precision}: {error}")
+            else:
+                opened.remarks = [f"Not in {reason}" for reason in reasons]
+                return opened
         raise BackendUnavailable(" ".join(reasons))
 
     def _open_engine(self, candidate: Candidate) -> Opened:
@@ -136,7 +145,7 @@ class Opening:
             dla_core=supply.dla_core,
         )
         try:
-            return Opened(self, open_backend, self._reproduces)
+            return Opened(self, open_backend, self._reproduces, f", {candidate.spec.precision}")
         except (ParityFailed, InferenceFailed) as error:
             if not isinstance(error, GpuFailed):
                 supply.refuse(candidate, error)

@@ -43,7 +43,7 @@ class Serving:
             units, limits = loaded.batcher.instances, loaded.scaler.limits
             return replace(
                 info,
-                engine=loaded.opened.unit.engine,
+                engine=loaded.opened.engine,
                 inference_units=units,
                 desired_units=max(limits.minimum, units + loaded.growing.locked()),
                 least_units=limits.minimum,

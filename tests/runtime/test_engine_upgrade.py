@@ -92,9 +92,8 @@ def test_a_model_serves_at_once_and_changes_over_when_its_engine_is_built(
         machine.unsay("hold")
         info = until(device, on("tensorrt on GPU Fake Xavier"))
         assert info.build is None
-        assert (
-            "3 inference units of batches of up to 4, tensorrt on GPU Fake Xavier" in info.message
-        )
+        told = "3 inference units of tensorrt on GPU Fake Xavier, fp16, batches of up to 4."
+        assert told in info.message
         assert "Reproduces 2 golden samples." in info.message
         assert device.detect(NAME, 170).score == pytest.approx(before, abs=1e-5)
         assert len(workers(os.getpid())) == 1
@@ -177,7 +176,9 @@ def test_a_precision_that_gives_other_results_is_stepped_down_and_not_tried_agai
     with machine.device() as device:
         device.record(NAME)
         device.run(NAME)
-        until(device, on("tensorrt"))
+        info = until(device, on("tensorrt"))
+        assert info.engine.endswith(", fp32")
+        assert "Not in fp16: tensorrt on GPU Fake Xavier gives other results" in info.message
         assert device.detect(NAME, 170).score == pytest.approx(170 / 255, abs=1e-4)
     assert machine.builds == 2
     table = [line for line in caplog.messages if line.startswith(f"{NAME}: ")]
@@ -373,7 +374,7 @@ def test_an_agent_with_a_gpu_tells_its_clients_and_its_metrics_what_computes(
     with agent, agent.client() as client:
         agent.run(NAME)
         cpu = f'edge_agent_Engine{{engine="onnxruntime on CPU",model="{NAME}"}}'
-        gpu = cpu.replace("onnxruntime on CPU", "tensorrt on GPU Fake Xavier")
+        gpu = cpu.replace("onnxruntime on CPU", "tensorrt on GPU Fake Xavier, fp32")
         build = f'edge_agent_EngineBuild{{model="{NAME}"}}'
         contract_until(lambda: figures(port).get(build, 1.0) < 1.0)
         assert figures(port)[cpu] == 1.0

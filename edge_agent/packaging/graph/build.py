@@ -14,7 +14,6 @@ from edge_agent.packaging.target import GpuOptions, Target
 from edge_agent.runtime.engines.spec import profiles
 from edge_agent.targets import BuildSpec
 
-
 FIRST_TENSORRT = (8, 6)
 # Jetson Orin, Thor (CUDA 12 and 13): NVIDIA supports hardware compatibility there in no JetPack
 JETSON = ("sm_87", "sm_101", "sm_110")
@@ -45,7 +44,7 @@ class Tuning:
         asked = [
             f"--{name.replace('_', '-')}"
             for name, value in asdict(self).items()
-            if value not in (None, False) or value == 0 and name == "optimisation_level"
+            if value is not None and value is not False
         ]
         why = self._obstacle(target) if asked else ""
         if why:
@@ -64,8 +63,11 @@ class Tuning:
                 "compatible ones for compute capability 8.0 and newer, and not on Jetson"
             )
         if self.version_compatible and generation < VOLTA:
-            return f"TensorRT builds version-compatible engines from sm_70 on, not {options.gpu_code}"
+            return f"the target is {options.gpu_code}, and TensorRT does it from sm_70 on"
         return ""
+
+
+PLAIN = Tuning()
 
 
 def build_spec(
@@ -73,7 +75,7 @@ def build_spec(
     manifest: Manifest,
     options: GpuOptions,
     calibration: Sequence[str],
-    tuning: Tuning = Tuning(),  # noqa: B008
+    tuning: Tuning = PLAIN,
 ) -> BuildSpec:
     """Derive the settings; `calibration` names pictures in the package."""
     quantised = is_quantised(graph)

@@ -15,9 +15,7 @@ _OTHER_GPU = re.compile(r"incompatible device|expecting compute")
 _DAMAGED = re.compile(r"Error Code 1: Serialization|No engine found|empty memory buffer")
 
 
-def runtime(
-    trt: Any, news: Any, dla_core: Optional[int], *, allow_host_code: bool = False
-) -> Any:
+def runtime(trt: Any, news: Any, dla_core: Optional[int], *, allow_host_code: bool = False) -> Any:
     """Return TensorRT's runtime.
 
     allow_host_code: run what version-compatible engines have inside for the CPU, in this process;

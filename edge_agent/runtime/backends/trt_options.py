@@ -1,4 +1,4 @@
-"""What TensorRT can be asked for from 8.6 on: looked for in the library, left out where it lacks it.
+"""What TensorRT can be asked for from 8.6 on: looked for in it, left out where it lacks it.
 
 What is relied on, by NVIDIA's documentation, "Engine Compatibility" (10.16, 11.3: docs.nvidia.com/
 deeplearning/tensorrt/latest/inference-library/engine-compatibility.html) and NvInfer.h:

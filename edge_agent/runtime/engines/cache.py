@@ -42,8 +42,7 @@ class Kept(Strict):
     """Stands in ID.json.
 
     sha256, bytes: of the engine. built: seconds since 1970. seconds: how long building took, 0.0
-    when it wasn't built here. made: what it was built for, where that is another machine or release
-    than the one it serves now.
+    when it wasn't built here. made: what it was built for, if that is known to be another.
     """
 
     fingerprint: Fingerprint
@@ -100,14 +99,14 @@ class EngineCache:
     ) -> Path:
         """Take the file `engine` over; others that were used longest ago make room.
 
-        seconds: how long building took. made: what it was built for, where it is another one that
-        serves. Raises BuildFailed when it can't be stored.
+        seconds: how long building took. made: see `Kept`. Raises BuildFailed when it can't be
+        stored.
         """
         path = self._path(wanted, ENGINE)
         with storing(self._folder), self._locked(create=True):
             kept = Kept(
                 fingerprint=wanted,
-                made=made if made != wanted else None,
+                made=made,
                 sha256=_sha256(engine),
                 bytes=engine.stat().st_size,
                 built=time.time(),
@@ -136,7 +135,7 @@ class EngineCache:
     def is_taken_over(self, wanted: Fingerprint) -> bool:
         """Whether the engine was built for another machine or release."""
         kept = self._read(self._path(wanted, ABOUT))
-        return kept is not None and kept.made is not None
+        return kept is not None and kept.made not in (None, wanted)
 
     def refusal(self, wanted: Fingerprint) -> str:
         """Return why it's never to be used; empty when it may be."""
@@ -209,19 +208,18 @@ class EngineCache:
     def _take_over(self, wanted: Fingerprint) -> Optional[Path]:
         """Make another engine that serves as well the one that is wanted."""
         for kept in self._of_model(wanted):
-            made, old = kept.made or kept.fingerprint, self._path(kept.fingerprint, ENGINE)
-            if made.serves(wanted) and self._find(kept.fingerprint):
-                log.info("%s goes on serving: %s", old.name, kept.fingerprint.differences(wanted))
-                made = made if made != wanted else None
+            old, made = kept.fingerprint, kept.made or kept.fingerprint
+            engine = self._find(old) if made.serves(wanted) else None
+            if engine is not None:
+                log.info("%s goes on serving: %s", engine.name, old.differences(wanted))
                 changes = {"fingerprint": wanted, "made": made, "seconds": 0.0}
-                return self._put(kept.model_copy(update=changes), old)
+                return self._put(kept.model_copy(update=changes), engine)
         return None
 
     def _put(self, kept: Kept, engine: Path) -> Path:
         path = self._path(kept.fingerprint, ENGINE)
         put(engine, path)
-        about = (kept.model_dump_json(indent=2) + "\n").encode()
-        write(self._path(kept.fingerprint, ABOUT), about)
+        write(path.with_suffix(ABOUT), (kept.model_dump_json(indent=2) + "\n").encode())
         return path
 
     def _path(self, wanted: Fingerprint, suffix: str) -> Path:
