@@ -14,6 +14,7 @@
     ├── ModelError               UNKNOWN              a package or engine that cannot serve
     │   ├── InvalidPackage       UNKNOWN              manifest, checksum, layout
     │   ├── BackendUnavailable   UNKNOWN              engine library missing or unusable here
+    │   │   ├── EngineUnusable   UNKNOWN              damaged, or built for another machine
     │   │   ├── BuildFailed      UNKNOWN              killed, out of memory or disk, too late
     │   │   └── NotBuilt         UNKNOWN              an engine that can be had, not yet
     │   ├── ParityFailed         UNKNOWN              engine gives other results than it must
@@ -118,6 +119,10 @@ class InvalidPackage(ModelError):
 
 class BackendUnavailable(ModelError):
     """The engine's library is missing or cannot work on this machine."""
+
+
+class EngineUnusable(BackendUnavailable):
+    """An engine's own bytes are of no use here: damaged, or built by or for something else."""
 
 
 class BuildFailed(BackendUnavailable):

@@ -297,6 +297,7 @@ def test_what_is_there_already_is_not_touched(
         ([*TARGET, "--out", "/"], "'/' can't be made; choose another --out"),
         ([*TARGET, "--out", "bad\udcff"], "OutputFolder must be UTF-8"),
         ([*TARGET, "--job-name", "a b"], "Packaging job: name: "),
+        ([*TARGET, "--version-compatible"], "--version-compatible can't be used: only NVIDIA"),
     ],
 )
 def test_a_wrong_option_is_told_before_there_is_a_job(
@@ -393,6 +394,27 @@ def test_an_nvidia_component_holds_the_graph_and_its_build_settings(desk: Desk) 
     assert target is not None
     assert (build.precision, build.timing_cache) == ("fp16", "timing-sm_72-8.5.2.cache")
     assert (target.device, target.trt_ver) == ("jetson_xavier", "8.5.2")
+
+
+def test_what_an_nvidia_device_may_ask_of_tensorrt_is_told_apart_by_the_token(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = json.dumps({"gpu-code": "sm_86", "trt-ver": "10.3.0", "cuda-ver": "12.6"})
+    platform = "os=LINUX,arch=X86_64,accelerator=NVIDIA"
+    words = ["--target-platform", platform, "--compiler-options", target, "--client-token", "t"]
+
+    assert main(desk.words(*words, "--optimisation-level", "0", "--version-compatible")) == 0
+    build = Package(desk.out / "artifacts/plant.Bolts/3.0.0/model.zip").manifest.build
+    assert build is not None
+    assert (build.optimisation_level, build.version_compatible) == (0, True)
+    assert not build.hardware_compatible
+    job = answer(capsys, "jobs", "list", "--json", *desk.jobs())["ModelPackagingJobs"][0]["JobName"]
+    told = answer(capsys, "jobs", "describe", job, "--json", *desk.jobs())
+    asked = told["ModelPackagingDescription"]["ModelPackagingConfiguration"]["Greengrass"]
+    assert (asked["OptimisationLevel"], asked["VersionCompatible"]) == (0, True)
+    assert "HardwareCompatible" not in asked
+    assert main(desk.words(*words, "--optimisation-level", "0", "--hardware-compatible")) == 2
+    assert "other parameters" in capsys.readouterr().err
 
 
 def test_an_onnx_file_and_a_few_words_make_a_component(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -14,9 +15,10 @@ from pydantic import ValidationError
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.packaging import archive
 from edge_agent.packaging.draft import Draft, open_draft
+from edge_agent.packaging.graph.build import Tuning
 from edge_agent.packaging.graph.findings import Finding
 from edge_agent.packaging.preparation import Preparation
-from edge_agent.packaging.target import Target
+from edge_agent.packaging.target import Target, parse
 from edge_agent.runtime.graph_choice import instruction_set
 from edge_agent.runtime.package import Package
 from edge_agent.targets import Profile
@@ -62,6 +64,60 @@ def test_an_nvidia_target_gets_a_profile_for_each_batch_size(tmp_path: Path) -> 
     assert {one.tensor for one in build.profiles} == {"image"}
     assert (build.precision, build.quantised, build.calibration) == ("fp16", False, ())
     assert build.timing_cache == "timing-sm_72-8.5.2.cache"
+
+
+def test_what_tensorrt_is_asked_for_stands_in_the_settings(tmp_path: Path) -> None:
+    folder, tuning = package(tmp_path), Tuning(0, True, True)
+    target = graphs.gpu("10.3.0")
+
+    draft, _ = prepared(folder, target, Preparation(tuning=tuning))
+    plain, _ = prepared(folder, target)
+
+    assert told(draft) == (0, True, True)
+    assert told(plain) == (None, False, False)
+
+
+def told(draft: Draft) -> Tuple[Any, ...]:
+    build = draft.manifest.build
+    assert build is not None
+    return build.optimisation_level, build.hardware_compatible, build.version_compatible
+
+
+REFUSED = [
+    (Tuning(0), "8.5.2", "sm_72", r"--optimisation-level can't.* trt-ver is 8\.5\.2, .*8\.6 on"),
+    (Tuning(3, True, True), "8.5.2", "sm_86", "level and --hardware-compatible and --version-comp"),
+    (Tuning(None, True), "10.3.0", "sm_75", "engines of sm_75 fit that GPU only"),
+    (Tuning(None, True), "10.3.0", "sm_87", "not on Jetson"),
+    (Tuning(None, False, True), "8.6.1", "sm_61", "from sm_70 on"),
+]
+TAKEN = [
+    (Tuning(5), "8.6.1", "sm_61"), (Tuning(None, True), "8.6.1", "sm_80"),
+    (Tuning(None, True, True), "11.4.0", "sm_120"), (Tuning(None, False, True), "10.3.0", "sm_87"),
+    (Tuning(), "8.5.2", "sm_72"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tuning", "trt_ver", "code", "why"), REFUSED)
+def test_what_the_target_can_not_build_is_refused(
+    tuning: Tuning, trt_ver: str, code: str, why: str
+) -> None:
+    with pytest.raises(InvalidConfiguration, match=why):
+        tuning.check(gpu_target(trt_ver, code))
+
+
+@pytest.mark.parametrize(("tuning", "trt_ver", "code"), TAKEN)
+def test_what_it_can_build_is_taken(tuning: Tuning, trt_ver: str, code: str) -> None:
+    tuning.check(gpu_target(trt_ver, code))
+
+
+def gpu_target(trt_ver: str, code: str) -> Target:
+    options = {"gpu-code": code, "trt-ver": trt_ver, "cuda-ver": "12.6"}
+    return parse(None, "os=LINUX,arch=X86_64,accelerator=NVIDIA", json.dumps(options))
+
+
+def test_a_cpu_builds_no_engine() -> None:
+    with pytest.raises(InvalidConfiguration, match="only NVIDIA targets build a TensorRT engine"):
+        Tuning(3).check(parse(None, "os=LINUX,arch=X86_64", None))
 
 
 def test_a_fixed_batch_has_one_profile_of_just_that(tmp_path: Path) -> None:

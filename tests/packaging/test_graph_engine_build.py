@@ -14,7 +14,7 @@ import pytest
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import InputSpec, Manifest
 from edge_agent.packaging.draft import Draft
-from edge_agent.packaging.graph.build import build_spec
+from edge_agent.packaging.graph.build import Tuning, build_spec
 from edge_agent.packaging.graph.engine import build_here
 from edge_agent.packaging.graph.findings import Finding
 from edge_agent.packaging.graph.graph import Graph
@@ -60,12 +60,13 @@ def _build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
         wanted: TargetSpec = target(),  # noqa: B008
         pictures: Dict[str, bytes] = {},  # noqa: B006
         installed: Any = FAKE,
+        tuning: Tuning = Tuning(),  # noqa: B008
         **driver: Any,
     ) -> Tuple[Dict[str, bytes], Finding]:
         monkeypatch.setitem(sys.modules, "tensorrt", installed)
         path = fake_cuda.driver(tmp_path, **driver)
         options = GpuOptions.model_validate(OPTIONS)
-        spec = build_spec(Graph(model), manifest, options, sorted(pictures))
+        spec = build_spec(Graph(model), manifest, options, sorted(pictures), tuning)
         answer = build_here(
             model, manifest.input, spec, wanted, pictures, lambda: CtypesDriver(path)
         )
@@ -162,6 +163,44 @@ def test_on_another_machine_the_device_builds_and_the_job_says_why(
     assert finding.severity == "note"
     assert finding.text.startswith("The device builds its engine itself")
     assert reason in finding.text
+
+
+ORIN_NANO = {"name": "Orin", "capability": (8, 7), "integrated": 1}
+A2 = {"name": "A2", "capability": (8, 6)}
+LATER = {
+    "wanted": target(**{"gpu-code": "sm_89", "trt-ver": "10.3.0"}),
+    "installed": fake_tensorrt.tensorrt("10.3.0"),
+}
+
+
+def test_an_engine_for_other_gpus_is_built_on_any_of_them(build: Build) -> None:
+    files, finding = build(tuning=Tuning(2, hardware_compatible=True), **LATER, **A2)
+
+    engine, facts = (files[path] for path in sorted(files))
+    made = fingerprint.parse(facts)
+    assert (made.gpu, made.hardware_compatible, made.optimisation_level) == ("A2", True, 2)
+    told = fake_tensorrt.asked(engine)
+    assert (told["is_portable"], told["level"]) == (True, 2)
+    assert finding.text.endswith("unless their GPU is of compute capability 8.0 or newer.")
+
+
+@pytest.mark.parametrize(("tuning", "gpu"), [
+    (Tuning(), A2), (Tuning(hardware_compatible=True), ORIN_NANO),
+])  # fmt: skip
+def test_otherwise_it_is_built_on_the_very_gpu(
+    tuning: Tuning, gpu: Dict[str, Any], build: Build
+) -> None:
+    files, finding = build(tuning=tuning, **LATER, **gpu)
+
+    assert files == {}
+    assert f"this machine's {gpu['name']} is sm_8" in finding.text
+
+
+def test_an_engine_with_code_for_the_cpu_never_travels(build: Build) -> None:
+    files, finding = build(tuning=Tuning(version_compatible=True))
+
+    assert (files, finding.severity) == ({}, "note")
+    assert "code for the CPU inside, which a device only runs when it was built" in finding.text
 
 
 def test_a_machine_without_driver_is_another_machine(tmp_path: Path) -> None:

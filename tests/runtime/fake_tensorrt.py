@@ -6,7 +6,9 @@ off the wheel 8.5.2.2 (`test_every_call_of_the_fake_exists_in_the_real_8_5` comp
 is installed), the others by the table of NVIDIA's API documentation. A call that a version lacks
 raises AttributeError. It refuses what the real one refuses, in its words: no driver, a network
 without an explicit batch, shapes without a profile, a parser that is gone before its weights are
-used, a subclass that forgets to call `__init__`.
+used, a subclass that forgets to call `__init__`, plugins in what is to be compatible, version
+compatibility without the lean runtime; hardware compatibility before Ampere and on Jetson where
+`add_runtime` told which GPU there is.
 
 The "engine" is JSON of all that was asked for, `asked(engine)`; pictures of the calibration are
 read back from the memory that the driver (`fake_cuda`) gave.
@@ -44,6 +46,13 @@ NO_FALLBACK = (
     "Error Code 4: Internal Error (Network validation failed: a layer can't run on DLA, and GPU "
     "fallback isn't enabled.)"
 )
+# In words of ours: what the real ones say isn't public.
+NOT_PORTABLE = "Error Code 9: Hardware compatibility isn't supported on this GPU."
+NO_LEAN = (
+    "Unable to load library: libnvinfer_lean.so.10: libnvinfer_lean.so.10: cannot open shared "
+    "object file: No such file or directory"
+)  # as TensorRT-RTX 1.7 has it
+PLUGIN_INSIDE = "Error Code 9: An engine that is to be compatible can't have plugins."
 NO_PLUGIN = 'creator && "Plugin not found, are the plugin name, version, and namespace correct?"'
 
 
@@ -58,13 +67,17 @@ def tensorrt(
     failure: str = "",
     dla_cores: int = 0,
     while_building: Callable[[], object] = lambda: None,
+    has_lean: bool = True,
 ) -> Any:
     """A module; with `failure` every build ends with this message of an error.
 
-    while_building: called once a build, while kernels are "measured".
+    while_building: called once a build, while kernels are "measured". has_lean: the lean runtime is
+    installed.
     """
     since = tuple(int(part) for part in version.split(".")[:2])
-    return _Fake(version, since, has_driver, failure, dla_cores, while_building)
+    made = _Fake(version, since, has_driver, failure, dla_cores, while_building)
+    made._has_lean = has_lean
+    return made
 
 
 def _enum(name: str, *members: str) -> Any:
@@ -145,6 +158,9 @@ class _Fake:
         self._since, self._has_driver, self._failure = since, has_driver, failure
         self._dla_cores, self._while_building = dla_cores, while_building
         self._is_strong, self._is_later = since >= (11, 0), since >= (10, 0)
+        self._is_compatible = since >= (8, 6)  # can be
+        self._cuda: Any = None
+        self._has_lean = True
         self._add_enumerations()
         hooks = "get_batch_size", "get_batch", "read_calibration_cache", "write_calibration_cache"
         if not self._is_strong:
@@ -154,7 +170,7 @@ class _Fake:
         self.ParserError = _NamingParserError if self._is_later else _ParserError
         self.IBuilderConfig = self._type(_Config, __slots__=self._settings())
         self.INetworkDefinition = self._type(_Network)
-        self.OnnxParser = self._type(_Parser)
+        self.OnnxParser = self._type(_FlaggedParser if self._is_compatible else _Parser)
         fast = {} if self._is_strong else {"platform_has_fast_fp16": True}
         self.Builder = self._type(_Builder, **fast)
 
@@ -170,6 +186,10 @@ class _Fake:
         typed = "STRONGLY_TYPED" if self._is_later else "EXPLICIT_PRECISION"
         self.NetworkDefinitionCreationFlag = _enum("Creation", *("EXPLICIT_BATCH",) * weak, typed)
         flags = ("FP16", "INT8") * weak + ("GPU_FALLBACK", "TF32")
+        if self._is_compatible:
+            flags += ("VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME")
+            self.HardwareCompatibilityLevel = _enum("Level", "NONE", "AMPERE_PLUS")
+            self.OnnxParserFlag = _enum("ParserFlag", "NATIVE_INSTANCENORM")
         self.BuilderFlag = _enum("BuilderFlag", *flags)
         own = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
         self.TacticSource = _enum("Source", *("CUBLAS", "CUBLAS_LT", "CUDNN") * weak, *own)
@@ -186,7 +206,8 @@ class _Fake:
             "default_device_type",
             "DLA_core",
             *("int8_calibrator",) * (not self._is_strong),
-            *("builder_optimization_level",) * (self._since >= (8, 6)),
+            *("builder_optimization_level",) * self._is_compatible,
+            *("hardware_compatibility_level",) * self._is_compatible,
             *("progress_monitor",) * self._is_later,
         )
 
@@ -206,6 +227,9 @@ class _Config:
         self._cache: Optional[_Cache] = None
         self.default_device_type = self._fake.DeviceType.GPU
         self.DLA_core = -1
+        if self._fake._is_compatible:
+            self.builder_optimization_level = 3
+            self.hardware_compatibility_level = self._fake.HardwareCompatibilityLevel.NONE
 
     def set_flag(self, flag: Any) -> None:
         self._flags.add(self._fake.BuilderFlag(flag))
@@ -251,6 +275,7 @@ class _Network:
         self._content = b""
         self._graph: Any = None
         self._owner: Any = None  # the parser, which has the weights
+        self._is_native = self._fake._is_later  # InstanceNormalization isn't a plugin
 
     @property
     def num_inputs(self) -> int:
@@ -267,7 +292,7 @@ class _Network:
         return len(self._graph.node)
 
     def get_layer(self, index: int) -> Any:
-        return _layer(self._fake, self._graph, self._graph.node[index])
+        return _layer(self._fake, self, self._graph.node[index])
 
 
 class _Parser:
@@ -307,6 +332,12 @@ class _Parser:
 
     def get_error(self, index: int) -> Any:
         return self._errors[index]
+
+
+class _FlaggedParser(_Parser):
+    def set_flag(self, flag: Any) -> None:
+        assert flag == self._fake.OnnxParserFlag.NATIVE_INSTANCENORM
+        self._network._is_native = True
 
 
 class _Builder:
@@ -357,11 +388,11 @@ def _ready(hooks: Any) -> Any:
     return hooks
 
 
-def _layer(fake: _Fake, graph: Any, node: Any) -> Any:
+def _layer(fake: _Fake, network: Any, node: Any) -> Any:
     """A layer; it has float16 results when any constant of the graph is float16."""
-    half = any(entry.data_type == onnx.TensorProto.FLOAT16 for entry in graph.initializer)
+    half = any(entry.data_type == onnx.TensorProto.FLOAT16 for entry in network._graph.initializer)
     kind = fake.DataType.HALF if half else fake.DataType.FLOAT
-    plugin = node.op_type == "InstanceNormalization" and fake.__version__.startswith("8.5")
+    plugin = node.op_type == "InstanceNormalization" and not network._is_native
     return SimpleNamespace(
         type=fake.LayerType.PLUGIN_V2 if plugin else fake.LayerType.CONVOLUTION,
         num_outputs=len(node.output),
@@ -432,8 +463,31 @@ def _told(fake: _Fake, network: Any, config: Any) -> Dict[str, Any]:
         "flags": sorted(flag.name for flag in config._flags),
         "profiles": [profile.shapes for profile in config._profiles],
         "limits": config._limits,
+        "level": getattr(config, "builder_optimization_level", None),
+        "is_portable": _is_portable(fake, config),
+        **({"capability": fake._cuda.capability()} if fake._cuda else {}),
         "sources": [one.name for one in fake.TacticSource if config._sources & 1 << one],
     }
+
+
+def _is_portable(fake: _Fake, config: Any) -> bool:
+    level = getattr(config, "hardware_compatibility_level", None)
+    return level is not None and level == fake.HardwareCompatibilityLevel.AMPERE_PLUS
+
+
+def _not_compatible(fake: _Fake, network: Any, config: Any) -> str:
+    is_portable = _is_portable(fake, config)
+    is_for_later = any(flag.name == "VERSION_COMPATIBLE" for flag in config._flags)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    if (is_portable or is_for_later) and any(
+        layer.type == fake.LayerType.PLUGIN_V2 for layer in layers
+    ):
+        return PLUGIN_INSIDE
+    if is_for_later and not fake._has_lean:
+        return NO_LEAN
+    if is_portable and fake._cuda and not fake._cuda.is_ampere():
+        return NOT_PORTABLE
+    return ""
 
 
 def _wrong(fake: _Fake, network: Any, config: Any) -> str:
@@ -451,7 +505,7 @@ def _wrong(fake: _Fake, network: Any, config: Any) -> str:
             return "Error Code 3: API Usage Error (Parameter check failed: dlaCore < NbDLACores)"
     if quantised and flag is not None and flag not in config._flags:
         return "Error Code 4: API Usage Error (Quantized networks need the flag INT8.)"
-    return ""
+    return _not_compatible(fake, network, config)
 
 
 def _calibrated(calibrator: Any, network: Any) -> List[str]:

@@ -51,6 +51,8 @@ TAKEN = (
     "Profile 0 has been chosen by another IExecutionContext. Use another profileIndex or destroy "
     "the IExecutionContext that use this profile."
 )
+# In words of ours: what the real ones say isn't public.
+NO_HOST_CODE = "Error Code 3: The engine has code for the CPU inside, which isn't allowed."
 USAGE = (
     "3: [executionContext.cpp::{0}::1] Error Code 3: API Usage Error (Parameter check failed at: "
     "executionContext.cpp::{0}::1, condition: {1})"
@@ -77,6 +79,7 @@ def add_runtime(trt: Any, library: str = "libcuda.so.1") -> Any:
     """Give the fake module `trt` what running needs; `library` is the fake driver's file."""
     cuda = _Cuda(library)
     values = {"_trt": trt, "_cuda": cuda}
+    trt._cuda = cuda
     is_10 = trt._since >= (10, 0)
     trt.TensorIOMode = _enum("TensorIOMode", "NONE", "INPUT", "OUTPUT")
     trt.TensorLocation = _enum("TensorLocation", "DEVICE", "HOST")
@@ -114,11 +117,16 @@ class _Cuda:
         return code not in (3, 201)  # not initialised, no context
 
     def capability(self) -> str:
-        value, found = ctypes.c_int(), []
-        for attribute in (75, 76):
-            self.library.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
-            found.append(str(value.value))
-        return ".".join(found)
+        return f"{self._attribute(75)}.{self._attribute(76)}"
+
+    def is_ampere(self) -> bool:
+        """Or newer, and no Jetson."""
+        return self._attribute(75) >= 8 and not self._attribute(18)
+
+    def _attribute(self, number: int) -> int:
+        value = ctypes.c_int()
+        self.library.cuDeviceGetAttribute(ctypes.byref(value), number, 0)
+        return value.value
 
     def allocate(self, size: int) -> int:
         """0 when there is no room."""
@@ -183,6 +191,7 @@ class _Held:
 
 class _Runtime(_Held):
     _kind = "runtime"
+    engine_host_code_allowed: bool
 
     def __init__(self, logger: Any) -> None:
         if not logger.is_ready:
@@ -193,7 +202,7 @@ class _Runtime(_Held):
         super().__init__(logger)
 
     def deserialize_cuda_engine(self, content: bytes) -> Optional[Any]:
-        wrong = _unfit(self._trt, self._cuda, content)
+        wrong = _unfit(self._trt, self._cuda, content, self)
         if not wrong:
             engine = self._trt.ICudaEngine(self._logger, self, json.loads(content))
             if engine._memory:
@@ -204,18 +213,27 @@ class _Runtime(_Held):
         return None
 
 
-def _unfit(trt: Any, cuda: _Cuda, content: bytes) -> str:
+def _unfit(trt: Any, cuda: _Cuda, content: bytes, runtime: _Runtime) -> str:
     try:
         told = json.loads(content)
     except ValueError:
         return NO_MAGIC
-    if told["version"] != trt.__version__:
+    is_later = "VERSION_COMPATIBLE" in told.get("flags", ()) and _is_later(trt, told["version"])
+    if is_later and not runtime.engine_host_code_allowed:
+        return NO_HOST_CODE
+    if told["version"] != trt.__version__ and not is_later:
         pair = trt.__version__, told["version"]
         return OTHER_LIBRARY.format(*pair) if trt._since >= (8, 6) else OTHER_TAG
     built_on = told.get("capability", cuda.capability())
-    if built_on != cuda.capability():
+    if built_on != cuda.capability() and not (told.get("is_portable") and cuda.is_ampere()):
         return OTHER_DEVICE.format(cuda.capability(), built_on)
     return ""
+
+
+def _is_later(trt: Any, built_by: str) -> bool:
+    """Or the same, of the same major version."""
+    here, there = ([int(part) for part in name.split(".")] for name in (trt.__version__, built_by))
+    return here[0] == there[0] and here >= there
 
 
 class _Engine(_Held):

@@ -92,6 +92,73 @@ def test_the_expected_time_is_that_of_the_most_similar_engine_built_here(
     assert cache.expected_s(engine_of(model="0" * 64)) is None
 
 
+def lasting(tensorrt: str, **changes: Any) -> Fingerprint:
+    return engine_of(tensorrt=tensorrt, version_compatible=True, **changes)
+
+
+def test_a_version_compatible_engine_goes_on_serving_after_an_upgrade(
+    cache: EngineCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    old, new = lasting("10.3.0"), lasting("10.16.1", driver="R36.4.0")
+    keep(cache, old, b"engine", 60.0)
+
+    found = cache.find(new)
+
+    assert found is not None
+    assert found.read_bytes() == b"engine"
+    assert caplog.messages == [
+        f"{old.id}.engine goes on serving: TensorRT 10.3.0 → 10.16.1, driver R35.3.1 → R36.4.0"
+    ]
+    assert cache.is_taken_over(new)
+    assert cache.expected_s(new) == 60.0, "how long building takes is still known"
+    again = EngineCache(tmp_path / "cache", MIB)
+    assert again.find(new) == found
+    assert len(caplog.messages) == 1
+
+
+def test_after_each_upgrade_it_counts_what_an_engine_was_built_for(cache: EngineCache) -> None:
+    first, second, third = map(lasting, ("10.3.0", "10.7.0", "10.16.1"))
+    keep(cache, first, b"engine")
+
+    assert cache.find(third)
+    assert cache.find(first) is not None, "a downgrade"
+    assert not cache.is_taken_over(first)
+    assert cache.find(third)
+    assert cache.find(second), "it was built by an older one"
+    assert cache.find(lasting("10.2.0")) is None
+
+
+@pytest.mark.parametrize("new", [lasting("11.4.0"), lasting("10.2.0"), lasting("10.7.0", gpu="L4")])
+def test_what_does_not_carry_is_not_found(new: Fingerprint, cache: EngineCache) -> None:
+    old = lasting("10.3.0")
+    keep(cache, old, b"engine")
+    keep(cache, engine_of(tensorrt="10.3.0"), b"for one release")
+
+    assert cache.find(new) is None
+    assert cache.find(engine_of(tensorrt="10.16.1")) is None
+    assert cache.find(old), "and it stays where it was"
+
+
+def test_a_damaged_engine_does_not_go_on_serving(cache: EngineCache) -> None:
+    old = lasting("10.3.0")
+    cut(keep(cache, old, b"engine"))
+
+    assert cache.find(lasting("10.16.1")) is None
+    assert f"{old.id}.engine.bad" in files(cache)
+
+
+def test_an_engine_built_after_all_is_not_taken_over(cache: EngineCache) -> None:
+    new = lasting("10.16.1")
+    keep(cache, lasting("10.3.0"), b"engine")
+    assert cache.find(new)
+    cache.quarantine(new, "other results")
+
+    assert cache.find(new) is None
+    keep(cache, new, b"built here")
+    assert not cache.is_taken_over(new)
+
+
 def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 

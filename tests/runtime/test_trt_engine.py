@@ -410,6 +410,9 @@ OTHERS = [
     ({"model": "0" * 64}, "another model.onnx"),
     ({"calibration": "0" * 64}, "other calibration pictures"),
     ({"profiles": (profile(1, 2),)}, "other batch sizes"),
+    ({"optimisation_level": 0}, "optimisation level none → 0"),
+    ({"hardware_compatible": True}, "hardware compatibility no → yes"),
+    ({"version_compatible": True}, "version compatibility no → yes"),
 ]  # fmt: skip
 
 
@@ -430,6 +433,7 @@ def test_every_field_of_a_fingerprint_has_words() -> None:
 CLASSES = ("IBuilderConfig", "INetworkDefinition", "OnnxParser", "Builder", "ParserError",
            "BuilderFlag", "DataType", "NetworkDefinitionCreationFlag", "TacticSource",
            "MemoryPoolType", "LayerType", "ILogger", "DeviceType")  # fmt: skip
+FROM_8_6 = ("OnnxParserFlag", "HardwareCompatibilityLevel")
 UNTIL_10, FROM_10 = "IInt8EntropyCalibrator2", "IProgressMonitor"
 OURS = ("is_ready", "name")  # of the fake
 
@@ -469,7 +473,7 @@ def test_every_call_of_the_fake_exists_in_the_real_8_5(real: Any) -> None:
     fake = fake_tensorrt.tensorrt("8.5.2.2")
     assert set(surface(fake, UNTIL_10)) <= set(surface(real, UNTIL_10))
     missing = {name for name in named_by_the_code() if not hasattr(real, name)}
-    assert missing <= {FROM_10}
+    assert missing <= {FROM_10, *FROM_8_6}
 
 
 def test_the_real_one_without_a_driver_is_a_sentence(real: Any) -> None:
@@ -496,7 +500,7 @@ class TestWithTheRealTensorRtForRtx:
     def test_every_call_of_the_fake_11_exists_in_it(self, rtx: Any) -> None:
         fake = fake_tensorrt.tensorrt("11.4.0")
 
-        assert set(surface(fake, FROM_10)) <= set(surface(rtx, FROM_10))
+        assert set(surface(fake, FROM_10, *FROM_8_6)) <= set(surface(rtx, FROM_10, *FROM_8_6))
         missing = {name for name in named_by_the_code() if not hasattr(rtx, name)}
         assert missing <= {UNTIL_10}
 

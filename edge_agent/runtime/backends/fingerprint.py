@@ -1,9 +1,9 @@
 """What a TensorRT engine depends on: it serves where all of that is the same, or where it carries.
 
 An engine that was built to be compatible is for later releases of TensorRT, or for other GPUs.
-NVIDIA's documents differ on whether it is for the next major version as well: the support matrix of
-10.0 says "within the same major version", "Engine Compatibility" that 10 works with 11. Here it
-isn't.
+NVIDIA's documents differ on whether it is for the next major version as well: the support matrices
+of 10.0 to 10.16 say "within the same major version", "Engine Compatibility" says that engines of 10
+work with 11. Here they don't.
 """
 
 from __future__ import annotations

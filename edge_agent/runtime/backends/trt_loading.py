@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Optional
 
-from edge_agent.errors import BackendUnavailable, InvalidPackage, ModelError
+from edge_agent.errors import BackendUnavailable, EngineUnusable, ModelError
 
 # What the runtimes of 8.5 to 11 tell of an engine they refuse.
 _OTHER_VERSION = re.compile(
@@ -44,7 +44,7 @@ def runtime(trt: Any, news: Any, dla_core: Optional[int], *, allow_host_code: bo
 
 
 def engine(trt: Any, news: Any, runtime: Any, content: bytes) -> Any:
-    """Return the engine that `content` is. Raises BackendUnavailable, InvalidPackage."""
+    """Return the engine that `content` is. Raises EngineUnusable, BackendUnavailable."""
     news.forget()
     made = runtime.deserialize_cuda_engine(content)
     if made is None:
@@ -71,16 +71,16 @@ def context(trt: Any, news: Any, engine: Any, profile: int, stream: int) -> Any:
 def _refusal(trt: Any, news: Any) -> ModelError:
     told = "\n".join(news.errors)
     if _OTHER_VERSION.search(told):
-        return BackendUnavailable(
+        return EngineUnusable(
             f"The engine was built by another TensorRT than this {trt.__version__}. Build it anew "
             f"here ({news.reason()})."
         )
     if _OTHER_GPU.search(told):
-        return BackendUnavailable(
+        return EngineUnusable(
             f"The engine was built on another GPU. Build it anew here ({news.reason()})."
         )
     if _DAMAGED.search(told):
-        return InvalidPackage(
+        return EngineUnusable(
             f"The engine is damaged or no engine. Build it anew ({news.reason()})."
         )
     return BackendUnavailable(f"{_name(trt)} can't load the engine: {news.reason()}.")

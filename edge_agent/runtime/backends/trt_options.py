@@ -1,7 +1,7 @@
 """What TensorRT can be asked for from 8.6 on: looked for in it, left out where it lacks it.
 
-What is relied on, by NVIDIA's documentation, "Engine Compatibility" (10.16, 11.3: docs.nvidia.com/
-deeplearning/tensorrt/latest/inference-library/engine-compatibility.html) and NvInfer.h:
+What is relied on, by NVIDIA's "Engine Compatibility" (docs.nvidia.com/deeplearning/tensorrt/latest/
+inference-library/engine-compatibility.html), the comments of NvInfer.h, and trtexec's checks:
 HardwareCompatibilityLevel.AMPERE_PLUS makes engines for compute capability 8.0 and newer, and isn't
 supported on JetPack. VERSION_COMPATIBLE is for Volta and newer; it puts the lean runtime, code for
 the CPU, into the engine. Both need the parser's own InstanceNormalization in place of the plugin.

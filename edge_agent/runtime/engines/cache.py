@@ -102,7 +102,6 @@ class EngineCache:
         seconds: how long building took. made: see `Kept`. Raises BuildFailed when it can't be
         stored.
         """
-        path = self._path(wanted, ENGINE)
         with storing(self._folder), self._locked(create=True):
             kept = Kept(
                 fingerprint=wanted,
@@ -112,7 +111,7 @@ class EngineCache:
                 built=time.time(),
                 seconds=seconds,
             )
-            self._put(kept, engine)
+            path = self._put(kept, engine)
             self._make_room(path)
         return path
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence
 
 import numpy as np
 
+from edge_agent.errors import BackendUnavailable
 from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends.cuda.driver import Driver, Gpu
 from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEAN = "libnvinfer_lean"  # library whose copy goes into version-compatible engines
 WORKSPACE_PART = 2  # half of the free memory: weights and results need room as well
 
 
@@ -53,8 +55,24 @@ def make(
             dla_core=dla_core,
             on_progress=on_progress,
         )
+    except BackendUnavailable as error:
+        if not spec.version_compatible or LEAN not in str(error):
+            raise
+        log.warning("The engine is built for this TensorRT only; install %s. %s", LEAN, error)
+        plain = spec.model_copy(update={"version_compatible": False})
     finally:
         batches.close()
+    return make(
+        builder,
+        driver,
+        model,
+        image,
+        plain,
+        pictures,
+        timing_cache=timing_cache,
+        dla_core=dla_core,
+        on_progress=on_progress,
+    )
 
 
 def _possible(spec: BuildSpec, gpu: Gpu) -> BuildSpec:
