@@ -19,6 +19,7 @@
     │   │   └── NotBuilt         UNKNOWN              an engine that can be had, not yet
     │   ├── ParityFailed         UNKNOWN              engine gives other results than it must
     │   └── InferenceFailed      INTERNAL             the engine failed on a frame
+    │       ├── NotNumbers       INTERNAL             the engine's outputs aren't numbers (NaN)
     │       └── GpuFailed        INTERNAL             a call of the CUDA driver failed
     └── AgentUnavailable         UNAVAILABLE          stopping, or not reachable from a client
 
@@ -159,6 +160,10 @@ class InferenceFailed(ModelError):
     """The engine failed on a frame."""
 
     status = "INTERNAL"
+
+
+class NotNumbers(InferenceFailed):
+    """What the engine gives for a frame isn't made of numbers."""
 
 
 class GpuFailed(InferenceFailed):

@@ -1,4 +1,4 @@
-"""The folder of TensorRT engines that the settings name."""
+"""The folder of TensorRT engines that the settings name, else the default one."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import List
 from edge_agent.config import EngineSettings
 from edge_agent.doctor.findings import MIB, MISSING, OK, PROBLEM, Finding
 from edge_agent.fields import read_json
-from edge_agent.runtime.engines.cache import ABOUT, BAD, ENGINE, REFUSED, TIMING, Kept
+from edge_agent.runtime.engines.cache import ABOUT, BAD, ENGINE, TIMING, Kept, default_cache
+from edge_agent.runtime.engines.refusals import REFUSED
 
 WHAT = "engines"
 
 
 def found(settings: EngineSettings) -> List[Finding]:
-    """Tell each engine, and how many are refused or damaged; nothing without a folder."""
-    folder = settings.cache
-    if folder is None:
-        return []
-    if not folder.is_dir():
-        return [Finding(WHAT, MISSING, f"{folder} isn't there yet; it is made with the first one")]
+    """Tell each engine, and how many are refused or damaged; nothing without a default folder."""
+    folder = settings.cache or default_cache()
+    missing = Finding(WHAT, MISSING, f"{folder} isn't there yet; it is made with the first one")
     try:
+        if not folder.is_dir():
+            return [missing] if settings.cache else []
         each = [_engine(path) for path in sorted(folder.glob(f"*{ENGINE}"))]
         return [*each, _sum(folder, settings.cache_mib)]
     except OSError as error:

@@ -6,17 +6,28 @@ import argparse
 import os
 import platform
 import re
+import signal
 import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, NoReturn
 
 from edge_agent.benchmark import board
 from edge_agent.config import EngineSettings
 from edge_agent.errors import BackendUnavailable, InvalidConfiguration
-from edge_agent.gpu_check import building, faults, judging, leaks, models, serving, speed, starting
-from edge_agent.gpu_check.report import Report
+from edge_agent.gpu_check import (
+    building,
+    faults,
+    footprint,
+    judging,
+    leaks,
+    models,
+    serving,
+    speed,
+    starting,
+)
+from edge_agent.gpu_check.report import Ended, Report
 from edge_agent.gpu_check.site import GOALS, Scope, Site
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
 from edge_agent.runtime.backends.trt_engine import library
@@ -28,45 +39,67 @@ FILE = "gpu_check.json"
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> int:
-    """Check; works in `folder`. Returns 1 when a check failed.
+    """Check; works in `folder`. Returns 1 when a check failed, or a goal is missing and mustn't.
 
-    Raises EdgeAgentError when nothing can be checked: no GPU, no TensorRT, a wrong option.
+    SIGTERM and SIGINT skip what is left. Raises EdgeAgentError when nothing can be checked: no GPU,
+    no TensorRT, a wrong option.
     """
     scope = _scope(arguments)
     machine = look()
     if machine.gpu is None or not machine.tensorrt:
         raise BackendUnavailable(machine.no_gpu or machine.no_tensorrt)
     _make(arguments.out)
-    driver, trt = open_driver(), library()
-    package = Package(arguments.package) if arguments.package else None
-    report = Report(_facts(machine, driver), _tell)
+    goals = [name for name in GOALS if name != "overlap" or not machine.gpu.is_integrated]
+    driver = open_driver()
+    facts = _facts(machine, driver)
+    report = Report(facts, _tell, arguments.out / FILE, goals, arguments.within)
     _tell(_title(machine, driver))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    try:
+        _check(_site(arguments, folder, scope, machine, driver), report, arguments)
+    except Ended as ended:  # between two checks
+        _tell(str(ended))
+    report.save()
+    _tell("\n" + report.summary())
+    return 1 if report.has_failed or (arguments.strict and report.unmeasured) else 0
+
+
+def _site(
+    arguments: argparse.Namespace, folder: Path, scope: Scope, machine: Machine, driver: Driver
+) -> Site:
+    package = Package(arguments.package) if arguments.package else None
     base = package or models.demo(folder, scope.good_parts)
-    site = Site(
-        folder=folder, scope=scope, machine=machine, trt=trt, driver=driver,
+    return Site(
+        folder=folder, scope=scope, machine=machine, trt=library(), driver=driver,
         supply=EngineSupply(EngineSettings(backends=("tensorrt",), cache=folder / "engines")),
         base=base, pictures=models.mixed_pictures(scope.pictures, base.manifest),
     )  # fmt: skip
-    with driver.context():  # held all the time: libraries don't like to see it go and come back
-        free = driver.free_bytes()
-        _check(site, report, arguments.data, trains=package is None)
+
+
+def _check(site: Site, report: Report, arguments: argparse.Namespace) -> None:
+    with site.driver.context():  # held all the time: libraries don't like to see it go and come
+        building.check(site, report)
+        judging.check(site, report)
+        for source in arguments.data:
+            judging.check_data(site, report, source, trains=arguments.package is None)
+        free = starting.settled(site, report)
+        best = speed.check(site, report)
+        report.add(board_after_speed=board.state())
+        report.check("engine from the cache", partial(starting.cached, site), "cached_start_s")
+        footprint.check(site, report)
+        if best is not None:
+            serving.check(site, report, best)
+        leaks.check(site, report)
+        faults.check(site, report)
         report.check("GPU memory at the end", partial(starting.memory, site, free))
-    _tell("\n" + report.summary())
-    (arguments.out / FILE).write_bytes(report.to_json())
-    return 1 if report.has_failed else 0
 
 
-def _check(site: Site, report: Report, data: List[Path], trains: bool) -> None:
-    building.check(site, report)
-    judging.check(site, report)
-    for source in data:
-        judging.check_data(site, report, source, trains)
-    best = speed.check(site, report)
-    report.check("engine from the cache", partial(starting.cached, site))
-    if best is not None:
-        serving.check(site, report, best)
-    leaks.check(site, report)
-    faults.check(site, report)
+def _end(number: int, _frame: Any) -> NoReturn:
+    """End the check that is made, once; who asks again waits for the clean-up."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: None)
+    raise Ended(f"ended by {signal.Signals(number).name}")
 
 
 def _make(out: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from functools import partial
 from typing import Callable
 
+from edge_agent.errors import BackendUnavailable
 from edge_agent.gpu_check.models import PRECISIONS, at_precision, good_pictures
 from edge_agent.gpu_check.report import Report, Rows, Skipped, Tell
 from edge_agent.gpu_check.site import MIB, Site
@@ -36,7 +37,9 @@ def build(site: Site, precision: Precision, rows: Rows, tell: Tell) -> str:
     began = time.monotonic()
     site.supply.build(EngineOrder(candidate), _told(tell, precision))
     seconds = time.monotonic() - began
-    site.supply.check(candidate)
+    refusal = site.supply.refusal(candidate)
+    if refusal:
+        raise BackendUnavailable(refusal)
     engine = site.supply.find(candidate)
     site.packages[precision], site.engines[precision] = package, engine
     size_mib = engine.stat().st_size / MIB

@@ -108,7 +108,7 @@ def _killed(site: Site) -> str:
         wanted = {name: np.array(value) for name, value in backend.run(batch).items()}
         with ThreadPoolExecutor(1) as pool:
             failing = pool.submit(_fails, lambda: backend.run(batch))
-            os.kill(_child(WORKER), signal.SIGKILL)
+            os.kill(child(WORKER), signal.SIGKILL)
             said = failing.result()
         seconds = _comes_back(lambda: backend.run(batch))
         got = backend.run(batch)
@@ -158,7 +158,7 @@ def _comes_back(call: Callable[[], Any]) -> float:
             return time.monotonic() - began
 
 
-def _child(module: str) -> int:
+def child(module: str) -> int:
     """Return the id of this process's child that runs `module`."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from edge_agent.errors import EdgeAgentError
 
@@ -24,6 +25,10 @@ class Failed(Exception):
     """What was found isn't what it must be; the message says both."""
 
 
+class Ended(BaseException):
+    """The run was asked to end; the message says by what. Raised anywhere, by a signal."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a check ended; `detail` is for people."""
@@ -32,6 +37,7 @@ class Outcome:
     state: str
     detail: str
     seconds: float
+    goal: str = ""  # that it measures
 
     def __str__(self) -> str:
         return f"{self.state:8} {self.name:{NAME_WIDTH}} {self.detail} ({self.seconds:.1f} s)"
@@ -50,32 +56,61 @@ class Table:
 
 
 class Report:
-    """Runs checks and keeps what came of them; `tell` takes each line as soon as it is known."""
+    """Runs checks and keeps what came of them; `tell` takes each line as soon as it is known.
 
-    def __init__(self, machine: Dict[str, Any], tell: Tell) -> None:
+    out: file of the JSON, written anew after every check. goals: what is to be measured.
+    within_s: from now on; checks that aren't begun by then are skipped.
+    """
+
+    def __init__(
+        self,
+        machine: Dict[str, Any],
+        tell: Tell,
+        out: Optional[Path] = None,
+        goals: Sequence[str] = (),
+        within_s: float = float("inf"),
+    ) -> None:
         self.tell = tell
-        self._machine = machine
+        self._machine, self._out, self._goals = machine, out, goals
+        self._end_s, self._over = time.monotonic() + within_s, ""
+        self._late = f"{within_s:g} s were over (--within)"
         self._outcomes: List[Outcome] = []
         self._tables: List[Table] = []
 
-    def check(self, name: str, step: Callable[[], str]) -> bool:
+    def check(self, name: str, step: Callable[[], str], goal: str = "") -> bool:
         """Run `step`, which returns what it found or raises Skipped or Failed; whether it is ok.
 
         Any other error is a failure as well: one check never keeps the others from being made.
         """
         began = time.monotonic()
         try:
+            self._check_time()
             state, detail = OK, step()
         except Skipped as error:
             state, detail = SKIPPED, str(error)
+        except Ended as error:
+            state, detail = SKIPPED, str(error)
+            self._over = detail
         except (Failed, EdgeAgentError) as error:
             state, detail = FAILED, str(error)
         except Exception as error:
             state, detail = FAILED, f"{type(error).__name__}: {error}"
-        outcome = Outcome(name, state, detail, round(time.monotonic() - began, 3))
+        outcome = Outcome(name, state, detail, round(time.monotonic() - began, 3), goal)
         self._outcomes.append(outcome)
         self.tell(str(outcome))
+        self.save()
         return state == OK
+
+    def save(self) -> None:
+        """Write the JSON as it is now; the file is never half there."""
+        if self._out is not None:
+            fresh = self._out.with_suffix(".new")
+            fresh.write_bytes(self.to_json())
+            fresh.replace(self._out)
+
+    def add(self, **facts: Any) -> None:
+        """Add facts of the machine."""
+        self._machine.update(facts)
 
     def table(self, title: str, *columns: str) -> Rows:
         """Begin a table to be shown at the end; returns its rows, to append to."""
@@ -87,19 +122,34 @@ class Report:
         """Whether a check failed."""
         return any(outcome.state == FAILED for outcome in self._outcomes)
 
+    @property
+    def unmeasured(self) -> Dict[str, str]:
+        """The goals of which a check wasn't made, and why."""
+        found: Dict[str, str] = {}
+        for goal in self._goals:
+            outcomes = [each for each in self._outcomes if each.goal == goal]
+            skipped = [each.detail for each in outcomes if each.state == SKIPPED]
+            if skipped or not outcomes:
+                found[goal] = skipped[0] if skipped else "what it needs failed"
+        return found
+
     def summary(self) -> str:
-        """Return the tables, that of the checks last, and how many ended how."""
+        """Return the tables, that of the checks, how many ended how, and what wasn't measured."""
         rows: Rows = [(each.state, each.name, each.detail) for each in self._outcomes]
         tables = [table for table in self._tables if table.rows]
         states = [outcome.state for outcome in self._outcomes]
         counts = ", ".join(f"{states.count(state)} {state}" for state in (OK, FAILED, SKIPPED))
         checks = Table("Checks", ("state", "check", "found"), rows)
-        return "\n\n".join([*map(str, tables), f"{checks}\n\n{counts}"])
+        missing = "; ".join(f"{goal} ({why})" for goal, why in self.unmeasured.items())
+        return "\n\n".join(
+            [*map(str, tables), f"{checks}\n\n{counts}\nnot measured: {missing or 'nothing'}"]
+        )
 
     def to_json(self) -> bytes:
         """Return everything for programs."""
         record = {
             "machine": self._machine,
+            "not_measured": self.unmeasured,
             "checks": [asdict(outcome) for outcome in self._outcomes],
             "tables": {
                 table.title: [dict(zip(table.columns, map(_value, row))) for row in table.rows]
@@ -107,6 +157,10 @@ class Report:
             },
         }
         return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
+    def _check_time(self) -> None:
+        if self._over or time.monotonic() >= self._end_s:
+            raise Skipped(self._over or self._late)
 
 
 def _value(cell: str) -> Any:

@@ -32,9 +32,9 @@ class Scope:
 
     pictures: drawn parts to compare on, and as many good ones to calibrate int8 with. good_parts:
     to train on. seconds: of each measurement. rounds: starts and stops. goals: of GOALS; loop and
-    served are throughputs as a share of the engine's alone and of the loop's; overlap is how many
-    times as long the parts of all batches would take one after the other; cached_start_s until a
-    model with a built engine answers.
+    served are throughputs as a share of the engine's alone and of the loop's; overlap is the
+    throughput with copies beside computing as a share of that without; cached_start_s until a model
+    with a built engine answers.
     """
 
     batches: Tuple[int, ...]
@@ -67,7 +67,7 @@ class Site:
 
     @property
     def precision(self) -> str:
-        """The one that speed is measured with: the agent's choice on most devices."""
+        """The one that speed is measured with: the fastest that most models bear."""
         for name in ("fp16", "fp32"):
             if name in self.equal:
                 return name

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from typing import List, Sequence
 
-from edge_agent.gpu_check.report import Failed, Skipped
+from edge_agent.gpu_check import looping
+from edge_agent.gpu_check.report import Failed, Report, Skipped
 from edge_agent.gpu_check.site import MIB, Site
 
 LEFT_ALLOWED = 256 * MIB  # what TensorRT's and CUDA's libraries keep in this process
@@ -23,11 +25,27 @@ def cached(site: Site) -> str:
     return f"first result after {seconds:.2f} s"
 
 
-def memory(site: Site, free_before: int) -> str:
-    """Compare the GPU's free memory with what it was before."""
+def settled(site: Site, report: Report) -> List[int]:
+    """Return the GPU's free memory, once libraries have taken what they keep; [] if unknown."""
+    free: List[int] = []
+
+    def open_once() -> str:
+        with looping.opened(site, slots=1) as loop:
+            loop.one_by_one(1, 0.0)
+        free.append(site.driver.free_bytes())
+        return f"{free[0] / MIB:.0f} MiB of the GPU are free"
+
+    report.check("engine in this process", open_once)
+    return free
+
+
+def memory(site: Site, free_before: Sequence[int]) -> str:
+    """Compare the GPU's free memory with what `settled` found."""
     if site.driver.gpu().is_integrated:
         raise Skipped("the GPU shares the machine's memory, of which files take their part")
-    left = free_before - site.driver.free_bytes()
+    if not free_before:
+        raise Skipped("no engine was opened at the beginning")
+    left = free_before[0] - site.driver.free_bytes()
     found = f"{left / MIB:+.1f} MiB taken since the beginning"
     if left > LEFT_ALLOWED:
         raise Failed(f"{found}; {LEFT_ALLOWED // MIB} MiB are allowed")

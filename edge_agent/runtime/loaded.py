@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from edge_agent.config import EngineSettings
-from edge_agent.errors import BackendUnavailable, ModelError, NotBuilt
+from edge_agent.errors import BackendUnavailable, EdgeAgentError, ModelError, NotBuilt
 from edge_agent.manifest import Decision, Manifest, RuntimeSpec
 from edge_agent.runtime import memory
 from edge_agent.runtime.backends.base import BackendOptions
@@ -37,6 +37,7 @@ class Loaded:
     """
 
     registration: Registration
+    digest: str  # of the package
     packaged: Manifest
     manifest: Manifest
     verdicts: Verdicts
@@ -120,10 +121,13 @@ def load(
     _, threads = unit_limits(manifest.runtime, engine)
     options = BackendOptions(threads, engine.spinning, engine.memory_arena, engine.cpu_batches)
     opening = Opening(registration.name, package, manifest, options, supply)
-    opened, refused = opening.first(list(filter(only, plan.order)))
+    names = list(filter(only, plan.order))
+    if not names:
+        raise BackendUnavailable("There is no other engine for it here.")
+    opened, refused = opening.first(names)
     ring = opened.backend.ring
     limits, _ = unit_limits(manifest.runtime, engine, ring)
-    units = _open_all(opened, limits.minimum)
+    units = _open_all(registration.name, opened, limits.minimum)
     batching = BatchingOptions(
         engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000
     )
@@ -134,6 +138,7 @@ def load(
     ]
     return Loaded(
         registration,
+        package.digest,
         package.manifest,
         manifest,
         opening.verdicts,
@@ -146,16 +151,14 @@ def load(
     )
 
 
-def _open_all(opened: Opened, count: int) -> List[InferenceUnit]:
-    """Return the first unit and further ones, none of which stays open when one can't be had."""
+def _open_all(name: str, opened: Opened, count: int) -> List[InferenceUnit]:
+    """Return the first unit and further ones, as many as can be had; the scaler asks for others."""
     units = [opened.unit]
     try:
         while len(units) < count:
             units.append(opened.another())
-    except Exception:
-        for unit in units:
-            unit.close()
-        raise
+    except EdgeAgentError as error:
+        log.warning("Model %s starts with %d of %d units: %s", name, len(units), count, error)
     return units
 
 

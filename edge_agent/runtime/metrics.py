@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from functools import lru_cache
-from typing import Dict, Iterable, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Optional, Sequence, Set, Tuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.metrics import MetricWrapperBase
@@ -70,6 +70,7 @@ class Metrics:
         }
         self._engine = self._gauge("Engine", "1 for the engine in use", "model", "engine")
         self._engines: Dict[str, str] = {}  # by model
+        self._building: Set[str] = set()  # models
         self._build = self._gauge(
             "EngineBuild", "How far the engine is that is being built, 0 to 1", "model"
         )
@@ -137,14 +138,17 @@ class Metrics:
         if engine:
             self._engine.labels(model, engine).set(1)
         self._engines[model] = engine
-        self._build.labels(model).set(1.0 if build is None else build)
+        if build is not None:
+            self._build.labels(model).set(build)
+        elif model in self._building:
+            self._build.remove(model)
+        self._building = (self._building - {model}) | ({model} if build is not None else set())
 
     def forget(self, model: str) -> None:
         """Drop the inference units and the engine of a model; its counts stay."""
         for gauge in self._units.values():
             gauge.remove(model)
         self.runs_on(model, "", None)
-        self._build.remove(model)
 
     def results_delivered(self, sink: str, delivered: int, waiting: int) -> None:
         """Note how many events a sink has delivered since the start, and how many wait for it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from typing import Callable, Optional
 
 from edge_agent.config import EngineSettings, ModelsSettings
@@ -69,7 +70,7 @@ class ServedModel:
     def stop(self) -> ModelInfo:
         """Refuse new calls, finish those in flight, free. Raises WrongModelState unless RUNNING."""
         loaded = self._serving.stopping()
-        self._upgrade.cancel()
+        self._upgrade.prune()
         if not loaded.close(self._models.drain_within_s):
             log.warning("Model %s was stopped with calls in flight.", self.name)
         return self._serving.stopped()
@@ -78,7 +79,7 @@ class ServedModel:
         """Let go of the model whatever it is doing; nobody hears of its changes any more."""
         self._is_retired = True
         self._serving.forget_listener()
-        self._upgrade.cancel()
+        self._upgrade.prune()
         if self._loading.ident is not None:
             self._loading.join()
         try:
@@ -96,6 +97,7 @@ class ServedModel:
         A decision holds from the next batch on; another package serves when it is warm, and isn't
         loaded again once it was refused; units come and go with the next looks.
         """
+        self._upgrade.prune()
         with self._changing_over:
             target, old = self.registration, self._serving.loaded
             if old is None:
@@ -141,7 +143,7 @@ class ServedModel:
             registration = self.registration
             try:
                 check_memory(registration, self._models)
-                loaded = self._load_built(registration)
+                loaded = self._open_built(registration, None)
             except Exception as error:
                 if self._has_failed(registration, error):
                     return
@@ -149,18 +151,30 @@ class ServedModel:
         self._upgrade.begin(loaded)
         self.follow()  # the registration may have changed since
 
-    def _load_built(self, registration: Registration) -> Loaded:
-        """Load, after building the engine when nothing else is to serve."""
+    def _open_built(self, registration: Registration, serving: Optional[Loaded]) -> Loaded:
+        """Load while `serving` serves, after building the engine when nothing else is to serve."""
         while True:
             try:
                 return self._open(registration)
             except NotBuilt as error:
-                self._upgrade.build(error.wanted, None, lambda: not self._is_retired)
+                is_due = partial(self._is_due, registration, serving)
+                self._upgrade.build(error.wanted, serving, is_due)
+
+    def _is_due(self, registration: Registration, serving: Optional[Loaded]) -> bool:
+        return (
+            not self._is_retired
+            and self._serving.loaded is serving
+            and self.registration.is_same_package(registration)
+        )
 
     def _open(
         self, registration: Registration, only: Optional[Callable[[str], bool]] = None
     ) -> Loaded:
-        return open_loaded(registration, self._models, self._engine, self._supply, only)
+        loaded = open_loaded(registration, self._models, self._engine, self._supply, only)
+        if only is not None and loaded.digest != registration.digest:
+            loaded.close(0.0)
+            raise InvalidPackage("The package was replaced meanwhile; the new one is loaded next.")
+        return loaded
 
     def _has_failed(self, registration: Registration, error: Exception) -> bool:
         """Note that the registration can't be loaded; False when another is in force by now."""
@@ -193,7 +207,7 @@ class ServedModel:
             target.apply(target.open().manifest)
             check_memory(target, self._models)
             self._tried = target
-            new = open_loaded(target, self._models, self._engine, self._supply)
+            new = self._open_built(target, old)
         except Exception as error:
             ours = isinstance(error, EdgeAgentError)
             log.error(  # noqa: TRY400 - a refused package is no fault of the agent
@@ -217,10 +231,11 @@ class ServedModel:
         surplus = new
         if self._serving.replace(old, new):
             surplus = old
-            self._upgrade.cancel()
+            self._upgrade.prune()
             self._upgrade.begin(new)
         surplus.close(self._models.drain_within_s)
 
     def _upgraded(self, old: Loaded, new: Loaded) -> None:
-        self._replace(old, new)
+        with self._changing_over:  # which would lose a package that is being loaded
+            self._replace(old, new)
         self.follow()  # what was deployed may have changed meanwhile

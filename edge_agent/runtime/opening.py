@@ -10,10 +10,10 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 from edge_agent.errors import (
     AgentUnavailable,
     BackendUnavailable,
-    GpuFailed,
-    InferenceFailed,
+    EngineUnusable,
     ModelError,
     NotBuilt,
+    NotNumbers,
     ParityFailed,
 )
 from edge_agent.manifest import MODEL_FILE, Manifest
@@ -25,6 +25,7 @@ from edge_agent.runtime.engines.supply import Candidate, EngineSupply
 from edge_agent.runtime.graph_choice import choose_graph, this_machine
 from edge_agent.runtime.instance import InferenceUnit, Verdicts
 from edge_agent.runtime.package import Package
+from edge_agent.runtime.placement import Placement
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Opened:
         """Open and try it. Raises ModelError."""
         self.remarks: List[str] = []  # why it isn't a better one
         self._opening, self._open, self._how = opening, open_backend, how
+        opening.verdicts.placement = Placement()  # measured with each engine anew
         self.backend = open_backend()
         self.unit = opening.warm(self.backend, trial)
 
@@ -76,12 +78,23 @@ class Opening:
     def first(self, names: Sequence[str]) -> Tuple[Opened, Dict[str, ModelError]]:
         """Open the first of the engines `names` that serves; say why not those before it.
 
-        Raises ModelError; NotBuilt when there would be one as soon as it is built.
+        Raises ModelError; NotBuilt when there would be one as soon as it is built, and none of the
+        others found fault with the model.
         """
+        faults: List[ModelError] = []
+
+        def attempt(name: str) -> Opened:
+            try:
+                return self._open(name)
+            except ModelError as error:
+                if not isinstance(error, BackendUnavailable):
+                    faults.append(error)
+                raise
+
         try:
-            opened, refused = first_that_works(names, self._open)
+            opened, refused = first_that_works(names, attempt)
         except ModelError:
-            if self.pending is None:
+            if self.pending is None or faults:
                 raise
             raise NotBuilt.of(self.pending, f"The {self.pending} isn't built yet.") from None
         self._pictures = []  # further units are opened from the same bytes in the same engine
@@ -117,43 +130,48 @@ class Opening:
         return open_named(name, self._package.read_model(graph), self._manifest, options)
 
     def _open_tensorrt(self) -> Opened:
-        """Step down from the wanted precision to the next as long as results aren't the model's."""
+        """Step down from the wanted precision to the next when results aren't the model's.
+
+        What hinders an engine otherwise may pass: nothing else is tried then, and nothing built.
+        """
         reasons: List[str] = []
         for candidate in self._supply.candidates(self._package):
-            try:
-                opened = self._open_engine(candidate)
-            except NotBuilt as error:
-                self.pending = candidate
-                raise NotBuilt.of(candidate, " ".join([str(error), *reasons])) from None
-            except ModelError as error:
-                reasons.append(f"{candidate.spec.precision}: {error}")
-            else:
-                opened.remarks = [f"Not in {reason}" for reason in reasons]
-                return opened
+            reason = self._supply.refusal(candidate)
+            if not reason:
+                try:
+                    opened = self._open_engine(candidate)
+                except NotBuilt as error:
+                    self.pending = candidate
+                    raise NotBuilt.of(candidate, " ".join([str(error), *reasons])) from None
+                except (ParityFailed, NotNumbers) as error:
+                    reason = str(error)
+                else:
+                    opened.remarks = [f"Not in {each}" for each in reasons]
+                    return opened
+            reasons.append(f"{candidate.spec.precision}: {reason}")
         raise BackendUnavailable(" ".join(reasons))
 
     def _open_engine(self, candidate: Candidate) -> Opened:
+        supply, how = self._supply, f", {candidate.spec.precision}"
+        try:
+            return Opened(self, partial(self._open_file, candidate), self._reproduces, how)
+        except (ParityFailed, NotNumbers) as error:
+            supply.refuse(candidate, error)
+            raise
+        except EngineUnusable as error:
+            supply.spoil(candidate, error)
+            raise
+
+    def _open_file(self, candidate: Candidate) -> Backend:
         from edge_agent.runtime.backends.trt import TrtBackend
 
-        supply = self._supply
-        supply.check(candidate)
-        open_backend = partial(
-            TrtBackend,
-            supply.find(candidate),
+        return TrtBackend(
+            self._supply.find(candidate),
             self._manifest,
             self._options,
-            dla_core=supply.dla_core,
+            dla_core=self._supply.dla_core,
+            allow_host_code=candidate.has_host_code,
         )
-        try:
-            return Opened(self, open_backend, self._reproduces, f", {candidate.spec.precision}")
-        except (ParityFailed, InferenceFailed) as error:
-            if not isinstance(error, GpuFailed):
-                supply.refuse(candidate, error)
-            raise
-        except ModelError as error:
-            supply.spoil(candidate, error)
-            supply.check(candidate)
-            raise NotBuilt.of(candidate, str(error)) from None
 
     def _reproduces(self, backend: Backend) -> None:
         """Raise ParityFailed unless the engine gives the golden samples' results."""

@@ -22,7 +22,11 @@ SENTENCE_LENGTH = 2000  # of what is wrong with a manifest; one answer tells of 
 
 
 class Package:
-    """The manifest of a package and its files. `digest` names this very content."""
+    """The manifest of a package and its files.
+
+    digest: names this very content. is_signed: one of the keys that this device trusts signed it;
+    False as well where it trusts none.
+    """
 
     def __init__(
         self,
@@ -34,7 +38,7 @@ class Package:
 
         Raises InvalidPackage: what is wrong with which file.
         """
-        self.path = path
+        self.path, self.is_signed = path, trusted is not None
         content = package_files.read(path, FILE_NAME, MANIFEST_LIMIT_BYTES)
         if trusted is not None:
             signed = package_files.find(path, signature.FILE_NAME, signature.LIMIT_BYTES)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Iterator, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from edge_agent.errors import InferenceFailed, InvalidPackage, ParityFailed
+from edge_agent.errors import InvalidPackage, NotNumbers, ParityFailed
 from edge_agent.manifest import GoldenSample, Manifest
 from edge_agent.runtime.backends.base import Backend
 from edge_agent.runtime.package import Package
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PARTS = 8  # of a map, each way
 STEPS = 255  # a part's mean is kept as one byte
+MOST_NAMED = 5  # differences in a message; the log has all
 HALF_A_STEP = 0.5 / STEPS  # how far a kept mean is from the true one at most
 
 
@@ -46,12 +47,12 @@ class Result:
 
     @classmethod
     def of(cls, outputs: Outputs, index: int, manifest: Manifest) -> Result:
-        """Judge picture `index` of a batch. Raises InferenceFailed when something is no number."""
+        """Judge picture `index` of a batch. Raises NotNumbers when something is no number."""
         spec = manifest.input
         prediction = Postprocessor(manifest).predict(outputs, index, spec.width, spec.height)
         grids = _grids(outputs, index, manifest)
         if np.isnan(grids).any():
-            raise InferenceFailed("The model's map isn't made of numbers (NaN); check the model.")
+            raise NotNumbers("The model's map isn't made of numbers (NaN); check the model.")
         return cls(prediction.score, prediction.is_anomalous, grids)
 
     @classmethod
@@ -125,8 +126,8 @@ def run(
 def check(backend: Backend, manifest: Manifest, pictures: Sequence[Pixels]) -> None:
     """Let the engine judge the golden samples one at a time, and in its largest batches.
 
-    manifest: the package's own, without a registration's decision. Raises ParityFailed with all
-    differences, InferenceFailed.
+    manifest: the package's own, without a registration's decision. Raises ParityFailed, which
+    names the worst differences and has all of them in its table, NotNumbers.
     """
     found: List[Difference] = []
     for count in sorted({1, backend.max_batch}):
@@ -186,11 +187,12 @@ def _pooled(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 
 
 def _failure(engine: str, found: Sequence[Difference], samples: int) -> ParityFailed:
-    worst = max(found, key=lambda each: each.size)
     failed = {each.image for each in found}
+    worst = sorted(found, key=lambda each: -each.size)[:MOST_NAMED]
+    more = f"; and {len(found) - len(worst)} more; the log has all" if found[MOST_NAMED:] else ""
     return ParityFailed.showing(
         f"{engine} gives other results than the model's own for {len(failed)} of {samples} golden "
-        f"samples; worst: {worst}.",
+        f"samples: {'; '.join(map(str, worst))}{more}.",
         _table(found),
     )
 

@@ -51,7 +51,7 @@ class UnitCare:
             check_memory(loaded.registration, models)
             unit = loaded.opened.another()
         except Exception as error:
-            log.error("Model %s gets no further inference unit: %s", self._name, error)  # noqa: TRY400
+            log_failure("Model %s gets no further inference unit: %s", self._name, error)
             return f" No further unit: {sentence(error)}"
         try:
             loaded.batcher.add(unit)
@@ -60,6 +60,11 @@ class UnitCare:
         else:
             log.info("Model %s has an inference unit more.", self._name)
         return ""
+
+
+def log_failure(words: str, model: str, error: Exception) -> None:
+    """Log what failed in a model's background; where it is a fault of ours, with its traceback."""
+    log.warning(words, model, error, exc_info=not isinstance(error, EdgeAgentError))
 
 
 def sentence(error: Exception) -> str:

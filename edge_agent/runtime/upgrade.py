@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from functools import partial
-from typing import Callable, Optional
+from itertools import chain, repeat
+from typing import Callable, Dict, Optional
 
 from edge_agent.errors import NotBuilt
 from edge_agent.runtime.engines.build import Progress
@@ -15,21 +16,22 @@ from edge_agent.runtime.engines.supply import Candidate, EngineOrder, EngineSupp
 from edge_agent.runtime.loaded import Loaded
 from edge_agent.runtime.serving import Serving
 from edge_agent.runtime.store import Registration
-from edge_agent.runtime.unit_care import in_background, sentence
+from edge_agent.runtime.unit_care import in_background, log_failure, sentence
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 30.0
 
-Open = Callable[[Registration, Callable[[str], bool]], Loaded]  # in some of the engines only
+PAUSES_S = (15.0, 30.0, 60.0, 120.0, 300.0)  # between attempts to serve again
+
+Only = Callable[[str], bool]  # which engines, by name
+IsWanted = Callable[[], bool]
+Open = Callable[[Registration, Only], Loaded]
 Replace = Callable[[Loaded, Loaded], None]  # the old one by the new one
 
 
 class Upgrade:
-    """Has engines built for one model and changes it over to them; leaves those beyond help.
-
-    At most one engine is being built at a time, which `cancel` ends.
-    """
+    """Has engines built for one model and changes it over to them; leaves those beyond help."""
 
     def __init__(
         self, serving: Serving, supply: EngineSupply, open_: Open, replace: Replace
@@ -37,8 +39,9 @@ class Upgrade:
         self._serving, self._supply = serving, supply
         self._open, self._replace = open_, replace
         self._lock = threading.Lock()
-        self._order: Optional[EngineOrder] = None
+        self._orders: Dict[EngineOrder, IsWanted] = {}
         self._abandoned: Optional[Loaded] = None
+        self._changed = threading.Event()  # something else may serve now; for who pauses
 
     def begin(self, loaded: Loaded) -> None:
         """Have the engine built that `loaded` waits for, if any, in the background."""
@@ -52,18 +55,33 @@ class Upgrade:
             log.error("Model %s leaves its engine: %s", self._serving.name, loaded.trouble)
             in_background(partial(self._fall_back, loaded))
 
-    def build(
-        self, candidate: Candidate, serving: Optional[Loaded], is_wanted: Callable[[], bool]
-    ) -> None:
+    def build(self, candidate: Candidate, serving: Optional[Loaded], is_wanted: IsWanted) -> None:
         """Build in this thread while `serving` serves; raises as `EngineSupply.build`.
 
-        Whoever makes `is_wanted` false calls `cancel` afterwards.
+        Whoever makes `is_wanted` false calls `prune` afterwards.
         """
         order = EngineOrder(candidate)
         with self._lock:
-            self._order = order
-        if not is_wanted():
+            self._orders[order] = is_wanted
+        try:
+            self.prune()
+            self._supply.build(order, self._teller(candidate, serving))
+        finally:
+            with self._lock:
+                del self._orders[order]
+
+    def prune(self) -> None:
+        """End the builds that nobody wants any more."""
+        self._changed.set()
+        with self._lock:
+            unwanted = [order for order, is_wanted in self._orders.items() if not is_wanted()]
+        for order in unwanted:
             order.cancel()
+
+    def _teller(
+        self, candidate: Candidate, serving: Optional[Loaded]
+    ) -> Callable[[Progress], None]:
+        """Return what tells of a build, to clients at once, in the log now and then."""
         summary = f"{serving.summary} " if serving else ""
         logged = 0.0
 
@@ -76,14 +94,7 @@ class Upgrade:
                 log.info("Model %s: %s", self._serving.name, text)
 
         self._serving.tell(serving, f"{summary}The {candidate} is going to be built.", 0.0)
-        self._supply.build(order, on_progress)
-
-    def cancel(self) -> None:
-        """End what is being built now."""
-        with self._lock:
-            order = self._order
-        if order is not None:
-            order.cancel()
+        return on_progress
 
     def _upgrade(self, old: Loaded, candidate: Candidate) -> None:
         """Build what `old` waits for; change over to the first engine that serves."""
@@ -91,8 +102,9 @@ class Upgrade:
             new = self._build_and_open(old, candidate)
         except Exception as error:
             if self._serving.loaded is old:
-                log.warning("Model %s stays as it is: %s", self._serving.name, sentence(error))
-            self._serving.tell(old, f"{old.summary} Not on {TENSORRT}: {sentence(error)}")
+                log_failure("Model %s stays as it is: %s", self._serving.name, error)
+                old.remarks.append(f"Not on {TENSORRT}: {sentence(error)}")
+                self._serving.tell(old, old.summary)
         else:
             self._replace(old, new)
 
@@ -105,12 +117,29 @@ class Upgrade:
                 candidate = error.wanted
 
     def _fall_back(self, old: Loaded) -> None:
-        why, left = old.trouble, old.opened.backend.name
-        try:
-            new = self._open(old.registration, lambda name: name not in (TENSORRT, left))
-        except Exception as error:
-            log.error("Model %s has no other engine: %s", self._serving.name, error)  # noqa: TRY400
-            self._serving.tell(old, f"{old.summary} {why} No other engine: {sentence(error)}")
-        else:
-            new.remarks.append(f"Not on {left}: {why}")
+        """Change over to another engine, else, after pauses, to the same one made anew."""
+        left, why = old.opened.backend.name, old.trouble
+        pauses = chain(PAUSES_S, repeat(PAUSES_S[-1]))
+        new = self._try(old, lambda name: name not in (TENSORRT, left))
+        while new is None and self._pause(old, next(pauses)):
+            new = self._try(old, lambda name: True)
+        if new is not None:
+            if new.opened.backend.name != left:
+                new.remarks.append(f"Not on {left}: {why}")
             self._replace(old, new)
+
+    def _try(self, old: Loaded, only: Only) -> Optional[Loaded]:
+        try:
+            return self._open(old.registration, only)
+        except Exception as error:
+            log_failure("Model %s has no engine that works: %s", self._serving.name, error)
+            why = f"{old.trouble} {sentence(error)} Trying again."
+            self._serving.tell(old, f"{old.summary} {why}")
+            return None
+
+    def _pause(self, old: Loaded, seconds: float) -> bool:
+        """Wait; return whether `old` still serves. Ends early when it doesn't."""
+        self._changed.clear()
+        while self._serving.loaded is old and self._changed.wait(seconds):
+            self._changed.clear()
+        return self._serving.loaded is old

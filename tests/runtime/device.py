@@ -24,11 +24,15 @@ class Device:
     """Packages in `folder`/packages, registered by records; `decisions` keeps set thresholds."""
 
     def __init__(
-        self, folder: Path, decisions: Optional[Path] = None, engine: EngineSettings = ENGINE
+        self,
+        folder: Path,
+        decisions: Optional[Path] = None,
+        engine: EngineSettings = ENGINE,
+        trusted: Optional[Path] = None,
     ) -> None:
         self.packages, self.records = folder / "packages", folder / "models.d"
         self.records.mkdir(exist_ok=True)
-        settings = ModelsSettings(records=self.records)
+        settings = ModelsSettings(records=self.records, trusted_keys=trusted)
         self.store = Store(settings)
         self.registry = Registry(settings, engine, decisions=decisions)
         self.detector = Detector(self.registry, FrameReader())

@@ -9,7 +9,7 @@ What the fakes do amiss is said by files in the machine's folder, read while an 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Optional
 
 import pytest
 
@@ -95,8 +95,8 @@ class GpuMachine:
         values = {"threads": 1, "cache": str(self.cache), **changes}
         return EngineSettings.model_validate(values)
 
-    def device(self, **changes: Any) -> Device:
-        return Device(self.folder, engine=self.settings(**changes))
+    def device(self, trusted: Optional[Path] = None, **changes: Any) -> Device:
+        return Device(self.folder, engine=self.settings(**changes), trusted=trusted)
 
     def agent(self, *arguments: str) -> Agent:
         cache = f"engine.cache={self.cache}"

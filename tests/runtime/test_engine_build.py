@@ -122,6 +122,20 @@ def failure(cache: EngineCache, *arguments: Any, **options: Any) -> str:
     return str(caught.value)
 
 
+def test_a_module_that_lies_where_the_agent_works_is_never_taken(
+    cache: EngineCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned = tmp_path / "poisoned"
+    poisoned.mkdir()
+    for name in ("logging", "tensorrt"):
+        (poisoned / f"{name}.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w')")
+    monkeypatch.chdir(poisoned)
+
+    assert run(EngineCache(Path("cache"), 1 << 30))
+    assert run(cache)
+    assert not (tmp_path / "taken").exists()
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_engine_is_built_loaded_and_found(
     version: str, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
@@ -557,7 +571,20 @@ def wait_for(condition: Callable[[], Any]) -> None:
         (("measuring kernels", 0.01, 0.0, 20000.0), "1 %, about 6 h left"),
         (("measuring kernels", 0.0, 5.0, None), "0 %"),
         (("loading", None, 500.0, 400.0), "loading"),
+        (("loading", None, 100.0, 400.0), "loading"),
+        (("measuring kernels", 0.83, 100.0, 400.0), "83 %, about 68 s left"),
+        (("measuring kernels", 0.996, 60.0, 36000.0), "99 %, about 2 min left"),
+        (("measuring kernels", 0.996, 60.0, None), "99 %, about 1 s left"),
+        (("measuring kernels", 1.0, 60.0, 36000.0), "100 %"),
+        (("measuring kernels", 1.0, 60.0, None), "100 %"),
+        (("measuring kernels", 0.004, 1.0, None), "0 %, about 4 min left"),
+        (("measuring kernels", None, 60.0, 60.0), "measuring kernels"),
+        (("measuring kernels", 0.5, 0.0, None), "50 %"),
     ],
 )
 def test_progress_is_told_with_what_is_likely_to_remain(values: Any, told: str) -> None:
     assert str(Progress.of(*values)) == told
+
+
+def test_nothing_is_left_of_what_is_done() -> None:
+    assert str(Progress("measuring kernels", 1.0, 60.0, 180.0)) == "100 %"

@@ -15,6 +15,7 @@ from edge_agent.errors import BuildFailed
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines import cache as module
 from edge_agent.runtime.engines.cache import EngineCache
+from edge_agent.runtime.engines.refusals import Refusals
 from tests.runtime.disks import disk
 from tests.runtime.engines import engine_of
 
@@ -64,7 +65,7 @@ def test_an_empty_cache_has_nothing_and_needs_no_folder(cache: EngineCache, tmp_
 
     assert cache.find(wanted) is None
     assert cache.why_not(wanted) == ""
-    assert cache.refusal(wanted) == ""
+    assert Refusals(tmp_path / "cache").find(wanted, "0123abcd") == ""
     assert cache.expected_s(wanted) is None
     cache.quarantine(wanted, "why")
     assert not (tmp_path / "cache").exists()
@@ -212,17 +213,24 @@ def test_an_engine_that_fails_to_load_is_put_aside(cache: EngineCache) -> None:
     assert not path.exists()
 
 
-def test_a_refused_engine_is_never_tried_again(cache: EngineCache, tmp_path: Path) -> None:
-    wanted = engine_of()
-    path = keep(cache, wanted, b"engine")
+def test_a_dropped_engine_is_gone(cache: EngineCache) -> None:
+    path = keep(cache, engine_of(), b"engine")
 
-    cache.refuse(wanted, "3 of 5 verdicts differ")
+    cache.drop(engine_of())
+    cache.drop(engine_of(precision="fp16"))
 
     assert not path.exists()
-    assert cache.refusal(wanted) == "3 of 5 verdicts differ"
-    again = EngineCache(tmp_path / "cache", MIB)
-    assert again.refusal(wanted) == "3 of 5 verdicts differ"
-    assert again.refusal(engine_of(precision="fp16")) == ""
+
+
+def test_a_refused_engine_is_never_tried_again_unless_judged_otherwise(tmp_path: Path) -> None:
+    folder, wanted = tmp_path / "cache", engine_of()
+
+    Refusals(folder).add(wanted, "0123abcd", "3 of 5 verdicts differ")
+
+    for refusals in (Refusals(folder), Refusals(folder)):
+        assert refusals.find(wanted, "0123abcd") == "3 of 5 verdicts differ"
+        assert refusals.find(wanted, "ffffffff") == ""
+        assert refusals.find(engine_of(precision="fp16"), "0123abcd") == ""
 
 
 def test_engines_used_longest_ago_make_room_and_damaged_ones_first(tmp_path: Path) -> None:
@@ -311,8 +319,9 @@ def test_a_read_only_disk_is_a_sentence_and_its_engines_are_still_found(tmp_path
             keep(cache, engine_of(cuda="12"), b"engine")
         assert cache.find(engine_of()) == path
 
-        cache.refuse(engine_of(), "3 of 5 verdicts differ")
-        assert cache.refusal(engine_of()) == "3 of 5 verdicts differ"
+        refusals = Refusals(closed / "cache")
+        refusals.add(engine_of(), "0123abcd", "3 of 5 verdicts differ")
+        assert refusals.find(engine_of(), "0123abcd") == "3 of 5 verdicts differ"
 
 
 def test_a_folder_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
@@ -327,6 +336,7 @@ def test_a_folder_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from edge_agent.runtime.engines.refusals import Refusals
 from edge_agent.runtime.engines.cache import EngineCache
 with EngineCache(Path(sys.argv[1]), 1).workplace() as folder:
     (folder / "model.onnx").write_bytes(b"model")
@@ -351,6 +361,7 @@ def test_what_a_killed_process_left_behind_goes_with_the_next_build(
 WRITING = """
 import sys
 from pathlib import Path
+from edge_agent.runtime.engines.refusals import Refusals
 from edge_agent.runtime.engines.cache import EngineCache
 from tests.runtime.disks import disk
 from tests.runtime.engines import engine_of

@@ -15,7 +15,8 @@ from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines.spec import build_spec
 from edge_agent.runtime.engines.supply import EngineSupply
 from edge_agent.runtime.package import Package
-from tests import golden, micro
+from edge_agent.runtime.signature import TrustedKeys
+from tests import golden, micro, signatures
 from tests.runtime.gpu_machine import GpuMachine
 
 A2 = Gpu("A2", (8, 6), "11.4", "470")
@@ -52,7 +53,9 @@ def packed(folder: Path, options: Dict[str, Any], arch: str = "", **made: Any) -
     target = {"os": "LINUX", "arch": arch or here(), "accelerator": "NVIDIA"}
     manifest["target"] = {**target, "gpu_code": "sm_89", "trt_ver": "10.3.0", "cuda_ver": "12.6"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    return Package(folder)
+    private = signatures.key(folder.parent, folder.name)
+    signatures.signed(folder, private)
+    return Package(folder, trusted=TrustedKeys.read(private.with_suffix(".pem")))
 
 
 def here() -> str:
@@ -127,4 +130,15 @@ def test_one_from_elsewhere_with_other_results_is_built_anew_not_refused(
         known.refuse(candidate, ParityFailed("2 verdicts differ"))
 
     assert caught.value.wanted is candidate
-    known.check(candidate)
+    assert known.refusal(candidate) == ""
+
+
+def test_an_engine_in_a_package_that_nobody_signed_is_left(
+    supply: Machines, tmp_path: Path
+) -> None:
+    """Loading one is running the code of whoever built it."""
+    known, package = supply(), packed(tmp_path / "m", PORTABLE)
+    (candidate,) = known.candidates(Package(package.path))
+
+    with pytest.raises(NotBuilt, match="isn't built yet"):
+        known.find(candidate)

@@ -39,6 +39,20 @@ def test_each_line_is_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert ending.endswith(" -m asked")
 
 
+def test_a_module_that_lies_where_the_agent_works_is_never_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned = tmp_path / "poisoned"
+    poisoned.mkdir()
+    for name in ("logging", "tensorrt", "asked"):
+        (poisoned / f"{name}.py").write_text("print('{\"poisoned\": true}')")
+    monkeypatch.chdir(poisoned)
+
+    assert told(tmp_path, monkeypatch, f"import logging\n{ANSWERS % 'pass'}")[0] == [
+        {"first": 1}, {"second": [2]}
+    ]  # fmt: skip
+
+
 def test_what_libraries_print_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = """os.write(1, b'{"third": 3}\\n'); print({"fourth": 4})"""
 

@@ -15,9 +15,15 @@ from tests.runtime import fake_cuda
 ROOT = Path(__file__).parent.parent.parent
 FAKE = """
 import sys
-from tests.runtime import fake_tensorrt
-sys.modules[__name__] = fake_tensorrt.tensorrt("{version}")
+from tests.runtime import fake_tensorrt, fake_tensorrt_runtime
+made = fake_tensorrt.tensorrt("{version}", has_driver={works})
+sys.modules[__name__] = fake_tensorrt_runtime.add_runtime(made)
 """
+
+
+def fake(version: str, works: bool = True) -> str:
+    """The source of a module `tensorrt`; works: its driver is new enough for it."""
+    return FAKE.format(version=version, works=works)
 
 
 @pytest.fixture(name="site")
@@ -30,7 +36,7 @@ def _site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def with_tensorrt(site: Path, source: str = FAKE.format(version="8.5.2.2")) -> None:
+def with_tensorrt(site: Path, source: str = fake("8.5.2.2")) -> None:
     (site / "tensorrt.py").write_text(source)
 
 
@@ -51,9 +57,30 @@ def test_gpu_and_tensorrt_are_found_without_loading_them_into_this_process(site:
 
 
 def test_from_11_on_tensorrt_has_no_flag_for_float16(site: Path) -> None:
-    with_tensorrt(site, FAKE.format(version="11.4.0"))
+    with_tensorrt(site, fake("11.4.0"))
 
     assert (look().tensorrt, look().has_fp16_flag) == ("11.4.0", False)
+
+
+def test_a_tensorrt_that_the_driver_is_too_old_for_is_a_sentence(site: Path) -> None:
+    fake_cuda.driver(site)
+    with_tensorrt(site, fake("10.16.1", works=False))
+
+    found = look()
+
+    assert found.no_tensorrt == (
+        "TensorRT 10.16.1 can't work on this machine: CUDA initialization failure with error: 35. "
+        "It needs an NVIDIA GPU and a driver that is new enough for it."
+    )
+    assert (found.tensorrt, found.no_gpu, found.has_fp16_flag) == ("", "", False)
+    assert found.gpu is not None
+
+
+def test_a_gpu_that_fails_when_tensorrt_is_tried_says_nothing_of_tensorrt(site: Path) -> None:
+    fake_cuda.driver(site, fault="cuDevicePrimaryCtxRetain:1=2")
+    with_tensorrt(site)
+
+    assert (look().tensorrt, look().no_tensorrt) == ("8.5.2.2", "")
 
 
 def test_what_is_missing_is_named_with_what_brings_it(site: Path) -> None:
@@ -69,7 +96,7 @@ def test_what_is_missing_is_named_with_what_brings_it(site: Path) -> None:
     ("source", "sentence"),
     [
         ("raise ImportError('libnvinfer.so.8: cannot open')", "libnvinfer.so.8: cannot open"),
-        (FAKE.format(version="8.4.1"), "TensorRT 8.4.1 is too old"),
+        (fake("8.4.1"), "TensorRT 8.4.1 is too old"),
         ("import os; os.abort()", "was ended by SIGABRT"),
         ("import os, sys; print('driver gone', file=sys.stderr); sys.stderr.flush(); os._exit(3)",
          "ended with exit code 3: driver gone. Try it by hand: "),
@@ -102,7 +129,7 @@ def test_a_gpu_that_the_driver_cannot_use_is_a_sentence_and_tensorrt_is_known(si
 def test_what_others_print_is_not_taken_for_a_fact(site: Path) -> None:
     fake_cuda.driver(site)
     last = 'import atexit, os; atexit.register(os.write, 1, b\'{"tensorrt": "99"}\')\n'
-    with_tensorrt(site, last + FAKE.format(version="8.5.2.2"))
+    with_tensorrt(site, last + fake("8.5.2.2"))
     shouts = ["Welcome! \u2603", "[]", "7", "null", '{"gpu": {"capability": 3}}', '{"a": 1}']
     banner = "\\n".join(shouts).replace("\\n", "\\\\n")
     (site / "sitecustomize.py").write_text(f"print({banner!r})")

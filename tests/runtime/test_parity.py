@@ -179,8 +179,9 @@ def test_another_reference_refuses_the_model_with_a_table(
         message = served.detector.describe("m").message
     wanted, got = f"{samples[0]['score']:.4f}", f"{samples[0]['score'] - 0.002:.4f}"
     assert message == (
-        "onnxruntime on CPU gives other results than the model's own for 1 of 2 golden samples; "
-        f"worst: score of golden/0.png is {got}, not {wanted}."
+        "onnxruntime on CPU gives other results than the model's own for 1 of 2 golden samples: "
+        f"score of golden/0.png is {got}, not {wanted}; "
+        f"score in a batch of golden/0.png is {got}, not {wanted}."
     )
     lines = [line for line in caplog.messages if line.startswith("m: ")]
     assert [line.split()[1:] for line in lines] == [
@@ -188,6 +189,27 @@ def test_another_reference_refuses_the_model_with_a_table(
         ["golden/0.png", "score", wanted, got, "0.001"],
         ["golden/0.png", "score", "in", "a", "batch", wanted, got, "0.001"],
     ]
+
+
+def test_the_worst_differences_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    package = golden.write(tmp_path / "p", "segmentation")
+    with pytest.raises(ParityFailed) as caught:
+        check(package, "swapped")
+    head, _, listed = str(caught.value).partition(" golden samples: ")
+    named = listed.split("; ")
+    rows = caught.value.table.splitlines()[1:]
+    assert head == "swapped on CPU gives other results than the model's own for 2 of 2"
+    assert len(rows) > 5
+    assert named[5:] == [f"and {len(rows) - 5} more", "the log has all."]
+    sizes = [1.0 if each.startswith("verdict") else apart(each) for each in named[:5]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert "\n" not in str(caught.value)
+
+
+def apart(difference: str) -> float:
+    """How far it is from ... is 0.1, not 0.2."""
+    got, wanted = difference.rsplit(" is ", 1)[1].split(", not ")
+    return abs(float(got) - float(wanted))
 
 
 def test_a_difference_within_the_tolerance_is_let_pass(tmp_path: Path) -> None:

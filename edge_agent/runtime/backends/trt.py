@@ -49,11 +49,15 @@ class TrtBackend(Backend):
         manifest: Manifest,
         options: BackendOptions,
         dla_core: Optional[int] = None,
+        allow_host_code: bool = False,
     ) -> None:
-        """Start the worker. Raises as `Backend`, and GpuFailed; the options are for CPUs."""
+        """Start the worker. Raises as `Backend`, and GpuFailed; the options are for CPUs.
+
+        allow_host_code: let it run code for the CPU in the engine, which this device has built.
+        """
         super().__init__(manifest)
         self._resizing = Resizing.of(manifest.input)
-        self._worker = GpuWorker(engine, _opening(self._resizing, dla_core))
+        self._worker = GpuWorker(engine, _opening(self._resizing, dla_core, allow_host_code))
         try:
             self._tensors = tuple(map(Tensor.from_json, self._worker.ready["tensors"]))
             self._check_engine()
@@ -177,9 +181,11 @@ class TrtBackend(Backend):
         self._memory.close()
 
 
-def _opening(resizing: Optional[Resizing], dla_core: Optional[int]) -> Dict[str, Any]:
+def _opening(
+    resizing: Optional[Resizing], dla_core: Optional[int], allow_host_code: bool
+) -> Dict[str, Any]:
     """Return what the worker is told when it starts."""
     resize = None
     if resizing is not None:
         resize = {"frame_bytes": FRAME_BYTES, "resizing": resizing.to_json()}
-    return {"dla_core": dla_core, "resize": resize}
+    return {"dla_core": dla_core, "resize": resize, "allow_host_code": allow_host_code}

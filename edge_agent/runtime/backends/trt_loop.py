@@ -40,6 +40,7 @@ class EngineLoop:
         engine: bytes,
         dla_core: Optional[int] = None,
         resizer: Optional[Resizer] = None,
+        allow_host_code: bool = False,
     ) -> None:
         self.remarks: List[str] = []
         gpu = driver.gpu()
@@ -54,7 +55,9 @@ class EngineLoop:
                 self._mark = driver.event()
                 owned.callback(driver.destroy_event, self._mark)
                 owned.callback(self._unload)
-                self._runtime = trt_loading.runtime(trt, self._news, dla_core)
+                self._runtime = trt_loading.runtime(
+                    trt, self._news, dla_core, allow_host_code=allow_host_code
+                )
                 self._engine = trt_loading.engine(trt, self._news, self._runtime, engine)
                 self.tensors = self._open_lanes(trt)
                 self._owned = owned.pop_all()

@@ -69,7 +69,8 @@ def _open(opening: Received) -> Iterator[Tuple[Driver, EngineLoop, bool]]:
         owned.enter_context(driver.context())
         resizer = _resizer(driver, asked.get("resize"), owned)
         engine = _content(opening.descriptors[0])
-        loop = EngineLoop(trt, driver, engine, asked.get("dla_core"), resizer)
+        host_code = asked.get("allow_host_code", False)
+        loop = EngineLoop(trt, driver, engine, asked.get("dla_core"), resizer, host_code)
         del engine
         owned.callback(loop.close)
         yield driver, loop, resizer is not None

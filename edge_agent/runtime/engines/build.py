@@ -25,12 +25,14 @@ from edge_agent.runtime.engines import child
 from edge_agent.runtime.engines.cache import EngineCache
 from edge_agent.runtime.engines.child import LESS_MEMORY, OUT_OF_MEMORY, Request
 from edge_agent.runtime.engines.hearing import Hearing
+from edge_agent.runtime.engines.inquiry import START
 from edge_agent.runtime.engines.storing import storing
 from edge_agent.targets import BuildSpec
 
 PULSE_S = 5.0  # the expected time goes on when nothing is told
 ENDS_WITHIN_S = 30.0  # after its last word; leaving the GPU takes a while
 KILLED_WITHIN_S = 10.0  # a process can't be ended while the driver holds it
+LAST = "loading"  # stage
 NO_MEMORY = "bad_alloc"  # C++ says so before it gives up
 CANCELLED = "The engine build was cancelled."
 TOO_LATE = (
@@ -55,7 +57,8 @@ class Progress:
         """Estimate what remains; `expected_s` is how long such a build took the last time.
 
         It is the mean of what remains by the fraction, weighted by the fraction, and of what
-        remains by the last time: the more is done, the less the last time counts.
+        remains by the last time: the more is done, the less the last time counts. None in the last
+        stage, which is short.
         """
         remaining = None
         if expected_s is not None:
@@ -64,11 +67,15 @@ class Progress:
                 remaining = expected_s - elapsed_s
         elif fraction:
             remaining = elapsed_s * (1.0 - fraction) / fraction
-        is_known = remaining is not None and remaining > 0.0
+        is_known = remaining is not None and remaining > 0.0 and stage != LAST
         return cls(stage, fraction, elapsed_s, remaining if is_known else None)
 
     def __str__(self) -> str:
-        done = self.stage if self.fraction is None else f"{100 * self.fraction:.0f} %"
+        if self.fraction == 1.0:
+            return "100 %"
+        done = self.stage
+        if self.fraction is not None:
+            done = f"{min(99.0, 100 * self.fraction):.0f} %"
         return done if self.remaining_s is None else f"{done}, about {_span(self.remaining_s)} left"
 
 
@@ -183,7 +190,8 @@ class EngineBuild:
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", child.MODULE, str(folder)],
+            [sys.executable, "-m", child.MODULE, str(folder.absolute())],
+            cwd=START,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -3,7 +3,6 @@
 Files of the folder, ID being the fingerprint's:
     ID.engine       an engine; the time of its change is that of its last use
     ID.json         `Kept`: what belongs to it; stays when the engine goes, to say what changed
-    ID.refused      why it's never to be used
     ID.engine.bad   a damaged one, to be looked at
     timing-NAME     what builders measured, for the next build
     build-*         builds under way
@@ -21,19 +20,18 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
+from typing import Iterator, List, Optional
 
 from pydantic import Field
 from typing_extensions import Annotated
 
-from edge_agent.errors import BuildFailed
 from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.backends.fingerprint import Digest, Fingerprint
 from edge_agent.runtime.engines.storing import open_folder, put, storing, write
 
 log = logging.getLogger(__name__)
 
-ENGINE, ABOUT, REFUSED, BAD = ".engine", ".json", ".refused", ".engine.bad"
+ENGINE, ABOUT, BAD = ".engine", ".json", ".engine.bad"
 TIMING, WORKPLACE = "timing-", "build-"
 MOST_MEMORIES = 200  # of engines that are gone
 
@@ -61,7 +59,6 @@ class EngineCache:
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder, self._limit_bytes = folder, limit_bytes
-        self._refused: Dict[str, str] = {}  # where the disk doesn't take it
 
     def find(self, wanted: Fingerprint) -> Optional[Path]:
         """Return the engine's file; None when there is none, or only a damaged one.
@@ -120,29 +117,15 @@ class EngineCache:
         with self._locked():
             self._put_aside(wanted, why)
 
-    def refuse(self, wanted: Fingerprint, why: str) -> None:
-        """Never use this engine again; delete it."""
-        self._refused[wanted.id] = why
-        try:
-            with storing(self._folder), self._locked(create=True):
-                write(self._path(wanted, REFUSED), why.encode())
-                with suppress(FileNotFoundError):
-                    self._path(wanted, ENGINE).unlink()
-        except BuildFailed as error:
-            log.warning("The engine %s is refused until the agent restarts: %s", wanted.id, error)
+    def drop(self, wanted: Fingerprint) -> None:
+        """Delete the engine."""
+        with suppress(OSError), self._locked():
+            self._path(wanted, ENGINE).unlink()
 
     def is_taken_over(self, wanted: Fingerprint) -> bool:
         """Whether the engine was built for another machine or release."""
         kept = self._read(self._path(wanted, ABOUT))
         return kept is not None and kept.made not in (None, wanted)
-
-    def refusal(self, wanted: Fingerprint) -> str:
-        """Return why it's never to be used; empty when it may be."""
-        if wanted.id in self._refused:
-            return self._refused[wanted.id]
-        with suppress(OSError):
-            return self._path(wanted, REFUSED).read_text(encoding="utf-8", errors="replace")
-        return ""
 
     def timing(self, name: str) -> Path:
         """Return the path of the timing cache `name`; there needn't be a file."""
@@ -273,6 +256,15 @@ class EngineCache:
             path.unlink()
 
 
+def default_cache() -> Path:
+    """Return the folder for agents that aren't told one."""
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        base = "/var/cache"
+    return Path(base) / "edge-agent" / "engines"
+
+
 def _damage(path: Path, kept: Kept) -> str:
     size = path.stat().st_size
     if size != kept.bytes:
@@ -290,7 +282,10 @@ def _sha256(path: Path) -> str:
 
 def _remove_unused(folder: Path) -> None:
     """Remove a folder of a build unless its process holds it."""
-    lock = open_folder(folder)
+    try:
+        lock = open_folder(folder)
+    except FileNotFoundError:  # its process was quicker
+        return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)

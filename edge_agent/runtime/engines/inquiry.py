@@ -14,6 +14,8 @@ import sys
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
+# Modules are looked for where a process starts, before all other places: where only root can write.
+START = "/"
 ENDING_S = 5.0  # a killed process may still wait for the driver
 
 Facts = Dict[str, Any]
@@ -26,7 +28,11 @@ def ask(module: str, subject: str, timeout_s: float) -> Tuple[List[Facts], str]:
     """
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, "-m", module], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
+        [sys.executable, "-m", module],
+        cwd=START,
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
     )
     try:
         output, errors = process.communicate(timeout=timeout_s)

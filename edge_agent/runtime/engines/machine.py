@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
-from edge_agent.errors import ModelError
+from edge_agent.errors import GpuFailed, ModelError
+from edge_agent.runtime.backends import trt_loading
 from edge_agent.runtime.backends.cuda.by_ctypes import LIBRARY, NO_DRIVER
 from edge_agent.runtime.backends.cuda.driver import L4T, Gpu, open_driver
 from edge_agent.runtime.backends.trt_engine import library
+from edge_agent.runtime.backends.trt_news import listener
 from edge_agent.runtime.engines.inquiry import Facts, answering, ask
 from edge_agent.targets import MACHINES
 
@@ -36,8 +39,8 @@ class Machine:
     """Facts, and sentences that name what brings the missing ones.
 
     arch: ARM64 or X86_64, else the kernel's own word. gpu: the first; None: `no_gpu` says why not.
-    tensorrt: its version; empty: `no_tensorrt` says why not. cuda_package: through what CUDA is
-    called. has_fp16_flag: TensorRT itself rounds a float32 graph; else the graph must have float16.
+    tensorrt: its version, when it works with the GPU; empty: `no_tensorrt` says why not. Without a
+    GPU it isn't tried. cuda_package: through what CUDA is called. has_fp16_flag: TensorRT itself rounds a float32 graph; else the graph must have float16.
     jetson: release of L4T, "R35.3.1", empty elsewhere.
     """
 
@@ -106,8 +109,9 @@ def _jetson(release: Path = RELEASE) -> str:
 def main() -> None:
     """Tell the facts."""
     with answering() as tell:
-        tell(_gpu())
-        tell(_tensorrt())
+        gpu = _gpu()
+        tell(gpu)
+        tell(_tensorrt(has_gpu="gpu" in gpu))
 
 
 def _gpu() -> Facts:
@@ -118,15 +122,23 @@ def _gpu() -> Facts:
         return {"no_gpu": str(error)}
 
 
-def _tensorrt() -> Facts:
+def _tensorrt(has_gpu: bool) -> Facts:
     if find_spec("tensorrt") is None:
         return {"no_tensorrt": _bringer(_jetson())}
     try:
         trt = library()
+        if has_gpu:
+            _try(trt)
     except ModelError as error:
         return {"no_tensorrt": str(error)}
     has_flag = hasattr(trt.BuilderFlag, "FP16")
     return {"tensorrt": str(trt.__version__), "no_tensorrt": "", "has_fp16_flag": has_flag}
+
+
+def _try(trt: Any) -> None:
+    """Raise BackendUnavailable when it was loaded, but can't work with this driver."""
+    with suppress(GpuFailed), open_driver().context():  # a GPU that fails says nothing of TensorRT
+        trt_loading.runtime(trt, listener(trt), None)
 
 
 def _bringer(jetson: str, packages: Path = SYSTEM_PACKAGES) -> str:

@@ -5,10 +5,11 @@ One supply serves all models; engines are built one after the other.
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import os
 import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +21,20 @@ from edge_agent.manifest import MODEL_FILE
 from edge_agent.runtime.backends import fingerprint
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines.build import EngineBuild, Progress
-from edge_agent.runtime.engines.cache import ABOUT, ENGINE, EngineCache
+from edge_agent.runtime.engines.cache import ABOUT, ENGINE, EngineCache, default_cache
 from edge_agent.runtime.engines.machine import Machine, look_briefly
 from edge_agent.runtime.engines.plan import CUDA, TENSORRT, Plan, plan
+from edge_agent.runtime.engines.refusals import Refusals
 from edge_agent.runtime.engines.spec import build_spec, ladder
 from edge_agent.runtime.package import Package
 from edge_agent.targets import BuildSpec, TargetSpec
 
 log = logging.getLogger(__name__)
 
+JUDGED_LENGTH = 8
 PACKED = "engines"  # folder of a package with engines built beforehand
 ON_GPU = {TENSORRT, CUDA}
+LOOK_AGAIN_S = 300.0  # a look may take a minute
 TURN_S = 0.2  # how soon an order that waits for another one sees that it is cancelled
 
 
@@ -52,6 +56,13 @@ class Candidate:
         return self.spec.version_compatible
 
     @property
+    def judged(self) -> str:
+        """Names what engines are judged by: golden samples, tolerance, decision."""
+        manifest = self.package.manifest
+        parts = (manifest.golden, manifest.runtime.parity_tolerance, manifest.decision)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:JUDGED_LENGTH]
+
+    @property
     def pictures(self) -> List[bytes]:
         """The calibration's files."""
         return [self.package.read(path) for path in self.spec.calibration]
@@ -65,11 +76,14 @@ class EngineSupply:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._cache = EngineCache(settings.cache or _default_cache(), settings.cache_mib * MIB)
+        folder = (settings.cache or default_cache()).absolute()
+        self._cache = EngineCache(folder, settings.cache_mib * MIB)
+        self._refusals = Refusals(folder)
         self._refused: Dict[str, str] = {}  # fingerprint's id → why, until the process ends
         self._built: List[str] = []  # by this process
         self._looking, self._turn = threading.Lock(), threading.Lock()
         self._machine: Optional[Machine] = None
+        self._look_again = 0.0
 
     def plan(self, target: Optional[TargetSpec]) -> Plan:
         """Say in which order the engines are tried for a package of `target`.
@@ -105,12 +119,10 @@ class EngineSupply:
             raise BackendUnavailable(machine.no_gpu or machine.no_tensorrt)
         return [self._candidate(package, spec) for spec in ladder(build_spec(package.manifest))]
 
-    def check(self, candidate: Candidate) -> None:
-        """Raise BackendUnavailable when the engine is known to be of no use."""
+    def refusal(self, candidate: Candidate) -> str:
+        """Return why the engine is known to be of no use; empty when it isn't."""
         wanted = candidate.fingerprint
-        why = self._refused.get(wanted.id, "") or self._cache.refusal(wanted)
-        if why:
-            raise BackendUnavailable(why)
+        return self._refused.get(wanted.id, "") or self._refusals.find(wanted, candidate.judged)
 
     def find(self, candidate: Candidate) -> Path:
         """Return the engine's file, from the cache or the package. Raises NotBuilt."""
@@ -130,13 +142,15 @@ class EngineSupply:
         if self._cache.is_taken_over(candidate.fingerprint):
             self._cache.quarantine(candidate.fingerprint, str(error))
             raise NotBuilt.of(candidate, f"The {candidate} must be built anew: {error}")
-        self._cache.refuse(candidate.fingerprint, str(error))
+        self._refusals.add(candidate.fingerprint, candidate.judged, str(error))
+        self._cache.drop(candidate.fingerprint)
 
     def spoil(self, candidate: Candidate, error: ModelError) -> None:
-        """Put an engine aside that can't be loaded; one just built isn't built again."""
+        """Put an engine aside that can't be loaded. Raises NotBuilt unless it was just built."""
         self._cache.quarantine(candidate.fingerprint, str(error))
-        if candidate.fingerprint.id in self._built:
-            self._refused[candidate.fingerprint.id] = str(error)
+        if candidate.fingerprint.id not in self._built:
+            raise NotBuilt.of(candidate, f"The {candidate} must be built anew: {error}")
+        self._refused[candidate.fingerprint.id] = str(error)
 
     def build(self, order: EngineOrder, on_progress: Callable[[Progress], None]) -> None:
         """Build what is ordered, when its turn comes.
@@ -180,11 +194,13 @@ class EngineSupply:
             self._turn.release()
 
     def _here(self) -> Machine:
-        """Look until a GPU is found: its driver may be loaded later than the agent."""
+        """Look, and now and then again without a GPU: its driver may come later than the agent."""
         with self._looking:
-            if self._machine is None or self._machine.gpu is None:
-                self._machine = look_briefly()
-            return self._machine
+            machine = self._machine
+            if machine is None or (not machine.gpu and time.monotonic() >= self._look_again):
+                self._machine = machine = look_briefly()
+                self._look_again = time.monotonic() + LOOK_AGAIN_S
+            return machine
 
     def _candidate(self, package: Package, spec: BuildSpec) -> Candidate:
         machine = self._here()
@@ -207,7 +223,7 @@ class EngineSupply:
         None with code for the CPU: whoever packed it would choose what runs on this device.
         """
         wanted, package = candidate.fingerprint, candidate.package
-        if candidate.has_host_code:
+        if candidate.has_host_code or not package.is_signed:
             return None
         for name, made in _packed(package):
             if made != wanted and not self._is_target(package):
@@ -265,8 +281,3 @@ def _packed(package: Package) -> Iterator[Tuple[str, Fingerprint]]:
             log.warning("The engine %s of %s isn't used: %s", name, package.path, error)
         else:
             yield name, made
-
-
-def _default_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "edge-agent" / "engines"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from edge_agent.errors import InferenceFailed
+from edge_agent.errors import NotNumbers
 from edge_agent.manifest import Calibration, Manifest, Zone
 from edge_agent.runtime.vision import regions
 from edge_agent.types import BACKGROUND_COLOR, BACKGROUND_NAME, Anomaly, Prediction
@@ -58,7 +58,7 @@ class Postprocessor:
 
         outputs: tensors by name, shapes as in `manifest.OutputSpec`. mask_out: where to paint the
         mask (height, width, 3); None: into a new array, the prediction's `mask`. Raises
-        InferenceFailed on values that are not numbers.
+        NotNumbers on values that are not numbers.
         """
         name = self._manifest.outputs.score
         raw = float(outputs[name][index].reshape(())) if name else None
@@ -117,7 +117,7 @@ class Postprocessor:
 
     def _verdict(self, score: float, found: Optional[bool]) -> Prediction:
         if math.isnan(score):
-            raise InferenceFailed("The model's score isn't a number (NaN); check the model.")
+            raise NotNumbers("The model's score isn't a number (NaN); check the model.")
         by_score = bool(np.float32(score) >= self._threshold)
         anomalous = {
             "score": by_score,
