@@ -22,7 +22,7 @@ from edge_agent.runtime.engines.spec import build_spec
 from tests import micro
 from tests.packaging import graphs
 from tests.runtime import fake_cuda
-from tests.runtime.test_machine import FAKE, _site, with_tensorrt  # noqa: F401 a fixture
+from tests.runtime.test_machine import _site, fake, with_tensorrt  # noqa: F401 a fixture
 
 XAVIER = Gpu("Xavier", (7, 2), "11.4", "R35.3.1")
 MODEL = micro.graph("classification")
@@ -48,6 +48,18 @@ def test_gpu_cuda_and_tensorrt_are_told(site: Path, capsys: pytest.CaptureFixtur
     providers = found["onnxruntime providers"]
     assert providers["state"] == "ok"
     assert "CPUExecutionProvider computes on the CPU; CUDAExecutionProvider " in providers["detail"]
+
+
+def test_a_tensorrt_that_cannot_work_with_the_driver_is_missing(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_cuda.driver(site)
+    with_tensorrt(site, fake("10.16.1", works=False))
+
+    found = findings(capsys)
+
+    assert (found["GPU"]["state"], found["TensorRT"]["state"]) == ("ok", "missing")
+    assert "TensorRT 10.16.1 can't work on this machine: CUDA " in found["TensorRT"]["detail"]
 
 
 def test_what_is_missing_is_told_with_what_brings_it(
@@ -132,4 +144,26 @@ def test_a_folder_of_engines_that_is_not_there_is_no_problem(
     found = findings(capsys, "--set", f"engine.cache={tmp_path / 'none'}")
 
     assert found["engines"]["state"] == "missing"
+
+
+def test_the_default_folder_of_engines_is_told_where_there_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert "engines" not in findings(capsys)
+    folder = tmp_path / "edge-agent/engines"
+    folder.mkdir(parents=True)
+
+    told = findings(capsys)["engines"]
+
+    assert told["state"] == "ok"
+    assert told["detail"].startswith(f"{folder}: 0 of 0.0 MiB")
+
+
+def test_a_folder_of_engines_that_cannot_be_looked_into_is_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = findings(capsys, "--set", f"engine.cache={tmp_path / ('a' * 300)}")
+
+    assert found["engines"]["state"] == "problem"
+    assert "can't be read: File name too long" in found["engines"]["detail"]

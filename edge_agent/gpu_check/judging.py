@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, List, Sequence
+from typing import TYPE_CHECKING, Callable, List, Optional, Sequence
 
 import numpy as np
 
@@ -75,7 +75,9 @@ def check(site: Site, report: Report) -> None:
 
 
 def check_data(site: Site, report: Report, source: Path, trains: bool) -> None:
-    """Compare on real pictures: those of `source`/test, or of `source` where it has no such part.
+    """Compare verdicts on real pictures: of `source`/test, or `source` where it has no such part.
+
+    Scores and maps may differ: float16 differs by more on some models than drawn parts need.
 
     trains: with a model of its own, trained on `source`/train or `source`; else with `site.base`.
     """
@@ -120,18 +122,21 @@ def _compare(
     site: Site,
     name: str,
     open_backend: Callable[[], Backend],
-    allowed: float,
+    allowed: Optional[float],
     wanted: Results,
     rows: Rows,
 ) -> Comparison:
-    """Judge one at a time and in the largest batches; return the comparison that is worse."""
+    """Judge one at a time and in the largest batches; return the comparison that is worse.
+
+    allowed: difference of scores and maps, for the table; None: any.
+    """
     found: List[Comparison] = []
     with closing(open_backend()) as backend:
         for count in sorted({1, backend.max_batch}):
             results = _results(backend, site.base.manifest, site.pictures, count)
             one = Comparison.of(wanted, results)
             cells = (f"{one.equal} of {one.total}", f"{one.score:.5f}", f"{one.map:.5f}")
-            rows.append((name, str(count), *cells, f"{allowed:g}"))
+            rows.append((name, str(count), *cells, "any" if allowed is None else f"{allowed:g}"))
             found.append(one)
     return max(found, key=lambda one: (one.total - one.equal, max(one.score, one.map)))
 
@@ -146,7 +151,11 @@ def _data(site: Site, report: Report, source: Path, trains: bool, rows: Rows) ->
     pictures = [at_model_size(read_frame(path).pixels, package.manifest) for path in paths]
     own = site.on(package, pictures)
     building.build(own, "fp16", [], report.tell)
-    return _engine(own, "fp16", reference(package, pictures), rows)
+    wanted = reference(package, pictures)
+    worst = _compare(own, "fp16", partial(own.backend, "fp16"), None, wanted, rows)
+    if worst.equal < worst.total:
+        raise Failed(f"{worst}; no other verdict is allowed")
+    return str(worst)
 
 
 def _trained(site: Site, source: Path) -> Package:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RING = 3
-WARM_UP = 4  # runs of each slot: a few are plain ones before the first is recorded as a graph
+WARM_UP = 4  # runs of each slot: the first is a plain one, then it is recorded as a graph
 
 
 class WithoutGraphs:

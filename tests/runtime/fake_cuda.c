@@ -6,6 +6,7 @@
    - Memory starts with rubbish. Copies from or to addresses that aren't the GPU's are refused; work
      that finds its memory gone is an illegal access (700), after which all calls fail.
    - Pinned memory is seen at another address by the "GPU", where the kernel of Linux allows it.
+   - Pinned memory that isn't mapped any more can't be unpinned.
    - Pinned memory is read and written when the work is done, other memory as documented: copies in
      read it at once, copies out wait.
 
@@ -293,6 +294,7 @@ static int unpin(char *host)
   REFUSE_WITHOUT_CONTEXT();
   struct range *range = pinned_at(host);
   if (!range) return NOT_REGISTERED;
+  if (!is_there(host, range->size)) return INVALID_VALUE; /* unmapped before it was unpinned */
   range->thing.gone = 1;
   if (range->device != range->host) munmap(range->device, range->size);
   return OK;

@@ -6,7 +6,8 @@ arithmetic is onnxruntime's, on the CPU, done when a stream of the FAKE driver (
 there, from and to the addresses that were set when it was enqueued. It refuses what the real one
 refuses, in its words, and is worse where the real one is undefined: replaying a graph after its
 context ran with other shapes gives garbage, capturing a run fails before a plain one has brought
-the context up to date, and nothing works without a current context of CUDA.
+the context up to date, a run without memory for what lies between is refused, and nothing works
+without a current context of CUDA.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ TYPES = {
     TensorProto.UINT8: "UINT8", TensorProto.BFLOAT16: "BF16",
 }  # fmt: skip
 
+SCRATCH = 4096  # bytes that a context needs for what lies between input and output
+
 Shape = Tuple[int, ...]
 JOB = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -83,10 +86,19 @@ def add_runtime(trt: Any, library: str = "libcuda.so.1") -> Any:
     is_10 = trt._since >= (10, 0)
     trt.TensorIOMode = _enum("TensorIOMode", "NONE", "INPUT", "OUTPUT")
     trt.TensorLocation = _enum("TensorLocation", "DEVICE", "HOST")
-    sizes = {"device_memory_size": 64} if trt._since < (11, 0) else {}
-    newer = {"device_memory_size_v2": 64} if is_10 else {}
-    trt.ICudaEngine = type("ICudaEngine", (_Engine,), {**values, **sizes, **newer})
-    trt.IExecutionContext = type("IExecutionContext", (_Context,), values)
+    create = "create_execution_context"
+    engine: Dict[str, Any] = {create: _create_as if is_10 else _create}
+    context: Dict[str, Any] = {}
+    if trt._since < (11, 0):
+        engine["device_memory_size"] = SCRATCH
+        engine[f"{create}_without_device_memory"] = _create_bare
+    if is_10:
+        strategies = ("STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED")
+        trt.ExecutionContextAllocationStrategy = _enum("Strategy", *strategies)
+        engine["device_memory_size_v2"] = SCRATCH
+        context["set_device_memory"] = _set_device_memory
+    trt.ICudaEngine = type("ICudaEngine", (_Engine,), {**values, **engine})
+    trt.IExecutionContext = type("IExecutionContext", (_Context,), {**values, **context})
     runtime = {**values, "num_DLA_cores": trt._dla_cores, "DLA_core": -1}
     if trt._since >= (8, 6):
         runtime["engine_host_code_allowed"] = False
@@ -283,12 +295,14 @@ class _Engine(_Held):
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> List[Shape]:
         return [tuple(shape) for shape in self._profiles[profile_index][name]]
 
-    def create_execution_context(self) -> Optional[Any]:
+    def _new_context(self, has_memory: bool) -> Optional[Any]:
         if not self._cuda.has_context():
             self._error(CUDA_FAILED.format("invalid device context"))
             return None
         made = self._trt.IExecutionContext(self._logger, self)
-        if not made._memory:
+        if made._memory and has_memory:
+            made._scratch = made._own = self._cuda.allocate(SCRATCH)
+        if not made._memory or (has_memory and not made._own):
             self._error("2: [executionContext.cpp::x::1] Error Code 2: OutOfMemory (no further)")
             return None
         return made
@@ -299,6 +313,21 @@ class _Engine(_Held):
 
     def _entry(self, name: str) -> Any:
         return self._inputs.get(name) or self._outputs[name]
+
+
+def _create(engine: _Engine) -> Optional[Any]:
+    return engine._new_context(has_memory=True)
+
+
+def _create_bare(engine: _Engine) -> Optional[Any]:
+    return engine._new_context(has_memory=False)
+
+
+def _create_as(engine: _Engine, strategy: int = 0) -> Optional[Any]:
+    """From 10 on."""
+    return engine._new_context(
+        has_memory=strategy != engine._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    )
 
 
 class _Context(_Held):
@@ -313,6 +342,7 @@ class _Context(_Held):
         self._on_gpu = {"turn": -1}  # what the last plain run left there, in the stream's order
         self._flushed = -1
         self._captured: List[int] = []
+        self._scratch = self._own = 0  # where it computes, and what it has to free
         if engine._is_free(0):
             self._take(0)
         elif self._memory:
@@ -324,6 +354,8 @@ class _Context(_Held):
             self._release()
             for job in self._captured:
                 _jobs.pop(job, None)
+            if self._own:
+                self._cuda.free(self._own)
         super().__del__()
 
     def _take(self, profile: int) -> None:
@@ -345,6 +377,14 @@ class _Context(_Held):
         self._take(profile_index)
         self._shapes.clear()
         return True
+
+    def _lend(self, memory: int) -> None:
+        if memory % 256:
+            self._refuse("setDeviceMemory", "memory is 256-byte aligned")
+        else:
+            self._scratch = memory
+
+    device_memory = property(None, _lend)
 
     def set_input_shape(self, name: str, shape: Shape) -> bool:
         engine, shape = self._owner, tuple(shape)
@@ -430,11 +470,21 @@ class _Context(_Held):
             if not self._addresses.get(name):
                 kind = "input" if name in engine._inputs else "output"
                 return f"Address is not set for {kind} tensor {name}."
+        if not self._scratch:
+            return "mContext.deviceMemory != nullptr"
         return ""
 
     def _refuse(self, call: str, condition: str) -> bool:
         self._error(USAGE.format(call, condition))
         return False
+
+
+def _set_device_memory(context: _Context, memory: int, size: int) -> None:
+    """From 10.1 on."""
+    if size < SCRATCH:
+        context._refuse("setDeviceMemoryV2", f"size {size} < {SCRATCH}")
+    else:
+        context._lend(memory)
 
 
 class _Job:
@@ -443,6 +493,7 @@ class _Job:
     def __init__(self, context: _Context, number: int, is_captured: bool) -> None:
         engine = context._owner
         self._number, self._is_captured = number, is_captured
+        self._cuda, self._scratch = context._cuda, context._scratch
         self._session = engine._session
         self._turn, self._on_gpu = context._turn, context._on_gpu
         self._reads = {
@@ -459,6 +510,9 @@ class _Job:
         if not self._is_captured:
             self._on_gpu["turn"] = self._turn
             del _jobs[self._number]
+        place = ctypes.c_uint64(self._scratch)
+        assert self._cuda.library.fake_is_device(place, SCRATCH), "memory that isn't there"
+        ctypes.memset(self._scratch, self._number % 256, SCRATCH)
         is_undefined = self._on_gpu["turn"] != self._turn
         names = list(self._writes)
         inputs = {name: _read(*place) for name, place in self._reads.items()}

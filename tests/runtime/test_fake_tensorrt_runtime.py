@@ -146,7 +146,6 @@ import ctypes, mmap, sys
 import tensorrt
 from edge_agent.runtime.backends.cuda.driver import open_driver
 from edge_agent.runtime.backends.slot_layout import SlotLayout
-from edge_agent.runtime.backends.trt_lane import PLAIN_RUNS
 from edge_agent.runtime.backends.trt_loop import EngineLoop
 
 driver = open_driver(sys.argv[1])

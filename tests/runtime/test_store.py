@@ -15,7 +15,7 @@ from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FileEntry
 from edge_agent.runtime.package import Package
 from edge_agent.runtime.store import Store
-from tests import micro
+from tests import micro, signatures
 
 NOBODY = 65534
 
@@ -75,6 +75,16 @@ def test_a_folder_that_cant_be_entered_is_left_out(
     found = scanned_as_nobody(Store(ModelsSettings(folder=place / "models")))
     assert found == ["good"]
     assert "it can't be looked into (Permission denied)" in caplog.text
+
+
+def test_a_package_is_signed_where_a_trusted_key_was_asked_for(tmp_path: Path) -> None:
+    key = signatures.key(tmp_path, "plant")
+    signatures.signed(micro.write(tmp_path / "models" / "m", "classification"), key)
+    trusting = ModelsSettings(folder=tmp_path / "models", trusted_keys=tmp_path / "plant.pem")
+    trusts_none = ModelsSettings(folder=tmp_path / "models")
+
+    signed, unknown = (Store(each).scan()["m"].open() for each in (trusting, trusts_none))
+    assert (signed.is_signed, unknown.is_signed) == (True, False)
 
 
 def test_a_file_that_nothing_reads_is_verified_as_well(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ import pytest
 from edge_agent.errors import InferenceFailed
 from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
 from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
-from edge_agent.runtime.backends.trt_lane import PLAIN_RUNS
 from edge_agent.runtime.backends.trt_loop import FrameIn, Times
 from tests import micro
 from tests.packaging import graphs
@@ -41,6 +40,8 @@ from tests.runtime.loop_bench import (
     machines,
     pictures,
 )
+
+ITEM_BYTES = ITEM[0] * ITEM[1] * ITEM[2]
 
 
 @pytest.fixture(name="machine")
@@ -156,22 +157,45 @@ def test_an_engine_of_one_batch_is_filled_up(machine: Make) -> None:
     gpu = machine()
 
     with bench(gpu, gpu.engine(fixed(4))) as opened:
-        assert (opened.loop.smallest, opened.loop.max_batch) == (4, 4)
+        assert opened.loop.max_batch == 4
         for count in (4, 1, 3):
             batch = pictures(count, count)
             check(opened.run(batch), batch)
-        assert not opened.layout.view(opened.memories[0], "image", 4)[3].any()
+
+
+@pytest.mark.parametrize("is_integrated", [0, 1])
+def test_what_fills_a_batch_up_was_put_there_once_and_never_comes_out(
+    machine: Make, is_integrated: int
+) -> None:
+    """The agent's memory begins with zeros, the GPU's own with anything."""
+    gpu, filled = machine(integrated=is_integrated), []
+    execute = gpu.trt.IExecutionContext.execute_async_v3
+
+    def watched(context: Any, stream: int) -> bool:
+        opened.loop._drain()
+        filled.append(ctypes.string_at(context._addresses["image"] + ITEM_BYTES, 3 * ITEM_BYTES))
+        return bool(execute(context, stream))
+
+    gpu.trt.IExecutionContext.execute_async_v3 = watched
+    with bench(gpu, gpu.engine(fixed(4))) as opened:
+        outputs = opened.layout.view(opened.memories[0], "score", 4)
+        outputs[:] = 77
+        batch = pictures(1)
+        check(opened.run(batch), batch)
+        assert filled == [bytes(3 * ITEM_BYTES)]
+        if not is_integrated:
+            assert outputs[1:].tolist() == [77] * 3
 
 
 @pytest.mark.parametrize(
     ("ranges", "computed"),
     [
-        (((1, 1), (2, 4), (5, 8)), [1, 2, 3, 4, 5, 6, 7, 8]),
-        (((6, 8), (2, 3)), [2, 2, 3, 6, 6, 6, 7, 8]),
-        (((3, 3), (1, 8)), [1, 2, 3, 4, 5, 6, 7, 8]),
+        (((1, 1), (2, 4), (5, 8)), [1, 4, 4, 4, 8, 8, 8, 8]),
+        (((6, 8), (2, 3)), [3, 3, 3, 8, 8, 8, 8, 8]),
+        (((1, 8),), [8, 8, 8, 8, 8, 8, 8, 8]),
     ],
 )
-def test_a_batch_takes_the_profile_that_computes_the_fewest_items(
+def test_a_batch_is_filled_up_to_the_largest_one_of_the_next_profile(
     machine: Make, ranges: Ranges, computed: List[int]
 ) -> None:
     gpu = machine()
@@ -184,7 +208,7 @@ def test_a_batch_takes_the_profile_that_computes_the_fewest_items(
 
     gpu.trt.IExecutionContext.execute_async_v3 = watched
     with bench(gpu, gpu.engine(ranges=ranges)) as opened:
-        assert (opened.loop.smallest, opened.loop.max_batch) == (computed[0], 8)
+        assert opened.loop.max_batch == 8
         for count in range(1, 9):
             batch = pictures(count, count)
             check(opened.run(batch), batch)
@@ -202,6 +226,39 @@ def test_each_profile_has_a_context_that_stays_on_it(machine: Make, version: str
         for count in (8, 1, 4, 8):
             batch = pictures(count)
             check(opened.run(batch), batch)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_contexts_share_the_memory_that_they_compute_in(machine: Make, version: str) -> None:
+    gpu = machine(version)
+
+    with bench(gpu, gpu.engine(ranges=((1, 1), (2, 4), (5, 8)))) as opened:
+        contexts = [lane._context for lane in opened.loop._lanes]
+        assert {context._own for context in contexts} == {0}
+        (place,) = {context._scratch for context in contexts}
+        assert gpu.cuda.fake_is_device(ctypes.c_uint64(place), fake_tensorrt_runtime.SCRATCH)
+        for count in (8, 1, 4):
+            batch = pictures(count)
+            check(opened.run(batch), batch)
+        contexts.clear()
+
+
+def test_where_tensorrt_offers_no_sharing_each_context_has_its_own(machine: Make) -> None:
+    gpu = machine()
+    del gpu.trt.ICudaEngine.create_execution_context_without_device_memory
+
+    with bench(gpu) as opened:
+        assert len({lane._context._own for lane in opened.loop._lanes} - {0}) == 2
+        batch = pictures(3)
+        check(opened.run(batch), batch)
+
+
+def test_an_engine_that_needs_no_memory_gets_none(machine: Make) -> None:
+    gpu = machine()
+    gpu.trt.ICudaEngine.device_memory_size = 0
+
+    with bench(gpu) as opened:
+        assert {lane._context._scratch for lane in opened.loop._lanes} == {0}
 
 
 @pytest.mark.parametrize("count", [0, 5])
@@ -235,8 +292,8 @@ def test_shared_memory_is_used_where_it_is(machine: Make) -> None:
         for count in (1, 4, 4, 3):
             batch = pictures(count)
             check(opened.run(batch), batch)
-        weights_and_contexts = 3
-        assert gpu.count("cuMemAlloc") == weights_and_contexts
+        weights, contexts, scratch = 1, 2, 1
+        assert gpu.count("cuMemAlloc") == weights + contexts + scratch
         assert gpu.count("cuMemcpyHtoDAsync") == gpu.count("cuMemcpyDtoHAsync") == 0
         assert gpu.count("cuStreamCreate") == 1
 
@@ -304,49 +361,30 @@ def test_a_batch_says_how_long_each_step_took(machine: Make) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_batch_that_stays_is_replayed_as_a_graph(machine: Make, version: str) -> None:
-    """Each slot has a graph of its own; the first runs of a batch are plain ones."""
-    gpu = machine(version)
+def test_all_but_the_first_run_of_a_profile_are_graphs(machine: Make, version: str) -> None:
+    """Whatever batches come: one graph a slot and profile, captured once."""
+    gpu, chance = machine(version), random.Random(version)
 
-    with bench(gpu, slots=2) as opened:
-        for number in range(9):
-            batch = pictures(4, number)
-            check(opened.run(batch, number % 2), batch)
-        assert gpu.count("cuGraphLaunch") == 9 - PLAIN_RUNS
-        assert gpu.count("cuGraphInstantiate") == 2
+    with bench(gpu, gpu.engine(ranges=((1, 1), (2, 4), (5, 8))), slots=3) as opened:
+        for number in range(60):
+            count = number + 1 if number < 8 else chance.randint(1, 8)
+            batch = pictures(count, number)
+            check(opened.run(batch, number % 3), batch)
+        assert gpu.count("cuGraphLaunch") == 60 - 3
+        assert gpu.count("cuGraphInstantiate") == 3 * 3
         assert opened.loop.remarks == []
 
 
-def test_a_graph_is_not_replayed_after_another_batch(machine: Make) -> None:
-    """That is undefined; the fake gives garbage then."""
+def test_graphs_go_with_their_slot(machine: Make) -> None:
     gpu = machine()
 
     with bench(gpu, slots=2) as opened:
-        for number, count in enumerate((4, 4, 4, 4, 4, 3, 4, 4, 3, 3, 3, 3, 4, 4, 4, 4, 4)):
-            batch = pictures(count, number)
-            check(opened.run(batch, number % 2), batch)
-        assert gpu.count("cuGraphLaunch") == 2 + 1 + 2
-
-
-def test_the_only_batch_of_a_profile_keeps_its_graphs(machine: Make) -> None:
-    gpu = machine()
-
-    with bench(gpu) as opened:
-        for number, count in enumerate((1, 1, 4, 1, 3, 1, 2, 1)):
-            batch = pictures(count, number)
-            check(opened.run(batch), batch)
-        assert gpu.count("cuGraphLaunch") == 5 - PLAIN_RUNS
-        assert gpu.count("cuGraphInstantiate") == 1
-
-
-def test_a_graph_that_is_not_used_any_more_is_given_back(machine: Make) -> None:
-    gpu = machine()
-
-    with bench(gpu) as opened:
-        for count in (4, 3, 2):
-            for _ in range(PLAIN_RUNS + 1):
-                opened.run(pictures(count))
+        for place in (0, 1, 0, 1):
+            opened.run(pictures(4), place)
+        assert "2 instantiated graph(s)" in fake_cuda.left_words(gpu.library)
+        opened.loop.close_slot(opened.slots[0])
         assert "1 instantiated graph(s)" in fake_cuda.left_words(gpu.library)
+        check(opened.run(pictures(4), 1), pictures(4))
 
 
 REFUSED = "TensorRT refuses the run: "
@@ -379,7 +417,7 @@ def test_without_graphs_batches_are_computed_all_the_same(
 
     with bench(gpu, gpu.engine(model)) as opened:
         gpu.fail(fault)
-        for number in range(PLAIN_RUNS + 3):
+        for number in range(4):
             batch = pictures(4, number)
             batch[..., 2] = 0  # with blue it hangs
             check(opened.run(batch), batch, model)

@@ -25,7 +25,9 @@ from edge_agent.runtime.backends.worker_process import WorkerProcess
 COMMAND = (sys.executable, "-m", "edge_agent.runtime.backends.trt_worker")
 THREAD_NAME = "gpu-worker"
 OPENING = -1  # number of the first question
+HUNG = "it hung"
 READY_WITHIN_S = 120.0  # to load an engine, or to open a slot
+RUN_WITHIN_S = 120.0  # a batch, where nobody interrupts it before
 
 Frames = Sequence[Tuple[int, int, int]]  # index, width and height of each
 
@@ -47,9 +49,9 @@ class GpuWorker:
     One thread owns the process: it starts it, reads its answers and starts it again. Methods may be
     called on any thread; none waits while it holds the lock, for sending doesn't wait.
 
-    ready: what the worker said of its engine. remarks: what isn't as fast as it could be, for
-    people. restarts: how often it had to be started again. trouble: why it isn't any more, for
-    people; "" while it is.
+    ready: what the worker said of its engine when it started the last time. remarks: what isn't as
+    fast as it could be, for people. restarts: how often it had to be started again. trouble: why it
+    isn't any more, for people; "" while it is.
     """
 
     def __init__(
@@ -67,6 +69,12 @@ class GpuWorker:
         self.restarts = 0
         self.trouble = ""
         self.remarks: Tuple[str, ...] = ()
+        try:
+            self._engine = engine.open("rb", buffering=0)
+        except OSError as error:
+            raise BackendUnavailable(
+                f"The engine's file can't be opened ({error}). Start the model again."
+            ) from None
         self._command, self._opening = command, opening or {}
         self._patience = patience or Patience()
         self._lock = threading.Lock()
@@ -77,12 +85,12 @@ class GpuWorker:
         self._questions = Questions()
         self._numbers = count()  # of slots
         self._slots: Dict[int, _Slot] = {}
-        self._first: Future[Answer] = Future()
-        self._engine = engine.open("rb", buffering=0)
+        self._first: Future[None] = Future()
+        self.ready: Answer = {}
         self._thread = threading.Thread(target=self._keep, name=THREAD_NAME, daemon=True)
         self._thread.start()
         try:
-            self.ready = self._first.result()
+            self._first.result()
         except BaseException:
             self.close()
             raise
@@ -100,7 +108,8 @@ class GpuWorker:
             self._slots[number] = slot = _Slot(memory, frame_bytes)
             opened = self._send_slot(process, number, slot)
         try:
-            self._wait(process, opened)
+            late = f"it didn't open a slot within {READY_WITHIN_S:g} s"
+            self._wait(process, opened, READY_WITHIN_S, late)
         except BaseException:
             self.close_slot(number)
             raise
@@ -109,7 +118,8 @@ class GpuWorker:
     def run(self, slot: int, items: int, frames: Frames = ()) -> None:
         """Compute the first items of a slot; its outputs are there afterwards.
 
-        Raises AgentUnavailable when the worker isn't there or ends meanwhile, InferenceFailed.
+        Raises AgentUnavailable when the worker isn't there or ends meanwhile, InferenceFailed. Ends
+        the worker when it takes far too long.
         """
         with self._lock:
             process = self._running()
@@ -117,7 +127,7 @@ class GpuWorker:
                 raise AgentUnavailable("The inference unit was given up; call again.")
             message = {"do": "run", "slot": slot, "count": items, "frames": frames}
             answer = self._ask(process, message, slot=slot)
-        answer.result()
+        self._wait(process, answer, RUN_WITHIN_S, HUNG)
 
     def interrupt(self, slot: int) -> None:
         """End the worker if it is computing this slot, which takes no more runs."""
@@ -125,7 +135,7 @@ class GpuWorker:
             if slot in self._slots:
                 self._slots[slot].is_given_up = True
             if self._process is not None and self._questions.is_computing(slot):
-                self._process.kill("it hung")
+                self._process.kill(HUNG)
 
     def close_slot(self, slot: int) -> None:
         """Forget the slot, and a run in it; with the last one the worker ends."""
@@ -179,14 +189,17 @@ class GpuWorker:
         process.send({"id": question.number, **message}, descriptors)
         return question.answer
 
-    def _wait(self, process: WorkerProcess, opened: Future[Answer]) -> None:
+    def _wait(
+        self, process: WorkerProcess, answer: Future[Answer], within_s: float, late: str
+    ) -> None:
+        """Wait for an answer; who gives none in time is killed, which fails it soon."""
         try:
-            opened.result(READY_WITHIN_S)
+            answer.result(within_s)
         except TooLate:
             with self._lock:
                 if self._process is process:
-                    process.kill(f"it didn't open a slot within {READY_WITHIN_S:g} s")
-            opened.result()
+                    process.kill(late)
+            answer.result()
 
     def _send_slot(self, process: WorkerProcess, number: int, slot: _Slot) -> Future[Answer]:
         message = {"do": "slot", "slot": number, "frame_bytes": slot.frame_bytes}
@@ -251,7 +264,7 @@ class GpuWorker:
                 self._first.set_exception(error)
             return False
         process.started()
-        self.remarks = tuple(answer.get("remarks", ()))
+        self.ready, self.remarks = answer, tuple(answer.get("remarks", ()))
         with self._changed:
             for number, slot in self._slots.items():
                 opened = self._send_slot(process, number, slot)
@@ -259,7 +272,7 @@ class GpuWorker:
             self._is_up = True
             self._changed.notify_all()
         if not self._first.done():
-            self._first.set_result(answer)
+            self._first.set_result(None)
         return True
 
     def _take(self, process: WorkerProcess, message: Answer) -> None:
@@ -274,12 +287,14 @@ class GpuWorker:
         if question is None:  # its slot was closed meanwhile
             return
         if error is None:
+            if question.slot is not None:
+                self._patience.worked()
             question.answer.set_result(message)
         else:
             question.answer.set_exception(read_error(**error))
 
     def _give_up(self, how: str) -> None:
-        often = f"{self._patience.deaths} times within {self._patience.within_s:g} s"
+        often = f"{self._patience.deaths} times within {self._patience.within_s:g} s of work"
         with self._changed:
             self.trouble = (
                 f"The model's GPU worker died {often} and isn't started again. The last time it "

@@ -61,8 +61,11 @@ class OrtBackend(Backend):
         try:
             values = self._session.run(self._wanted, {self._spec.tensor: batch}, self._run_options)
         except Exception as error:
-            raise InferenceFailed(f"onnxruntime: {_first_line(error)}") from None
+            raise self._failure(error) from None
         return {name: value[:count] for name, value in zip(self._wanted, values)}
+
+    def _failure(self, error: Exception) -> InferenceFailed:
+        return InferenceFailed(f"onnxruntime: {_first_line(error)}")
 
     def _close(self) -> None:
         del self._session
@@ -76,6 +79,7 @@ class OrtCudaBackend(OrtBackend):
     """
 
     name: ClassVar[str] = "onnxruntime-cuda"
+    can_interrupt: ClassVar[bool] = False  # a node that is stuck in CUDA doesn't end
     extra: ClassVar[str] = "gpu"
 
     def __init__(self, model: bytes, manifest: Manifest, options: BackendOptions) -> None:
@@ -108,12 +112,9 @@ class OrtCudaBackend(OrtBackend):
     def _largest_batch(self, options: BackendOptions) -> int:
         return self.max_batch
 
-    def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
-        try:
-            return super()._run(batch)
-        except InferenceFailed as error:
-            self._trouble = self._trouble or ort_cuda.lasting(str(error))
-            raise
+    def _failure(self, error: Exception) -> InferenceFailed:
+        self._trouble = self._trouble or ort_cuda.lasting(str(error))
+        return super()._failure(error)
 
 
 def _session(kind: Any, model: bytes, options: Any, providers: List[Any]) -> Any:

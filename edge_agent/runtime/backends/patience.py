@@ -6,11 +6,15 @@ import time
 from typing import Callable, List, Optional, Sequence
 
 PAUSES_S = (0.0, 1.0, 2.0)  # as many deaths are survived
-WITHIN_S = 60.0  # deaths longer ago don't count
+WITHIN_S = 60.0  # of work; deaths before that don't count
 
 
 class Patience:
-    """Counts deaths; one of them is nothing, many of them in a short time are too much."""
+    """Counts deaths; one of them is nothing, many of them within a little work are too much.
+
+    Only the time from a life's first success to its last is work: who hangs, or dies before it has
+    done anything, isn't forgiven for taking long to do so.
+    """
 
     def __init__(
         self,
@@ -20,15 +24,24 @@ class Patience:
     ) -> None:
         self.within_s = within_s
         self._pauses_s, self._clock = pauses_s, clock
-        self._deaths: List[float] = []
+        self._worked_s = 0.0
+        self._since: Optional[float] = None  # the last success of this life
+        self._deaths: List[float] = []  # how long it had worked by then
 
     @property
     def deaths(self) -> int:
         """How many count."""
         return len(self._deaths)
 
+    def worked(self) -> None:
+        """Note a success."""
+        now = self._clock()
+        self._worked_s += 0.0 if self._since is None else now - self._since
+        self._since = now
+
     def pause_s(self) -> Optional[float]:
         """Count a death; return how long to wait until the next start, None: there is none."""
-        now = self._clock()
+        now = self._worked_s
         self._deaths = [*(died for died in self._deaths if now - died < self.within_s), now]
+        self._since = None
         return self._pauses_s[self.deaths - 1] if self.deaths <= len(self._pauses_s) else None

@@ -11,6 +11,7 @@ from edge_agent.errors import (
     AgentUnavailable,
     BackendUnavailable,
     EdgeAgentError,
+    EngineUnusable,
     GpuFailed,
     InferenceFailed,
     InvalidPackage,
@@ -19,7 +20,10 @@ from edge_agent.errors import (
 
 Answer = Dict[str, Any]
 
-KINDS = {each.__name__: each for each in (BackendUnavailable, InvalidPackage, OutOfMemory)}
+KINDS = {
+    each.__name__: each
+    for each in (BackendUnavailable, EngineUnusable, InferenceFailed, InvalidPackage, OutOfMemory)
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,10 @@ def fail(questions: List[Question], sentence: str) -> None:
 
 
 def read_error(kind: str, text: str, code: int, is_sticky: bool) -> EdgeAgentError:
-    """Return the error that the worker met, as one of ours."""
-    if kind == GpuFailed.__name__:
-        return GpuFailed.after(text, code, is_sticky)
-    return KINDS.get(kind, InferenceFailed)(text)
+    """Return the error that the worker met, as one of ours.
+
+    What isn't one of ours, such as MemoryError, is told of circumstances, which pass.
+    """
+    if kind in KINDS:
+        return KINDS[kind](text)
+    return GpuFailed.after(text, code, is_sticky)

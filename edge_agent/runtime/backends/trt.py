@@ -116,6 +116,8 @@ class TrtBackend(Backend):
         height, width = frame.shape[:2]
         if frame.nbytes > self._layout.frame_bytes or self._resizing is None:
             return False
+        if not self._worker.ready["resizes"]:  # one that was started again may lack what others had
+            return False
         if not self._resizing.can(width, height):
             return False
         np.copyto(self._layout.frame(self._mapped, index, width, height), frame)

@@ -1,69 +1,98 @@
-"""One execution context of an engine, bound to one profile: plain runs, and graphs of them.
+"""One execution context of an engine, for good on one profile and one shape: runs, and graphs.
 
+A context always computes the largest batch of its profile, which is the one that the kernels were
+chosen for; what a batch lacks is computed as well and thrown away. (So an engine with one wide
+profile computes as many items for one frame as for a full batch: build one profile a batch size.)
 A CUDA graph replays the work of one run with one call. It holds for the addresses and the shapes
-that it was captured with, and only as long as its context keeps those shapes: after another batch
-was set, replaying is undefined (TensorRT developer guide, "CUDA Graphs"). So a graph lives as long
-as the batch stays. The first run of a batch is a plain one: it brings the context up to date,
-which can't be captured. So are a few more, since capturing takes as long as several runs.
+that it was captured with (TensorRT developer guide, "CUDA Graphs"). Neither changes here, so that
+it lasts. The first run is a plain one: it brings the context up to date, which can't be captured.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Mapping, NamedTuple, Sequence
 
 from edge_agent.errors import GpuFailed, InferenceFailed
 from edge_agent.runtime.backends.cuda.driver import Driver
 from edge_agent.runtime.backends.slot_layout import Tensor
-from edge_agent.runtime.backends.trt_tensors import Batches
-
-PLAIN_RUNS = 3  # of a batch that stays, before graphs of it are captured
 
 
 class Graph(NamedTuple):
-    """`turn`: which of its lane's batches it was captured for."""
+    """A lane's run for the addresses of one slot."""
 
     handle: int
-    turn: int
+
+
+class Scratch:
+    """Memory for what an engine computes on the way, one allocation for all of its contexts.
+
+    A run needs it until its work on the GPU is done, so they may share it as long as all of them
+    run on the same stream, one after the other. Each would take as much as the largest profile
+    needs. Where TensorRT's Python offers no such sharing, contexts have memory of their own.
+    """
+
+    def __init__(self, trt: Any, driver: Driver) -> None:
+        self._driver, self._address = driver, 0
+        # From 10.1 on memory is set with its size; from 11 on it's the only way.
+        self._is_sized = hasattr(trt.IExecutionContext, "set_device_memory")
+        self._is_shared = self._is_sized or hasattr(
+            trt.ICudaEngine, "create_execution_context_without_device_memory"
+        )
+        self._how = trt.ExecutionContextAllocationStrategy.USER_MANAGED if self._is_sized else None
+
+    def context(self, engine: Any) -> Any:
+        """Return a context that can't run before `lend`; None: TensorRT can't make it."""
+        if self._is_sized:
+            return engine.create_execution_context(self._how)
+        if self._is_shared:
+            return engine.create_execution_context_without_device_memory()
+        return engine.create_execution_context()
+
+    def lend(self, engine: Any, context: Any) -> None:
+        """Let a context use the memory, allocated for the first. Raises GpuFailed."""
+        if self._is_sized:
+            size = engine.device_memory_size_v2
+            context.set_device_memory(self._at_least(size), size)
+        elif self._is_shared:
+            context.device_memory = self._at_least(engine.device_memory_size)
+
+    def free(self) -> None:
+        """Give the memory back, after the contexts."""
+        if self._address:
+            self._driver.free(self._address)
+            self._address = 0
+
+    def _at_least(self, size: int) -> int:
+        """Return the address, on 256 bytes as CUDA allocates and TensorRT demands; 0 for none."""
+        if size and not self._address:
+            self._address = self._driver.allocate(size)
+        return self._address
 
 
 class Lane:
-    """Runs batches of so many items as `batches` says; all of them on one stream."""
+    """Runs batches of `batch` items, all of them on one stream. Raises InferenceFailed."""
 
     def __init__(
-        self, driver: Driver, news: Any, context: Any, inputs: Sequence[Tensor], batches: Batches
+        self, driver: Driver, news: Any, context: Any, inputs: Sequence[Tensor], batch: int
     ) -> None:
-        self.batches = batches
+        self.batch = batch
         self.no_graphs = ""  # why not
         self._driver, self._news, self._context = driver, news, context
-        self._inputs = inputs
-        self._batch: Optional[int] = None  # that the context is up to date for
-        self._plain_runs = 0  # of this batch
-        self._turn = 0
-
-    def set_shapes(self, batch: int) -> None:
-        """Set the shapes of the inputs. Raises InferenceFailed."""
-        self._batch = None
-        for tensor in self._inputs:
-            done = self._context.set_input_shape(tensor.name, (batch, *tensor.item))
+        self._is_up_to_date = False
+        for tensor in inputs:
+            done = context.set_input_shape(tensor.name, (batch, *tensor.item))
             self._demand(done, f"a batch of {batch}")
 
-    def run(
-        self, batch: int, addresses: Mapping[str, int], kept: Dict[Lane, Graph], stream: int
-    ) -> None:
+    def run(self, addresses: Mapping[str, int], kept: Dict[Lane, Graph], stream: int) -> None:
         """Put one run into `stream`; returns at once. Raises InferenceFailed.
 
         addresses: of all tensors. kept: graphs for these addresses, none of which is running.
         """
-        if batch != self._batch:
-            self.set_shapes(batch)
-            self._turn += 1
-            self._plain_runs = 0
-        if self._plain_runs >= PLAIN_RUNS and self._replay(addresses, kept, stream):
+        if self._is_up_to_date and self._replay(addresses, kept, stream):
             return
         self._execute(addresses, stream)
-        self._batch = batch
-        self._plain_runs += 1
+        self._is_up_to_date = True
 
     def close(self) -> None:
         """Let go of the context, whoever still has the lane."""
@@ -74,17 +103,12 @@ class Lane:
         if self.no_graphs:
             return False
         try:
-            if self not in kept or kept[self].turn != self._turn:
-                self._drop(kept)
-                kept[self] = Graph(self._capture(addresses, stream), self._turn)
+            if self not in kept:
+                kept[self] = Graph(self._capture(addresses, stream))
             self._driver.launch_graph(kept[self].handle, stream)
         except InferenceFailed as error:
             self.no_graphs = str(error)
         return not self.no_graphs
-
-    def _drop(self, kept: Dict[Lane, Graph]) -> None:
-        if self in kept:
-            self._driver.destroy_graph(kept.pop(self).handle)
 
     def _capture(self, addresses: Mapping[str, int], stream: int) -> int:
         self._driver.begin_capture(stream)

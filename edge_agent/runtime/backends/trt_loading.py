@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from edge_agent.errors import BackendUnavailable, EngineUnusable, ModelError
+
+if TYPE_CHECKING:
+    from edge_agent.runtime.backends.trt_lane import Scratch
 
 # What the runtimes of 8.5 to 11 tell of an engine they refuse.
 _OTHER_VERSION = re.compile(
@@ -52,10 +55,21 @@ def engine(trt: Any, news: Any, runtime: Any, content: bytes) -> Any:
     return made
 
 
-def context(trt: Any, news: Any, engine: Any, profile: int, stream: int) -> Any:
-    """Return an execution context for good on `profile`. Raises BackendUnavailable."""
+def context(
+    trt: Any,
+    news: Any,
+    engine: Any,
+    profile: int,
+    stream: int,
+    scratch: Optional[Scratch] = None,
+) -> Any:
+    """Return an execution context for good on `profile`. Raises BackendUnavailable, GpuFailed.
+
+    scratch: what it computes in, shared with the engine's others, all of them on one stream;
+    without it the context has memory of its own.
+    """
     news.forget()
-    made = engine.create_execution_context()
+    made = engine.create_execution_context() if scratch is None else scratch.context(engine)
     if made is not None and made.active_optimization_profile != profile:
         news.forget()  # before 10 every context but the first complains that 0 is taken
         if not made.set_optimization_profile_async(profile, stream):
@@ -65,6 +79,8 @@ def context(trt: Any, news: Any, engine: Any, profile: int, stream: int) -> Any:
             f"{_name(trt)} can't make the engine ready to compute: {news.reason()}. If the GPU's "
             "memory is full, unload another model or choose smaller batches."
         )
+    if scratch is not None:
+        scratch.lend(engine, made)
     return made
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any, List, Optional, Sequence, Tuple
 
-from edge_agent.errors import InferenceFailed, InvalidPackage, ModelError
+from edge_agent.errors import GpuFailed, InferenceFailed, InvalidPackage, ModelError
 from edge_agent.runtime.backends import trt_loading, trt_tensors
 from edge_agent.runtime.backends.cuda.driver import Driver
 from edge_agent.runtime.backends.gpu_resize import Resizer
 from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
-from edge_agent.runtime.backends.trt_lane import Lane
+from edge_agent.runtime.backends.trt_lane import Lane, Scratch
 from edge_agent.runtime.backends.trt_news import listener
 from edge_agent.runtime.backends.trt_slot import FrameIn, Slot, Times
 
@@ -25,9 +25,10 @@ __all__ = ["EngineLoop", "FrameIn", "Slot", "Times"]
 class EngineLoop:
     """An engine that is loaded, ready to compute.
 
-    tensors: inputs first. smallest, max_batch: batches that the engine itself takes; smaller ones
-    are filled up with zeros. device: where it runs, for people. remarks: what isn't as fast as it
-    could be, and why. resizer: makes items of whole frames; it stays its maker's.
+    tensors: inputs first. max_batch: the largest batch; each is filled up to what one of the
+    engine's profiles takes. device: where it runs, for people. remarks: what isn't as fast as it
+    could be, and why. resizer: makes items of whole frames; it stays its maker's. is_timed: `wait`
+    returns what it has measured, which costs calls of the driver.
 
     Made, used and closed with the GPU's context current in the thread. Raises BackendUnavailable
     when the engine can't work here, InvalidPackage when it isn't one that can be served, GpuFailed.
@@ -41,11 +42,12 @@ class EngineLoop:
         dla_core: Optional[int] = None,
         resizer: Optional[Resizer] = None,
         allow_host_code: bool = False,
+        is_timed: bool = True,
     ) -> None:
         self.remarks: List[str] = []
         gpu = driver.gpu()
         self.device = f"GPU {gpu.name}" + ("" if dla_core is None else f", DLA core {dla_core}")
-        self._driver, self._is_integrated = driver, gpu.is_integrated
+        self._driver, self._is_integrated, self._is_timed = driver, gpu.is_integrated, is_timed
         self._news, self._resizer = listener(trt), resizer
         self._slots: List[Slot] = []
         self._lanes: List[Lane] = []
@@ -54,6 +56,8 @@ class EngineLoop:
                 self._in, self._compute, self._out = self._streams(owned)
                 self._mark = driver.event()
                 owned.callback(driver.destroy_event, self._mark)
+                self._scratch = Scratch(trt, driver)
+                owned.callback(self._scratch.free)
                 owned.callback(self._unload)
                 self._runtime = trt_loading.runtime(
                     trt, self._news, dla_core, allow_host_code=allow_host_code
@@ -64,20 +68,26 @@ class EngineLoop:
         except ModelError as error:
             # without the places where it was raised: they keep what must go before the context
             raise error.with_traceback(None) from None
-        self.smallest = min(lane.batches.low for lane in self._lanes)
-        self.max_batch = max(lane.batches.high for lane in self._lanes)
+        self.max_batch = max(lane.batch for lane in self._lanes)
 
     def open_slot(self, memory: int, layout: SlotLayout) -> Slot:
         """Make `layout.size` bytes at the host address `memory`, on a page, the place of batches.
 
-        They stay the caller's, and there until the slot is closed.
+        They stay the caller's, and there until the slot is closed. What is in them now is what
+        batches are filled up with, until others have left items there.
         """
-        slot = Slot(self._driver, memory, layout, self._is_integrated)
+        slot = Slot(self._driver, memory, layout, self._is_integrated, self._is_timed)
         if slot.unpinned:
             self._remark(
-                f"Batches are copied slowly, from memory that isn't pinned: {slot.unpinned}"
+                "Batches are copied slowly, from memory that isn't pinned, and don't overlap: "
+                f"{slot.unpinned}"
             )
         self._slots.append(slot)
+        try:
+            slot.copy_in(self.max_batch, (), self._in)
+        except GpuFailed:
+            self.close_slot(slot)
+            raise
         return slot
 
     def submit(self, slot: Slot, count: int, frames: Sequence[FrameIn] = ()) -> None:
@@ -86,14 +96,13 @@ class EngineLoop:
         The items lie in the slot, those of `frames` as whole frames; what these are resized to is
         in the item's place afterwards. Raises InferenceFailed, and the slot is free again.
         """
-        lane, batch = self._choose(count)
+        lane = self._choose(count)
         if slot.is_in_flight:
             raise InferenceFailed("The slot's last batch isn't done yet; wait for it first.")
         self._check_frames(slot, count, frames)
         self._news.forget()
-        slot.pad(count, batch)
         try:
-            self._enqueue(slot, lane, count, batch, frames)
+            self._enqueue(slot, lane, count, frames)
         except InferenceFailed:
             self._drain()  # what is queued already uses the slot; a lost GPU shows up here
             raise
@@ -129,12 +138,12 @@ class EngineLoop:
     def _open_lanes(self, trt: Any) -> Tuple[Tensor, ...]:
         """Open one lane a profile; return the tensors, inputs first."""
         inputs, found = trt_tensors.inputs(trt, self._engine), set()
-        for profile, batches in enumerate(trt_tensors.batches(self._engine, inputs)):
-            context = trt_loading.context(trt, self._news, self._engine, profile, self._compute)
-            lane = Lane(self._driver, self._news, context, inputs, batches)
-            self._lanes.append(lane)
-            lane.set_shapes(batches.high)
-            outputs = trt_tensors.outputs(trt, self._engine, context, batches.high)
+        for profile, batch in enumerate(trt_tensors.batches(self._engine, inputs)):
+            context = trt_loading.context(
+                trt, self._news, self._engine, profile, self._compute, self._scratch
+            )
+            self._lanes.append(Lane(self._driver, self._news, context, inputs, batch))
+            outputs = trt_tensors.outputs(trt, self._engine, context, batch)
             found.add((*inputs, *outputs))
         if len(found) != 1:
             raise InvalidPackage("The engine's outputs have another size in each profile.")
@@ -147,15 +156,14 @@ class EngineLoop:
         self._engine = None
         self._runtime = None
 
-    def _choose(self, count: int) -> Tuple[Lane, int]:
-        """Return the lane for `count` items, and the batch that it computes."""
+    def _choose(self, count: int) -> Lane:
+        """Return the lane that computes the fewest items besides `count`."""
         if not 1 <= count <= self.max_batch:
             raise InferenceFailed(
                 f"The engine got a batch of {count}; expected 1 to {self.max_batch}."
             )
-        fitting = [lane for lane in self._lanes if lane.batches.high >= count]
-        lane = min(fitting, key=lambda lane: (max(lane.batches.low, count), lane.batches.high))
-        return lane, max(lane.batches.low, count)
+        fitting = [lane for lane in self._lanes if lane.batch >= count]
+        return min(fitting, key=lambda lane: lane.batch)
 
     def _check_frames(self, slot: Slot, count: int, frames: Sequence[FrameIn]) -> None:
         for frame in frames:
@@ -167,17 +175,15 @@ class EngineLoop:
                     f"slot has room for {slot.layout.frame_bytes}. Resize it on the CPU."
                 )
 
-    def _enqueue(
-        self, slot: Slot, lane: Lane, count: int, batch: int, frames: Sequence[FrameIn]
-    ) -> None:
+    def _enqueue(self, slot: Slot, lane: Lane, count: int, frames: Sequence[FrameIn]) -> None:
         slot.record("began", self._in)
-        slot.copy_in(batch, frames, self._in)
+        slot.copy_in(count, frames, self._in)
         slot.record("arrived", self._in)
         slot.follow("arrived", self._compute)
         slot.record("started", self._compute)
         for frame in frames:
             self._resize(slot, frame)
-        lane.run(batch, slot.addresses, slot.graphs, self._compute)
+        lane.run(slot.addresses, slot.graphs, self._compute)
         slot.record("computed", self._compute)
         slot.follow("computed", self._out)
         slot.record("leaving", self._out)

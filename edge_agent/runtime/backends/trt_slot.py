@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Dict, NamedTuple, Sequence
@@ -12,7 +13,7 @@ from edge_agent.runtime.backends.cuda.driver import Driver
 from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
 from edge_agent.runtime.backends.trt_lane import Graph, Lane
 
-# What is timed of a batch, in the order in which it comes to pass.
+# Of a batch, in the order in which they come to pass: begin and end of each of its parts.
 MOMENTS = ("began", "arrived", "started", "computed", "leaving", "done")
 
 
@@ -34,11 +35,14 @@ class FrameIn:
 
 
 class Times(NamedTuple):
-    """What a batch took on the GPU, waiting for its neighbours left out."""
+    """What a batch took on the GPU, waiting for its neighbours left out; NaN if not measured."""
 
     copy_in_ms: float
     compute_ms: float
     copy_out_ms: float
+
+
+UNKNOWN = Times(math.nan, math.nan, math.nan)
 
 
 class Slot:
@@ -49,13 +53,19 @@ class Slot:
     """
 
     def __init__(
-        self, driver: Driver, memory: int, layout: SlotLayout, is_integrated: bool
+        self,
+        driver: Driver,
+        memory: int,
+        layout: SlotLayout,
+        is_integrated: bool,
+        is_timed: bool = True,
     ) -> None:
         self.layout = layout
         self.is_in_flight = False
         self.unpinned = ""
         self.graphs: Dict[Lane, Graph] = {}
         self._driver, self._host = driver, memory
+        self._has_streams, self._is_timed = not is_integrated, is_timed
         self._offsets = {tensor.name: layout.offset(tensor.name) for tensor in layout.tensors}
         self._inputs = [tensor for tensor in layout.tensors if tensor.is_input]
         self._outputs = [tensor for tensor in layout.tensors if not tensor.is_input]
@@ -67,8 +77,8 @@ class Slot:
                 owned.callback(driver.free, mapped)
             self._device = mapped
             self._events: Dict[str, int] = {}
-            for moment in MOMENTS:
-                self._events[moment] = event = driver.event(timed=True)
+            for moment in _noted(is_integrated, is_timed):
+                self._events[moment] = event = driver.event(is_timed)
                 owned.callback(driver.destroy_event, event)
             owned.callback(self._drop_graphs)
             self._owned = owned.pop_all()
@@ -79,17 +89,21 @@ class Slot:
         self._owned.close()
 
     def record(self, moment: str, stream: int) -> None:
-        """Note when `stream` gets here."""
-        self._driver.record(self._events[moment], stream)
+        """Note when `stream` gets here, if anybody wants to know."""
+        if moment in self._events:
+            self._driver.record(self._events[moment], stream)
 
     def follow(self, moment: str, stream: int) -> None:
         """Let `stream` go on only after `moment` has come to pass."""
-        self._driver.wait(stream, self._events[moment])
+        if self._has_streams:  # else there is one, which comes past it anyway
+            self._driver.wait(stream, self._events[moment])
 
     def wait(self) -> Times:
         """Block this thread until the batch is done. Raises GpuFailed."""
         try:
             self._driver.synchronize(self._events["done"])
+            if not self._is_timed:
+                return UNKNOWN
             return Times(*map(self._elapsed, MOMENTS[::2], MOMENTS[1::2]))
         finally:
             self.is_in_flight = False
@@ -155,3 +169,10 @@ class Slot:
     def _drop_graphs(self) -> None:
         while self.graphs:
             self._driver.destroy_graph(self.graphs.popitem()[1].handle)
+
+
+def _noted(is_integrated: bool, is_timed: bool) -> Sequence[str]:
+    """Return the moments that somebody waits for, or that are timed."""
+    if is_timed:
+        return MOMENTS
+    return MOMENTS[-1:] if is_integrated else MOMENTS[1::2]

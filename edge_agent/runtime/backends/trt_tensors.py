@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, List, Sequence, Tuple
 
 from edge_agent.errors import InvalidPackage
@@ -22,14 +21,6 @@ DTYPES = {
 Shape = Tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Batches:
-    """The batch sizes that an optimisation profile takes."""
-
-    low: int
-    high: int
-
-
 def inputs(trt: Any, engine: Any) -> Tuple[Tensor, ...]:
     """Return the inputs. Raises InvalidPackage for what isn't a batch of one size of items."""
     return tuple(
@@ -38,13 +29,10 @@ def inputs(trt: Any, engine: Any) -> Tuple[Tensor, ...]:
     )
 
 
-def batches(engine: Any, inputs: Sequence[Tensor]) -> Tuple[Batches, ...]:
-    """Return what each profile takes, in TensorRT's order."""
+def batches(engine: Any, inputs: Sequence[Tensor]) -> Tuple[int, ...]:
+    """Return the largest batch of each profile, in TensorRT's order."""
     ends = [_ends(engine, tensor.name) for tensor in inputs]
-    return tuple(
-        Batches(max(low[0] for low, _ in profile), min(high[0] for _, high in profile))
-        for profile in zip(*ends)
-    )
+    return tuple(min(high[0] for _, high in profile) for profile in zip(*ends))
 
 
 def outputs(trt: Any, engine: Any, context: Any, batch: int) -> Tuple[Tensor, ...]:

@@ -67,19 +67,22 @@ def _open(opening: Received) -> Iterator[Tuple[Driver, EngineLoop, bool]]:
     trt, driver = trt_engine.library(), open_driver()
     with ExitStack() as owned:
         owned.enter_context(driver.context())
-        resizer = _resizer(driver, asked.get("resize"), owned)
+        remarks: List[str] = []
+        resizer = _resizer(driver, asked.get("resize"), owned, remarks)
         engine = _content(opening.descriptors[0])
         host_code = asked.get("allow_host_code", False)
-        loop = EngineLoop(trt, driver, engine, asked.get("dla_core"), resizer, host_code)
+        dla_core = asked.get("dla_core")
+        loop = EngineLoop(trt, driver, engine, dla_core, resizer, host_code, is_timed=False)
         del engine
         owned.callback(loop.close)
+        loop.remarks += remarks
         yield driver, loop, resizer is not None
 
 
 def _resizer(
-    driver: Driver, asked: Optional[Dict[str, Any]], owned: ExitStack
+    driver: Driver, asked: Optional[Dict[str, Any]], owned: ExitStack, remarks: List[str]
 ) -> Optional[Resizer]:
-    """Return what resizes frames; None: the CPU does."""
+    """Return what resizes frames; None: the CPU does, and there may be a remark why."""
     if asked is None:
         return None
     try:
@@ -88,7 +91,8 @@ def _resizer(
     except GpuFailed as error:
         if error.is_sticky:
             raise
-        log.warning("Frames are resized on the CPU: %s", error)
+        remarks.append(f"Frames are resized on the CPU: {error}")
+        log.warning("%s", remarks[-1])
         return None
     owned.callback(made.close)
     return made
@@ -131,8 +135,8 @@ class _Server:
             self._do(received)
         self._submitted.put(None)
         waiting.join()
-        while self._slots:
-            self._loop.close_slot(self._slots.popitem()[1].slot)
+        for opened in self._slots.values():
+            self._loop.close_slot(opened.slot)
 
     def _do(self, received: Received) -> None:
         message = received.content

@@ -48,6 +48,7 @@ class WorkerProcess:
                     stderr=subprocess.STDOUT,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,  # Ctrl-C is for the agent, which ends it in order
+                    cwd="/",  # where nobody leaves modules: Python looks there for them first
                 )
         except BaseException:
             self._channel.close()
@@ -70,13 +71,13 @@ class WorkerProcess:
         self._deadline = None
 
     def messages(self) -> Iterator[Dict[str, Any]]:
-        """Yield what it sends, until it ends or someone hangs up."""
+        """Yield what it sends, until it ends, is killed or someone hangs up."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ)
             selector.register(self._output, selectors.EVENT_READ)
             while True:
                 ready = [key.fileobj for key, _ in selector.select(self._rest_s())]
-                if not ready:
+                if self._rest_s() == 0.0:
                     self._deadline = None
                     self.kill(f"it wasn't ready within {self._starts_within_s:g} s")
                 if self._output in ready and not self._read_output():
@@ -92,16 +93,24 @@ class WorkerProcess:
         self._channel.hang_up()
 
     def kill(self, why: str) -> None:
-        """End it at once; `why` is what follows "because"."""
+        """End it at once; `why` is what follows "because".
+
+        Nothing is heard of it any more, and nobody waits for it: it may be in the driver's hands,
+        where no signal reaches it.
+        """
         self.blame(why)
         self._process.kill()
+        self._channel.hang_up()
 
     def blame(self, why: str) -> None:
         """Note why it is about to end; what was noted first counts."""
         self._why = self._why or why.rstrip(".")
 
     def end(self) -> str:
-        """Wait for its end, by force if need be; free everything. Return how it ended."""
+        """Wait for its end, by force if need be; free everything. Return how it ended.
+
+        Who can't be ended in time is left behind.
+        """
         self._channel.hang_up()
         if not self._is_gone(ENDS_WITHIN_S):
             self.kill("it didn't end by itself")
@@ -111,7 +120,9 @@ class WorkerProcess:
         if self._line:
             self._tell(self._line)
         if not is_gone:
-            return f"can't be ended (process {self._process.pid}): the driver holds it"
+            held = f"can't be ended (process {self._process.pid}): the driver holds it"
+            log.error("The worker %s. It is left behind; restart the machine if it stays.", held)
+            return held
         return self._ending(self._process.returncode)
 
     def _rest_s(self) -> Optional[float]:

@@ -44,7 +44,6 @@ class PycudaDriver(CApi):
         self._things: Dict[int, Any] = {}
         self._lock = threading.Lock()
         self._context: Any = None
-        self._users = 0
         with opening():
             self._do(api.init)
             self._gpu = self._do(api.Device, 0)
@@ -77,12 +76,12 @@ class PycudaDriver(CApi):
         with self._lock:
             self._context = self._context or self._do(self._gpu.retain_primary_context)
             self._do(self._context.push)
-            self._users += 1
+            self._count(1)
         try:
             yield
         finally:
             with self._lock:
-                self._users -= 1
+                self._count(-1)
                 self._leave()
 
     def _leave(self) -> None:

@@ -8,8 +8,10 @@ Source: CUDA driver API. An adapter's `_call` returns what C writes through poin
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import threading
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
 
 from edge_agent.errors import GpuFailed
 from edge_agent.runtime.backends.cuda.driver import Driver, Size3
@@ -29,6 +31,9 @@ class CApi(Driver):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._users = 0  # of the context
+        self._counting = threading.Lock()
+        self._modules: Dict[bytes, Any] = {}  # by the digest of their text
         with opening():
             self._call("cuInit", 0)
             self._device = self._call("cuDeviceGet", 0)
@@ -51,12 +56,21 @@ class CApi(Driver):
         context = self._call("cuDevicePrimaryCtxRetain", self._device)
         try:
             self._call("cuCtxPushCurrent", context)
+            self._count(1)
             try:
                 yield
             finally:
+                self._count(-1)
                 self._call("cuCtxPopCurrent")
         finally:
             self._give_back("cuDevicePrimaryCtxRelease", self._device)
+
+    def _count(self, change: int) -> None:
+        """Note who uses the context; with the last one its modules go."""
+        with self._counting:
+            self._users += change
+            if not self._users:
+                self._modules.clear()
 
     def _memory(self) -> Tuple[int, int]:
         free, total = self._call("cuMemGetInfo")
@@ -127,8 +141,10 @@ class CApi(Driver):
         self._give_back("cuGraphExecDestroy", graph)
 
     def load_function(self, ptx: bytes, name: str) -> int:
-        module = self._call("cuModuleLoadData", ptx)  # ends with a zero, as all bytes in CPython
-        return int(self._call("cuModuleGetFunction", module, name.encode()))
+        digest = hashlib.sha256(ptx).digest()
+        if digest not in self._modules:  # ptx ends with a zero, as all bytes in CPython
+            self._modules[digest] = self._call("cuModuleLoadData", ptx)
+        return int(self._call("cuModuleGetFunction", self._modules[digest], name.encode()))
 
     def launch(
         self, function: int, grid: Size3, block: Size3, arguments: Sequence[Any], stream: int
