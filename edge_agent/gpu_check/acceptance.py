@@ -18,6 +18,7 @@ from edge_agent.config import EngineSettings
 from edge_agent.errors import BackendUnavailable, InvalidConfiguration
 from edge_agent.gpu_check import (
     building,
+    cold,
     faults,
     footprint,
     judging,
@@ -90,6 +91,7 @@ def _check(site: Site, report: Report, arguments: argparse.Namespace) -> None:
         footprint.check(site, report)
         if best is not None:
             serving.check(site, report, best)
+        cold.check(site, report)
         leaks.check(site, report)
         faults.check(site, report)
         report.check("GPU memory at the end", partial(starting.memory, site, free))

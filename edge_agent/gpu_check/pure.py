@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Sequence, Tuple
+from typing import Callable, Dict, List, Sequence
 
-from edge_agent.errors import BackendUnavailable
+import numpy as np
+
+from edge_agent.errors import BackendUnavailable, GpuFailed
 from edge_agent.gpu_check.site import Site
 from edge_agent.runtime.backends import trt_loading, trt_tensors
 from edge_agent.runtime.backends.slot_layout import Tensor

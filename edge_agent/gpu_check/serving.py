@@ -7,69 +7,91 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Iterator, List, Sequence
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
 
 import numpy as np
 
+from edge_agent.gpu_check import fronting
 from edge_agent.gpu_check.report import Failed, Report, Rows, Skipped
 from edge_agent.gpu_check.site import Site
 from edge_agent.gpu_check.speed import Speed
-
-if TYPE_CHECKING:
-    from edge_agent.benchmark.loops import Tally
-    from edge_agent.benchmark.results import Load
+from edge_agent.runtime.backends.trt import TrtBackend
 
 MS = ("p50 ms", "p99 ms")
-MORE_THAN_POSSIBLE = (
-    2.0  # of the loop's frames a second are due, so that clients never wait for one
-)
+MORE_THAN_POSSIBLE = 2.0  # of the frames a second are due, so that clients never wait for one
 NEEDED = ("grpc_health", "grpc_reflection", "prometheus_client", "sqlite3")
+UNITS = 3  # of the front alone: as many as TensorRT has
 
 
 def check(site: Site, report: Report, best: Speed) -> None:
     """Compare the agent with the loop, and see how soon a model runs that was built before."""
     clients = site.scope.clients
-    rows = report.table(f"Served to {clients} clients", "under way", "frames/s", "of the loop", *MS)
+    columns = ("engine", "under way", "frames/s", "of the loop", *MS)
+    rows = report.table(f"Served to {clients} clients", *columns)
     starts: List[float] = []
-    report.check(f"served to {clients} clients", partial(_served, site, best, starts, rows))
-    report.check("StartModel with a built engine", partial(_start, site, starts))
+    front: List[float] = []
+    report.check("front alone", partial(_front, site, best, front, rows))
+    step = partial(_served, site, best, front, starts, rows)
+    report.check(f"served to {clients} clients", step, "served")
+    start = partial(_start, site, starts)
+    report.check("StartModel with a built engine", start, "cached_start_s")
 
 
-def _served(site: Site, best: Speed, starts: List[float], rows: Rows) -> str:
-    """Let each client have one frame under way at a time, then several; the better counts."""
-    from edge_agent.benchmark.clients import IN_FLIGHT
-    from edge_agent.benchmark.results import Load
+def _front(site: Site, best: Speed, front: List[float], rows: Rows) -> str:
+    """Serve a model that computes next to nothing, on the CPU: what the agent itself takes."""
+    path = fronting.write(site.folder / "front", site.manifest)
+    settings = {
+        "backends": ["onnxruntime"], "threads": 1, "cpu_batches": True,
+        "min_inference_units": UNITS, "max_inference_units": UNITS,
+    }  # fmt: skip
+    with serve(path, settings) as address:
+        front.append(_measured(site, address, best, "none", rows))
+    return f"{front[0]:.0f} frames/s with a model that computes next to nothing"
 
-    clients = site.scope.clients
-    one_each = Load("shared_memory", clients)
-    several_each = Load("shared_memory", clients, rate_fps=MORE_THAN_POSSIBLE * best.loop)
-    with _agent(site) as address:
+
+def _served(site: Site, best: Speed, front: List[float], starts: List[float], rows: Rows) -> str:
+    """Serve the package of the site's precision by TensorRT alone, with the engines built here."""
+    # In place of all other settings of engines: how many units there are is the agent's choice.
+    settings = {"backends": ["tensorrt"], "wait_for_engine": True, "cache": str(site.cache)}
+    with serve(site.packages[site.precision].path, settings) as address:
         starts.append(_start_again(address))
-        tallies = _measured(site, address, [one_each, several_each])
-    for tally, under_way in zip(tallies, (clients, IN_FLIGHT * clients)):
-        if tally.failures or not tally.latencies_ms:
-            raise Failed(f"calls failed: {tally.failures or 'all'}")
-        fps = tally.throughput_fps
-        points = np.percentile(tally.latencies_ms, (50, 99))  # of several they tell of the backlog
-        latencies = [f"{point:.2f}" if under_way == clients else "-" for point in points]
-        rows.append((str(under_way), f"{fps:.0f}", f"{fps / best.loop:.3f}", *latencies))
-    fps, goal = max(tally.throughput_fps for tally in tallies), site.scope.goals["served"]
-    found = f"{fps:.0f} frames/s, {fps / best.loop:.3f} of the loop"
-    if fps / best.loop < goal:
+        fps = _measured(site, address, best, TrtBackend.name, rows)
+    share, goal = fps / best.loop, site.scope.goals["served"]
+    found = f"{fps:.0f} frames/s, {share:.3f} of the loop"
+    if front:
+        limit = "front" if front[0] < best.loop else "engine"
+        found += f"; the {limit} limits, as the front alone does {front[0]:.0f}"
+    if share < goal:
         raise Failed(f"{found}; at least {goal:g} is wanted")
     return found
 
 
-def _measured(site: Site, address: str, loads: Sequence[Load]) -> List[Tally]:
-    """Send each load for a while, with frames of the model's size."""
+def _measured(site: Site, address: str, best: Speed, engine: str, rows: Rows) -> float:
+    """Return the frames a second: with one frame of each client under way, or several, the better.
+
+    The frames have the model's size.
+    """
+    from edge_agent.benchmark.clients import IN_FLIGHT
+    from edge_agent.benchmark.results import Load
     from edge_agent.benchmark.served import MODEL
     from edge_agent.benchmark.workers import Fleet
 
-    frame, seconds = site.folder / "frame.npy", site.scope.seconds
+    frame, seconds, clients = site.folder / "frame.npy", site.scope.seconds, site.scope.clients
     np.save(frame, site.pictures[0])
-    with Fleet(address, MODEL, str(frame), site.scope.clients) as fleet:
-        fleet.turn(loads[0], min(1.0, seconds))  # warms caches and mappings
-        return [fleet.turn(load, seconds) for load in loads]
+    one_each = Load("shared_memory", clients)
+    several_each = Load("shared_memory", clients, rate_fps=MORE_THAN_POSSIBLE * best.loop)
+    with Fleet(address, MODEL, str(frame), clients) as fleet:
+        fleet.turn(one_each, min(1.0, seconds))  # warms caches and mappings
+        tallies = [fleet.turn(load, seconds) for load in (one_each, several_each)]
+    for tally, under_way in zip(tallies, (clients, IN_FLIGHT * clients)):
+        if tally.failures or not tally.latencies_ms:
+            raise Failed(f"calls failed: {tally.failures or 'all'}")
+        points = np.percentile(tally.latencies_ms, (50, 99))  # of several they tell of the backlog
+        latencies = [f"{point:.2f}" if under_way == clients else "-" for point in points]
+        fps = tally.throughput_fps
+        rows.append((engine, str(under_way), f"{fps:.0f}", f"{fps / best.loop:.3f}", *latencies))
+    return max(tally.throughput_fps for tally in tallies)
 
 
 def _start(site: Site, starts: List[float]) -> str:
@@ -82,17 +104,14 @@ def _start(site: Site, starts: List[float]) -> str:
 
 
 @contextmanager
-def _agent(site: Site) -> Iterator[str]:
-    """Serve the package of the site's precision by TensorRT alone, with the engines built here."""
+def serve(package: Path, engine: Dict[str, Any]) -> Iterator[str]:
+    """Run an agent with these settings of engines; yields its address. Raises Skipped."""
     missing = [reason for reason in map(_cant_import, NEEDED) if reason]
     if missing:
         raise Skipped(f"the agent needs what isn't here: {'; '.join(missing)}")
     from edge_agent.benchmark.served import agent
 
-    # In place of all other settings of engines: how many units there are is the agent's choice.
-    engine = {"backends": ["tensorrt"], "wait_for_engine": True, "cache": str(site.cache)}
-    path = site.packages[site.precision].path
-    with agent(path, 1, 1, f"engine={json.dumps(engine)}") as address:
+    with agent(package, 1, 1, f"engine={json.dumps(engine)}") as address:
         yield address
 
 
@@ -100,7 +119,7 @@ def _cant_import(module: str) -> str:
     try:
         import_module(module)
     except ImportError as error:
-        return str(error)
+        return f"{module} ({error})"
     return ""
 
 

@@ -157,7 +157,7 @@ def test_a_signal_ends_everything_and_leaves_nothing(
     number: signal.Signals, package: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "edge_agent", "benchmark", "--package", str(package)]
-    command += ["--seconds", "2", "--clients", "1", "--size", "320x240"]
+    command += ["--seconds", "30", "--clients", "1", "--size", "320x240"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:

@@ -116,12 +116,15 @@ def test_a_message_that_kills_the_connection_is_found_out_though_it_takes_all_ot
 ) -> None:
     """As a broker does that answers an unwelcome message by disconnecting."""
     events = [make("only-model") for _ in range(10)]
-    poison, back_at = events[4].id, [0.0]
+    poison, refusals = events[4].id, [0]
 
     def behave(message: Message) -> Optional[Exception]:
         if message.id == poison:
-            back_at[0] = time.monotonic() + 0.003
-        return SinkUnavailable("disconnected") if time.monotonic() < back_at[0] else None
+            refusals[0] = 3  # itself and the next two
+        if refusals[0] == 0:
+            return None
+        refusals[0] -= 1
+        return SinkUnavailable("disconnected")
 
     sink = CommandedSink(behave, window=3)
     with Delivering(tmp_path, sink, tries=3, drain_per_s=100_000) as delivering:

@@ -572,7 +572,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
         (("measuring kernels", 0.0, 5.0, None), "0 %"),
         (("loading", None, 500.0, 400.0), "loading"),
         (("loading", None, 100.0, 400.0), "loading"),
-        (("measuring kernels", 0.83, 100.0, 400.0), "83 %, about 68 s left"),
+        (("measuring kernels", 0.75, 100.0, 400.0), "75 %, about 2 min left"),
         (("measuring kernels", 0.996, 60.0, 36000.0), "99 %, about 2 min left"),
         (("measuring kernels", 0.996, 60.0, None), "99 %, about 1 s left"),
         (("measuring kernels", 1.0, 60.0, 36000.0), "100 %"),

@@ -10,7 +10,6 @@ import logging
 import sys
 import threading
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -19,7 +18,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from edge_agent.errors import AgentUnavailable, BackendUnavailable
 from edge_agent.runtime.backends.patience import Patience
-from edge_agent.runtime.backends.questions import Answer, Questions, fail, read_error
+from edge_agent.runtime.backends.questions import Answer, Questions, fail, read_error, wait
 from edge_agent.runtime.backends.worker_process import WorkerProcess
 
 COMMAND = (sys.executable, "-m", "edge_agent.runtime.backends.trt_worker")
@@ -109,7 +108,7 @@ class GpuWorker:
             opened = self._send_slot(process, number, slot)
         try:
             late = f"it didn't open a slot within {READY_WITHIN_S:g} s"
-            self._wait(process, opened, READY_WITHIN_S, late)
+            wait(opened, READY_WITHIN_S, partial(self._end, process, late))
         except BaseException:
             self.close_slot(number)
             raise
@@ -118,8 +117,7 @@ class GpuWorker:
     def run(self, slot: int, items: int, frames: Frames = ()) -> None:
         """Compute the first items of a slot; its outputs are there afterwards.
 
-        Raises AgentUnavailable when the worker isn't there or ends meanwhile, InferenceFailed. Ends
-        the worker when it takes far too long.
+        Raises AgentUnavailable when the worker isn't there or ends meanwhile, InferenceFailed.
         """
         with self._lock:
             process = self._running()
@@ -127,7 +125,7 @@ class GpuWorker:
                 raise AgentUnavailable("The inference unit was given up; call again.")
             message = {"do": "run", "slot": slot, "count": items, "frames": frames}
             answer = self._ask(process, message, slot=slot)
-        self._wait(process, answer, RUN_WITHIN_S, HUNG)
+        wait(answer, RUN_WITHIN_S, partial(self._end, process, HUNG))
 
     def interrupt(self, slot: int) -> None:
         """End the worker if it is computing this slot, which takes no more runs."""
@@ -189,17 +187,10 @@ class GpuWorker:
         process.send({"id": question.number, **message}, descriptors)
         return question.answer
 
-    def _wait(
-        self, process: WorkerProcess, answer: Future[Answer], within_s: float, late: str
-    ) -> None:
-        """Wait for an answer; who gives none in time is killed, which fails it soon."""
-        try:
-            answer.result(within_s)
-        except TooLate:
-            with self._lock:
-                if self._process is process:
-                    process.kill(late)
-            answer.result()
+    def _end(self, process: WorkerProcess, why: str) -> None:
+        with self._lock:
+            if self._process is process:
+                process.kill(why)
 
     def _send_slot(self, process: WorkerProcess, number: int, slot: _Slot) -> Future[Answer]:
         message = {"do": "slot", "slot": number, "frame_bytes": slot.frame_bytes}
@@ -294,11 +285,10 @@ class GpuWorker:
             question.answer.set_exception(read_error(**error))
 
     def _give_up(self, how: str) -> None:
-        often = f"{self._patience.deaths} times within {self._patience.within_s:g} s of work"
         with self._changed:
             self.trouble = (
-                f"The model's GPU worker died {often} and isn't started again. The last time it "
-                f"{how}. Start the model again; if that doesn't help, start the device again."
+                f"The model's GPU worker died {self._patience} and isn't started again. The last "
+                f"time it {how}. Start the model again; if that doesn't help, restart the device."
             )
             self._changed.notify_all()
         log.error("%s", self.trouble)

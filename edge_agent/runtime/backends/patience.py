@@ -22,16 +22,13 @@ class Patience:
         within_s: float = WITHIN_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.within_s = within_s
-        self._pauses_s, self._clock = pauses_s, clock
+        self._pauses_s, self._within_s, self._clock = pauses_s, within_s, clock
         self._worked_s = 0.0
         self._since: Optional[float] = None  # the last success of this life
         self._deaths: List[float] = []  # how long it had worked by then
 
-    @property
-    def deaths(self) -> int:
-        """How many count."""
-        return len(self._deaths)
+    def __str__(self) -> str:
+        return f"{len(self._deaths)} times within {self._within_s:g} s of work"
 
     def worked(self) -> None:
         """Note a success."""
@@ -42,6 +39,7 @@ class Patience:
     def pause_s(self) -> Optional[float]:
         """Count a death; return how long to wait until the next start, None: there is none."""
         now = self._worked_s
-        self._deaths = [*(died for died in self._deaths if now - died < self.within_s), now]
+        self._deaths = [*(died for died in self._deaths if now - died < self._within_s), now]
         self._since = None
-        return self._pauses_s[self.deaths - 1] if self.deaths <= len(self._pauses_s) else None
+        count = len(self._deaths)
+        return self._pauses_s[count - 1] if count <= len(self._pauses_s) else None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from edge_agent.errors import (
     AgentUnavailable,
@@ -62,6 +63,15 @@ class Questions:
         for question in taken:
             del self._open[question.number]
         return taken
+
+
+def wait(answer: Future[Answer], within_s: float, end: Callable[[], None]) -> None:
+    """Wait for an answer; when it is late `end` who owes it, and with that the wait."""
+    try:
+        answer.result(within_s)
+    except TooLate:
+        end()
+        answer.result()
 
 
 def fail(questions: List[Question], sentence: str) -> None:

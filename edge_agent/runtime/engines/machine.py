@@ -39,8 +39,9 @@ class Machine:
     """Facts, and sentences that name what brings the missing ones.
 
     arch: ARM64 or X86_64, else the kernel's own word. gpu: the first; None: `no_gpu` says why not.
-    tensorrt: its version, when it works with the GPU; empty: `no_tensorrt` says why not. Without a
-    GPU it isn't tried. cuda_package: through what CUDA is called. has_fp16_flag: TensorRT itself rounds a float32 graph; else the graph must have float16.
+    tensorrt: its version; empty: `no_tensorrt` says why not, be it that it doesn't work with this
+    driver, which only a GPU shows. cuda_package: through what CUDA is called. has_fp16_flag:
+    TensorRT itself rounds a float32 graph; else the graph must have float16.
     jetson: release of L4T, "R35.3.1", empty elsewhere.
     """
 
