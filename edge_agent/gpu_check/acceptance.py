@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, NoReturn
+from typing import Any, Dict
 
 from edge_agent.benchmark import board
 from edge_agent.config import EngineSettings
@@ -56,10 +56,10 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
     report = Report(facts, _tell, arguments.out / FILE, goals, arguments.within)
     _tell(_title(machine, driver))
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+        signal.signal(number, partial(_end, report))
     try:
         _check(_site(arguments, folder, scope, machine, driver), report, arguments)
-    except Ended as ended:  # between two checks
+    except Ended as ended:  # while the model was trained
         _tell(str(ended))
     report.save()
     _tell("\n" + report.summary())
@@ -97,11 +97,11 @@ def _check(site: Site, report: Report, arguments: argparse.Namespace) -> None:
         report.check("GPU memory at the end", partial(starting.memory, site, free))
 
 
-def _end(number: int, _frame: Any) -> NoReturn:
-    """End the check that is made, once; who asks again waits for the clean-up."""
+def _end(report: Report, number: int, _frame: Any) -> None:
+    """End the run, once; who asks again waits for the clean-up."""
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: None)
-    raise Ended(f"ended by {signal.Signals(number).name}")
+    report.end(f"ended by {signal.Signals(number).name}")
 
 
 def _make(out: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 

@@ -26,7 +26,7 @@ class Failed(Exception):
 
 
 class Ended(BaseException):
-    """The run was asked to end; the message says by what. Raised anywhere, by a signal."""
+    """The run was asked to end; the message says by what."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Report:
         self._machine, self._out, self._goals = machine, out, goals
         self._end_s, self._over = time.monotonic() + within_s, ""
         self._late = f"{within_s:g} s were over (--within)"
+        self._is_running = False
         self._outcomes: List[Outcome] = []
         self._tables: List[Table] = []
 
@@ -85,12 +86,9 @@ class Report:
         began = time.monotonic()
         try:
             self._check_time()
-            state, detail = OK, step()
-        except Skipped as error:
+            state, detail = OK, self._run(step)
+        except (Skipped, Ended) as error:
             state, detail = SKIPPED, str(error)
-        except Ended as error:
-            state, detail = SKIPPED, str(error)
-            self._over = detail
         except (Failed, EdgeAgentError) as error:
             state, detail = FAILED, str(error)
         except Exception as error:
@@ -100,6 +98,12 @@ class Report:
         self.tell(str(outcome))
         self.save()
         return state == OK
+
+    def end(self, why: str) -> None:
+        """Skip what is left. Raises Ended in the check that is made, and before the first one."""
+        self._over = why
+        if self._is_running or not self._outcomes:
+            raise Ended(why)
 
     def save(self) -> None:
         """Write the JSON as it is now; the file is never half there."""
@@ -157,6 +161,13 @@ class Report:
             },
         }
         return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
+    def _run(self, step: Callable[[], str]) -> str:
+        self._is_running = True
+        try:
+            return step()
+        finally:
+            self._is_running = False
 
     def _check_time(self) -> None:
         if self._over or time.monotonic() >= self._end_s:

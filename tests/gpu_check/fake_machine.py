@@ -21,7 +21,7 @@ SCRIPT = ROOT / "scripts" / "gpu_check"
 NAME = "Fake GPU, no real one"
 FREE = 256 << 20  # which the check fills with real memory
 SMALL = [
-    "--batches", "1", "3", "--seconds", "0.2", "--rounds", "3", "--pictures", "4", "--clients", "2",
+    "--batches", "1", "3", "--seconds", "0.1", "--rounds", "2", "--pictures", "4", "--clients", "2",
     "--goal", "loop=0", "--goal", "served=0", "--goal", "overlap=0", "--goal", "cached_start_s=60",
 ]  # fmt: skip
 
@@ -41,23 +41,30 @@ KERNELS = """
 void fake_write_to_zero(const unsigned *grid, const unsigned *block, void **arguments)
 {{
   void (*fail)(const char *) = dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fake_fault");
-  fail("cuEventSynchronize:1=700");
+  if ({is_harmful}) fail("cuEventSynchronize:1=700");
 }}
 """
 
 
 def environment(
-    folder: Path, version: str = "8.5.2.2", change: str = "", **options: Any
+    folder: Path,
+    version: str = "8.5.2.2",
+    change: str = "",
+    has_harmful_kernel: bool = True,
+    **options: Any,
 ) -> Dict[str, str]:
-    """change: lines of Python that make the fake TensorRT worse. options: of the fake driver."""
+    """change: lines of Python that make the fake TensorRT worse. options: of the fake driver.
+
+    has_harmful_kernel: the kernel that writes to address 0 does harm.
+    """
     module, libraries = folder / "tensorrt", folder / "lib"
     module.mkdir(parents=True)
     libraries.mkdir()
     text = TENSORRT.format(root=str(ROOT), version=version, change=change)
     (module / "__init__.py").write_text(text)
     fake_cuda.driver(
-        libraries, name=NAME, version=13000, free=FREE, total=FREE, kernels=_kernels(folder),
-        report=folder / "left", **options,
+        libraries, name=NAME, version=13000, free=FREE, total=FREE, report=folder / "left",
+        kernels=_kernels(folder, has_harmful_kernel), **options,
     )  # fmt: skip
     return {**clean(), "EDGE_AGENT_TENSORRT": str(folder)}
 
@@ -80,9 +87,10 @@ def states(out: Path) -> Dict[str, str]:
     return {check["name"]: check["state"] for check in told["checks"]}
 
 
-def _kernels(folder: Path) -> Path:
+def _kernels(folder: Path, is_harmful: bool) -> Path:
     source, library = folder / "kernels.c", folder / "kernels.so"
-    source.write_text(KERNELS.format(resizing=json.dumps(str(resize_on_cpu.SOURCE))))
+    resizing = json.dumps(str(resize_on_cpu.SOURCE))
+    source.write_text(KERNELS.format(resizing=resizing, is_harmful=int(is_harmful)))
     compiler = shutil.which("cc")
     assert compiler is not None  # the fake driver was compiled as well
     words = ["-O2", "-ffp-contract=off", "-shared", "-fPIC", "-o", str(library), str(source)]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Dict
+from typing import Any, Dict, Iterator, List
 
 import numpy as np
 import pytest
 
 from edge_agent.runtime.vision.picture_files import png
 from tests import micro
-from tests.gpu_check.fake_machine import NAME, SMALL, clean, environment, gpu_check, states
+from tests.gpu_check.fake_machine import NAME, SCRIPT, SMALL, clean, environment, gpu_check, states
 from tests.runtime import fake_cuda
 
 # Loads as ever, and makes FP16 engines whose scores and maps are off by a little.
@@ -95,52 +96,101 @@ def test_the_whole_run_passes_on_a_good_machine(tmp_path: Path, package: Path) -
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.startswith(f"{NAME} (sm_72)")
     assert _not_ok(out) == {"parity onnxruntime-cuda": "skipped"}
-    told = json.loads((out / "gpu_check.json").read_bytes())
+    assert run.stdout.splitlines()[-1] == "not measured: nothing"
+    told = _told(out)
     assert told["machine"]["gpu"]["name"] == NAME
     tables = told["tables"]
     assert [row["precision"] for row in tables["Engines"]] == ["fp32", "fp16", "int8"]
     assert [row["batch"] for row in tables["Frames a second"]] == [1, 3]
+    assert {row["alone: plain or graph"] for row in tables["Frames a second"]} <= {"plain", "graph"}
+    assert tables["Milliseconds a batch, one under way"][1]["engine alone"] > 0
+    assert [row["engine"] for row in tables["Served to 2 clients"]] == ["none"] * 2 + [
+        "tensorrt"
+    ] * 2
+    assert tables["Cold start"][0]["calls meanwhile"] > 20
+    assert tables["Memory, MiB"][0]["worker"] > 1
     assert {row["verdicts equal"] for row in tables["Real pictures: data"]} == {"2 of 2"}
     lines = (trt / "left").read_text().splitlines()
     assert lines
     assert {line.partition(": ")[2] for line in lines} == {"nothing left"}
 
 
-def test_without_a_package_it_trains_the_demos_model(tmp_path: Path) -> None:
-    """On a TensorRT that takes float16 from the graph alone, and no int8 from pictures."""
-    out = tmp_path / "out"
-    words = ["--parts", "12", "--out", str(out), *SMALL, "--batches", "1"]
-    run = gpu_check(words, environment(tmp_path / "trt", "11.4.0"))
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "TensorRT 11.4.0" in run.stdout
-    assert set(_not_ok(out)) == {"parity onnxruntime-cuda", "engine int8"}
-    told = json.loads((out / "gpu_check.json").read_bytes())
+def test_an_early_end_keeps_what_was_found_and_leaves_nothing(
+    tmp_path: Path, package: Path
+) -> None:
+    """On a TensorRT that takes float16 from the graph alone, and no int8 from pictures.
+
+    Trains the demo's model, where Python is new enough for all that trains; it takes a while.
+    """
+    out, work = tmp_path / "out", tmp_path / "work"
+    work.mkdir()
+    words = ["--strict", "--parts", "12", "--out", str(out), *SMALL, "--batches", "1"]
+    if sys.version_info < (3, 10):
+        words += ["--package", str(package)]
+    here = {**environment(tmp_path / "trt", "11.4.0"), "TMPDIR": str(work)}
+    with _running(words, here) as run:
+        assert run.stdout is not None
+        lines = [run.stdout.readline()]
+        while "parity onnxruntime-cuda" not in lines[-1]:
+            lines.append(run.stdout.readline())
+            assert lines[-1], run.communicate()
+            if len(lines) > 2:  # the title, a check and what is there of the next one
+                assert len(_told(out)["checks"]) >= len(lines) - 2
+        run.terminate()
+        rest, problems = run.communicate(timeout=60)
+    assert run.returncode == 1, rest + problems  # --strict
+    assert rest.splitlines()[-1].startswith("not measured: loop (")
+    told = _told(out)
+    assert told["machine"]["tensorrt"] == "11.4.0"
+    assert set(told["not_measured"]) == {"loop", "served", "overlap", "cached_start_s"}
+    ends = {check["name"]: check for check in told["checks"]}
+    assert ends["GPU memory at the end"]["state"] == "skipped"
+    assert "ended by SIGTERM" in ends["fault: worker killed"]["detail"]
+    assert "FAILED" not in {check["state"] for check in told["checks"]}
     graphs = {row["precision"]: row["graph"] for row in told["tables"]["Engines"]}
     assert graphs == {"fp32": "model.onnx", "fp16": "model.half.onnx"}
+    assert not list(work.iterdir())
 
 
 def test_what_is_wrong_fails_and_nothing_else(tmp_path: Path, package: Path) -> None:
-    out = tmp_path / "out"
-    words = [
-        "--package",
-        str(package),
-        "--out",
-        str(out),
-        *SMALL,
-        "--rounds",
-        "12",
-        "--batches",
-        "1",
-    ]
+    out, data = tmp_path / "out", tmp_path / "data"
+    _draw(data)  # of which half precision finds other scores, and the same verdicts
+    words = ["--package", str(package), "--data", str(data), "--out", str(out), *SMALL]
+    words += ["--rounds", "4", "--batches", "1", "--goal", "cached_start_s=0"]
+    for name in ("loop", "served", "overlap"):
+        words += ["--goal", f"{name}=1000"]
     change = WRONG_HALF + LEAK
-    run = gpu_check([*words, "--goal", "loop=1000"], environment(tmp_path / "trt", change=change))
+    run = gpu_check(words, environment(tmp_path / "trt", "8.5.2.2", change, False))
     assert run.returncode == 1, run.stdout + run.stderr
     failed = {name for name, state in _not_ok(out).items() if state == "FAILED"}
     assert failed == {
         "parity fp16",
         "loop beside the engine alone",
-        "12 starts and stops",
+        "copies beside computing",
+        "engine from the cache",
+        "served to 2 clients",
+        "StartModel with a built engine",
+        "4 starts and stops",
+        "fault: illegal address",
     }
+    real = _told(out)["tables"]["Real pictures: data"]
+    assert min(row["scores differ by"] for row in real) > 0.05
+
+
+@contextmanager
+def _running(words: List[str], here: Dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Start the check; it is ended when it hasn't ended by itself."""
+    command = [str(SCRIPT), *words]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=here, stdout=pipe, stderr=pipe, text=True) as run:
+        try:
+            yield run
+        finally:
+            run.terminate()
+
+
+def _told(out: Path) -> Dict[str, Any]:
+    return dict(json.loads((out / "gpu_check.json").read_bytes()))
 
 
 def _not_ok(out: Path) -> Dict[str, str]:

@@ -2,7 +2,8 @@
 
 It speaks the protocol of `channel.py`, with neither CUDA nor TensorRT. What it does when asked
 to run stands in the slot itself, see `Do`; what it does when it starts stands in the engine file:
-{} or {"error": {...}}, {"dies": true}, {"hangs": true}, {"refuses_slots": true}.
+{} or {"error": {...}}, {"dies": true}, {"hangs": true}, {"chatters": true}, {"stays": true} (a
+process that no signal to the worker reaches keeps the channel open), {"refuses_slots": true}.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def main() -> None:
         sys.exit("no GPU today")
     if how.get("hangs"):
         time.sleep(1000)
+    while how.get("chatters"):
+        os.write(1, b"still loading\n")
+        time.sleep(0.01)
+    if how.get("stays"):
+        how["stays"] = stay()
     if "error" in how:
         channel.send({"id": opening.content["id"], "error": how["error"]})
         sys.exit(1)
@@ -82,6 +88,15 @@ def serve(channel: Channel, how: Dict[str, Any]) -> None:
         for each in [answer, *held]:
             channel.send(each)
         held.clear()
+
+
+def stay() -> int:
+    """Start a process that has all that this one has open, until it is killed; return its id."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        time.sleep(1000)
+    return pid
 
 
 def obey(wanted: int, channel: Channel, answer: Dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 
-from edge_agent.errors import InvalidPackage
+from edge_agent.errors import EngineUnusable
 from edge_agent.runtime.backends import trt_loading
 from edge_agent.runtime.backends.trt_engine import EngineBuilder
 from edge_agent.runtime.backends.trt_news import listener
@@ -55,6 +55,11 @@ def ready(context: Any) -> Any:
     return context
 
 
+def lend(context: Any, address: int) -> bool:
+    context.device_memory = address
+    return True
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -73,6 +78,8 @@ def ready(context: Any) -> Any:
             "the shape of image isn't set",
         ),
         (lambda one: one.execute_async_v3(12345), "error 400"),
+        (lambda one: lend(one, 0) and one.execute_async_v3(0), "deviceMemory != nullptr"),
+        (lambda one: lend(one, 4096 + 128) and False, "256-byte aligned"),
     ],
 )
 def test_the_fake_refuses_what_tensorrt_refuses(
@@ -92,6 +99,26 @@ def test_before_10_a_profile_belongs_to_one_context(machine: Make, version: str)
         assert ("Profile 0 has been chosen" in str(news.errors)) != is_shared
         assert made[1].set_optimization_profile_async(1, 0)
         made.clear()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_context_without_memory_takes_what_it_is_given(machine: Make, version: str) -> None:
+    gpu = machine(version)
+
+    with gpu.driver.context():
+        news = listener(gpu.trt)
+        engine = gpu.trt.Runtime(news).deserialize_cuda_engine(gpu.engine())
+        if version.startswith("1"):
+            how = gpu.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = engine.create_execution_context(how)
+            context.set_device_memory(4096, engine.device_memory_size_v2 - 1)
+            assert "setDeviceMemoryV2" in news.errors[-1]
+        else:
+            context = engine.create_execution_context_without_device_memory()
+        assert not ready(context).execute_async_v3(0)
+        assert "deviceMemory != nullptr" in news.errors[-1]
+        del context, engine
+        gc.collect()
 
 
 def test_the_fake_needs_a_current_context(machine: Make) -> None:
@@ -120,8 +147,10 @@ def retained(gpu: Machine) -> ctypes.c_void_p:
     [
         ("8.5.2.2", "Runtime", "engine_host_code_allowed"),
         ("8.5.2.2", "ICudaEngine", "device_memory_size_v2"),
+        ("8.6.1", "IExecutionContext", "set_device_memory"),
         ("10.16.1", "IExecutionContext", "execute_async_v2"),
         ("11.4.0", "ICudaEngine", "device_memory_size"),
+        ("11.4.0", "ICudaEngine", "create_execution_context_without_device_memory"),
         ("11.4.0", "ICudaEngine", "num_bindings"),
     ],
 )
@@ -237,5 +266,5 @@ def test_the_real_one_calls_a_cut_engine_damaged() -> None:
     runtime = trt_loading.runtime(trt, news, None)
 
     for content in (engine[: len(engine) // 2], b"x" * 1000, b""):
-        with pytest.raises(InvalidPackage, match=r"The engine is damaged or no engine\. Build it"):
+        with pytest.raises(EngineUnusable, match=r"The engine is damaged or no engine\. Build it"):
             trt_loading.engine(trt, news, runtime, content)

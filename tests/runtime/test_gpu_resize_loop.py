@@ -145,6 +145,17 @@ def test_a_resizer_that_cant_be_made_keeps_nothing(tmp_path: Path, call: str) ->
     assert fake_cuda.left_words(gpu.library) == ""
 
 
+def test_the_kernels_are_compiled_once_and_anew_in_a_new_context(tmp_path: Path) -> None:
+    gpu = machine(tmp_path)
+    resizing = Resizing.of(SPEC)
+    assert resizing is not None
+    for compiled in (1, 2):
+        with gpu.driver.context():
+            for _ in range(2):
+                Resizer(gpu.driver, resizing, FRAME_BYTES).close()
+        assert gpu.count("cuModuleLoadData") == compiled
+
+
 class ForTheDevice:
     """A clock by which the CPU, measured first, takes longer than the device, again and again."""
 

@@ -6,6 +6,7 @@ import json
 import logging
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,16 +18,24 @@ from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 
-from edge_agent.errors import AgentUnavailable, BackendUnavailable, GpuFailed, InvalidPackage
+from edge_agent.errors import (
+    AgentUnavailable,
+    BackendUnavailable,
+    EngineUnusable,
+    GpuFailed,
+    InferenceFailed,
+    InvalidPackage,
+)
 from edge_agent.runtime.backends import gpu_worker, worker_process
 from edge_agent.runtime.backends.channel import Channel
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
 from edge_agent.runtime.backends.patience import PAUSES_S, Patience
+from edge_agent.runtime.backends.questions import read_error
 from edge_agent.runtime.backends.worker_process import WorkerProcess
 from tests.conftest import children
 from tests.runtime.standin_worker import CONTENT, SLOT_BYTES, Do
 
-COMMAND = (sys.executable, "-m", "tests.runtime.standin_worker")
+COMMAND = (sys.executable, str(Path(__file__).with_name("standin_worker.py")))
 ROOT = Path(__file__).parents[2]
 
 
@@ -218,7 +227,7 @@ def test_who_dies_too_often_is_given_up(worker: GpuWorker, place: Place) -> None
         with pytest.raises(AgentUnavailable):
             place.run(Do.CRASH)
     wait_until(lambda: bool(worker.trouble))
-    assert "died 4 times within 60 s and isn't started again" in worker.trouble
+    assert "died 4 times within 60 s of work and isn't started again" in worker.trouble
     assert "Segmentation fault" in worker.trouble
     assert worker.restarts == 3
     with pytest.raises(AgentUnavailable, match="died 4 times"):
@@ -341,12 +350,26 @@ def test_closing_doesnt_wait_for_a_pause(engine: Path, pool: ThreadPoolExecutor)
         waiting.result()
 
 
-@pytest.mark.parametrize("kind", [BackendUnavailable, InvalidPackage, GpuFailed])
+@pytest.mark.parametrize("kind", [BackendUnavailable, EngineUnusable, InvalidPackage, GpuFailed])
 def test_what_hinders_the_first_start_is_raised(engine: Path, kind: Any) -> None:
     error = {"kind": kind.__name__, "text": "no way", "code": 2, "is_sticky": kind is GpuFailed}
     engine.write_text(json.dumps({"error": error}))
-    with pytest.raises(kind, match=r"^no way$"):
+    with pytest.raises(kind, match=r"^no way$") as caught:
         GpuWorker(engine, command=COMMAND)
+    assert type(caught.value) is kind
+
+
+def test_an_engine_file_that_cant_be_opened_is_a_sentence(engine: Path) -> None:
+    engine.unlink()
+    with pytest.raises(BackendUnavailable, match=r"file can't be opened .*No such file.*engine"):
+        GpuWorker(engine, command=COMMAND)
+
+
+def test_only_errors_of_ours_say_anything_of_engine_or_model() -> None:
+    assert type(read_error("InferenceFailed", "a bad batch", 0, False)) is InferenceFailed
+    error = read_error("MemoryError", "met an unexpected MemoryError", 0, False)
+    assert isinstance(error, GpuFailed)
+    assert not error.is_sticky
 
 
 def test_a_death_at_the_first_start_is_a_sentence(engine: Path) -> None:
@@ -362,6 +385,75 @@ def test_a_start_that_hangs_is_ended(engine: Path, monkeypatch: pytest.MonkeyPat
     engine.write_text(json.dumps({"hangs": True}))
     with pytest.raises(BackendUnavailable, match=r"because it wasn't ready within 1.5 s"):
         GpuWorker(engine, command=COMMAND)
+
+
+def test_a_start_that_hangs_and_says_much_is_ended_too(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_worker, "READY_WITHIN_S", 1.5)
+    engine.write_text(json.dumps({"chatters": True}))
+    with pytest.raises(BackendUnavailable, match=r"because it wasn't ready within 1.5 s"):
+        GpuWorker(engine, command=COMMAND)
+
+
+def test_a_run_that_nobody_interrupts_is_ended_after_a_while(
+    worker: GpuWorker, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as soon:
+        soon.setattr(gpu_worker, "RUN_WITHIN_S", 0.2)
+        with pytest.raises(AgentUnavailable, match="because it hung"):
+            place.run(Do.HANG)
+    run_when_up(place)
+
+
+def test_who_keeps_the_channel_open_after_the_end_holds_up_nobody(
+    engine: Path, patience: Patience, pool: ThreadPoolExecutor
+) -> None:
+    engine.write_text(json.dumps({"stays": True}))
+    worker = GpuWorker(engine, command=COMMAND, patience=patience)
+    staying = [worker.ready["engine"]["stays"]]
+    place = Place(worker)
+    try:
+        hung = pool.submit(place.run, Do.HANG)
+        assert place.pid
+        worker.interrupt(place.slot)
+        with pytest.raises(AgentUnavailable, match="because it hung"):
+            hung.result(30.0)
+        neighbour = Place(worker)
+        staying.append(worker.ready["engine"]["stays"])
+        neighbour.run()
+        neighbour.close()
+        place.close()
+    finally:
+        for pid in staying:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_who_cant_be_killed_is_left_behind(
+    worker: GpuWorker,
+    place: Place,
+    pool: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As a process is that the driver holds: SIGKILL stays without effect."""
+    left: List[Any] = []
+    hung = pool.submit(place.run, Do.HANG)
+    pid = place.pid
+    with monkeypatch.context() as driver:
+        driver.setattr(subprocess.Popen, "kill", lambda process: left.append(process))
+        driver.setattr(worker_process, "ENDS_WITHIN_S", 0.2)
+        driver.setattr(worker_process, "KILLED_WITHIN_S", 0.2)
+        worker.interrupt(place.slot)
+        with pytest.raises(AgentUnavailable, match=rf"can't be ended \(process {pid}\)"):
+            hung.result(30.0)
+    neighbour = Place(worker)
+    assert neighbour.run()[0] != pid
+    assert is_alive(pid)
+    assert "It is left behind" in caplog.text
+    left[0].kill()
+    left[0].wait()
+    neighbour.close()
 
 
 def test_its_output_arrives_in_the_log(place: Place, caplog: pytest.LogCaptureFixture) -> None:
@@ -402,11 +494,28 @@ def test_patience_ends_with_many_deaths_in_a_short_time() -> None:
     now = [0.0]
     patience = Patience(clock=lambda: now[0])
     assert [patience.pause_s() for _ in PAUSES_S] == list(PAUSES_S)
-    now[0] += 60.0
+    work(patience, now, 60.0)
     assert [patience.pause_s() for _ in PAUSES_S] == list(PAUSES_S)
-    now[0] += 59.0
+    work(patience, now, 59.0)
     assert patience.pause_s() is None
-    assert patience.deaths == 4
+    assert str(patience) == "4 times within 60 s of work"
+
+
+def test_patience_ends_with_hangs_however_long_they_last() -> None:
+    now = [0.0]
+    patience = Patience(clock=lambda: now[0])
+    pauses = []
+    for _ in range(4):
+        work(patience, now, 10.0)
+        now[0] += 3600.0
+        pauses.append(patience.pause_s())
+    assert pauses == [*PAUSES_S, None]
+
+
+def work(patience: Patience, now: List[float], seconds: float) -> None:
+    patience.worked()
+    now[0] += seconds
+    patience.worked()
 
 
 def test_last_words_are_heard_from_who_went_without_listening() -> None:

@@ -30,6 +30,14 @@ MODEL = micro.graph("classification")
 HAS_WHEEL = ort_cuda.PROVIDER in onnxruntime.get_available_providers()
 
 
+# Where onnxruntime's errors come from, as they say: at length, and before what happened.
+PLACE = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc std::conditional_t<THRW, void, "
+    "onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, "
+    "ERRTYPE, const char*, const char*, int) [with ERRTYPE = cudaError; bool THRW = true]"
+)
+
+
 def opened(precision: str = "fp32", model: bytes = MODEL) -> OrtCudaBackend:
     runtime = {"batch_sizes": [1, 4], "precision": precision}
     return OrtCudaBackend(model, graphs.described(MODEL, runtime=runtime), BackendOptions())
@@ -124,6 +132,7 @@ def test_a_session_that_uses_cuda_takes_whole_batches(fake: FakeModule, tmp_path
     backend = opened()
 
     assert (backend.name, backend.max_batch, backend.trouble) == ("onnxruntime-cuda", 4, "")
+    assert not backend.can_interrupt
     assert backend.device.startswith("GPU")
     for count in (1, 3, 4):
         assert backend.run(reds(count))["score"] == pytest.approx(np.arange(count) / 5, abs=1e-4)
@@ -234,6 +243,12 @@ def test_a_graph_that_cannot_be_loaded_is_left_for_the_cpu_to_judge(
         (
             "Non-zero status code. CUDA failure 700: an illegal memory access was encountered ; "
             "GPU=0 ; hostname=line-3 ; expr=cudaMemcpyAsync(...)",
+            "CUDA failed (an illegal memory access was encountered, 700); this process can't use "
+            "the GPU any more. Restart the agent.",
+        ),
+        (
+            f"[ONNXRuntimeError] : 6 : Status Message: {PLACE}:121 {PLACE}:114 CUDA failure 700: "
+            "an illegal memory access was encountered ; GPU=0 ; hostname=line-3",
             "CUDA failed (an illegal memory access was encountered, 700); this process can't use "
             "the GPU any more. Restart the agent.",
         ),

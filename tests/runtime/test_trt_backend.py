@@ -16,13 +16,21 @@ from typing import Any, Callable, Iterator, Tuple
 
 import pytest
 
-from edge_agent.errors import AgentUnavailable, BackendUnavailable, GpuFailed, ModelError
+from edge_agent.errors import (
+    AgentUnavailable,
+    BackendUnavailable,
+    EngineUnusable,
+    GpuFailed,
+    ModelError,
+)
 from edge_agent.runtime.backends import worker_process
 from edge_agent.runtime.backends.cuda.by_ctypes import CALLS
+from edge_agent.runtime.backends.gpu_worker import GpuWorker
+from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
 from edge_agent.runtime.backends.trt import TrtBackend
 from tests.conftest import children
 from tests.packaging.graphs import described
-from tests.runtime.engine_bench import MAPS, OPTIONS, TENSORRT, Bench, check, pictures
+from tests.runtime.engine_bench import MAPS, OPTIONS, SITE, TENSORRT, Bench, check, pictures
 
 OTHER, ILLEGAL = 801, 700  # after the first the process can go on, after the second it can't
 ROOT = Path(__file__).parents[2]
@@ -194,6 +202,7 @@ def test_memory_that_cant_be_pinned_and_graphs_that_cant_be_made_are_remarked(
         check(backend.run(batch), MAPS, batch)
     pinning, graphs = backend.remarks
     assert "cuMemHostRegister" in pinning
+    assert "don't overlap" in pinning
     assert "cuStreamBeginCapture" in graphs
 
 
@@ -213,6 +222,19 @@ def held_by(pid: int) -> Tuple[int, int]:
     """Descriptors of a process, and its mappings of slots."""
     maps = Path(f"/proc/{pid}/maps").read_text()
     return len(list(Path(f"/proc/{pid}/fd").iterdir())), maps.count("edge-agent-slot")
+
+
+def test_a_worker_that_is_ended_with_open_slots_gives_them_back(bench: Bench) -> None:
+    """Memory is unpinned before it is unmapped; the fake driver refuses it afterwards."""
+    worker = GpuWorker(bench.build(MAPS))
+    tensors = [Tensor.from_json(each) for each in worker.ready["tensors"]]
+    layout = SlotLayout.of(tensors, worker.ready["max_batch"])
+    with os.fdopen(os.memfd_create("edge-agent-slot"), "r+b", buffering=0) as memory:
+        memory.truncate(layout.size)
+        for _ in range(2):
+            worker.open_slot(memory.fileno(), 0)
+        worker.close()
+    assert bench.left == ["nothing left"]
 
 
 def test_the_worker_ends_with_its_last_backend_and_the_model_is_opened_anew_then(
@@ -235,6 +257,41 @@ def test_frames_are_left_to_the_cpu_where_the_kernels_cant_be_loaded(bench: Benc
     backend = bench.open()
     assert not backend.place(0, pictures(1)[0])
     check(backend.run(pictures(2)), MAPS, pictures(2))
+
+
+def test_frames_are_left_to_the_cpu_by_a_worker_that_cant_load_the_kernels_again(
+    bench: Bench,
+) -> None:
+    backend, batch = bench.open(), pictures(1)
+    assert backend.place(0, batch[0])
+    check(backend.run(backend.slots()[:1]), MAPS, batch)
+    bench.break_gpu(f"cuModuleLoadData:1={OTHER}")
+    os.kill(worker_pid(), signal.SIGKILL)
+    wait_until(lambda: backend.restarts == 1)
+    run_when_up(backend)
+    assert not backend.place(0, batch[0])
+    backend.slots()[:1] = batch
+    check(backend.run(backend.slots()[:1]), MAPS, batch)
+    (remark,) = backend.remarks
+    assert remark.startswith("Frames are resized on the CPU: The GPU can't be used: cuModuleLoad")
+
+
+def test_a_workers_lack_of_memory_says_nothing_of_the_engine(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = bench.folder / "site"
+    site.mkdir()
+    (site / "tensorrt.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(SITE)!r})\ndel sys.modules['tensorrt']\n"
+        "import tensorrt\n"
+        "def fail(*_):\n    raise MemoryError\n"
+        "tensorrt.Runtime.deserialize_cuda_engine = fail\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    with pytest.raises(GpuFailed, match="unexpected MemoryError; see the log") as caught:
+        bench.open()
+    assert not caught.value.is_sticky
+    assert "in fail\n    raise MemoryError" in caplog.text
 
 
 def test_on_a_jetson_host_and_gpu_share_the_slots(bench: Bench) -> None:
@@ -275,7 +332,7 @@ def test_an_engine_of_another_tensorrt_is_named(
 ) -> None:
     engine = bench.build(MAPS)
     monkeypatch.setenv("FAKE_TENSORRT", "8.6.1")
-    with pytest.raises(BackendUnavailable, match=r"another TensorRT than this 8\.6\.1"):
+    with pytest.raises(EngineUnusable, match=r"another TensorRT than this 8\.6\.1"):
         TrtBackend(engine, described(MAPS, "anomaly_map"), OPTIONS)
 
 

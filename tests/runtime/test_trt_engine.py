@@ -6,6 +6,7 @@ import ast
 import contextlib
 import gc
 import hashlib
+import importlib
 import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Set, Tuple
@@ -462,8 +463,25 @@ def named_by_the_code() -> Set[str]:
 
 @pytest.fixture(name="real")
 def _real() -> Any:
-    reason = "TensorRT isn't installed here"
-    return pytest.importorskip("tensorrt", reason=reason, exc_type=ImportError)
+    return real_one()
+
+
+def real_one() -> Any:
+    """TensorRT, or a skip that says whether it isn't there or lacks a library."""
+    try:
+        return importlib.import_module("tensorrt")
+    except (ImportError, OSError) as error:
+        pytest.skip(f"TensorRT can't be imported here: {error}")
+
+
+def test_a_real_one_that_lacks_a_library_is_skipped_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.8: not found')\n")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match=r"libnvinfer\.so\.8: not found"):
+        real_one()
 
 
 def test_every_call_of_the_fake_exists_in_the_real_8_5(real: Any) -> None:

@@ -209,6 +209,7 @@ def test_a_batch_is_filled_up_to_the_largest_one_of_the_next_profile(
     gpu.trt.IExecutionContext.execute_async_v3 = watched
     with bench(gpu, gpu.engine(ranges=ranges)) as opened:
         assert opened.loop.max_batch == 8
+        gpu.fail(f"cuStreamBeginCapture:0={OTHER}")  # so that each run is seen
         for count in range(1, 9):
             batch = pictures(count, count)
             check(opened.run(batch), batch)
@@ -332,6 +333,7 @@ def test_only_the_items_of_a_batch_are_copied(machine: Make) -> None:
 
     gpu.driver = Watched(gpu.library)
     with bench(gpu) as opened:
+        sizes.clear()
         opened.run(pictures(3))
 
     assert sizes == [3 * 64 * 64 * 3, 3 * 4, 3 * 32 * 32 * 4]
@@ -346,7 +348,7 @@ def test_memory_that_cannot_be_pinned_is_copied_with_a_remark(
 
     with bench(gpu, slots=2) as opened:
         (remark,) = opened.loop.remarks
-        assert remark.startswith("Batches are copied slowly, from memory that isn't pinned: The ")
+        assert remark.startswith("Batches are copied slowly, from memory that isn't pinned, and ")
         assert "cuMemHostRegister" in remark
         for place in (0, 1, 0):
             batch = pictures(4, place)
@@ -367,7 +369,7 @@ def test_all_but_the_first_run_of_a_profile_are_graphs(machine: Make, version: s
 
     with bench(gpu, gpu.engine(ranges=((1, 1), (2, 4), (5, 8))), slots=3) as opened:
         for number in range(60):
-            count = number + 1 if number < 8 else chance.randint(1, 8)
+            count = (1, 3, 7)[number // 3 % 3] if number < 18 else chance.randint(1, 8)
             batch = pictures(count, number)
             check(opened.run(batch, number % 3), batch)
         assert gpu.count("cuGraphLaunch") == 60 - 3

@@ -10,7 +10,13 @@ from typing import Any, Iterator
 import onnx
 import pytest
 
-from edge_agent.errors import BackendUnavailable, GpuFailed, InferenceFailed, InvalidPackage
+from edge_agent.errors import (
+    BackendUnavailable,
+    EngineUnusable,
+    GpuFailed,
+    InferenceFailed,
+    InvalidPackage,
+)
 from tests.packaging import graphs
 from tests.runtime import fake_cuda
 from tests.runtime.fake_tensorrt import VERSIONS
@@ -41,10 +47,10 @@ def changed(engine: bytes, **changes: Any) -> bytes:
     [
         (
             {"version": "9.9.9"},
-            BackendUnavailable,
+            EngineUnusable,
             r"another TensorRT than this {}\. Build it anew",
         ),
-        ({"capability": "8.7"}, BackendUnavailable, r"built on another GPU\. Build it anew here"),
+        ({"capability": "8.7"}, EngineUnusable, r"built on another GPU\. Build it anew here"),
     ],
 )
 def test_an_engine_for_another_machine_is_a_sentence(
@@ -63,7 +69,7 @@ def test_a_damaged_engine_is_a_sentence(machine: Make, content: bytes) -> None:
     gpu = machine()
 
     with pytest.raises(
-        InvalidPackage, match=r"The engine is damaged or no engine\. Build it anew"
+        EngineUnusable, match=r"The engine is damaged or no engine\. Build it anew"
     ), bench(gpu, content):
         pass
 
@@ -107,20 +113,26 @@ def test_what_tensorrt_says_of_an_engine_becomes_a_sentence(
     assert str(caught.value).startswith(reason)
 
 
+NOT_READY = "TensorRT 8.5.2.2 can't make the engine ready to compute: no further. If the GPU's"
+
+
 @pytest.mark.parametrize(
-    ("nth", "reason"),
+    ("nth", "error", "reason"),
     [
-        (1, "TensorRT 8.5.2.2 can't load the engine: out of memory"),
-        (2, "TensorRT 8.5.2.2 can't make the engine ready to compute: no further. If the GPU's"),
-        (3, "TensorRT 8.5.2.2 can't make the engine ready to compute: no further. If the GPU's"),
+        (1, BackendUnavailable, "TensorRT 8.5.2.2 can't load the engine: out of memory"),
+        (2, BackendUnavailable, NOT_READY),
+        (3, GpuFailed, "The GPU can't be used: cuMemAlloc failed, out of memory (2). Stop other"),
+        (4, BackendUnavailable, NOT_READY),
     ],
 )
-def test_no_room_for_the_engine_is_a_sentence(machine: Make, nth: int, reason: str) -> None:
+def test_no_room_for_the_engine_is_a_sentence(
+    machine: Make, nth: int, error: Any, reason: str
+) -> None:
     gpu = machine()
     engine = gpu.engine()
     gpu.fail(f"cuMemAlloc:{nth}=2")
 
-    with pytest.raises(BackendUnavailable) as caught, bench(gpu, engine):
+    with pytest.raises(error) as caught, bench(gpu, engine):
         pass
     assert str(caught.value).startswith(reason)
 
@@ -265,6 +277,10 @@ def test_a_batch_that_fails_does_not_spoil_the_next(
     failed = 0
 
     with bench(gpu, slots=2) as opened:
+        if is_plain:
+            gpu.fail(f"cuStreamBeginCapture:1={OTHER}")
+            check(opened.run(pictures(4)), pictures(4))
+            check(opened.run(pictures(4)), pictures(4))
         for nth in range(1, 12):
             if not is_plain:
                 for place in (0, 1, 0):
@@ -273,7 +289,7 @@ def test_a_batch_that_fails_does_not_spoil_the_next(
             opened.submit(neighbour, 1)
             gpu.fail(f"{call}:{nth}={OTHER}")
             try:
-                opened.run(pictures(3 if is_plain else 4, nth))
+                opened.run(pictures(4, nth))
             except InferenceFailed:
                 failed += 1
             gpu.fail()

@@ -65,8 +65,7 @@ class GpuWorker:
         The engine's file is opened once: what happens to it afterwards doesn't matter. opening:
         what `trt_worker` reads besides, each time it starts.
         """
-        self.restarts = 0
-        self.trouble = ""
+        self.restarts, self.trouble = 0, ""
         self.remarks: Tuple[str, ...] = ()
         try:
             self._engine = engine.open("rb", buffering=0)
@@ -270,7 +269,7 @@ class GpuWorker:
         """Pass an answer on to whoever asked; what ends the process ends all, and is told then."""
         error = message.get("error")
         if error is not None and error["is_sticky"]:
-            process.blame(f"of an error: {error['text']}")
+            process.kill(f"of an error: {error['text']}")
             return
         with self._lock:
             question = self._questions.take(message["id"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -107,12 +106,6 @@ class Slot:
             return Times(*map(self._elapsed, MOMENTS[::2], MOMENTS[1::2]))
         finally:
             self.is_in_flight = False
-
-    def pad(self, count: int, batch: int) -> None:
-        """Fill the inputs from item `count` on with zeros."""
-        for tensor in self._inputs if batch > count else ():
-            begin = self._host + self._offsets[tensor.name] + count * tensor.item_bytes
-            ctypes.memset(begin, 0, (batch - count) * tensor.item_bytes)
 
     def copy_in(self, batch: int, frames: Sequence[FrameIn], stream: int) -> None:
         """Put the copies of the inputs, and of the frames that make some, into `stream`."""

@@ -194,10 +194,11 @@ class EngineSupply:
             self._turn.release()
 
     def _here(self) -> Machine:
-        """Look, and now and then again without a GPU: its driver may come later than the agent."""
+        """Look, and now and then again as long as something is missing: a driver may come later."""
         with self._looking:
             machine = self._machine
-            if machine is None or (not machine.gpu and time.monotonic() >= self._look_again):
+            is_whole = machine is not None and machine.gpu is not None and machine.tensorrt
+            if machine is None or not (is_whole or time.monotonic() < self._look_again):
                 self._machine = machine = look_briefly()
                 self._look_again = time.monotonic() + LOOK_AGAIN_S
             return machine
