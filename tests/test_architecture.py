@@ -53,7 +53,7 @@ LIBRARIES = {
     "grpc_health": ["runtime.rpc"],
     "grpc_reflection": ["runtime.rpc"],
     "onnxruntime": ["runtime.backends.ort", "training", "doctor", "packaging.graph"],
-    "onnx": ["training", "packaging.graph"],
+    "onnx": ["training", "packaging.graph", "gpu_check"],
     "prometheus_client": ["runtime.metrics"],
     "tensorrt": ["runtime.backends.trt_engine"],
     "pycuda": ["runtime.backends.cuda.by_pycuda"],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WITHIN_S = 3600.0
 LOOK_EVERY_S = 0.2
+PAUSE_S = 0.02  # between calls, as cameras make them: building needs the CPU too
 CALLS_AFTER = 20  # by the new engine
 
 
@@ -73,6 +74,7 @@ def _call(client: Client, model: str, site: Site, count: int, failed: List[str])
             client.detect(model, site.pictures[0])
         except EdgeAgentError as error:
             failed.append(str(error))
+        time.sleep(PAUSE_S)
     return count
 
 

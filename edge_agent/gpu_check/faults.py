@@ -29,7 +29,7 @@ from edge_agent.runtime.engines.cache import EngineCache
 WORKER = "edge_agent.runtime.backends.trt_worker"
 FAULTY = "edge_agent.gpu_check.faulty_worker"
 CROWDED = "edge_agent.gpu_check.crowded"
-FAILS_WITHIN_S = 5.0  # the very next call should
+FAILS_WITHIN_S = 3.0  # the very next call should
 BACK_WITHIN_S = 60.0
 CROWDED_WITHIN_S = 300.0
 PAUSE_S = 0.02

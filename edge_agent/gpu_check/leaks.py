@@ -16,10 +16,10 @@ from edge_agent.runtime import memory
 
 WARM_UP = 10  # rounds after which libraries have what they keep
 WORKER_ROUNDS = 20
-WORKER_WARM_UP = 2
+WORKER_WARM_UP = 1
 ALLOWED = 32 * MIB  # drivers give memory back in blocks of 2 MiB and more
 STEADY = 4 * MIB  # what the second half of the rounds may take, if it isn't less than the first
-LOOKS, PAUSE_S = 10, 0.01
+LOOKS, PAUSE_S = 5, 0.01
 SHARED = 8  # times as much, where the GPU's memory is the machine's: others use it meanwhile
 
 
