@@ -26,7 +26,7 @@ from tests import golden
 from tests.runtime import fake_cuda
 from tests.runtime.device import Device
 from tests.runtime.gpu_machine import GpuMachine
-from tests.runtime.test_engine_upgrade import NAME, WITHIN_S, on, package, until, workers
+from tests.runtime.test_engine_upgrade import NAME, WITHIN_S, on, package, running, until, workers
 
 Only = Optional[Callable[[str], bool]]
 
@@ -52,9 +52,8 @@ def is_version_2_on_tensorrt(info: Any) -> bool:
 
 def serve(machine: GpuMachine) -> None:
     """Have the engine built and kept."""
-    with machine.device(wait_for_engine=True) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True):
+        pass
 
 
 def reset_gpu(machine: GpuMachine, **options: Any) -> None:
@@ -86,9 +85,7 @@ def test_a_new_version_takes_over_where_nothing_but_tensorrt_may_serve(
     machine: GpuMachine,
 ) -> None:
     package(machine)
-    with machine.device(wait_for_engine=True) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True) as device:
         deploy_second(machine, device)
         device.look()
         until(device, is_version_2_on_tensorrt)
@@ -119,9 +116,7 @@ def test_a_new_version_isn_t_lost_when_the_built_engine_takes_over_while_it_load
     came, go = hold_open(
         monkeypatch, lambda new, only: only is None and new.packaged.version == "2"
     )
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         until(device, lambda info: "is being built" in info.message)
         deploy_second(machine, device)
         device.registry.sync(device.store.scan())
@@ -152,9 +147,7 @@ def test_stopping_ends_the_new_version_s_build_though_the_old_one_still_opens_it
             raise
 
     monkeypatch.setattr(model, "open_loaded", slow)
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         assert came.wait(WITHIN_S)
         machine.say("hold")
         deploy_second(machine, device)
@@ -174,9 +167,7 @@ def test_full_memory_costs_no_engine_and_builds_none(machine: GpuMachine) -> Non
     serve(machine)
     kept = machine.kept()
     reset_gpu(machine, fault="cuMemAlloc:0=2")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         info = device.detector.describe(NAME)
         assert on("onnxruntime on CPU")(info)
         assert "Not on tensorrt: " in info.message
@@ -196,9 +187,7 @@ def test_a_model_serves_with_fewer_units_when_there_is_memory_for_no_more(
     units: List[int] = []
     for nth in range(4, 9):  # those before are the engine's own
         reset_gpu(machine, fault=f"cuMemAlloc:{nth}=2")
-        with machine.device(wait_for_engine=False) as device:
-            device.record(NAME)
-            device.run(NAME)
+        with running(machine, wait_for_engine=False) as device:
             info = device.detector.describe(NAME)
             if on("tensorrt")(info):
                 units.append(info.inference_units)
@@ -214,18 +203,14 @@ def test_an_engine_is_tried_again_when_it_is_judged_otherwise(machine: GpuMachin
     machine.unsay("wrong")
     runtime = {"batch_sizes": [1, 4], "precision": "fp16", "parity_tolerance": 0.06}
     golden.write(machine.folder / "packages" / NAME, "classification", runtime=runtime)
-    with machine.device(wait_for_engine=True) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True) as device:
         assert device.detector.describe(NAME).engine.endswith(", fp16")
 
 
 def test_why_no_better_engine_serves_stays_in_the_message(machine: GpuMachine) -> None:
     package(machine)
     machine.say("kill")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         until(device, lambda info: "SIGKILL" in info.message)
         device.registry.set_threshold(NAME, 0.4, "me")
         assert "SIGKILL" in device.detector.describe(NAME).message
@@ -236,9 +221,7 @@ def test_where_only_tensorrt_may_serve_a_dead_worker_is_started_again_after_a_pa
 ) -> None:
     monkeypatch.setattr(upgrade, "PAUSES_S", (0.5,))
     package(machine)
-    with machine.device(wait_for_engine=True) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True) as device:
         first = device.registry.find(NAME).serving()
         end = time.monotonic() + WITHIN_S
         while not first.trouble:

@@ -9,8 +9,9 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List
 from urllib.request import urlopen
 
 import onnx
@@ -41,6 +42,15 @@ def package(machine: GpuMachine, precision: str = "fp16", **changes: Any) -> Pat
     runtime = {"batch_sizes": [1, 4], "precision": precision, "parity_tolerance": 0.05}
     folder = machine.folder / "packages" / NAME
     return golden.write(folder, "classification", **{"runtime": runtime, **changes})
+
+
+@contextmanager
+def running(machine: GpuMachine, **settings: Any) -> Iterator[Device]:
+    """A device of that machine on which the package is RUNNING."""
+    with machine.device(**settings) as device:
+        device.record(NAME)
+        device.run(NAME)
+        yield device
 
 
 def until(device: Device, holds: Callable[[ModelInfo], bool]) -> ModelInfo:
@@ -87,9 +97,7 @@ def test_a_model_serves_at_once_and_changes_over_when_its_engine_is_built(
 ) -> None:
     package(machine)
     machine.say("hold")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         info = until(device, lambda info: "is being built" in info.message)
         assert on("onnxruntime on CPU")(info)
         assert "The TensorRT engine (fp16) is being built: " in info.message
@@ -109,9 +117,7 @@ def test_a_model_serves_at_once_and_changes_over_when_its_engine_is_built(
 def test_no_call_fails_while_the_engine_changes(machine: GpuMachine) -> None:
     package(machine)
     machine.say("hold")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         done, failures, scores = threading.Event(), [], set()
 
         def call() -> None:
@@ -137,13 +143,9 @@ def test_no_call_fails_while_the_engine_changes(machine: GpuMachine) -> None:
 def test_a_built_engine_serves_from_the_start(machine: GpuMachine) -> None:
     package(machine)
     for _ in range(2):
-        with machine.device() as device:
-            device.record(NAME)
-            device.run(NAME)
+        with running(machine) as device:
             until(device, on("tensorrt"))
-    with machine.device(wait_for_engine=True) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True) as device:
         assert on("tensorrt")(device.detector.describe(NAME))
     assert machine.builds == 1
 
@@ -179,9 +181,7 @@ def test_a_precision_that_gives_other_results_is_stepped_down_and_not_tried_agai
 ) -> None:
     package(machine)
     machine.say("wrong", "fp16")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         info = until(device, on("tensorrt"))
         assert info.engine.endswith(", fp32")
         assert "Not in fp16: tensorrt on GPU Fake Xavier gives other results" in info.message
@@ -189,9 +189,7 @@ def test_a_precision_that_gives_other_results_is_stepped_down_and_not_tried_agai
     assert machine.builds == 2
     table = [line for line in caplog.messages if line.startswith(f"{NAME}: ")]
     assert any("score" in line and "reference" not in line for line in table)
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         until(device, on("tensorrt"))
     assert machine.builds == 2
 
@@ -199,9 +197,7 @@ def test_a_precision_that_gives_other_results_is_stepped_down_and_not_tried_agai
 def test_a_model_stays_on_the_cpu_when_no_precision_gives_its_results(machine: GpuMachine) -> None:
     package(machine)
     machine.say("wrong", "fp16 fp32")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         info = until(device, lambda info: "Not on tensorrt" in info.message)
         assert on("onnxruntime on CPU")(info)
         assert "fp16: tensorrt on GPU Fake Xavier gives other results" in info.message
@@ -212,9 +208,7 @@ def test_a_model_stays_on_the_cpu_when_no_precision_gives_its_results(machine: G
 def test_a_killed_build_is_told_and_the_model_serves_on(machine: GpuMachine) -> None:
     package(machine)
     machine.say("kill")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         info = until(device, lambda info: "SIGKILL" in info.message)
         assert on("onnxruntime")(info)
         assert device.detect(NAME, 170).score == pytest.approx(170 / 255, abs=1e-4)
@@ -247,9 +241,7 @@ def test_a_model_that_goes_ends_its_build(machine: GpuMachine, wait: bool) -> No
 def test_a_stopped_model_ends_its_build(machine: GpuMachine) -> None:
     package(machine)
     machine.say("hold")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         until(device, lambda info: "is being built" in info.message)
         device.detector.stop(NAME)
         machine.unsay("hold")
@@ -262,9 +254,7 @@ def test_callers_of_a_worker_that_dies_get_a_retryable_status_and_then_answers(
     machine: GpuMachine,
 ) -> None:
     package(machine)
-    with machine.device(wait_for_engine=True) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True) as device:
         (worker,) = workers(os.getpid())
         os.kill(worker, signal.SIGKILL)
         end, scores, refusals = time.monotonic() + WITHIN_S, [], []
@@ -283,9 +273,7 @@ def test_a_worker_that_dies_again_and_again_is_left_for_another_engine(
     machine: GpuMachine,
 ) -> None:
     package(machine)
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         until(device, on("tensorrt"))
         end = time.monotonic() + WITHIN_S
         while not on("onnxruntime")(device.detector.describe(NAME)):
@@ -302,9 +290,7 @@ def test_a_worker_that_dies_again_and_again_is_left_for_another_engine(
 def test_a_new_version_is_built_for_as_well(machine: GpuMachine) -> None:
     package(machine)
     machine.say("hold")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         until(device, lambda info: "is being built" in info.message)
         package(machine, precision="fp32", version="2")
         device.look()
@@ -318,9 +304,8 @@ def test_a_signed_package_brings_the_engine_that_was_built_for_this_very_machine
     machine: GpuMachine, tmp_path: Path, is_signed: bool
 ) -> None:
     folder = package(machine)
-    with machine.device(wait_for_engine=True) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True):
+        pass
     wanted = EngineSupply(machine.settings()).candidates(Package(folder))[0].fingerprint
     (engine,) = machine.cache.glob("*.engine")
     files = {f"engines/{wanted.id}.engine": engine.read_bytes()}
@@ -330,9 +315,7 @@ def test_a_signed_package_brings_the_engine_that_was_built_for_this_very_machine
     private = signatures.key(tmp_path, "plant")
     signatures.signed(folder, private)
     trusted = private.with_suffix(".pem") if is_signed else None
-    with machine.device(wait_for_engine=True, trusted=trusted) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True, trusted=trusted) as device:
         assert on("tensorrt")(device.detector.describe(NAME))
     assert machine.builds == (1 if is_signed else 2)
 
@@ -341,15 +324,12 @@ def test_an_engine_of_another_release_is_rebuilt_and_says_why(
     machine: GpuMachine, caplog: pytest.LogCaptureFixture
 ) -> None:
     package(machine)
-    with machine.device(wait_for_engine=True) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True):
+        pass
     text = (machine.site / "tensorrt.py").read_text()
     (machine.site / "tensorrt.py").write_text(text.replace("8.5.2.2", "8.6.1"))
     caplog.set_level("INFO")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         until(device, on("tensorrt"))
     assert machine.builds == 2
     assert any("TensorRT 8.5.2.2 → 8.6.1" in line for line in caplog.messages)
@@ -377,9 +357,7 @@ def test_a_version_compatible_engine_goes_on_serving_after_an_upgrade(
     compatible(machine)
     caplog.set_level("INFO")
     for _ in range(2):
-        with machine.device(wait_for_engine=True) as device:
-            device.record(NAME)
-            device.run(NAME)
+        with running(machine, wait_for_engine=True) as device:
             assert on("tensorrt")(device.detector.describe(NAME))
             assert device.detect(NAME, 170).score == pytest.approx(170 / 255, abs=1e-4)
         upgrade(machine, "10.3.0", "10.16.1")
@@ -392,14 +370,11 @@ def test_one_with_other_results_after_the_upgrade_is_built_anew(
 ) -> None:
     machine = GpuMachine(tmp_path, monkeypatch, "10.3.0")
     compatible(machine)
-    with machine.device(wait_for_engine=True) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True):
+        pass
     spoil(machine)
     upgrade(machine, "10.3.0", "10.16.1")
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         until(device, on("tensorrt"))
         assert device.detect(NAME, 170).score == pytest.approx(170 / 255, abs=1e-4)
     assert machine.builds == 2
@@ -424,14 +399,11 @@ def spoil(machine: GpuMachine) -> None:
 
 def test_a_damaged_engine_is_put_aside_and_built_anew(machine: GpuMachine) -> None:
     package(machine)
-    with machine.device(wait_for_engine=True) as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine, wait_for_engine=True):
+        pass
     (engine,) = machine.cache.glob("*.engine")
     engine.write_bytes(engine.read_bytes()[:-7])
-    with machine.device() as device:
-        device.record(NAME)
-        device.run(NAME)
+    with running(machine) as device:
         until(device, on("tensorrt"))
     assert machine.builds == 2
     assert len(list(machine.cache.glob("*.bad"))) == 1
