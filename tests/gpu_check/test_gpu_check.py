@@ -122,7 +122,8 @@ def test_an_early_end_keeps_what_was_found_and_leaves_nothing(
     out, work = tmp_path / "out", tmp_path / "work"
     work.mkdir()
     words = ["--strict", "--parts", "12", "--out", str(out), *SMALL, "--batches", "1"]
-    if sys.version_info < (3, 10):
+    trains = sys.version_info >= (3, 10)
+    if not trains:
         words += ["--package", str(package)]
     here = {**environment(tmp_path / "trt", "11.4.0"), "TMPDIR": str(work)}
     with _running(words, here) as run:
@@ -145,7 +146,8 @@ def test_an_early_end_keeps_what_was_found_and_leaves_nothing(
     assert "ended by SIGTERM" in ends["fault: worker killed"]["detail"]
     assert "FAILED" not in {check["state"] for check in told["checks"]}
     graphs = {row["precision"]: row["graph"] for row in told["tables"]["Engines"]}
-    assert graphs == {"fp32": "model.onnx", "fp16": "model.half.onnx"}
+    half = {"fp16": "model.half.onnx"} if trains else {}  # needs golden samples
+    assert graphs == {"fp32": "model.onnx", **half}
     assert not list(work.glob("edge-agent-*"))
 
 
