@@ -33,13 +33,21 @@ class ModelState(enum.Enum):
 
 
 @dataclass(frozen=True)
+class BuildState:
+    """How far an engine is, 0 to 1, and how many seconds are left; None: nobody knows."""
+
+    done: float
+    left_s: Optional[float] = None
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What Describe and List tell of a model. `message` is for people; `arn` may be empty.
 
     `inference_units` are in service now; a RUNNING model without any has lost them to a hang. It
     may have `least_units` to `most_units` of them, and `desired_units` at present. `engine`: what
-    computes and where, "tensorrt on GPU Orin", empty unless RUNNING. `build`: how far the engine is
-    that is being built for it, 0 to 1; None: none is.
+    computes and where, "tensorrt on GPU Orin", empty unless RUNNING. `build`: of the engine that is
+    being built for it; None: none is.
     """
 
     name: str
@@ -51,7 +59,7 @@ class ModelInfo:
     least_units: int = 0
     most_units: int = 0
     engine: str = ""
-    build: Optional[float] = None
+    build: Optional[BuildState] = None
 
 
 @dataclass(frozen=True)

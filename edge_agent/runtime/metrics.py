@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from functools import lru_cache
-from typing import Dict, Iterable, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, Optional, Sequence, Tuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.metrics import MetricWrapperBase
 
-from edge_agent.types import CameraProblem
+from edge_agent.types import BuildState, CameraProblem
 
 SCORES = tuple(step / 20 for step in range(1, 21))
 MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -70,10 +71,10 @@ class Metrics:
         }
         self._engine = self._gauge("Engine", "1 for the engine in use", "model", "engine")
         self._engines: Dict[str, str] = {}  # by model
-        self._building: Set[str] = set()  # models
         self._build = self._gauge(
             "EngineBuild", "How far the engine is that is being built, 0 to 1", "model"
         )
+        self._build_left = self._gauge("EngineBuildLeft", "Seconds until it is built", "model")
 
     def succeeded(
         self,
@@ -130,7 +131,7 @@ class Metrics:
         for gauge, count in zip(self._units.values(), (in_service, desired, least, most)):
             gauge.labels(model).set(count)
 
-    def runs_on(self, model: str, engine: str, build: Optional[float]) -> None:
+    def runs_on(self, model: str, engine: str, build: Optional[BuildState]) -> None:
         """Note what computes a model and where, empty for nothing, and how far a build is."""
         before = self._engines.get(model, "")
         if before and before != engine:
@@ -138,11 +139,8 @@ class Metrics:
         if engine:
             self._engine.labels(model, engine).set(1)
         self._engines[model] = engine
-        if build is not None:
-            self._build.labels(model).set(build)
-        elif model in self._building:
-            self._build.remove(model)
-        self._building = (self._building - {model}) | ({model} if build is not None else set())
+        _show(self._build, model, build.done if build else None)
+        _show(self._build_left, model, build.left_s if build else None)
 
     def forget(self, model: str) -> None:
         """Drop the inference units and the engine of a model; its counts stay."""
@@ -186,6 +184,15 @@ class Metrics:
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(name, meaning, labels, namespace="edge_agent", registry=self.registry)
+
+
+def _show(gauge: Gauge, model: str, value: Optional[float]) -> None:
+    """Set a model's sample, or leave it out where there is nothing to tell."""
+    if value is None:
+        with suppress(KeyError):
+            gauge.remove(model)
+    else:
+        gauge.labels(model).set(value)
 
 
 def _sum(metric: MetricWrapperBase, name: str, **labels: str) -> float:

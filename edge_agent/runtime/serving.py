@@ -10,7 +10,7 @@ from typing import Callable, Optional
 from edge_agent.errors import WrongModelState
 from edge_agent.runtime.life import TRANSITIONS, Event
 from edge_agent.runtime.loaded import Loaded
-from edge_agent.types import ModelInfo, ModelState
+from edge_agent.types import BuildState, ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Serving:
         self._lock = threading.RLock()
         self._state, self._message = ModelState.STOPPED, ""
         self._loaded: Optional[Loaded] = None
-        self._build: Optional[float] = None  # how far an engine is, 0 to 1
+        self._build: Optional[BuildState] = None
 
     @property
     def loaded(self) -> Optional[Loaded]:
@@ -95,8 +95,10 @@ class Serving:
             raise self._refusal(verb)
         return loaded
 
-    def tell(self, loaded: Optional[Loaded], message: str, build: Optional[float] = None) -> None:
-        """Say something new of what serves, None for a start; `build`: how far an engine is."""
+    def tell(
+        self, loaded: Optional[Loaded], message: str, build: Optional[BuildState] = None
+    ) -> None:
+        """Say something new of what serves, None for a start; `build`: of an engine for it."""
         with self._lock:
             if self._loaded is loaded:
                 self._message, self._build = message, build

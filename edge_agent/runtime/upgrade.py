@@ -17,6 +17,7 @@ from edge_agent.runtime.loaded import Loaded
 from edge_agent.runtime.serving import Serving
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.unit_care import in_background, log_failure, sentence
+from edge_agent.types import BuildState
 
 log = logging.getLogger(__name__)
 
@@ -88,12 +89,15 @@ class Upgrade:
         def on_progress(progress: Progress) -> None:
             nonlocal logged
             text = f"The {candidate} is being built: {progress}."
-            self._serving.tell(serving, summary + text, progress.fraction or 0.0)
+            state = BuildState(progress.fraction or 0.0, progress.remaining_s)
+            self._serving.tell(serving, summary + text, state)
             if time.monotonic() - logged >= LOG_EVERY_S:
                 logged = time.monotonic()
                 log.info("Model %s: %s", self._serving.name, text)
 
-        self._serving.tell(serving, f"{summary}The {candidate} is going to be built.", 0.0)
+        self._serving.tell(
+            serving, f"{summary}The {candidate} is going to be built.", BuildState(0.0)
+        )
         return on_progress
 
     def _upgrade(self, old: Loaded, candidate: Candidate) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Optional
 from urllib.request import urlopen
 
 import onnx
@@ -21,8 +21,9 @@ from edge_agent.errors import AgentUnavailable
 from edge_agent.manifest import FileEntry, parse
 from edge_agent.runtime.engines.spec import build_spec
 from edge_agent.runtime.engines.supply import EngineSupply
+from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.package import Package
-from edge_agent.types import ModelInfo, ModelState
+from edge_agent.types import BuildState, ModelInfo, ModelState
 from tests import golden, signatures
 from tests.broker import free_port
 from tests.contract.calls import until as contract_until
@@ -434,3 +435,17 @@ def test_an_agent_with_a_gpu_tells_its_clients_and_its_metrics_what_computes(
         (worker,) = workers(agent.process.pid)
         assert agent.stop() == 0
     assert not Path(f"/proc/{worker}").exists()
+
+
+def test_progress_and_time_left_are_figures_as_long_as_an_engine_is_built() -> None:
+    metrics = Metrics()
+
+    def figure(name: str) -> Optional[float]:
+        return metrics.registry.get_sample_value(f"edge_agent_{name}", {"model": NAME})
+
+    metrics.runs_on(NAME, "onnxruntime on CPU", BuildState(0.25, 90.0))
+    assert (figure("EngineBuild"), figure("EngineBuildLeft")) == (0.25, 90.0)
+    metrics.runs_on(NAME, "onnxruntime on CPU", BuildState(0.5))
+    assert (figure("EngineBuild"), figure("EngineBuildLeft")) == (0.5, None)
+    metrics.runs_on(NAME, "tensorrt on GPU", None)
+    assert (figure("EngineBuild"), figure("EngineBuildLeft")) == (None, None)
