@@ -35,13 +35,13 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
         assert agent.stop() == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def channel(agent: Agent) -> Iterator[grpc.Channel]:
     with agent.channel() as channel:
         yield channel
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def caller(channel: grpc.Channel) -> Caller:
     return Caller(channel)
 
