@@ -11,17 +11,11 @@ it lasts. The first run is a plain one: it brings the context up to date, which 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Dict, Mapping, NamedTuple, Sequence
+from typing import Any, Dict, Mapping, Sequence
 
 from edge_agent.errors import GpuFailed, InferenceFailed
 from edge_agent.runtime.backends.cuda.driver import Driver
 from edge_agent.runtime.backends.slot_layout import Tensor
-
-
-class Graph(NamedTuple):
-    """A lane's run for the addresses of one slot."""
-
-    handle: int
 
 
 class Scratch:
@@ -84,7 +78,7 @@ class Lane:
             done = context.set_input_shape(tensor.name, (batch, *tensor.item))
             self._demand(done, f"a batch of {batch}")
 
-    def run(self, addresses: Mapping[str, int], kept: Dict[Lane, Graph], stream: int) -> None:
+    def run(self, addresses: Mapping[str, int], kept: Dict[Lane, int], stream: int) -> None:
         """Put one run into `stream`; returns at once. Raises InferenceFailed.
 
         addresses: of all tensors. kept: graphs for these addresses, none of which is running.
@@ -98,14 +92,14 @@ class Lane:
         """Let go of the context, whoever still has the lane."""
         self._context = None
 
-    def _replay(self, addresses: Mapping[str, int], kept: Dict[Lane, Graph], stream: int) -> bool:
+    def _replay(self, addresses: Mapping[str, int], kept: Dict[Lane, int], stream: int) -> bool:
         """Launch a graph, captured now where there is none; False: it can't be done."""
         if self.no_graphs:
             return False
         try:
             if self not in kept:
-                kept[self] = Graph(self._capture(addresses, stream))
-            self._driver.launch_graph(kept[self].handle, stream)
+                kept[self] = self._capture(addresses, stream)
+            self._driver.launch_graph(kept[self], stream)
         except InferenceFailed as error:
             self.no_graphs = str(error)
         return not self.no_graphs

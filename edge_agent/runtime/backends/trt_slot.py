@@ -10,7 +10,7 @@ from typing import Dict, NamedTuple, Sequence
 from edge_agent.errors import GpuFailed
 from edge_agent.runtime.backends.cuda.driver import Driver
 from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
-from edge_agent.runtime.backends.trt_lane import Graph, Lane
+from edge_agent.runtime.backends.trt_lane import Lane
 
 # Of a batch, in the order in which they come to pass: begin and end of each of its parts.
 MOMENTS = ("began", "arrived", "started", "computed", "leaving", "done")
@@ -62,7 +62,7 @@ class Slot:
         self.layout = layout
         self.is_in_flight = False
         self.unpinned = ""
-        self.graphs: Dict[Lane, Graph] = {}
+        self.graphs: Dict[Lane, int] = {}
         self._driver, self._host = driver, memory
         self._has_streams, self._is_timed = not is_integrated, is_timed
         self._offsets = {tensor.name: layout.offset(tensor.name) for tensor in layout.tensors}
@@ -161,7 +161,7 @@ class Slot:
 
     def _drop_graphs(self) -> None:
         while self.graphs:
-            self._driver.destroy_graph(self.graphs.popitem()[1].handle)
+            self._driver.destroy_graph(self.graphs.popitem()[1])
 
 
 def _noted(is_integrated: bool, is_timed: bool) -> Sequence[str]:
