@@ -33,7 +33,7 @@ def build(site: Site, precision: Precision, rows: Rows, tell: Tell) -> str:
     good = good_pictures(count, site.base.manifest)
     folder = site.folder / "packages" / f"{site.base.manifest.name}-{precision}"
     package = at_precision(site.base, precision, site.scope.batches, good, typed, folder)
-    candidate = site.supply.candidates(package)[0]
+    candidate = next(site.supply.candidates(package))
     began = time.monotonic()
     site.supply.build(EngineOrder(candidate), _told(tell, precision))
     seconds = time.monotonic() - began

@@ -73,7 +73,7 @@ def _of_another(site: Site) -> str:
 
 
 def _fingerprint(site: Site) -> Fingerprint:
-    return site.supply.candidates(site.packages[site.precision])[0].fingerprint
+    return next(site.supply.candidates(site.packages[site.precision])).fingerprint
 
 
 def _illegal_address(site: Site) -> str:

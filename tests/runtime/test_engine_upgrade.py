@@ -307,7 +307,7 @@ def test_a_signed_package_brings_the_engine_that_was_built_for_this_very_machine
     folder = package(machine)
     with running(machine, wait_for_engine=True):
         pass
-    wanted = EngineSupply(machine.settings()).candidates(Package(folder))[0].fingerprint
+    wanted = next(EngineSupply(machine.settings()).candidates(Package(folder))).fingerprint
     (engine,) = machine.cache.glob("*.engine")
     files = {f"engines/{wanted.id}.engine": engine.read_bytes()}
     files[f"engines/{wanted.id}.json"] = wanted.to_json()

@@ -109,15 +109,16 @@ class EngineSupply:
         """The accelerator that engines are made for; None: the GPU."""
         return self._settings.dla_core
 
-    def candidates(self, package: Package) -> List[Candidate]:
-        """Return what may serve, the one with the wanted precision first.
+    def candidates(self, package: Package) -> Iterator[Candidate]:
+        """Yield what may serve, the wanted precision first; each is read when it is asked for.
 
         Raises BackendUnavailable when this machine has no GPU or no TensorRT.
         """
         machine = self._here()
         if machine.gpu is None or not machine.tensorrt:
             raise BackendUnavailable(machine.no_gpu or machine.no_tensorrt)
-        return [self._candidate(package, spec) for spec in ladder(build_spec(package.manifest))]
+        for spec in ladder(build_spec(package.manifest)):
+            yield self._candidate(package, spec)
 
     def refusal(self, candidate: Candidate) -> str:
         """Return why the engine is known to be of no use; empty when it isn't."""
