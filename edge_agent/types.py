@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Callable, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Tuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,8 +62,7 @@ class ModelInfo:
     build: Optional[BuildState] = None
 
 
-@dataclass(frozen=True)
-class SharedMemoryHandle:
+class SharedMemoryHandle(NamedTuple):
     """`size` bytes from `offset` on of the POSIX shared memory object `name`."""
 
     name: str
@@ -71,8 +70,7 @@ class SharedMemoryHandle:
     offset: int = 0
 
 
-@dataclass(frozen=True)
-class Bitmap:
+class Bitmap(NamedTuple):
     """A frame as the caller sent it, unchecked: packed RGB, 8 bits a channel, rows top to bottom.
 
     Exactly one of `data` and `handle` should be set; `vision.frame` checks it.
@@ -91,14 +89,13 @@ class Lane(enum.Enum):
     RESCORING = "rescoring"  # kept frames judged again, whenever there is time
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """Who waits for an answer, and how long.
 
     `name` tells callers apart who take turns: a camera, a connection; `camera_id` is set when the
-    caller gave one. `deadline` is the monotonic
-    time in seconds after which nobody waits; None: for ever. `when_gone` takes what shall be done,
-    on any thread, once nobody waits any more; it returns False when that is so already.
+    caller gave one. `deadline` is the monotonic time in seconds after which nobody waits; None: for
+    ever. `when_gone` takes what shall be done, on any thread, once nobody waits any more; it
+    returns False when that is so already.
     """
 
     name: str = ""
@@ -124,14 +121,22 @@ class StageTimes:
     send: float = 0.0  # until the answer is handed to gRPC
 
 
-@dataclass(frozen=True)
-class DetectRequest:
-    """One call: which model, which frame, where the mask shall go (None: into the reply)."""
+class Wanted(NamedTuple):
+    """What a call asks for: which model, which frame, where the mask goes (None: in the reply)."""
 
     model: str
     bitmap: Optional[Bitmap]
     mask: Optional[SharedMemoryHandle] = None
-    caller: Caller = Caller()
+
+
+@dataclass(frozen=True)
+class DetectRequest:
+    """One call: what it asks for, who waits for the answer, how long each stage took."""
+
+    model: str
+    bitmap: Optional[Bitmap]
+    mask: Optional[SharedMemoryHandle] = None
+    caller: Caller = field(default_factory=Caller)
     times: StageTimes = field(default_factory=StageTimes)
 
 

@@ -10,12 +10,12 @@ import math
 import time
 from contextlib import suppress
 from functools import lru_cache
-from typing import Dict, Iterable, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.metrics import MetricWrapperBase
 
-from edge_agent.types import BuildState, CameraProblem
+from edge_agent.types import BuildState, CameraProblem, StageTimes
 
 SCORES = tuple(step / 20 for step in range(1, 21))
 MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -81,9 +81,9 @@ class Metrics:
         model: str,
         anomalous: bool,
         problems: Sequence[CameraProblem],
-        stages: Iterable[Tuple[str, float]],
+        times: StageTimes,
     ) -> None:
-        """Count a verdict; `stages` are the parts of its time, in seconds."""
+        """Count a verdict, and how long its stages took."""
         self._latest_verdict = time.monotonic()
         self._successes.labels(model).inc()
         self._processed.labels(model).inc()
@@ -92,7 +92,7 @@ class Metrics:
         for problem in problems:
             self._problems.labels(model, problem.value).inc()
         total_s = 0.0
-        for stage, seconds in stages:
+        for stage, seconds in vars(times).items():
             self._time_of(model, stage).observe(1000 * seconds)
             total_s += seconds
         self._time_of(model, "total").observe(1000 * total_s)

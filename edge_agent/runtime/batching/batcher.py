@@ -263,8 +263,10 @@ class Batcher:
                 return []
             if self._gathers(worker):
                 self._gather(worker)
-            now = self._clock()
-            batch = self._queue.take(now, worker.instance.max_batch, self._pace.least_s(now))
+            batch: List[Item] = []
+            if len(self._queue):
+                now = self._clock()
+                batch = self._queue.take(now, worker.instance.max_batch, self._pace.least_s(now))
             if batch:
                 self._begin(worker, batch)
                 return batch

@@ -9,15 +9,12 @@ from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
 
-def detect_request(
-    request: wire.DetectAnomaliesRequest, caller: types.Caller
-) -> types.DetectRequest:
-    """Read what `caller` asks for."""
-    return types.DetectRequest(
+def wanted(request: wire.DetectAnomaliesRequest) -> types.Wanted:
+    """Read which model shall judge which frame."""
+    return types.Wanted(
         model=request.model_component,
         bitmap=_bitmap(request.bitmap) if request.HasField("bitmap") else None,
         mask=_mask_handle(request.anomaly_mask_params),
-        caller=caller,
     )
 
 
@@ -25,15 +22,16 @@ def detect_response(
     prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]
 ) -> wire.DetectAnomaliesResponse:
     """Write the answer of the contract; `mask` is where the caller wanted it written."""
-    return wire.DetectAnomaliesResponse(detect_anomaly_result=_result(prediction, mask))
+    response = wire.DetectAnomaliesResponse()
+    _write(response.detect_anomaly_result, prediction, mask)
+    return response
 
 
 def inspect_response(
     prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]
 ) -> wire_v1.InspectResponse:
     """Write our own answer: the contract's, and what that has no room for."""
-    return wire_v1.InspectResponse(
-        result=_result(prediction, mask),
+    response = wire_v1.InspectResponse(
         regions=[
             wire_v1.Region(
                 name=region.name,
@@ -50,6 +48,8 @@ def inspect_response(
         camera_problems=[problem.value for problem in prediction.camera_problems],
         result_id=prediction.result_id,
     )
+    _write(response.result, prediction, mask)
+    return response
 
 
 def description(info: types.ModelInfo) -> wire.DescribeModelResponse:
@@ -114,24 +114,21 @@ def _handle(handle: wire.SharedMemoryHandle) -> types.SharedMemoryHandle:
     return types.SharedMemoryHandle(handle.name, handle.size, handle.offset)
 
 
-def _result(
-    prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]
-) -> wire.DetectAnomalyResult:
-    result = wire.DetectAnomalyResult(
-        is_anomalous=prediction.is_anomalous,
-        confidence=prediction.confidence,
-        anomaly_score=prediction.score,
-        anomaly_threshold=prediction.threshold,
-        anomalies=[
-            wire.Anomaly(
-                name=anomaly.name,
-                pixel_anomaly=wire.PixelAnomaly(
-                    total_percentage_area=anomaly.area, hex_color=anomaly.color
-                ),
-            )
-            for anomaly in prediction.anomalies
-        ],
-    )
+def _write(
+    result: wire.DetectAnomalyResult,
+    prediction: types.Prediction,
+    mask: Optional[types.SharedMemoryHandle],
+) -> None:
+    """Fill in field by field: twice as fast as by keywords, which copies every message."""
+    result.is_anomalous = prediction.is_anomalous
+    result.confidence = prediction.confidence
+    result.anomaly_score = prediction.score
+    result.anomaly_threshold = prediction.threshold
+    for anomaly in prediction.anomalies:
+        entry = result.anomalies.add()
+        entry.name = anomaly.name
+        pixels = entry.pixel_anomaly
+        pixels.total_percentage_area, pixels.hex_color = anomaly.area, anomaly.color
     if prediction.anomalies:  # a model with a mask
         bitmap = result.anomaly_mask
         bitmap.width, bitmap.height = prediction.mask_size
@@ -139,5 +136,4 @@ def _result(
             bitmap.byte_data = prediction.mask.tobytes()
         elif mask is not None:
             handle = bitmap.shared_memory_handle
-            handle.name, handle.size, handle.offset = mask.name, mask.size, mask.offset
-    return result
+            handle.name, handle.size, handle.offset = mask

@@ -9,9 +9,8 @@ from typing import Any, Callable, Optional, Tuple
 from edge_agent.errors import EdgeAgentError, InvalidFrame, ModelNotFound
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.rpc import convert, metadata
-from edge_agent.types import Caller, Prediction, SharedMemoryHandle
-from edge_agent.wire import edge_agent_pb2 as wire
+from edge_agent.runtime.rpc import metadata
+from edge_agent.types import Caller, DetectRequest, Prediction, SharedMemoryHandle, Wanted
 
 Respond = Callable[[Prediction, Optional[SharedMemoryHandle]], Any]
 
@@ -24,17 +23,13 @@ class FrameCalls:
         self._metrics = metrics
 
     def judge(
-        self,
-        request: wire.DetectAnomaliesRequest,
-        caller: Caller,
-        receive_s: float,
-        respond: Respond,
+        self, wanted: Wanted, caller: Caller, receive_s: float, respond: Respond
     ) -> Tuple[Any, metadata.Metadata, Callable[[], None]]:
         """Return the answer, what goes beside it, and what counts it once it is on its way.
 
         `receive_s` is how long the message took to come. Raises as Detector.detect.
         """
-        call = convert.detect_request(request, caller)
+        call = DetectRequest(*wanted, caller)
         call.times.receive = receive_s
         try:
             prediction = self._detector.detect(call)
@@ -45,7 +40,9 @@ class FrameCalls:
         began = time.monotonic()
         answer = respond(prediction, call.mask)
         call.times.send = time.monotonic() - began
-        stages = metadata.stages(call.times)
+        count = partial(self._count, call, prediction)
+        return answer, metadata.beside(prediction, call.times), count
+
+    def _count(self, call: DetectRequest, prediction: Prediction) -> None:
         verdict = prediction.is_anomalous, prediction.camera_problems
-        count = partial(self._metrics.succeeded, call.model, *verdict, stages)
-        return answer, metadata.beside(prediction, stages), count
+        self._metrics.succeeded(call.model, *verdict, call.times)

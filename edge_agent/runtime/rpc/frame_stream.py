@@ -148,7 +148,7 @@ class FrameStream:
         caller = metadata.caller(self._context, name, when_gone)
         try:
             result, beside, count = self._frames.judge(
-                request.request, caller, waited_s(), convert.inspect_response
+                convert.wanted(request.request), caller, waited_s(), convert.inspect_response
             )
         except CancelledError:
             return Answer(frame_id=request.frame_id, skipped=True)  # nobody reads it

@@ -27,6 +27,11 @@ def waited_s() -> float:
     return time.monotonic() - float(_current.accepted)
 
 
+def accepted_at(moment_s: float) -> None:
+    """Note when gRPC handed over the call that runs on this thread, on the monotonic clock."""
+    _current.accepted = moment_s
+
+
 class HandlerThreads(Executor):
     """An executor of at most `limit` daemon threads; what comes beyond waits for one of them."""
 
@@ -43,7 +48,7 @@ class HandlerThreads(Executor):
         accepted = time.monotonic()
 
         def job() -> None:
-            _current.accepted = accepted
+            accepted_at(accepted)
             try:
                 future.set_result(fn(*args, **kwargs))
             except BaseException as error:

@@ -12,11 +12,11 @@ shared memory it uses), `lane` (inspection, rescoring). Answer, as trailing meta
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Tuple
+from dataclasses import fields
+from typing import Any, Callable, Optional, Tuple
 
 from edge_agent.errors import InvalidRequest, Overloaded
-from edge_agent.types import Caller, Lane, Prediction, StageTimes
-from edge_agent.wire import edge_agent_pb2 as wire
+from edge_agent.types import Bitmap, Caller, Lane, Prediction, StageTimes
 
 CAMERA_ID = "camera-id"
 LANE = "lane"
@@ -24,51 +24,47 @@ SERVER_TIMING = "server-timing"
 CAMERA_PROBLEMS = "camera-problems"
 RESULT_ID = "result-id"
 
+STAGES = tuple(stage.name for stage in fields(StageTimes))  # in the order they happen
+SERVER_TIMING_SYNTAX = ", ".join(f"{stage};dur=%.3f" for stage in STAGES)
+
 Metadata = Tuple[Tuple[str, str], ...]
-Stages = Tuple[Tuple[str, float], ...]
 
 
-def unary_caller(request: wire.DetectAnomaliesRequest, context: Any) -> Caller:
+def unary_caller(bitmap: Optional[Bitmap], context: Any) -> Caller:
     """Return who makes a call of one frame. Raises InvalidRequest for an unknown lane."""
     # gRPC can't tell two connections to one Unix socket apart; the segments of cameras differ.
-    name = f"{context.peer()} {request.bitmap.shared_memory_handle.name}"
-    return caller(context, name, context.add_callback)
+    segment = bitmap.handle.name if bitmap and bitmap.handle else ""
+    return caller(context, f"{context.peer()} {segment}", context.add_callback)
 
 
 def caller(context: Any, name: str, when_gone: Callable[[Callable[[], object]], bool]) -> Caller:
     """Return who calls; `name` where no camera id is given. Raises InvalidRequest."""
-    told = {key: value for key, value in context.invocation_metadata() if key in (CAMERA_ID, LANE)}
-    try:
-        lane = Lane(told.get(LANE, Lane.INSPECTION.value))
-    except ValueError:
-        lanes = ", ".join(lane.value for lane in Lane)
-        raise InvalidRequest(f"Metadata lane is {told[LANE]!r}; expected {lanes}.") from None
+    camera_id, lane = "", Lane.INSPECTION
+    for key, value in context.invocation_metadata():
+        if key == CAMERA_ID:
+            camera_id = value
+        elif key == LANE:
+            lane = _lane(value)
     deadline = time.monotonic() + context.time_remaining()  # infinite when the caller has none
-    camera_id = told.get(CAMERA_ID, "")
     return Caller(camera_id or name, lane, deadline, when_gone, camera_id)
 
 
-def stages(times: StageTimes) -> Stages:
-    """Return each stage and its seconds, in the order they happen."""
-    return (
-        ("receive", times.receive),
-        ("queue", times.queue),
-        ("preprocess", times.preprocess),
-        ("compute", times.compute),
-        ("postprocess", times.postprocess),
-        ("publish", times.publish),
-        ("send", times.send),
-    )
+def _lane(name: str) -> Lane:
+    try:
+        return Lane(name)
+    except ValueError:
+        lanes = ", ".join(lane.value for lane in Lane)
+        raise InvalidRequest(f"Metadata lane is {name!r}; expected {lanes}.") from None
 
 
-def server_timing(stages: Stages) -> str:
+def server_timing(times: StageTimes) -> str:
     """Return the stages in Server-Timing syntax."""
-    return ", ".join(f"{stage};dur={1000 * seconds:.3f}" for stage, seconds in stages)
+    return SERVER_TIMING_SYNTAX % tuple(1000 * getattr(times, stage) for stage in STAGES)
 
 
-def beside(prediction: Prediction, stages: Stages) -> Metadata:
+def beside(prediction: Prediction, times: StageTimes) -> Metadata:
     """Return what an answer tells beside its message."""
-    told = [(SERVER_TIMING, server_timing(stages))]
+    told = [(SERVER_TIMING, server_timing(times))]
     if prediction.camera_problems:
         problems = ", ".join(problem.value for problem in prediction.camera_problems)
         told.append((CAMERA_PROBLEMS, problems))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, Tuple
+from functools import lru_cache
+from typing import Any, Dict, Iterator, Tuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -17,14 +18,15 @@ from edge_agent.runtime.rpc import convert, metadata, status
 from edge_agent.runtime.rpc.frame_calls import FrameCalls, Respond
 from edge_agent.runtime.rpc.frame_stream import FrameStream
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
+from edge_agent.runtime.rpc.unary_calls import Method
+from edge_agent.types import Wanted
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
 CONTRACT_SERVICE = "AWS.LookoutVision.EdgeAgent"
 INSPECTOR_SERVICE = "edge_agent.v1.Inspector"
+REPEATED_BYTES, REPEATED_CALLS = 1024, 1024
 STREAMS_AT_ONCE = 64  # each has threads of its own
-
-Method = Callable[[bytes, Any], bytes]
 
 
 class Servicer:
@@ -47,28 +49,35 @@ class Servicer:
         for stream in streams:
             stream.end()
         with self._changed:
-            self._changed.wait_for(lambda: not self._in_flight, within_s)
+            self._changed.wait_for(lambda: not (self._in_flight or self._streams), within_s)
+
+    def frame_methods(self) -> Dict[str, Method]:
+        """Return the methods that judge a frame, path → bytes to bytes."""
+        return {
+            f"/{CONTRACT_SERVICE}/DetectAnomalies": self._detecting(convert.detect_response),
+            f"/{INSPECTOR_SERVICE}/Inspect": self._detecting(convert.inspect_response),
+        }
 
     def handlers(self) -> Tuple[grpc.GenericRpcHandler, ...]:
-        """Return what a server registers: one generic handler a service."""
-        contract: Dict[str, Any] = {
-            "DetectAnomalies": self._unary(self._detecting(convert.detect_response)),
-            "StartModel": self._unary(self.start_model),
-            "StopModel": self._unary(self.stop_model),
-            "ListModels": self._unary(self.list_models),
-            "DescribeModel": self._unary(self.describe_model),
+        """Return what answers all other calls: one generic handler a service."""
+        contract = {
+            "StartModel": self.start_model,
+            "StopModel": self.stop_model,
+            "ListModels": self.list_models,
+            "DescribeModel": self.describe_model,
         }
-        inspector: Dict[str, Any] = {
-            "Inspect": self._unary(self._detecting(convert.inspect_response)),
-            "StreamDetect": grpc.stream_stream_rpc_method_handler(
-                self.stream_detect,
-                wire_v1.StreamDetectRequest.FromString,
-                wire_v1.StreamDetectResponse.SerializeToString,
-            ),
+        unary = {
+            name: grpc.unary_unary_rpc_method_handler(self._unary(method))
+            for name, method in contract.items()
         }
+        stream = grpc.stream_stream_rpc_method_handler(
+            self.stream_detect,
+            wire_v1.StreamDetectRequest.FromString,
+            wire_v1.StreamDetectResponse.SerializeToString,
+        )
         return (
-            grpc.method_handlers_generic_handler(CONTRACT_SERVICE, contract),
-            grpc.method_handlers_generic_handler(INSPECTOR_SERVICE, inspector),
+            grpc.method_handlers_generic_handler(CONTRACT_SERVICE, unary),
+            grpc.method_handlers_generic_handler(INSPECTOR_SERVICE, {"StreamDetect": stream}),
         )
 
     def start_model(self, content: bytes, _context: Any) -> bytes:
@@ -97,7 +106,7 @@ class Servicer:
         """Judge the frames of a stream, side by side and in order."""
         stream = FrameStream(self._frames, self._threads, context)
         try:
-            with self._counted(), self._listed(stream):
+            with self._listed(stream):
                 yield from stream.answers(requests)
         except GeneratorExit:
             raise
@@ -106,41 +115,41 @@ class Servicer:
 
     def _detecting(self, respond: Respond) -> Method:
         def detect(content: bytes, context: Any) -> bytes:
-            request = _parse(wire.DetectAnomaliesRequest, content)
-            caller = metadata.unary_caller(request, context)
+            wanted = _read_again(content) if len(content) <= REPEATED_BYTES else _read(content)
+            caller = metadata.unary_caller(wanted.bitmap, context)
             answer, beside, count = self._frames.judge(
-                request, caller, waited_s(), lambda *verdict: _bytes(respond(*verdict))
+                wanted, caller, waited_s(), lambda *verdict: _bytes(respond(*verdict))
             )
             context.set_trailing_metadata(beside)
             if not context.add_callback(count):  # after the answer is sent
                 count()
             return bytes(answer)
 
-        return detect
+        return self._unary(detect)
 
-    def _unary(self, method: Method) -> Any:
-        """Wrap `method`, bytes to bytes, so that every failure becomes a status."""
+    def _unary(self, method: Method) -> Method:
+        """Wrap `method` so that every failure becomes a status."""
 
         def call(content: bytes, context: Any) -> Any:
-            with self._counted():
-                try:
-                    return method(content, context)
-                except Exception as error:
-                    _abort(context, error)
+            self._begin()
+            try:
+                return method(content, context)
+            except Exception as error:
+                _abort(context, error)
+            finally:
+                self._finish()
 
-        return grpc.unary_unary_rpc_method_handler(call)
+        return call
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _begin(self) -> None:
         with self._changed:
             self._in_flight += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._in_flight -= 1
-                if not self._in_flight:
-                    self._changed.notify_all()
+
+    def _finish(self) -> None:
+        with self._changed:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._changed.notify_all()
 
     @contextmanager
     def _listed(self, stream: FrameStream) -> Iterator[None]:
@@ -153,6 +162,7 @@ class Servicer:
         finally:
             with self._changed:
                 del self._streams[stream]
+                self._changed.notify_all()
 
 
 def _abort(context: Any, error: Exception) -> None:
@@ -161,6 +171,14 @@ def _abort(context: Any, error: Exception) -> None:
         context.abort(grpc.StatusCode.CANCELLED, "The caller went.")
     context.set_trailing_metadata(metadata.hints(error))
     context.abort(*status.of(error))
+
+
+def _read(content: bytes) -> Wanted:
+    return convert.wanted(_parse(wire.DetectAnomaliesRequest, content))
+
+
+# Over shared memory a camera sends the same bytes for every frame.
+_read_again = lru_cache(maxsize=REPEATED_CALLS)(_read)
 
 
 def _parse(request_class: Any, content: bytes) -> Any:

@@ -63,9 +63,14 @@ class FrameReader:
                 f"The bitmap is {width}x{height} pixels; width and height must be "
                 f"{SMALLEST} to {LARGEST}."
             )
+        # most often one segment holds frame and mask: then one look at it is enough
+        together = (
+            mask is not None and bitmap.handle is not None and mask.name == bitmap.handle.name
+        )
         if bitmap.handle is not None:
-            segment = self._segments.open(bitmap.handle, writable=False)
+            segment = self._segments.open(bitmap.handle, writable=together)
             buffer = segment.part(bitmap.handle)
+            buffer.flags.writeable = False
             used: Tuple[Segment, ...] = (segment,)
         elif bitmap.data:
             buffer, used = np.frombuffer(bitmap.data, np.uint8), ()
@@ -78,7 +83,7 @@ class FrameReader:
         held_bytes = 0 if used else buffer.nbytes
         if mask is None:
             return OpenFrame(frame, used, None, held_bytes)
-        target = self._segments.open(mask, writable=True)
+        target = used[0] if together else self._segments.open(mask, writable=True)
         place = _mask_view(target.part(mask), width, height)
         return OpenFrame(frame, (*used, target), place, held_bytes)
 
