@@ -16,7 +16,7 @@ from typing import Callable
 
 log = logging.getLogger(__name__)
 
-THREAD_NAME = "call"
+THREAD_NAME = "poller"
 WAIT_S = 5.0
 LOOK_EVERY_S = 0.002
 WATCH_S = 1.0  # after the last work

@@ -62,7 +62,7 @@ class Server:
         try:
             self._frames = UnaryCalls(self._server, methods, CALLS_AT_ONCE)
         except Unsupported as error:
-            log.warning("A frame takes about 0.3 ms longer than it need: %s", error)
+            log.warning("Frames take gRPC's own way, about 0.3 ms longer each: %s", error)
             self._server.add_generic_rpc_handlers(public_handlers(methods))
         reflection.enable_server_reflection(
             (CONTRACT_SERVICE, INSPECTOR_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),

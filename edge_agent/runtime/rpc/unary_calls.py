@@ -25,6 +25,7 @@ from edge_agent.runtime.rpc.pollers import Pollers
 log = logging.getLogger(__name__)
 
 Method = Callable[[bytes, Any], bytes]
+Outcome = Tuple[Optional[bytes], grpc.StatusCode, str]  # answer, status and its text
 
 NO_FLAGS = 0
 TAKING_S = 0.01
@@ -116,18 +117,22 @@ class UnaryCalls:
         content = event.batch_operations[0].message()
         self._pollers.begin_work()
         try:
-            if content is None:
-                text = f"{path} takes exactly one message."
-                self._end(call, None, grpc.StatusCode.UNIMPLEMENTED, text)
-                return
             handler_threads.accepted_at(call.accepted)
-            answer = self._methods[path](content, call)
-        except Aborted as aborted:
-            self._end(call, None, aborted.code, aborted.text)
-        else:
-            self._end(call, answer, grpc.StatusCode.OK, "")
+            self._end(call, *self._outcome(path, call, content))
         finally:
             self._pollers.rest()
+
+    def _outcome(self, path: str, call: Call, content: Optional[bytes]) -> Outcome:
+        if content is None:
+            text = f"{path} takes exactly one message."
+            return None, grpc.StatusCode.UNIMPLEMENTED, text
+        try:
+            return self._methods[path](content, call), grpc.StatusCode.OK, ""
+        except Aborted as aborted:
+            return None, aborted.code, aborted.text
+        except Exception:
+            log.exception("A call of %s failed.", path)
+            return None, grpc.StatusCode.INTERNAL, "Internal fault; the agent's log says more."
 
     def _end(self, call: Call, answer: Optional[bytes], code: grpc.StatusCode, text: str) -> None:
         try:

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Iterator, List
+
+import grpc
+import pytest
+
+from edge_agent.client import Client
+from edge_agent.config import ServerSettings
+from edge_agent.errors import ModelNotFound
+from edge_agent.runtime.metrics import Metrics
+from edge_agent.runtime.rpc import server as module
+from edge_agent.runtime.rpc.server import Server
+from edge_agent.runtime.rpc.unary_calls import Unsupported
+from edge_agent.types import DetectRequest
+from edge_agent.wire import edge_agent_pb2 as wire
+
+
+@pytest.fixture(params=["the core", "grpc's own"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How frames are answered: as the core allows, or where it doesn't."""
+
+    def refuse(*_: Any) -> None:
+        raise Unsupported("grpcio 9: no register_method")
+
+    if request.param != "the core":
+        monkeypatch.setattr(module, "UnaryCalls", refuse)
+    return str(request.param)
+
+
+@pytest.fixture
+def asked(way: str, tmp_path: Path) -> Iterator[List[DetectRequest]]:
+    """A server at `tmp_path`/s whose detector knows no model; what it was asked."""
+    asked: List[DetectRequest] = []
+
+    def detect(request: DetectRequest) -> None:
+        asked.append(request)
+        raise ModelNotFound.named(request.model, [])
+
+    server = Server(
+        ServerSettings(socket=f"unix://{tmp_path}/s"),
+        SimpleNamespace(detect=detect, list=list),  # type: ignore[arg-type]
+        Metrics(),
+    )
+    server.listen()
+    server.start()
+    yield asked
+    server.stop(2.0)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["/AWS.LookoutVision.EdgeAgent/DetectAnomalies", "/edge_agent.v1.Inspector/Inspect"]
+)
+def test_frames_and_other_calls_are_answered_either_way(
+    asked: List[DetectRequest],
+    way: str,
+    path: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    handle = wire.SharedMemoryHandle(name="/frame", size=64 * 64 * 3)
+    bitmap = wire.Bitmap(width=64, height=64, shared_memory_handle=handle)
+    request = wire.DetectAnomaliesRequest(model_component="none", bitmap=bitmap)
+    with grpc.insecure_channel(f"unix://{tmp_path}/s") as channel:
+        for camera_id in ("one", "two"):  # the same bytes again from somebody else
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(path)(
+                    request.SerializeToString(), timeout=20, metadata=(("camera-id", camera_id),)
+                )
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    with Client(f"unix://{tmp_path}/s") as client:
+        assert client.models() == []
+    assert [request.caller.camera_id for request in asked] == ["one", "two"]
+    assert asked[0].bitmap == asked[1].bitmap
+    assert asked[0].times is not asked[1].times
+    warnings = [record.getMessage() for record in caplog.get_records("setup")]
+    assert any("no register_method" in text for text in warnings) == (way != "the core")
