@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 THREAD_NAME = "poller"
 WAIT_S = 5.0
-LOOK_EVERY_S = 0.002
+LOOK_EVERY_S = 0.01
 WATCH_S = 1.0  # after the last work
-REMEMBER_S = 10.0
+REMEMBER_S = 60.0
 
 
 class Pollers:

@@ -28,7 +28,7 @@ Method = Callable[[bytes, Any], bytes]
 Outcome = Tuple[Optional[bytes], grpc.StatusCode, str]  # answer, status and its text
 
 NO_FLAGS = 0
-TAKING_S = 0.01
+TAKING_S = 0.02
 
 
 class Unsupported(Exception):
