@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from queue import Empty, Queue
 from typing import Callable, Iterator, List, Set
 
@@ -92,6 +93,62 @@ def test_what_comes_while_it_is_at_work_is_noticed(source: Source) -> None:
     assert first.wait(10)
 
 
+def test_what_comes_late_in_a_long_work_is_noticed(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody says how long a work lasts; an engine may hang."""
+    monkeypatch.setattr(pollers, "WATCH_S", 0.02)
+    gate = threading.Event()
+    first = source.do(lambda: _passed(gate))
+    time.sleep(0.3)
+    assert source.do(lambda: None).wait(5)
+    assert not first.is_set()
+    gate.set()
+    assert first.wait(10)
+
+
+def test_what_comes_when_the_crowd_is_forgotten_is_noticed(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pollers, "WATCH_S", 0.02)
+    inside, gate = threading.Barrier(9), threading.Event()
+    for _ in range(8):
+        source.do(lambda: _met(inside))
+    first = source.do(lambda: _passed(gate))
+    _met(inside)
+    _until(lambda: len(source.threads) == 2)
+    assert source.do(lambda: None).wait(5)
+    assert not first.is_set()
+    gate.set()
+    assert first.wait(10)
+
+
+def test_after_a_burst_few_wait(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pollers, "REMEMBER_S", 60.0)
+    inside = threading.Barrier(41)
+    for _ in range(40):
+        source.do(lambda: _met(inside))
+    _met(inside)
+    _until(lambda: len(source.threads) == pollers.SPARES + 1)
+
+
+def test_when_no_thread_is_to_be_had_the_watchman_stands_in(
+    source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    gate = threading.Event()
+    first = source.do(lambda: _passed(gate))
+    for _ in range(3):
+        assert source.do(lambda: None).wait(10)
+    assert not first.is_set()
+    gate.set()
+    assert first.wait(10)
+    assert "can't start new thread" in caplog.text
+
+
 def test_as_much_as_comes_is_worked_at_at_a_time(source: Source) -> None:
     inside = threading.Barrier(17)
     done = [source.do(lambda: _met(inside)) for _ in range(16)]
@@ -112,13 +169,15 @@ def test_threads_end_when_the_line_is_quiet_again(source: Source) -> None:
 def test_what_fails_is_told_and_the_next_is_done(
     source: Source, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail() -> None:
-        raise ValueError("seven")
+    def fail(error: BaseException) -> None:
+        raise error
 
     with caplog.at_level(logging.ERROR):
-        source.do(fail)
-        assert source.do(lambda: None).wait(10)
+        for error in (ValueError("seven"), SystemExit("eight")):
+            source.do(partial(fail, error))
+            assert source.do(lambda: None).wait(10)
     assert "seven" in caplog.text
+    assert "eight" in caplog.text
 
 
 def test_in_a_hurry_somebody_waits_at_any_time(

@@ -6,14 +6,20 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Set
+from typing import Any, Callable, Dict, Iterator, Set, Type
 
 import grpc
 import pytest
 
 from edge_agent.runtime.rpc import unary_calls
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
-from edge_agent.runtime.rpc.unary_calls import Method, UnaryCalls, Unsupported, public_handlers
+from edge_agent.runtime.rpc.unary_calls import (
+    Call,
+    Method,
+    UnaryCalls,
+    Unsupported,
+    public_handlers,
+)
 
 ECHO, OTHER = "/test.Calls/Echo", "/test.Calls/Other"
 LIMIT_BYTES = 4 * 1024 * 1024  # gRPC's own
@@ -119,9 +125,12 @@ def test_a_method_ends_its_call_with_a_status(tmp_path: Path) -> None:
     assert dict(caught.value.trailing_metadata()) == {"hint": "later"}
 
 
-def test_a_fault_is_told_in_the_log_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("fault", [ValueError, SystemExit])
+def test_a_fault_is_told_in_the_log_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: Type[BaseException]
+) -> None:
     def fail(_content: bytes, _call: Any) -> bytes:
-        raise ValueError("secret seven")
+        raise fault("secret seven")
 
     with served(tmp_path, {ECHO: fail, OTHER: echo}) as channel:
         with pytest.raises(grpc.RpcError) as caught:
@@ -157,6 +166,44 @@ def test_a_caller_who_goes_is_noticed_at_once(tmp_path: Path) -> None:
         assert gone.wait(20)
         assert ask(channel, OTHER)(b"next", timeout=20) == b"next"
     assert late == [False]
+
+
+def test_a_call_that_cannot_be_taken_leaves_the_next_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = Call.read
+
+    def fail(_: Call, __: Callable[[Any], None]) -> None:
+        monkeypatch.setattr(Call, "read", read)
+        raise MemoryError("no room")
+
+    with served(tmp_path, {ECHO: echo}) as channel:
+        monkeypatch.setattr(Call, "read", fail)
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(channel)(b"", timeout=20)
+        for _ in range(2 * LIMIT):
+            assert ask(channel)(b"next", timeout=20) == b"next"
+    assert caught.value.code() is grpc.StatusCode.CANCELLED
+    assert "no room" in caplog.text
+
+
+def test_callbacks_that_fail_leave_the_others_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+
+    def fail() -> None:
+        raise ValueError("seven")
+
+    def answer(content: bytes, call: Any) -> bytes:
+        assert call.add_callback(fail)
+        assert call.add_callback(over.set)
+        return content
+
+    with served(tmp_path, {ECHO: answer}) as channel:
+        assert ask(channel)(b"x", timeout=20) == b"x"
+        assert over.wait(20)
+    assert "seven" in caplog.text
 
 
 def test_callbacks_come_when_the_answer_is_sent(tmp_path: Path) -> None:

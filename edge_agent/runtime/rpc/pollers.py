@@ -21,6 +21,7 @@ WAIT_S = 5.0
 LOOK_EVERY_S = 0.01
 WATCH_S = 1.0  # after the last work
 REMEMBER_S = 60.0
+SPARES = 8  # that wait at most; each costs some wake-ups a second
 
 
 class Pollers:
@@ -49,8 +50,8 @@ class Pollers:
         """Let somebody wait for events at any time from now on, as on a crowded line."""
         with self._lock:
             self._hurries = True
-            if not self._waiting:
-                self._add()
+            if self._waiting == self._looking:
+                self._call_in_another()
 
     def end(self) -> None:
         """Let every thread end after what it is at."""
@@ -64,7 +65,7 @@ class Pollers:
             self._working += 1
             self._most_lately = max(self._most_lately, self._working)
             if not self._waiting and self._is_crowded():
-                self._add()
+                self._call_in_another()
         if not self._used.is_set():
             self._used.set()
 
@@ -75,8 +76,14 @@ class Pollers:
             self._working -= 1
 
     def _add(self) -> None:
-        self._waiting += 1
         threading.Thread(target=self._run, name=THREAD_NAME, daemon=True).start()
+        self._waiting += 1
+
+    def _call_in_another(self) -> None:
+        try:
+            self._add()
+        except RuntimeError as error:  # the watchman stands in
+            log.warning("Frames wait for one another: %s.", error)
 
     def _run(self) -> None:
         while not self._ending:
@@ -94,6 +101,8 @@ class Pollers:
                     return
                 time.sleep(LOOK_EVERY_S)
                 self._look()
+            if self._working:  # for how long, nobody knows
+                self._used.set()
 
     def _look(self) -> None:
         """Deal with what came while everybody is at work."""
@@ -111,7 +120,7 @@ class Pollers:
     def _deal(self, within_s: float) -> bool:
         try:
             return self._poll(within_s)
-        except Exception:
+        except BaseException:  # without a thread nothing would ever be answered again
             log.exception("An event of gRPC could not be dealt with.")
             return True
 
@@ -124,4 +133,5 @@ class Pollers:
             self._most_before, self._most_lately = self._most_lately, self._working
             self._since = now
         needed = 1 + max(self._most_lately, self._most_before) * self._is_crowded()
-        return self._waiting + self._working - self._looking > needed
+        own = self._waiting - self._looking
+        return own > SPARES or own + self._working > needed

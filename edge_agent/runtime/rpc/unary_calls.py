@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Tuple
 
@@ -70,7 +71,7 @@ class UnaryCalls:
         self._pollers.start()
 
     def take_all(self) -> None:
-        """Take the calls that have come; the server is about to refuse further ones."""
+        """Take calls that have come, for a moment; the server is about to refuse further ones."""
         self._pollers.hurry()
         time.sleep(TAKING_S)
 
@@ -97,21 +98,28 @@ class UnaryCalls:
     def _accept(self, path: str, event: Any) -> None:
         if not event.success:
             return  # the server stops
-        call = Call(self._cygrpc, event)
+        try:
+            self._take(path, Call(self._cygrpc, event))
+        finally:
+            with suppress(ValueError):  # the server stops; this call is its last
+                self._await_call(path)
+
+    def _take(self, path: str, call: Call) -> None:
         with self._lock:
             if self._closed:
                 return
             self._unanswered += 1
             too_many = self._unanswered > self._limit
+        try:
+            call.watch()  # first: once it is answered the queue may be closed
+            if not too_many:
+                call.read(partial(self._answer, path, call))
+        except BaseException:
+            call.cancel()
+            self._count_answer()
+            raise
         if too_many:
             self._end(call, None, grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many calls at a time.")
-        else:
-            call.read(partial(self._answer, path, call))
-        call.watch()
-        try:
-            self._await_call(path)
-        except ValueError:
-            log.debug("The server stops; this call is its last.")
 
     def _answer(self, path: str, call: Call, event: Any) -> None:
         content = event.batch_operations[0].message()
@@ -130,7 +138,7 @@ class UnaryCalls:
             return self._methods[path](content, call), grpc.StatusCode.OK, ""
         except Aborted as aborted:
             return None, aborted.code, aborted.text
-        except Exception:
+        except BaseException:
             log.exception("A call of %s failed.", path)
             return None, grpc.StatusCode.INTERNAL, "Internal fault; the agent's log says more."
 
@@ -138,8 +146,11 @@ class UnaryCalls:
         try:
             call.end(answer, code, text)
         finally:
-            with self._lock:
-                self._unanswered -= 1
+            self._count_answer()
+
+    def _count_answer(self) -> None:
+        with self._lock:
+            self._unanswered -= 1
 
 
 def public_handlers(methods: Mapping[str, Method]) -> Tuple[grpc.GenericRpcHandler, ...]:
@@ -224,11 +235,18 @@ class Call:
             operations.append(self._cygrpc.SendMessageOperation(answer, NO_FLAGS))
         self._call.start_server_batch(operations, _sent)
 
+    def cancel(self) -> None:
+        """Let the caller wait no longer."""
+        self._call.cancel()
+
     def _over(self, _event: Any) -> None:
         with self._lock:
             callbacks, self._when_gone = self._when_gone or [], None
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:
+                log.exception("What a call left to do when it is over failed.")
 
 
 def _sent(_event: Any) -> None:

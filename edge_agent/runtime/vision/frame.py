@@ -83,9 +83,10 @@ class FrameReader:
         held_bytes = 0 if used else buffer.nbytes
         if mask is None:
             return OpenFrame(frame, used, None, held_bytes)
-        target = used[0] if together else self._segments.open(mask, writable=True)
-        place = _mask_view(target.part(mask), width, height)
-        return OpenFrame(frame, (*used, target), place, held_bytes)
+        if not together:
+            used = (*used, self._segments.open(mask, writable=True))
+        place = _mask_view(used[-1].part(mask), width, height)
+        return OpenFrame(frame, used, place, held_bytes)
 
     def sweep(self) -> None:
         """Let go of mappings that no caller used lately."""
