@@ -18,6 +18,7 @@ from edge_agent.runtime.host.counts import UNITS, Counts
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.updates import Deferral, Updates
 from edge_agent.runtime.metrics import Metrics
+from edge_agent.types import StageTimes
 from tests.fake_nucleus import FakeNucleus
 from tests.host.component import Lost, component
 from tests.nucleus.streams import Refused
@@ -317,8 +318,8 @@ def test_the_nucleus_gets_what_was_counted_since_the_last_time(
     agenda.plan(Counts(greengrass, agenda, metrics.totals).give)
     nucleus.until(lambda: len(nucleus.metrics) > 1)
     for _ in range(3):
-        metrics.succeeded("bolts", True, [], [("queue", 0.25), ("compute", 0.5)])
-    metrics.succeeded("caps", False, [], [])
+        metrics.succeeded("bolts", True, [], StageTimes(queue=0.25, compute=0.5))
+    metrics.succeeded("caps", False, [], StageTimes())
     metrics.failed("caps", "RESOURCE_EXHAUSTED", invalid_image=False)
     metrics.failed("caps", "INVALID_ARGUMENT", invalid_image=True)
     nucleus.until(lambda: sum(one["ErrorCount"] for one in nucleus.metrics) == 2)
@@ -404,7 +405,7 @@ def test_the_figures_tell_how_long_no_frame_was_judged() -> None:
     metrics = Metrics()
     metrics.failed("bolts", "NOT_FOUND", invalid_image=False)  # that holds up no deployment
     assert metrics.quiet_for_s() == float("inf")
-    metrics.succeeded("bolts", False, [], [])
+    metrics.succeeded("bolts", False, [], StageTimes())
     wait_until(lambda: metrics.quiet_for_s() > 0.01)
     assert metrics.quiet_for_s() < 60.0
     quiet_for_s = metrics.quiet_for_s()
