@@ -84,23 +84,15 @@ def test_a_quiet_line_has_one_thread(source: Source, monkeypatch: pytest.MonkeyP
     assert len(source.threads) == 2  # it and the watchman
 
 
-def test_what_comes_while_it_is_at_work_is_noticed(source: Source) -> None:
-    gate = threading.Event()
-    first = source.do(lambda: _passed(gate))
-    assert source.do(lambda: None).wait(10)
-    assert not first.is_set()
-    gate.set()
-    assert first.wait(10)
-
-
-def test_what_comes_late_in_a_long_work_is_noticed(
-    source: Source, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("late_s", [0.0, 0.3])
+def test_what_comes_while_it_is_at_work_is_noticed(
+    source: Source, monkeypatch: pytest.MonkeyPatch, late_s: float
 ) -> None:
     """Nobody says how long a work lasts; an engine may hang."""
     monkeypatch.setattr(pollers, "WATCH_S", 0.02)
     gate = threading.Event()
     first = source.do(lambda: _passed(gate))
-    time.sleep(0.3)
+    time.sleep(late_s)
     assert source.do(lambda: None).wait(5)
     assert not first.is_set()
     gate.set()

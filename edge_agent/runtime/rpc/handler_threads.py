@@ -1,8 +1,8 @@
-"""The threads that answer calls: as many as calls wait, the one used last first.
+"""The threads that answer streams and calls without a frame: as many as wait, the last used first.
 
-gRPC gives every call to an executor. `concurrent.futures.ThreadPoolExecutor` has a fixed size, and
-before CPython 3.9 fills it up before it uses a thread again; here a burst adds threads, which end
-when they are not needed, and a single camera always gets the same, warm one.
+grpc's own server gives every call to an executor. `concurrent.futures.ThreadPoolExecutor` has a
+fixed size, and before CPython 3.9 fills it up before it uses a thread again; here a burst adds
+threads, which end when they are not needed, and a lone caller always gets the same, warm one.
 """
 
 from __future__ import annotations

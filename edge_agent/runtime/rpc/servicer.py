@@ -18,7 +18,7 @@ from edge_agent.runtime.rpc import convert, metadata, status
 from edge_agent.runtime.rpc.frame_calls import FrameCalls, Respond
 from edge_agent.runtime.rpc.frame_stream import FrameStream
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
-from edge_agent.runtime.rpc.unary_calls import Method
+from edge_agent.runtime.rpc.unary_calls import Method, public_handlers
 from edge_agent.types import Wanted
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
@@ -66,9 +66,8 @@ class Servicer:
             "ListModels": self.list_models,
             "DescribeModel": self.describe_model,
         }
-        unary = {
-            name: grpc.unary_unary_rpc_method_handler(self._unary(method))
-            for name, method in contract.items()
+        methods = {
+            f"/{CONTRACT_SERVICE}/{name}": self._unary(method) for name, method in contract.items()
         }
         stream = grpc.stream_stream_rpc_method_handler(
             self.stream_detect,
@@ -76,7 +75,7 @@ class Servicer:
             wire_v1.StreamDetectResponse.SerializeToString,
         )
         return (
-            grpc.method_handlers_generic_handler(CONTRACT_SERVICE, unary),
+            *public_handlers(methods),
             grpc.method_handlers_generic_handler(INSPECTOR_SERVICE, {"StreamDetect": stream}),
         )
 

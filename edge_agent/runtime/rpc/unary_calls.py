@@ -154,7 +154,7 @@ class UnaryCalls:
 
 
 def public_handlers(methods: Mapping[str, Method]) -> Tuple[grpc.GenericRpcHandler, ...]:
-    """Return what makes grpc's own server answer them, where `UnaryCalls` is unsupported."""
+    """Return what makes grpc's own server answer `methods`, path → method."""
     by_service: Dict[str, Dict[str, grpc.RpcMethodHandler]] = {}
     for path, method in methods.items():
         _, service, name = path.split("/")
