@@ -81,11 +81,12 @@ class Detector:
         return self._registry.list()
 
     def _predict(self, loaded: Loaded, request: DetectRequest) -> Prediction:
-        if request.bitmap is None:
+        bitmap = request.bitmap
+        if bitmap is None:
             raise InvalidFrame("The request has no bitmap.")
         mask = request.mask if loaded.manifest.task != "classification" else None
-        opened = self._frames.open(request.bitmap, mask)
-        check_size(opened.frame.width, opened.frame.height, loaded.manifest.input)
+        opened = self._frames.open(bitmap, mask)
+        check_size(bitmap.width, bitmap.height, loaded.manifest.input)
         prediction = loaded.predict(opened, request)
         opened.check()
         began = time.monotonic()

@@ -59,7 +59,7 @@ def _lane(name: str) -> Lane:
 
 def server_timing(times: StageTimes) -> str:
     """Return the stages in Server-Timing syntax."""
-    return SERVER_TIMING_SYNTAX % tuple(1000 * getattr(times, stage) for stage in STAGES)
+    return SERVER_TIMING_SYNTAX % tuple([1000 * seconds for seconds in vars(times).values()])
 
 
 def beside(prediction: Prediction, times: StageTimes) -> Metadata:

@@ -29,6 +29,7 @@ Method = Callable[[bytes, Any], bytes]
 Outcome = Tuple[Optional[bytes], grpc.StatusCode, str]  # answer, status and its text
 
 NO_FLAGS = 0
+ASKED_AHEAD = 2  # calls of a method: a next one can come while one is answered
 TAKING_S = 0.02
 
 
@@ -61,13 +62,15 @@ class UnaryCalls:
             register(path)
         self._lock = threading.Lock()
         self._unanswered = 0
+        self._asked = dict.fromkeys(methods, 0)  # calls that gRPC's core may hand over
         self._closed = False
         self._pollers = Pollers(self._poll)
 
     def start(self) -> None:
         """Answer calls; the server has been started."""
         for path in self._methods:
-            self._await_call(path)
+            for _ in range(ASKED_AHEAD):
+                self._ask(path)
         self._pollers.start()
 
     def take_all(self) -> None:
@@ -91,66 +94,71 @@ class UnaryCalls:
         event.tag(event)
         return True
 
-    def _await_call(self, path: str) -> None:
+    def _ask(self, path: str) -> None:
+        with self._lock:
+            self._asked[path] += 1
         tag = partial(self._accept, path)
-        self._request_call(self._queue, self._queue, path, tag)
+        with suppress(ValueError):  # the server stops
+            self._request_call(self._queue, self._queue, path, tag)
 
     def _accept(self, path: str, event: Any) -> None:
         if not event.success:
             return  # the server stops
-        try:
-            self._take(path, Call(self._cygrpc, event))
-        finally:
-            with suppress(ValueError):  # the server stops; this call is its last
-                self._await_call(path)
-
-    def _take(self, path: str, call: Call) -> None:
         with self._lock:
             if self._closed:
                 return
             self._unanswered += 1
             too_many = self._unanswered > self._limit
+            self._asked[path] -= 1
+            is_last = not self._asked[path]
+        if is_last:
+            self._ask(path)
+        call = Call(self._cygrpc, event, path)
         try:
             call.watch()  # first: once it is answered the queue may be closed
             if not too_many:
-                call.read(partial(self._answer, path, call))
+                call.read(partial(self._answer, call))
         except BaseException:
             call.cancel()
-            self._count_answer()
+            self._done(call)
             raise
         if too_many:
-            self._end(call, None, grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many calls at a time.")
+            refusal = grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many calls at a time."
+            self._end(call, None, *refusal)
 
-    def _answer(self, path: str, call: Call, event: Any) -> None:
+    def _answer(self, call: Call, event: Any) -> None:
         content = event.batch_operations[0].message()
         self._pollers.begin_work()
         try:
             handler_threads.accepted_at(call.accepted)
-            self._end(call, *self._outcome(path, call, content))
+            self._end(call, *self._outcome(call, content))
         finally:
             self._pollers.rest()
 
-    def _outcome(self, path: str, call: Call, content: Optional[bytes]) -> Outcome:
+    def _outcome(self, call: Call, content: Optional[bytes]) -> Outcome:
         if content is None:
-            text = f"{path} takes exactly one message."
+            text = f"{call.path} takes exactly one message."
             return None, grpc.StatusCode.UNIMPLEMENTED, text
         try:
-            return self._methods[path](content, call), grpc.StatusCode.OK, ""
+            return self._methods[call.path](content, call), grpc.StatusCode.OK, ""
         except Aborted as aborted:
             return None, aborted.code, aborted.text
         except BaseException:
-            log.exception("A call of %s failed.", path)
+            log.exception("A call of %s failed.", call.path)
             return None, grpc.StatusCode.INTERNAL, "Internal fault; the agent's log says more."
 
     def _end(self, call: Call, answer: Optional[bytes], code: grpc.StatusCode, text: str) -> None:
         try:
             call.end(answer, code, text)
         finally:
-            self._count_answer()
+            self._done(call)
 
-    def _count_answer(self) -> None:
+    def _done(self, call: Call) -> None:
         with self._lock:
             self._unanswered -= 1
+            are_few = self._asked[call.path] < ASKED_AHEAD
+        if are_few:
+            self._ask(call.path)
 
 
 def public_handlers(methods: Mapping[str, Method]) -> Tuple[grpc.GenericRpcHandler, ...]:
@@ -173,8 +181,9 @@ class Aborted(Exception):
 class Call:
     """A call, and what its method may ask of it: names and meanings of grpc.ServicerContext."""
 
-    def __init__(self, cygrpc: Any, event: Any) -> None:
+    def __init__(self, cygrpc: Any, event: Any, path: str) -> None:
         self.accepted = time.monotonic()
+        self.path = path
         self._cygrpc = cygrpc
         self._call = event.call
         self._metadata = event.invocation_metadata
