@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Tuple, Union
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ class Bitmap(NamedTuple):
 
     width: int
     height: int
-    data: Optional[bytes] = None
+    data: Optional[Union[bytes, memoryview]] = None
     handle: Optional[SharedMemoryHandle] = None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Optional, cast
+from typing import Any, Iterable, Optional, cast
 
 from edge_agent import types
+from edge_agent.runtime.rpc import pixels
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
@@ -18,19 +19,32 @@ def wanted(request: wire.DetectAnomaliesRequest) -> types.Wanted:
     )
 
 
-def detect_response(
-    prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]
-) -> wire.DetectAnomaliesResponse:
+def detect_answer(prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]) -> bytes:
     """Write the answer of the contract; `mask` is where the caller wanted it written."""
     response = wire.DetectAnomaliesResponse()
     _write(response.detect_anomaly_result, prediction, mask)
-    return response
+    return _serialise(response, "detect_anomaly_result", prediction.mask)
+
+
+def inspect_answer(prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]) -> bytes:
+    """Write our own answer, as `inspect_response`, to send it by itself."""
+    response = _inspect_response(prediction, mask)
+    return _serialise(response, "result", prediction.mask)
 
 
 def inspect_response(
     prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]
 ) -> wire_v1.InspectResponse:
     """Write our own answer: the contract's, and what that has no room for."""
+    response = _inspect_response(prediction, mask)
+    if prediction.mask is not None:
+        response.result.anomaly_mask.byte_data = prediction.mask.tobytes()
+    return response
+
+
+def _inspect_response(
+    prediction: types.Prediction, mask: Optional[types.SharedMemoryHandle]
+) -> wire_v1.InspectResponse:
     response = wire_v1.InspectResponse(
         regions=[
             wire_v1.Region(
@@ -132,8 +146,23 @@ def _write(
     if prediction.anomalies:  # a model with a mask
         bitmap = result.anomaly_mask
         bitmap.width, bitmap.height = prediction.mask_size
-        if prediction.mask is not None:
-            bitmap.byte_data = prediction.mask.tobytes()
-        elif mask is not None:
+        if prediction.mask is None and mask is not None:
             handle = bitmap.shared_memory_handle
             handle.name, handle.size, handle.offset = mask
+
+
+def _serialise(response: Any, field: str, mask: Optional[types.Pixels]) -> bytes:
+    """Serialise a response whose result is in `field`, with the pixels of its mask, if any."""
+    if mask is None:
+        return bytes(response.SerializeToString())
+    result = getattr(response, field)
+    bitmap = result.anomaly_mask.SerializeToString()
+    result.ClearField("anomaly_mask")
+    verdict = result.SerializeToString()
+    response.ClearField(field)
+    return pixels.enclose(
+        mask,
+        (bitmap, wire.Bitmap.BYTE_DATA_FIELD_NUMBER),
+        (verdict, wire.DetectAnomalyResult.ANOMALY_MASK_FIELD_NUMBER),
+        (response.SerializeToString(), response.DESCRIPTOR.fields_by_name[field].number),
+    )

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from edge_agent.errors import AgentUnavailable, MalformedMessage
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.rpc import convert, metadata, status
+from edge_agent.runtime.rpc import convert, metadata, pixels, status
 from edge_agent.runtime.rpc.frame_calls import FrameCalls, Respond
 from edge_agent.runtime.rpc.frame_stream import FrameStream
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
@@ -54,8 +54,8 @@ class Servicer:
     def frame_methods(self) -> Dict[str, Method]:
         """Return the methods that judge a frame, path → bytes to bytes."""
         return {
-            f"/{CONTRACT_SERVICE}/DetectAnomalies": self._detecting(convert.detect_response),
-            f"/{INSPECTOR_SERVICE}/Inspect": self._detecting(convert.inspect_response),
+            f"/{CONTRACT_SERVICE}/DetectAnomalies": self._detecting(convert.detect_answer),
+            f"/{INSPECTOR_SERVICE}/Inspect": self._detecting(convert.inspect_answer),
         }
 
     def handlers(self) -> Tuple[grpc.GenericRpcHandler, ...]:
@@ -114,11 +114,11 @@ class Servicer:
 
     def _detecting(self, respond: Respond) -> Method:
         def detect(content: bytes, context: Any) -> bytes:
-            wanted = _read_again(content) if len(content) <= REPEATED_BYTES else _read(content)
-            caller = metadata.unary_caller(wanted.bitmap, context)
-            answer, beside, count = self._frames.judge(
-                wanted, caller, waited_s(), lambda *verdict: _bytes(respond(*verdict))
+            wanted = (
+                _read_again(content) if len(content) <= REPEATED_BYTES else _read_large(content)
             )
+            caller = metadata.unary_caller(wanted.bitmap, context)
+            answer, beside, count = self._frames.judge(wanted, caller, waited_s(), respond)
             context.set_trailing_metadata(beside)
             if not context.add_callback(count):  # after the answer is sent
                 count()
@@ -178,6 +178,16 @@ def _read(content: bytes) -> Wanted:
 
 # Over shared memory a camera sends the same bytes for every frame.
 _read_again = lru_cache(maxsize=REPEATED_CALLS)(_read)
+
+
+def _read_large(content: bytes) -> Wanted:
+    parts = pixels.split(content)
+    if parts is None:
+        return _read(content)
+    rest, data = parts
+    wanted = _read(rest)
+    assert wanted.bitmap is not None
+    return wanted._replace(bitmap=wanted.bitmap._replace(data=data))
 
 
 def _parse(request_class: Any, content: bytes) -> Any:
