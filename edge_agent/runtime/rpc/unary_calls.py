@@ -30,7 +30,7 @@ Outcome = Tuple[Optional[bytes], grpc.StatusCode, str]  # answer, status and its
 
 NO_FLAGS = 0
 ASKED_AHEAD = 2  # calls of a method: a next one can come while one is answered
-TAKING_S = 0.02
+TAKING_S, TAKING_TIMES = 0.02, 10
 
 
 class Unsupported(Exception):
@@ -61,7 +61,7 @@ class UnaryCalls:
         for path in methods:
             register(path)
         self._lock = threading.Lock()
-        self._unanswered = 0
+        self._taken = self._unanswered = 0
         self._asked = dict.fromkeys(methods, 0)  # calls that gRPC's core may hand over
         self._closed = False
         self._pollers = Pollers(self._poll)
@@ -74,9 +74,13 @@ class UnaryCalls:
         self._pollers.start()
 
     def take_all(self) -> None:
-        """Take calls that have come, for a moment; the server is about to refuse further ones."""
+        """Take calls that have come, until no more do; the server is about to refuse them."""
         self._pollers.hurry()
-        time.sleep(TAKING_S)
+        for _ in range(TAKING_TIMES):  # one who calls again and again mustn't put off the end
+            before = self._taken
+            time.sleep(TAKING_S)
+            if self._taken == before:
+                return
 
     def close(self) -> None:
         """End the threads; the server has stopped, and no call comes any more."""
@@ -107,6 +111,7 @@ class UnaryCalls:
         with self._lock:
             if self._closed:
                 return
+            self._taken += 1
             self._unanswered += 1
             too_many = self._unanswered > self._limit
             self._asked[path] -= 1
