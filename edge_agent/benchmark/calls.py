@@ -1,7 +1,8 @@
 """Single calls of each kind in blocks that take turns, in one process: a job of `jobs`.
 
-What a camera on a quiet line sees: the raw engine, the agent over shared memory and over bytes, an
-empty call and one plain copy of the frame, all by the same process.
+What a camera on a quiet line sees: the raw engine, the agent over shared memory and over bytes, the
+raw engine behind a bare gRPC server, an empty call and one plain copy of the frame, all by the same
+process.
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ BLOCK = 20  # calls of one kind in a row, as one camera makes them
 
 
 class CallsJob:
-    """One camera, and one raw engine when the package is known."""
+    """One camera; one raw engine when the package is known; `bare`: address of a bare server."""
 
     def __init__(
-        self, address: str, model: str, frame: str, package: Optional[str], threads: int
+        self,
+        address: str,
+        model: str,
+        frame: str,
+        package: Optional[str],
+        threads: int,
+        bare: Optional[str],
     ) -> None:
         preprocess.use_one_thread()
-        self._address, self._model = address, model
+        self._address, self._model, self._bare = address, model, bare
         self._image: NDArray[np.uint8] = np.load(frame)
         self._raw = RawEngine(Package(Path(package)), threads) if package else None
 
@@ -39,6 +46,9 @@ class CallsJob:
         with ExitStack() as stack:
             camera = stack.enter_context(Camera(self._address, self._model, self._image))
             self._kinds = self._kinds_of(camera)
+            if self._bare is not None:
+                bare = stack.enter_context(Camera(self._bare, self._model, self._image))
+                self._kinds["bare_server"] = lambda: bare.by_shared_memory().check()
             self.turn()  # warms caches and mappings
             self._stack = stack.pop_all()
         return self

@@ -20,6 +20,7 @@ JOBS = {
     "clients": ("edge_agent.benchmark.clients", "ClientsJob"),
     "flood": ("edge_agent.benchmark.flood", "FloodJob"),
     "raw": ("edge_agent.benchmark.raw", "RawJob"),
+    "bare": ("edge_agent.benchmark.bare", "BareJob"),
     "calls": ("edge_agent.benchmark.calls", "CallsJob"),
 }
 

@@ -103,8 +103,17 @@ class Run:
         plan = self._plan
         options = {"address": plan.address, "model": plan.model, "frame": str(frame)}
         package = str(plan.package) if plan.package else None
+        engine = {"package": package, "threads": plan.threads}
         times: Dict[str, List[float]] = {}
-        with Worker("calls", package=package, threads=plan.threads, **options) as worker:
+        with ExitStack() as stack:
+            bare = None
+            if package is not None:
+                bare = f"unix://{frame.with_suffix('.sock')}"
+                server = stack.enter_context(
+                    Worker("bare", frame=str(frame), address=bare, **engine)
+                )
+                server.hear(OPEN_WITHIN_S)
+            worker = stack.enter_context(Worker("calls", bare=bare, **engine, **options))
             worker.hear(OPEN_WITHIN_S)
             for _ in range(plan.blocks):
                 worker.ask()

@@ -216,7 +216,8 @@ def single_calls(times_s: Mapping[str, Sequence[float]]) -> Dict[str, Any]:
     if "raw" in points:
         added = {
             name: round(points[name][0] - points["raw"][0], 3)
-            for name in ("shared_memory", "bytes")
+            for name in ("shared_memory", "bytes", "bare_server")
+            if name in points
         }
     return {
         "rounds": len(times_s["copy"]),

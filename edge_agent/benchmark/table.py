@@ -11,6 +11,10 @@ from rich.table import Table
 from edge_agent.benchmark.calls import BLOCK
 from edge_agent.benchmark.results import Measurement, Report, SizeReport
 
+KINDS = (
+    "Empty call: a DescribeModel. Bare server: the raw engine behind the smallest gRPC server, "
+    "which reads, checks and publishes nothing; what it adds is gRPC's share, and a process's."
+)
 COLUMNS = ("fps", "of raw", "p50 ms", "p90", "p99", "max", "CPU ms", "of raw", "lost")
 
 
@@ -113,9 +117,8 @@ def _single_calls(size: SizeReport) -> Table:
 
 def _remarks(size: SizeReport, report: Report) -> str:
     lines = [
-        "Empty call: a DescribeModel, which is gRPC's own share. One plain copy of the frame "
-        f"takes {size.single_calls['frame_copy_ms']:.3f} ms; over bytes the frame and its mask "
-        "are copied several times by client, kernel and agent."
+        f"{KINDS} One plain copy of the frame takes {size.single_calls['frame_copy_ms']:.3f} ms; "
+        "over bytes the frame and its mask are copied several times by client, kernel and agent."
     ]
     if size.raw:
         lines.append(

@@ -59,8 +59,8 @@ def test_an_agent_without_server_timing_has_no_stages() -> None:
 
 def test_single_calls_tell_what_serving_adds_to_the_raw_median() -> None:
     times_s = {"raw": [0.01], "shared_memory": [0.0115], "bytes": [0.02], "copy": [0.0002]}
-    single = single_calls({**times_s, "empty_call": [0.0003]})
-    assert single["added_p50_ms"] == {"shared_memory": 1.5, "bytes": 10.0}
+    single = single_calls({**times_s, "empty_call": [0.0003], "bare_server": [0.011]})
+    assert single["added_p50_ms"] == {"shared_memory": 1.5, "bytes": 10.0, "bare_server": 1.0}
     assert single["frame_copy_ms"] == 0.2
     assert single["p50_p90_p99_ms"]["empty_call"] == [0.3, 0.3, 0.3]
 

@@ -77,8 +77,9 @@ def test_every_load_is_measured_beside_the_raw_engine(own: Dict[str, Any]) -> No
 def test_single_calls_and_other_splits_are_measured_too(own: Dict[str, Any]) -> None:
     report = own["report"]
     single = report["sizes"][0]["single_calls"]
-    assert set(single["p50_p90_p99_ms"]) == {"raw", "shared_memory", "bytes", "empty_call"}
-    assert set(single["added_p50_ms"]) == {"shared_memory", "bytes"}
+    added = {"shared_memory", "bytes", "bare_server"}
+    assert set(single["p50_p90_p99_ms"]) == {"raw", "empty_call", *added}
+    assert set(single["added_p50_ms"]) == added
     assert single["rounds"] == 20
     assert all(split["throughput_of_served_split"] > 0 for split in report["splits"])
     assert report["recommended"]["capacity_fps"] > 0
