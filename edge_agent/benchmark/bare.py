@@ -1,4 +1,4 @@
-"""The smallest gRPC server around the raw engine: what gRPC and a second process cost by themselves.
+"""The smallest gRPC server around the raw engine: what gRPC and a second process cost alone.
 
 It reads no request, checks nothing and publishes nothing: each call computes a frame that it has
 from the start and gets an answer prepared at the start. A job of `jobs`.
