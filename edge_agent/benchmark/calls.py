@@ -69,13 +69,12 @@ class CallsJob:
 
     def _kinds_of(self, camera: Camera) -> Dict[str, Callable[[], Any]]:
         copy = np.empty_like(self._image)
-        kinds: Dict[str, Callable[[], Any]] = {
-            "shared_memory": lambda: camera.by_shared_memory().check(),
-            "bytes": lambda: camera.by_bytes().check(),
-            "empty_call": camera.empty_call,
-            "copy": lambda: np.copyto(copy, self._image),
-        }
+        kinds: Dict[str, Callable[[], Any]] = {}
         raw = self._raw
         if raw is not None:
             kinds["raw"] = lambda: raw.detect(camera.frame, camera.mask)
+        kinds["shared_memory"] = lambda: camera.by_shared_memory().check()
+        kinds["bytes"] = lambda: camera.by_bytes().check()
+        kinds["empty_call"] = camera.empty_call
+        kinds["copy"] = lambda: np.copyto(copy, self._image)
         return kinds

@@ -99,12 +99,12 @@ class Run:
             raise self._gone()
         sums.add(tally, before, self._usage() if of_agent else None)
 
-    def _single_calls(self, frame: Path) -> Dict[str, List[float]]:
+    def _single_calls(self, frame: Path) -> List[Dict[str, List[float]]]:
         plan = self._plan
         options = {"address": plan.address, "model": plan.model, "frame": str(frame)}
         package = str(plan.package) if plan.package else None
         engine = {"package": package, "threads": plan.threads}
-        times: Dict[str, List[float]] = {}
+        turns = []
         with ExitStack() as stack:
             bare = None
             if package is not None:
@@ -117,10 +117,9 @@ class Run:
             worker.hear(OPEN_WITHIN_S)
             for _ in range(plan.blocks):
                 worker.ask()
-                for kind, values in worker.hear(BLOCK_WITHIN_S).items():
-                    times.setdefault(kind, []).extend(values)
+                turns.append(worker.hear(BLOCK_WITHIN_S))
                 self._on_step()
-        return times
+        return turns
 
     def _splits(self, frame: Path) -> List[Split]:
         """Measure other splits of the cores beside the one served, each in turns with it."""

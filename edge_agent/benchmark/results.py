@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edge_agent.benchmark.loops import Tally
 
 CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9)  # % points of a curve
@@ -205,29 +207,31 @@ def stage_means(
     return means
 
 
-def single_calls(times_s: Mapping[str, Sequence[float]]) -> Dict[str, Any]:
-    """Return medians, 90 % and 99 % points, and what serving adds to raw, in milliseconds."""
-    points = {
-        name: _points([1000 * value for value in values], (50.0, 90.0, 99.0))
-        for name, values in times_s.items()
-    }
+def single_calls(turns: Sequence[Mapping[str, Sequence[float]]]) -> Dict[str, Any]:
+    """Return medians, 90 % and 99 % points, and what serving adds to raw's median, in milliseconds.
+
+    turns: seconds of the calls of every kind, made one after the other. Served and raw medians are
+    compared turn by turn and the median of that is taken, because the speed of many machines
+    changes from minute to minute by more than serving adds.
+    """
+    times_ms = {name: 1000 * np.array([turn[name] for turn in turns]) for name in turns[0]}
+    points = {name: _points(times, (50.0, 90.0, 99.0)) for name, times in times_ms.items()}
     copy_ms = points.pop("copy")[0]
-    added = {}
-    if "raw" in points:
-        added = {
-            name: round(points[name][0] - points["raw"][0], 3)
-            for name in ("shared_memory", "bytes", "bare_server")
-            if name in points
-        }
+    medians = {name: np.median(times, axis=1) for name, times in times_ms.items()}
+    added = {
+        name: round(float(np.median(medians[name] - medians["raw"])), 3)
+        for name in ("shared_memory", "bytes", "bare_server")
+        if "raw" in medians and name in medians
+    }
     return {
-        "rounds": len(times_s["copy"]),
+        "rounds": times_ms["copy"].size,
         "p50_p90_p99_ms": points,
         "added_p50_ms": added,
         "frame_copy_ms": copy_ms,
     }
 
 
-def _points(values: Sequence[float], percents: Sequence[float]) -> List[float]:
+def _points(values: NDArray[np.float64], percents: Sequence[float]) -> List[float]:
     return [round(float(value), 3) for value in np.percentile(values, percents)]
 
 

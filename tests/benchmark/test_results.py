@@ -58,13 +58,22 @@ def test_an_agent_without_server_timing_has_no_stages() -> None:
 
 
 def test_single_calls_tell_what_serving_adds_to_the_raw_median() -> None:
-    times_s = {"raw": [0.01], "shared_memory": [0.0115], "bytes": [0.02], "copy": [0.0002]}
-    single = single_calls({**times_s, "empty_call": [0.0003], "bare_server": [0.011]})
+    fast = {
+        "raw": [0.01, 0.01, 0.05],
+        "shared_memory": [0.0115, 0.03, 0.0115],
+        "bytes": [0.02, 0.02, 0.02],
+        "bare_server": [0.011, 0.011, 0.011],
+        "empty_call": [0.0003, 0.0003, 0.0003],
+        "copy": [0.0002, 0.0002, 0.0002],
+    }
+    slow = {kind: [2 * value for value in values] for kind, values in fast.items()}
+    single = single_calls([fast, fast, slow])
     assert single["added_p50_ms"] == {"shared_memory": 1.5, "bytes": 10.0, "bare_server": 1.0}
     assert single["frame_copy_ms"] == 0.2
-    assert single["p50_p90_p99_ms"]["empty_call"] == [0.3, 0.3, 0.3]
+    assert single["p50_p90_p99_ms"]["empty_call"][0] == 0.3
+    assert single["rounds"] == 9
 
 
 def test_without_a_raw_engine_nothing_is_called_added() -> None:
     times_s = {"shared_memory": [0.01], "bytes": [0.02], "empty_call": [0.001], "copy": [0.001]}
-    assert single_calls(times_s)["added_p50_ms"] == {}
+    assert single_calls([times_s])["added_p50_ms"] == {}
