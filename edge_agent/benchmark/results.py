@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike
 
     from edge_agent.benchmark.loops import Tally
 
@@ -231,7 +231,7 @@ def single_calls(turns: Sequence[Mapping[str, Sequence[float]]]) -> Dict[str, An
     }
 
 
-def _points(values: NDArray[np.float64], percents: Sequence[float]) -> List[float]:
+def _points(values: ArrayLike, percents: Sequence[float]) -> List[float]:
     return [round(float(value), 3) for value in np.percentile(values, percents)]
 
 
