@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from edge_agent.benchmark.loops import Tally
 
 CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9)  # % points of a curve
@@ -215,7 +213,10 @@ def single_calls(turns: Sequence[Mapping[str, Sequence[float]]]) -> Dict[str, An
     changes from minute to minute by more than serving adds.
     """
     times_ms = {name: 1000 * np.array([turn[name] for turn in turns]) for name in turns[0]}
-    points = {name: _points(times, (50.0, 90.0, 99.0)) for name, times in times_ms.items()}
+    points = {
+        name: _points(times.ravel().tolist(), (50.0, 90.0, 99.0))
+        for name, times in times_ms.items()
+    }
     copy_ms = points.pop("copy")[0]
     medians = {name: np.median(times, axis=1) for name, times in times_ms.items()}
     added = {
@@ -231,7 +232,7 @@ def single_calls(turns: Sequence[Mapping[str, Sequence[float]]]) -> Dict[str, An
     }
 
 
-def _points(values: ArrayLike, percents: Sequence[float]) -> List[float]:
+def _points(values: Sequence[float], percents: Sequence[float]) -> List[float]:
     return [round(float(value), 3) for value in np.percentile(values, percents)]
 
 

@@ -13,7 +13,8 @@ from edge_agent.benchmark.results import Measurement, Report, SizeReport
 
 KINDS = (
     "Empty call: a DescribeModel. Bare server: the raw engine behind the smallest gRPC server, "
-    "which reads, checks and publishes nothing; what it adds is gRPC's share, and a process's."
+    "which reads, checks and publishes nothing; what it adds is gRPC's share, and a process's. "
+    "What is added is compared turn by turn, because the speed of machines changes."
 )
 COLUMNS = ("fps", "of raw", "p50 ms", "p90", "p99", "max", "CPU ms", "of raw", "lost")
 
