@@ -16,6 +16,7 @@ import numpy as np
 
 from edge_agent.benchmark.raw import RawEngine
 from edge_agent.client.segment import FrameSegment
+from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.package import Package
 from edge_agent.runtime.vision import preprocess
 from edge_agent.wire import edge_agent_pb2 as wire
@@ -54,7 +55,10 @@ class BareJob:
             server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(SERVICE, {"DetectAnomalies": handler}),)
             )
-            server.add_insecure_port(self._address)
+            try:
+                server.add_insecure_port(self._address)
+            except RuntimeError as error:
+                raise EdgeAgentError(f"The bare server can't listen: {error}") from None
             server.start()
             stack.callback(lambda: server.stop(None).wait())
             self._stack = stack.pop_all()

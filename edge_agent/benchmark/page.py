@@ -192,7 +192,8 @@ def _single_calls(size: SizeReport) -> str:
     head = "".join(f"<th>{column}</th>" for column in ("", "p50 ms", "p90", "p99", "added"))
     note = (
         f'<p class="note">{single["rounds"]} calls of each kind, in blocks that take turns. '
-        f"{table.KINDS} One plain copy of the frame takes {single['frame_copy_ms']:.3f} ms.</p>"
+        f"{table.kinds(size)} One plain copy of the frame takes "
+        f"{single['frame_copy_ms']:.3f} ms.</p>"
     )
     return _panel("One call at a time", f"<table><tr>{head}</tr>{rows}</table>{note}")
 

@@ -48,6 +48,10 @@ UNUSUAL: Dict[str, bytes] = {
     "pixels twice": NAMED + field(2, INNER + field(3, b"later")),
     "first pixels, then a handle": NAMED + field(2, INNER + field(4, HANDLE.SerializeToString())),
     "a field of a large number": WHOLE + b"\xfa\x01\x01x",
+    "more small fields than clients write": WHOLE + b"\x78\x01" * 40,
+    "the same within the bitmap": NAMED + field(2, INNER + b"\x78\x01" * 40),
+    "much beside the pixels": WHOLE + field(9, bytes(70_000)),
+    "a length longer than lengths are": NAMED + field(2, b"\x1a\x83\x80\x80\x80\x80\x00abc"),
     "a group": WHOLE + b"\x3b\x3c",
 }
 USUAL: Dict[str, bytes] = {
@@ -97,6 +101,9 @@ def test_broken_requests_are_broken_in_the_same_way(seed: int) -> None:
             at = rng.randrange(min(len(content), 40) or 1)
             new = bytes(rng.randrange(256) for _ in range(rng.randint(0, 2)))
             content[at : at + rng.randint(0, 2)] = new
+        if content and rng.random() < 0.2:  # a length or a tag in more bytes than it needs
+            at = rng.randrange(min(len(content), 40))
+            content[at : at + 1] = bytes([content[at] | 128, *[128] * rng.randint(0, 8), 0])
         if rng.random() < 0.2:
             del content[rng.randrange(len(content) + 1) :]
         changed = bytes(content)

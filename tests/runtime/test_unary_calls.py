@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ def echo(content: bytes, _call: Any) -> bytes:
 
 @contextmanager
 def served(
-    folder: Path, methods: Dict[str, Method], *, publicly: bool = False
+    folder: Path, methods: Dict[str, Method], *, publicly: bool = False, limit: int = LIMIT
 ) -> Iterator[grpc.Channel]:
     """Serve `methods`, and one of grpc's own beside them; yields a channel."""
     server = grpc.server(HandlerThreads(8))
@@ -44,22 +45,22 @@ def served(
     if publicly:
         server.add_generic_rpc_handlers(public_handlers(methods))
     else:
-        calls = UnaryCalls(server, methods, LIMIT)
+        calls = UnaryCalls(server, methods, limit)
     address = f"unix://{folder}/s"
     server.add_insecure_port(address)
     server.start()
     if calls is not None:
         calls.start()
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
-    try:
-        with grpc.insecure_channel(address, options) as channel:
+    with grpc.insecure_channel(address, options) as channel:
+        try:
             yield channel
-    finally:
-        if calls is not None:
-            calls.take_all()
-        server.stop(1.0).wait()
-        if calls is not None:
-            calls.close()
+        finally:
+            if calls is not None:
+                calls.take_all()
+            server.stop(1.0).wait()
+            if calls is not None:
+                calls.close()
 
 
 def ask(channel: grpc.Channel, path: str = ECHO) -> Any:
@@ -253,6 +254,17 @@ def test_a_storm_of_callers_gets_every_answer_right(tmp_path: Path) -> None:
     with served(tmp_path, {ECHO: echo}) as channel, ThreadPoolExecutor(8) as pool:
         assert min(pool.map(storm, range(8))) > 0
     assert refusals <= {grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+def test_calls_that_came_before_the_end_are_all_answered(tmp_path: Path) -> None:
+    def work(content: bytes, _call: Any) -> bytes:
+        time.sleep(0.005)
+        return content
+
+    with served(tmp_path, {ECHO: work}, limit=200) as channel:
+        futures = [ask(channel).future(bytes([n]), timeout=20) for n in range(100)]
+        assert channel.unary_unary("/test.Own/Echo")(b"last", timeout=20) == b"own last"
+    assert [future.result(20) for future in futures] == [bytes([n]) for n in range(100)]
 
 
 def test_the_end_waits_for_calls_in_work(tmp_path: Path) -> None:

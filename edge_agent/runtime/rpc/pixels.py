@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+MOST_FIELDS = 32  # of one message; clients write up to 4
+MOST_REST_BYTES = 64 * 1024  # beside the pixels, because these keep the whole message in memory
+
 BYTES = 2  # wire type of bytes fields and messages
 VARINT = 0
 FIXED = {1: 8, 5: 4}  # wire type: bytes
+VARINT_BYTES, LENGTH_BYTES = 10, 5  # at most
 
 Field = Tuple[int, int, int, int]  # its tag; where it begins, its value begins, it ends
 
@@ -37,6 +41,8 @@ def split(content: bytes) -> Optional[Tuple[bytes, memoryview]]:
         _, begin, inner, end = _only(content, 0, len(content), BITMAP)
         _, pixels_begin, pixels, pixels_end = _only(content, inner, end, BYTE_DATA, not_=HANDLE)
     except (_Unusual, IndexError):  # IndexError: cut short
+        return None
+    if len(content) - (pixels_end - pixels) > MOST_REST_BYTES:
         return None
     bitmap = content[inner:pixels_begin] + content[pixels_end:end]
     rest = content[:begin] + bytes([BITMAP]) + _varint(len(bitmap)) + bitmap + content[end:]
@@ -74,17 +80,19 @@ def _only(content: bytes, at: int, end: int, tag: int, not_: int = 0) -> Field:
 
 
 def _fields(content: bytes, at: int, end: int) -> Iterator[Field]:
-    while at < end:
+    for _ in range(MOST_FIELDS):
+        if at >= end:
+            break
         begin, tag = at, content[at]
         kind = tag & 7
         if not 8 <= tag < 128:  # numbers of one byte, as all of ours are
             raise _Unusual
         if kind == BYTES:
-            length, value = _read_varint(content, at + 1)
+            length, value = _read_varint(content, at + 1, LENGTH_BYTES)
             at = value + length
         elif kind == VARINT:
             value = at + 1
-            _, at = _read_varint(content, value)
+            _, at = _read_varint(content, value, VARINT_BYTES)
         elif kind in FIXED:
             value = at + 1
             at = value + FIXED[kind]
@@ -95,10 +103,10 @@ def _fields(content: bytes, at: int, end: int) -> Iterator[Field]:
         raise _Unusual
 
 
-def _read_varint(content: bytes, at: int) -> Tuple[int, int]:
+def _read_varint(content: bytes, at: int, longest: int) -> Tuple[int, int]:
     """Return the number that begins at `at`, and where it ends."""
     number = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 7 * longest, 7):
         byte = content[at]
         at += 1
         number |= (byte & 127) << shift

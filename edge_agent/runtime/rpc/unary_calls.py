@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import suppress
 from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Tuple
 
@@ -62,7 +61,7 @@ class UnaryCalls:
             register(path)
         self._lock = threading.Lock()
         self._taken = self._unanswered = 0
-        self._asked = dict.fromkeys(methods, 0)  # calls that gRPC's core may hand over
+        self._asked = dict.fromkeys(methods, ASKED_AHEAD)  # calls that the core may hand over
         self._closed = False
         self._pollers = Pollers(self._poll)
 
@@ -99,11 +98,15 @@ class UnaryCalls:
         return True
 
     def _ask(self, path: str) -> None:
-        with self._lock:
-            self._asked[path] += 1
-        tag = partial(self._accept, path)
-        with suppress(ValueError):  # the server stops
-            self._request_call(self._queue, self._queue, path, tag)
+        """Let gRPC's core hand over one more call; it is counted in `_asked` already."""
+        try:
+            self._request_call(self._queue, self._queue, path, partial(self._accept, path))
+        except ValueError:
+            return  # the server stops
+        except BaseException:
+            with self._lock:
+                self._asked[path] -= 1
+            raise
 
     def _accept(self, path: str, event: Any) -> None:
         if not event.success:
@@ -114,18 +117,18 @@ class UnaryCalls:
             self._taken += 1
             self._unanswered += 1
             too_many = self._unanswered > self._limit
-            self._asked[path] -= 1
-            is_last = not self._asked[path]
-        if is_last:
-            self._ask(path)
-        call = Call(self._cygrpc, event, path)
+            was_last = self._asked[path] == 1
+            self._asked[path] -= not was_last
         try:
+            if was_last:
+                self._ask(path)
+            call = Call(self._cygrpc, event, path)
             call.watch()  # first: once it is answered the queue may be closed
             if not too_many:
                 call.read(partial(self._answer, call))
         except BaseException:
-            call.cancel()
-            self._done(call)
+            event.call.cancel()
+            self._done(path)
             raise
         if too_many:
             refusal = grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many calls at a time."
@@ -156,14 +159,15 @@ class UnaryCalls:
         try:
             call.end(answer, code, text)
         finally:
-            self._done(call)
+            self._done(call.path)
 
-    def _done(self, call: Call) -> None:
+    def _done(self, path: str) -> None:
         with self._lock:
             self._unanswered -= 1
-            are_few = self._asked[call.path] < ASKED_AHEAD
+            are_few = self._asked[path] < ASKED_AHEAD
+            self._asked[path] += are_few
         if are_few:
-            self._ask(call.path)
+            self._ask(path)
 
 
 def public_handlers(methods: Mapping[str, Method]) -> Tuple[grpc.GenericRpcHandler, ...]:
@@ -248,10 +252,6 @@ class Call:
         if answer is not None:
             operations.append(self._cygrpc.SendMessageOperation(answer, NO_FLAGS))
         self._call.start_server_batch(operations, _sent)
-
-    def cancel(self) -> None:
-        """Let the caller wait no longer."""
-        self._call.cancel()
 
     def _over(self, _event: Any) -> None:
         with self._lock:

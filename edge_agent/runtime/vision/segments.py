@@ -13,8 +13,7 @@ import os
 import stat
 import threading
 import time
-import weakref
-from typing import TYPE_CHECKING, Dict, Tuple
+from typing import TYPE_CHECKING, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -29,6 +28,8 @@ FOLDER = "/dev/shm"
 KEEP_UNUSED_S = 5.0
 KEEP_AT_MOST = 256
 
+Identity = Tuple[int, int, int]  # device, inode, size
+
 
 class Segment:
     """One mapped shared memory object; unmapped when the last view of it is gone."""
@@ -40,16 +41,11 @@ class Segment:
         )
         self._name = name
         self._guard = bus_guard.Guard(self._bytes.ctypes.data, size, writable)
-        self._descriptor = os.dup(descriptor)
-        weakref.finalize(self, os.close, self._descriptor)
 
-    def is_current(self) -> bool:
-        """Whether its name still stands for this object, and all of that is mapped.
-
-        A name comes to stand for another one only after shm_unlink(3).
-        """
-        facts = os.fstat(self._descriptor)
-        return facts.st_nlink > 0 and facts.st_size == self._bytes.size and not self._guard.tripped
+    @property
+    def lost(self) -> bool:
+        """Whether the object was cut short under the mapping."""
+        return self._guard.tripped
 
     def part(self, handle: SharedMemoryHandle) -> NDArray[np.uint8]:
         """Return the bytes `handle` names. Raises InvalidFrame when they are not all there."""
@@ -74,7 +70,7 @@ class Segments:
     """Mappings by name, reused while the object behind the name is the same one, size included."""
 
     def __init__(self) -> None:
-        self._kept: Dict[Tuple[str, bool], Tuple[Segment, float]] = {}
+        self._kept: Dict[Tuple[str, bool], Tuple[Identity, Segment, float]] = {}
         self._lock = threading.Lock()
 
     def open(self, handle: SharedMemoryHandle, writable: bool) -> Segment:
@@ -84,21 +80,33 @@ class Segments:
             raise InvalidFrame(f"{handle.name!r} isn't a name of a POSIX shared memory object.")
         with self._lock:
             known = self._kept.get((name, writable))
-            segment = known[0] if known and known[0].is_current() else _map(name, writable)
-            self._kept[name, writable] = segment, time.monotonic()
+            if known is not None and not known[1].lost and known[0] == _identity(name):
+                identity, segment = known[:2]
+            else:
+                identity, segment = _map(name, writable)
+            self._kept[name, writable] = (identity, segment, time.monotonic())
             if len(self._kept) > KEEP_AT_MOST:
-                del self._kept[min(self._kept, key=lambda key: self._kept[key][1])]
+                del self._kept[min(self._kept, key=lambda key: self._kept[key][2])]
         return segment
 
     def sweep(self) -> None:
         """Forget mappings unused for KEEP_UNUSED_S, so that unlinked segments free their memory."""
         oldest = time.monotonic() - KEEP_UNUSED_S
         with self._lock:
-            for key in [key for key, kept in self._kept.items() if kept[1] < oldest]:
+            for key in [key for key, kept in self._kept.items() if kept[2] < oldest]:
                 del self._kept[key]
 
 
-def _map(name: str, writable: bool) -> Segment:
+def _identity(name: str) -> Optional[Identity]:
+    """Return what is behind the name now; None when that can't be told."""
+    try:
+        facts = os.lstat(f"{FOLDER}/{name}")
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size
+
+
+def _map(name: str, writable: bool) -> Tuple[Identity, Segment]:
     descriptor = _open(name, writable)
     try:
         facts = os.fstat(descriptor)
@@ -106,7 +114,8 @@ def _map(name: str, writable: bool) -> Segment:
             raise InvalidFrame(f"{name!r} isn't a shared memory object.")
         if facts.st_size == 0:
             raise InvalidFrame(f"Shared memory {name!r} has 0 bytes.")
-        return Segment(name, descriptor, facts.st_size, writable)
+        identity = facts.st_dev, facts.st_ino, facts.st_size
+        return identity, Segment(name, descriptor, facts.st_size, writable)
     except (ValueError, OSError) as error:  # ValueError: truncated since its size was read
         raise InvalidFrame(f"Shared memory {name!r} can't be mapped: {error}.") from None
     finally:
