@@ -169,22 +169,21 @@ def test_a_caller_who_goes_is_noticed_at_once(tmp_path: Path) -> None:
     assert late == [False]
 
 
-def test_a_call_that_cannot_be_taken_leaves_the_next_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("step", ["__init__", "watch", "read"])
+def test_calls_that_cannot_be_taken_leave_the_next_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
 ) -> None:
-    read = Call.read
-
-    def fail(_: Call, __: Callable[[Any], None]) -> None:
-        monkeypatch.setattr(Call, "read", read)
+    def fail(*_: Any) -> None:
         raise MemoryError("no room")
 
     with served(tmp_path, {ECHO: echo}) as channel:
-        monkeypatch.setattr(Call, "read", fail)
-        with pytest.raises(grpc.RpcError) as caught:
-            ask(channel)(b"", timeout=20)
-        for _ in range(2 * LIMIT):
+        for _ in range(LIMIT + 1):
+            with monkeypatch.context() as patched:
+                patched.setattr(Call, step, fail)
+                with pytest.raises(grpc.RpcError) as caught:
+                    ask(channel)(b"", timeout=20)
+            assert caught.value.code() is grpc.StatusCode.CANCELLED
             assert ask(channel)(b"next", timeout=20) == b"next"
-    assert caught.value.code() is grpc.StatusCode.CANCELLED
     assert "no room" in caplog.text
 
 
