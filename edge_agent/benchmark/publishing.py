@@ -14,6 +14,7 @@ from edge_agent.benchmark.loops import Tally
 from edge_agent.benchmark.results import Load
 from edge_agent.benchmark.served import MODEL, agent
 from edge_agent.benchmark.workers import Fleet
+from edge_agent.runtime.results.spool.journal import place
 
 CLIENTS = 8
 TURN_S = 4.0
@@ -34,11 +35,12 @@ class Publishing:
 
 def publishing(package: Path, frame: Path, units: int, threads: int, turns: int) -> Publishing:
     """Measure `turns` turns of each, with CLIENTS cameras; the results go into a file."""
-    folder = frame.parent
-    lines = folder / "results.jsonl"
-    settings = (f"results.lines={lines}", f"results.folder={folder / 'outbox'}")
+    lines, outbox = frame.with_name("results.jsonl"), frame.with_name("outbox")
+    settings = (f"results.lines={lines}", f"results.folder={outbox}")
     load, tallies = Load("shared_memory", CLIENTS), {False: Tally(), True: Tally()}
     with ExitStack() as stack:
+        # what a busy machine doesn't store in time would wait for an agent that never comes
+        stack.callback(lambda: place(outbox).unlink(missing_ok=True))
         fleets: Dict[bool, Fleet] = {}
         for publishes in tallies:
             served = agent(package, units, threads, *(settings if publishes else ()))

@@ -29,8 +29,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         """`folder` is the outbox's own; its file tells it from others. Raises OSError."""
-        there = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else folder
-        self.path = there / f"edge-agent-results-{identity(folder)}"
+        self.path = place(folder)
         self._file = _open(self.path)
 
     def read(self) -> Iterator[Record]:
@@ -74,6 +73,12 @@ class Journal:
         os.close(self._file)
         if remove:
             self.path.unlink(missing_ok=True)
+
+
+def place(folder: Path) -> Path:
+    """Return where the journal of the outbox in `folder` lies when there is one."""
+    there = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else folder
+    return there / f"edge-agent-results-{identity(folder)}"
 
 
 def identity(folder: Path) -> str:

@@ -1,0 +1,32 @@
+"""What a run that publishes leaves behind, besides its figures."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+
+from edge_agent.benchmark import publishing
+from edge_agent.errors import AgentUnavailable
+from edge_agent.runtime.results.spool.journal import Journal, place
+
+
+def test_results_that_were_not_stored_in_time_leave_no_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = tmp_path / "outbox"
+
+    @contextmanager
+    def agent(*_: Any) -> Iterator[str]:
+        outbox.mkdir()
+        Journal(outbox).close(remove=False)
+        assert place(outbox).exists()
+        raise AgentUnavailable("gone")
+        yield ""
+
+    monkeypatch.setattr(publishing, "agent", agent)
+    with pytest.raises(AgentUnavailable):
+        publishing.publishing(tmp_path, tmp_path / "frame.npy", 1, 1, 1)
+    assert not place(outbox).exists()
