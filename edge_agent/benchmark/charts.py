@@ -136,7 +136,7 @@ def _legend(names: Sequence[str], left: float) -> str:
             f'<rect x="{x:.0f}" y="4" width="11" height="11" fill="{color}"/>'
             f'<text x="{x + 16:.0f}" y="14">{escape(name)}</text>'
         )
-        x += 36 + 6.6 * len(name)
+        x += 22 + 7.2 * len(name)
     return drawn
 
 
