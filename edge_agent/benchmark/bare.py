@@ -1,7 +1,7 @@
 """The smallest gRPC server around the raw engine: what gRPC and a second process cost alone.
 
 It reads no request, checks nothing and publishes nothing: each call computes a frame that it has
-from the start and gets an answer prepared at the start. A job of `jobs`.
+from the start, and the answer is empty. A job of `jobs`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from typing import Any, Dict
 import grpc
 import numpy as np
 
-from edge_agent.benchmark.raw import RawEngine
-from edge_agent.client.segment import FrameSegment
+from edge_agent.benchmark.raw import RawEngine, place
+from edge_agent.benchmark.served import DETECT
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.package import Package
+from edge_agent.runtime.rpc.unary_calls import public_handlers
 from edge_agent.runtime.vision import preprocess
-from edge_agent.wire import edge_agent_pb2 as wire
-
-SERVICE = "AWS.LookoutVision.EdgeAgent"
 
 
 class BareJob:
@@ -35,26 +33,14 @@ class BareJob:
 
     def __enter__(self) -> BareJob:
         with ExitStack() as stack:
-            height, width = self._image.shape[:2]
-            segment = FrameSegment(self._image.nbytes)
-            stack.callback(segment.close)
-            np.copyto(segment.frame(width, height), self._image)
-            place = segment.frame(width, height), segment.mask(width, height)
-            answer = wire.DetectAnomaliesResponse()
+            frame, mask = place(stack, self._image)
 
-            def detect(_request: Any, _context: Any) -> wire.DetectAnomaliesResponse:
-                self._engine.detect(*place)
-                return answer
+            def detect(_request: bytes, _context: Any) -> bytes:
+                self._engine.detect(frame, mask)
+                return b""  # an answer whose fields are all 0
 
-            handler = grpc.unary_unary_rpc_method_handler(
-                detect,
-                wire.DetectAnomaliesRequest.FromString,
-                wire.DetectAnomaliesResponse.SerializeToString,
-            )
             server = grpc.server(ThreadPoolExecutor(1))
-            server.add_generic_rpc_handlers(
-                (grpc.method_handlers_generic_handler(SERVICE, {"DetectAnomalies": handler}),)
-            )
+            server.add_generic_rpc_handlers(public_handlers({DETECT: detect}))
             try:
                 server.add_insecure_port(self._address)
             except RuntimeError as error:

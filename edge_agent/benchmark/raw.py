@@ -57,7 +57,7 @@ class RawJob:
 
     def __enter__(self) -> RawJob:
         with ExitStack() as stack:
-            self._places = [self._place(stack) for _ in self._engines]
+            self._places = [place(stack, self._image) for _ in self._engines]
             self._pool = stack.enter_context(ThreadPoolExecutor(len(self._engines)))
             self._stack = stack.pop_all()
         return self
@@ -76,13 +76,6 @@ class RawJob:
         tally.cpu_s = time.process_time() - used_s
         return vars(tally)
 
-    def _place(self, stack: ExitStack) -> Tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        height, width = self._image.shape[:2]
-        segment = FrameSegment(self._image.nbytes)
-        stack.callback(segment.close)
-        np.copyto(segment.frame(width, height), self._image)
-        return segment.frame(width, height), segment.mask(width, height)
-
     def _drive(self, unit: int, begin_s: float, end_s: float) -> Tally:
         def call() -> Answer:
             self._engines[unit].detect(*self._places[unit])
@@ -90,3 +83,17 @@ class RawJob:
 
         pace = ClosedPace(begin_s, end_s, time.monotonic)
         return drive(pace, end_s, call, time.monotonic, time.sleep)
+
+
+def place(
+    stack: ExitStack, image: NDArray[np.uint8]
+) -> Tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return `image` and room for its mask, both in a segment of shared memory that `stack` frees.
+
+    All uint8 (height, width, 3).
+    """
+    height, width = image.shape[:2]
+    segment = FrameSegment(image.nbytes)
+    stack.callback(segment.close)
+    np.copyto(segment.frame(width, height), image)
+    return segment.frame(width, height), segment.mask(width, height)

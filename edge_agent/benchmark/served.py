@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL = "benchmark"
+DETECT = "/AWS.LookoutVision.EdgeAgent/DetectAnomalies"
 CALL_LIMIT_S = 10.0
 READY_WITHIN_S = 30
 GONE_WITHIN_S = 15.0
@@ -111,7 +112,7 @@ class Camera:
         self._model = model
         self._channel = grpc.insecure_channel(address, OPTIONS)
         self._detect = self._channel.unary_unary(
-            "/AWS.LookoutVision.EdgeAgent/DetectAnomalies",
+            DETECT,
             request_serializer=wire.DetectAnomaliesRequest.SerializeToString,
             response_deserializer=wire.DetectAnomaliesResponse.FromString,
         )

@@ -7,14 +7,13 @@ from typing import Iterator, List
 
 import pytest
 
-from edge_agent.runtime.results.spool.journal import SHARED_MEMORY, identity
+from edge_agent.runtime.results.spool.journal import place
 
 
 def journals(folder: Path) -> List[Path]:
     """Those of outboxes in or below a folder, also of one that could not be made."""
     folders = [folder, folder / "outbox", folder / "state", *folder.rglob("*")]
-    names = {f"edge-agent-results-{identity(each)}" for each in folders}
-    return [SHARED_MEMORY / name for name in names if (SHARED_MEMORY / name).exists()]
+    return [journal for journal in {place(each) for each in folders} if journal.exists()]
 
 
 @pytest.fixture(autouse=True)
