@@ -74,7 +74,7 @@ LIBRARIES = {
     "pytriton": ["benchmark.peers.pytriton"],
 }
 
-# module → why it may be longer than 300 lines
+# module → why it may be longer than 450 lines
 LONG: Dict[str, str] = {}
 
 
@@ -178,7 +178,7 @@ def test_only_the_command_line_builds_the_app() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_stays_short(name: str) -> None:
     lines = len(MODULES[name].read_text().splitlines())
-    assert lines <= 300 or name in LONG, f"{lines} lines"
+    assert lines <= 450 or name in LONG, f"{lines} lines"
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if MODULES[name].stat().st_size])
