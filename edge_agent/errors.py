@@ -8,6 +8,8 @@
     │   ├── WrongModelState      FAILED_PRECONDITION
     │   ├── Overloaded           RESOURCE_EXHAUSTED   queue full; retry later
     │   ├── OutOfMemory          RESOURCE_EXHAUSTED   no room to load a model
+    │   ├── CallsTakeTooMuch     RESOURCE_EXHAUSTED   no room for the bytes of the call
+    │   ├── NotAllowed           PERMISSION_DENIED    the caller may not do this
     │   ├── DeadlineExceeded     DEADLINE_EXCEEDED
     │   ├── MalformedMessage     INTERNAL             not the protobuf message of this call
     │   └── InvalidConfiguration UNKNOWN              settings, at start only
@@ -92,6 +94,28 @@ class OutOfMemory(UserError):
     """There is no room to load the model."""
 
     status = "RESOURCE_EXHAUSTED"
+
+
+class CallsTakeTooMuch(UserError):
+    """The messages of all calls together need more memory than `server.memory_mib` allows."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+    @classmethod
+    def beside(cls, size: int, used: int, limit: int) -> CallsTakeTooMuch:
+        """Build the sentence: `size` bytes asked for beside `used` bytes of `limit`."""
+        mib = 1024 * 1024
+        return cls(
+            f"The call needs {size / mib:.1f} MiB for its messages; other calls hold "
+            f"{used // mib} of {limit // mib} MiB. Retry later, use shared memory, or raise "
+            "server.memory_mib."
+        )
+
+
+class NotAllowed(UserError):
+    """The caller's role does not include this call."""
+
+    status = "PERMISSION_DENIED"
 
 
 class DeadlineExceeded(UserError):

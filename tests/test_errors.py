@@ -40,11 +40,11 @@ def test_every_error_stands_in_the_tree_at_the_top_of_its_file(
     assert kind in (errors.EdgeAgentError, errors.UserError) or kind.status in line
 
 
-def test_only_deadline_and_unavailable_leave_the_contracts_codes() -> None:
+def test_only_deadline_unavailable_and_permission_leave_the_contracts_codes() -> None:
     outside = {
         kind.status for kind in FAMILY if grpc.StatusCode[kind.status].value[0] not in CONTRACT
     }
-    assert outside == {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
+    assert outside == {"DEADLINE_EXCEEDED", "UNAVAILABLE", "PERMISSION_DENIED"}
 
 
 def test_an_unknown_fault_shows_an_id_and_keeps_its_details_in_the_log(

@@ -18,7 +18,6 @@ from edge_agent.benchmark.raw import RawEngine, place
 from edge_agent.benchmark.served import DETECT
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.package import Package
-from edge_agent.runtime.rpc.unary_calls import public_handlers
 from edge_agent.runtime.vision import preprocess
 
 
@@ -40,7 +39,11 @@ class BareJob:
                 return b""  # an answer whose fields are all 0
 
             server = grpc.server(ThreadPoolExecutor(1))
-            server.add_generic_rpc_handlers(public_handlers({DETECT: detect}))
+            _, service, name = DETECT.split("/")
+            handler = grpc.unary_unary_rpc_method_handler(detect)
+            server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service, {name: handler}),)
+            )
             try:
                 server.add_insecure_port(self._address)
             except RuntimeError as error:

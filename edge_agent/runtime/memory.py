@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Optional
 
@@ -15,7 +18,16 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def resident_bytes() -> int:
     """Return this process's resident set."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+def usable_bytes() -> int:
+    """Return what this process may use in all: of the machine, or of its cgroup if that is less."""
+    total = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # v2, v1
+        with suppress(OSError, ValueError):
+            total = min(total, int((_CGROUP / name).read_text()))
+    return total
 
 
 def available_bytes() -> int:

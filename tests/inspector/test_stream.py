@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import time
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_more_streams_than_allowed_are_refused(agent: Agent) -> None:
         calls = [stream(channel, feed) for feed in feeds]
         ended = until(lambda: [call for call in calls if not call.is_active()])
         assert {call.code() for call in ended} == {UNAVAILABLE}
-        assert "64 streams are open; try again later." in ended[0].details()
+        assert re.match(r"\d+ streams are open; try again later\.", ended[0].details())
         for feed in feeds:
             feed.send(None)
         until(lambda: not any(call.is_active() for call in calls))

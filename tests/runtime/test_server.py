@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Iterator, List
+from typing import Iterator, List
 
 import grpc
 import pytest
@@ -11,27 +11,13 @@ from edge_agent.client import Client
 from edge_agent.config import ServerSettings
 from edge_agent.errors import ModelNotFound
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.rpc import server as module
 from edge_agent.runtime.rpc.server import Server
-from edge_agent.runtime.rpc.unary_calls import Unsupported
 from edge_agent.types import DetectRequest
 from edge_agent.wire import edge_agent_pb2 as wire
 
 
-@pytest.fixture(params=["the core", "grpc's own"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How frames are answered: as the core allows, or where it doesn't."""
-
-    def refuse(*_: Any) -> None:
-        raise Unsupported("grpcio 9: no register_method")
-
-    if request.param != "the core":
-        monkeypatch.setattr(module, "UnaryCalls", refuse)
-    return str(request.param)
-
-
 @pytest.fixture
-def asked(way: str, tmp_path: Path) -> Iterator[List[DetectRequest]]:
+def asked(tmp_path: Path) -> Iterator[List[DetectRequest]]:
     """A server at `tmp_path`/s whose detector knows no model; what it was asked."""
     asked: List[DetectRequest] = []
 
@@ -54,12 +40,8 @@ def asked(way: str, tmp_path: Path) -> Iterator[List[DetectRequest]]:
 @pytest.mark.parametrize(
     "path", ["/AWS.LookoutVision.EdgeAgent/DetectAnomalies", "/edge_agent.v1.Inspector/Inspect"]
 )
-def test_frames_and_other_calls_are_answered_either_way(
-    asked: List[DetectRequest],
-    way: str,
-    path: str,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+def test_frames_and_other_calls_are_answered(
+    asked: List[DetectRequest], path: str, tmp_path: Path
 ) -> None:
     handle = wire.SharedMemoryHandle(name="/frame", size=64 * 64 * 3)
     bitmap = wire.Bitmap(width=64, height=64, shared_memory_handle=handle)
@@ -76,5 +58,3 @@ def test_frames_and_other_calls_are_answered_either_way(
     assert [request.caller.camera_id for request in asked] == ["one", "two"]
     assert asked[0].bitmap == asked[1].bitmap
     assert asked[0].times is not asked[1].times
-    warnings = [record.getMessage() for record in caplog.get_records("setup")]
-    assert any("no register_method" in text for text in warnings) == (way != "the core")

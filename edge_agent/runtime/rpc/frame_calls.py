@@ -10,6 +10,8 @@ from edge_agent.errors import EdgeAgentError, InvalidFrame, ModelNotFound
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc import metadata
+from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES
+from edge_agent.runtime.rpc.memory_budget import Lease
 from edge_agent.types import Caller, DetectRequest, Prediction, SharedMemoryHandle, Wanted
 
 Respond = Callable[[Prediction, Optional[SharedMemoryHandle]], Any]
@@ -23,15 +25,18 @@ class FrameCalls:
         self._metrics = metrics
 
     def judge(
-        self, wanted: Wanted, caller: Caller, receive_s: float, respond: Respond
+        self, wanted: Wanted, caller: Caller, receive_s: float, lease: Lease, respond: Respond
     ) -> Tuple[Any, metadata.Metadata, Callable[[], None]]:
         """Return the answer, what goes beside it, and what counts it once it is on its way.
 
-        `receive_s` is how long the message took to come. Raises as Detector.detect.
+        `receive_s` is how long the message took to come; `lease` takes in the mask, where it goes
+        into the answer. Raises as Detector.detect, and CallsTakeTooMuch.
         """
         call = DetectRequest(*wanted, caller)
         call.times.receive = receive_s
         try:
+            if wanted.mask is None and wanted.bitmap is not None:
+                lease.add(min(wanted.bitmap.width * wanted.bitmap.height * 3, MESSAGE_LIMIT_BYTES))
             prediction = self._detector.detect(call)
         except EdgeAgentError as error:
             model = "" if isinstance(error, ModelNotFound) else call.model

@@ -5,30 +5,43 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import CancelledError, Future
-from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Tuple
+from functools import partial
+from typing import Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from edge_agent.errors import AgentUnavailable, InvalidRequest
+from edge_agent.errors import AgentUnavailable, CallsTakeTooMuch, InvalidRequest, MalformedMessage
 from edge_agent.runtime.rpc import convert, metadata, status
 from edge_agent.runtime.rpc.frame_calls import FrameCalls
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
+from edge_agent.runtime.rpc.memory_budget import Lease, MemoryBudget
 from edge_agent.wire import edge_agent_v1_pb2 as wire
 
 DEFAULT_IN_FLIGHT, MOST_IN_FLIGHT = 4, 64
 ANSWERS_AT_ONCE = 1024  # not read by the client yet; beyond it no frame is read
 
 Answer = wire.StreamDetectResponse
-Frame = Tuple[wire.StreamDetectRequest, "Future[Answer]"]
+
+
+class Frame(NamedTuple):
+    """A frame from its message to its answer, serialised, which `lease` accounts for."""
+
+    request: wire.StreamDetectRequest
+    answer: Future[bytes]
+    lease: Lease
 
 
 class FrameStream:
     """Owns the frames of one stream; flow control is gRPC's: what is not read here waits there."""
 
-    def __init__(self, frames: FrameCalls, threads: HandlerThreads, context: Any) -> None:
+    def __init__(
+        self, frames: FrameCalls, threads: HandlerThreads, budget: MemoryBudget, context: Any
+    ) -> None:
         self._frames, self._threads, self._context = frames, threads, context
+        self._budget = budget
         self._changed = threading.Condition()
-        self._answers: Deque[Future[Answer]] = deque()
+        self._answers: Deque[Tuple[Future[bytes], Lease]] = deque()
         self._in_flight = 0
         self._overtakable: Optional[Frame] = None
         self._leaving: Dict[int, Callable[[], object]] = {}  # frame id → what ends its wait
@@ -37,13 +50,11 @@ class FrameStream:
         self._ended = False
         self._failure: Optional[Exception] = None
 
-    def answers(
-        self, requests: Iterator[wire.StreamDetectRequest]
-    ) -> Iterator[wire.StreamDetectResponse]:
+    def answers(self, requests: Iterator[bytes]) -> Iterator[bytes]:
         """Yield an answer a frame, in order, until the client has sent its last.
 
-        Raises InvalidRequest for a frame id that doesn't rise or wrong options, AgentUnavailable
-        when the agent ends it.
+        Both are serialised messages. Raises InvalidRequest for a frame id that doesn't rise or
+        wrong options, AgentUnavailable when the agent ends it.
         """
         self._context.add_callback(self._leave)
         self._threads.submit(self._read, requests)
@@ -53,9 +64,12 @@ class FrameStream:
                     self._changed.wait_for(lambda: self._answers or self._ended)
                     if not self._answers:
                         break
-                    future = self._answers.popleft()
+                    answer, lease = self._answers.popleft()
                     self._changed.notify_all()
-                yield future.result()
+                try:
+                    yield answer.result()
+                finally:
+                    lease.end()
         finally:
             self._leave()
         if self._failure is not None:
@@ -65,12 +79,14 @@ class FrameStream:
         """Read no further frame; the agent stops. What was read is still answered."""
         self._finish(AgentUnavailable("The agent is stopping; open the stream again later."))
 
-    def _read(self, requests: Iterator[wire.StreamDetectRequest]) -> None:
+    def _read(self, requests: Iterator[bytes]) -> None:
         try:
-            for request in requests:
+            for content in requests:
+                request = _parsed(content)
                 self._check(request)
-                if not self._accept(request):
+                if not self._accept(request, len(content)):
                     return
+                del content, request  # nobody needs them while the next one is waited for
         except grpc.RpcError:
             self._finish(None)  # the client went
         except Exception as error:
@@ -94,24 +110,29 @@ class FrameStream:
             )
         self._last_id = request.frame_id
 
-    def _accept(self, request: wire.StreamDetectRequest) -> bool:
+    def _accept(self, request: wire.StreamDetectRequest, size: int) -> bool:
         """Put a frame in work as soon as there is room; False when the stream has ended."""
-        frame: Frame = (request, Future())
+        frame = Frame(request, Future(), self._budget.lease(_never))
         with self._changed:
             if self._options.newest_frame_wins:
                 self._changed.wait_for(lambda: len(self._answers) < ANSWERS_AT_ONCE or self._ended)
             else:
                 self._changed.wait_for(lambda: self._has_room() or self._ended)
             if self._ended:
+                frame.lease.end()
                 return False
-            self._answers.append(frame[1])
+            self._answers.append((frame.answer, frame.lease))
             self._changed.notify_all()
+            try:
+                frame.lease.resize(size)
+            except CallsTakeTooMuch as error:
+                frame.answer.set_result(_bytes(_failure(request, error)))
+                return True
             if self._has_room():
                 self._begin(frame)
             else:
                 if self._overtakable is not None:
-                    overtaken, future = self._overtakable
-                    future.set_result(Answer(frame_id=overtaken.frame_id, skipped=True))
+                    _skip(self._overtakable)
                 self._overtakable = frame
             return True
 
@@ -122,13 +143,15 @@ class FrameStream:
         self._in_flight += 1
         self._threads.submit(self._judge, *frame)
 
-    def _judge(self, request: wire.StreamDetectRequest, future: Future[Answer]) -> None:
+    def _judge(
+        self, request: wire.StreamDetectRequest, future: Future[bytes], lease: Lease
+    ) -> None:
         try:
-            answer = self._answer(request)
+            answer = _bytes(self._answer(request, lease))
+            lease.resize(len(answer))
         except Exception as error:
-            code, message = status.of(error)
-            failure = wire.StreamFailure(code=code.value[0], message=message)
-            answer = Answer(frame_id=request.frame_id, failure=failure)
+            answer = _bytes(_failure(request, error))
+            lease.shrink(len(answer))
         future.set_result(answer)
         with self._changed:
             self._leaving.pop(request.frame_id, None)
@@ -138,7 +161,7 @@ class FrameStream:
                 self._begin(frame)
             self._changed.notify_all()
 
-    def _answer(self, request: wire.StreamDetectRequest) -> Answer:
+    def _answer(self, request: wire.StreamDetectRequest, lease: Lease) -> Answer:
         def when_gone(action: Callable[[], object]) -> bool:
             with self._changed:
                 self._leaving[request.frame_id] = action
@@ -148,7 +171,11 @@ class FrameStream:
         caller = metadata.caller(self._context, name, when_gone)
         try:
             result, beside, count = self._frames.judge(
-                convert.wanted(request.request), caller, waited_s(), convert.inspect_response
+                convert.wanted(request.request),
+                caller,
+                waited_s(),
+                lease,
+                convert.inspect_response,
             )
         except CancelledError:
             return Answer(frame_id=request.frame_id, skipped=True)  # nobody reads it
@@ -161,9 +188,7 @@ class FrameStream:
             if not self._ended:
                 self._ended, self._failure = True, failure
                 if self._overtakable is not None and failure is not None:
-                    self._overtakable[1].set_result(
-                        Answer(frame_id=self._overtakable[0].frame_id, skipped=True)
-                    )
+                    _skip(self._overtakable)
                     self._overtakable = None
             self._changed.notify_all()
 
@@ -173,5 +198,40 @@ class FrameStream:
         with self._changed:
             actions: List[Callable[[], object]] = list(self._leaving.values())
             self._leaving.clear()
+            unread = list(self._answers)
+            self._answers.clear()
         for action in actions:
             action()
+        for answer, lease in unread:
+            answer.add_done_callback(partial(_end, lease))
+
+
+def _never() -> None:
+    """Cut nothing off: a frame waits for its caller only together with its stream."""
+
+
+def _end(lease: Lease, _answer: Future[bytes]) -> None:
+    lease.end()
+
+
+def _parsed(content: bytes) -> wire.StreamDetectRequest:
+    try:
+        request: wire.StreamDetectRequest = wire.StreamDetectRequest.FromString(content)
+    except DecodeError:
+        raise MalformedMessage("The request isn't a StreamDetectRequest.") from None
+    return request
+
+
+def _bytes(answer: Answer) -> bytes:
+    return bytes(answer.SerializeToString())
+
+
+def _failure(request: wire.StreamDetectRequest, error: Exception) -> Answer:
+    code, message = status.of(error)
+    failure = wire.StreamFailure(code=code.value[0], message=message)
+    return Answer(frame_id=request.frame_id, failure=failure)
+
+
+def _skip(frame: Frame) -> None:
+    frame.answer.set_result(_bytes(Answer(frame_id=frame.request.frame_id, skipped=True)))
+    frame.lease.shrink(0)

@@ -18,21 +18,24 @@ from grpc_reflection.v1alpha import reflection
 
 from edge_agent.config import ServerSettings
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime import memory
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
+from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES, Admission
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads
+from edge_agent.runtime.rpc.memory_budget import MemoryBudget
 from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
-from edge_agent.runtime.rpc.unary_calls import UnaryCalls, Unsupported, public_handlers
 from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
 
-# Above the largest legal frame, 4096 * 4096 * 3 = 50,331,648 bytes, so that RESOURCE_EXHAUSTED only
-# ever means load.
-MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
+LEAST_MEMORY_BYTES = 256 * 1024 * 1024  # for calls: four of the largest messages
 DEFAULT_GROUP = "ggc_group"
 FLUSH_S = 0.1  # for messages that are written to leave
 CALLS_AT_ONCE = 2048  # more than wait for all models together; beyond it gRPC refuses
+CALLS_PER_CONNECTION = 512  # beyond it a client's own library holds calls back
+HANDSHAKE_WITHIN_S = 10.0
+ASK_ALIVE_EVERY_S, ALIVE_WITHIN_S = 60.0, 20.0  # whether the other end of a connection lives
 
 
 class Server:
@@ -41,13 +44,14 @@ class Server:
     def __init__(self, settings: ServerSettings, detector: Detector, metrics: Metrics) -> None:
         self._settings = settings
         threads = HandlerThreads(CALLS_AT_ONCE)
+        limit_bytes = 1024 * 1024 * settings.memory_mib if settings.memory_mib else _memory_share()
+        self._admission = Admission(
+            MemoryBudget(limit_bytes), settings.receive_within_s, settings.send_within_s
+        )
         self._server = grpc.server(
             threads,
-            options=[
-                ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
-                ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
-                ("grpc.so_reuseport", 0),
-            ],
+            options=_options(settings),
+            interceptors=(self._admission,),
             maximum_concurrent_rpcs=CALLS_AT_ONCE,
         )
         # A watcher that reads nothing then blocks its own thread only.
@@ -55,15 +59,8 @@ class Server:
         self._shown: Dict[str, int] = {}
         self._identity: Optional[Tuple[int, int]] = None  # device and inode of our socket file
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._servicer = Servicer(detector, metrics, threads)
+        self._servicer = Servicer(detector, metrics, threads, self._admission)
         self._server.add_generic_rpc_handlers(self._servicer.handlers())
-        methods = self._servicer.frame_methods()
-        self._frames: Optional[UnaryCalls] = None
-        try:
-            self._frames = UnaryCalls(self._server, methods, CALLS_AT_ONCE)
-        except Unsupported as error:
-            log.warning("Frames take gRPC's own way, about 0.3 ms longer each: %s", error)
-            self._server.add_generic_rpc_handlers(public_handlers(methods))
         reflection.enable_server_reflection(
             (CONTRACT_SERVICE, INSPECTOR_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
             self._server,
@@ -99,8 +96,7 @@ class Server:
     def start(self) -> None:
         """Answer calls."""
         self._server.start()
-        if self._frames is not None:
-            self._frames.start()
+        self._admission.start()
 
     def show(self, info: ModelInfo) -> None:
         """Tell the health service a model's state, under the model's name."""
@@ -115,15 +111,12 @@ class Server:
     def stop(self, within_s: float) -> None:
         """Refuse new calls, let those in flight finish, remove the socket file."""
         self._health.enter_graceful_shutdown()
-        if self._frames is not None:
-            self._frames.take_all()
         self._server.stop(within_s)
         time.sleep(FLUSH_S)  # until watchers of the health have heard and the last call is counted
         self._servicer.finish(within_s)
         # A client that stays connected would use up the whole time, with nothing left to finish.
         self._server.stop(FLUSH_S).wait()
-        if self._frames is not None:
-            self._frames.close()
+        self._admission.close()
         path = self._settings.socket_path
         try:
             facts = path.stat()
@@ -146,6 +139,25 @@ class Server:
                 self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise InvalidConfiguration(f"Can't listen on {address}: {error}") from None
+
+
+def _memory_share() -> int:
+    """Return the bytes that calls may hold together where no setting says it."""
+    return max(LEAST_MEMORY_BYTES, memory.usable_bytes() // 4)
+
+
+def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
+    """Return gRPC's limits; https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
+    return [
+        ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+        ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
+        ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_WITHIN_S)),
+        ("grpc.max_connection_idle_ms", int(1000 * settings.connection_idle_s)),
+        ("grpc.keepalive_time_ms", int(1000 * ASK_ALIVE_EVERY_S)),
+        ("grpc.keepalive_timeout_ms", int(1000 * ALIVE_WITHIN_S)),
+    ]
 
 
 def claim(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Dict, Iterator, Tuple
@@ -14,14 +13,14 @@ from google.protobuf.message import DecodeError
 from edge_agent.errors import AgentUnavailable, MalformedMessage
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.rpc import convert, metadata, pixels, status
+from edge_agent.runtime.rpc import convert, metadata, pixels
+from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES, Admission, Method
 from edge_agent.runtime.rpc.frame_calls import FrameCalls, Respond
 from edge_agent.runtime.rpc.frame_stream import FrameStream
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
-from edge_agent.runtime.rpc.unary_calls import Method, public_handlers
+from edge_agent.runtime.rpc.memory_budget import Lease
 from edge_agent.types import Wanted
 from edge_agent.wire import edge_agent_pb2 as wire
-from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
 CONTRACT_SERVICE = "AWS.LookoutVision.EdgeAgent"
 INSPECTOR_SERVICE = "edge_agent.v1.Inspector"
@@ -32,10 +31,15 @@ STREAMS_AT_ONCE = 64  # each has threads of its own
 class Servicer:
     """The calls of both services."""
 
-    def __init__(self, detector: Detector, metrics: Metrics, threads: HandlerThreads) -> None:
+    def __init__(
+        self, detector: Detector, metrics: Metrics, threads: HandlerThreads, admission: Admission
+    ) -> None:
         self._detector = detector
         self._frames = FrameCalls(detector, metrics)
-        self._threads = threads
+        self._threads, self._admission = threads, admission
+        # Each stream keeps the room for one message: half of the budget stays for other calls.
+        room = admission.budget.limit_bytes // 2 // MESSAGE_LIMIT_BYTES
+        self._most_streams = max(1, min(STREAMS_AT_ONCE, room))
         self._in_flight = 0
         self._streams: Dict[FrameStream, None] = {}
         self._stopping = False
@@ -51,90 +55,77 @@ class Servicer:
         with self._changed:
             self._changed.wait_for(lambda: not (self._in_flight or self._streams), within_s)
 
-    def frame_methods(self) -> Dict[str, Method]:
-        """Return the methods that judge a frame, path → bytes to bytes."""
-        return {
-            f"/{CONTRACT_SERVICE}/DetectAnomalies": self._detecting(convert.detect_answer),
-            f"/{INSPECTOR_SERVICE}/Inspect": self._detecting(convert.inspect_answer),
-        }
-
     def handlers(self) -> Tuple[grpc.GenericRpcHandler, ...]:
-        """Return what answers all other calls: one generic handler a service."""
-        contract = {
+        """Return what answers the calls: one generic handler a service."""
+        contract: Dict[str, Method] = {
+            "DetectAnomalies": self._detecting(convert.detect_answer),
             "StartModel": self.start_model,
             "StopModel": self.stop_model,
             "ListModels": self.list_models,
             "DescribeModel": self.describe_model,
         }
-        methods = {
-            f"/{CONTRACT_SERVICE}/{name}": self._unary(method) for name, method in contract.items()
+        inspect = self._detecting(convert.inspect_answer)
+        own = {
+            "Inspect": self._admission.unary(self._counted(inspect)),
+            "StreamDetect": self._admission.stream(self.stream_detect),
         }
-        stream = grpc.stream_stream_rpc_method_handler(
-            self.stream_detect,
-            wire_v1.StreamDetectRequest.FromString,
-            wire_v1.StreamDetectResponse.SerializeToString,
-        )
+        methods = {
+            name: self._admission.unary(self._counted(method)) for name, method in contract.items()
+        }
         return (
-            *public_handlers(methods),
-            grpc.method_handlers_generic_handler(INSPECTOR_SERVICE, {"StreamDetect": stream}),
+            grpc.method_handlers_generic_handler(CONTRACT_SERVICE, methods),
+            grpc.method_handlers_generic_handler(INSPECTOR_SERVICE, own),
         )
 
-    def start_model(self, content: bytes, _context: Any) -> bytes:
+    def start_model(self, content: bytes, _context: Any, _lease: Lease) -> bytes:
         """Begin to load a model."""
         request = _parse(wire.StartModelRequest, content)
         return _bytes(convert.started(self._detector.start(request.model_component)))
 
-    def stop_model(self, content: bytes, _context: Any) -> bytes:
+    def stop_model(self, content: bytes, _context: Any, _lease: Lease) -> bytes:
         """Stop a model and wait until it is freed."""
         request = _parse(wire.StopModelRequest, content)
         return _bytes(convert.stopped(self._detector.stop(request.model_component)))
 
-    def list_models(self, content: bytes, _context: Any) -> bytes:
+    def list_models(self, content: bytes, _context: Any, _lease: Lease) -> bytes:
         """List all models."""
         _parse(wire.ListModelsRequest, content)
         return _bytes(convert.model_list(self._detector.list()))
 
-    def describe_model(self, content: bytes, _context: Any) -> bytes:
+    def describe_model(self, content: bytes, _context: Any, _lease: Lease) -> bytes:
         """Describe one model."""
         request = _parse(wire.DescribeModelRequest, content)
         return _bytes(convert.description(self._detector.describe(request.model_component)))
 
     def stream_detect(
-        self, requests: Iterator[wire_v1.StreamDetectRequest], context: Any
-    ) -> Iterator[wire_v1.StreamDetectResponse]:
+        self, requests: Iterator[bytes], context: Any, _lease: Lease
+    ) -> Iterator[bytes]:
         """Judge the frames of a stream, side by side and in order."""
-        stream = FrameStream(self._frames, self._threads, context)
-        try:
-            with self._listed(stream):
-                yield from stream.answers(requests)
-        except GeneratorExit:
-            raise
-        except Exception as error:
-            _abort(context, error)
+        stream = FrameStream(self._frames, self._threads, self._admission.budget, context)
+        with self._listed(stream):
+            yield from stream.answers(requests)
 
     def _detecting(self, respond: Respond) -> Method:
-        def detect(content: bytes, context: Any) -> bytes:
+        def detect(content: bytes, context: Any, lease: Lease) -> bytes:
             wanted = (
                 _read_again(content) if len(content) <= REPEATED_BYTES else _read_large(content)
             )
             caller = metadata.unary_caller(wanted.bitmap, context)
-            answer, beside, count = self._frames.judge(wanted, caller, waited_s(), respond)
+            answer, beside, count = self._frames.judge(wanted, caller, waited_s(), lease, respond)
             context.set_trailing_metadata(beside)
             if not context.add_callback(count):  # after the answer is sent
                 count()
             return bytes(answer)
 
-        return self._unary(detect)
+        return detect
 
-    def _unary(self, method: Method) -> Method:
-        """Wrap `method` so that every failure becomes a status."""
+    def _counted(self, method: Method) -> Method:
+        """Count calls in flight, for which the stop waits."""
 
-        def call(content: bytes, context: Any) -> Any:
+        def call(content: bytes, context: Any, lease: Lease) -> bytes:
             self._begin()
             try:
-                return method(content, context)
-            except Exception as error:
-                _abort(context, error)
+                return method(content, context, lease)
             finally:
                 self._finish()
 
@@ -153,7 +144,7 @@ class Servicer:
     @contextmanager
     def _listed(self, stream: FrameStream) -> Iterator[None]:
         with self._changed:
-            if self._stopping or len(self._streams) >= STREAMS_AT_ONCE:
+            if self._stopping or len(self._streams) >= self._most_streams:
                 raise AgentUnavailable(f"{len(self._streams)} streams are open; try again later.")
             self._streams[stream] = None
         try:
@@ -162,14 +153,6 @@ class Servicer:
             with self._changed:
                 del self._streams[stream]
                 self._changed.notify_all()
-
-
-def _abort(context: Any, error: Exception) -> None:
-    """End the call with the status of `error`; raises, as gRPC wants it."""
-    if isinstance(error, CancelledError):
-        context.abort(grpc.StatusCode.CANCELLED, "The caller went.")
-    context.set_trailing_metadata(metadata.hints(error))
-    context.abort(*status.of(error))
 
 
 def _read(content: bytes) -> Wanted:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import Tuple
+from concurrent.futures import CancelledError
+from typing import Any, NoReturn, Tuple
 
 import grpc
 
 from edge_agent.errors import EdgeAgentError, UserError
+from edge_agent.runtime.rpc import metadata
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,15 @@ def of(error: BaseException) -> Tuple[grpc.StatusCode, str]:
     fault = uuid.uuid4().hex[:12]
     log.error("Fault %s in a call.", fault, exc_info=error, extra={"facts": {"fault": fault}})
     return grpc.StatusCode.INTERNAL, f"Internal fault {fault}; the agent's log says more."
+
+
+def abort(context: Any, error: Exception) -> NoReturn:
+    """End the call with the status of `error`; raises, as gRPC wants it."""
+    if isinstance(error, CancelledError):
+        context.abort(grpc.StatusCode.CANCELLED, "The caller went.")
+    context.set_trailing_metadata(metadata.hints(error))
+    context.abort(*of(error))
+    raise AssertionError  # abort has raised
 
 
 def _shortened(details: str) -> str:

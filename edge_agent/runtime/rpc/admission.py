@@ -1,0 +1,198 @@
+"""Which calls may come in: every message is read within the memory budget and a time limit.
+
+gRPC reads a unary request before its handler sees the call. Here each method is registered as one
+that streams its request, which is the same on the wire, and its only message is read once there is
+room for it. What gRPC holds of a call before that is at most one flow-control window. An answer
+counts until gRPC has sent it. A caller who keeps either waiting for too long is cut off.
+
+All of this uses grpc's public interface. What that cannot bound: the connections themselves, about
+100 KiB each, and what they send before their first call (see docs/security.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+
+import grpc
+
+from edge_agent.errors import AgentUnavailable, MalformedMessage
+from edge_agent.runtime import memory
+from edge_agent.runtime.rpc import status
+from edge_agent.runtime.rpc.memory_budget import MIB, Lease, MemoryBudget
+
+log = logging.getLogger(__name__)
+
+# Above the largest legal frame, 4096 * 4096 * 3 = 50,331,648 bytes, so that RESOURCE_EXHAUSTED only
+# ever means load.
+MESSAGE_LIMIT_BYTES = 64 * MIB
+CALL_BYTES = 64 * 1024  # of a call beside its messages: flow-control window, metadata, objects
+ADMIT_WITHIN_S = 1.0  # a caller waits so long for room before its message is read
+OTHER_STREAMS = 64  # of health and reflection, open at a time
+LOOK_EVERY_S = 0.5
+CALM_LOOKS = 10  # after a peak, before its memory is given back
+WORTH_GIVING_BACK_BYTES = 64 * MIB
+REPORT_EVERY_LOOKS = 120
+
+Method = Callable[[bytes, Any, Lease], bytes]
+StreamMethod = Callable[[Iterator[bytes], Any, Lease], Iterator[bytes]]
+
+
+class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Makes handlers of methods, and wraps those of other services; watches their callers."""
+
+    def __init__(self, budget: MemoryBudget, receive_within_s: float, send_within_s: float) -> None:
+        self.budget = budget
+        self._receive_within_s, self._send_within_s = receive_within_s, send_within_s
+        self._own: Set[Any] = set()
+        self._handlers: Dict[str, Any] = {}  # by path
+        self._others = threading.BoundedSemaphore(OTHER_STREAMS)
+        self._stopped = threading.Event()
+        self._watchdog = threading.Thread(target=self._watch, name="call-watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch callers."""
+        self._watchdog.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stopped.set()
+
+    def unary(self, method: Method) -> grpc.RpcMethodHandler:
+        """Return a handler of `method`, which takes one message and returns one, as bytes."""
+
+        def call(requests: Iterator[bytes], context: Any) -> bytes:
+            with self._leased(context) as lease:
+                content = self._read(requests, lease)
+                if content is None:
+                    text = "The method takes exactly one message."
+                    context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+                    raise AssertionError  # abort has raised
+                answer = method(content, context, lease)
+                lease.resize(CALL_BYTES + len(answer))
+                return answer
+
+        return self._listed(grpc.stream_unary_rpc_method_handler(call))
+
+    def stream(self, method: StreamMethod) -> grpc.RpcMethodHandler:
+        """Return a handler of a `method` that reads its messages when it likes.
+
+        The lease holds the room for one message that comes in; others are the method's to account.
+        """
+
+        def call(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            with self._leased(context) as lease:
+                lease.resize(CALL_BYTES + MESSAGE_LIMIT_BYTES)
+                for answer in method(requests, context, lease):
+                    lease.wait_for_caller(self._send_within_s)
+                    yield answer
+                    lease.work()
+
+        return self._listed(grpc.stream_stream_rpc_method_handler(call))
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """Return the handler of a call; those of other services read under the same rules."""
+        handler = self._handlers.get(details.method)
+        if handler is None:
+            handler = continuation(details)
+            if handler is None:
+                return None
+            if handler not in self._own:
+                handler = self._wrapped(handler)
+            self._handlers[details.method] = handler
+        return handler
+
+    def _listed(self, handler: Any) -> Any:
+        self._own.add(handler)
+        return handler
+
+    @contextmanager
+    def _leased(self, context: Any) -> Iterator[Lease]:
+        """Hold a lease for the call until it is over; a failure becomes its status."""
+        lease = self.budget.lease(context.cancel)
+        if not context.add_callback(lease.end):
+            lease.end()
+        try:
+            yield lease
+        except (GeneratorExit, grpc.RpcError):
+            raise
+        except Exception as error:
+            lease.shrink(CALL_BYTES)
+            if not context.code():  # aborted already
+                status.abort(context, error)
+            raise
+        finally:
+            lease.wait_for_caller(self._send_within_s)
+
+    def _read(self, requests: Iterator[bytes], lease: Lease) -> Optional[bytes]:
+        """Return the next message, None when none comes."""
+        lease.resize(CALL_BYTES + MESSAGE_LIMIT_BYTES, ADMIT_WITHIN_S)
+        lease.wait_for_caller(self._receive_within_s)
+        content = next(requests, None)
+        lease.work()
+        if content is not None:
+            lease.resize(CALL_BYTES + len(content))
+        return content
+
+    def _messages(self, requests: Iterator[bytes], lease: Lease) -> Iterator[bytes]:
+        while (content := self._read(requests, lease)) is not None:
+            yield content
+
+    def _wrapped(self, handler: Any) -> Any:
+        """Return `handler`, which knows nothing of leases, under our rules."""
+        read, write = handler.request_deserializer, handler.response_serializer
+
+        def unary(content: bytes, context: Any, _lease: Lease) -> bytes:
+            return bytes(write(handler.unary_unary(_parsed(read, content), context)))
+
+        def answers(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
+            messages = (_parsed(read, each) for each in self._messages(requests, lease))
+            if handler.request_streaming:
+                yield from map(write, handler.stream_stream(messages, context))
+            else:
+                yield from map(write, handler.unary_stream(next(messages), context))
+
+        def counted(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
+            if not self._others.acquire(blocking=False):
+                raise AgentUnavailable(f"{OTHER_STREAMS} such calls are open; close some of them.")
+            try:
+                yield from answers(requests, context, lease)
+            finally:
+                self._others.release()
+
+        return self.stream(counted) if handler.response_streaming else self.unary(unary)
+
+    def _watch(self) -> None:
+        high = calm = looks = 0
+        reported: List[int] = []
+        while not self._stopped.wait(LOOK_EVERY_S):
+            self.budget.cancel_overdue()
+            peak = self.budget.take_peak()
+            high, calm = (high, calm + 1) if peak < high else (peak, 0)
+            if calm > CALM_LOOKS:
+                if high - peak > WORTH_GIVING_BACK_BYTES:
+                    memory.give_back()
+                high, calm = peak, 0
+            looks += 1
+            if looks % REPORT_EVERY_LOOKS == 1:
+                reported = self._report(reported)
+
+    def _report(self, before: List[int]) -> List[int]:
+        """Log what was cut off since the last time."""
+        counts = [self.budget.overdue, self.budget.evicted, self.budget.refused]
+        if before and counts != before:
+            log.warning(
+                "Calls were ended: %d that were too slow to send or to read, %d that were slow "
+                "while memory was short; %d were refused because server.memory_mib was used up.",
+                *(now - then for now, then in zip(counts, before)),
+            )
+        return counts
+
+
+def _parsed(read: Callable[[bytes], Any], content: bytes) -> Any:
+    try:
+        return read(content)
+    except Exception:
+        raise MalformedMessage("The request isn't the message of this method.") from None
