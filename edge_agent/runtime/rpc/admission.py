@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 # ever means load.
 MESSAGE_LIMIT_BYTES = 64 * MIB
 CALL_BYTES = 64 * 1024  # of a call beside its messages: flow-control window, metadata, objects
-ADMIT_WITHIN_S = 1.0  # a caller waits so long for room before its message is read
+SENT_COPIES = 2  # of an answer that waits to be sent: ours and gRPC's
+ADMIT_WITHIN_S = 5.0  # a caller waits so long for room before its message is read
 OTHER_STREAMS = 64  # of health and reflection, open at a time
 LOOK_EVERY_S = 0.5
 CALM_LOOKS = 10  # after a peak, before its memory is given back
@@ -43,8 +44,10 @@ StreamMethod = Callable[[Iterator[bytes], Any, Lease], Iterator[bytes]]
 class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
     """Makes handlers of methods, and wraps those of other services; watches their callers."""
 
-    def __init__(self, budget: MemoryBudget, receive_within_s: float, send_within_s: float) -> None:
-        self.budget = budget
+    def __init__(self, limit_bytes: int, receive_within_s: float, send_within_s: float) -> None:
+        """`limit_bytes`: of all calls together, half of it for messages that come in."""
+        self.receiving = MemoryBudget(limit_bytes // 2)
+        self.holding = MemoryBudget(limit_bytes // 2, limit_bytes // 16)  # frames and answers
         self._receive_within_s, self._send_within_s = receive_within_s, send_within_s
         self._own: Set[Any] = set()
         self._handlers: Dict[str, Any] = {}  # by path
@@ -65,13 +68,13 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
 
         def call(requests: Iterator[bytes], context: Any) -> bytes:
             with self._leased(context) as lease:
-                content = self._read(requests, lease)
+                content = self._read(requests, context, lease)
                 if content is None:
                     text = "The method takes exactly one message."
                     context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
                     raise AssertionError  # abort has raised
                 answer = method(content, context, lease)
-                lease.resize(CALL_BYTES + len(answer))
+                lease.resize(CALL_BYTES + SENT_COPIES * len(answer))
                 return answer
 
         return self._listed(grpc.stream_unary_rpc_method_handler(call))
@@ -79,12 +82,12 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
     def stream(self, method: StreamMethod) -> grpc.RpcMethodHandler:
         """Return a handler of a `method` that reads its messages when it likes.
 
-        The lease holds the room for one message that comes in; others are the method's to account.
+        Room for one message that comes in is kept for it while it is open; what it has read and
+        what it is about to send are the method's to account for.
         """
 
         def call(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
-            with self._leased(context) as lease:
-                lease.resize(CALL_BYTES + MESSAGE_LIMIT_BYTES)
+            with self._leased(context) as lease, self._room(context):
                 for answer in method(requests, context, lease):
                     lease.wait_for_caller(self._send_within_s)
                     yield answer
@@ -111,10 +114,11 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
     @contextmanager
     def _leased(self, context: Any) -> Iterator[Lease]:
         """Hold a lease for the call until it is over; a failure becomes its status."""
-        lease = self.budget.lease(context.cancel)
+        lease = self.holding.lease(context.cancel)
         if not context.add_callback(lease.end):
             lease.end()
         try:
+            lease.resize(CALL_BYTES)
             yield lease
         except (GeneratorExit, grpc.RpcError):
             raise
@@ -126,18 +130,27 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
         finally:
             lease.wait_for_caller(self._send_within_s)
 
-    def _read(self, requests: Iterator[bytes], lease: Lease) -> Optional[bytes]:
-        """Return the next message, None when none comes."""
-        lease.resize(CALL_BYTES + MESSAGE_LIMIT_BYTES, ADMIT_WITHIN_S)
-        lease.wait_for_caller(self._receive_within_s)
-        content = next(requests, None)
-        lease.work()
+    @contextmanager
+    def _room(self, context: Any) -> Iterator[Lease]:
+        """Keep room for a message that comes in."""
+        room = self.receiving.lease(context.cancel)
+        try:
+            room.resize(MESSAGE_LIMIT_BYTES, ADMIT_WITHIN_S)
+            yield room
+        finally:
+            room.end()
+
+    def _read(self, requests: Iterator[bytes], context: Any, lease: Lease) -> Optional[bytes]:
+        """Return the next message, which `lease` holds from now on; None when none comes."""
+        with self._room(context) as room:
+            room.wait_for_caller(self._receive_within_s)
+            content = next(requests, None)
         if content is not None:
             lease.resize(CALL_BYTES + len(content))
         return content
 
-    def _messages(self, requests: Iterator[bytes], lease: Lease) -> Iterator[bytes]:
-        while (content := self._read(requests, lease)) is not None:
+    def _messages(self, requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
+        while (content := self._read(requests, context, lease)) is not None:
             yield content
 
     def _wrapped(self, handler: Any) -> Any:
@@ -148,7 +161,7 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
             return bytes(write(handler.unary_unary(_parsed(read, content), context)))
 
         def answers(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
-            messages = (_parsed(read, each) for each in self._messages(requests, lease))
+            messages = (_parsed(read, each) for each in self._messages(requests, context, lease))
             if handler.request_streaming:
                 yield from map(write, handler.stream_stream(messages, context))
             else:
@@ -168,8 +181,9 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
         high = calm = looks = 0
         reported: List[int] = []
         while not self._stopped.wait(LOOK_EVERY_S):
-            self.budget.cancel_overdue()
-            peak = self.budget.take_peak()
+            for budget in (self.receiving, self.holding):
+                budget.cancel_overdue()
+            peak = self.receiving.take_peak() + self.holding.take_peak()
             high, calm = (high, calm + 1) if peak < high else (peak, 0)
             if calm > CALM_LOOKS:
                 if high - peak > WORTH_GIVING_BACK_BYTES:
@@ -181,7 +195,12 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
 
     def _report(self, before: List[int]) -> List[int]:
         """Log what was cut off since the last time."""
-        counts = [self.budget.overdue, self.budget.evicted, self.budget.refused]
+        budgets = self.receiving, self.holding
+        counts = [
+            sum(each.overdue for each in budgets),
+            sum(each.evicted for each in budgets),
+            sum(each.refused for each in budgets),
+        ]
         if before and counts != before:
             log.warning(
                 "Calls were ended: %d that were too slow to send or to read, %d that were slow "

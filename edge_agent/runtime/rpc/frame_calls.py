@@ -45,9 +45,7 @@ class FrameCalls:
         began = time.monotonic()
         answer = respond(prediction, call.mask)
         call.times.send = time.monotonic() - began
-        count = partial(self._count, call, prediction)
-        return answer, metadata.beside(prediction, call.times), count
-
-    def _count(self, call: DetectRequest, prediction: Prediction) -> None:
+        # It is kept until the answer has left, so it must hold neither the frame nor the mask.
         verdict = prediction.is_anomalous, prediction.camera_problems
-        self._metrics.succeeded(call.model, *verdict, call.times)
+        count = partial(self._metrics.succeeded, call.model, *verdict, call.times)
+        return answer, metadata.beside(prediction, call.times), count

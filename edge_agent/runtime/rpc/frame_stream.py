@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from edge_agent.errors import AgentUnavailable, CallsTakeTooMuch, InvalidRequest, MalformedMessage
 from edge_agent.runtime.rpc import convert, metadata, status
+from edge_agent.runtime.rpc.admission import SENT_COPIES
 from edge_agent.runtime.rpc.frame_calls import FrameCalls
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
 from edge_agent.runtime.rpc.memory_budget import Lease, MemoryBudget
@@ -148,10 +149,10 @@ class FrameStream:
     ) -> None:
         try:
             answer = _bytes(self._answer(request, lease))
-            lease.resize(len(answer))
+            lease.resize(SENT_COPIES * len(answer))
         except Exception as error:
             answer = _bytes(_failure(request, error))
-            lease.shrink(len(answer))
+            lease.shrink(SENT_COPIES * len(answer))
         future.set_result(answer)
         with self._changed:
             self._leaving.pop(request.frame_id, None)

@@ -1,9 +1,10 @@
-"""One budget of bytes for all calls: bodies that come in, frames at work, answers that go out.
+"""A budget of bytes that calls share.
 
-A call holds a lease from its first byte to its last. While it waits for its caller (a body that
-does not end, an answer that nobody reads) the lease is one that can be cancelled: after its time
-limit always, and after `GRACE_S` when another call needs the room, the one that waits longest
-first. Whoever finds no room even so is refused at once.
+A call holds a lease on it until it is over. While it waits for its caller (a body that does not
+end, an answer that nobody reads) it can be cancelled: after its time limit always, and after
+`GRACE_S` when another call needs the room, the one that waits longest first. Who finds no room even
+so is refused; of those who may wait for it the newest is served first, because a crowd that stalls
+would otherwise keep its turn. A part of the budget can be kept for those who need little.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from edge_agent.errors import CallsTakeTooMuch
 
 GRACE_S = 0.5  # a caller that is slower than this makes room for others when memory is short
 MIB = 1024 * 1024
+SMALL_BYTES = MIB
 
 
 class Lease:
@@ -65,14 +67,24 @@ class Lease:
 class MemoryBudget:
     """Bytes that calls may hold together. Its methods may be called on any thread."""
 
-    def __init__(self, limit_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock`: monotonic, seconds."""
+    def __init__(
+        self,
+        limit_bytes: int,
+        kept_for_small_bytes: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Share `limit_bytes`, of which requests beyond `SMALL_BYTES` leave a part.
+
+        clock: monotonic, seconds.
+        """
         self.limit_bytes = limit_bytes
         self.clock = clock
+        self._limit_of_large_bytes = limit_bytes - kept_for_small_bytes
         self.evicted = self.overdue = self.refused = 0  # calls, since the start
         self._changed = threading.Condition()
         self._used = self._peak = 0
         self._leases: Dict[Lease, None] = {}  # in the order they began
+        self._waiting: List[Lease] = []  # for room; the last one is served first
 
     @property
     def used_bytes(self) -> int:
@@ -91,23 +103,18 @@ class MemoryBudget:
 
         Raises CallsTakeTooMuch, and CancelledError when the lease was taken back meanwhile.
         """
-        end = self.clock() + within_s if within_s else 0.0
-        while True:
-            with self._changed:
-                if lease not in self._leases:
-                    raise CancelledError
-                if self._used + size - lease.size <= self.limit_bytes or size <= lease.size:
-                    self._hold(lease, size)
-                    return
-                victims = self._evict(self._used + size - lease.size - self.limit_bytes)
-                if not victims:
-                    left_s = end - self.clock()
-                    if left_s <= 0.0:
-                        self.refused += 1
-                        raise CallsTakeTooMuch.beside(size, self._used, self.limit_bytes)
-                    self._changed.wait(min(left_s, GRACE_S / 4))
-            for victim in victims:  # outside the lock: it may run what the call left to do
-                victim.cancel()
+        end = self.clock() + within_s
+        with self._changed:
+            while (missing := self._missing(lease, size)) > 0:
+                victims = self._evict(missing)
+                if victims:
+                    self._cancel(victims)
+                elif self.clock() >= end:
+                    self.refused += 1
+                    raise CallsTakeTooMuch.beside(size, self._used, self.limit_bytes)
+                else:
+                    self._wait(lease, end)
+            self._hold(lease, size)
 
     def end(self, lease: Lease) -> None:
         """Take the bytes of `lease` back."""
@@ -122,10 +129,7 @@ class MemoryBudget:
         with self._changed:
             late = [lease for lease in self._leases if lease.due is not None and lease.due < now]
             self.overdue += len(late)
-            for lease in late:
-                self._drop(lease)
-        for lease in late:
-            lease.cancel()
+            self._cancel(late)
         return len(late)
 
     def take_peak(self) -> int:
@@ -141,17 +145,45 @@ class MemoryBudget:
         if shrinks:
             self._changed.notify_all()
 
-    def _drop(self, lease: Lease) -> None:
-        self._hold(lease, 0)
-        del self._leases[lease]
+    def _missing(self, lease: Lease, size: int) -> int:
+        """Return how many bytes must be freed before `lease` can hold `size`; at most 0: none."""
+        if lease not in self._leases:
+            raise CancelledError
+        growth = size - lease.size
+        if growth <= 0:
+            return 0
+        limit = self.limit_bytes if growth <= SMALL_BYTES else self._limit_of_large_bytes
+        return self._used + growth - limit
+
+    def _wait(self, lease: Lease, end: float) -> None:
+        """Wait for a change until it is this lease's turn to look again, or `end` has come."""
+        self._waiting.append(lease)
+        try:
+            while True:
+                self._changed.wait(min(GRACE_S / 4, max(0.0, end - self.clock())))
+                if self._waiting[-1] is lease or self.clock() >= end:
+                    return
+        finally:
+            self._waiting.remove(lease)
+
+    def _cancel(self, leases: List[Lease]) -> None:
+        """Take back what `leases` hold and end their calls, without the lock meanwhile."""
+        for lease in leases:
+            self._hold(lease, 0)
+            del self._leases[lease]
+        self._changed.release()
+        try:
+            for lease in leases:
+                lease.cancel()
+        finally:
+            self._changed.acquire()
 
     def _evict(self, missing: int) -> List[Lease]:
-        """Take back `missing` bytes from those who wait longest for their callers, or nothing."""
+        """Choose who waits longest for their callers, for `missing` bytes in all, or nobody."""
         oldest = self.clock() - GRACE_S
         slow = [lease for lease in self._leases if lease.since is not None and lease.since < oldest]
-        slow.sort(key=lambda lease: lease.since or 0.0)
-        chosen = []
-        for lease in slow:
+        chosen: List[Lease] = []
+        for lease in sorted(slow, key=lambda lease: lease.since or 0.0):
             if missing <= 0:
                 break
             missing -= lease.size
@@ -159,6 +191,4 @@ class MemoryBudget:
         if missing > 0:
             return []
         self.evicted += len(chosen)
-        for lease in chosen:
-            self._drop(lease)
         return chosen

@@ -23,7 +23,6 @@ from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES, Admission
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads
-from edge_agent.runtime.rpc.memory_budget import MemoryBudget
 from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
 from edge_agent.types import ModelInfo, ModelState
 
@@ -45,9 +44,7 @@ class Server:
         self._settings = settings
         threads = HandlerThreads(CALLS_AT_ONCE)
         limit_bytes = 1024 * 1024 * settings.memory_mib if settings.memory_mib else _memory_share()
-        self._admission = Admission(
-            MemoryBudget(limit_bytes), settings.receive_within_s, settings.send_within_s
-        )
+        self._admission = Admission(limit_bytes, settings.receive_within_s, settings.send_within_s)
         self._server = grpc.server(
             threads,
             options=_options(settings),

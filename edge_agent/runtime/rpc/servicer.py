@@ -37,8 +37,8 @@ class Servicer:
         self._detector = detector
         self._frames = FrameCalls(detector, metrics)
         self._threads, self._admission = threads, admission
-        # Each stream keeps the room for one message: half of the budget stays for other calls.
-        room = admission.budget.limit_bytes // 2 // MESSAGE_LIMIT_BYTES
+        # Each stream keeps room for one message; half of the room stays for other calls.
+        room = admission.receiving.limit_bytes // 2 // MESSAGE_LIMIT_BYTES
         self._most_streams = max(1, min(STREAMS_AT_ONCE, room))
         self._in_flight = 0
         self._streams: Dict[FrameStream, None] = {}
@@ -101,7 +101,7 @@ class Servicer:
         self, requests: Iterator[bytes], context: Any, _lease: Lease
     ) -> Iterator[bytes]:
         """Judge the frames of a stream, side by side and in order."""
-        stream = FrameStream(self._frames, self._threads, self._admission.budget, context)
+        stream = FrameStream(self._frames, self._threads, self._admission.holding, context)
         with self._listed(stream):
             yield from stream.answers(requests)
 

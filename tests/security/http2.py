@@ -1,0 +1,143 @@
+"""Just enough of HTTP/2 (RFC 9113) by hand to misbehave as no client library would."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+from types import TracebackType
+from typing import Dict, Optional, Type
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
+END_STREAM, END_HEADERS, ACK = 1, 4, 1
+DETECT = "/AWS.LookoutVision.EdgeAgent/DetectAnomalies"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack("!I", len(payload))[1:] + struct.pack("!BBI", kind, flags, stream) + payload
+
+
+def literal(name: str, value: str) -> bytes:
+    """A header field without Huffman code or index (RFC 7541, 6.2.2); up to 126 bytes each."""
+    assert max(len(name), len(value)) < 127
+    return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+
+
+def headers(path: str, **more: str) -> bytes:
+    fields: Dict[str, str] = {
+        ":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost",
+        "te": "trailers", "content-type": "application/grpc", **more,
+    }  # fmt: skip
+    return b"".join(literal(name, value) for name, value in fields.items())
+
+
+def message(content: bytes, announced: Optional[int] = None) -> bytes:
+    """A gRPC message, or the beginning of one that is `announced` to be longer."""
+    size = len(content) if announced is None else announced
+    return b"\0" + struct.pack("!I", size) + content
+
+
+class Connection:
+    """A connection to the agent's socket that reads nothing unless it is told to."""
+
+    def __init__(self, path: Path, receive_bytes: int = 0) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if receive_bytes:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self._socket.settimeout(20.0)
+        self._socket.connect(str(path))
+        self._next = 1
+        self.sent = 0
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self._socket.close()
+
+    def send(self, content: bytes) -> None:
+        self._socket.sendall(content)
+        self.sent += len(content)
+
+    def greet(self) -> None:
+        self.send(PREFACE + frame(SETTINGS, 0, 0))
+
+    def request(self, content: bytes, path: str = DETECT, end: bool = True, **more: str) -> int:
+        """Send a call with `content` as its data; returns its stream."""
+        stream, self._next = self._next, self._next + 2
+        flags = END_STREAM if end else 0
+        self.send(
+            frame(HEADERS, END_HEADERS, stream, headers(path, **more))
+            + frame(DATA, flags, stream, content)
+        )
+        return stream
+
+    def pour(self, stream: int, size: int, sent: int) -> None:
+        """Send `size` bytes of data on `stream` as its window allows; reads what comes.
+
+        `sent`: bytes of data that were sent on this connection before.
+        """
+        windows = {0: 65535 - sent, stream: 65535 - sent}
+        self._initial_window = 65535
+        buffer = b""
+        while size > 0:
+            room = min(windows[0], windows[stream], 16384, size)
+            if room > 0:
+                self.send(frame(DATA, 0, stream, bytes(room)))
+                windows[0] -= room
+                windows[stream] -= room
+                size -= room
+                continue
+            buffer += self._receive()
+            buffer = self._windows(buffer, windows, stream)
+
+    def closed_by_peer(self) -> bool:
+        """Read until the other end closes; False when it doesn't within the time limit."""
+        try:
+            while self._socket.recv(65536):
+                pass
+        except socket.timeout:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def settimeout(self, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+
+    def _receive(self) -> bytes:
+        content = self._socket.recv(65536)
+        if not content:
+            raise ConnectionResetError("the agent closed the connection")
+        return content
+
+    def _windows(self, buffer: bytes, windows: Dict[int, int], stream: int) -> bytes:
+        while len(buffer) >= 9:
+            size = int.from_bytes(buffer[:3], "big")
+            if len(buffer) < 9 + size:
+                break
+            kind, flags, number = struct.unpack("!BBI", buffer[3:9])
+            payload, buffer = buffer[9 : 9 + size], buffer[9 + size :]
+            if kind == WINDOW_UPDATE and number in windows:
+                windows[number] += struct.unpack("!I", payload)[0]
+            elif kind == SETTINGS and not flags & ACK:
+                self._settings(payload, windows, stream)
+            elif kind == PING and not flags & ACK:
+                self.send(frame(PING, ACK, 0, payload))
+            elif kind == RST_STREAM and number == stream:
+                raise ConnectionResetError("the agent ended the call")
+        return buffer
+
+    def _settings(self, payload: bytes, windows: Dict[int, int], stream: int) -> None:
+        for place in range(0, len(payload), 6):
+            key, value = struct.unpack("!HI", payload[place : place + 6])
+            if key == 4:  # SETTINGS_INITIAL_WINDOW_SIZE
+                windows[stream] += value - self._initial_window
+                self._initial_window = value
+        self.send(frame(SETTINGS, ACK, 0))
