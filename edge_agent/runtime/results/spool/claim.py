@@ -15,7 +15,8 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime import private_files
 
 SETTING = "results.folder"
-NAMES = ("outbox.db", "status.json", "dead-letters.jsonl", "decisions.json", "journal")
+LOCK = "outbox.lock"
+NAMES = ("outbox.db", LOCK, "status.json", "dead-letters.jsonl", "decisions.json", "journal")
 
 
 class Claim:
@@ -32,7 +33,11 @@ class Claim:
         OSError when it can't be made: then it is nobody's.
         """
         if self._file is None:
-            self._file = private_files.open_folder(SETTING, self._folder, _is_ours)
+            folder = private_files.open_folder(SETTING, self._folder, _is_ours)
+            try:  # not on the folder, which every user who may read it could lock
+                self._file = private_files.open_file(folder, LOCK, os.O_RDWR | os.O_CREAT)
+            finally:
+                os.close(folder)
             self._lock()
 
     def release(self) -> None:

@@ -134,7 +134,7 @@ class Journal:
         return size
 
     def _discard_fresh(self) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # what stays in the way is said when it is opened
             os.unlink(FRESH, dir_fd=self._folder)
         if self._fresh is not None:
             os.close(self._fresh)
