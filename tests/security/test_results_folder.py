@@ -14,6 +14,7 @@ from typing import Dict, Iterator
 import pytest
 
 from edge_agent.config import build
+from edge_agent.doctor import results as doctor_results
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime import private_files
 from edge_agent.runtime.metrics import Metrics
@@ -250,3 +251,18 @@ def test_lines_are_not_written_where_another_user_leads_them(
 
     os.close(reader)
     assert target.read_text() == "mine"
+
+
+@needs_root
+def test_the_doctor_of_another_user_says_that_it_may_not_read_the_status(shared: Path) -> None:
+    folder = shared / "results"
+    open_outbox(folder).close(5)
+    Status(folder).show("", {})
+    settings = build({}, {}, [f"results.folder={folder}", "results.lines=-"]).results
+
+    os.seteuid(61001)
+    try:
+        found = {finding.what: finding.detail for finding in doctor_results.found(settings)}
+    finally:
+        os.seteuid(0)
+    assert "Permission denied" in found["results"]
