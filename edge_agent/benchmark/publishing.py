@@ -3,6 +3,7 @@ turn by turn."""  # noqa: D205, D209
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from edge_agent.benchmark.loops import Tally
 from edge_agent.benchmark.results import Load
 from edge_agent.benchmark.served import MODEL, agent
 from edge_agent.benchmark.workers import Fleet
-from edge_agent.runtime.results.spool.journal import place
+from edge_agent.runtime.results.spool.places import places
 
 CLIENTS = 8
 TURN_S = 4.0
@@ -40,7 +41,7 @@ def publishing(package: Path, frame: Path, units: int, threads: int, turns: int)
     load, tallies = Load("shared_memory", CLIENTS), {False: Tally(), True: Tally()}
     with ExitStack() as stack:
         # what a busy machine doesn't store in time would wait for an agent that never comes
-        stack.callback(lambda: place(outbox).unlink(missing_ok=True))
+        stack.callback(_remove_journals, outbox)
         fleets: Dict[bool, Fleet] = {}
         for publishes in tallies:
             served = agent(package, units, threads, *(settings if publishes else ()))
@@ -63,3 +64,8 @@ def publishing(package: Path, frame: Path, units: int, threads: int, turns: int)
         events=events,
         bytes_an_event=lines.stat().st_size / max(1, events),
     )
+
+
+def _remove_journals(outbox: Path) -> None:
+    for place in places(outbox):
+        shutil.rmtree(place.path, ignore_errors=True)

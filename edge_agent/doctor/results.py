@@ -22,14 +22,16 @@ def found(settings: ResultsSettings) -> List[Finding]:
     lines = Path(settings.lines).parent if settings.lines not in ("", "-") else None
     folders = {"results": settings.folder, "lines": lines, "captures": settings.capture.folder}
     findings += [_folder(name, path) for name, path in folders.items() if path is not None]
-    status = settings.folder / "status.json" if settings.folder else None
-    if status is None or not status.exists():
+    if settings.folder is None:
         return findings
+    status = settings.folder / "status.json"
     try:
         told = json.loads(status.read_bytes())
         sinks, disk = dict(told["sinks"]), str(told.get("outbox", {}).get("trouble", ""))
         told_at = told.get("time", "an unknown time")
         findings += [_delivery(name, dict(sink)) for name, sink in sorted(sinks.items())]
+    except (FileNotFoundError, NotADirectoryError):
+        return findings  # no agent has run
     except OSError as error:
         sentence = f"{status} can't be read: {error.strerror}."
     except (ValueError, TypeError, KeyError):

@@ -8,7 +8,6 @@ threshold of the settings belongs to that decision.
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Optional, Tuple
@@ -16,6 +15,7 @@ from typing import Dict, Optional, Tuple
 from edge_agent.errors import AgentUnavailable
 from edge_agent.fields import Strict, read_json
 from edge_agent.manifest import Fraction
+from edge_agent.runtime import private_files
 from edge_agent.runtime.store import Registration
 
 log = logging.getLogger(__name__)
@@ -92,13 +92,9 @@ class Thresholds:
         """Replace the file as a whole; a power cut leaves the old or the new one."""
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_name(self._path.name + ".new")
-        with new.open("w", encoding="utf-8") as file:
-            file.write(_File(models=tuple(kept.values())).model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
+        self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        content = _File(models=tuple(kept.values())).model_dump_json(indent=2) + "\n"
+        private_files.replace(self._path, content.encode(), sync=True)
 
 
 def _read(path: Path) -> Dict[str, _Threshold]:

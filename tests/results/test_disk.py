@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import time
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
         yield folder
     finally:
         for journal in journals(folder):
-            journal.unlink()
+            shutil.rmtree(journal)
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,8 +21,9 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.spool.database import Dropped, Entry
-from edge_agent.runtime.results.spool.journal import SHARED_MEMORY, Journal
+from edge_agent.runtime.results.spool.journal import FILE_NAME, Journal
 from edge_agent.runtime.results.spool.pending import Pending
+from edge_agent.runtime.results.spool.places import SHARED_MEMORY, places
 from tests.results.outboxes import SINK, Drops, make, open_outbox, wait_until
 
 MIB = 1024 * 1024
@@ -155,16 +157,14 @@ def test_every_event_offered_before_kill_9_is_there_afterwards(
 def test_a_record_cut_off_by_the_kill_costs_no_record_behind_it(tmp_path: Path) -> None:
     ids: List[str] = []
     for _ in range(3):
-        journal = Journal(tmp_path)
         pending = Pending(tmp_path, threading.Lock())
         drafts = [make() for _ in range(5)]
         for draft in drafts:
             pending.add(len(ids), draft)
             ids.append(draft.id)
-        journal.close(remove=False)
         pending.close(stored=False)
-        with journal.path.open("ab") as file:  # a write of several pages ends at one of them
-            file.write(b"\xff\x00\x00\x00and then nothing")
+        with (places(tmp_path)[0].path / FILE_NAME).open("ab") as file:
+            file.write(b"000000ff12345678[17,and then nothing")  # a write ends at a page
 
     left = Pending(tmp_path, threading.Lock())
     assert [event.draft.id for event in left.events] == ids
@@ -380,11 +380,11 @@ def test_an_event_that_cannot_be_written_as_json_is_counted_and_stops_no_other(
 def test_a_journal_of_another_user_is_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(places(tmp_path)[0])
     journal.append((1, make()))
     journal.close(remove=False)
     try:
-        os.chown(journal.path, 1, 1)
+        os.chown(journal.place.path, 1, 1)
     except PermissionError:
         pytest.skip("giving a file away needs root")
 
@@ -392,15 +392,15 @@ def test_a_journal_of_another_user_is_left_alone(
     outbox.offer(make())
     assert len(wait_for(outbox, 1)) == 1
     outbox.close(5)
-    assert "belongs to another user" in caplog.text
-    assert journal.path.exists()
+    assert "belongs to user 1 " in caplog.text
+    assert journal.place.path.exists()
 
 
 def test_a_journal_that_was_removed_meanwhile_stops_no_close(tmp_path: Path) -> None:
     before = set(SHARED_MEMORY.iterdir())
     outbox = open_outbox(tmp_path)
     for path in set(SHARED_MEMORY.iterdir()) - before:
-        path.unlink()
+        shutil.rmtree(path)
     outbox.offer(make())
     wait_for(outbox, 1)
     outbox.close(5)

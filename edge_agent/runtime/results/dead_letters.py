@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from edge_agent.runtime import private_files
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.spool.database import Entry
 
@@ -46,12 +47,20 @@ class DeadLetters:
         return True
 
     def _append(self, line: bytes) -> None:
-        if self._path.exists() and self._path.stat().st_size > LIMIT_BYTES:
-            self._path.replace(self._path.with_name(f"{FILE_NAME}.1"))
-        with self._path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        folder = os.open(self._path.parent, private_files.FOLDER_FLAGS)
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            file = private_files.open_file(folder, FILE_NAME, flags)
+            if os.fstat(file).st_size > LIMIT_BYTES:
+                os.close(file)
+                os.replace(FILE_NAME, f"{FILE_NAME}.1", src_dir_fd=folder, dst_dir_fd=folder)
+                file = private_files.open_file(folder, FILE_NAME, flags)
+        finally:
+            os.close(folder)
+        with os.fdopen(file, "ab") as writer:
+            writer.write(line)
+            writer.flush()
+            os.fsync(file)
 
 
 def _readable(body: bytes) -> Any:

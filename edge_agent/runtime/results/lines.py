@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from concurrent.futures import Future
 from pathlib import Path
@@ -70,8 +71,23 @@ class LinesSink:
             os.close(self._file)
             self._file = None
         if self._file is None:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._file = _opened(path)
         return self._file
+
+
+def _opened(path: Path) -> int:
+    """Open to append. Raises OSError; PermissionError for a link or pipe of another user."""
+    trusted = (0, os.geteuid())
+    if path.is_symlink() and os.lstat(path).st_uid not in trusted:
+        raise PermissionError(f"the link belongs to user {os.lstat(path).st_uid}; remove it")
+    # O_NONBLOCK: nobody may be reading a FIFO
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644)
+    facts = os.fstat(file)
+    if not stat.S_ISREG(facts.st_mode) and facts.st_uid not in trusted:
+        os.close(file)
+        raise PermissionError(f"it isn't a file and belongs to user {facts.st_uid}; remove it")
+    os.set_blocking(file, True)
+    return file
 
 
 def _is_at(file: int, path: Path) -> bool:

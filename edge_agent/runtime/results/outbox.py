@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Set
 
 from edge_agent.config import MIB, OutboxSettings
+from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.spool.ages import Ages
 from edge_agent.runtime.results.spool.claim import Claim
@@ -54,7 +55,7 @@ class Outbox:
         """Open `folder` and take over what the run before left; `thing`: the device's name.
 
         `on_dropped` hears how many events were given up, and why. Raises InvalidConfiguration when
-        another agent uses the folder.
+        another agent uses the folder, or another user may write there.
         """
         self._settings, self._folder, self._sinks = settings, folder, tuple(sinks)
         self._thing = thing
@@ -63,6 +64,8 @@ class Outbox:
         self.damage = ""  # what became of a damaged database, for people
         self.takeovers = 0  # how often rows of an earlier run came into view
         self._claim = Claim(folder)
+        with suppress(OSError):  # said when it is opened
+            self._claim.take()
         self._wake, self._closing = threading.Event(), False
         self._listeners: List[Callable[[], None]] = []
         self._spool: Optional[Spool] = None
@@ -85,6 +88,11 @@ class Outbox:
             self._sequence = max(self._sequence, int(wall() * 1e6))
         self._wake.set()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+
+    @property
+    def journal_problem(self) -> str:
+        """Why a crash may lose results that aren't stored yet, for people; else ""."""
+        return self._pending.journal_problem
 
     def start(self) -> None:
         """Begin to store."""
@@ -206,7 +214,7 @@ class Outbox:
             try:
                 with self._store_lock:
                     self._commit(entries, delivered, notes)
-            except (DiskError, OSError) as error:
+            except (DiskError, OSError, InvalidConfiguration) as error:
                 self._disk_refuses(error, notes)
             else:
                 self._stored(entries, delivered)
@@ -269,11 +277,12 @@ class Outbox:
                 dropped = self._pending.thin_out()
         if dropped:
             self._drop(dropped.by(self._sinks), "memory full while the disk refuses")
-        if dropped or gone:
+        if dropped or gone or self.journal_problem:
             self._pending.rewrite()
 
     def _open(self) -> Spool:
         """Open the spool and take over what waits in it."""
+        self._claim.take()
         spool = Spool(self._folder, self._sinks)
         try:
             notes = spool.notes()

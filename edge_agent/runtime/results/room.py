@@ -198,13 +198,13 @@ class ResultsRoom:
         if outbox.damage != self._damage:
             self._damage = outbox.damage
             self._alarm("outbox-damaged", outbox.damage)
-        if bool(outbox.trouble) != self._disk_refuses:
-            self._disk_refuses = bool(outbox.trouble)
-            message = outbox.trouble or "The outbox stores results again."
-            state = "raised" if outbox.trouble else "ended"
-            self._alarm("outbox-disk", message, state=state)
+        trouble = " ".join(filter(None, (outbox.trouble, outbox.journal_problem)))
+        if bool(trouble) != self._disk_refuses:
+            self._disk_refuses = bool(trouble)
+            message = trouble or "The outbox stores results again."
+            self._alarm("outbox-disk", message, state="raised" if trouble else "ended")
         status.show(
-            outbox.trouble,
+            trouble,
             {each.name: (each.trouble, waiting[each.name]) for each in self._deliveries},
         )
 

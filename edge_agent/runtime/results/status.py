@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Dict, Tuple
 
+from edge_agent.runtime import private_files
 from edge_agent.runtime.results import event
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,7 @@ class Status:
             self._write({"time": now, **facts})
 
     def _write(self, content: Dict[str, object]) -> None:
-        fresh = self._path.with_name(f"{FILE_NAME}.new")
         try:
-            fresh.write_text(json.dumps(content) + "\n")
-            fresh.replace(self._path)
+            private_files.replace(self._path, json.dumps(content).encode() + b"\n")
         except OSError:
             log.debug("The status can't be written.", exc_info=True)  # the log has it anyway

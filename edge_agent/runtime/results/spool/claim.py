@@ -1,4 +1,8 @@
-"""One agent a folder: two would number the same results and deliver them twice."""
+"""One agent a folder, and one user.
+
+Two agents would number the same results and deliver them twice; another user could put rows into
+the outbox, or links in the way of its files.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +12,50 @@ from pathlib import Path
 from typing import Optional
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime import private_files
+
+SETTING = "results.folder"
+LOCK = "outbox.lock"
+NAMES = ("outbox.db", LOCK, "status.json", "dead-letters.jsonl", "decisions.json", "journal")
 
 
 class Claim:
-    """Holds a folder until `release`, or until the process ends."""
+    """Holds a folder from `take` to `release`, or until the process ends."""
 
     def __init__(self, folder: Path) -> None:
-        """Make and claim `folder`. Raises InvalidConfiguration when another process has it.
-
-        A folder that can't be made is nobody's; whoever wants to write there will say so.
-        """
+        self._folder = folder
         self._file: Optional[int] = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.release()
-            raise InvalidConfiguration(
-                f"results.folder {folder} is in use by another agent; give each its own."
-            ) from None
+
+    def take(self) -> None:
+        """Make the folder, close it to others and claim it; nothing happens when it is held.
+
+        Raises InvalidConfiguration when another process has it or another user may write in it,
+        OSError when it can't be made: then it is nobody's.
+        """
+        if self._file is None:
+            folder = private_files.open_folder(SETTING, self._folder, _is_ours)
+            try:  # not on the folder, which every user who may read it could lock
+                self._file = private_files.open_file(folder, LOCK, os.O_RDWR | os.O_CREAT)
+            finally:
+                os.close(folder)
+            self._lock()
 
     def release(self) -> None:
         """Let go of the folder."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _lock(self) -> None:
+        assert self._file is not None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.release()
+            raise InvalidConfiguration(
+                f"{SETTING} {self._folder} is in use by another agent; give each its own."
+            ) from None
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(NAMES)

@@ -78,12 +78,10 @@ class Dropped:
 class Spool:
     """The rows of one outbox. Used by one thread at a time; any call may raise DiskError.
 
-    Making one raises OSError as well, when the folder can't be made. `salvaged` tells what became
-    of a damaged file, for people.
+    Making one raises OSError as well. `salvaged` tells what became of a damaged file, for people.
     """
 
     def __init__(self, folder: Path, sinks: Sequence[str]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / FILE_NAME
         self.salvaged = ""
         try:

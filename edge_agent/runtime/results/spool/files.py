@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -23,9 +24,12 @@ NOTES = (
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Open or make the database. Raises sqlite3.DatabaseError when it is damaged."""
-    if path.exists() and not path.stat().st_size:
-        raise sqlite3.DatabaseError("the file is empty")
+    """Open or make the database. Raises sqlite3.DatabaseError when it is damaged, OSError."""
+    if path.exists():
+        if not path.stat().st_size:
+            raise sqlite3.DatabaseError("the file is empty")
+    else:  # SQLite gives the files beside it the same mode
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     # Python's default isolation opens a transaction before the first change only.
     db = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
     try:

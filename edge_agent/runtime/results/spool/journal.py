@@ -1,25 +1,42 @@
-"""What was offered and isn't stored yet, where the death of the process can't reach it.
+r"""What was offered and isn't stored yet, where the death of the process can't reach it.
 
-One file in memory (/dev/shm where there is one): a write takes microseconds, never waits for a
-disk and wears none. After `kill -9` the next run reads it; after a power cut it is gone, which
-costs what was offered since the outbox's last commit. A record is its length (little-endian u32)
-and a pickle of plain values; one without a draft tells the highest number that was given.
+A write takes microseconds. After `kill -9` the next run reads the journal; after a power cut one in
+memory is gone, which costs what was offered since the outbox's last commit.
+
+The file `journal.v1` has one record a line:
+
+    SIZE CHECK JSON "\n"        without the blanks
+    0000004b8d23f0a1[17,"01J9ZK3V","result","bolts",1719402334.25,["2024-06-1",…]]
+
+SIZE and CHECK are the number of bytes of the JSON and their CRC-32, each in 8 hexadecimal digits.
+The JSON is UTF-8 and has no line break: sequence, id, kind, model, made, facts of a draft; facts is
+an object, or for a result the values of `Verdict` in their order. The sequence alone says which
+number was the highest. A line that doesn't match is damaged and left out, the others are read. A
+record has at most RECORD_BYTES, the file LIMIT_BYTES; nothing beyond is written or read.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
+import json
+import math
 import os
-import pickle
-import struct
-from pathlib import Path
-from typing import Iterable, Iterator, Optional, Tuple
+import zlib
+from contextlib import suppress
+from typing import Any, Iterable, Iterator, List, Optional, Tuple
 
+from pydantic_core import to_json
+
+from edge_agent.runtime import private_files
 from edge_agent.runtime.results.event import Draft, Verdict
+from edge_agent.runtime.results.spool.places import Place
 
-SHARED_MEMORY = Path("/dev/shm")
-LENGTH = struct.Struct("<I")
-PROTOCOL = 4  # what CPython 3.8 and newer read and write
+FILE_NAME, FRESH = "journal.v1", "journal.v1.new"
+LIMIT_BYTES = 32 * 1024 * 1024
+RECORD_BYTES = 256 * 1024
+HEAD_BYTES = 16
+SEQUENCES = 1 << 62  # fewer than SQLite has
+NOT_A_RECORD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 Record = Tuple[int, Optional[Draft]]
 
@@ -27,94 +44,159 @@ Record = Tuple[int, Optional[Draft]]
 class Journal:
     """Numbered drafts of one outbox. Not thread-safe; only one process may use it."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is the outbox's own; its file tells it from others. Raises OSError."""
-        self.path = place(folder)
-        self._file = _open(self.path)
+    def __init__(self, place: Place, make: bool = True) -> None:
+        """Open the journal in `place`; `make` its folder when there is none. Raises OSError."""
+        self.place = place
+        self.damaged = 0  # lines that `read` left out
+        self._folder = private_files.open_subfolder(place.parent, place.name, make)
+        try:
+            self._file = self._open(FILE_NAME, os.O_CREAT)
+        except OSError:
+            os.close(self._folder)
+            raise
+        self._size = os.fstat(self._file).st_size
+        self._end_line()
+        self._fresh: Optional[int] = None
 
     def read(self) -> Iterator[Record]:
-        """Yield the records of the run before, up to one that was cut off."""
+        """Yield the records of the run before. Raises OSError."""
         with os.fdopen(os.dup(self._file), "rb") as file:
             file.seek(0)
-            while len(length := file.read(LENGTH.size)) == LENGTH.size:
-                (size,) = LENGTH.unpack(length)
-                content = file.read(size)
-                if len(content) < size:
-                    return
-                yield _unpacked(content)
+            left = LIMIT_BYTES
+            while left > 0 and (line := file.readline(HEAD_BYTES + RECORD_BYTES + 1)):
+                left -= len(line)
+                try:
+                    yield parse(line)
+                except NOT_A_RECORD:
+                    self.damaged += 1
 
     def append(self, record: Record) -> None:
-        """Add one, whole or not at all. Raises OSError when the memory is full."""
-        packed = _packed(record)
-        written = os.write(self._file, packed)
-        if written < len(packed):
-            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-            raise OSError(f"{self.path} takes no more")
+        """Add one, whole or not at all.
 
-    def prepare(self, records: Iterable[Record]) -> Path:
+        Raises OSError when there is no room, ValueError when the record can't be written as JSON.
+        """
+        line = write(record)
+        if self._size + len(line) > LIMIT_BYTES:
+            raise _full()
+        written = os.write(self._file, line)
+        if written < len(line):
+            os.ftruncate(self._file, self._size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size += written
+
+    def prepare(self, records: Iterable[Record]) -> None:
         """Write `records` into a file that `replace` puts in place. Raises OSError."""
-        fresh = self.path.with_name(f"{self.path.name}.new")
-        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(file, "wb") as writer:
-            writer.writelines(_packed(record) for record in records)
-        return fresh
+        self._discard_fresh()
+        self._fresh = self._open(FRESH, os.O_CREAT | os.O_EXCL)
+        self._fill(self._fresh, records)
 
-    def replace(self, fresh: Path, more: Iterable[Record]) -> None:
+    def replace(self, more: Iterable[Record]) -> None:
         """Hold what was prepared and `more` from now on; at no moment less. Raises OSError."""
-        with fresh.open("ab") as writer:
-            writer.writelines(_packed(record) for record in more)
-        file = _open(fresh)
-        fresh.replace(self.path)
-        old, self._file = self._file, file
+        assert self._fresh is not None
+        size = self._fill(self._fresh, more)
+        os.rename(FRESH, FILE_NAME, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        old, self._file, self._fresh = self._file, self._fresh, None
+        self._size = size
         os.close(old)
 
     def close(self, remove: bool) -> None:
-        """Close; `remove` when nothing in it is needed any more."""
-        os.close(self._file)
+        """Close; `remove` the journal when nothing in it is needed any more."""
+        self._discard_fresh()
         if remove:
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                os.unlink(FILE_NAME, dir_fd=self._folder)
+            with suppress(OSError):
+                self.place.path.rmdir()
+        os.close(self._file)
+        os.close(self._folder)
+
+    def _open(self, name: str, flags: int) -> int:
+        return private_files.open_file(self._folder, name, flags | os.O_RDWR | os.O_APPEND)
+
+    def _end_line(self) -> None:
+        """Let the next record begin a line, also behind one that a kill cut off."""
+        if self._size and os.pread(self._file, 1, self._size - 1) != b"\n":
+            with suppress(OSError):
+                self._size += os.write(self._file, b"\n")
+
+    def _fill(self, file: int, records: Iterable[Record]) -> int:
+        """Append `records`; returns the file's size. A file that can't hold all of them goes."""
+        size = os.fstat(file).st_size
+        try:
+            with os.fdopen(os.dup(file), "ab") as writer:
+                for line in _lines(records):
+                    if (size := size + len(line)) > LIMIT_BYTES:
+                        raise _full()
+                    writer.write(line)
+        except OSError:
+            self._discard_fresh()  # its memory is needed
+            raise
+        return size
+
+    def _discard_fresh(self) -> None:
+        with suppress(OSError):  # what stays in the way is said when it is opened
+            os.unlink(FRESH, dir_fd=self._folder)
+        if self._fresh is not None:
+            os.close(self._fresh)
+            self._fresh = None
 
 
-def place(folder: Path) -> Path:
-    """Return where the journal of the outbox in `folder` lies when there is one."""
-    there = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else folder
-    return there / f"edge-agent-results-{identity(folder)}"
-
-
-def identity(folder: Path) -> str:
-    """Tell folders apart, also those that containers see under the same path."""
-    try:
-        facts = folder.stat()
-        name = f"{facts.st_dev}:{facts.st_ino}"
-    except OSError:
-        name = str(folder.resolve())
-    return hashlib.sha256(name.encode()).hexdigest()[:16]
-
-
-def _open(path: Path) -> int:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    if os.fstat(file).st_uid != os.geteuid():
-        os.close(file)
-        raise PermissionError(f"{path} belongs to another user")
-    return file
-
-
-def _packed(record: Record) -> bytes:
+def write(record: Record) -> bytes:
+    """Return a record's line. Raises ValueError when it has too much or what JSON doesn't have."""
     sequence, draft = record
-    if draft is None:
-        content = pickle.dumps((sequence, None, None), PROTOCOL)
-    else:
-        facts = draft.facts  # classes would cost time, and they change
-        plain = tuple(facts) if isinstance(facts, Verdict) else facts
-        content = pickle.dumps((sequence, tuple(draft)[:-1], plain), PROTOCOL)
-    return LENGTH.pack(len(content)) + content
+    values = (sequence,) if draft is None else (sequence, *draft)
+    content = _json(values)
+    if len(content) > RECORD_BYTES:
+        raise ValueError(f"{len(content)} bytes are more than a record may have")
+    return b"%08x%08x%b\n" % (len(content), zlib.crc32(content), content)
 
 
-def _unpacked(content: bytes) -> Record:
-    # Written by this user, see `_open`.
-    sequence, common, plain = pickle.loads(content)
-    if common is None:
-        return sequence, None
-    id_, kind, model, made = common
-    facts = plain if isinstance(plain, dict) else Verdict(*plain)
-    return sequence, Draft(id_, kind, model, made, facts)
+def parse(line: bytes) -> Record:
+    """Return a line's record. Raises one of NOT_A_RECORD when it is damaged."""
+    content = line[HEAD_BYTES:-1]
+    if line[:HEAD_BYTES] != b"%08x%08x" % (len(content), zlib.crc32(content)) or line[-1:] != b"\n":
+        raise ValueError("size or checksum differ")
+    values = json.loads(content)
+    if not isinstance(values, list):
+        raise TypeError("it isn't a list")
+    sequence, *rest = values
+    if not (isinstance(sequence, int) and 0 <= sequence < SEQUENCES):
+        raise ValueError("the sequence is out of range")
+    return sequence, _draft(*rest) if rest else None
+
+
+def _json(values: Tuple[Any, ...]) -> bytes:
+    try:
+        return to_json(values)  # a third of json's time
+    except ValueError:  # a name may hold half a surrogate pair
+        try:
+            return json.dumps(values).encode()
+        except (TypeError, RecursionError) as error:
+            raise ValueError(str(error)) from None
+
+
+def _draft(id_: str, kind: str, model: str, made: float, facts: Any) -> Draft:
+    for text in (id_, kind, model):
+        text.encode()  # what SQLite can't take is none
+    if not math.isfinite(made):
+        raise ValueError("the time is out of range")
+    return Draft(id_, kind, model, made, facts if isinstance(facts, dict) else _verdict(facts))
+
+
+def _verdict(values: List[Any]) -> Verdict:
+    facts = Verdict(*values)._asdict()
+    for name in ("anomalies", "regions"):
+        facts[name] = tuple([tuple(each) for each in facts[name]])
+    for name in ("camera_problems", "times_s"):
+        facts[name] = tuple(facts[name])
+    return Verdict(**facts)
+
+
+def _lines(records: Iterable[Record]) -> Iterator[bytes]:
+    for record in records:
+        with suppress(ValueError):  # the outbox says so when it stores
+            yield write(record)
+
+
+def _full() -> OSError:
+    return OSError(errno.EFBIG, f"it would have more than {LIMIT_BYTES // (1 << 20)} MiB")

@@ -10,7 +10,8 @@ from typing import Collection, List, Optional, Set, Tuple
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.event import Draft
 from edge_agent.runtime.results.spool.database import Dropped, Entry
-from edge_agent.runtime.results.spool.journal import Journal
+from edge_agent.runtime.results.spool.journal import Record
+from edge_agent.runtime.results.spool.journals import Journals
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +51,17 @@ class Pending:
         self._lock = lock
         self.events: List[Event] = []
         self.highest = 0  # the last number given
-        self._journal = _journal(folder)
-        try:
-            for sequence, draft in self._journal.read() if self._journal else ():
-                self.highest = max(self.highest, sequence)
-                if draft is not None:
-                    self.events.append(Event(sequence, draft))
-        except Exception:
-            log.exception("The journal can't be read on: %d events of it are.", len(self.events))
-        self.rewrite()  # without a record that the kill cut off in the middle
+        self._journals = Journals(folder, lock)
+        for sequence, draft in self._journals.left():
+            self.highest = max(self.highest, sequence)
+            if draft is not None:
+                self.events.append(Event(sequence, draft))
+        self.rewrite()  # without what is damaged, or was cut off by the kill
+
+    @property
+    def journal_problem(self) -> str:
+        """Why a crash may lose what is pending, for people; "" when it doesn't."""
+        return self._journals.problem
 
     @property
     def overflows(self) -> bool:
@@ -69,11 +72,7 @@ class Pending:
         """Append one; takes microseconds."""
         self.events.append(Event(sequence, draft))
         self.highest = sequence
-        try:
-            if self._journal is not None:
-                self._journal.append((sequence, draft))
-        except OSError:
-            log.debug("The journal is full.", exc_info=True)  # it is still in memory
+        self._journals.append((sequence, draft))
 
     def numbers(self) -> List[int]:
         """Return the sequences."""
@@ -125,39 +124,23 @@ class Pending:
         return Dropped(dropped, len(chosen) - dropped)
 
     def rewrite(self) -> None:
-        """Let the journal hold what is pending; called without the lock, by one thread.
-
-        The bulk is written beside calls that offer events, which wait for the rest only.
-        """
-        if self._journal is None:
-            return
-        try:
-            with self._lock:
-                known, highest = list(self.events), self.highest
-            records = ((each.sequence, each.draft) for each in known)
-            fresh = self._journal.prepare(((highest, None), *records))
-            with self._lock:
-                more = [(e.sequence, e.draft) for e in self.events if e.sequence > highest]
-                self._journal.replace(fresh, more)
-        except OSError:
-            log.warning("The journal can't be written; a crash may lose the last results.")
+        """Let the journal hold what is pending; called without the lock, by one thread."""
+        self._journals.rewrite(self._since)
 
     def close(self, stored: bool) -> None:
         """Close the journal; unless all is `stored` it stays for the next run."""
-        if self._journal is not None:
-            if self.events:
-                log.error(
-                    "%d results are in memory only (%s): the agent's next start delivers them, a "
-                    "restart of the device loses them.",
-                    len(self.events),
-                    self._journal.path,
-                )
-            self._journal.close(remove=stored and not self.events)
+        where = self._journals.close(remove=stored and not self.events)
+        if self.events:
+            log.error(
+                "%d results are in the journal only (%s): the agent's next start delivers them; "
+                "if it is in /dev/shm, a restart of the device loses them.",
+                len(self.events),
+                where,
+            )
 
-
-def _journal(folder: Path) -> Optional[Journal]:
-    try:
-        return Journal(folder)
-    except OSError as error:
-        log.error("There is no journal (%s): a crash loses the last results.", error)  # noqa: TRY400
-        return None
+    def _since(self, sequence: int) -> List[Record]:
+        """Return the events behind `sequence`, and at the end the highest number given."""
+        records: List[Record] = [
+            (each.sequence, each.draft) for each in self.events if each.sequence > sequence
+        ]
+        return [*records, (self.highest, None)]
