@@ -33,6 +33,7 @@ DEFAULT_GROUP = "ggc_group"
 FLUSH_S = 0.1  # for messages that are written to leave
 CALLS_AT_ONCE = 2048  # more than wait for all models together; beyond it gRPC refuses
 CALLS_PER_CONNECTION = 512  # beyond it a client's own library holds calls back
+WINDOW_BYTES = 1024 * 1024
 HANDSHAKE_WITHIN_S = 10.0
 ASK_ALIVE_EVERY_S, ALIVE_WITHIN_S = 60.0, 20.0  # whether the other end of a connection lives
 
@@ -150,6 +151,9 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
         ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
+        # What a client may send before its call is read; gRPC would let it grow to some 10 MiB.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_WITHIN_S)),
         ("grpc.max_connection_idle_ms", int(1000 * settings.connection_idle_s)),
         ("grpc.keepalive_time_ms", int(1000 * ASK_ALIVE_EVERY_S)),
