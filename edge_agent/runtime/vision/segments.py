@@ -3,63 +3,72 @@
 On Linux a POSIX shared memory object is a file under /dev/shm (shm_overview(7)); opening that file
 is what shm_open does, without the resource tracker of `multiprocessing.shared_memory`, which before
 CPython 3.13 would unlink the caller's segment when this process ends.
+
+Of an object only what a handle names is mapped, rounded out to chunks, so that a camera that goes
+round in a ring of frames comes back to the same few mappings.
 """
 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING, Dict, Optional, Tuple
+from collections import OrderedDict, deque
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Deque, Optional, Tuple
 
-import numpy as np
-
-from edge_agent.errors import InvalidFrame
-from edge_agent.runtime.vision import bus_guard
+from edge_agent.errors import InvalidFrame, OutOfDescriptors, OutOfMemory
+from edge_agent.runtime.vision.bus_guard import GuardedMapping
+from edge_agent.runtime.vision.segment_access import SegmentAccess
 from edge_agent.types import SharedMemoryHandle
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 FOLDER = "/dev/shm"
+NAME_BYTES = 255
+SEMAPHORE = "sem."  # how names of POSIX semaphores begin, see sem_overview(7)
+MIB = 1024 * 1024
+CHUNK_BYTES = 16 * MIB
+WINDOW_BYTES = 48 * MIB  # the largest frame or mask, 4096 * 4096 * 3: no call uses more of a handle
+# Room for 64 cameras with the largest frames and masks, and for rings; a tenth of what the smallest
+# kernels (39 bits of address) have.
+MOST_MAPPED_BYTES = 16 * 1024 * MIB
+KEEP_AT_MOST = 1024
 KEEP_UNUSED_S = 5.0
-KEEP_AT_MOST = 256
 
-Identity = Tuple[int, int, int]  # device, inode, size
+# The first fields of os.stat_result: mode, inode, device, links, user, group, size.
+Identity = Tuple[float, ...]
+FACTS, SIZE = 7, 6
+Key = Tuple[Identity, bool, int, int]  # object, writable, first and last chunk
 
 
 class Segment:
-    """One mapped shared memory object; unmapped when the last view of it is gone."""
+    """A mapped window of a shared memory object; unmapped when the last view of it is gone."""
 
-    def __init__(self, name: str, descriptor: int, size: int, writable: bool) -> None:
-        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        self._bytes: NDArray[np.uint8] = np.frombuffer(
-            mmap.mmap(descriptor, size, mmap.MAP_SHARED, access), np.uint8
-        )
-        self._name = name
-        self._guard = bus_guard.Guard(self._bytes.ctypes.data, size, writable)
+    def __init__(self, name: str, mapping: GuardedMapping, start: int) -> None:
+        self.used = 0.0  # when last, monotonic seconds
+        self._name, self._start = name, start
+        self._mapping = mapping
+        self._bytes = mapping.bytes()
 
     @property
     def lost(self) -> bool:
         """Whether the object was cut short under the mapping."""
-        return self._guard.tripped
+        return self._mapping.tripped
 
     def part(self, handle: SharedMemoryHandle) -> NDArray[np.uint8]:
-        """Return the bytes `handle` names. Raises InvalidFrame when they are not all there."""
-        end = handle.offset + handle.size
-        if handle.size == 0 or end > self._bytes.size:
-            raise InvalidFrame(
-                f"Shared memory {handle.name!r} has {self._bytes.size} bytes; the handle names "
-                f"{handle.size} bytes from offset {handle.offset} on."
-            )
-        return self._bytes[handle.offset : end]
+        """Return what the handle it was opened for names, at most WINDOW_BYTES."""
+        begin = handle.offset - self._start
+        return self._bytes[begin : begin + min(handle.size, WINDOW_BYTES)]
 
     def check(self) -> None:
         """Raise InvalidFrame when the object was cut short under the mapping."""
-        if self._guard.tripped:
+        if self.lost:
             raise InvalidFrame(
                 f"Shared memory {self._name!r} was truncated while the frame was in work; "
                 "keep it unchanged until the reply."
@@ -67,71 +76,187 @@ class Segment:
 
 
 class Segments:
-    """Mappings by name, reused while the object behind the name is the same one, size included."""
+    """Mapped windows, used again while the object behind the name is the same one.
 
-    def __init__(self) -> None:
-        self._kept: Dict[Tuple[str, bool], Tuple[Identity, Segment, float]] = {}
+    All that is mapped, in use by calls or kept for later ones, stays below `most_bytes`; what was
+    not used for the longest time goes first. Safe on any thread.
+    """
+
+    def __init__(
+        self, access: Optional[SegmentAccess] = None, most_bytes: int = MOST_MAPPED_BYTES
+    ) -> None:
+        self._access = access or SegmentAccess()
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[Key, Segment] = OrderedDict()  # the one used last at the end
+        self._mapped_bytes = 0
+        # Sizes of mappings that are gone: an append may come within the lock, on any thread.
+        self._unmapped: Deque[int] = deque()
         self._lock = threading.Lock()
 
     def open(self, handle: SharedMemoryHandle, writable: bool) -> Segment:
-        """Return a mapping of the object `handle` names. Raises InvalidFrame: why there is none."""
-        name = handle.name[1:] if handle.name.startswith("/") else handle.name
-        if not name or "/" in name or "\0" in name or name in (".", ".."):
-            raise InvalidFrame(f"{handle.name!r} isn't a name of a POSIX shared memory object.")
-        with self._lock:
-            known = self._kept.get((name, writable))
-            if known is not None and not known[1].lost and known[0] == _identity(name):
-                identity, segment = known[:2]
-            else:
-                identity, segment = _map(name, writable)
-            self._kept[name, writable] = (identity, segment, time.monotonic())
-            if len(self._kept) > KEEP_AT_MOST:
-                del self._kept[min(self._kept, key=lambda key: self._kept[key][2])]
-        return segment
+        """Return a mapping of what `handle` names.
+
+        Raises InvalidFrame: why there is none; OutOfDescriptors, OutOfMemory.
+        """
+        return self._open(handle, _identity(_path(handle.name)), writable)
+
+    def open_both(
+        self, frame: SharedMemoryHandle, mask: SharedMemoryHandle
+    ) -> Tuple[Segment, Segment]:
+        """Return writable mappings of two parts of one object, which is looked at once."""
+        identity = _identity(_path(frame.name))
+        return self._open(frame, identity, True), self._open(mask, identity, True)
 
     def sweep(self) -> None:
         """Forget mappings unused for KEEP_UNUSED_S, so that unlinked segments free their memory."""
         oldest = time.monotonic() - KEEP_UNUSED_S
         with self._lock:
-            for key in [key for key, kept in self._kept.items() if kept[2] < oldest]:
-                del self._kept[key]
+            while self._kept and next(iter(self._kept.values())).used < oldest:
+                self._kept.popitem(last=False)
+
+    def _open(
+        self, handle: SharedMemoryHandle, identity: Optional[Identity], writable: bool
+    ) -> Segment:
+        if identity is not None and _is_within(handle, identity[SIZE]):
+            segment = self._find(_key(handle, identity, writable))
+            if segment is not None:
+                return segment
+        return self._map(handle, writable)
+
+    def _find(self, key: Key) -> Optional[Segment]:
+        with self._lock:
+            segment = self._kept.get(key)
+            if segment is None or segment.lost:
+                return None
+            self._kept.move_to_end(key)
+            segment.used = time.monotonic()
+            return segment
+
+    def _map(self, handle: SharedMemoryHandle, writable: bool) -> Segment:
+        name = handle.name
+        descriptor = _open(name, writable)
+        try:
+            facts = os.fstat(descriptor)
+            _check_kind(name, facts)
+            self._access.check(name, descriptor, facts, writable)
+            _check_range(handle, facts.st_size)
+            key = _key(handle, facts[:FACTS], writable)
+            start, end = key[2] * CHUNK_BYTES, min((key[3] + 1) * CHUNK_BYTES, facts.st_size)
+            self._make_room(end - start)
+            mapping = _mapped(name, descriptor, start, end - start, writable, self._unmapped.append)
+        finally:
+            os.close(descriptor)
+        segment = Segment(name, mapping, start)
+        with self._lock:
+            self._kept[key] = segment
+            self._kept.move_to_end(key)
+            segment.used = time.monotonic()
+        return segment
+
+    def _make_room(self, size: int) -> None:
+        """Count `size` bytes as mapped, and forget what that leaves no room for."""
+        with self._lock:
+            self._count_unmapped()
+            while self._kept and (
+                self._mapped_bytes + size > self._most_bytes or len(self._kept) >= KEEP_AT_MOST
+            ):
+                self._kept.popitem(last=False)
+                self._count_unmapped()
+            if self._mapped_bytes + size > self._most_bytes:
+                raise OutOfMemory(
+                    f"Calls in work use {self._mapped_bytes // MIB} MiB of shared memory, the "
+                    "most that may be mapped. Call less often."
+                )
+            self._mapped_bytes += size
+
+    def _count_unmapped(self) -> None:
+        while self._unmapped:
+            self._mapped_bytes -= self._unmapped.popleft()
 
 
-def _identity(name: str) -> Optional[Identity]:
-    """Return what is behind the name now; None when that can't be told."""
+@lru_cache(maxsize=KEEP_AT_MOST)
+def _path(name: str) -> bytes:
+    """Return the object's file. Raises InvalidFrame for what can't be a name of one."""
+    plain = name[1:] if name.startswith("/") else name
+    encoded = plain.encode()
+    if len(encoded) > NAME_BYTES:
+        raise InvalidFrame(
+            f"The name of the shared memory has {len(encoded)} bytes; at most {NAME_BYTES} are "
+            "possible."
+        )
+    if "/" in plain or "\0" in plain or plain in ("", ".", "..") or plain.startswith(SEMAPHORE):
+        raise InvalidFrame(f"{name!r} isn't a name of a POSIX shared memory object.")
+    return FOLDER.encode() + b"/" + encoded
+
+
+def _identity(path: bytes) -> Optional[Identity]:
+    """Return what is behind the name now; None when there is nothing to be seen."""
     try:
-        facts = os.lstat(f"{FOLDER}/{name}")
+        return os.lstat(path)[:FACTS]
     except OSError:
         return None
-    return facts.st_dev, facts.st_ino, facts.st_size
 
 
-def _map(name: str, writable: bool) -> Tuple[Identity, Segment]:
-    descriptor = _open(name, writable)
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise InvalidFrame(f"{name!r} isn't a shared memory object.")
-        if facts.st_size == 0:
-            raise InvalidFrame(f"Shared memory {name!r} has 0 bytes.")
-        identity = facts.st_dev, facts.st_ino, facts.st_size
-        return identity, Segment(name, descriptor, facts.st_size, writable)
-    except (ValueError, OSError) as error:  # ValueError: truncated since its size was read
-        raise InvalidFrame(f"Shared memory {name!r} can't be mapped: {error}.") from None
-    finally:
-        os.close(descriptor)
+def _key(handle: SharedMemoryHandle, identity: Identity, writable: bool) -> Key:
+    last = handle.offset + min(handle.size, WINDOW_BYTES) - 1
+    return identity, writable, handle.offset // CHUNK_BYTES, last // CHUNK_BYTES
+
+
+def _is_within(handle: SharedMemoryHandle, size: float) -> bool:
+    return 0 < handle.size <= size - handle.offset
 
 
 def _open(name: str, writable: bool) -> int:
     # O_NONBLOCK: a FIFO put in the folder must not hold us; O_NOFOLLOW: nor a link lead us out.
     flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        return os.open(f"{FOLDER}/{name}", flags | (os.O_RDWR if writable else os.O_RDONLY))
+        return os.open(_path(name), flags | (os.O_RDWR if writable else os.O_RDONLY))
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OutOfDescriptors(
+                f"Shared memory {name!r} can't be opened: the agent has too many files and "
+                "connections open. Close connections that aren't used, and try again."
+            ) from None
         why = {
             errno.ENOENT: "doesn't exist",
             errno.EACCES: f"isn't {'writable' if writable else 'readable'} for user {os.geteuid()};"
             " create it with a mode that lets the agent in",
-            errno.ENAMETOOLONG: "has too long a name",
         }.get(error.errno or 0, f"can't be opened ({error.strerror}): not a shared memory object")
         raise InvalidFrame(f"Shared memory {name!r} {why}.") from None
+
+
+def _check_kind(name: str, facts: os.stat_result) -> None:
+    """Raise InvalidFrame unless it is a plain file of the folder's own, under one name only."""
+    if not stat.S_ISREG(facts.st_mode) or facts.st_dev != Path(FOLDER).stat().st_dev:
+        raise InvalidFrame(f"{name!r} isn't a shared memory object.")
+    if facts.st_nlink != 1:
+        raise InvalidFrame(
+            f"{name!r} isn't a shared memory object: it has {facts.st_nlink} names (hard links), "
+            "expected one."
+        )
+
+
+def _check_range(handle: SharedMemoryHandle, size: int) -> None:
+    if size == 0:
+        raise InvalidFrame(f"Shared memory {handle.name!r} has 0 bytes.")
+    if not _is_within(handle, size):
+        raise InvalidFrame(
+            f"Shared memory {handle.name!r} has {size} bytes; the handle names "
+            f"{handle.size} bytes from offset {handle.offset} on."
+        )
+
+
+def _mapped(
+    name: str,
+    descriptor: int,
+    start: int,
+    size: int,
+    writable: bool,
+    when_gone: Callable[[int], object],
+) -> GuardedMapping:
+    try:
+        return GuardedMapping(descriptor, start, size, writable, when_gone)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise OutOfMemory(f"There is no room to map shared memory {name!r}.") from None
+        raise InvalidFrame(f"Shared memory {name!r} can't be mapped: {error.strerror}.") from None
