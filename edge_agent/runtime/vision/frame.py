@@ -63,7 +63,11 @@ class FrameReader:
         was expected; OutOfDescriptors, OutOfMemory.
         """
         width, height = bitmap.width, bitmap.height
-        _check_size(width, height)
+        if not (SMALLEST <= width <= LARGEST and SMALLEST <= height <= LARGEST):
+            raise InvalidFrame(
+                f"The bitmap is {width}x{height} pixels; width and height must be "
+                f"{SMALLEST} to {LARGEST}."
+            )
         handle = bitmap.handle
         if handle is not None or mask is not None:
             self._access.check_caller(is_local)
@@ -96,16 +100,8 @@ class FrameReader:
     ) -> Tuple[Segment, ...]:
         """Return where the frame lies and, when it is the same object, the mask's place."""
         if mask is not None and mask.name == handle.name:
-            return self._segments.open_both(handle, mask)
-        return (self._segments.open(handle, writable=False),)
-
-
-def _check_size(width: int, height: int) -> None:
-    if not (SMALLEST <= width <= LARGEST and SMALLEST <= height <= LARGEST):
-        raise InvalidFrame(
-            f"The bitmap is {width}x{height} pixels; width and height must be "
-            f"{SMALLEST} to {LARGEST}."
-        )
+            return self._segments.open_parts((handle, mask), writable=True)
+        return self._segments.open_parts((handle,), writable=False)
 
 
 def _view(buffer: NDArray[np.uint8], size: int, width: int, height: int) -> NDArray[np.uint8]:

@@ -15,10 +15,10 @@ import os
 import stat
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Deque, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Deque, Dict, List, Optional, Tuple
 
 from edge_agent.errors import InvalidFrame, OutOfDescriptors, OutOfMemory
 from edge_agent.runtime.vision.bus_guard import GuardedMapping
@@ -51,24 +51,20 @@ class Segment:
     """A mapped window of a shared memory object; unmapped when the last view of it is gone."""
 
     def __init__(self, name: str, mapping: GuardedMapping, start: int) -> None:
-        self.used = 0.0  # when last, monotonic seconds
-        self._name, self._start = name, start
-        self._mapping = mapping
+        self.mapping = mapping
+        self.used = time.monotonic()  # when last
+        self._name = name
         self._bytes = mapping.bytes()
-
-    @property
-    def lost(self) -> bool:
-        """Whether the object was cut short under the mapping."""
-        return self._mapping.tripped
+        self.start, self.end = start, start + self._bytes.size  # in the object
 
     def part(self, handle: SharedMemoryHandle) -> NDArray[np.uint8]:
         """Return what the handle it was opened for names, at most WINDOW_BYTES."""
-        begin = handle.offset - self._start
+        begin = handle.offset - self.start
         return self._bytes[begin : begin + min(handle.size, WINDOW_BYTES)]
 
     def check(self) -> None:
         """Raise InvalidFrame when the object was cut short under the mapping."""
-        if self.lost:
+        if self.mapping.tripped:
             raise InvalidFrame(
                 f"Shared memory {self._name!r} was truncated while the frame was in work; "
                 "keep it unchanged until the reply."
@@ -87,7 +83,7 @@ class Segments:
     ) -> None:
         self._access = access or SegmentAccess()
         self._most_bytes = most_bytes
-        self._kept: OrderedDict[Key, Segment] = OrderedDict()  # the one used last at the end
+        self._kept: Dict[Key, Segment] = {}
         self._mapped_bytes = 0
         # Sizes of mappings that are gone: an append may come within the lock, on any thread.
         self._unmapped: Deque[int] = deque()
@@ -98,39 +94,47 @@ class Segments:
 
         Raises InvalidFrame: why there is none; OutOfDescriptors, OutOfMemory.
         """
-        return self._open(handle, _identity(_path(handle.name)), writable)
+        return self.open_parts((handle,), writable)[0]
 
-    def open_both(
-        self, frame: SharedMemoryHandle, mask: SharedMemoryHandle
-    ) -> Tuple[Segment, Segment]:
-        """Return writable mappings of two parts of one object, which is looked at once."""
-        identity = _identity(_path(frame.name))
-        return self._open(frame, identity, True), self._open(mask, identity, True)
+    def open_parts(
+        self, handles: Tuple[SharedMemoryHandle, ...], writable: bool
+    ) -> Tuple[Segment, ...]:
+        """Return mappings of parts of one object, which is looked at once. Raises as `open`."""
+        found = self._find(handles, writable)
+        if found is None:
+            return tuple([self._map(handle, writable) for handle in handles])
+        return found
 
     def sweep(self) -> None:
         """Forget mappings unused for KEEP_UNUSED_S, so that unlinked segments free their memory."""
         oldest = time.monotonic() - KEEP_UNUSED_S
         with self._lock:
-            while self._kept and next(iter(self._kept.values())).used < oldest:
-                self._kept.popitem(last=False)
+            for key in [key for key, segment in self._kept.items() if segment.used < oldest]:
+                del self._kept[key]
 
-    def _open(
-        self, handle: SharedMemoryHandle, identity: Optional[Identity], writable: bool
-    ) -> Segment:
-        if identity is not None and _is_within(handle, identity[SIZE]):
-            segment = self._find(_key(handle, identity, writable))
-            if segment is not None:
-                return segment
-        return self._map(handle, writable)
-
-    def _find(self, key: Key) -> Optional[Segment]:
+    def _find(
+        self, handles: Tuple[SharedMemoryHandle, ...], writable: bool
+    ) -> Optional[Tuple[Segment, ...]]:
+        """Return what is mapped already; None unless it is all there."""
+        try:
+            identity = os.lstat(_path(handles[0].name))[:FACTS]
+        except OSError:
+            return None
+        found: List[Segment] = []
+        segment: Optional[Segment] = None
         with self._lock:
-            segment = self._kept.get(key)
-            if segment is None or segment.lost:
-                return None
-            self._kept.move_to_end(key)
-            segment.used = time.monotonic()
-            return segment
+            for handle in handles:
+                _, size, offset = handle
+                # most often the window of the frame has the mask's place as well
+                if segment is None or not segment.start <= offset < offset + size <= segment.end:
+                    segment = self._kept.get(_key(handle, identity, writable))
+                    if segment is None or segment.mapping.tripped:
+                        return None
+                    if not (offset < offset + size <= segment.end or _fits(handle, identity[SIZE])):
+                        return None
+                    segment.used = time.monotonic()
+                found.append(segment)
+        return tuple(found)
 
     def _map(self, handle: SharedMemoryHandle, writable: bool) -> Segment:
         name = handle.name
@@ -141,6 +145,10 @@ class Segments:
             self._access.check(name, descriptor, facts, writable)
             _check_range(handle, facts.st_size)
             key = _key(handle, facts[:FACTS], writable)
+            with self._lock:
+                known = self._kept.get(key)
+                if known is not None and not known.mapping.tripped:
+                    return known
             start, end = key[2] * CHUNK_BYTES, min((key[3] + 1) * CHUNK_BYTES, facts.st_size)
             self._make_room(end - start)
             mapping = _mapped(name, descriptor, start, end - start, writable, self._unmapped.append)
@@ -149,8 +157,6 @@ class Segments:
         segment = Segment(name, mapping, start)
         with self._lock:
             self._kept[key] = segment
-            self._kept.move_to_end(key)
-            segment.used = time.monotonic()
         return segment
 
     def _make_room(self, size: int) -> None:
@@ -160,14 +166,20 @@ class Segments:
             while self._kept and (
                 self._mapped_bytes + size > self._most_bytes or len(self._kept) >= KEEP_AT_MOST
             ):
-                self._kept.popitem(last=False)
+                self._forget_coldest()
                 self._count_unmapped()
             if self._mapped_bytes + size > self._most_bytes:
                 raise OutOfMemory(
-                    f"Calls in work use {self._mapped_bytes // MIB} MiB of shared memory, the "
-                    "most that may be mapped. Call less often."
+                    f"Calls in work use {self._mapped_bytes // MIB} MiB of shared memory; at most "
+                    f"{self._most_bytes // MIB} MiB can be mapped. Call less often."
                 )
             self._mapped_bytes += size
+
+    def _forget_coldest(self) -> None:
+        """Forget a quarter, so that they are sorted once in a while only."""
+        by_use = sorted(self._kept, key=lambda key: self._kept[key].used)
+        for key in by_use[: len(by_use) // 4 + 1]:
+            del self._kept[key]
 
     def _count_unmapped(self) -> None:
         while self._unmapped:
@@ -189,20 +201,12 @@ def _path(name: str) -> bytes:
     return FOLDER.encode() + b"/" + encoded
 
 
-def _identity(path: bytes) -> Optional[Identity]:
-    """Return what is behind the name now; None when there is nothing to be seen."""
-    try:
-        return os.lstat(path)[:FACTS]
-    except OSError:
-        return None
-
-
 def _key(handle: SharedMemoryHandle, identity: Identity, writable: bool) -> Key:
     last = handle.offset + min(handle.size, WINDOW_BYTES) - 1
     return identity, writable, handle.offset // CHUNK_BYTES, last // CHUNK_BYTES
 
 
-def _is_within(handle: SharedMemoryHandle, size: float) -> bool:
+def _fits(handle: SharedMemoryHandle, size: float) -> bool:
     return 0 < handle.size <= size - handle.offset
 
 
@@ -239,7 +243,7 @@ def _check_kind(name: str, facts: os.stat_result) -> None:
 def _check_range(handle: SharedMemoryHandle, size: int) -> None:
     if size == 0:
         raise InvalidFrame(f"Shared memory {handle.name!r} has 0 bytes.")
-    if not _is_within(handle, size):
+    if not _fits(handle, size):
         raise InvalidFrame(
             f"Shared memory {handle.name!r} has {size} bytes; the handle names "
             f"{handle.size} bytes from offset {handle.offset} on."
