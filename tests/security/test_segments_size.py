@@ -22,7 +22,6 @@ from tests.contract.calls import (
     INVALID_ARGUMENT,
     Caller,
     Segment,
-    defective,
     plain,
     refused,
 )
@@ -107,22 +106,20 @@ def test_of_a_large_handle_only_what_a_frame_needs_is_mapped(
         assert max(windows) <= 48 * MIB
 
 
-def test_a_sparse_tebibyte_that_is_truncated_in_use_ends_no_agent(
-    agent: Agent, caller: Caller
-) -> None:
-    """What takes the place of a window must find room as well."""
-    frame = defective(640, 480)
-    with Segment(TIB) as segment:
-        bitmap = caller.shared(frame, segment, TIB // 2)
-        for _ in range(20):
-            caller.detect("seg", bitmap)
-            segment.resize(TIB // 2)
-            refused(INVALID_ARGUMENT, caller.detect, "seg", bitmap)
-            segment.resize(TIB)
-
-
 def part(segment: Segment, offset: int, size: int = SIZE) -> SharedMemoryHandle:
     return SharedMemoryHandle(segment.name, size, offset)
+
+
+def test_a_sparse_tebibyte_that_is_truncated_in_use_ends_no_process() -> None:
+    """What takes the place of the mapping is memory of this process, and must be had."""
+    segments = Segments()
+    with Segment(TIB) as segment:
+        handle = part(segment, TIB // 2)
+        opened = segments.open(handle, writable=True)
+        segment.resize(0)
+        opened.part(handle)[...] = 1
+        with pytest.raises(InvalidFrame, match="truncated"):
+            opened.check()
 
 
 def test_a_window_in_use_stays_valid_when_others_need_its_room() -> None:
