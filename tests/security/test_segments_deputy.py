@@ -346,8 +346,9 @@ def test_a_second_name_of_a_file_is_no_segment(caller: Caller, use: str) -> None
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_semaphore_is_no_segment(caller: Caller, slash: str) -> None:
-    name = f"sem.edge-agent-test-{uuid.uuid4().hex}"
+@pytest.mark.parametrize("kind", ["sem.", "edge-agent-results-"], ids=["semaphore", "old journal"])
+def test_neither_semaphore_nor_journal_is_a_segment(caller: Caller, kind: str, slash: str) -> None:
+    name = f"{kind}edge-agent-test-{uuid.uuid4().hex}"
     with Segment(len(CONTENT), name) as semaphore:
         semaphore.write(UNTOUCHED)
         handle = LAST.SharedMemoryHandle(name=slash + name, size=len(CONTENT))

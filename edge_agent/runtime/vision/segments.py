@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 FOLDER = "/dev/shm"
 NAME_BYTES = 255
-SEMAPHORE = "sem."  # how names of POSIX semaphores begin, see sem_overview(7)
+# How names of POSIX semaphores begin (sem_overview(7)), and of journals that versions of the agent
+# up to 1.3.0 left there.
+RESERVED = ("sem.", "edge-agent-results-")
 MIB = 1024 * 1024
 CHUNK_BYTES = 16 * MIB
 WINDOW_BYTES = 48 * MIB  # the largest frame or mask, 4096 * 4096 * 3: no call uses more of a handle
@@ -196,7 +198,7 @@ def _path(name: str) -> bytes:
             f"The name of the shared memory has {len(encoded)} bytes; at most {NAME_BYTES} are "
             "possible."
         )
-    if "/" in plain or "\0" in plain or plain in ("", ".", "..") or plain.startswith(SEMAPHORE):
+    if "/" in plain or "\0" in plain or plain in ("", ".", "..") or plain.startswith(RESERVED):
         raise InvalidFrame(f"{name!r} isn't a name of a POSIX shared memory object.")
     return FOLDER.encode() + b"/" + encoded
 
