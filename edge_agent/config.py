@@ -44,6 +44,11 @@ class ServerSettings(Strict):
     tls_certificate: Optional[Path] = None  # PEM chain
     tls_key: Optional[Path] = None  # PEM
     tls_client_ca: Optional[Path] = None  # PEM; clients must then show a certificate of it
+    tcp_without_client_certificates: bool = False  # beyond this machine: whoever gets there calls
+    shared_memory_over_tcp: bool = False  # callers on TCP may name shared memory of this machine
+    # Which segments an agent with root's rights uses for its callers: those of its own user and
+    # those open to the socket's group or to everyone, or any.
+    segment_access: Literal["socket_group", "any"] = "socket_group"
     metrics: Optional[Port] = None  # host:port of the Prometheus endpoint; None: none
     memory_mib: Optional[Annotated[int, Field(ge=256)]] = None  # of all calls; None: a quarter of
     # what the process may use
@@ -69,9 +74,16 @@ class ServerSettings(Strict):
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key as well")
         host = (self.tcp or "localhost:0").rpartition(":")[0].strip("[]")
-        if self.tls_certificate is None and host not in ("localhost", "127.0.0.1", "::1"):
+        if host in ("localhost", "127.0.0.1", "::1"):
+            return self
+        if self.tls_certificate is None:
             raise ValueError(
                 f"tcp on {host} needs tls_certificate and tls_key; plaintext only on localhost"
+            )
+        if not (self.tls_client_ca or self.tcp_without_client_certificates):
+            raise ValueError(
+                f"tcp on {host} needs tls_client_ca, so that clients must show a certificate; or "
+                "set server.tcp_without_client_certificates to true to serve whoever gets there"
             )
         return self
 

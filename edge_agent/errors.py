@@ -7,7 +7,8 @@
     │   ├── ModelNotFound        NOT_FOUND
     │   ├── WrongModelState      FAILED_PRECONDITION
     │   ├── Overloaded           RESOURCE_EXHAUSTED   queue full; retry later
-    │   ├── OutOfMemory          RESOURCE_EXHAUSTED   no room to load a model
+    │   ├── OutOfMemory          RESOURCE_EXHAUSTED   no room to load a model or to map memory
+    │   ├── OutOfDescriptors     RESOURCE_EXHAUSTED   too many files and connections are open
     │   ├── CallsTakeTooMuch     RESOURCE_EXHAUSTED   no room for the bytes of the call
     │   ├── NotAllowed           PERMISSION_DENIED    the caller may not do this
     │   ├── DeadlineExceeded     DEADLINE_EXCEEDED
@@ -91,7 +92,13 @@ class Overloaded(UserError):
 
 
 class OutOfMemory(UserError):
-    """There is no room to load the model."""
+    """There is no room to load the model, or to map what the caller wants mapped."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class OutOfDescriptors(UserError):
+    """Too many files and connections are open to open what the caller names."""
 
     status = "RESOURCE_EXHAUSTED"
 

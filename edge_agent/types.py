@@ -95,7 +95,7 @@ class Caller(NamedTuple):
     `name` tells callers apart who take turns: a camera, a connection; `camera_id` is set when the
     caller gave one. `deadline` is the monotonic time in seconds after which nobody waits; None: for
     ever. `when_gone` takes what shall be done, on any thread, once nobody waits any more; it
-    returns False when that is so already.
+    returns False when that is so already. `is_local`: the call came through a Unix socket.
     """
 
     name: str = ""
@@ -103,6 +103,7 @@ class Caller(NamedTuple):
     deadline: Optional[float] = None
     when_gone: Callable[[Callable[[], object]], bool] = lambda _action: True
     camera_id: str = ""
+    is_local: bool = False
 
 
 @dataclass

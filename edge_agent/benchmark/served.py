@@ -119,7 +119,7 @@ class Camera:
         self._describe = self._channel.unary_unary("/AWS.LookoutVision.EdgeAgent/DescribeModel")
         self._height, self._width = image.shape[:2]
         self._pixels = image.tobytes()
-        self._segment = FrameSegment(image.nbytes)
+        self._segment = FrameSegment(image.nbytes, address)
         self.frame = self._segment.frame(self._width, self._height)
         self.mask = self._segment.mask(self._width, self._height)
         np.copyto(self.frame, image)

@@ -112,7 +112,7 @@ class Client:
             request_serializer=wire_v1.StreamDetectRequest.SerializeToString,
             response_deserializer=wire_v1.StreamDetectResponse.FromString,
         )
-        with StreamedFrames(model, options) as frames:
+        with StreamedFrames(model, options, self._address) as frames:
             call = method(frames.requests(images), metadata=self._metadata)
             try:
                 for reply in call:
@@ -215,5 +215,5 @@ class Client:
         if self._segment is None or not self._segment.fits(frame_bytes):
             if self._segment is not None:
                 self._segment.close()
-            self._segment = FrameSegment(frame_bytes)
+            self._segment = FrameSegment(frame_bytes, self._address)
         return self._segment

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import mmap
 import os
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Tuple
+from typing import TYPE_CHECKING, Optional, Tuple
 
 import numpy as np
 
@@ -18,22 +19,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FOLDER = Path("/dev/shm")
-SHARED_WITH = "ggc_group"  # the group Greengrass components run in
+UNIX = "unix:"
+DEFAULT_GROUP = "ggc_group"  # the group Greengrass components run in
 
 
 class FrameSegment:
     """`frame_bytes` for a frame, and as many behind it for the mask; removed by `close`.
 
-    Open to the user's own group, or to ggc_group where the user belongs to it (mode 0660).
+    Open to the group of the agent's socket at `address` (mode 0660), or to ggc_group, where the
+    user may give it to them; else to the user's own group.
     """
 
-    def __init__(self, frame_bytes: int) -> None:
+    def __init__(self, frame_bytes: int, address: str = "") -> None:
         self._room = frame_bytes
         self._path = FOLDER / f"edge-agent-{uuid.uuid4().hex}"
         descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o660)
         try:
             os.fchmod(descriptor, 0o660)
-            _share(descriptor)
+            group = _socket_group(address)
+            if group is not None:
+                with contextlib.suppress(PermissionError):  # the user isn't in it
+                    os.fchown(descriptor, -1, group)
             # Claims the pages now: a full /dev/shm is an error here instead of SIGBUS on writing.
             os.posix_fallocate(descriptor, 0, 2 * frame_bytes)
             self._bytes: NDArray[np.uint8] = np.frombuffer(
@@ -77,13 +83,14 @@ class FrameSegment:
         return self._bytes[start : start + size].reshape(height, width, 3)
 
 
-def _share(descriptor: int) -> None:
-    try:
-        group = grp.getgrnam(SHARED_WITH).gr_gid
-    except KeyError:
-        return
-    if group in os.getgroups():
-        os.fchown(descriptor, -1, group)
+def _socket_group(address: str) -> Optional[int]:
+    """Return the id of the socket's group; of ggc_group, if there is one, for other addresses."""
+    with contextlib.suppress(OSError):
+        if address.startswith(UNIX):
+            return Path(address[len(UNIX) :]).stat().st_gid
+    with contextlib.suppress(KeyError):
+        return grp.getgrnam(DEFAULT_GROUP).gr_gid
+    return None
 
 
 def check_image(image: NDArray[np.uint8]) -> None:

@@ -40,8 +40,8 @@ class StreamAnswer:
 class StreamedFrames:
     """Owns the segments of the frames in flight; one is used again when its answer is read."""
 
-    def __init__(self, model: str, options: wire_v1.StreamOptions) -> None:
-        self._model, self._options = model, options
+    def __init__(self, model: str, options: wire_v1.StreamOptions, address: str) -> None:
+        self._model, self._options, self._address = model, options, address
         self._free: List[FrameSegment] = []
         self._used: Dict[int, FrameSegment] = {}
         self._room = threading.Semaphore((options.max_in_flight or DEFAULT_IN_FLIGHT) + AHEAD)
@@ -109,4 +109,4 @@ class StreamedFrames:
             if segment.fits(frame_bytes):
                 return segment
             segment.close()
-        return FrameSegment(frame_bytes)
+        return FrameSegment(frame_bytes, self._address)

@@ -26,6 +26,7 @@ from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.store import Store
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.frame import FrameReader
+from edge_agent.runtime.vision.segment_access import SegmentAccess
 from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,10 @@ class _Agent:
         self, settings: Settings, wishes: SimpleQueue[Wish], component: Optional[Component]
     ) -> None:
         self._settings, self._wishes, self._component = settings, wishes, component
-        self._frames = FrameReader()
+        self._access = SegmentAccess(
+            settings.server.shared_memory_over_tcp, settings.server.segment_access == "any"
+        )
+        self._frames = FrameReader(self._access)
         self._store = Store(settings.models)
         self._metrics = Metrics()
         nucleus = component.nucleus if component else None
@@ -90,6 +94,7 @@ class _Agent:
     def start(self) -> None:
         """Listen → know the models → results → answer calls → tell the nucleus."""
         addresses = self._server.listen()
+        self._access.group = self._settings.server.socket_path.lstat().st_gid
         if self._settings.server.metrics is not None:
             addresses.append(_serve_metrics(self._metrics, self._settings.server.metrics))
         self._look()  # before the first call, which must not find a model missing

@@ -47,8 +47,8 @@ class Detector:
         """Judge one frame and return when that is done.
 
         Raises, in this order: InvalidRequest (no name), ModelNotFound, WrongModelState,
-        InvalidFrame, Overloaded; then DeadlineExceeded, InferenceFailed; CancelledError when the
-        caller went.
+        InvalidFrame, OutOfDescriptors, OutOfMemory, Overloaded; then DeadlineExceeded,
+        InferenceFailed; CancelledError when the caller went.
         """
         model = self._registry.find(request.model)
         while True:
@@ -85,7 +85,7 @@ class Detector:
         if bitmap is None:
             raise InvalidFrame("The request has no bitmap.")
         mask = request.mask if loaded.manifest.task != "classification" else None
-        opened = self._frames.open(bitmap, mask)
+        opened = self._frames.open(bitmap, mask, request.caller.is_local)
         check_size(bitmap.width, bitmap.height, loaded.manifest.input)
         prediction = loaded.predict(opened, request)
         opened.check()

@@ -258,5 +258,5 @@ def test_the_dockerfile_copies_what_a_component_has_and_starts_what_it_installs(
     assert "/current/bin/python3" in text
     assert "current/bin/python3" in run
     assert set(re.findall(r"^([A-Z]+) ", text, re.MULTILINE)) == {
-        "ARG", "FROM", "RUN", "COPY", "ENTRYPOINT", "CMD",
+        "ARG", "FROM", "RUN", "COPY", "USER", "ENTRYPOINT", "CMD",
     }  # fmt: skip

@@ -6,7 +6,7 @@ import socket
 import struct
 from pathlib import Path
 from types import TracebackType
-from typing import Dict, Optional, Type
+from typing import Dict, Optional, Tuple, Type
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
@@ -20,8 +20,13 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 def literal(name: str, value: str) -> bytes:
     """A header field without Huffman code or index (RFC 7541, 6.2.2); up to 126 bytes each."""
-    assert max(len(name), len(value)) < 127
-    return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+    return b"\0" + _string(name.encode()) + _string(value.encode())
+
+
+def _string(content: bytes) -> bytes:
+    """A string of up to 254 bytes (RFC 7541, 5.1 and 5.2)."""
+    size = len(content)
+    return (bytes([size]) if size < 127 else bytes([127, size - 127])) + content
 
 
 def headers(path: str, **more: str) -> bytes:
@@ -36,6 +41,39 @@ def message(content: bytes, announced: Optional[int] = None) -> bytes:
     """A gRPC message, or the beginning of one that is `announced` to be longer."""
     size = len(content) if announced is None else announced
     return b"\0" + struct.pack("!I", size) + content
+
+
+def raw_call(
+    client: socket.socket, method: str, content: bytes, *metadata: Tuple[bytes, bytes]
+) -> bytes:
+    """Call with any bytes in the metadata.
+
+    Returns what came back up to the end of the stream, headers packed (RFC 7541), not Huffman.
+    """
+    more = b"".join(b"\0" + _string(name) + _string(value) for name, value in metadata)
+    path = f"/AWS.LookoutVision.EdgeAgent/{method}"
+    client.settimeout(20.0)
+    client.sendall(PREFACE + frame(SETTINGS, 0, 0))
+    client.sendall(frame(HEADERS, END_HEADERS, 1, headers(path) + more))
+    client.sendall(frame(DATA, END_STREAM, 1, message(content)))
+    heard = b""
+    while True:
+        head = exactly(client, 9)
+        kind, flags = head[3], head[4]
+        payload = exactly(client, int.from_bytes(head[:3], "big"))
+        if head[5:] == struct.pack("!I", 1):
+            heard += payload
+            if kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM):
+                return heard
+
+
+def exactly(client: socket.socket, count: int) -> bytes:
+    content = b""
+    while len(content) < count:
+        more = client.recv(count - len(content))
+        assert more, "the connection ended"
+        content += more
+    return content
 
 
 class Connection:

@@ -106,7 +106,8 @@ def test_answers_that_nobody_reads_are_bounded_and_cut_off(agent: Agent) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["/AWS.LookoutVision.EdgeAgent/DetectAnomalies", LIST, HEALTH, WATCH, REFLECTION, STREAM]
+    "path",
+    ["/AWS.LookoutVision.EdgeAgent/DetectAnomalies", LIST, HEALTH, WATCH, REFLECTION, STREAM],
 )
 def test_bodies_that_never_end_are_bounded_and_cut_off(agent: Agent, path: str) -> None:
     with ExitStack() as stack:

@@ -116,7 +116,7 @@ def _docker(architecture: Architecture, plan: Plan, socket: str) -> str:
     clients = shlex.quote(str(Path(socket[len("unix://") :]).parent))
     is_jetson = plan.has_jetson and architecture == "aarch64"
     words = [
-        f"exec docker run --rm --name {plan.name} --network host --ipc host",
+        f"exec docker run --rm --name {plan.name} --network host",
         *(["--runtime nvidia --group-add video"] if is_jetson else []),
         '--user "$(id -u):$(id -g)"',
         *(f"--env {name}" for name in ENVIRONMENT),
@@ -124,6 +124,7 @@ def _docker(architecture: Architecture, plan: Plan, socket: str) -> str:
         '--volume "{kernel:rootPath}/packages:{kernel:rootPath}/packages:ro"',
         '--volume "{work:path}:{work:path}"',
         f"--volume {clients}:{clients}",
+        "--volume /dev/shm:/dev/shm",  # frames of clients; the IPC namespace stays the container's
         f'{plan.image} serve --greengrass "{{work:path}}"',
     ]
     return " ".join(words)

@@ -17,7 +17,6 @@ SCHEMA_VERSION = 1
 LIMIT_BYTES = 7000
 LATE = b'{"late":true,'
 MOST_REGIONS = 64  # the largest; more don't fit anyway
-MOST_CHARACTERS = 128  # of a camera id
 
 Region = Tuple[str, int, int, int, int, float, float]  # name, box, area, peak
 Area = Tuple[str, float, str]  # name, area, colour
@@ -67,7 +66,7 @@ def verdict(
     """Note a verdict; `frame_time` in Unix seconds. Takes microseconds."""
     return Verdict(
         prediction.model_version,
-        camera[:MOST_CHARACTERS],
+        camera,
         frame_time,
         prediction.is_anomalous,
         prediction.confidence,

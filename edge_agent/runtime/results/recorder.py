@@ -137,5 +137,5 @@ def _shot(
         shared=not opened.held_bytes,
         prediction=prediction,
         mask=prediction.mask if prediction.mask is not None else opened.mask_target,
-        camera_id=request.caller.camera_id[: event.MOST_CHARACTERS],
+        camera_id=request.caller.camera_id,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Optional, Tuple
 import numpy as np
 
 from edge_agent.errors import InvalidFrame
+from edge_agent.runtime.vision.segment_access import SegmentAccess
 from edge_agent.runtime.vision.segments import Segment, Segments
 from edge_agent.types import Bitmap, Frame, SharedMemoryHandle
 
@@ -49,13 +50,17 @@ class OpenFrame:
 class FrameReader:
     """Opens bitmaps; keeps the mappings of segments that callers use again."""
 
-    def __init__(self) -> None:
-        self._segments = Segments()
+    def __init__(self, access: Optional[SegmentAccess] = None) -> None:
+        self._access = access or SegmentAccess()
+        self._segments = Segments(self._access)
 
-    def open(self, bitmap: Bitmap, mask: Optional[SharedMemoryHandle] = None) -> OpenFrame:
+    def open(
+        self, bitmap: Bitmap, mask: Optional[SharedMemoryHandle] = None, is_local: bool = False
+    ) -> OpenFrame:
         """Check `bitmap` and return its pixels; `mask` names where the mask shall be written.
 
-        Raises InvalidFrame: what came, what was expected.
+        is_local: who calls does so through the Unix socket. Raises InvalidFrame: what came, what
+        was expected; OutOfDescriptors, OutOfMemory.
         """
         width, height = bitmap.width, bitmap.height
         if not (SMALLEST <= width <= LARGEST and SMALLEST <= height <= LARGEST):
@@ -63,45 +68,52 @@ class FrameReader:
                 f"The bitmap is {width}x{height} pixels; width and height must be "
                 f"{SMALLEST} to {LARGEST}."
             )
-        # most often one segment holds frame and mask: then one look at it is enough
-        together = (
-            mask is not None and bitmap.handle is not None and mask.name == bitmap.handle.name
-        )
-        if bitmap.handle is not None:
-            segment = self._segments.open(bitmap.handle, writable=together)
-            buffer = segment.part(bitmap.handle)
+        handle = bitmap.handle
+        if handle is not None or mask is not None:
+            self._access.check_caller(is_local)
+        used: Tuple[Segment, ...] = ()
+        if handle is not None:
+            used = self._source(handle, mask)
+            buffer, size, held_bytes = used[0].part(handle), handle.size, 0
             buffer.flags.writeable = False
-            used: Tuple[Segment, ...] = (segment,)
         elif bitmap.data:
-            buffer, used = np.frombuffer(bitmap.data, np.uint8), ()
+            buffer = np.frombuffer(bitmap.data, np.uint8)
+            size = held_bytes = buffer.nbytes
         else:
             raise InvalidFrame(
                 "The bitmap has no data: set byte_data or shared_memory_handle "
                 f"to {width * height * CHANNELS} bytes of RGB pixels."
             )
-        frame = Frame(_view(buffer, width, height))
-        held_bytes = 0 if used else buffer.nbytes
+        frame = Frame(_view(buffer, size, width, height))
         if mask is None:
             return OpenFrame(frame, used, None, held_bytes)
-        if not together:
+        if len(used) < 2:
             used = (*used, self._segments.open(mask, writable=True))
-        place = _mask_view(used[-1].part(mask), width, height)
-        return OpenFrame(frame, used, place, held_bytes)
+        return OpenFrame(frame, used, _mask_view(used[-1].part(mask), width, height), held_bytes)
 
     def sweep(self) -> None:
         """Let go of mappings that no caller used lately."""
         self._segments.sweep()
 
+    def _source(
+        self, handle: SharedMemoryHandle, mask: Optional[SharedMemoryHandle]
+    ) -> Tuple[Segment, ...]:
+        """Return where the frame lies and, when it is the same object, the mask's place."""
+        if mask is not None and mask.name == handle.name:
+            return self._segments.open_parts((handle, mask), writable=True)
+        return self._segments.open_parts((handle,), writable=False)
 
-def _view(buffer: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+
+def _view(buffer: NDArray[np.uint8], size: int, width: int, height: int) -> NDArray[np.uint8]:
+    """Return the pixels in `buffer`, which holds the first of the `size` bytes that came."""
     row = width * CHANNELS
     padded = (row + 3) // 4 * 4
-    if buffer.size == row * height:
+    if size == row * height:
         return buffer.reshape(height, width, CHANNELS)
-    if buffer.size == padded * height:
+    if size == padded * height:
         return buffer.reshape(height, padded)[:, :row].reshape(height, width, CHANNELS)
     raise InvalidFrame(
-        f"The bitmap holds {buffer.size} bytes; {width}x{height} pixels of packed RGB need "
+        f"The bitmap holds {size} bytes; {width}x{height} pixels of packed RGB need "
         f"{width}*{height}*3 = {row * height} (an encoded JPEG or PNG must be decoded first)."
     )
 
