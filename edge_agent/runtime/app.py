@@ -12,7 +12,7 @@ from typing import Optional, Union
 from edge_agent import __version__
 from edge_agent.config import Settings
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime import memory, unit_care
+from edge_agent.runtime import descriptors, memory, unit_care
 from edge_agent.runtime.batching import batcher
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.host.component import Component
@@ -67,6 +67,7 @@ class _Agent:
         self, settings: Settings, wishes: SimpleQueue[Wish], component: Optional[Component]
     ) -> None:
         self._settings, self._wishes, self._component = settings, wishes, component
+        self._most_descriptors = descriptors.raise_limit()
         self._access = SegmentAccess(
             settings.server.shared_memory_over_tcp, settings.server.segment_access == "any"
         )
@@ -97,6 +98,7 @@ class _Agent:
         self._access.group = self._settings.server.socket_path.lstat().st_gid
         if self._settings.server.metrics is not None:
             addresses.append(_serve_metrics(self._metrics, self._settings.server.metrics))
+        descriptors.RESERVE.fill()
         self._look()  # before the first call, which must not find a model missing
         self._room.start()
         self._server.start()
@@ -122,6 +124,7 @@ class _Agent:
         self._server.stop(self._settings.server.stop_within_s)
         self._registry.close(FREE_WITHIN_S)
         self._room.close(STORE_WITHIN_S)
+        descriptors.RESERVE.release()
         log.info("Stopped.")
 
     def _next_wish(self) -> Optional[Wish]:
@@ -134,14 +137,19 @@ class _Agent:
     def _look(self) -> None:
         """Take over what is deployed now; an unreadable folder leaves everything as it was."""
         try:
-            self._registry.sync(self._store.scan())
-            self._registry.tend()
+            with descriptors.RESERVE.lent():
+                self._registry.sync(self._store.scan())
+                self._registry.tend()
         except Exception:
             log.exception("Looking after the models failed; trying again.")
 
     def _tend(self) -> None:
         try:
-            self._room.tend()
+            with descriptors.RESERVE.lent():
+                self._room.tend()
+            descriptors.RESERVE.fill()
+            self._metrics.has_descriptors(descriptors.in_use(), self._most_descriptors)
+            self._metrics.has_calls(*self._server.calls())
         except Exception:
             log.exception("Looking after the results failed; trying again.")
 

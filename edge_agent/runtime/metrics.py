@@ -74,6 +74,11 @@ class Metrics:
         self._build = self._gauge(
             "EngineBuild", "How far the engine is that is being built, 0 to 1", "model"
         )
+        self._descriptors = self._gauge("Descriptors", "Open files and connections", "kind")
+        self._call_bytes = self._gauge("CallBytes", "Memory of messages in work, bytes", "kind")
+        self._calls_ended = self._gauge(
+            "CallsEnded", "Calls cut off or refused to save memory, since start", "reason"
+        )
         self._build_left = self._gauge("EngineBuildLeft", "Seconds until it is built", "model")
 
     def succeeded(
@@ -147,6 +152,21 @@ class Metrics:
         for gauge in self._units.values():
             gauge.remove(model)
         self.runs_on(model, "", None)
+
+    def has_descriptors(self, in_use: int, limit: int) -> None:
+        """Note how many descriptors are in use, and how many may be."""
+        self._descriptors.labels("used").set(in_use)
+        self._descriptors.labels("limit").set(limit)
+
+    def has_calls(self, used: int, limit: int, slow: int, evicted: int, refused: int) -> None:
+        """Note the bytes that calls hold and may hold, and which were ended since the start.
+
+        slow: beyond their time limit; evicted: slow while memory was short; refused: no room.
+        """
+        self._call_bytes.labels("used").set(used)
+        self._call_bytes.labels("limit").set(limit)
+        for reason, count in (("slow", slow), ("evicted", evicted), ("refused", refused)):
+            self._calls_ended.labels(reason).set(count)
 
     def results_delivered(self, sink: str, delivered: int, waiting: int) -> None:
         """Note how many events a sink has delivered since the start, and how many wait for it."""

@@ -12,6 +12,7 @@ from typing import Callable, Optional
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import EdgeAgentError, InvalidPackage, NotBuilt, WrongModelState
+from edge_agent.runtime import descriptors
 from edge_agent.runtime.by_settings import check_memory, configured, open_loaded
 from edge_agent.runtime.engines.supply import EngineSupply
 from edge_agent.runtime.loaded import Loaded
@@ -170,7 +171,8 @@ class ServedModel:
     def _open(
         self, registration: Registration, only: Optional[Callable[[str], bool]] = None
     ) -> Loaded:
-        loaded = open_loaded(registration, self._models, self._engine, self._supply, only)
+        with descriptors.RESERVE.lent():
+            loaded = open_loaded(registration, self._models, self._engine, self._supply, only)
         if only is not None and loaded.digest != registration.digest:
             loaded.close(0.0)
             raise InvalidPackage("The package was replaced meanwhile; the new one is loaded next.")

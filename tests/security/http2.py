@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Dict, Optional, Tuple, Type
+from typing import Dict, List, Optional, Tuple, Type
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
@@ -87,6 +88,10 @@ class Connection:
         self._socket.connect(str(path))
         self._next = 1
         self.sent = 0
+        self._initial_window = 65535
+        self._heard = b""
+        self._refused: List[int] = []
+        self.settings: Dict[int, int] = {}  # of the other end, as far as they were read
 
     def __enter__(self) -> Connection:
         return self
@@ -122,7 +127,6 @@ class Connection:
         `sent`: bytes of data that were sent on this connection before.
         """
         windows = {0: 65535 - sent, stream: 65535 - sent}
-        self._initial_window = 65535
         buffer = b""
         while size > 0:
             room = min(windows[0], windows[stream], 16384, size)
@@ -134,6 +138,22 @@ class Connection:
                 continue
             buffer += self._receive()
             buffer = self._windows(buffer, windows, stream)
+
+    def refused_streams(self) -> List[int]:
+        """Return the streams that the other end has ended, after reading what it sent."""
+        with suppress(socket.timeout):
+            self.settimeout(0.2)
+            while True:
+                self._heard += self._receive()
+        while len(self._heard) >= 9:
+            size = int.from_bytes(self._heard[:3], "big")
+            kind, flags, number = struct.unpack("!BBI", self._heard[3:9])
+            payload, self._heard = self._heard[9 : 9 + size], self._heard[9 + size :]
+            if kind == RST_STREAM:
+                self._refused.append(number)
+            elif kind == SETTINGS and not flags & ACK:
+                self._settings(payload, {number: 0}, number)
+        return self._refused
 
     def closed_by_peer(self) -> bool:
         """Read until the other end closes; False when it doesn't within the time limit."""
@@ -175,6 +195,7 @@ class Connection:
     def _settings(self, payload: bytes, windows: Dict[int, int], stream: int) -> None:
         for place in range(0, len(payload), 6):
             key, value = struct.unpack("!HI", payload[place : place + 6])
+            self.settings[key] = value
             if key == 4:  # SETTINGS_INITIAL_WINDOW_SIZE
                 windows[stream] += value - self._initial_window
                 self._initial_window = value

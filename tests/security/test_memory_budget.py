@@ -138,9 +138,9 @@ def _pour(agent: Agent, path: str, stack: ExitStack) -> None:
 
 
 def test_a_caller_beyond_the_budget_is_told_so_at_once(tmp_path: Path) -> None:
-    """Frames that wait for a slow model fill it; the next one is refused, not queued."""
+    """Frames that wait for a slow model fill the budget; the next is refused, not queued."""
     agent = Agent(tmp_path, "--set", f"server.memory_mib={BUDGET_MIB}", "--set", "engine.threads=1")
-    micro.write(agent.models / "slow", "classification", micro.slow(steps=200))
+    micro.write(agent.models / "slow", "classification", micro.slow(steps=64))
     frame = plain(255, 2048, 2048)  # 12 MiB, and as much for its mask
     with agent, agent.channel() as channel:
         agent.run("slow")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Set
 
 import grpc
 
@@ -36,6 +36,17 @@ LOOK_EVERY_S = 0.5
 CALM_LOOKS = 10  # after a peak, before its memory is given back
 WORTH_GIVING_BACK_BYTES = 64 * MIB
 REPORT_EVERY_LOOKS = 120
+
+
+class CallFigures(NamedTuple):
+    """Bytes that calls hold and may hold; calls that were ended, by reason, since the start."""
+
+    used_bytes: int
+    limit_bytes: int
+    slow: int
+    evicted: int
+    refused: int
+
 
 Method = Callable[[bytes, Any, Lease], bytes]
 StreamMethod = Callable[[Iterator[bytes], Any, Lease], Iterator[bytes]]
@@ -86,14 +97,11 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
         what it is about to send are the method's to account for.
         """
 
-        def call(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
-            with self._leased(context) as lease, self._room(context):
-                for answer in method(requests, context, lease):
-                    lease.wait_for_caller(self._send_within_s)
-                    yield answer
-                    lease.work()
+        def answers(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
+            with self._room(context):
+                yield from method(requests, context, lease)
 
-        return self._listed(grpc.stream_stream_rpc_method_handler(call))
+        return self._listed(self._streaming(answers))
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Return the handler of a call; those of other services read under the same rules."""
@@ -153,6 +161,16 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
         while (content := self._read(requests, context, lease)) is not None:
             yield content
 
+    def _streaming(self, method: StreamMethod) -> grpc.RpcMethodHandler:
+        def call(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            with self._leased(context) as lease:
+                for answer in method(requests, context, lease):
+                    lease.wait_for_caller(self._send_within_s)
+                    yield answer
+                    lease.work()
+
+        return grpc.stream_stream_rpc_method_handler(call)
+
     def _wrapped(self, handler: Any) -> Any:
         """Return `handler`, which knows nothing of leases, under our rules."""
         read, write = handler.request_deserializer, handler.response_serializer
@@ -175,11 +193,11 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
             finally:
                 self._others.release()
 
-        return self.stream(counted) if handler.response_streaming else self.unary(unary)
+        return self._streaming(counted) if handler.response_streaming else self.unary(unary)
 
     def _watch(self) -> None:
         high = calm = looks = 0
-        reported: List[int] = []
+        reported = self.figures()
         while not self._stopped.wait(LOOK_EVERY_S):
             for budget in (self.receiving, self.holding):
                 budget.cancel_overdue()
@@ -193,21 +211,29 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
             if looks % REPORT_EVERY_LOOKS == 1:
                 reported = self._report(reported)
 
-    def _report(self, before: List[int]) -> List[int]:
-        """Log what was cut off since the last time."""
+    def figures(self) -> CallFigures:
+        """Return what calls hold, and how many were ended since the start."""
         budgets = self.receiving, self.holding
-        counts = [
+        return CallFigures(
+            sum(each.used_bytes for each in budgets),
+            sum(each.limit_bytes for each in budgets),
             sum(each.overdue for each in budgets),
             sum(each.evicted for each in budgets),
             sum(each.refused for each in budgets),
-        ]
-        if before and counts != before:
+        )
+
+    def _report(self, before: CallFigures) -> CallFigures:
+        """Log what was cut off since the last time."""
+        now = self.figures()
+        if now[2:] != before[2:]:
             log.warning(
                 "Calls were ended: %d that were too slow to send or to read, %d that were slow "
                 "while memory was short; %d were refused because server.memory_mib was used up.",
-                *(now - then for now, then in zip(counts, before)),
+                now.slow - before.slow,
+                now.evicted - before.evicted,
+                now.refused - before.refused,
             )
-        return counts
+        return now
 
 
 def _parsed(read: Callable[[bytes], Any], content: bytes) -> Any:

@@ -21,7 +21,7 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime import memory
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES, Admission
+from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES, Admission, CallFigures
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
 from edge_agent.types import ModelInfo, ModelState
@@ -105,6 +105,10 @@ class Server:
     def forget(self, name: str) -> None:
         """Tell the health service that a model is gone."""
         self._set_health(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+
+    def calls(self) -> CallFigures:
+        """Return what the calls hold, and how many were ended since the start."""
+        return self._admission.figures()
 
     def stop(self, within_s: float) -> None:
         """Refuse new calls, let those in flight finish, remove the socket file."""

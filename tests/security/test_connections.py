@@ -1,0 +1,141 @@
+"""Connections that do nothing: neither a camera nor the models' folder may starve."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from edge_agent.runtime import descriptors
+from tests import micro
+from tests.agent import Agent
+from tests.contract.calls import Caller, Segment, plain, until
+from tests.security.http2 import Connection, frame, message
+
+LIMIT = 1024
+IDLE = 2000
+SETTINGS = 4
+MAX_CONCURRENT_STREAMS = 3
+
+
+class FewDescriptors(Agent):
+    """An agent that may have 1,024 descriptors and no more."""
+
+    def command(self) -> List[str]:
+        return ["prlimit", f"--nofile={LIMIT}:{LIMIT}", *super().command()]
+
+
+@pytest.fixture(autouse=True)
+def _many_descriptors_here() -> None:
+    descriptors.raise_limit()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > IDLE + 500
+
+
+def connect(path: Path, says: bytes) -> socket.socket:
+    """A connection that says its word and no more; it may wait to be accepted."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    connection.connect(str(path))
+    connection.send(says)
+    return connection
+
+
+@pytest.mark.parametrize("says", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0)])
+def test_idle_connections_stop_no_camera_and_no_model(tmp_path: Path, says: bytes) -> None:
+    agent = FewDescriptors(tmp_path, "--set", "server.connection_idle_s=12")
+    micro.write(agent.models / "cls", "classification")
+    picture = plain(255)
+    with ExitStack() as stack:
+        stack.enter_context(agent)
+        agent.run("cls")
+        channel = stack.enter_context(agent.channel())
+        caller = Caller(channel)
+        assert caller.detect("cls", picture).is_anomalous
+        for _ in range(IDLE):
+            try:
+                stack.enter_context(connect(agent.socket, says))
+            except BlockingIOError:  # as many wait as may
+                time.sleep(0.001)
+        assert agent.process is not None
+        opened = Path(f"/proc/{agent.process.pid}/fd")
+        until(lambda: len(list(opened.iterdir())) >= LIMIT - 1)
+        for _ in range(20):  # new segments
+            with Segment(picture.nbytes) as segment:
+                segment.write(picture)
+                assert caller.detect("cls", caller.shared(picture, segment)).is_anomalous
+        micro.write(agent.models / "late", "classification")
+        until(lambda: "late" in [model.model_component for model in caller.list()])
+        caller.run("late")
+        assert caller.detect("late", picture).is_anomalous
+        # They are closed after a while, and others come in.
+        until(lambda: len(list(opened.iterdir())) < LIMIT // 2, 60.0)
+        with agent.channel() as late:
+            assert Caller(late).detect("cls", picture).is_anomalous
+
+
+def test_a_client_that_rested_for_longer_calls_again_without_an_error(tmp_path: Path) -> None:
+    agent = Agent(tmp_path, "--set", "server.connection_idle_s=1")
+    micro.write(agent.models / "cls", "classification")
+    with agent, agent.channel() as channel:
+        agent.run("cls")
+        caller = Caller(channel)
+        assert agent.process is not None
+        opened = Path(f"/proc/{agent.process.pid}/fd")
+        assert caller.detect("cls", plain(255)).is_anomalous
+        connected = len(list(opened.iterdir()))
+        for _ in range(2):
+            until(lambda: len(list(opened.iterdir())) < connected)
+            assert caller.detect("cls", plain(255)).is_anomalous
+
+
+def test_the_limit_is_raised_at_the_start(tmp_path: Path) -> None:
+    class Low(Agent):
+        def command(self) -> List[str]:
+            return ["prlimit", "--nofile=256:4096", *super().command()]
+
+    with Low(tmp_path) as agent:
+        assert agent.process is not None
+        limits = Path(f"/proc/{agent.process.pid}/limits").read_text()
+    line = next(line for line in limits.splitlines() if line.startswith("Max open files"))
+    assert line.split()[3:5] == ["4096", "4096"]
+
+
+def test_calls_of_one_connection_are_bounded(tmp_path: Path) -> None:
+    """The agent announces how many streams it takes (RFC 9113, 6.5.2) and refuses more."""
+    with Agent(tmp_path) as agent, Connection(agent.socket) as client:
+        client.greet()
+        for _ in range(600):
+            client.request(message(b"", 1000), end=False)
+        refused = until(client.refused_streams)
+        assert client.settings[MAX_CONCURRENT_STREAMS] == 512
+        assert len(refused) >= 600 - 512
+
+
+def test_a_handshake_that_never_comes_is_ended(tmp_path: Path) -> None:
+    with Agent(tmp_path) as agent, Connection(agent.socket) as silent:
+        silent.settimeout(30.0)
+        assert silent.closed_by_peer()
+
+
+def test_the_metrics_tell(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with Agent(tmp_path, "--set", f"server.metrics=127.0.0.1:{port}"):
+        page = until(lambda: _page(port))
+    assert 'edge_agent_Descriptors{kind="used"}' in page
+    assert 'edge_agent_Descriptors{kind="limit"}' in page
+    assert 'edge_agent_CallBytes{kind="limit"}' in page
+    assert 'edge_agent_CallsEnded{reason="slow"} 0.0' in page
+
+
+def _page(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        page: str = answer.read().decode()
+    return page if "edge_agent_Descriptors{" in page else ""
