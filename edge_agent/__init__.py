@@ -3,6 +3,8 @@
 Importing it turns off the telemetry of onnxruntime, for this process and its children.
 """
 
+from __future__ import annotations
+
 import os
 
 __version__ = "1.3.0"

@@ -1,7 +1,7 @@
 """Nothing phones home: no id in the home folder, no look-up, whatever the user's environment says.
 
-onnxruntime does both from 1.29 on. Its look-up comes about ten seconds after the import, so an agent
-is watched until the library alone, started later, has made its own.
+onnxruntime does both from 1.29 on. Its look-up comes about ten seconds after the import, so an
+agent is watched until the library alone, started later, has made its own.
 """
 
 from __future__ import annotations

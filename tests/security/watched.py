@@ -1,7 +1,7 @@
 """Programs in a network of their own, where every name that they look up is seen.
 
 unshare(1) makes that network; this module, run in it as a program, is its name server. It answers
-every question with "no such name", writes the name into a file, and ends with the program it watches.
+every question with "no such name", writes the name into a file, and ends with its program.
 """
 
 from __future__ import annotations
