@@ -30,7 +30,8 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple, Union
 
 LIST = "wheels.json"
 CHUNK = 1 << 20  # bytes
-STARTS = "-c", "import onnxruntime, edge_agent.runtime.app"  # with the libraries of all of them
+# With the libraries of all of them. Ours comes first: it turns off the telemetry of onnxruntime.
+STARTS = "-c", "import edge_agent.runtime.app, onnxruntime"
 REMEDY = "Remove the component's artifacts from this device and deploy it again."
 LOOK = "import sys, importlib; print(importlib.import_module(sys.argv[1]).__version__)"
 
