@@ -6,7 +6,7 @@ room for it. What gRPC holds of a call before that is at most one flow-control w
 counts until gRPC has sent it. A caller who keeps either waiting for too long is cut off.
 
 All of this uses grpc's public interface. What that cannot bound: the connections themselves, about
-100 KiB each, and what they send before their first call (see docs/security.md).
+100 KiB each, and what they send before their first call (see SECURITY.md).
 """
 
 from __future__ import annotations
