@@ -10,11 +10,10 @@ import hashlib
 from typing import Any, Dict, Optional, Tuple
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import from_json
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidPackage
-from edge_agent.fields import Strict, read_json
+from edge_agent.fields import Strict, parse_json, read_json
 from edge_agent.targets import BuildSpec, OptimisedGraph, Precision, TargetSpec
 from edge_agent.types import PALETTE
 
@@ -263,7 +262,7 @@ class Manifest(Strict):
 def parse(content: bytes) -> Manifest:
     """Read a manifest. Raises InvalidPackage: a sentence for each thing that is wrong."""
     try:
-        values: Any = from_json(content)  # which bounds depth and digits
+        values: Any = parse_json(content)
     except ValueError as error:
         raise InvalidPackage(f"{FILE_NAME} isn't JSON: {error}") from None
     if not isinstance(values, dict):

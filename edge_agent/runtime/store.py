@@ -98,7 +98,7 @@ class Store:
             name = path.stem if path.suffix == ".zip" else path.name
             if not self._is_package(path):
                 continue
-            if not re.match(NAME_PATTERN, name):
+            if not re.fullmatch(NAME_PATTERN, name):
                 self._complain(path, f"its name must match {NAME_PATTERN}")
                 continue
             package_stamp = stamp(path)
@@ -124,7 +124,7 @@ class Store:
                     self._complain(path, "it isn't a plain file")
                     continue
                 record = read_json(Record, path.read_bytes())
-            except (OSError, ValueError, RecursionError) as error:
+            except (OSError, ValueError) as error:
                 self._complain(path, str(error))
                 continue
             package = Path(record.package)
