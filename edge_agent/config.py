@@ -87,6 +87,8 @@ class ModelsSettings(Strict):
     memory_limit_mib: Optional[Annotated[int, Field(ge=1)]] = None  # of the agent; None: no limit
     drain_within_s: Seconds = 30.0  # StopModel waits so long for calls in flight
     trusted_keys: Optional[Path] = None  # PEM, Ed25519 public keys; packages must be signed by one
+    allow_unbound_signatures: bool = False  # of format 1, without component and version
+    allow_downgrade: bool = False  # signed packages older than one that was served before
     thresholds: Dict[str, Fraction] = Field(default_factory=dict)  # by model
 
 

@@ -21,6 +21,7 @@ FORMAT = 1
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 NAME_PATTERN = r"^[a-zA-Z0-9\-_.]{1,128}$"  # the contract's pattern for model components
+VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}$"  # of a component
 
 GRID_BYTES = 64  # 8x8
 

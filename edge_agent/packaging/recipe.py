@@ -19,11 +19,10 @@ from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, read_json
-from edge_agent.manifest import NAME_PATTERN
+from edge_agent.manifest import NAME_PATTERN, VERSION_PATTERN
 
 LIMIT_BYTES = 8192  # a recipe of lite must be smaller, and have fewer objects
 LIMIT_OBJECTS = 255
-VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}$"
 AGENT = "aws.iot.lookoutvision.EdgeAgent"
 AGENT_VERSIONS = ">=1.3.0 <2.0.0"  # earlier ones don't know all of the manifest
 ARTIFACT = "model.zip"

@@ -34,6 +34,7 @@ ENGINE_THREADS = (batcher.THREAD_NAME, unit_care.THREAD_NAME)
 FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
+VERSIONS_FILE = "versions.json"
 
 Wish = Union[int, Settings]  # stop with this exit status; go by these settings
 
@@ -67,11 +68,11 @@ class _Agent:
     ) -> None:
         self._settings, self._wishes, self._component = settings, wishes, component
         self._frames = FrameReader()
-        self._store = Store(settings.models)
+        folder = settings.results.folder
+        self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
         self._metrics = Metrics()
         nucleus = component.nucleus if component else None
         self._room = ResultsRoom(settings.results, self._metrics, self._lose, nucleus)
-        folder = settings.results.folder
         self._registry = Registry(
             settings.models,
             settings.engine,

@@ -16,7 +16,9 @@ from edge_agent.runtime.store import Registration
 
 
 def configured(registration: Registration, models: ModelsSettings) -> Registration:
-    """Return the registration with the threshold of the settings in its decision."""
+    """Return the registration with the settings' threshold, and what they allow."""
+    if models.allow_downgrade and not registration.allow_downgrade:
+        registration = replace(registration, allow_downgrade=True)
     threshold = models.thresholds.get(registration.name)
     decision = json.loads(registration.decision)
     if threshold in (None, decision.get("threshold")):

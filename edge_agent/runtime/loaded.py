@@ -131,6 +131,7 @@ def load(
     batching = BatchingOptions(
         engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000
     )
+    registration.served(package)
     remarks = [
         *_remarks(registration.name, len(package.manifest.golden), refused),
         *opened.remarks,

@@ -14,7 +14,7 @@ from typing import Optional, Tuple
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest, parse
 from edge_agent.runtime import onnx_file, package_files, signature
-from edge_agent.runtime.signature import TrustedKeys
+from edge_agent.runtime.signature import Identity, TrustedKeys
 
 MANIFEST_LIMIT_BYTES = 1024 * 1024
 DEFAULT_LIMIT_BYTES = 2048 * 1024 * 1024
@@ -25,7 +25,7 @@ class Package:
     """The manifest of a package and its files.
 
     digest: names this very content. is_signed: one of the keys that this device trusts signed it;
-    False as well where it trusts none.
+    False as well where it trusts none. identity: what it was signed as, if that is known.
     """
 
     def __init__(
@@ -39,10 +39,11 @@ class Package:
         Raises InvalidPackage: what is wrong with which file.
         """
         self.path, self.is_signed = path, trusted is not None
+        self.identity: Optional[Identity] = None
         content = package_files.read(path, FILE_NAME, MANIFEST_LIMIT_BYTES)
         if trusted is not None:
             signed = package_files.find(path, signature.FILE_NAME, signature.LIMIT_BYTES)
-            trusted.check(path, content, signed)
+            self.identity = trusted.check(path, content, signed)
         self.manifest = _parse(content)
         self.digest = hashlib.sha256(content).hexdigest()
         names = {entry.path for entry in self.manifest.files}
