@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Callable, Optional
 
-from edge_agent.config import EngineSettings, ModelsSettings
+from edge_agent.config import ModelsSettings
 from edge_agent.errors import ModelError
 from edge_agent.manifest import MODEL_FILE
 from edge_agent.runtime import memory
-from edge_agent.runtime.engines.supply import EngineSupply
-from edge_agent.runtime.loaded import Loaded, load
 from edge_agent.runtime.store import Registration
 
 
@@ -35,14 +32,3 @@ def check_memory(registration: Registration, models: ModelsSettings) -> None:
         return  # loading will say what is wrong with it
     size = next(entry.size for entry in files if entry.path == MODEL_FILE)
     memory.check(registration.name, size, models.memory_limit_mib)
-
-
-def open_loaded(
-    registration: Registration,
-    models: ModelsSettings,
-    engine: EngineSettings,
-    supply: EngineSupply,
-    only: Optional[Callable[[str], bool]] = None,
-) -> Loaded:
-    """Load a package of no more than the settings allow. Raises as `load`."""
-    return load(registration, engine, models.package_limit_mib * memory.MIB, supply, only)
