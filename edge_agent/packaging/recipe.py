@@ -162,6 +162,7 @@ class Recipe(Strict):
 
 def check(content: bytes) -> Recipe:
     """Read a recipe (JSON). Raises InvalidConfiguration: what one of the nuclei would refuse."""
+    _check_length(content)
     try:
         recipe = read_json(Recipe, content)
     except ValueError as error:
@@ -226,11 +227,15 @@ def _yaml() -> Any:
     return yaml
 
 
-def _check_size(content: bytes, values: Any) -> None:
+def _check_length(content: bytes) -> None:
     if len(content) >= LIMIT_BYTES:
         raise InvalidConfiguration(
             f"The recipe has {len(content)} bytes; nucleus lite takes fewer than {LIMIT_BYTES}."
         )
+
+
+def _check_size(content: bytes, values: Any) -> None:
+    _check_length(content)
     if _objects(values) >= LIMIT_OBJECTS:
         raise InvalidConfiguration(
             f"The recipe has {_objects(values)} keys and values; nucleus lite takes fewer than "
