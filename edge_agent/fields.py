@@ -94,7 +94,7 @@ def _sentences(kind: Type[Strict], error: ValidationError) -> str:
 
 
 def _sentence(kind: Type[Strict], item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "the whole document"
+    where = ".".join(map(_plain, item["loc"])) or "the whole document"
     if item["type"] == "extra_forbidden":
         known = ", ".join(sorted(_group(kind, item["loc"][:-1]).model_fields))
         return f"{where}: unknown key; known here: {known}"
@@ -103,6 +103,12 @@ def _sentence(kind: Type[Strict], item: Any) -> str:
     came = "" if item["type"] == "missing" else f" (it is {_short(item['input'])})"
     message = item["msg"]
     return f"{where}: {message[0].lower()}{message[1:]}{came}"
+
+
+def _plain(part: Any) -> str:
+    """Name a key in a sentence, which may get into a log; strangers choose what it holds."""
+    text = str(part)
+    return text if text.isprintable() else repr(text)
 
 
 def _short(value: Any) -> str:

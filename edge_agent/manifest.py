@@ -181,7 +181,8 @@ class FileEntry(Strict):
     @classmethod
     def _inside(cls, path: str) -> str:
         parts = path.split("/")
-        if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
+        is_plain = path.isprintable() and "\\" not in path
+        if not is_plain or any(part in ("", ".", "..") for part in parts):
             raise ValueError("must be a plain relative path inside the package")
         return path
 

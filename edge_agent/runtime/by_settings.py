@@ -30,5 +30,6 @@ def check_memory(registration: Registration, models: ModelsSettings) -> None:
         files = registration.open().manifest.files
     except ModelError:
         return  # loading will say what is wrong with it
-    size = next(entry.size for entry in files if entry.path == MODEL_FILE)
-    memory.check(registration.name, size, models.memory_limit_mib)
+    model = next(entry.size for entry in files if entry.path == MODEL_FILE)
+    largest = max(entry.size for entry in files)  # each is read as a whole to be verified
+    memory.check(registration.name, max(model, largest // 2), models.memory_limit_mib)

@@ -18,6 +18,7 @@ from edge_agent.runtime.signature import Identity, TrustedKeys
 
 MANIFEST_LIMIT_BYTES = 1024 * 1024
 DEFAULT_LIMIT_BYTES = 2048 * 1024 * 1024
+MOST_FILES = 1024  # listed; a package for calibration has some 530
 SENTENCE_LENGTH = 2000  # of what is wrong with a manifest; one answer tells of all models
 
 
@@ -49,6 +50,11 @@ class Package:
         names = {entry.path for entry in self.manifest.files}
         if len(names) < len(self.manifest.files):
             raise InvalidPackage(f"{path}: {FILE_NAME} lists a file twice; make the package anew.")
+        if len(names) > MOST_FILES:
+            raise InvalidPackage(
+                f"{path} lists {len(names)} files; {MOST_FILES} at most are read. Leave out what "
+                "the model doesn't need."
+            )
         total = sum(entry.size for entry in self.manifest.files)
         if total > limit_bytes:
             raise InvalidPackage(
