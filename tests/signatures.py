@@ -6,10 +6,8 @@ import base64
 import json
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from edge_agent.packaging.signing import Signer
-from edge_agent.runtime.signature import Identity, key_id
+from edge_agent.runtime.signature import Identity, key_id, library
 from tests.certificates import openssl
 
 
@@ -39,6 +37,9 @@ def signed(package: Path, private: Path, component: str = "", version: str = "")
 def signed_unbound(package: Path, private: Path) -> Path:
     """Sign in format 1, which says neither of which component nor of which version it is."""
     content = (package / "manifest.json").read_bytes()
+    library()  # whose import warns of CPython 3.8
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     key = load_pem_private_key(private.read_bytes(), password=None)
     values = {
         "algorithm": "Ed25519",
