@@ -17,7 +17,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.types import ModelState
 from tests import micro
 from tests.agent import Agent
@@ -26,7 +25,6 @@ from tests.contract.calls import Caller, plain
 MIB = 1024 * 1024
 LIMIT_MIB = 1024
 WANTED = int(7.7 * 1024) * MIB // 4  # numbers of four bytes
-GREEDY_GRAPH = Callable[[], bytes]
 
 
 def with_nodes(nodes: List[Any], *constants: Any) -> bytes:
@@ -114,7 +112,7 @@ def on_blue_frames() -> bytes:
     return with_nodes(nodes, much, one)
 
 
-GREEDY: Dict[str, GREEDY_GRAPH] = {
+GREEDY: Dict[str, Callable[[], bytes]] = {
     "every-frame": on_every_frame,
     "loading": while_it_is_loaded,
     "many-steps": in_many_steps,
@@ -228,14 +226,6 @@ for count in range(1, blue.max_batch + 1):
     good.run(good.slots()[:count])
 """
     assert in_a_process(tmp_path, code).splitlines() == [f"{n} True" for n in (1, 2, 3, 4)]
-
-
-def test_without_a_limit_the_bound_is_what_the_machine_has_left() -> None:
-    from edge_agent.runtime import memory
-
-    free = memory.free_bytes(None)
-    assert abs(free - memory.available_bytes()) < 512 * MIB
-    assert BackendOptions(memory_bytes=free).memory_bytes > 0
 
 
 def test_a_file_of_onnxruntimes_own_format_is_never_loaded(tmp_path: Path) -> None:
