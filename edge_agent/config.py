@@ -7,7 +7,6 @@ server.socket_mode=... on the command line, EDGE_AGENT_SERVER__SOCKET_MODE in th
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
@@ -15,7 +14,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, read
+from edge_agent.fields import Strict, parse_json, read
 
 DEFAULT_SOCKET = "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
 ENVIRONMENT_PREFIX = "EDGE_AGENT_"
@@ -105,6 +104,8 @@ class ModelsSettings(Strict):
     memory_limit_mib: Optional[Annotated[int, Field(ge=1)]] = None  # of the agent; None: no limit
     drain_within_s: Seconds = 30.0  # StopModel waits so long for calls in flight
     trusted_keys: Optional[Path] = None  # PEM, Ed25519 public keys; packages must be signed by one
+    allow_unbound_signatures: bool = False  # of format 1, without component and version
+    allow_downgrade: bool = False  # signed packages older than one that was served before
     thresholds: Dict[str, Fraction] = Field(default_factory=dict)  # by model
 
 
@@ -290,7 +291,7 @@ def build(
 def from_file(file: Path) -> Dict[str, Any]:
     """Read a settings file (JSON) as it is. Raises InvalidConfiguration."""
     try:
-        tree = json.loads(file.read_bytes())
+        tree = parse_json(file.read_bytes())
     except OSError as error:
         raise InvalidConfiguration(f"Configuration file {file}: {error.strerror}.") from None
     except ValueError as error:
@@ -307,7 +308,7 @@ def _put(tree: Dict[str, Any], path: list[str], value: str, source: str) -> None
             raise InvalidConfiguration(f"{source}: {part!r} is a value, not a group of settings")
     if value.startswith("{"):  # a whole group of settings
         try:
-            tree[path[-1]] = json.loads(value)
+            tree[path[-1]] = parse_json(value)
         except ValueError as error:
             raise InvalidConfiguration(f"{source}: {value!r} isn't JSON: {error}") from None
     else:

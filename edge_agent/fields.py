@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Type, TypeVar
+import json
+import math
+from typing import Any, Dict, List, Tuple, Type, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,6 +16,8 @@ class Strict(BaseModel):
 
 
 T = TypeVar("T", bound=Strict)
+
+LONGEST_INTEGER = 400  # digits; converting them takes the square of their number
 
 
 def read(kind: Type[T], values: Any) -> T:
@@ -30,12 +34,55 @@ def read(kind: Type[T], values: Any) -> T:
 def read_json(kind: Type[T], content: bytes) -> T:
     """Build `kind` from JSON text; every value must have its own JSON type.
 
-    Raises ValueError: a sentence for every wrong field.
+    Raises ValueError: a sentence for every wrong field, or why it is no JSON to `parse_json`.
     """
+    parse_json(content)
     try:
         return kind.model_validate_json(content, strict=True)
     except ValidationError as error:
         raise ValueError(_sentences(kind, error)) from None
+
+
+def parse_json(content: Union[str, bytes]) -> Any:
+    """Return what JSON text holds, as long as all its readers find the same in it.
+
+    Raises ValueError for other text, a key that stands twice in one object, numbers that aren't
+    finite or very long, and values nested too deeply.
+    """
+    try:
+        return json.loads(
+            content,
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {_short(key)} stands twice in one object; keep one of them")
+            seen.add(key)
+    return values
+
+
+def _integer(text: str) -> int:
+    if len(text) > LONGEST_INTEGER:
+        raise ValueError(f"a number has {len(text)} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {_short(text)} isn't finite")
+    return value
 
 
 def _sentences(kind: Type[Strict], error: ValidationError) -> str:
@@ -47,7 +94,7 @@ def _sentences(kind: Type[Strict], error: ValidationError) -> str:
 
 
 def _sentence(kind: Type[Strict], item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "the whole document"
+    where = ".".join(map(_plain, item["loc"])) or "the whole document"
     if item["type"] == "extra_forbidden":
         known = ", ".join(sorted(_group(kind, item["loc"][:-1]).model_fields))
         return f"{where}: unknown key; known here: {known}"
@@ -56,6 +103,12 @@ def _sentence(kind: Type[Strict], item: Any) -> str:
     came = "" if item["type"] == "missing" else f" (it is {_short(item['input'])})"
     message = item["msg"]
     return f"{where}: {message[0].lower()}{message[1:]}{came}"
+
+
+def _plain(part: Any) -> str:
+    """Name a key in a sentence, which may get into a log; strangers choose what it holds."""
+    text = str(part)
+    return text if text.isprintable() else repr(text)
 
 
 def _short(value: Any) -> str:

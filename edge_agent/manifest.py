@@ -10,11 +10,10 @@ import hashlib
 from typing import Any, Dict, Optional, Tuple
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import from_json
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidPackage
-from edge_agent.fields import Strict, read_json
+from edge_agent.fields import Strict, parse_json, read_json
 from edge_agent.targets import BuildSpec, OptimisedGraph, Precision, TargetSpec
 from edge_agent.types import PALETTE
 
@@ -22,6 +21,7 @@ FORMAT = 1
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
 NAME_PATTERN = r"^[a-zA-Z0-9\-_.]{1,128}$"  # the contract's pattern for model components
+VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}$"  # of a component
 
 GRID_BYTES = 64  # 8x8
 
@@ -181,7 +181,8 @@ class FileEntry(Strict):
     @classmethod
     def _inside(cls, path: str) -> str:
         parts = path.split("/")
-        if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
+        is_plain = path.isprintable() and "\\" not in path
+        if not is_plain or any(part in ("", ".", "..") for part in parts):
             raise ValueError("must be a plain relative path inside the package")
         return path
 
@@ -263,7 +264,7 @@ class Manifest(Strict):
 def parse(content: bytes) -> Manifest:
     """Read a manifest. Raises InvalidPackage: a sentence for each thing that is wrong."""
     try:
-        values: Any = from_json(content)  # which bounds depth and digits
+        values: Any = parse_json(content)
     except ValueError as error:
         raise InvalidPackage(f"{FILE_NAME} isn't JSON: {error}") from None
     if not isinstance(values, dict):

@@ -8,13 +8,13 @@ absolute one, a file:// or an s3:// URI.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 from urllib.parse import unquote
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import parse_json
 
 NORMAL, ANOMALY = "normal", "anomaly"
 S3, FILE = "s3://", "file://"
@@ -95,7 +95,7 @@ def _entries(source: Path) -> Iterator[Entry]:
         if not raw.strip():
             continue
         try:
-            line = json.loads(raw)
+            line = parse_json(raw)
         except ValueError as error:
             raise InvalidConfiguration(f"{source}, line {number}, isn't JSON: {error}.") from None
         if not isinstance(line, dict) or not isinstance(line.get("source-ref"), str):

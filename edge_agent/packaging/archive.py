@@ -24,7 +24,7 @@ MODE = stat.S_IFREG | 0o644
 UNIX = 3
 
 
-def write(path: Path, draft: Draft, signing_key: Optional[Path] = None) -> None:
+def write(path: Path, draft: Draft, signer: Optional[signing.Signer] = None) -> None:
     """Write the zip. Raises InvalidPackage when a file isn't as the manifest says.
 
     The package's files lie at the zip's root, so that `path` itself is a model package as well.
@@ -34,13 +34,13 @@ def write(path: Path, draft: Draft, signing_key: Optional[Path] = None) -> None:
     draft = draft.add({PROGRAM: Path(register.__file__).read_bytes()})
     draft = draft.add({bom.FILE_NAME: bom.of_model(draft.manifest)})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as bundle:
-        for name, content in _members(draft, signing_key):
+        for name, content in _members(draft, signer):
             entry = zipfile.ZipInfo(name, DATE)
             entry.create_system, entry.external_attr = UNIX, MODE << 16
             bundle.writestr(entry, content)
 
 
-def _members(draft: Draft, signing_key: Optional[Path]) -> Iterator[Tuple[str, bytes]]:
+def _members(draft: Draft, signer: Optional[signing.Signer]) -> Iterator[Tuple[str, bytes]]:
     """Yield the manifest, its signature and the rest; an agent finds the first two at once."""
     files = tuple(sorted(draft.manifest.files, key=lambda entry: entry.path))
     reserved = {FILE_NAME, signature.FILE_NAME} & {entry.path for entry in files}
@@ -51,7 +51,7 @@ def _members(draft: Draft, signing_key: Optional[Path]) -> Iterator[Tuple[str, b
     manifest = draft.manifest.model_copy(update={"files": files}).to_json()
     parse(manifest)
     yield FILE_NAME, manifest
-    if signing_key is not None:
-        yield signature.FILE_NAME, signing.sign(manifest, signing_key)
+    if signer is not None:
+        yield signature.FILE_NAME, signer.sign(manifest)
     for entry in files:
         yield entry.path, draft.read(entry.path)

@@ -19,15 +19,16 @@ from typing_extensions import Annotated
 
 from edge_agent.errors import EdgeAgentError, InvalidConfiguration
 from edge_agent.fields import Strict
-from edge_agent.manifest import NAME_PATTERN
-from edge_agent.packaging import archive
+from edge_agent.manifest import NAME_PATTERN, VERSION_PATTERN
+from edge_agent.packaging import archive, signing
 from edge_agent.packaging.aws.folder import TAGS_FILE
 from edge_agent.packaging.draft import Draft
 from edge_agent.packaging.graph.findings import Finding
 from edge_agent.packaging.jobs import Job, Jobs, Request, staging
 from edge_agent.packaging.preparation import Preparation, Tell
-from edge_agent.packaging.recipe import AGENT, ARTIFACT, VERSION_PATTERN, model_component
+from edge_agent.packaging.recipe import AGENT, ARTIFACT, model_component
 from edge_agent.packaging.target import Target
+from edge_agent.runtime.signature import Identity
 
 TAG_PATTERN = r"^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$"
 TagKey = Annotated[str, Field(min_length=1, max_length=128, pattern=TAG_PATTERN)]
@@ -162,4 +163,6 @@ def write(folder: Path, order: Order, tell: Tell) -> None:
     (folder / "recipe.yaml").write_bytes(recipe.to_yaml())
     if component.tags:
         (folder / TAGS_FILE).write_text(json.dumps(component.tags, sort_keys=True) + "\n")
-    archive.write(artifacts / ARTIFACT, draft, order.signing_key)
+    key = order.signing_key
+    signer = signing.Signer(key, Identity(name, version)) if key else None
+    archive.write(artifacts / ARTIFACT, draft, signer)

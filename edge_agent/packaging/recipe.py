@@ -19,11 +19,10 @@ from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, read_json
-from edge_agent.manifest import NAME_PATTERN
+from edge_agent.manifest import NAME_PATTERN, VERSION_PATTERN
 
 LIMIT_BYTES = 8192  # a recipe of lite must be smaller, and have fewer objects
 LIMIT_OBJECTS = 255
-VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}$"
 AGENT = "aws.iot.lookoutvision.EdgeAgent"
 AGENT_VERSIONS = ">=1.3.0 <2.0.0"  # earlier ones don't know all of the manifest
 ARTIFACT = "model.zip"
@@ -163,6 +162,7 @@ class Recipe(Strict):
 
 def check(content: bytes) -> Recipe:
     """Read a recipe (JSON). Raises InvalidConfiguration: what one of the nuclei would refuse."""
+    _check_length(content)
     try:
         recipe = read_json(Recipe, content)
     except ValueError as error:
@@ -227,11 +227,15 @@ def _yaml() -> Any:
     return yaml
 
 
-def _check_size(content: bytes, values: Any) -> None:
+def _check_length(content: bytes) -> None:
     if len(content) >= LIMIT_BYTES:
         raise InvalidConfiguration(
             f"The recipe has {len(content)} bytes; nucleus lite takes fewer than {LIMIT_BYTES}."
         )
+
+
+def _check_size(content: bytes, values: Any) -> None:
+    _check_length(content)
     if _objects(values) >= LIMIT_OBJECTS:
         raise InvalidConfiguration(
             f"The recipe has {_objects(values)} keys and values; nucleus lite takes fewer than "

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.signature import Signature, key_id, library
+from edge_agent.runtime.signature import Identity, Signature, key_id, library
 
 
-def sign(manifest: bytes, key_file: Path) -> bytes:
-    """Return the content of manifest.sig for manifest.json as it is; the same for the same key.
+@dataclass(frozen=True)
+class Signer:
+    """Signs a manifest as `identity`.
 
     `key_file`: a private key as `openssl genpkey -algorithm ed25519` writes it, without passphrase.
-    Raises InvalidConfiguration when it can't be used.
     """
+
+    key_file: Path
+    identity: Identity
+
+    def sign(self, manifest: bytes) -> bytes:
+        """Return the content of manifest.sig for manifest.json as it is; always the same.
+
+        Raises InvalidConfiguration when the key can't be used.
+        """
+        key = _private_key(self.key_file)
+        signature = base64.b64encode(key.sign(self.identity.document(manifest))).decode()
+        return Signature(
+            format=2,
+            component=self.identity.component,
+            version=self.identity.version,
+            key=key_id(key.public_key()),
+            signature=signature,
+        ).to_json()
+
+
+def _private_key(key_file: Path) -> Any:
     kind = library().Ed25519PrivateKey
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -37,5 +60,4 @@ def sign(manifest: bytes, key_file: Path) -> bytes:
         raise InvalidConfiguration(
             f"Signing key {key_file} is an {type(key).__name__}; only Ed25519 keys sign packages."
         )
-    signature = base64.b64encode(key.sign(manifest)).decode()
-    return Signature(key=key_id(key.public_key()), signature=signature).to_json()
+    return key

@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, T, read, read_json
+from edge_agent.fields import Strict, T, parse_json, read, read_json
 from edge_agent.packaging.recipe import Architecture
 from edge_agent.targets import TargetSpec
 
@@ -151,8 +151,8 @@ def _options(machine: Platform, text: Optional[str], defaults: Dict[str, str]) -
 
 def _read(kind: Type[T], text: str, target: str) -> T:
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise InvalidConfiguration(f"--compiler-options isn't JSON: {error}") from None
     known = [field.alias or name for name, field in kind.model_fields.items()]
     unknown = sorted(set(values) - set(known)) if isinstance(values, dict) else []

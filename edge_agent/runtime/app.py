@@ -35,6 +35,7 @@ ENGINE_THREADS = (batcher.THREAD_NAME, unit_care.THREAD_NAME)
 FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
+VERSIONS_FILE = "versions.json"
 
 Wish = Union[int, Settings]  # stop with this exit status; go by these settings
 
@@ -72,11 +73,11 @@ class _Agent:
             settings.server.shared_memory_over_tcp, settings.server.segment_access == "any"
         )
         self._frames = FrameReader(self._access)
-        self._store = Store(settings.models)
+        folder = settings.results.folder
+        self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
         self._metrics = Metrics()
         nucleus = component.nucleus if component else None
         self._room = ResultsRoom(settings.results, self._metrics, self._lose, nucleus)
-        folder = settings.results.folder
         self._registry = Registry(
             settings.models,
             settings.engine,

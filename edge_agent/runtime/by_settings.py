@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Callable, Optional
 
-from edge_agent.config import EngineSettings, ModelsSettings
+from edge_agent.config import ModelsSettings
 from edge_agent.errors import ModelError
 from edge_agent.manifest import MODEL_FILE
 from edge_agent.runtime import memory
-from edge_agent.runtime.engines.supply import EngineSupply
-from edge_agent.runtime.loaded import Loaded, load
 from edge_agent.runtime.store import Registration
 
 
 def configured(registration: Registration, models: ModelsSettings) -> Registration:
-    """Return the registration with the threshold of the settings in its decision."""
+    """Return the registration with the settings' threshold, and what they allow."""
+    if models.allow_downgrade and not registration.allow_downgrade:
+        registration = replace(registration, allow_downgrade=True)
     threshold = models.thresholds.get(registration.name)
     decision = json.loads(registration.decision)
     if threshold in (None, decision.get("threshold")):
@@ -31,16 +30,6 @@ def check_memory(registration: Registration, models: ModelsSettings) -> None:
         files = registration.open().manifest.files
     except ModelError:
         return  # loading will say what is wrong with it
-    size = next(entry.size for entry in files if entry.path == MODEL_FILE)
-    memory.check(registration.name, size, models.memory_limit_mib)
-
-
-def open_loaded(
-    registration: Registration,
-    models: ModelsSettings,
-    engine: EngineSettings,
-    supply: EngineSupply,
-    only: Optional[Callable[[str], bool]] = None,
-) -> Loaded:
-    """Load a package of no more than the settings allow. Raises as `load`."""
-    return load(registration, engine, models.package_limit_mib * memory.MIB, supply, only)
+    model = next(entry.size for entry in files if entry.path == MODEL_FILE)
+    largest = max(entry.size for entry in files)  # each is read as a whole to be verified
+    memory.check(registration.name, max(model, largest // 2), models.memory_limit_mib)

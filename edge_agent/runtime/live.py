@@ -23,6 +23,7 @@ LIVE = frozenset(
         "engine.scale_down_after_s",
         "engine.hang_after_s",
         "models.thresholds",
+        "models.allow_downgrade",
         "models.remove_after_s",
         "models.memory_limit_mib",
         "models.drain_within_s",

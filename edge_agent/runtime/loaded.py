@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-from edge_agent.config import EngineSettings
+from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import BackendUnavailable, EdgeAgentError, ModelError, NotBuilt
 from edge_agent.manifest import Decision, Manifest, RuntimeSpec
 from edge_agent.runtime import memory
@@ -102,10 +102,10 @@ class Loaded:
         return finished
 
 
-def load(
+def open_loaded(
     registration: Registration,
+    models: ModelsSettings,
     engine: EngineSettings,
-    limit_bytes: int,
     supply: EngineSupply,
     only: Optional[Callable[[str], bool]] = None,
 ) -> Loaded:
@@ -114,13 +114,20 @@ def load(
     Of the engines that the supply plans, those are tried that `only` says yes to. Raises
     ModelError; NotBuilt when none serves but one would as soon as it is built.
     """
-    package = registration.open(limit_bytes)
+    package = registration.open(models.package_limit_mib * memory.MIB)
     package.verify()
     manifest = registration.apply(package.manifest)
     plan = supply.plan(package.manifest.target)
     _, threads = unit_limits(manifest.runtime, engine)
-    options = BackendOptions(threads, engine.spinning, engine.memory_arena, engine.cpu_batches)
-    opening = Opening(registration.name, package, manifest, options, supply)
+    options = BackendOptions(
+        threads,
+        engine.spinning,
+        engine.memory_arena,
+        engine.cpu_batches,
+        memory_bytes=memory.free_bytes(models.memory_limit_mib),
+    )
+    is_limited = models.memory_limit_mib is not None
+    opening = Opening(registration.name, package, manifest, options, supply, is_limited)
     names = list(filter(only, plan.order))
     if not names:
         raise BackendUnavailable("There is no other engine for it here.")
@@ -131,6 +138,7 @@ def load(
     batching = BatchingOptions(
         engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000
     )
+    registration.served(package)
     remarks = [
         *_remarks(registration.name, len(package.manifest.golden), refused),
         *opened.remarks,

@@ -42,18 +42,24 @@ def available_bytes() -> int:
     return machine if limit == "max" else min(machine, int(limit) - current)
 
 
+def free_bytes(limit_mib: Optional[int]) -> int:
+    """Return what this process may still take within `limit_mib`, its own; not below 0."""
+    free = available_bytes()
+    if limit_mib is not None:
+        free = min(free, limit_mib * MIB - resident_bytes())
+    return max(free, 0)
+
+
 def check(name: str, model_bytes: int, limit_mib: Optional[int]) -> None:
     """Raise OutOfMemory when a model of `model_bytes` on disk will hardly fit.
 
     Loading holds the file and the engine's own copy of its weights at the same time.
     """
     needed = 2 * model_bytes + _ENGINE_BYTES
-    free = available_bytes()
-    if limit_mib is not None:
-        free = min(free, limit_mib * MIB - resident_bytes())
+    free = free_bytes(limit_mib)
     if needed > free:
         raise OutOfMemory(
-            f"Model {name!r} needs about {needed // MIB} MiB to load; {max(free, 0) // MIB} MiB "
+            f"Model {name!r} needs about {needed // MIB} MiB to load; {free // MIB} MiB "
             "are free. Stop another model, or raise models.memory_limit_mib if it is set."
         )
 

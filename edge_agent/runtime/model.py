@@ -13,9 +13,9 @@ from typing import Callable, Optional
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import EdgeAgentError, InvalidPackage, NotBuilt, WrongModelState
 from edge_agent.runtime import descriptors
-from edge_agent.runtime.by_settings import check_memory, configured, open_loaded
+from edge_agent.runtime.by_settings import check_memory, configured
 from edge_agent.runtime.engines.supply import EngineSupply
-from edge_agent.runtime.loaded import Loaded
+from edge_agent.runtime.loaded import Loaded, open_loaded
 from edge_agent.runtime.serving import Serving
 from edge_agent.runtime.store import Registration
 from edge_agent.runtime.unit_care import UnitCare, in_background, sentence

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from itertools import chain
+from typing import Any, Iterable, Iterator
 
 from google.protobuf.message import DecodeError
 
@@ -36,18 +37,21 @@ def check(model: bytes) -> None:
 def _tensors(holder: Any) -> Iterator[Any]:
     """Yield each tensor of a graph or function, those of nested graphs included."""
     yield from getattr(holder, "initializer", ())
-    sparse = list(getattr(holder, "sparse_initializer", ()))
-    for node in holder.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            sparse.extend(attribute.sparse_tensors)
-            if attribute.HasField("sparse_tensor"):
-                sparse.append(attribute.sparse_tensor)
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for graph in attribute.graphs:
-                yield from _tensors(graph)
+    yield from _parts(getattr(holder, "sparse_initializer", ()))
+    defaults = getattr(holder, "attribute_proto", ())
+    for attribute in chain(defaults, chain.from_iterable(node.attribute for node in holder.node)):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        yield from _parts(attribute.sparse_tensors)
+        if attribute.HasField("sparse_tensor"):
+            yield from _parts([attribute.sparse_tensor])
+        if attribute.HasField("g"):
+            yield from _tensors(attribute.g)
+        for graph in attribute.graphs:
+            yield from _tensors(graph)
+
+
+def _parts(sparse: Iterable[Any]) -> Iterator[Any]:
     for tensor in sparse:
         yield from (tensor.values, tensor.indices)

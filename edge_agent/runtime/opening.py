@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import partial
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from edge_agent.errors import (
     AgentUnavailable,
@@ -20,6 +20,7 @@ from edge_agent.manifest import MODEL_FILE, Manifest
 from edge_agent.runtime import parity
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.catalog import first_that_works, open_named
+from edge_agent.runtime.engines import graph_trial
 from edge_agent.runtime.engines.plan import TENSORRT
 from edge_agent.runtime.engines.supply import Candidate, EngineSupply
 from edge_agent.runtime.graph_choice import choose_graph, this_machine
@@ -67,12 +68,18 @@ class Opening:
         manifest: Manifest,
         options: BackendOptions,
         supply: EngineSupply,
+        must_try: bool = False,
     ) -> None:
-        """`manifest` is the package's with the decision in force."""
+        """`manifest` is the package's with the decision in force.
+
+        must_try: a process of its own loads each graph first, as it may take any memory.
+        """
         self.verdicts = Verdicts(manifest)
         self.pending: Optional[Candidate] = None
         self._name, self._package, self._manifest = name, package, manifest
         self._options, self._supply = options, supply
+        self._must_try = must_try
+        self._tried: Set[str] = set()
         self._pictures = parity.read_pictures(package)
 
     def first(self, names: Sequence[str]) -> Tuple[Opened, Dict[str, ModelError]]:
@@ -127,7 +134,11 @@ class Opening:
 
     def _open_graph(self, name: str, graph: str) -> Backend:
         options = replace(self._options, is_optimised=graph != MODEL_FILE)
-        return open_named(name, self._package.read_model(graph), self._manifest, options)
+        model = self._package.read_model(graph)
+        if self._must_try and graph not in self._tried:
+            graph_trial.check(model, self._manifest, options)
+            self._tried.add(graph)
+        return open_named(name, model, self._manifest, options)
 
     def _open_tensorrt(self) -> Opened:
         """Step down from the wanted precision to the next when results aren't the model's.

@@ -14,10 +14,11 @@ from typing import Optional, Tuple
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest, parse
 from edge_agent.runtime import onnx_file, package_files, signature
-from edge_agent.runtime.signature import TrustedKeys
+from edge_agent.runtime.signature import Identity, TrustedKeys
 
 MANIFEST_LIMIT_BYTES = 1024 * 1024
 DEFAULT_LIMIT_BYTES = 2048 * 1024 * 1024
+MOST_FILES = 1024  # listed; a package for calibration has some 530
 SENTENCE_LENGTH = 2000  # of what is wrong with a manifest; one answer tells of all models
 
 
@@ -25,7 +26,7 @@ class Package:
     """The manifest of a package and its files.
 
     digest: names this very content. is_signed: one of the keys that this device trusts signed it;
-    False as well where it trusts none.
+    False as well where it trusts none. identity: what it was signed as, if that is known.
     """
 
     def __init__(
@@ -39,15 +40,21 @@ class Package:
         Raises InvalidPackage: what is wrong with which file.
         """
         self.path, self.is_signed = path, trusted is not None
+        self.identity: Optional[Identity] = None
         content = package_files.read(path, FILE_NAME, MANIFEST_LIMIT_BYTES)
         if trusted is not None:
             signed = package_files.find(path, signature.FILE_NAME, signature.LIMIT_BYTES)
-            trusted.check(path, content, signed)
+            self.identity = trusted.check(path, content, signed)
         self.manifest = _parse(content)
         self.digest = hashlib.sha256(content).hexdigest()
         names = {entry.path for entry in self.manifest.files}
         if len(names) < len(self.manifest.files):
             raise InvalidPackage(f"{path}: {FILE_NAME} lists a file twice; make the package anew.")
+        if len(names) > MOST_FILES:
+            raise InvalidPackage(
+                f"{path} lists {len(names)} files; {MOST_FILES} at most are read. Leave out what "
+                "the model doesn't need."
+            )
         total = sum(entry.size for entry in self.manifest.files)
         if total > limit_bytes:
             raise InvalidPackage(

@@ -30,6 +30,7 @@ _END = struct.Struct("<4s4H2LH")
 _END_SIGNATURE, _ZIP64_SIGNATURE, _ZIP64_BYTES = b"PK\x05\x06", b"PK\x06\x07", 20
 _HEADER_BYTES = 30  # of a file, at least
 DIRECTORY_LIMIT_BYTES = 1024 * 1024
+MOST_ENTRIES = 2048  # all are looked at for each file that is read
 NAME_LENGTH = 512  # of those in a manifest; in a zip they may be longer, but not in a sentence
 
 
@@ -107,14 +108,11 @@ def _check_end(archive: Path, file: BinaryIO) -> int:
             f"{archive} isn't a readable zip: it doesn't end with a zip's directory. It was cut "
             "short, or has a comment or other data at its end; copy or make it anew."
         )
-    *_, directory_bytes, start, comment_bytes = _END.unpack(tail[-_END.size :])
+    *_, entries, directory_bytes, start, comment_bytes = _END.unpack(tail[-_END.size :])
     if tail[: -_END.size].startswith(_ZIP64_SIGNATURE):
         raise InvalidPackage(f"{archive} is a zip64; deploy so large a package as a folder.")
-    if directory_bytes > DIRECTORY_LIMIT_BYTES:
-        raise InvalidPackage(
-            f"{archive} lists too many files: its directory has {directory_bytes} bytes, "
-            f"{DIRECTORY_LIMIT_BYTES} at most are read. Pack the model's files only."
-        )
+    if directory_bytes > DIRECTORY_LIMIT_BYTES or entries > MOST_ENTRIES:
+        raise _too_many(archive, f"its directory has {entries} entries in {directory_bytes} bytes")
     if start + directory_bytes + _END.size != size or comment_bytes:
         raise InvalidPackage(
             f"{archive} has data in it that belongs to no file, before its directory or behind "
@@ -123,7 +121,16 @@ def _check_end(archive: Path, file: BinaryIO) -> int:
     return int(start)
 
 
+def _too_many(archive: Path, what: str) -> InvalidPackage:
+    return InvalidPackage(
+        f"{archive} lists too many files: {what}; {MOST_ENTRIES} entries in "
+        f"{DIRECTORY_LIMIT_BYTES} bytes at most are read. Pack the model's files only."
+    )
+
+
 def _check_entries(archive: Path, entries: List[zipfile.ZipInfo], end: int) -> None:
+    if len(entries) > MOST_ENTRIES:  # whatever the end of the zip says
+        raise _too_many(archive, f"its directory has {len(entries)} entries")
     names: Set[str] = set()
     for entry in sorted(entries, key=lambda entry: entry.header_offset, reverse=True):
         name = entry.filename[:NAME_LENGTH]

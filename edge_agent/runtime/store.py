@@ -2,7 +2,9 @@
 records in `models.d`.
 
 A record is one JSON file: {"model_component": NAME, "package": PATH, "autostart": false,
-"model_arn": "", "decision": {...}}; `decision` replaces single values of the package's own.
+"model_arn": "", "decision": {...}, "signed_as": "", "allow_downgrade": false}. `decision` replaces
+single values of the package's own. `signed_as`: the component that the package was signed as, if it
+isn't the model's own name. `allow_downgrade`: an older version than one served before may serve.
 """  # noqa: D205
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from edge_agent.errors import EdgeAgentError, InvalidPackage
 from edge_agent.fields import Strict, read_json
 from edge_agent.manifest import FILE_NAME, NAME_PATTERN, Decision, Manifest
 from edge_agent.runtime.package import DEFAULT_LIMIT_BYTES, Package, stamp
-from edge_agent.runtime.signature import TrustedKeys
+from edge_agent.runtime.signature import Identity, TrustedKeys
+from edge_agent.runtime.versions import ServedVersions
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ class Record(Strict):
     autostart: bool = False
     model_arn: str = ""
     decision: Dict[str, Any] = Field(default_factory=dict)
+    signed_as: Optional[Annotated[str, Field(pattern=NAME_PATTERN)]] = None
+    allow_downgrade: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,40 @@ class Registration:
     threshold: Optional[float] = None  # set while the model runs, see `thresholds`; wins over all
     decided_by: str = field(default="its registration", compare=False)
     trusted: Optional[TrustedKeys] = field(default=None, compare=False, repr=False)
+    versions: Optional[ServedVersions] = field(default=None, compare=False, repr=False)
+    signed_as: Optional[str] = None  # None: the model's own name
+    allow_downgrade: bool = False
 
     def open(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Package:
-        """Return its package, by a trusted key if that is asked for. Raises InvalidPackage."""
-        return Package(self.package, limit_bytes, self.trusted)
+        """Return its package, by a trusted key if that is asked for.
+
+        Raises InvalidPackage; also when it was signed as another component or, unless that is
+        allowed, an older version of it was served before.
+        """
+        package = Package(self.package, limit_bytes, self.trusted)
+        if package.identity is not None:
+            self._check_identity(package.path, package.identity)
+        return package
+
+    def served(self, package: Package) -> None:
+        """Note that its package serves from now on."""
+        if package.identity is not None and self.versions is not None:
+            self.versions.served(package.identity)
 
     def is_same_package(self, other: Registration) -> bool:
         """Whether what is loaded for `other` would be loaded for this one as well."""
         return (self.package, self.stamp) == (other.package, other.stamp)
+
+    def _check_identity(self, package: Path, identity: Identity) -> None:
+        expected = self.signed_as or self.name
+        if identity.component != expected:
+            raise InvalidPackage(
+                f"{package} was signed as {identity}, not as {expected}. Register it under the "
+                f'name {identity.component}, or set "signed_as": "{identity.component}" in the '
+                "model's record."
+            )
+        if self.versions is not None and not self.allow_downgrade:
+            self.versions.check(package, identity)
 
     def apply(self, manifest: Manifest) -> Manifest:
         """Return the manifest with this registration's decision values in it.
@@ -78,11 +109,15 @@ class Registration:
 class Store:
     """Reads what is deployed, anew on each `scan`; unusable entries are logged once, left out."""
 
-    def __init__(self, settings: ModelsSettings) -> None:
-        """Read the trusted keys. Raises InvalidConfiguration when they can't be used."""
+    def __init__(self, settings: ModelsSettings, versions: Optional[Path] = None) -> None:
+        """Read the trusted keys. Raises InvalidConfiguration when they can't be used.
+
+        `versions`: where it is kept which versions were served; None: until the process ends.
+        """
         self._settings = settings
-        keys = settings.trusted_keys
-        self._trusted = TrustedKeys.read(keys) if keys else None
+        keys, allow_unbound = settings.trusted_keys, settings.allow_unbound_signatures
+        self._trusted = TrustedKeys.read(keys, allow_unbound) if keys else None
+        self._versions = ServedVersions(versions) if keys else None
         self._complained: Dict[Path, Tuple[int, ...]] = {}
         self._known: Dict[Path, Tuple[Tuple[int, ...], str, str]] = {}  # stamp, ARN, digest
 
@@ -98,15 +133,16 @@ class Store:
             name = path.stem if path.suffix == ".zip" else path.name
             if not self._is_package(path):
                 continue
-            if not re.match(NAME_PATTERN, name):
+            if not re.fullmatch(NAME_PATTERN, name):
                 self._complain(path, f"its name must match {NAME_PATTERN}")
                 continue
             package_stamp = stamp(path)
             arn, digest = self._facts(path, package_stamp)
             autostart = self._settings.autostart
             yield Registration(
-                name, path, package_stamp, autostart, arn, digest=digest, trusted=self._trusted
-            )
+                name, path, package_stamp, autostart, arn, digest=digest, trusted=self._trusted,
+                versions=self._versions,
+            )  # fmt: skip
 
     def _is_package(self, path: Path) -> bool:
         try:
@@ -124,7 +160,7 @@ class Store:
                     self._complain(path, "it isn't a plain file")
                     continue
                 record = read_json(Record, path.read_bytes())
-            except (OSError, ValueError, RecursionError) as error:
+            except (OSError, ValueError) as error:
                 self._complain(path, str(error))
                 continue
             package = Path(record.package)
@@ -142,6 +178,9 @@ class Store:
                 json.dumps(record.decision, sort_keys=True),
                 digest,
                 trusted=self._trusted,
+                versions=self._versions,
+                signed_as=record.signed_as,
+                allow_downgrade=record.allow_downgrade,
             )
 
     def _facts(self, path: Path, package_stamp: Tuple[int, ...]) -> Tuple[str, str]:

@@ -124,7 +124,7 @@ def build_model(validated: Validated, size: Size, task: Task) -> bytes:
 
 def checked_name(name: str) -> str:
     """Return `name`. Raises InvalidConfiguration when no model may bear it."""
-    if not re.match(NAME_PATTERN, name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise InvalidConfiguration(
             f"A model can't be named {name!r}: 1 to 128 letters, digits, '-', '_' and '.' only."
         )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15onnx_references.proto\x12\x0f\x65\x64ge_agent.onnx\"\xa4\x01\n\x05Model\x12\x12\n\nir_version\x18\x01 \x01(\x03\x12%\n\x05graph\x18\x07 \x01(\x0b\x32\x16.edge_agent.onnx.Graph\x12\x32\n\x0copset_import\x18\x08 \x03(\x0b\x32\x1c.edge_agent.onnx.OperatorSet\x12,\n\tfunctions\x18\x19 \x03(\x0b\x32\x19.edge_agent.onnx.Function\".\n\x0bOperatorSet\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x95\x01\n\x05Graph\x12#\n\x04node\x18\x01 \x03(\x0b\x32\x15.edge_agent.onnx.Node\x12,\n\x0binitializer\x18\x05 \x03(\x0b\x32\x17.edge_agent.onnx.Tensor\x12\x39\n\x12sparse_initializer\x18\x0f \x03(\x0b\x32\x1d.edge_agent.onnx.SparseTensor\"/\n\x08\x46unction\x12#\n\x04node\x18\x07 \x03(\x0b\x32\x15.edge_agent.onnx.Node\"5\n\x04Node\x12-\n\tattribute\x18\x05 \x03(\x0b\x32\x1a.edge_agent.onnx.Attribute\"\x91\x02\n\tAttribute\x12\"\n\x01t\x18\x05 \x01(\x0b\x32\x17.edge_agent.onnx.Tensor\x12!\n\x01g\x18\x06 \x01(\x0b\x32\x16.edge_agent.onnx.Graph\x12(\n\x07tensors\x18\n \x03(\x0b\x32\x17.edge_agent.onnx.Tensor\x12&\n\x06graphs\x18\x0b \x03(\x0b\x32\x16.edge_agent.onnx.Graph\x12\x34\n\rsparse_tensor\x18\x16 \x01(\x0b\x32\x1d.edge_agent.onnx.SparseTensor\x12\x35\n\x0esparse_tensors\x18\x17 \x03(\x0b\x32\x1d.edge_agent.onnx.SparseTensor\"a\n\x0cSparseTensor\x12\'\n\x06values\x18\x01 \x01(\x0b\x32\x17.edge_agent.onnx.Tensor\x12(\n\x07indices\x18\x02 \x01(\x0b\x32\x17.edge_agent.onnx.Tensor\"b\n\x06Tensor\x12\x0c\n\x04name\x18\x08 \x01(\t\x12\x33\n\rexternal_data\x18\r \x03(\x0b\x32\x1c.edge_agent.onnx.StringEntry\x12\x15\n\rdata_location\x18\x0e \x01(\x05\")\n\x0bStringEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15onnx_references.proto\x12\x0f\x65\x64ge_agent.onnx\"\xa4\x01\n\x05Model\x12\x12\n\nir_version\x18\x01 \x01(\x03\x12%\n\x05graph\x18\x07 \x01(\x0b\x32\x16.edge_agent.onnx.Graph\x12\x32\n\x0copset_import\x18\x08 \x03(\x0b\x32\x1c.edge_agent.onnx.OperatorSet\x12,\n\tfunctions\x18\x19 \x03(\x0b\x32\x19.edge_agent.onnx.Function\".\n\x0bOperatorSet\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x95\x01\n\x05Graph\x12#\n\x04node\x18\x01 \x03(\x0b\x32\x15.edge_agent.onnx.Node\x12,\n\x0binitializer\x18\x05 \x03(\x0b\x32\x17.edge_agent.onnx.Tensor\x12\x39\n\x12sparse_initializer\x18\x0f \x03(\x0b\x32\x1d.edge_agent.onnx.SparseTensor\"d\n\x08\x46unction\x12#\n\x04node\x18\x07 \x03(\x0b\x32\x15.edge_agent.onnx.Node\x12\x33\n\x0f\x61ttribute_proto\x18\x0b \x03(\x0b\x32\x1a.edge_agent.onnx.Attribute\"5\n\x04Node\x12-\n\tattribute\x18\x05 \x03(\x0b\x32\x1a.edge_agent.onnx.Attribute\"\x91\x02\n\tAttribute\x12\"\n\x01t\x18\x05 \x01(\x0b\x32\x17.edge_agent.onnx.Tensor\x12!\n\x01g\x18\x06 \x01(\x0b\x32\x16.edge_agent.onnx.Graph\x12(\n\x07tensors\x18\n \x03(\x0b\x32\x17.edge_agent.onnx.Tensor\x12&\n\x06graphs\x18\x0b \x03(\x0b\x32\x16.edge_agent.onnx.Graph\x12\x34\n\rsparse_tensor\x18\x16 \x01(\x0b\x32\x1d.edge_agent.onnx.SparseTensor\x12\x35\n\x0esparse_tensors\x18\x17 \x03(\x0b\x32\x1d.edge_agent.onnx.SparseTensor\"a\n\x0cSparseTensor\x12\'\n\x06values\x18\x01 \x01(\x0b\x32\x17.edge_agent.onnx.Tensor\x12(\n\x07indices\x18\x02 \x01(\x0b\x32\x17.edge_agent.onnx.Tensor\"b\n\x06Tensor\x12\x0c\n\x04name\x18\x08 \x01(\t\x12\x33\n\rexternal_data\x18\r \x03(\x0b\x32\x1c.edge_agent.onnx.StringEntry\x12\x15\n\rdata_location\x18\x0e \x01(\x05\")\n\x0bStringEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GRAPH']._serialized_start=258
   _globals['_GRAPH']._serialized_end=407
   _globals['_FUNCTION']._serialized_start=409
-  _globals['_FUNCTION']._serialized_end=456
-  _globals['_NODE']._serialized_start=458
-  _globals['_NODE']._serialized_end=511
-  _globals['_ATTRIBUTE']._serialized_start=514
-  _globals['_ATTRIBUTE']._serialized_end=787
-  _globals['_SPARSETENSOR']._serialized_start=789
-  _globals['_SPARSETENSOR']._serialized_end=886
-  _globals['_TENSOR']._serialized_start=888
-  _globals['_TENSOR']._serialized_end=986
-  _globals['_STRINGENTRY']._serialized_start=988
-  _globals['_STRINGENTRY']._serialized_end=1029
+  _globals['_FUNCTION']._serialized_end=509
+  _globals['_NODE']._serialized_start=511
+  _globals['_NODE']._serialized_end=564
+  _globals['_ATTRIBUTE']._serialized_start=567
+  _globals['_ATTRIBUTE']._serialized_end=840
+  _globals['_SPARSETENSOR']._serialized_start=842
+  _globals['_SPARSETENSOR']._serialized_end=939
+  _globals['_TENSOR']._serialized_start=941
+  _globals['_TENSOR']._serialized_end=1039
+  _globals['_STRINGENTRY']._serialized_start=1041
+  _globals['_STRINGENTRY']._serialized_end=1082
 # @@protoc_insertion_point(module_scope)

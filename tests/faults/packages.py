@@ -220,7 +220,8 @@ CASES: Dict[str, Tuple[Write, Tuple[str, ...]]] = {
         lambda folder: change(folder, decision={"threshold": 1.5}), ("decision.threshold", "1.5"),
     ),
     "not-a-number": (
-        lambda folder: change(folder, decision={"threshold": float("nan")}), ("threshold",),
+        lambda folder: change(folder, decision={"threshold": float("nan")}),
+        ("manifest.json isn't JSON", "'NaN' isn't finite"),
     ),
     "not-json": (
         lambda folder: (folder.mkdir(), (folder / "manifest.json").write_bytes(b"\xff{"))[1],

@@ -16,8 +16,9 @@ from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FileEntry
 from edge_agent.packaging import archive, register
 from edge_agent.packaging.draft import open_draft
+from edge_agent.packaging.signing import Signer
 from edge_agent.runtime.package import Package
-from edge_agent.runtime.signature import TrustedKeys
+from edge_agent.runtime.signature import Identity, TrustedKeys
 from tests import micro
 
 
@@ -82,15 +83,17 @@ def test_the_signature_covers_the_program_and_the_bill(tmp_path: Path) -> None:
     public = tmp_path / "trusted.pem"
     subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
     draft = open_draft(micro.write(tmp_path / "a", "classification"), None)
+    signer = Signer(key, Identity("plant.Bolts", "1.0.0"))
 
-    archive.write(tmp_path / "a.zip", draft, key)
+    archive.write(tmp_path / "a.zip", draft, signer)
 
     signed = Package(tmp_path / "a.zip", trusted=TrustedKeys.read(public))
+    assert signed.identity == Identity("plant.Bolts", "1.0.0")
     assert {"register.py", "bom.cdx.json"} <= {entry.path for entry in signed.manifest.files}
     archive.write(tmp_path / "b.zip", draft)
     with pytest.raises(InvalidPackage, match="sign"):
         Package(tmp_path / "b.zip", trusted=TrustedKeys.read(public))
-    archive.write(tmp_path / "again.zip", draft, key)
+    archive.write(tmp_path / "again.zip", draft, signer)
     assert (tmp_path / "again.zip").read_bytes() == (tmp_path / "a.zip").read_bytes()
 
 

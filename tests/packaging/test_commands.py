@@ -450,7 +450,9 @@ def test_a_signed_component_is_what_its_key_signed(desk: Desk) -> None:
     assert desk.package("--signing-key", str(key)) == 0
 
     zipped = desk.out / "artifacts/plant.Bolts/3.0.0/model.zip"
-    assert Package(zipped, trusted=TrustedKeys.read(public)).manifest.name == "classification"
+    package = Package(zipped, trusted=TrustedKeys.read(public))
+    assert package.manifest.name == "classification"
+    assert str(package.identity) == "plant.Bolts 3.0.0"
     for record in (desk.folder / "jobs").glob("*.json"):
         assert "key.pem" not in record.read_text()
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
-from edge_agent.packaging.signing import sign
 from edge_agent.runtime.signature import TrustedKeys
 from tests.certificates import authority, openssl
-from tests.signatures import key
+from tests.signatures import key, sign
 
 CONTENT = b'{"format": 1}\n'
 WHERE = Path("model.zip")
@@ -133,7 +132,7 @@ def test_signing_keys_that_cant_be_used_are_refused_without_showing_them(
 def test_an_encrypted_key_signs_through_a_pipe(keys: Path) -> None:
     """The way that its refusal names."""
     code = (
-        "import pathlib, sys; from edge_agent.packaging.signing import sign; "
+        "import pathlib, sys; from tests.signatures import sign; "
         f"sys.stdout.buffer.write(sign({CONTENT!r}, pathlib.Path('/dev/stdin')))"
     )
     unlock = ["openssl", "pkey", "-in", str(keys / "locked.key"), "-passin", "pass:secret"]
@@ -149,8 +148,11 @@ def test_plain_openssl_verifies_what_was_signed(keys: Path, tmp_path: Path) -> N
     (tmp_path / "manifest.json").write_bytes(CONTENT)
     (tmp_path / "manifest.sig").write_bytes(sign(CONTENT, keys / "a.key"))
     verify = (
-        """sed -n 's/.*"signature": *"\\([^"]*\\)".*/\\1/p' manifest.sig | base64 -d > raw.sig; """
-        "openssl pkeyutl -verify -pubin -inkey {} -rawin -in manifest.json -sigfile raw.sig"
+        """said() {{ sed -n 's/.*"'$1'": *"\\([^"]*\\)".*/\\1/p' manifest.sig; }}; """
+        """said signature | base64 -d > raw.sig; """
+        """printf 'edge-agent package 2\\n%s\\n%s\\n%s\\n' "$(said component)" "$(said version)" """
+        """"$(sha256sum < manifest.json | cut -c -64)" > signed.txt; """
+        "openssl pkeyutl -verify -pubin -inkey {} -rawin -in signed.txt -sigfile raw.sig"
     )
     good = subprocess.run(
         ["sh", "-c", verify.format(keys / "a.pem")],

@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     name = _gdk_name() if arguments.gdk else arguments.component_name
-    if not re.match(NAME_PATTERN, name) or not name.strip("."):
+    if not re.fullmatch(NAME_PATTERN, name) or not name.strip("."):
         raise InvalidConfiguration(
             f"--component-name {name!r}: expected 1 to 128 letters, digits, - _ and ."
         )

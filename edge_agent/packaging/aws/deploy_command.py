@@ -11,6 +11,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 from rich.console import Console
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import parse_json
 from edge_agent.packaging.aws import rollout
 from edge_agent.packaging.aws.deployment import (
     KEPT,
@@ -218,7 +219,7 @@ def _read_request(file: Any) -> Json:
 
 def _read_json(file: Path) -> Json:
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(file.read_bytes())
     except OSError as error:
         raise InvalidConfiguration(f"{file} can't be read: {error.strerror}.") from None
     except ValueError as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Tuple
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import parse_json
 
 Json = Dict[str, Any]
 KEPT = ("deploymentName", "components", "deploymentPolicies", "iotJobConfiguration", "tags")
@@ -103,7 +104,7 @@ def _configured(specification: Json, name: str, change: Change) -> Json:
 def _settings(name: str, text: Any) -> Json:
     """Read a configurationUpdate's merge."""
     try:
-        settings = json.loads(text)
+        settings = parse_json(text)
     except (TypeError, ValueError):
         settings = None
     if not isinstance(settings, dict):

@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator
 
 from edge_agent.captures.upload import Place
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import parse_json
 from edge_agent.packaging.recipe import check
 
 PLACEHOLDER = "s3://BUCKET_NAME/"
@@ -71,7 +72,7 @@ class ComponentFolder:
         if not file.exists():
             return {}
         try:
-            tags = json.loads(file.read_bytes())
+            tags = parse_json(file.read_bytes())
         except ValueError as error:
             raise InvalidConfiguration(f"{file} isn't JSON: {error}.") from None
         if not isinstance(tags, dict) or not all(isinstance(tags[key], str) for key in tags):

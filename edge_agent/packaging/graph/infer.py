@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
+from edge_agent.fields import parse_json
 from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest, parse
 from edge_agent.packaging.graph.graph import Graph, Tensor
 
@@ -68,10 +69,10 @@ def read_rest(path: Optional[Path]) -> Dict[str, Any]:
     if path is None:
         return {}
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
     except OSError as error:
         raise InvalidConfiguration(f"--manifest {path} can't be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InvalidConfiguration(f"--manifest {path} isn't JSON: {error}") from None
     if not isinstance(values, dict):
         raise InvalidConfiguration(

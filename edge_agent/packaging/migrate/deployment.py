@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Tuple
 
 from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import parse_json
 from edge_agent.packaging.aws.request import to_json
 from edge_agent.packaging.migrate import agent, models, versions
 from edge_agent.packaging.migrate.migration import Notes
@@ -150,8 +151,8 @@ def _merge(name: str, update: Any) -> Dict[str, Any]:
         raise InvalidConfiguration(f"{name}: configurationUpdate must be an object.")
     text = update.get("merge") or "{}"
     try:
-        settings = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
+        settings = parse_json(text)
+    except (TypeError, ValueError):
         settings = None
     if not isinstance(settings, dict):
         raise InvalidConfiguration(f"{name}: merge must be the text of a JSON object.")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import parse_json
 
 LIMIT_BYTES = 1024 * 1024
 DEEPEST = 40
+LONGEST_NUMBER = 100  # characters; YAML has numbers to base 60, which take the square of these
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def read(path: Path) -> Dict[str, Any]:
@@ -60,16 +64,8 @@ def _inner(path: Path, recipe: Any) -> bytes:
 
 
 def _from_json(text: str) -> Any:
-    def unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-        values: Dict[str, Any] = {}
-        for key, value in pairs:
-            if key in values:
-                raise ValueError(f"key {key!r} stands twice in one object")
-            values[key] = value
-        return values
-
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"it isn't JSON: {error}") from None
 
@@ -95,9 +91,14 @@ def _from_yaml(text: str) -> Any:
                 raise ValueError("it uses an alias (*name); write the value out")
             return super().compose_node(parent, index)
 
+        def construct_scalar(self, node: Any) -> Any:
+            if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
+                raise ValueError(f"it has a number of {len(node.value)} characters")
+            return super().construct_scalar(node)
+
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
-            twice = sorted({key for key in keys if keys.count(key) > 1})
+            keys = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
+            twice = sorted(key for key, times in keys.items() if times > 1)
             if twice:
                 raise ValueError(f"key {twice[0]!r} stands twice in one object")
             return super().construct_mapping(node, deep)
@@ -108,6 +109,8 @@ def _from_yaml(text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ValueError(f"it is neither JSON nor YAML{where}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError):  # by PyYAML's constructors
+        raise ValueError("it has a value that doesn't fit its tag (!!...)") from None
 
 
 def _check(value: Any, depth: int) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
-from itertools import count
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Pattern, Tuple
 
 from edge_agent.packaging.migrate.migration import Notes
 from edge_agent.packaging.migrate.scripts import Untranslatable, translate
 
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "arm64": "aarch64", "aarch64": "aarch64"}
 ANY = ("*", "all", "")
+LONGEST_EXPRESSION = 100  # characters
+REPEATS = 4  # in an expression; (.*)*, nested further, takes ages even for so short a name
 TIMEOUT_S = 120  # of install, where none is given
 IGNORED = {
     "bootstrap": "Nucleus lite runs it only in part: do it in install.",
@@ -29,6 +31,21 @@ class Draft:
     version: str
     settings: Dict[str, Any]
     files: Dict[str, str] = field(default_factory=dict)
+    _numbers: Dict[str, int] = field(default_factory=lambda: defaultdict(int))  # of files
+    _names: Dict[Tuple[str, str], str] = field(default_factory=dict)  # by phase and content
+
+    def name_of(self, phase: str, content: str) -> str:
+        """Return the name of the file with what a phase does; empty for no content."""
+        if not content:
+            return ""
+        name = self._names.get((phase, content))
+        if name is None:
+            number = 1 + self._numbers[phase]
+            self._numbers[phase] = number
+            name = f"{phase}.sh" if number == 1 else f"{phase}-{number}.sh"
+            self._names[phase, content] = name
+            self.files[name] = content
+        return name
 
 
 def rewrite(manifests: List[Dict[str, Any]], draft: Draft) -> List[Dict[str, Any]]:
@@ -70,11 +87,21 @@ def _matching(wanted: Any, names: List[str]) -> List[str]:
     if text in ANY:
         return names
     if len(text) > 1 and text.startswith("/") and text.endswith("/"):
-        try:
-            return [name for name in names if re.fullmatch(text[1:-1], name)]
-        except re.error:
-            raise Untranslatable(f"Platform: {text} isn't a regular expression.") from None
+        return [name for name in names if _expression(text[1:-1]).fullmatch(name)]
     return [name for name in names if name == text]
+
+
+def _expression(text: str) -> Pattern[str]:
+    """Read a regular expression that is matched in no time, as no stranger's has to be."""
+    if len(text) > LONGEST_EXPRESSION or "{" in text or len(re.findall(r"[*+?]", text)) > REPEATS:
+        raise Untranslatable(
+            f"Platform: /{text[:LONGEST_EXPRESSION]}/ is more than a choice of architectures; "
+            "name them."
+        )
+    try:
+        return re.compile(text)
+    except re.error:
+        raise Untranslatable(f"Platform: /{text}/ isn't a regular expression.") from None
 
 
 def _lifecycle(lifecycle: Dict[str, Any], where: str, draft: Draft) -> Any:
@@ -120,15 +147,10 @@ def _step(
 
 
 def _program(phase: str, step: Dict[str, Any], draft: Draft) -> str:
-    """Return the Script; what it runs goes to a file of a name that is free."""
-    for number in count(1):
-        name = f"{phase}.sh" if number == 1 else f"{phase}-{number}.sh"
-        made = translate(
-            step.get("Script"), step["Setenv"], str(step.get("Skipif", "")), name, draft.settings
-        )
-        if not made.file or draft.files.setdefault(name, made.file) == made.file:
-            break
-    return made.script
+    """Return the Script; what it runs goes to a file of the draft."""
+    what = step.get("Script"), step["Setenv"], str(step.get("Skipif", ""))
+    content = translate(*what, "", draft.settings).file
+    return translate(*what, draft.name_of(phase, content), draft.settings).script
 
 
 def _file_of(script: str) -> str:

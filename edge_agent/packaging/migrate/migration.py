@@ -97,5 +97,5 @@ class Notes:
 
 def without_values(error: Exception) -> str:
     """Return the sentence of an error, without the values it cites, as those may be secret."""
-    text = re.sub(r" \(it is .*?\)(?=;|\.?$)", "", str(error), flags=re.DOTALL)
+    text = re.sub(r" \(it is .*?(?:\)(?=;|\.?$)|\Z)", "", str(error), flags=re.DOTALL)
     return text if text.endswith(".") else f"{text}."

@@ -7,6 +7,7 @@ import re
 from typing import Any, Dict, List, Optional, Tuple
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import parse_json
 from edge_agent.packaging.migrate import versions
 from edge_agent.packaging.migrate.manifests import architectures_of
 from edge_agent.packaging.migrate.migration import Notes, without_values
@@ -180,8 +181,8 @@ def _options(content: Any) -> Dict[str, Any]:
     if not content:
         return {}
     try:
-        options = json.loads(content)
-    except (TypeError, ValueError, RecursionError):
+        options = parse_json(content)
+    except (TypeError, ValueError):
         options = None
     if not isinstance(options, dict):
         raise ValueError("CompilerOptions must be the text of a JSON object.")  # noqa: TRY004

@@ -11,20 +11,20 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Match
+from typing import Any, Dict, Iterator, List, Match, Tuple
 
 from edge_agent.packaging.recipe import VARIABLE
 
 SHELL = re.compile(r"[|&;<>()$`\\\n*?\[\]#~{}]")
-# 'a {variable} b', where double quotes say the same
-SINGLE = re.compile(rf"""(?<![^\s=])'([^'"$`\\\n]*{VARIABLE.pattern}[^'"$`\\\n]*)'(?=[\s;]|$)""")
+# 'a b', where double quotes say the same
+SINGLE = re.compile(r"""(?<![^\s=])'([^'"$`\\\n]*)'(?=[\s;]|$)""")
 PART = re.compile(r"""([^\s"']+)|"([^"]*)"|'([^']*)'""")
 WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
 BUILT_IN = re.compile(
     r"^(\w+=|(if|for|while|until|case|cd|export|set|unset|source|\.|eval|ulimit|umask|trap|test|!)\s)"
 )
 # {other.component:artifacts:path}, {name:key}; ${name:-default} is the shell's
-FOREIGN = re.compile(r"(?<!\$)\{[^{}\s\"']+:[^{}\s]+\}")
+FOREIGN = re.compile(r"(?<!\$)\{[^{}\s\"'][^{}\s\"':]*:[^{}\s]+\}")
 
 
 class Untranslatable(ValueError):
@@ -49,11 +49,15 @@ def translate(
     if not isinstance(script, str) or not script.strip():
         raise Untranslatable("Script must be text that isn't empty.")
     text = script.replace("\r\n", "\n").strip()
-    text = SINGLE.sub(r'"\1"', text)
+    text = SINGLE.sub(_double_quoted, text)
     _check_variables(text, settings)
     if not setenv and not skipif and _is_plain(text):
         return Program("exec " + WORD.sub(_quote, re.sub(r"^exec\s+", "", text)))
     return _in_file("\n".join([*_exports(setenv), *_skips(skipif), text]), name)
+
+
+def _double_quoted(found: Match[str]) -> str:
+    return f'"{found[1]}"' if VARIABLE.search(found[1]) else found[0]
 
 
 def _check_variables(text: str, settings: Dict[str, Any]) -> None:
@@ -73,12 +77,23 @@ def _check_variables(text: str, settings: Dict[str, Any]) -> None:
 
 def _bare_settings(text: str) -> List[Match[str]]:
     """Return the settings inserted outside quotes, where the shell splits them into words."""
-    bare = []
+    return [
+        found
+        for found, double, single in _variables(text)
+        if found.group("pointer") and not double % 2 and not single % 2
+    ]
+
+
+def _variables(text: str) -> Iterator[Tuple[Match[str], int, int]]:
+    """Yield each variable, and how many double and single quotes stand before it in its line."""
+    place = double = single = 0
     for found in VARIABLE.finditer(text):
-        line = text[: found.start()].rpartition("\n")[2]
-        if found.group("pointer") and not line.count('"') % 2 and not line.count("'") % 2:
-            bare.append(found)
-    return bare
+        _, newline, line = text[place : found.start()].rpartition("\n")
+        if newline:
+            double = single = 0
+        double, single = double + line.count('"'), single + line.count("'")
+        place = found.start()
+        yield found, double, single
 
 
 def _is_plain(text: str) -> bool:
@@ -98,22 +113,20 @@ def _quote(word: Match[str]) -> str:
 
 def _in_file(text: str, name: str) -> Program:
     """Move the script into a file; its variables become ${1}, ${2} and so on."""
-    variables: List[str] = []
-
-    def argument(found: Match[str]) -> str:
-        line = text[: found.start()].rpartition("\n")[2]
-        if line.count("'") % 2 or "<<" in text:
+    numbers: Dict[str, int] = {}
+    has_document, parts, end = "<<" in text, [], 0
+    for found, _, single in _variables(text):
+        if single % 2 or has_document:
             raise Untranslatable(
                 f"{found.group()} stands in single quotes or a here-document, where the shell "
                 "may insert nothing; use double quotes."
             )
-        if found.group() not in variables:
-            variables.append(found.group())
-        return f"${{{variables.index(found.group()) + 1}}}"
-
-    content = VARIABLE.sub(argument, text)
-    arguments = "".join(f' "{variable}"' for variable in variables)
-    return Program(f'exec sh "{{artifacts:path}}/{name}"{arguments}', content + "\n")
+        number = numbers.setdefault(found.group(), len(numbers) + 1)
+        parts += [text[end : found.start()], f"${{{number}}}"]
+        end = found.end()
+    arguments = "".join(f' "{variable}"' for variable in numbers)
+    content = "".join([*parts, text[end:], "\n"])
+    return Program(f'exec sh "{{artifacts:path}}/{name}"{arguments}', content)
 
 
 def _exports(setenv: Dict[str, Any]) -> List[str]:

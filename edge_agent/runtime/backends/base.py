@@ -23,7 +23,9 @@ class BackendOptions:
     memory_arena: keep freed memory for the next run. cpu_batches: compute several frames at a time
     on a CPU as well, where a frame of a batch usually takes longer than a frame alone: the caches
     hold the intermediate tensors of one frame, not of many. is_optimised: the graph is what the
-    engine made of another one beforehand, and isn't to be changed again.
+    engine made of another one beforehand, and isn't to be changed again. memory_bytes: what all
+    engines of this process together may take to compute on the CPU, besides the models' weights;
+    0: no bound. The first engine that is opened with a bound sets it for all.
     """
 
     threads: int = 0
@@ -31,6 +33,7 @@ class BackendOptions:
     memory_arena: bool = False
     cpu_batches: bool = False
     is_optimised: bool = False
+    memory_bytes: int = 0
 
 
 class Backend(ABC):

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, List
+import logging
+import math
+import re
+import threading
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, List, Optional
 
 import numpy as np
 
-from edge_agent.errors import BackendUnavailable, InferenceFailed, InvalidPackage
+from edge_agent.errors import (
+    BackendUnavailable,
+    EdgeAgentError,
+    InferenceFailed,
+    InvalidPackage,
+    OutOfMemory,
+)
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends import ort_cuda
 from edge_agent.runtime.backends.base import Backend, BackendOptions
@@ -14,12 +25,100 @@ from edge_agent.runtime.backends.base import Backend, BackendOptions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+log = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
 _WARNINGS_OFF = 3  # onnxruntime's severity ERROR
+QUICK_S = 0.002  # a run so short touches no more than some MiB
+GIVE_BACK_EVERY_S = 1.0
+_EXTEND_AS_ASKED = 1  # of OrtArenaCfg: by what is needed, not by powers of two
+# What onnxruntime says when its arena is full, and when the system gives it nothing.
+_NO_MEMORY = re.compile(
+    r"Available memory of \d+ is smaller than requested bytes of (\d+)|bad_?\s?alloc"
+    r"|[Ff]ailed to allocate memory"
+)
+
+
+class _Arena:
+    """The memory that sessions of this process compute in on the CPU, made for the first of them.
+
+    onnxruntime has one such arena a process, and it can be neither made again nor resized.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limit_bytes = 0
+
+    def bound(self, ort: Any, limit_bytes: int) -> bool:
+        """Make it unless it is there; False without a limit, and when this onnxruntime can't."""
+        if not limit_bytes:
+            return False
+        with self._lock:
+            if not self._limit_bytes:
+                try:
+                    kinds = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+                    limits = {"max_mem": limit_bytes, "arena_extend_strategy": _EXTEND_AS_ASKED}
+                    ort.create_and_register_allocator(
+                        ort.OrtMemoryInfo("Cpu", *kinds), ort.OrtArenaCfg(limits)
+                    )
+                except Exception as error:
+                    log.warning("Engines compute in unbounded memory: %s.", _first_line(error))
+                    return False
+                self._limit_bytes = limit_bytes
+            return True
+
+    def refusal(self, asked_bytes: int) -> OutOfMemory:
+        """Return the error of a computation that found no room for `asked_bytes`, 0: unknown."""
+        asked = f"{-(-asked_bytes // MIB)} MiB more" if asked_bytes else "more"
+        bound = f" than the {self._limit_bytes // MIB} MiB" if self._limit_bytes else " than"
+        return OutOfMemory(
+            f"The model's graph needs {asked} memory while it computes{bound} that all models of "
+            "this agent may take. Use a smaller model or batch; or raise models.memory_limit_mib, "
+            "if it is set, and restart the agent."
+        )
+
+
+_ARENA = _Arena()
+
+
+class _Runs:
+    """Runs a session, and gives back to the system what a run leaves free in the arena.
+
+    That takes some 10 us. So a model that is quicker than QUICK_S, and takes little memory, gives
+    it back once a second; every other one after each run.
+    """
+
+    def __init__(self, ort: Any, gives_back: bool) -> None:
+        self._keeping, self._giving_back = ort.RunOptions(), ort.RunOptions()
+        entry = "memory.enable_memory_arena_shrinkage", "cpu:0"
+        self._giving_back.add_run_config_entry(*entry)
+        self._due = 0.0 if gives_back else math.inf  # monotonic seconds
+
+    def run(self, session: Any, outputs: List[str], inputs: Dict[str, Any]) -> List[Any]:
+        """Return the values of `outputs`."""
+        began = time.monotonic()
+        if began < self._due:
+            values = session.run(outputs, inputs, self._keeping)
+        else:
+            values = session.run(outputs, inputs, self._giving_back)
+            now = time.monotonic()
+            self._due = now + GIVE_BACK_EVERY_S if now - began < QUICK_S else 0.0
+        found: List[Any] = values
+        return found
+
+    def terminate(self) -> None:
+        """Make the run that goes on, and all further ones, fail."""
+        self._keeping.terminate = self._giving_back.terminate = True
 
 
 class OrtBackend(Backend):
-    """One InferenceSession with its own thread pool of `options.threads`."""
+    """One InferenceSession with its own thread pool of `options.threads`.
 
+    It computes within `options.memory_bytes`, whatever the graph and the frames ask for; beyond
+    that `run` raises OutOfMemory.
+    """
+
+    _can_bound: ClassVar[bool] = True
     name: ClassVar[str] = "onnxruntime"
     can_interrupt: ClassVar[bool] = True  # between two nodes of the graph, also inside loops
     extra: ClassVar[str] = "cpu"  # of our distribution, that brings it
@@ -34,8 +133,9 @@ class OrtBackend(Backend):
                 f"onnxruntime can't be imported ({error}); "
                 f"install it: pip install 'edge-agent[{self.extra}]'."
             ) from None
-        self._session = self._open(ort, model, _session_options(ort, options))
-        self._run_options = ort.RunOptions()
+        is_bounded = self._can_bound and _ARENA.bound(ort, options.memory_bytes)
+        self._session = self._open(ort, model, _session_options(ort, options, is_bounded))
+        self._runs = _Runs(ort, gives_back=is_bounded and not options.memory_arena)
         inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
         self._check_tensors(inputs, outputs)
@@ -45,7 +145,7 @@ class OrtBackend(Backend):
 
     def interrupt(self) -> None:
         """Make a run on another thread fail at the next node."""
-        self._run_options.terminate = True
+        self._runs.terminate()
 
     def _open(self, ort: Any, model: bytes, options: Any) -> Any:
         return _session(ort.InferenceSession, model, options, ["CPUExecutionProvider"])
@@ -59,13 +159,13 @@ class OrtBackend(Backend):
             rest = np.zeros((self._fixed_batch - count, *batch.shape[1:]), batch.dtype)
             batch = np.concatenate((batch, rest))
         try:
-            values = self._session.run(self._wanted, {self._spec.tensor: batch}, self._run_options)
+            values = self._runs.run(self._session, self._wanted, {self._spec.tensor: batch})
         except Exception as error:
             raise self._failure(error) from None
         return {name: value[:count] for name, value in zip(self._wanted, values)}
 
-    def _failure(self, error: Exception) -> InferenceFailed:
-        return InferenceFailed(f"onnxruntime: {_first_line(error)}")
+    def _failure(self, error: Exception) -> EdgeAgentError:
+        return _without_memory(error) or InferenceFailed(f"onnxruntime: {_first_line(error)}")
 
     def _close(self) -> None:
         del self._session
@@ -78,6 +178,7 @@ class OrtCudaBackend(OrtBackend):
     the provider wherever it was compiled in, and goes over to the CPU without an error.
     """
 
+    _can_bound: ClassVar[bool] = False  # the GPU's memory is another
     name: ClassVar[str] = "onnxruntime-cuda"
     can_interrupt: ClassVar[bool] = False  # a node that is stuck in CUDA doesn't end
     extra: ClassVar[str] = "gpu"
@@ -106,25 +207,35 @@ class OrtCudaBackend(OrtBackend):
         providers = [(ort_cuda.PROVIDER, self._settings), "CPUExecutionProvider"]
         try:
             return _session(ort_cuda.session_class(ort), model, options, providers)
-        except InvalidPackage as error:  # the graph's fault or CUDA's: the CPU will tell
+        except (InvalidPackage, OutOfMemory) as error:
+            # It is the graph's fault or CUDA's: the CPU will show.
             raise BackendUnavailable(str(error)) from None
 
     def _largest_batch(self, options: BackendOptions) -> int:
         return self.max_batch
 
-    def _failure(self, error: Exception) -> InferenceFailed:
+    def _failure(self, error: Exception) -> EdgeAgentError:
         self._trouble = self._trouble or ort_cuda.lasting(str(error))
-        return super()._failure(error)
+        return InferenceFailed(f"onnxruntime: {_first_line(error)}")
 
 
 def _session(kind: Any, model: bytes, options: Any, providers: List[Any]) -> Any:
     try:
         return kind(model, options, providers=providers)
     except Exception as error:
-        raise InvalidPackage(f"onnxruntime can't load the graph: {_first_line(error)}") from None
+        raise _without_memory(error) or InvalidPackage(
+            f"onnxruntime can't load the graph: {_first_line(error)}"
+        ) from None
 
 
-def _session_options(ort: Any, options: BackendOptions) -> Any:
+def _without_memory(error: Exception) -> Optional[OutOfMemory]:
+    found = _NO_MEMORY.search(str(error))
+    if found is None and not isinstance(error, MemoryError):
+        return None
+    return _ARENA.refusal(int(found[1] or 0) if found else 0)
+
+
+def _session_options(ort: Any, options: BackendOptions, is_bounded: bool) -> Any:
     session = ort.SessionOptions()
     session.intra_op_num_threads = options.threads
     session.inter_op_num_threads = 1
@@ -133,9 +244,16 @@ def _session_options(ort: Any, options: BackendOptions) -> Any:
     session.log_severity_level = _WARNINGS_OFF
     if options.is_optimised:
         session.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session.add_session_config_entry(
-        "session.intra_op.allow_spinning", "1" if options.spinning else "0"
-    )
+    entries = {
+        "session.intra_op.allow_spinning": "1" if options.spinning else "0",
+        "session.load_model_format": "ONNX",  # what was verified; never the library's own format
+    }
+    if is_bounded:
+        entries["session.use_env_allocators"] = "1"
+        # Weights lie beside the arena, so that they are freed with their session.
+        entries["session.use_device_allocator_for_initializers"] = "1"
+    for name, value in entries.items():
+        session.add_session_config_entry(name, value)
     return session
 
 

@@ -21,8 +21,10 @@ ENDING_S = 5.0  # a killed process may still wait for the driver
 Facts = Dict[str, Any]
 
 
-def ask(module: str, subject: str, timeout_s: float) -> Tuple[List[Facts], str]:
-    """Run `module` and return what it told; and, for people, how it ended.
+def ask(
+    module: str, subject: str, timeout_s: float, content: bytes = b""
+) -> Tuple[List[Facts], str]:
+    """Run `module` with `content` on its stdin, return what it told; and, for people, how it ended.
 
     subject: what it does, for that sentence. Lines that aren't JSON objects were printed by others.
     """
@@ -30,12 +32,12 @@ def ask(module: str, subject: str, timeout_s: float) -> Tuple[List[Facts], str]:
     process = subprocess.Popen(
         [sys.executable, "-m", module],
         cwd=START,
-        stdin=subprocess.DEVNULL,
+        stdin=pipe,
         stdout=pipe,
         stderr=pipe,
     )
     try:
-        output, errors = process.communicate(timeout=timeout_s)
+        output, errors = process.communicate(content, timeout=timeout_s)
         ending = _ending(process.returncode)
     except subprocess.TimeoutExpired:
         output, errors = _end(process)
