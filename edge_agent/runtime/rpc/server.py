@@ -35,6 +35,8 @@ FLUSH_S = 0.1  # for messages that are written to leave
 CALLS_AT_ONCE = 2048  # more than wait for all models together; beyond it gRPC refuses
 CALLS_PER_CONNECTION = 512  # beyond it a client's own library holds calls back
 HANDSHAKE_WITHIN_S = 10.0
+# grpcio before 1.84 looks at the limit only after inflating: 1 MiB becomes 1 GiB.
+ONLY_PLAIN = 1 << 0  # the bit of "identity" among gRPC's compression algorithms
 ASK_ALIVE_EVERY_S, ALIVE_WITHIN_S = 60.0, 20.0  # whether the other end of a connection lives
 
 
@@ -152,6 +154,7 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
         ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
         ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
         ("grpc.so_reuseport", 0),
+        ("grpc.compression_enabled_algorithms_bitset", ONLY_PLAIN),
         ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
         ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_WITHIN_S)),
         ("grpc.max_connection_idle_ms", int(1000 * settings.connection_idle_s)),
