@@ -12,6 +12,7 @@ from edge_agent.errors import InvalidConfiguration
 
 LIMIT_BYTES = 1024 * 1024
 DEEPEST = 40
+LONGEST_NUMBER = 100  # characters
 
 
 def read(path: Path) -> Dict[str, Any]:
@@ -83,7 +84,9 @@ def _from_yaml(text: str) -> Any:
         ) from None
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """Refuses aliases, which can grow without limit; leaves dates, as 2020-01-25, text."""
+        """Refuses what grows without limit or says two things at once: aliases, merges, numbers
+        to the base 60 or too long; leaves dates, as 2020-01-25, text.
+        """  # noqa: D205
 
         yaml_implicit_resolvers = {  # noqa: RUF012
             first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
@@ -94,6 +97,20 @@ def _from_yaml(text: str) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise ValueError("it uses an alias (*name); write the value out")
             return super().compose_node(parent, index)
+
+        def flatten_mapping(self, node: Any) -> None:
+            if any(key.tag.endswith(":merge") for key, _ in node.value):
+                raise ValueError("it merges objects ('<<'); write the values out")
+            super().flatten_mapping(node)
+
+        def construct_scalar(self, node: Any) -> Any:
+            value = super().construct_scalar(node)
+            if node.tag.endswith((":int", ":float")):
+                if ":" in value:  # PyYAML's time for it grows with the square of its length
+                    raise ValueError("it has a number to the base 60, as 1:30; put it in quotes")
+                if len(value) > LONGEST_NUMBER:
+                    raise ValueError(f"it has a number of more than {LONGEST_NUMBER} characters")
+            return value
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
