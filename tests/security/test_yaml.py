@@ -33,7 +33,7 @@ def quadratic() -> str:
     return f"a: &a {'x' * 10_000}\nb: [{', '.join(['*a'] * 10_000)}]\n"
 
 
-REFUSED: Dict[str, "tuple[str, str]"] = {
+REFUSED: Dict[str, tuple[str, str]] = {
     "aliases of one long text": (quadratic(), "it uses an alias"),
     "an alias as a key": ("a: &a b\n*a : 1\n", "it uses an alias"),
     "a merge of an alias": ("a: &a {x: 1}\nb:\n  <<: *a\n", "it uses an alias"),
@@ -49,7 +49,9 @@ REFUSED: Dict[str, "tuple[str, str]"] = {
     "a module of Python": ("a: !!python/module:antigravity\n", "neither"),
     "a tuple of Python": ("a: !!python/tuple [1]\n", "neither"),
     "a tag by its address": ("a: !<tag:yaml.org,2002:python/name:os.system> x\n", "neither"),
-    "a tag of its own": ("%TAG ! tag:yaml.org,2002:python/\n---\na: !name:os.system x\n", "neither"),
+    "a tag of its own": (
+        "%TAG ! tag:yaml.org,2002:python/\n---\na: !name:os.system x\n", "neither",
+    ),
     "ordered pairs": ("a: !!omap [b: 1]\n", "type tuple"),
     "a date by its tag": ("a: !!timestamp 2020-01-25\n", "type date"),
     "bytes": ("a: !!binary aGk=\n", "type bytes"),

@@ -82,7 +82,15 @@ def _from_yaml(text: str) -> Any:
         raise InvalidConfiguration(
             "Reading YAML needs PyYAML: pip install 'edge-agent[package]'."
         ) from None
+    try:
+        return yaml.load(text, Loader=_loader(yaml))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"it is neither JSON nor YAML{where}") from None
 
+
+def _loader(yaml: Any) -> Any:
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """Refuses what grows without limit or says two things at once: aliases, merges, numbers
         to the base 60 or too long; leaves dates, as 2020-01-25, text.
@@ -106,10 +114,7 @@ def _from_yaml(text: str) -> Any:
         def construct_scalar(self, node: Any) -> Any:
             value = super().construct_scalar(node)
             if node.tag.endswith((":int", ":float")):
-                if ":" in value:  # PyYAML's time for it grows with the square of its length
-                    raise ValueError("it has a number to the base 60, as 1:30; put it in quotes")
-                if len(value) > LONGEST_NUMBER:
-                    raise ValueError(f"it has a number of more than {LONGEST_NUMBER} characters")
+                _check_number(value)
             return value
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -119,12 +124,14 @@ def _from_yaml(text: str) -> Any:
                 raise ValueError(f"key {twice[0]!r} stands twice in one object")
             return super().construct_mapping(node, deep)
 
-    try:
-        return yaml.load(text, Loader=Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ValueError(f"it is neither JSON nor YAML{where}") from None
+    return Loader
+
+
+def _check_number(text: str) -> None:
+    if ":" in text:  # PyYAML's time for it grows with the square of its length
+        raise ValueError("it has a number to the base 60, as 1:30; put it in quotes")
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"it has a number of more than {LONGEST_NUMBER} characters")
 
 
 def _check(value: Any, depth: int) -> None:

@@ -86,7 +86,8 @@ class Server:
         addresses = [self._settings.socket]
         if self._settings.tcp:
             try:
-                self._listen(self._settings.tcp, credentials)
+                for address in _tcp_addresses(self._settings.tcp, credentials is not None):
+                    self._listen(address, credentials)
             except InvalidConfiguration:
                 path.unlink()
                 raise
@@ -223,6 +224,23 @@ def _group(name: str) -> int:
         if name:
             raise InvalidConfiguration(f"server.socket_group: no group {name}") from None
         return -1
+
+
+def _tcp_addresses(address: str, is_encrypted: bool) -> Tuple[str, ...]:
+    """Return where to listen: in plaintext on loopback, whatever "localhost" is resolved to."""
+    host, _, port = address.rpartition(":")
+    if is_encrypted or host.strip("[]") != "localhost":
+        return (address,)
+    return (f"127.0.0.1:{port}", f"[::1]:{port}") if _has_ipv6() else (f"127.0.0.1:{port}",)
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def _credentials(settings: ServerSettings) -> Optional[grpc.ServerCredentials]:
