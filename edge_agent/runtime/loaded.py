@@ -119,7 +119,10 @@ def load(
     manifest = registration.apply(package.manifest)
     plan = supply.plan(package.manifest.target)
     _, threads = unit_limits(manifest.runtime, engine)
-    options = BackendOptions(threads, engine.spinning, engine.memory_arena, engine.cpu_batches)
+    options = BackendOptions(
+        threads, engine.spinning, engine.memory_arena, engine.cpu_batches,
+        hang_after_s=engine.hang_after_s,
+    )  # fmt: skip
     opening = Opening(registration.name, package, manifest, options, supply)
     names = list(filter(only, plan.order))
     if not names:

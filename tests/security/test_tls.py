@@ -71,15 +71,12 @@ class Holder:
 
     @property
     def pem(self) -> bytes:
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        return bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
 
     @property
     def key_pem(self) -> bytes:
-        return self.key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        kind, lock = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        return bytes(self.key.private_bytes(serialization.Encoding.PEM, kind, lock))
 
 
 def _identifier(key: Any) -> x509.SubjectKeyIdentifier:

@@ -23,7 +23,8 @@ class BackendOptions:
     memory_arena: keep freed memory for the next run. cpu_batches: compute several frames at a time
     on a CPU as well, where a frame of a batch usually takes longer than a frame alone: the caches
     hold the intermediate tensors of one frame, not of many. is_optimised: the graph is what the
-    engine made of another one beforehand, and isn't to be changed again.
+    engine made of another one beforehand, and isn't to be changed again. hang_after_s: a first run
+    that long hangs.
     """
 
     threads: int = 0
@@ -31,6 +32,7 @@ class BackendOptions:
     memory_arena: bool = False
     cpu_batches: bool = False
     is_optimised: bool = False
+    hang_after_s: float = 30.0
 
 
 class Backend(ABC):
@@ -106,6 +108,10 @@ class Backend(ABC):
                     "its first axis must be the batch."
                 )
         return outputs
+
+    def try_out(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+        """`run` before the model serves, when no batcher sees it hang: it ends by itself."""
+        return self.run(batch)
 
     def interrupt(self) -> None:
         """Make a run on another thread fail soon; the backend can't be used afterwards."""
