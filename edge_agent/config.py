@@ -48,7 +48,9 @@ class ServerSettings(Strict):
     memory_mib: Optional[Annotated[int, Field(ge=256)]] = None  # of all calls; None: a quarter of
     # what the process may use
     receive_within_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0  # a message, whole
-    send_within_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0  # an answer, read
+    send_within_s: Annotated[float, Field(gt=0.0, le=3600.0)] = (
+        30.0  # an answer, read
+    )
     connection_idle_s: Annotated[float, Field(gt=0.0, le=86400.0)] = 300.0  # closed without a call
     stop_within_s: Annotated[float, Field(gt=0.0, le=60.0)] = 4.0
 

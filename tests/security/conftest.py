@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, List
 
 import grpc
 import pytest
@@ -47,7 +47,9 @@ class Polite:
     def during(self, attack: Callable[[], Any]) -> Any:
         """Call again and again until `attack` returns, and once more; return what it returned."""
         log_before, before = self._log_bytes(), self._agent.resident_bytes()
-        peak, results, faults = before, [], []  # type: int, List[Any], List[BaseException]
+        peak = before
+        results: List[Any] = []
+        faults: List[BaseException] = []
 
         def run() -> None:
             try:
