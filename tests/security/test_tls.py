@@ -66,8 +66,8 @@ class Holder:
         if usage is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         self.certificate = builder.sign(signed_by or above.key, hashes.SHA256())
-        self.chain = self.pem + (issuer.chain if issuer and issuer.is_between else b"")
         self.is_between = False  # an issuer whose certificate travels along
+        self.chain: bytes = self.pem + (issuer.chain if issuer and issuer.is_between else b"")
 
     @property
     def pem(self) -> bytes:
