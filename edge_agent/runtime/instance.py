@@ -66,7 +66,7 @@ class InferenceUnit:
         Raises InferenceFailed when the outputs are not what the manifest says.
         """
         for count in {1, self.max_batch}:
-            outputs = self._backend.run(self._slots[:count])
+            outputs = self._backend.try_out(self._slots[:count])
             self._verdicts.postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
         self._verdicts.placement.decide(self._backend, self._spec, self._slots)
 

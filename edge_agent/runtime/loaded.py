@@ -125,6 +125,7 @@ def open_loaded(
         engine.memory_arena,
         engine.cpu_batches,
         memory_bytes=memory.free_bytes(models.memory_limit_mib),
+        hang_after_s=engine.hang_after_s,
     )
     is_limited = models.memory_limit_mib is not None
     opening = Opening(registration.name, package, manifest, options, supply, is_limited)

@@ -75,12 +75,12 @@ class Placement:
     ) -> bool:
         def on_cpu() -> None:
             write_input(frame, spec, slots[0])
-            backend.run(slots[:1])
+            backend.try_out(slots[:1])
 
         def on_device() -> bool:
             is_taken = backend.place(0, frame.pixels)
             if is_taken:
-                backend.run(slots[:1])
+                backend.try_out(slots[:1])
             return is_taken
 
         if not on_device():

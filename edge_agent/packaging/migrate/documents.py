@@ -14,7 +14,7 @@ from edge_agent.fields import parse_json
 
 LIMIT_BYTES = 1024 * 1024
 DEEPEST = 40
-LONGEST_NUMBER = 100  # characters; YAML has numbers to base 60, which take the square of these
+LONGEST_NUMBER = 100  # characters
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -77,9 +77,21 @@ def _from_yaml(text: str) -> Any:
         raise InvalidConfiguration(
             "Reading YAML needs PyYAML: pip install 'edge-agent[package]'."
         ) from None
+    try:
+        return yaml.load(text, Loader=_loader(yaml))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"it is neither JSON nor YAML{where}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError):  # by PyYAML's constructors
+        raise ValueError("it has a value that doesn't fit its tag (!!...)") from None
 
+
+def _loader(yaml: Any) -> Any:
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """Refuses aliases, which can grow without limit; leaves dates, as 2020-01-25, text."""
+        """Refuses what grows without limit or says two things at once: aliases, merges, numbers
+        to the base 60 or too long; leaves dates, as 2020-01-25, text.
+        """  # noqa: D205
 
         yaml_implicit_resolvers = {  # noqa: RUF012
             first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
@@ -91,10 +103,16 @@ def _from_yaml(text: str) -> Any:
                 raise ValueError("it uses an alias (*name); write the value out")
             return super().compose_node(parent, index)
 
+        def flatten_mapping(self, node: Any) -> None:
+            if any(key.tag.endswith(":merge") for key, _ in node.value):
+                raise ValueError("it merges objects ('<<'); write the values out")
+            super().flatten_mapping(node)
+
         def construct_scalar(self, node: Any) -> Any:
-            if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
-                raise ValueError(f"it has a number of {len(node.value)} characters")
-            return super().construct_scalar(node)
+            value = super().construct_scalar(node)
+            if node.tag in NUMBERS:
+                _check_number(value)
+            return value
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
@@ -103,14 +121,14 @@ def _from_yaml(text: str) -> Any:
                 raise ValueError(f"key {twice[0]!r} stands twice in one object")
             return super().construct_mapping(node, deep)
 
-    try:
-        return yaml.load(text, Loader=Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ValueError(f"it is neither JSON nor YAML{where}") from None
-    except (ArithmeticError, AttributeError, LookupError, TypeError):  # by PyYAML's constructors
-        raise ValueError("it has a value that doesn't fit its tag (!!...)") from None
+    return Loader
+
+
+def _check_number(text: str) -> None:
+    if ":" in text:  # PyYAML's time for it grows with the square of its length
+        raise ValueError("it has a number to the base 60, as 1:30; put it in quotes")
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"it has a number of {len(text)} characters")
 
 
 def _check(value: Any, depth: int) -> None:

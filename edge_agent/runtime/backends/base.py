@@ -25,7 +25,8 @@ class BackendOptions:
     hold the intermediate tensors of one frame, not of many. is_optimised: the graph is what the
     engine made of another one beforehand, and isn't to be changed again. memory_bytes: what all
     engines of this process together may take to compute on the CPU, besides the models' weights;
-    0: no bound. The first engine that is opened with a bound sets it for all.
+    0: no bound. The first engine that is opened with a bound sets it for all. hang_after_s: a first
+    run that long hangs.
     """
 
     threads: int = 0
@@ -34,6 +35,7 @@ class BackendOptions:
     cpu_batches: bool = False
     is_optimised: bool = False
     memory_bytes: int = 0
+    hang_after_s: float = 30.0
 
 
 class Backend(ABC):
@@ -109,6 +111,10 @@ class Backend(ABC):
                     "its first axis must be the batch."
                 )
         return outputs
+
+    def try_out(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+        """`run` before the model serves, when no batcher sees it hang: it ends by itself."""
+        return self.run(batch)
 
     def interrupt(self) -> None:
         """Make a run on another thread fail soon; the backend can't be used afterwards."""

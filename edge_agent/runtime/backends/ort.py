@@ -136,12 +136,27 @@ class OrtBackend(Backend):
         is_bounded = self._can_bound and _ARENA.bound(ort, options.memory_bytes)
         self._session = self._open(ort, model, _session_options(ort, options, is_bounded))
         self._runs = _Runs(ort, gives_back=is_bounded and not options.memory_arena)
+        self._hang_after_s, self._hangs = options.hang_after_s, False
         inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
         self._check_tensors(inputs, outputs)
         batch = inputs[self._spec.tensor][0]
         self._fixed_batch = batch if isinstance(batch, int) and batch > 0 else None
         self.max_batch = self._fixed_batch or self._largest_batch(options)
+
+    def try_out(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+        """As `run`; interrupted after `hang_after_s`, as a graph may loop for ever."""
+        watchdog = threading.Timer(self._hang_after_s, self._give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            return self.run(batch)
+        finally:
+            watchdog.cancel()
+
+    def _give_up(self) -> None:
+        self._hangs = True
+        self.interrupt()
 
     def interrupt(self) -> None:
         """Make a run on another thread fail at the next node."""
@@ -165,6 +180,11 @@ class OrtBackend(Backend):
         return {name: value[:count] for name, value in zip(self._wanted, values)}
 
     def _failure(self, error: Exception) -> EdgeAgentError:
+        if self._hangs:
+            return InferenceFailed(
+                f"The graph computed for more than {self._hang_after_s:g} s on its first frames; "
+                "it may never end. Mend the model, or raise engine.hang_after_s."
+            )
         return _without_memory(error) or InferenceFailed(f"onnxruntime: {_first_line(error)}")
 
     def _close(self) -> None:

@@ -35,6 +35,8 @@ CALLS_AT_ONCE = 2048  # more than wait for all models together; beyond it gRPC r
 CALLS_PER_CONNECTION = 512  # beyond it a client's own library holds calls back
 WINDOW_BYTES = 1024 * 1024
 HANDSHAKE_WITHIN_S = 10.0
+# grpcio before 1.84 looks at the limit only after inflating: 1 MiB becomes 1 GiB.
+ONLY_PLAIN = 1 << 0  # the bit of "identity" among gRPC's compression algorithms
 ASK_ALIVE_EVERY_S, ALIVE_WITHIN_S = 60.0, 20.0  # whether the other end of a connection lives
 
 
@@ -82,7 +84,8 @@ class Server:
         addresses = [self._settings.socket]
         if self._settings.tcp:
             try:
-                self._listen(self._settings.tcp, credentials)
+                for address in _tcp_addresses(self._settings.tcp, credentials is not None):
+                    self._listen(address, credentials)
             except InvalidConfiguration:
                 path.unlink()
                 raise
@@ -154,6 +157,7 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
         ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
         ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
         ("grpc.so_reuseport", 0),
+        ("grpc.compression_enabled_algorithms_bitset", ONLY_PLAIN),
         ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
         # What a client may send before its call is read; gRPC would let it grow to some 10 MiB.
         ("grpc.http2.bdp_probe", 0),
@@ -225,6 +229,23 @@ def _group(name: str) -> int:
         if name:
             raise InvalidConfiguration(f"server.socket_group: no group {name}") from None
         return -1
+
+
+def _tcp_addresses(address: str, is_encrypted: bool) -> Tuple[str, ...]:
+    """Return where to listen: in plaintext on loopback, whatever "localhost" is resolved to."""
+    host, _, port = address.rpartition(":")
+    if is_encrypted or host.strip("[]") != "localhost":
+        return (address,)
+    return (f"127.0.0.1:{port}", f"[::1]:{port}") if _has_ipv6() else (f"127.0.0.1:{port}",)
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def _credentials(settings: ServerSettings) -> Optional[grpc.ServerCredentials]:
