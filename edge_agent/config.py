@@ -28,7 +28,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
 # {thing}, {model}, {kind} (result, summary, alarm) and {verdict} (normal, anomaly) are filled in.
-TOPIC_PATTERN = r"^([^+#{}]|\{(thing|model|kind|verdict)\})+$"
+TOPIC_PATTERN = r"^([^+#{}\x00-\x1f\x7f-\x9f]|\{(thing|model|kind|verdict)\})+$"
 Topic = Annotated[str, Field(pattern=TOPIC_PATTERN, max_length=256)]
 SUMMARY_PATTERN = r"^(none|hour|([01]\d|2[0-3]):[0-5]\d(,([01]\d|2[0-3]):[0-5]\d)*)$"
 
@@ -189,6 +189,9 @@ class CommandsSettings(Strict):
     topic: Topic = "edge-agent/{thing}/commands"  # .../REQUESTER
     response_topic: Topic = "edge-agent/{thing}/responses"  # .../REQUESTER
     allow: Dict[str, Tuple[Command, ...]] = Field(default_factory=dict)
+    # How far from now the time of a command that changes something may be, earlier or later.
+    expire_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 30.0
+    require_time: bool = True  # false: such commands may come without a time, whenever they come
 
 
 class ResultsSettings(Strict):

@@ -170,9 +170,8 @@ class LimitedHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not ge
         """Write `record` or count it; called under the handler's lock."""
         now = self._clock()
         self._say_left_out(now - SUMMARY_EVERY_S)
-        if (record.levelno <= logging.DEBUG and is_ours(record)) or self._bucket(record, now).takes(
-            now
-        ):
+        asked_for = record.levelno <= logging.DEBUG and is_ours(record)
+        if asked_for or self._bucket(record, now).takes(now):
             super().emit(record)
 
     def close(self) -> None:

@@ -178,7 +178,8 @@ class Metrics:
     def serve(self, host: str, port: int) -> None:
         """Answer GET /metrics on `host`:`port` until the process ends. Raises OSError."""
         server, _thread = start_http_server(port, host, self.registry)
-        server.handle_error = _log_failed  # its own prints a traceback for each lost connection
+        # Its own prints a traceback for each connection that is lost.
+        setattr(server, "handle_error", _log_failed)  # noqa: B010 - mypy: a method
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         counter = self._counters[name] = self._total(name, meaning, "model", *labels)

@@ -1,0 +1,95 @@
+"""Topics as they come out when everything is filled in: which of them can be published on.
+
+Sources: MQTT 5.0, 4.7; the quotas of AWS IoT Core, which disconnects the device on longer topics.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Mapping
+
+from edge_agent.config import ResultsSettings
+from edge_agent.errors import InvalidConfiguration
+
+MOST_BYTES, MOST_BYTES_AT_AWS = 65_535, 256
+MOST_SLASHES_AT_AWS = 7
+MOST_REQUESTER_CHARACTERS = 128
+WILDCARDS = "+#"
+NO_LEVEL = "/+#{}"  # what a value would break or widen a topic with
+LONGEST = {"model": "m", "kind": "summary", "verdict": "anomaly"}  # models are checked one by one
+AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
+
+
+def wrong(topic: str, at_aws: bool) -> str:
+    """Tell why nobody can publish on `topic`; "" when one can."""
+    if any(each in topic for each in WILDCARDS):
+        return f"the topic {topic!r} has the wildcard + or #"
+    if "{" in topic or "}" in topic:
+        return f"the topic {topic!r} has a name in braces that isn't filled in here"
+    if not topic.isprintable():
+        return f"the topic {topic!r} has a control character"
+    size, most = len(topic.encode()), MOST_BYTES_AT_AWS if at_aws else MOST_BYTES
+    if not 0 < size <= most:
+        return f"the topic {topic!r:.300} has {size} bytes; 1 to {most} are possible"
+    if at_aws and topic.count("/") > MOST_SLASHES_AT_AWS and not topic.startswith("$aws/rules/"):
+        return f"the topic {topic!r} has over {MOST_SLASHES_AT_AWS} slashes"
+    return ""
+
+
+def wrong_level(value: str) -> str:
+    """Tell why `value` can't be one level of a topic; "" when it can."""
+    if not value:
+        return "it is empty"
+    if not value.isprintable() or any(each in value for each in NO_LEVEL):
+        return "a name in a topic has no control characters and none of / + # { }"
+    return "it begins with $, as topics of the broker's own do" if value.startswith("$") else ""
+
+
+def is_requester(name: str) -> bool:
+    """Whether a command's topic ends with a name that can be answered to."""
+    return len(name) <= MOST_REQUESTER_CHARACTERS and not wrong_level(name)
+
+
+def at_aws(endpoint: str) -> bool:
+    """Whether the broker is AWS IoT Core."""
+    return endpoint.lower().rstrip(".").endswith(AWS_HOSTS)
+
+
+def check(settings: ResultsSettings, thing: str) -> None:
+    """Fill in every topic that is used. Raises InvalidConfiguration: a sentence for a wrong one."""
+    why = wrong_level(thing)
+    if why:
+        raise InvalidConfiguration(
+            f"The thing's name {thing!r:.140} can't be part of a topic: {why}. Set results.thing "
+            "(else AWS_IOT_THING_NAME, else the host's name is taken)."
+        )
+    through_aws = bool(settings.greengrass.topic) or at_aws(settings.mqtt.endpoint or "")
+    for name, topic in _filled_in(settings, thing).items():
+        why = wrong(topic, through_aws)
+        if why:
+            raise InvalidConfiguration(f"results.{name}: {why}. Change this setting.")
+
+
+def _filled_in(settings: ResultsSettings, thing: str) -> Mapping[str, str]:
+    mqtt, greengrass, commands = settings.mqtt, settings.greengrass, settings.commands
+    by_event: Dict[str, str] = {"greengrass.topic": greengrass.topic or ""}
+    by_event["greengrass.local_topic"] = greengrass.local_topic or ""
+    by_thing: Dict[str, str] = {}
+    if mqtt.endpoint:
+        by_event["mqtt.topic"], by_thing["mqtt.state_topic"] = mqtt.topic, mqtt.state_topic
+    if commands.allow:
+        by_thing["commands.topic"] = f"{commands.topic}/r"
+        by_thing["commands.response_topic"] = f"{commands.response_topic}/r"
+    filled = {name: topic.replace("{thing}", thing) for name, topic in by_thing.items()}
+    for name, topic in by_event.items():
+        if topic:
+            filled[name] = fill(topic, {"thing": thing, **LONGEST})
+    return filled
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Put each value in place of its name in braces, once: none is looked for in another's."""
+    parts = template.split("{")
+    for at, part in enumerate(parts[1:], 1):
+        name, brace, rest = part.partition("}")
+        parts[at] = values[name] + rest if brace and name in values else "{" + part
+    return "".join(parts)
