@@ -14,6 +14,8 @@ import sys
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
+from edge_agent.config import without_secrets
+
 # Modules are looked for where a process starts, before all other places: where only root can write.
 START = "/"
 ENDING_S = 5.0  # a killed process may still wait for the driver
@@ -30,6 +32,7 @@ def ask(module: str, subject: str, timeout_s: float) -> Tuple[List[Facts], str]:
     process = subprocess.Popen(
         [sys.executable, "-m", module],
         cwd=START,
+        env=without_secrets(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=pipe,
         stderr=pipe,

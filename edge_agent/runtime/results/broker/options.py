@@ -69,7 +69,7 @@ def _tls(sdk: Sdk, settings: MqttSettings) -> Any:
     if settings.pkcs11_library:
         options = kinds.create_client_with_mtls_pkcs11(
             pkcs11_lib=sdk.io.Pkcs11Lib(file=str(settings.pkcs11_library)),
-            user_pin=settings.pkcs11_pin.get_secret_value() or None,
+            user_pin=probe.pin(settings) or None,
             token_label=settings.pkcs11_token or None,
             cert_file_path=str(settings.certificate),
         )
