@@ -16,6 +16,7 @@ from typing import Dict, Optional, Tuple
 from edge_agent.errors import AgentUnavailable
 from edge_agent.fields import Strict, read_json
 from edge_agent.manifest import Fraction
+from edge_agent.runtime.private_files import create_anew, make_folder
 from edge_agent.runtime.store import Registration
 
 log = logging.getLogger(__name__)
@@ -92,9 +93,9 @@ class Thresholds:
         """Replace the file as a whole; a power cut leaves the old or the new one."""
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         new = self._path.with_name(self._path.name + ".new")
-        with new.open("w", encoding="utf-8") as file:
+        with open(create_anew(new), "w", encoding="utf-8") as file:
             file.write(_File(models=tuple(kept.values())).model_dump_json(indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())

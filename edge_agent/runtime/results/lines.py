@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Callable, Optional
 
+from edge_agent.runtime.private_files import create
 from edge_agent.runtime.results.sink import Message, SinkUnavailable
 
 STANDARD_OUTPUT = "-"
@@ -70,7 +71,7 @@ class LinesSink:
             os.close(self._file)
             self._file = None
         if self._file is None:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._file = create(path, os.O_APPEND)
         return self._file
 
 

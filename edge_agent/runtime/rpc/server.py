@@ -6,10 +6,7 @@ import grp
 import logging
 import os
 import pwd
-import socket
-import stat
 import time
-from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 import grpc
@@ -22,6 +19,7 @@ from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
+from edge_agent.runtime.rpc.socket_file import claim, hand_over
 from edge_agent.runtime.rpc.unary_calls import UnaryCalls, Unsupported, public_handlers
 from edge_agent.types import ModelInfo, ModelState
 
@@ -83,7 +81,7 @@ class Server:
             self._listen(self._settings.socket, None)
         finally:
             os.umask(before)
-        _hand_over(path, owner, group, int(self._settings.socket_mode, 8))
+        hand_over(path, owner, group, int(self._settings.socket_mode, 8))
         addresses = [self._settings.socket]
         if self._settings.tcp:
             try:
@@ -146,50 +144,6 @@ class Server:
                 self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise InvalidConfiguration(f"Can't listen on {address}: {error}") from None
-
-
-def claim(path: Path) -> None:
-    """Make sure nobody serves at `path`; remove the socket file a dead agent left.
-
-    Raises InvalidConfiguration when an agent answers there, or something else lies there.
-    """
-    if not path.parent.is_dir():
-        raise InvalidConfiguration(f"Socket {path}: its folder doesn't exist; create it first.")
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise InvalidConfiguration(f"{path} exists and isn't a socket; move it away.")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            log.info("Replacing %s, left by an agent that is gone.", path)
-            path.unlink()
-            return
-        except OSError as error:
-            raise InvalidConfiguration(
-                f"Can't tell whether an agent serves at {path}: {error}"
-            ) from None
-    raise InvalidConfiguration(
-        f"Another agent already serves at {path}. Stop it, or set server.socket to another path."
-    )
-
-
-def _hand_over(path: Path, owner: int, group: int, mode: int) -> None:
-    """Give the socket file its owner, group and mode; -1 keeps the agent's own."""
-    try:
-        os.chown(path, owner, group)
-        path.chmod(mode)
-    except PermissionError:
-        log.warning(
-            "%s keeps group %d: the agent's user isn't in the group asked for; clients of other "
-            "users can't connect.",
-            path,
-            path.stat().st_gid,
-        )
 
 
 def _owner(name: str) -> int:
