@@ -68,8 +68,17 @@ def _cut(text: str, characters: int) -> str:
     return f"{text[:half]} ... {left_out} characters left out ... {text[-half:]}"
 
 
+def _told(text: Callable[[], str], characters: int) -> str:
+    """Return what `text` gives, fit for a line; a library's own faults in logging are said."""
+    try:
+        found = text()
+    except Exception as error:
+        found = f"A log line can't be written: {type(error).__name__}."
+    return _cut(printable(_cut(found, characters)), characters)  # an escape takes up to 10
+
+
 def _message(record: logging.LogRecord) -> str:
-    return printable(_cut(record.getMessage(), _limit(record).characters))
+    return _told(record.getMessage, _limit(record).characters)
 
 
 def _traceback(record: logging.LogRecord) -> str:
@@ -77,13 +86,12 @@ def _traceback(record: logging.LogRecord) -> str:
     error = record.exc_info[1] if record.exc_info else None
     if error is None:
         return ""
-    lines = ["Traceback:"]
+    lines, characters = ["Traceback:"], _limit(record).characters
     for link in reversed(_chain(error)):
         frames = traceback.extract_tb(link.__traceback__)[-FRAMES:]
         lines += [f"  File {frame.filename}, line {frame.lineno}, {frame.name}" for frame in frames]
-        lines.append(f"{type(link).__qualname__}: {link}")
-    characters = _limit(record).characters
-    return _cut("\n".join(printable(_cut(line, characters)) for line in lines), characters)
+        lines.append(f"{type(link).__qualname__}: {_told(link.__str__, characters)}")
+    return _cut("\n".join(map(printable, lines)), characters)
 
 
 def _chain(error: BaseException) -> List[BaseException]:

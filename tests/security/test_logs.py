@@ -220,6 +220,27 @@ def test_no_control_character_of_a_stranger_reaches_a_line(
     assert EVIL.count("\n") + 3 > told[3]["error"].count("\n")  # only the traceback's own
 
 
+class Unspeakable(ValueError):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_a_librarys_fault_in_logging_is_a_line_and_nothing_on_standard_error(
+    log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.write("grpc", 1, "Of %d and %d.", "a", "b")
+    log.write("grpc", 2, "Of %s.", Unspeakable())
+    log.fail("grpc", Unspeakable())
+    assert len(log.lines()) == 3
+    assert "TypeError" in log.lines()[0]
+    assert capsys.readouterr().err == ""
+
+
+def test_escapes_dont_lengthen_a_line(log: Log) -> None:
+    log.write("grpc", 1, "\U000e0001" * 100_000)
+    assert len(log.lines()[0]) < 3000
+
+
 def test_a_stranger_forges_no_line_on_a_terminal(on_a_terminal: Log) -> None:
     on_a_terminal.fail("grpc", ValueError("x\n12:00:00 ERROR   The line is safe.\n"))
     first, *rest = on_a_terminal.lines()

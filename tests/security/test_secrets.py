@@ -204,11 +204,14 @@ def test_a_settings_file_with_a_secret_that_others_can_read_is_warned_of(
     assert not caplog.text
 
 
-def test_the_pin_is_the_first_line_of_its_file(tmp_path: Path) -> None:
+def test_the_pin_is_the_first_line_of_its_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "pin"
     for content in (CANARY, f"{CANARY}\n", f"{CANARY}\r\nanything"):
         file.write_text(content)
         assert probe.pin(MqttSettings(pkcs11_pin_file=file)) == CANARY
+    assert "holds a PIN and can be read by others" in caplog.text
     assert probe.pin(MqttSettings(pkcs11_pin=SecretStr(CANARY))) == CANARY
 
 

@@ -61,7 +61,8 @@ def test_names_as_things_have_them_pass(monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("press-7", "Cell:4_b", "host.plant.example", "Presse 7", "プレス"):
         assert thing_name(results({}, name)) == name
     monkeypatch.setenv("AWS_IOT_THING_NAME", "a/b")
-    assert thing_name(ResultsSettings()) == "a/b"  # nothing is published
+    for unpublished in (ResultsSettings(), ResultsSettings(folder=Path("/x"), lines="-")):
+        assert thing_name(unpublished) == "a/b"
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -56,14 +56,16 @@ def at_aws(endpoint: str) -> bool:
 
 def check(settings: ResultsSettings, thing: str) -> None:
     """Fill in every topic that is used. Raises InvalidConfiguration: a sentence for a wrong one."""
-    why = wrong_level(thing)
+    filled_in = _filled_in(settings, thing)
+    why = wrong_level(thing) if filled_in else ""
     if why:
         raise InvalidConfiguration(
             f"The thing's name {thing!r:.140} can't be part of a topic: {why}. Set results.thing "
-            "(else AWS_IOT_THING_NAME, else the host's name is taken)."
+            "(else AWS_IOT_THING_NAME, else the host's name is taken); further levels belong into "
+            "the topics."
         )
     through_aws = bool(settings.greengrass.topic) or at_aws(settings.mqtt.endpoint or "")
-    for name, topic in _filled_in(settings, thing).items():
+    for name, topic in filled_in.items():
         why = wrong(topic, through_aws)
         if why:
             raise InvalidConfiguration(f"results.{name}: {why}. Change this setting.")

@@ -6,6 +6,8 @@ never why; here the same connection is tried as far as TLS goes.
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 import ssl
 from contextlib import suppress
@@ -14,6 +16,8 @@ from typing import Dict, List, Tuple
 
 from edge_agent.config import MqttSettings
 from edge_agent.errors import InvalidConfiguration
+
+log = logging.getLogger(__name__)
 
 WITHIN_S = 5.0  # for each of: the connection, the handshake
 MOST_PIN_BYTES = 256
@@ -75,6 +79,9 @@ def pin(settings: MqttSettings) -> str:
     if settings.pkcs11_pin_file is None:
         return settings.pkcs11_pin.get_secret_value()
     with settings.pkcs11_pin_file.open("rb") as file:
+        if os.fstat(file.fileno()).st_mode & 0o007:
+            name = settings.pkcs11_pin_file
+            log.warning("%s holds a PIN and can be read by others: chmod o= %s", name, name)
         return file.read(MOST_PIN_BYTES).decode("utf-8", "replace").partition("\n")[0].rstrip("\r")
 
 
