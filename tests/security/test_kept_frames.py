@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Dict, Iterator, List, Set
 
@@ -158,6 +159,10 @@ def test_an_agents_own_folders_are_closed(tmp_path: Path) -> None:
     with agent, agent.client() as client:
         client.start("plates")
         client.detect("plates", picture())
+        end = time.monotonic() + 30.0
+        while not (tmp_path / "lines.jsonl").exists():
+            assert time.monotonic() < end, agent.log()
+            time.sleep(0.02)
         assert agent.stop() == 0
     assert list(captures.rglob("*.png"))
     assert open_to_others(captures) == []

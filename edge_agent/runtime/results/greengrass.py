@@ -70,7 +70,7 @@ class NucleusSink:
     def send(self, message: Message) -> Future[None]:
         """See Sink."""
         topic = message.topic(self._template, self._thing)
-        why = topics.wrong(topic, at_aws=True)  # the nucleus's own limits are no others
+        why = topics.wrong(topic, at_aws=False)  # the nucleus's own limits are known where it is
         if why:
             raise MessageRejected(f"A result can't be published: {why}.")
         published = self._publish(topic, message.body)

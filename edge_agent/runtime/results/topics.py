@@ -5,7 +5,7 @@ Sources: MQTT 5.0, 4.7; the quotas of AWS IoT Core, which disconnects the device
 
 from __future__ import annotations
 
-from typing import Dict, Mapping
+from typing import Dict, Mapping, Tuple
 
 from edge_agent.config import ResultsSettings
 from edge_agent.errors import InvalidConfiguration
@@ -15,18 +15,18 @@ MOST_SLASHES_AT_AWS = 7
 MOST_REQUESTER_CHARACTERS = 128
 WILDCARDS = "+#"
 NO_LEVEL = "/+#{}"  # what a value would break or widen a topic with
-LONGEST = {"model": "m", "kind": "summary", "verdict": "anomaly"}  # models are checked one by one
+EXAMPLES = {"model": "m", "kind": "summary", "verdict": "anomaly"}  # models are checked one by one
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
 def wrong(topic: str, at_aws: bool) -> str:
     """Tell why nobody can publish on `topic`; "" when one can."""
     if any(each in topic for each in WILDCARDS):
-        return f"the topic {topic!r} has the wildcard + or #"
+        return f"the topic {topic!r} isn't valid: it has the wildcard + or #"
     if "{" in topic or "}" in topic:
         return f"the topic {topic!r} has a name in braces that isn't filled in here"
     if not topic.isprintable():
-        return f"the topic {topic!r} has a control character"
+        return f"the topic {topic!r} isn't valid: it has a control character"
     size, most = len(topic.encode()), MOST_BYTES_AT_AWS if at_aws else MOST_BYTES
     if not 0 < size <= most:
         return f"the topic {topic!r:.300} has {size} bytes; 1 to {most} are possible"
@@ -64,27 +64,29 @@ def check(settings: ResultsSettings, thing: str) -> None:
             "(else AWS_IOT_THING_NAME, else the host's name is taken); further levels belong into "
             "the topics."
         )
-    through_aws = bool(settings.greengrass.topic) or at_aws(settings.mqtt.endpoint or "")
-    for name, topic in filled_in.items():
+    for name, (topic, through_aws) in filled_in.items():
         why = wrong(topic, through_aws)
         if why:
             raise InvalidConfiguration(f"results.{name}: {why}. Change this setting.")
 
 
-def _filled_in(settings: ResultsSettings, thing: str) -> Mapping[str, str]:
+def _filled_in(settings: ResultsSettings, thing: str) -> Dict[str, Tuple[str, bool]]:
+    """Return the topics in use by their settings, and whether AWS IoT Core sees them."""
     mqtt, greengrass, commands = settings.mqtt, settings.greengrass, settings.commands
-    by_event: Dict[str, str] = {"greengrass.topic": greengrass.topic or ""}
-    by_event["greengrass.local_topic"] = greengrass.local_topic or ""
-    by_thing: Dict[str, str] = {}
+    by_broker = at_aws(mqtt.endpoint) if mqtt.endpoint else True
+    by_event, by_thing = {"thing": thing, **EXAMPLES}, {"thing": thing}
+    filled: Dict[str, Tuple[str, bool]] = {}
+    if greengrass.topic:
+        filled["greengrass.topic"] = fill(greengrass.topic, by_event), True
+    if greengrass.local_topic:
+        filled["greengrass.local_topic"] = fill(greengrass.local_topic, by_event), False
     if mqtt.endpoint:
-        by_event["mqtt.topic"], by_thing["mqtt.state_topic"] = mqtt.topic, mqtt.state_topic
+        filled["mqtt.topic"] = fill(mqtt.topic, by_event), by_broker
+        filled["mqtt.state_topic"] = fill(mqtt.state_topic, by_thing), by_broker
     if commands.allow:
-        by_thing["commands.topic"] = f"{commands.topic}/r"
-        by_thing["commands.response_topic"] = f"{commands.response_topic}/r"
-    filled = {name: topic.replace("{thing}", thing) for name, topic in by_thing.items()}
-    for name, topic in by_event.items():
-        if topic:
-            filled[name] = fill(topic, {"thing": thing, **LONGEST})
+        filled["commands.topic"] = fill(f"{commands.topic}/r", by_thing), by_broker
+        answers = fill(f"{commands.response_topic}/r", by_thing)
+        filled["commands.response_topic"] = answers, by_broker
     return filled
 
 
