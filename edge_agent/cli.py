@@ -9,6 +9,7 @@ from typing import List, Optional
 
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
+from edge_agent.logs import printable
 
 # sub-command → (module with add_arguments and run, one line of help)
 COMMANDS = {
@@ -37,7 +38,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         return int(import_module(COMMANDS[given.command][0]).run(given))
     except EdgeAgentError as error:
-        sys.stderr.write(f"edge-agent: {error}\n")
+        sys.stderr.write(f"edge-agent: {printable(str(error))}\n")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -7,14 +7,20 @@ server.socket_mode=... on the command line, EDGE_AGENT_SERVER__SOCKET_MODE in th
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Type, Union
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, parse_json, read
+from edge_agent.fields import Strict, groups_in, is_secret, parse_json, read
+
+log = logging.getLogger(__name__)
 
 DEFAULT_SOCKET = "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
 ENVIRONMENT_PREFIX = "EDGE_AGENT_"
@@ -27,7 +33,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
 # {thing}, {model}, {kind} (result, summary, alarm) and {verdict} (normal, anomaly) are filled in.
-TOPIC_PATTERN = r"^([^+#{}]|\{(thing|model|kind|verdict)\})+$"
+TOPIC_PATTERN = r"^([^+#{}\x00-\x1f\x7f-\x9f]|\{(thing|model|kind|verdict)\})+$"
 Topic = Annotated[str, Field(pattern=TOPIC_PATTERN, max_length=256)]
 SUMMARY_PATTERN = r"^(none|hour|([01]\d|2[0-3]):[0-5]\d(,([01]\d|2[0-3]):[0-5]\d)*)$"
 
@@ -54,11 +60,16 @@ class ServerSettings(Strict):
     receive_within_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0  # a message, whole
     send_within_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0  # an answer, read
     connection_idle_s: Annotated[float, Field(gt=0.0, le=86400.0)] = 300.0  # closed without a call
+    operator_socket: Optional[Annotated[str, Field(pattern=r"^unix://")]] = None  # may start, stop
+    operator_group: str = ""  # of operator_socket; empty: as socket_group
+    operator_certificates: Tuple[str, ...] = ()  # names of TCP clients who may start and stop
     stop_within_s: Annotated[float, Field(gt=0.0, le=60.0)] = 4.0
 
-    @field_validator("socket")
+    @field_validator("socket", "operator_socket")
     @classmethod
-    def _absolute(cls, socket: str) -> str:
+    def _absolute(cls, socket: Optional[str]) -> Optional[str]:
+        if socket is None:
+            return None
         path = socket[len("unix://") :]
         if not path.startswith("/"):
             raise ValueError("must be unix:// followed by an absolute path")
@@ -72,6 +83,10 @@ class ServerSettings(Strict):
             raise ValueError("tls_certificate and tls_key belong together: set both or none")
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key as well")
+        if self.operator_certificates and not self.tls_client_ca:
+            raise ValueError("operator_certificates needs tls_client_ca, which vouches for them")
+        if self.operator_socket == self.socket:
+            raise ValueError("operator_socket must be another path than socket")
         host = (self.tcp or "localhost:0").rpartition(":")[0].strip("[]")
         if host in ("localhost", "127.0.0.1", "::1"):
             return self
@@ -170,6 +185,7 @@ class MqttSettings(Strict):
     pkcs11_library: Optional[Path] = None  # the key lies in a token instead of a file
     pkcs11_token: str = ""
     pkcs11_pin: SecretStr = SecretStr("")
+    pkcs11_pin_file: Optional[Path] = None  # the PIN is its first line; instead of pkcs11_pin
     client_id: str = ""  # empty: the thing's name; on a Greengrass core THING-edge-agent
     topic: Topic = "edge-agent/{thing}/{model}/{kind}"
     state_topic: Topic = "edge-agent/{thing}/state"  # retained: online or, by last will, offline
@@ -184,7 +200,17 @@ class MqttSettings(Strict):
             raise ValueError("the key is either a file (key) or in a token (pkcs11_library)")
         if self.endpoint and (self.certificate is None) != (not (self.key or self.pkcs11_library)):
             raise ValueError("certificate and key (or pkcs11_library) belong together")
+        if self.pkcs11_pin_file and self.pkcs11_pin.get_secret_value():
+            raise ValueError("the PIN is either in pkcs11_pin or in pkcs11_pin_file; set one")
         return self
+
+    @field_validator("endpoint")
+    @classmethod
+    def _host(cls, endpoint: Optional[str]) -> Optional[str]:
+        """Refuse addresses with a scheme, whose user and password would be shown in sentences."""
+        if endpoint and any(each in endpoint for each in "/@"):
+            raise ValueError("a host name is expected, without mqtt://, user, password or path")
+        return endpoint
 
 
 class CaptureSettings(Strict):
@@ -207,6 +233,9 @@ class CommandsSettings(Strict):
     topic: Topic = "edge-agent/{thing}/commands"  # .../REQUESTER
     response_topic: Topic = "edge-agent/{thing}/responses"  # .../REQUESTER
     allow: Dict[str, Tuple[Command, ...]] = Field(default_factory=dict)
+    # How far from now the time of a command that changes something may be, earlier or later.
+    expire_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 30.0
+    require_time: bool = True  # false: such commands may come without a time, whenever they come
 
 
 class ResultsSettings(Strict):
@@ -279,8 +308,17 @@ def build(
             _put(tree, path, environment[name], name)
     for assignment in assignments:
         path_text, equals, value = assignment.partition("=")
-        if not equals:
-            raise InvalidConfiguration(f"--set {assignment!r}: expected NAME=VALUE")
+        if not equals:  # the rest may be a secret
+            raise InvalidConfiguration(
+                f"--set {re.split('[^a-z0-9_.]', assignment)[0]}...: expected NAME=VALUE"
+            )
+        given: Dict[str, Any] = {}
+        _put(given, path_text.split("."), value, f"--set {path_text}")
+        for name in secret_names(given):
+            raise InvalidConfiguration(
+                f"--set {name}: every user of this device sees a command line. Set it in a file "
+                f"(results.mqtt.pkcs11_pin_file) or in the environment ({_variable(name)})."
+            )
         _put(tree, path_text.split("."), value, f"--set {path_text}")
     try:
         return read(Settings, tree)
@@ -291,14 +329,64 @@ def build(
 def from_file(file: Path) -> Dict[str, Any]:
     """Read a settings file (JSON) as it is. Raises InvalidConfiguration."""
     try:
-        tree = parse_json(file.read_bytes())
+        with file.open("rb") as opened:
+            content, mode = opened.read(MIB + 1), os.fstat(opened.fileno()).st_mode
     except OSError as error:
         raise InvalidConfiguration(f"Configuration file {file}: {error.strerror}.") from None
-    except ValueError as error:
-        raise InvalidConfiguration(f"Configuration file {file} isn't JSON: {error}") from None
+    if len(content) > MIB:
+        raise InvalidConfiguration(f"Configuration file {file} has over {MIB} bytes.")
+    tree = _parsed(content, f"Configuration file {file}")
     if not isinstance(tree, dict):
         raise InvalidConfiguration(f"Configuration file {file} must hold one JSON object.")
+    for name in secret_names(tree):
+        if mode & 0o007:
+            log.warning("%s holds %s and can be read by others: chmod o= %s", file, name, file)
     return tree
+
+
+def secret_names(tree: Any, kind: Type[Strict] = Settings, path: str = "") -> List[str]:
+    """Return the dotted names of the secrets that are set in a tree of settings, right or wrong."""
+    found: List[str] = []
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        field = kind.model_fields.get(key)
+        if field is not None and value not in ("", None):
+            if is_secret(kind, [key]):
+                found.append(path + key)
+            for group in groups_in(field.annotation):
+                found += secret_names(value, group, f"{path}{key}.")
+    return found
+
+
+def without_secrets(environment: Mapping[str, str]) -> Dict[str, str]:
+    """Return the environment for a child process: without our secrets and the nucleus's token."""
+    return {name: value for name, value in environment.items() if not _holds_secret(name, value)}
+
+
+def _holds_secret(name: str, value: str) -> bool:
+    if name == "SVCUID":
+        return True
+    if not name.startswith(ENVIRONMENT_PREFIX):
+        return False
+    given: Dict[str, Any] = {}
+    with suppress(InvalidConfiguration):
+        _put(given, name[len(ENVIRONMENT_PREFIX) :].lower().split("__"), value, name)
+    return bool(secret_names(given))
+
+
+def _variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
+
+
+def _parsed(content: Union[str, bytes], source: str) -> Any:
+    """Read JSON; what stands in it isn't shown, it may be a secret. Raises InvalidConfiguration."""
+    try:
+        return parse_json(content)
+    except UnicodeDecodeError:
+        raise InvalidConfiguration(f"{source} isn't JSON: it isn't UTF-8 text") from None
+    except ValueError as error:
+        raise InvalidConfiguration(f"{source} isn't JSON: {error}") from None
+    except RecursionError:
+        raise InvalidConfiguration(f"{source}: its JSON is nested too deep") from None
 
 
 def _put(tree: Dict[str, Any], path: list[str], value: str, source: str) -> None:
@@ -307,9 +395,6 @@ def _put(tree: Dict[str, Any], path: list[str], value: str, source: str) -> None
         if not isinstance(tree, dict):
             raise InvalidConfiguration(f"{source}: {part!r} is a value, not a group of settings")
     if value.startswith("{"):  # a whole group of settings
-        try:
-            tree[path[-1]] = parse_json(value)
-        except ValueError as error:
-            raise InvalidConfiguration(f"{source}: {value!r} isn't JSON: {error}") from None
+        tree[path[-1]] = _parsed(value, f"{source}: the value")
     else:
         tree[path[-1]] = value

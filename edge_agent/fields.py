@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Dict, List, Tuple, Type, TypeVar, Union
+from typing import Any, Dict, List, Sequence, Tuple, Type, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+MOST_SENTENCES = 20
 
 
 class Strict(BaseModel):
@@ -90,7 +92,8 @@ def _sentences(kind: Type[Strict], error: ValidationError) -> str:
     # pydantic counts only the valid items of a tuple, so that one with wrong items seems too short.
     wrong = {item["loc"][:end] for item in items for end in range(len(item["loc"]))}
     told = [item for item in items if item["type"] != "too_short" or item["loc"] not in wrong]
-    return "; ".join(_sentence(kind, item) for item in told)
+    more = [f"and {len(told) - MOST_SENTENCES} more"] if len(told) > MOST_SENTENCES else []
+    return "; ".join([_sentence(kind, item) for item in told[:MOST_SENTENCES]] + more)
 
 
 def _sentence(kind: Type[Strict], item: Any) -> str:
@@ -100,7 +103,8 @@ def _sentence(kind: Type[Strict], item: Any) -> str:
         return f"{where}: unknown key; known here: {known}"
     if item["type"] == "value_error":
         return f"{where}: {item['ctx']['error']}"
-    came = "" if item["type"] == "missing" else f" (it is {_short(item['input'])})"
+    told = item["type"] != "missing" and not is_secret(kind, item["loc"])
+    came = f" (it is {_short(item['input'])})" if told else ""
     message = item["msg"]
     return f"{where}: {message[0].lower()}{message[1:]}{came}"
 
@@ -111,7 +115,24 @@ def _plain(part: Any) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def is_secret(kind: Type[Strict], path: Sequence[Any]) -> bool:
+    """Whether `path` leads to a secret field of `kind`, or into one."""
+    for part in path:
+        field = kind.model_fields.get(part) if isinstance(part, str) else None
+        if field is None:
+            continue
+        if SecretStr in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            return True
+        groups = groups_in(field.annotation)
+        if not groups:
+            return False
+        kind = groups[0]
+    return False
+
+
 def _short(value: Any) -> str:
+    if isinstance(value, (dict, list, tuple)):  # a secret may stand somewhere in it
+        return "an object" if isinstance(value, dict) else "a list"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -121,11 +142,12 @@ def _group(kind: Type[Strict], path: Any) -> Type[Strict]:
     for part in path:
         if isinstance(part, int):
             continue
-        kind = _groups_in(kind.model_fields[part].annotation)[0]
+        kind = groups_in(kind.model_fields[part].annotation)[0]
     return kind
 
 
-def _groups_in(annotation: Any) -> list[Type[Strict]]:
+def groups_in(annotation: Any) -> list[Type[Strict]]:
+    """Return the groups of fields that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, Strict):
         return [annotation]
-    return [group for inner in getattr(annotation, "__args__", ()) for group in _groups_in(inner)]
+    return [group for inner in getattr(annotation, "__args__", ()) for group in groups_in(inner)]

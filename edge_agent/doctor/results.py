@@ -72,11 +72,14 @@ def _mqtt(settings: MqttSettings) -> List[Finding]:
     where = f"{settings.endpoint}:{settings.port}"
     reached = f"{where} is reached, {'with TLS' if encrypted else 'without TLS'}"
     findings = [Finding("MQTT broker", PROBLEM if trouble else OK, trouble or reached)]
-    if settings.key and settings.key.exists():
-        open_to_all = settings.key.stat().st_mode & 0o007
-        detail = f"{settings.key} can be used by every user of this device: chmod o= {settings.key}"
-        mine = f"{settings.key} is closed to other users"
-        findings.append(
-            Finding("MQTT key", PROBLEM if open_to_all else OK, detail if open_to_all else mine)
-        )
-    return findings
+    secrets = {"MQTT key": settings.key, "MQTT PIN": settings.pkcs11_pin_file}
+    return findings + [
+        _closed(name, file) for name, file in secrets.items() if file and file.exists()
+    ]
+
+
+def _closed(name: str, file: Path) -> Finding:
+    if file.stat().st_mode & 0o007:
+        detail = f"{file} can be used by every user of this device: chmod o= {file}"
+        return Finding(name, PROBLEM, detail)
+    return Finding(name, OK, f"{file} is closed to other users")

@@ -88,8 +88,7 @@ class _Agent:
         self._live = LiveSettings(settings, self._registry, self._room)
         detector = Detector(self._registry, self._frames, self._room.recorder.observe)
         if settings.results.commands.allow:
-            allow = settings.results.commands.allow
-            commands = RemoteCommands(detector, allow, self._room.last_capture)
+            commands = RemoteCommands(detector, settings.results.commands, self._room.last_capture)
             self._room.serve_commands(commands.answer)
         self._server = Server(settings.server, detector, self._metrics)
 

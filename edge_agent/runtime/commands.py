@@ -63,7 +63,7 @@ def _serve_as_component(work: Path, assignments: List[str]) -> int:
     try:
         return _serve(component.connect(), component)
     except NucleusError as error:
-        sys.stderr.write(f"edge-agent: {error}\n")
+        sys.stderr.write(f"edge-agent: {logs.printable(str(error))}\n")
         return EXIT_STATUS
     finally:
         component.close(CLOSE_WITHIN_S)
@@ -74,6 +74,8 @@ def _serve(settings: Settings, component: Optional[Component] = None) -> int:
     # gRPC's fork handlers may hang a process that starts others (before CPython 3.10 by fork); all
     # of ours call exec at once. Read when grpc is imported.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    # gRPC's core writes lines of its own past our log's limits, one for each bad call or handshake.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from edge_agent.runtime import app
 
     return app.run(settings, component)

@@ -6,7 +6,9 @@ exist, with the prefix `edge_agent_`; counters end in `_total` as Prometheus wan
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
 import time
 from contextlib import suppress
 from functools import lru_cache
@@ -16,6 +18,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.metrics import MetricWrapperBase
 
 from edge_agent.types import BuildState, CameraProblem, StageTimes
+
+log = logging.getLogger(__name__)
 
 SCORES = tuple(step / 20 for step in range(1, 21))
 MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -193,7 +197,9 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> None:
         """Answer GET /metrics on `host`:`port` until the process ends. Raises OSError."""
-        start_http_server(port, host, self.registry)
+        server, _thread = start_http_server(port, host, self.registry)
+        # Its own prints a traceback for each connection that is lost.
+        setattr(server, "handle_error", _log_failed)  # noqa: B010 - mypy: a method
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         counter = self._counters[name] = self._total(name, meaning, "model", *labels)
@@ -222,3 +228,7 @@ def _sum(metric: MetricWrapperBase, name: str, **labels: str) -> float:
         for sample in samples
         if sample.name == name and labels.items() <= sample.labels.items()
     )
+
+
+def _log_failed(_request: object, address: object) -> None:
+    log.warning("A request of %s for the metrics failed: %r.", address, sys.exc_info()[1])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 
 import pytest
 
+from edge_agent.config import CommandsSettings
 from edge_agent.runtime.remote.commands import LIMIT_BYTES, RemoteCommands
 from edge_agent.types import ModelState
 from tests import micro
@@ -43,10 +45,12 @@ def captures() -> Captures:
 
 @pytest.fixture
 def commands(device: Device, captures: Captures) -> RemoteCommands:
-    return RemoteCommands(device.detector, ALLOW, captures.last)
+    settings = CommandsSettings(allow=ALLOW)
+    return RemoteCommands(device.detector, settings, captures.last)
 
 
 def ask(commands: RemoteCommands, requester: str = "hmi", **command: Any) -> Any:
+    command.setdefault("time", time.time())
     return send(commands, json.dumps(command).encode(), requester)
 
 
@@ -166,7 +170,7 @@ WRONG = [
     (b'{"command": "set-threshold", "model": "plates", "threshold": NaN}', "threshold: "),
     (b'{"command": "set-threshold", "model": "plates", "threshold": "0.5"}', "threshold: "),
     (b'{"command": "describe", "id": NaN}', "id: "),
-    (b'{"command": "describe", "colour": 1}', "known here: command, id, model, threshold"),
+    (b'{"command": "describe", "colour": 1}', "known here: command, id, model, threshold, time"),
 ]
 
 

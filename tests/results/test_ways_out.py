@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
@@ -110,6 +111,7 @@ def test_commands_over_mqtt_change_the_threshold_and_show_the_last_capture(
         wait_until(lambda: (tmp_path / "kept" / "manifest.jsonl").exists())
 
         def ask(requester: str, **command: Any) -> Dict[str, Any]:
+            command["time"] = datetime.now(timezone.utc).isoformat()
             broker.publish(f"edge-agent/press-4/commands/{requester}", json.dumps(command))
             answer = listener.next()
             assert answer.topic == f"edge-agent/press-4/responses/{requester}"

@@ -9,39 +9,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Dict, List, Optional, Tuple, Type
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
-END_STREAM, END_HEADERS, ACK = 1, 4, 1
+from tests.security.raw_http2 import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    call,
+    frame,
+    message,
+)
+
 DETECT = "/AWS.LookoutVision.EdgeAgent/DetectAnomalies"
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack("!I", len(payload))[1:] + struct.pack("!BBI", kind, flags, stream) + payload
-
-
-def literal(name: str, value: str) -> bytes:
-    """A header field without Huffman code or index (RFC 7541, 6.2.2); up to 126 bytes each."""
-    return b"\0" + _string(name.encode()) + _string(value.encode())
-
-
-def _string(content: bytes) -> bytes:
-    """A string of up to 254 bytes (RFC 7541, 5.1 and 5.2)."""
-    size = len(content)
-    return (bytes([size]) if size < 127 else bytes([127, size - 127])) + content
-
-
-def headers(path: str, **more: str) -> bytes:
-    fields: Dict[str, str] = {
-        ":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost",
-        "te": "trailers", "content-type": "application/grpc", **more,
-    }  # fmt: skip
-    return b"".join(literal(name, value) for name, value in fields.items())
-
-
-def message(content: bytes, announced: Optional[int] = None) -> bytes:
-    """A gRPC message, or the beginning of one that is `announced` to be longer."""
-    size = len(content) if announced is None else announced
-    return b"\0" + struct.pack("!I", size) + content
+def beginning(announced: int) -> bytes:
+    """The head of a gRPC message that is announced to have so many bytes."""
+    return struct.pack("!BI", 0, announced)
 
 
 def raw_call(
@@ -51,11 +40,10 @@ def raw_call(
 
     Returns what came back up to the end of the stream, headers packed (RFC 7541), not Huffman.
     """
-    more = b"".join(b"\0" + _string(name) + _string(value) for name, value in metadata)
-    path = f"/AWS.LookoutVision.EdgeAgent/{method}"
+    path = f"/AWS.LookoutVision.EdgeAgent/{method}".encode()
     client.settimeout(20.0)
-    client.sendall(PREFACE + frame(SETTINGS, 0, 0))
-    client.sendall(frame(HEADERS, END_HEADERS, 1, headers(path) + more))
+    client.sendall(PREFACE + frame(SETTINGS))
+    client.sendall(frame(HEADERS, END_HEADERS, 1, call(path, *metadata)))
     client.sendall(frame(DATA, END_STREAM, 1, message(content)))
     heard = b""
     while True:
@@ -109,17 +97,32 @@ class Connection:
         self.sent += len(content)
 
     def greet(self) -> None:
-        self.send(PREFACE + frame(SETTINGS, 0, 0))
+        self.send(PREFACE + frame(SETTINGS))
 
-    def request(self, content: bytes, path: str = DETECT, end: bool = True, **more: str) -> int:
+    def request(self, content: bytes, path: str = DETECT, end: bool = True) -> int:
         """Send a call with `content` as its data; returns its stream."""
         stream, self._next = self._next, self._next + 2
         flags = END_STREAM if end else 0
         self.send(
-            frame(HEADERS, END_HEADERS, stream, headers(path, **more))
+            frame(HEADERS, END_HEADERS, stream, call(path.encode()))
             + frame(DATA, flags, stream, content)
         )
         return stream
+
+    def call(self, path: str, *metadata: Tuple[bytes, bytes], content: bytes = b"") -> None:
+        """Call and wait until the agent has ended the call, in whatever way."""
+        stream, self._next = self._next, self._next + 2
+        self.send(frame(HEADERS, END_HEADERS, stream, call(path.encode(), *metadata)))
+        self.send(frame(DATA, END_STREAM, stream, message(content)))
+        while True:
+            head = exactly(self._socket, 9)
+            kind, flags = head[3], head[4]
+            payload = exactly(self._socket, int.from_bytes(head[:3], "big"))
+            if kind in (SETTINGS, PING) and not flags & ACK:
+                self.send(frame(kind, ACK, 0, payload if kind == PING else b""))
+            ends = kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM)
+            if ends and int.from_bytes(head[5:], "big") == stream:
+                return
 
     def pour(self, stream: int, size: int, sent: int) -> None:
         """Send `size` bytes of data on `stream` as its window allows; reads what comes.

@@ -16,11 +16,11 @@ from edge_agent.runtime import descriptors
 from tests import micro
 from tests.agent import Agent
 from tests.contract.calls import Caller, Segment, plain, until
-from tests.security.http2 import Connection, frame, message
+from tests.security.http2 import Connection, beginning
+from tests.security.raw_http2 import PREFACE, SETTINGS, frame
 
 LIMIT = 1024
 IDLE = 2000
-SETTINGS = 4
 MAX_CONCURRENT_STREAMS = 3
 
 
@@ -46,7 +46,7 @@ def connect(path: Path, says: bytes) -> socket.socket:
     return connection
 
 
-@pytest.mark.parametrize("says", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0)])
+@pytest.mark.parametrize("says", [b"", PREFACE + frame(SETTINGS)])
 def test_idle_connections_stop_no_camera_and_no_model(tmp_path: Path, says: bytes) -> None:
     agent = FewDescriptors(tmp_path, "--set", "server.connection_idle_s=12")
     micro.write(agent.models / "cls", "classification")
@@ -111,7 +111,7 @@ def test_calls_of_one_connection_are_bounded(tmp_path: Path) -> None:
     with Agent(tmp_path) as agent, Connection(agent.socket) as client:
         client.greet()
         for _ in range(600):
-            client.request(message(b"", 1000), end=False)
+            client.request(beginning(1000), end=False)
         refused = until(client.refused_streams)
         assert client.settings[MAX_CONCURRENT_STREAMS] == 512
         assert len(refused) >= 600 - 512

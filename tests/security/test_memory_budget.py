@@ -16,7 +16,8 @@ from tests import micro
 from tests.agent import Agent
 from tests.contract.calls import Caller, Segment, plain, until
 from tests.contract.generations import LAST
-from tests.security.http2 import Connection, message
+from tests.security.http2 import DETECT, Connection, beginning
+from tests.security.raw_http2 import message
 
 MIB = 1024 * 1024
 BUDGET_MIB = 256
@@ -107,7 +108,7 @@ def test_answers_that_nobody_reads_are_bounded_and_cut_off(agent: Agent) -> None
 
 @pytest.mark.parametrize(
     "path",
-    ["/AWS.LookoutVision.EdgeAgent/DetectAnomalies", LIST, HEALTH, WATCH, REFLECTION, STREAM],
+    [DETECT, LIST, HEALTH, WATCH, REFLECTION, STREAM],
 )
 def test_bodies_that_never_end_are_bounded_and_cut_off(agent: Agent, path: str) -> None:
     with ExitStack() as stack:
@@ -132,7 +133,7 @@ def _pour(agent: Agent, path: str, stack: ExitStack) -> None:
     """Send all but the last MiB of a message, on a connection of its own that stays open."""
     attacker = stack.enter_context(Connection(agent.socket))
     attacker.greet()
-    begin = message(b"", 60 * MIB)
+    begin = beginning(60 * MIB)
     with suppress(OSError):
         attacker.pour(attacker.request(begin, path, end=False), 59 * MIB, len(begin))
 

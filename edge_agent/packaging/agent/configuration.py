@@ -39,8 +39,9 @@ def complete(defaults: Dict[str, Any], name: str) -> Dict[str, Any]:
     settings = build(settings_tree(copy.deepcopy(defaults), WORK), {})
     if settings.results.mqtt.pkcs11_pin.get_secret_value():
         raise InvalidConfiguration(
-            "results.mqtt.pkcs11_pin must not stand in a recipe, which many can read. Set it on "
-            "the device, as EDGE_AGENT_RESULTS__MQTT__PKCS11_PIN in the agent's environment."
+            "results.mqtt.pkcs11_pin must not stand in a recipe, which many can read. Put it into "
+            "a file on the device that only the agent's user can read, and set "
+            "results.mqtt.pkcs11_pin_file."
         )
     policies = access_control(settings.results, name)
     return {**defaults, "accessControl": policies} if policies else dict(defaults)

@@ -11,6 +11,7 @@ import subprocess
 import time
 from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
+from edge_agent.config import without_secrets
 from edge_agent.runtime.backends.channel import Channel
 
 ENDS_WITHIN_S = 5.0  # from hanging up until it is killed
@@ -48,6 +49,7 @@ class WorkerProcess:
                     stderr=subprocess.STDOUT,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,  # Ctrl-C is for the agent, which ends it in order
+                    env=without_secrets(os.environ),
                     cwd="/",  # where nobody leaves modules: Python looks there for them first
                 )
         except BaseException:

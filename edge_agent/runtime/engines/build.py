@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Optional, Sequence
 
+from edge_agent.config import without_secrets
 from edge_agent.errors import BuildFailed
 from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends.fingerprint import Fingerprint
@@ -192,6 +193,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", child.MODULE, str(folder.absolute())],
             cwd=START,
+            env=without_secrets(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -27,6 +27,7 @@ from typing_extensions import Annotated
 
 from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.backends.fingerprint import Digest, Fingerprint
+from edge_agent.runtime.data_files import make_folder
 from edge_agent.runtime.engines.storing import open_folder, put, storing, write
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class EngineCache:
     @contextmanager
     def _locked(self, create: bool = False) -> Iterator[None]:
         if create:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
         try:
             folder = open_folder(self._folder)
         except FileNotFoundError:

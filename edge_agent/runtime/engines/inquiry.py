@@ -14,6 +14,8 @@ import sys
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
+from edge_agent.config import without_secrets
+
 # Modules are looked for where a process starts, before all other places: where only root can write.
 START = "/"
 ENDING_S = 5.0  # a killed process may still wait for the driver
@@ -32,6 +34,7 @@ def ask(
     process = subprocess.Popen(
         [sys.executable, "-m", module],
         cwd=START,
+        env=without_secrets(os.environ),
         stdin=pipe,
         stdout=pipe,
         stderr=pipe,

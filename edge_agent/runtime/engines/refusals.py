@@ -12,6 +12,7 @@ from typing import Dict
 
 from edge_agent.errors import BuildFailed
 from edge_agent.runtime.backends.fingerprint import Fingerprint
+from edge_agent.runtime.data_files import make_folder
 from edge_agent.runtime.engines.storing import storing, write
 
 REFUSED = ".refused"
@@ -32,7 +33,7 @@ class Refusals:
         self._known[path.name] = why
         try:
             with storing(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self._folder)
                 write(path, why.encode())
         except BuildFailed as error:
             log.warning("The engine %s is refused until the agent restarts: %s", wanted.id, error)

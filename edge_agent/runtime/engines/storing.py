@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Iterator
 
 from edge_agent.errors import BuildFailed
+from edge_agent.runtime.data_files import create_anew, modes_in
 
 MIB = 1024 * 1024
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -34,6 +35,7 @@ def write(path: Path, content: bytes) -> None:
 def put(file: Path, path: Path) -> None:
     """Move `file` to `path`, replacing it as a whole; from another disk it's copied."""
     if file.stat().st_dev == path.parent.stat().st_dev:
+        file.chmod(modes_in(path.parent).file)
         _sync(file)
         file.replace(path)
     else:
@@ -45,6 +47,7 @@ def put(file: Path, path: Path) -> None:
 def _new(path: Path) -> Iterator[Path]:
     new = path.with_name(path.name + ".new")
     try:
+        os.close(create_anew(new))
         yield new
         _sync(new)
         new.replace(path)

@@ -7,6 +7,7 @@ nucleus has forgotten the token, so that only a new start of the component helps
 
 from __future__ import annotations
 
+import logging
 import threading
 from concurrent.futures import Future, wait
 from typing import Any, Callable, Dict, List, Mapping, Tuple
@@ -39,6 +40,8 @@ from edge_agent.runtime.host.nucleus import (
     why_never,
     why_never_to_iot_core,
 )
+
+log = logging.getLogger(__name__)
 
 SOCKET = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 TOKEN = "SVCUID"
@@ -127,14 +130,18 @@ class Greengrass:
         on_message: Callable[[str, bytes], None],
         on_end: Callable[[], None],
     ) -> Future[None]:
-        """Receive from AWS IoT Core until the connection is closed.
+        """Receive from AWS IoT Core, but what it has kept, until the connection is closed.
 
         `on_message(topic, payload)` is called on the connection's thread. Lite keeps back messages
         over about 4,900 bytes.
         """
 
         def hear(event: Any) -> None:
-            on_message(event.message.topic_name, event.message.payload or b"")
+            message = event.message
+            if getattr(message, "retain", None):  # SDKs of 2022 don't know of it
+                log.warning("A retained message on %.300r was ignored.", message.topic_name)
+            else:
+                on_message(message.topic_name, message.payload or b"")
 
         request = {"topic_name": topic_filter, "qos": "1"}
         return self._call(SUBSCRIBE, topic_filter, request, "", Stream(hear, on_end))

@@ -1,29 +1,34 @@
 """What a command from afar means; who carries it here and back is the transport's matter.
 
 A command is a JSON object: {"command": "start" | "stop" | "describe" | "set-threshold" |
-"last-capture", "model": NAME, "threshold": 0.6, "id": ANYTHING SHORT}. Without a model, `describe`
-tells of all. The answer is {"ok": true, "id": as sent, ...} or {"ok": false, "id": as sent,
-"error": {"status": NAME OF A gRPC STATUS, "message": SENTENCE}}, of at most 7,000 bytes.
+"last-capture", "model": NAME, "threshold": 0.6, "id": ANYTHING SHORT, "time": NOW}. Without a
+model, `describe` tells of all. What changes something needs the time, as Unix seconds or ISO 8601
+with a zone, and is carried out only then, and once. The answer is {"ok": true, "id": as sent, ...}
+or {"ok": false, "id": as sent, "error": {"status": NAME OF A gRPC STATUS, "message": SENTENCE}}, of
+at most 7,000 bytes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 import uuid
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Union
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Annotated
 
-from edge_agent.config import Command
+from edge_agent.config import Command, CommandsSettings
 from edge_agent.errors import EdgeAgentError, InvalidRequest
 from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.detector import Detector
+from edge_agent.runtime.remote.once import EXAMPLE, Once, Refused, unix_seconds
 from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
 
+READING = ("describe", "last-capture")  # they change nothing and may come at any time
 LIMIT_BYTES = 7000  # of an answer: what every way out takes
 COMMAND_BYTES = 4096
 ID_BYTES = 256
@@ -38,6 +43,7 @@ class _Command(Strict):
     model: Annotated[Optional[str], Field(min_length=1, max_length=128)] = None
     threshold: Annotated[Optional[float], Field(ge=0.0, le=1.0)] = None
     id: Any = None
+    time: Union[float, Annotated[str, Field(max_length=40)], None] = None
 
     @field_validator("id")
     @classmethod
@@ -55,14 +61,8 @@ class _Command(Strict):
         return self
 
 
-class _Refused(Exception):
-    def __init__(self, status: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
 class RemoteCommands:
-    """Carries out the commands of those who may: `allow` names the commands of each requester.
+    """Carries out the commands of those who may, by the settings, at their time.
 
     `last_capture` returns what is known of a model's latest kept frame, with a `thumbnail` where
     there is one; None: no frame of it is kept.
@@ -71,11 +71,14 @@ class RemoteCommands:
     def __init__(
         self,
         detector: Detector,
-        allow: Mapping[str, Tuple[str, ...]],
+        settings: CommandsSettings,
         last_capture: Callable[[str], Optional[Values]],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._detector = detector
-        self._allow = allow
+        self._allow = settings.allow
+        self._require_time = settings.require_time
+        self._once, self._clock = Once(settings.expire_s), clock
         self._last_capture = last_capture
 
     def answer(self, requester: str, payload: bytes) -> bytes:
@@ -86,7 +89,7 @@ class RemoteCommands:
         try:
             values = {"ok": True, "id": _id_of(payload), **self._carry_out(requester, payload)}
             return _json(values)
-        except (EdgeAgentError, _Refused) as error:
+        except (EdgeAgentError, Refused) as error:
             log.warning("Command of %.128r refused: %s: %s", requester, error.status, error)
             return _refusal(payload, error.status, str(error))
         except Exception:
@@ -98,13 +101,14 @@ class RemoteCommands:
     def _carry_out(self, requester: str, payload: bytes) -> Values:
         allowed = self._allow.get(requester, ())
         if not allowed:
-            raise _Refused("PERMISSION_DENIED", f"{requester!r:.128} may not command this device.")
+            raise Refused("PERMISSION_DENIED", f"{requester!r:.128} may not command this device.")
         command = _read(payload)
         if command.command not in allowed:
-            raise _Refused(
+            raise Refused(
                 "PERMISSION_DENIED",
                 f"{requester!r} may not {command.command}, only {', '.join(allowed)}.",
             )
+        self._check_time(requester, command)
         values = self._do(command, requester)
         log.info(
             "Command of %.128r done: %s %s %s",
@@ -114,6 +118,21 @@ class RemoteCommands:
             "" if command.threshold is None else command.threshold,
         )
         return values
+
+    def _check_time(self, requester: str, command: _Command) -> None:
+        """Refuse what is too old, too early or came before; reading changes nothing."""
+        if command.command in READING:
+            return
+        at = unix_seconds(command.time)
+        if at is not None:
+            mark = (at, _json(command.id), command.command, command.model, command.threshold)
+            self._once.take(requester, at, mark, self._clock())
+        elif self._require_time:
+            raise InvalidRequest(
+                f"The command {command.command} needs the time of now, so that an old one never "
+                f'runs: "time": "{EXAMPLE}", or Unix seconds. A sender without a clock needs '
+                "results.commands.require_time=false."
+            )
 
     def _do(self, command: _Command, requester: str) -> Values:
         if command.model is None:
@@ -133,12 +152,12 @@ class RemoteCommands:
     def _capture(self, model: str) -> Values:
         capture = self._last_capture(self._detector.describe(model).name)
         if capture is None:
-            raise _Refused("NOT_FOUND", f"No frame of model {model!r} is kept.")
+            raise Refused("NOT_FOUND", f"No frame of model {model!r} is kept.")
         if len(_json(capture)) <= ROOM_BYTES:
             return {"capture": capture}
         capture = {name: value for name, value in capture.items() if name != "thumbnail"}
         if len(_json(capture)) > ROOM_BYTES:
-            raise _Refused("RESOURCE_EXHAUSTED", "What is known of the frame is too long to send.")
+            raise Refused("RESOURCE_EXHAUSTED", "What is known of the frame is too long to send.")
         return {"capture": capture, "cut": "The thumbnail is too large to send."}
 
 

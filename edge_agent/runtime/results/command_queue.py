@@ -6,9 +6,12 @@ import json
 import logging
 import queue
 import threading
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Optional
+
+from edge_agent.runtime.results import topics
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +21,23 @@ LARGEST_BYTES = 4500  # of a command
 
 @dataclass(frozen=True)
 class Command:
-    """A request; `correlation` is the requester's own mark, handed back with the answer."""
+    """A request; `correlation` is the requester's own mark, handed back with the answer.
+
+    `expires_after_s` is what MQTT 5 leaves of the message's life, from `arrived` (monotonic) on.
+    """
 
     requester: str
     payload: bytes
     correlation: Optional[bytes] = None
+    expires_after_s: Optional[float] = None
+    arrived: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether it has waited for longer than its sender allows."""
+        if self.expires_after_s is None:
+            return False
+        return time.monotonic() - self.arrived > self.expires_after_s
 
 
 class CommandQueue:
@@ -41,7 +56,13 @@ class CommandQueue:
         self._thread.start()
 
     def offer(self, command: Command) -> None:
-        """Queue `command`; drop it with a line in the log when the queue is full."""
+        """Queue `command`; drop it with a line in the log when the queue is full.
+
+        Nor is one taken whose requester has a name that no answer can go to.
+        """
+        if not topics.is_requester(command.requester):
+            logger.warning("A command of %.128r was dropped: a wrong name.", command.requester)
+            return
         try:
             self._waiting.put_nowait(command)
         except queue.Full:
@@ -67,8 +88,11 @@ class CommandQueue:
                 logger.warning("The answer to %r couldn't be sent: %s", command.requester, error)
 
     def _reply(self, command: Command) -> bytes:
-        size = len(command.payload)
+        size, sentence = len(command.payload), ""
         if size > LARGEST_BYTES:
             sentence = f"The command has {size} bytes; at most {LARGEST_BYTES} are read."
+        elif command.has_expired:
+            sentence = "The command waited until its message expired; it wasn't carried out."
+        if sentence:
             return json.dumps({"error": sentence}).encode()
         return self._answer(command.requester, command.payload)

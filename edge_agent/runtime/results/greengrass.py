@@ -22,6 +22,7 @@ from edge_agent.runtime.host.nucleus import (
     NucleusBusy,
     NucleusLost,
 )
+from edge_agent.runtime.results import topics
 from edge_agent.runtime.results.greengrass_commands import Commands
 from edge_agent.runtime.results.sink import (
     Message,
@@ -68,7 +69,11 @@ class NucleusSink:
 
     def send(self, message: Message) -> Future[None]:
         """See Sink."""
-        published = self._publish(message.topic(self._template, self._thing), message.body)
+        topic = message.topic(self._template, self._thing)
+        why = topics.wrong(topic, at_aws=False)  # the nucleus's own limits are known where it is
+        if why:
+            raise MessageRejected(f"A result can't be published: {why}.")
+        published = self._publish(topic, message.body)
         error = published.exception() if published.done() else None
         if isinstance(error, NucleusLost):
             raise self._translated(error)  # at once: it wasn't tried

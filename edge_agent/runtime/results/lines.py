@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Callable, Optional
 
+from edge_agent.runtime.data_files import modes_in
 from edge_agent.runtime.results.sink import Message, SinkUnavailable
 
 STANDARD_OUTPUT = "-"
@@ -81,7 +82,8 @@ def _opened(path: Path) -> int:
     if path.is_symlink() and os.lstat(path).st_uid not in trusted:
         raise PermissionError(f"the link belongs to user {os.lstat(path).st_uid}; remove it")
     # O_NONBLOCK: nobody may be reading a FIFO
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+    file = os.open(path, flags, modes_in(path.parent).file)
     facts = os.fstat(file)
     if not stat.S_ISREG(facts.st_mode) and facts.st_uid not in trusted:
         os.close(file)

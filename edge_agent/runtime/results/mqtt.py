@@ -15,11 +15,12 @@ from typing import Any, Callable, Optional
 from edge_agent import __version__
 from edge_agent.config import MqttSettings
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.results import topics
 from edge_agent.runtime.results.broker import probe, reasons
 from edge_agent.runtime.results.broker.connection import Connection
 from edge_agent.runtime.results.broker.options import Sdk
 from edge_agent.runtime.results.command_queue import Command, CommandQueue
-from edge_agent.runtime.results.sink import Message
+from edge_agent.runtime.results.sink import Message, MessageRejected
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class MqttSink:
     def __init__(self, settings: MqttSettings, thing: str) -> None:
         probe.is_encrypted(settings)  # raises where plain MQTT isn't allowed
         self._settings, self._thing = settings, thing
+        self._at_aws = topics.at_aws(str(settings.endpoint))
         self._sdk = _sdk()
         self._connection = Connection(
             self._sdk,
@@ -77,6 +79,9 @@ class MqttSink:
     def send(self, message: Message) -> Future[None]:
         """Publish `message`; see Sink."""
         topic = message.topic(self._settings.topic, self._thing)
+        why = topics.wrong(topic, self._at_aws)
+        if why:
+            raise MessageRejected(f"A result can't be published: {why}.")
         qos = self._settings.qos_of_models.get(message.model, self._settings.qos)
         mark = self._sdk.mqtt5.UserProperty("id", message.id)
         sent = self._connection.publish(
@@ -157,7 +162,12 @@ class MqttSink:
 
     def _subscribe(self) -> None:
         mqtt5 = self._sdk.mqtt5
-        wanted = mqtt5.Subscription(self._command_filter, qos=mqtt5.QoS.AT_LEAST_ONCE)
+        wanted = mqtt5.Subscription(
+            self._command_filter,
+            qos=mqtt5.QoS.AT_LEAST_ONCE,
+            # So that what is to be kept by the broker is known from the first time on.
+            retain_as_published=not self._at_aws,
+        )
 
         def check(done: Future[Any]) -> None:
             codes = [] if done.exception() else done.result().reason_codes
@@ -175,7 +185,8 @@ class MqttSink:
             logger.warning("A retained command on %r was ignored.", packet.topic)
         elif self._commands:
             requester = packet.topic.rpartition("/")[2]
-            self._commands.offer(Command(requester, packet.payload, packet.correlation_data_bytes))
+            mark, left_s = packet.correlation_data_bytes, packet.message_expiry_interval_sec
+            self._commands.offer(Command(requester, packet.payload or b"", mark, left_s))
 
     def _publish_answer(self, command: Command, answer: bytes) -> None:
         topic = f"{self._response_topic}/{command.requester}"

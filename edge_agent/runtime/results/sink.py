@@ -6,6 +6,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Callable, Protocol
 
+from edge_agent.runtime.results import topics
+
 
 class SinkUnavailable(Exception):
     """Nothing passes now (not connected, no answer); everything waits and is tried again.
@@ -38,12 +40,8 @@ class Message:
 
     def topic(self, template: str, thing: str) -> str:
         """Fill in a topic template of the settings; events about no model are of "agent"."""
-        return (
-            template.replace("{thing}", thing)
-            .replace("{model}", self.model or "agent")
-            .replace("{kind}", self.kind)
-            .replace("{verdict}", self.verdict)
-        )
+        values = {"model": self.model or "agent", "kind": self.kind, "verdict": self.verdict}
+        return topics.fill(template, {"thing": thing, **values})
 
 
 class Sink(Protocol):

@@ -9,6 +9,7 @@ from typing import Callable, List, Optional
 from edge_agent.config import ResultsSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.host import greengrass as host
+from edge_agent.runtime.results import topics
 from edge_agent.runtime.results.greengrass import IotCoreSink, LocalSink
 from edge_agent.runtime.results.lines import LinesSink
 from edge_agent.runtime.results.mqtt import MqttSink
@@ -16,8 +17,14 @@ from edge_agent.runtime.results.sink import CommandSource, Sink
 
 
 def thing_name(settings: ResultsSettings) -> str:
-    """Return what this device is called in events and topics."""
-    return settings.thing or os.environ.get("AWS_IOT_THING_NAME", "") or socket.gethostname()
+    """Return what this device is called in events and topics.
+
+    Raises InvalidConfiguration when a topic with it in can't be.
+    """
+    thing = settings.thing or os.environ.get("AWS_IOT_THING_NAME", "") or socket.gethostname()
+    if settings.go_somewhere:
+        topics.check(settings, thing)
+    return thing
 
 
 def make_nucleus(

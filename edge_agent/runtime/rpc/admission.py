@@ -52,7 +52,7 @@ Method = Callable[[bytes, Any, Lease], bytes]
 StreamMethod = Callable[[Iterator[bytes], Any, Lease], Iterator[bytes]]
 
 
-class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
+class Admission:
     """Makes handlers of methods, and wraps those of other services; watches their callers."""
 
     def __init__(self, limit_bytes: int, receive_within_s: float, send_within_s: float) -> None:
@@ -61,7 +61,6 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
         self.holding = MemoryBudget(limit_bytes // 2, limit_bytes // 16)  # frames and answers
         self._receive_within_s, self._send_within_s = receive_within_s, send_within_s
         self._own: Set[Any] = set()
-        self._handlers: Dict[str, Any] = {}  # by path
         self._others = threading.BoundedSemaphore(OTHER_STREAMS)
         self._stopped = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="call-watchdog", daemon=True)
@@ -103,17 +102,12 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
 
         return self._listed(self._streaming(answers))
 
-    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        """Return the handler of a call; those of other services read under the same rules."""
-        handler = self._handlers.get(details.method)
-        if handler is None:
-            handler = continuation(details)
-            if handler is None:
-                return None
-            if handler not in self._own:
-                handler = self._wrapped(handler)
-            self._handlers[details.method] = handler
-        return handler
+    def interceptor(self) -> grpc.ServerInterceptor:
+        """Return what lets one server's other services read under the same rules."""
+        return _Interceptor(self._admitted)
+
+    def _admitted(self, handler: Any) -> Any:
+        return handler if handler in self._own else self._wrapped(handler)
 
     def _listed(self, handler: Any) -> Any:
         self._own.add(handler)
@@ -234,6 +228,23 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
                 now.refused - before.refused,
             )
         return now
+
+
+class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Has each handler of a server wrapped once, by `admitted`."""
+
+    def __init__(self, admitted: Callable[[Any], Any]) -> None:
+        self._admitted = admitted
+        self._handlers: Dict[str, Any] = {}  # by path
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """Return the handler of a call."""
+        handler = self._handlers.get(details.method)
+        if handler is None:
+            handler = continuation(details)
+            if handler is not None:
+                handler = self._handlers[details.method] = self._admitted(handler)
+        return handler
 
 
 def _parsed(read: Callable[[bytes], Any], content: bytes) -> Any:

@@ -7,10 +7,10 @@ import logging
 import os
 import pwd
 import socket
-import stat
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -23,7 +23,9 @@ from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES, Admission, CallFigures
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads
+from edge_agent.runtime.rpc.roles import Role
 from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
+from edge_agent.runtime.rpc.socket_file import claim, hand_over
 from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
@@ -36,67 +38,65 @@ CALLS_PER_CONNECTION = 512  # beyond it a client's own library holds calls back
 WINDOW_BYTES = 1024 * 1024
 HANDSHAKE_WITHIN_S = 10.0
 # grpcio before 1.84 looks at the limit only after inflating: 1 MiB becomes 1 GiB.
+INFLATES_BOUNDED = (1, 84)
 ONLY_PLAIN = 1 << 0  # the bit of "identity" among gRPC's compression algorithms
 ASK_ALIVE_EVERY_S, ALIVE_WITHIN_S = 60.0, 20.0  # whether the other end of a connection lives
 
 
+class SocketFile(NamedTuple):
+    """A socket's file as it was made; another one may lie in its place later."""
+
+    path: Path
+    device: int
+    inode: int
+
+
 class Server:
-    """A gRPC server on a Unix socket and, when asked for, on TCP."""
+    """Serves on a Unix socket; when asked for, on TCP and on a socket for operators."""
 
     def __init__(self, settings: ServerSettings, detector: Detector, metrics: Metrics) -> None:
         self._settings = settings
-        threads = HandlerThreads(CALLS_AT_ONCE)
+        self._threads = HandlerThreads(CALLS_AT_ONCE)
         limit_bytes = 1024 * 1024 * settings.memory_mib if settings.memory_mib else _memory_share()
         self._admission = Admission(limit_bytes, settings.receive_within_s, settings.send_within_s)
-        self._server = grpc.server(
-            threads,
-            options=_options(settings),
-            interceptors=(self._admission,),
-            maximum_concurrent_rpcs=CALLS_AT_ONCE,
-        )
         # A watcher that reads nothing then blocks its own thread only.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._shown: Dict[str, int] = {}
-        self._identity: Optional[Tuple[int, int]] = None  # device and inode of our socket file
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._servicer = Servicer(detector, metrics, threads, self._admission)
-        self._server.add_generic_rpc_handlers(self._servicer.handlers())
-        reflection.enable_server_reflection(
-            (CONTRACT_SERVICE, INSPECTOR_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
-            self._server,
-        )
+        self._servicer = Servicer(detector, metrics, self._threads, self._admission)
+        self._server = self._make(Role(settings, is_operator=False))
+        self._servers = [self._server]
+        if settings.operator_socket:
+            self._servers.append(self._make(Role(settings, is_operator=True)))
+        self._files: List[SocketFile] = []
 
     def listen(self) -> List[str]:
         """Take the addresses and return them; callers connect, and wait for `start`.
 
         Raises InvalidConfiguration: what stands in the way.
         """
-        path = self._settings.socket_path
-        owner, group = _owner(self._settings.socket_owner), _group(self._settings.socket_group)
-        credentials = _credentials(self._settings)
-        claim(path)
-        before = os.umask(0o777 & ~int(self._settings.socket_mode, 8))
+        settings = self._settings
+        credentials = _credentials(settings)
+        addresses = [settings.socket]
         try:
-            self._listen(self._settings.socket, None)
-        finally:
-            os.umask(before)
-        _hand_over(path, owner, group, int(self._settings.socket_mode, 8))
-        addresses = [self._settings.socket]
-        if self._settings.tcp:
-            try:
-                for address in _tcp_addresses(self._settings.tcp, credentials is not None):
-                    self._listen(address, credentials)
-            except InvalidConfiguration:
-                path.unlink()
-                raise
-            addresses.append(self._settings.tcp)
-        facts = path.stat()
-        self._identity = (facts.st_dev, facts.st_ino)
+            self._listen_unix(self._server, settings.socket, settings.socket_group)
+            if settings.tcp:
+                for address in _tcp_addresses(settings.tcp, credentials is not None):
+                    _listen(self._server, address, credentials)
+                addresses.append(settings.tcp)
+            if settings.operator_socket:
+                self._listen_unix(
+                    self._servers[-1], settings.operator_socket, settings.operator_group
+                )
+                addresses.append(settings.operator_socket)
+        except InvalidConfiguration:
+            self._remove_files()
+            raise
         return addresses
 
     def start(self) -> None:
         """Answer calls."""
-        self._server.start()
+        for server in self._servers:
+            server.start()
         self._admission.start()
 
     def show(self, info: ModelInfo) -> None:
@@ -116,19 +116,49 @@ class Server:
     def stop(self, within_s: float) -> None:
         """Refuse new calls, let those in flight finish, remove the socket file."""
         self._health.enter_graceful_shutdown()
-        self._server.stop(within_s)
+        for server in self._servers:
+            server.stop(within_s)
         time.sleep(FLUSH_S)  # until watchers of the health have heard and the last call is counted
         self._servicer.finish(within_s)
         # A client that stays connected would use up the whole time, with nothing left to finish.
-        self._server.stop(FLUSH_S).wait()
+        for stopped in [server.stop(FLUSH_S) for server in self._servers]:
+            stopped.wait()
         self._admission.close()
-        path = self._settings.socket_path
+        self._remove_files()
+
+    def _make(self, role: Role) -> grpc.Server:
+        server = grpc.server(
+            self._threads,
+            options=_options(self._settings),
+            interceptors=(self._admission.interceptor(),),
+            maximum_concurrent_rpcs=CALLS_AT_ONCE,
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_generic_rpc_handlers(self._servicer.handlers(role))
+        services = CONTRACT_SERVICE, INSPECTOR_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME
+        reflection.enable_server_reflection(services, server)
+        return server
+
+    def _listen_unix(self, server: grpc.Server, address: str, group_name: str) -> None:
+        settings = self._settings
+        path, mode = Path(address[len("unix://") :]), int(settings.socket_mode, 8)
+        owner, group = _owner(settings.socket_owner), _group(group_name)
+        claim(path)
+        before = os.umask(0o777 & ~mode)
         try:
-            facts = path.stat()
-            if (facts.st_dev, facts.st_ino) == self._identity:
-                path.unlink()
-        except OSError:
-            return  # gone already
+            _listen(server, address, None)
+        finally:
+            os.umask(before)
+        hand_over(path, owner, group, mode)
+        facts = path.stat()
+        self._files.append(SocketFile(path, facts.st_dev, facts.st_ino))
+
+    def _remove_files(self) -> None:
+        for file in self._files:
+            with suppress(OSError):  # gone already
+                facts = file.path.stat()
+                if (facts.st_dev, facts.st_ino) == (file.device, file.inode):
+                    file.path.unlink()
 
     def _set_health(self, name: str, status: int) -> None:
         """Watchers hear of changes only, as the health protocol has it."""
@@ -136,14 +166,17 @@ class Server:
             self._shown[name] = status
             self._health.set(name, status)
 
-    def _listen(self, address: str, credentials: Optional[grpc.ServerCredentials]) -> None:
-        try:
-            if credentials is None:
-                self._server.add_insecure_port(address)
-            else:
-                self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:
-            raise InvalidConfiguration(f"Can't listen on {address}: {error}") from None
+
+def _listen(
+    server: grpc.Server, address: str, credentials: Optional[grpc.ServerCredentials]
+) -> None:
+    try:
+        if credentials is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise InvalidConfiguration(f"Can't listen on {address}: {error}") from None
 
 
 def _memory_share() -> int:
@@ -153,11 +186,13 @@ def _memory_share() -> int:
 
 def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
     """Return gRPC's limits; https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
+    version = tuple(int(part) for part in grpc.__version__.split(".")[:2])
+    plain = [("grpc.compression_enabled_algorithms_bitset", ONLY_PLAIN)]
     return [
+        *(plain if version < INFLATES_BOUNDED else ()),
         ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
         ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
         ("grpc.so_reuseport", 0),
-        ("grpc.compression_enabled_algorithms_bitset", ONLY_PLAIN),
         ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
         # What a client may send before its call is read; gRPC would let it grow to some 10 MiB.
         ("grpc.http2.bdp_probe", 0),
@@ -167,50 +202,6 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
         ("grpc.keepalive_time_ms", int(1000 * ASK_ALIVE_EVERY_S)),
         ("grpc.keepalive_timeout_ms", int(1000 * ALIVE_WITHIN_S)),
     ]
-
-
-def claim(path: Path) -> None:
-    """Make sure nobody serves at `path`; remove the socket file a dead agent left.
-
-    Raises InvalidConfiguration when an agent answers there, or something else lies there.
-    """
-    if not path.parent.is_dir():
-        raise InvalidConfiguration(f"Socket {path}: its folder doesn't exist; create it first.")
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise InvalidConfiguration(f"{path} exists and isn't a socket; move it away.")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            log.info("Replacing %s, left by an agent that is gone.", path)
-            path.unlink()
-            return
-        except OSError as error:
-            raise InvalidConfiguration(
-                f"Can't tell whether an agent serves at {path}: {error}"
-            ) from None
-    raise InvalidConfiguration(
-        f"Another agent already serves at {path}. Stop it, or set server.socket to another path."
-    )
-
-
-def _hand_over(path: Path, owner: int, group: int, mode: int) -> None:
-    """Give the socket file its owner, group and mode; -1 keeps the agent's own."""
-    try:
-        os.chown(path, owner, group)
-        path.chmod(mode)
-    except PermissionError:
-        log.warning(
-            "%s keeps group %d: the agent's user isn't in the group asked for; clients of other "
-            "users can't connect.",
-            path,
-            path.stat().st_gid,
-        )
 
 
 def _owner(name: str) -> int:

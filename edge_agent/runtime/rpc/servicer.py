@@ -19,6 +19,7 @@ from edge_agent.runtime.rpc.frame_calls import FrameCalls, Respond
 from edge_agent.runtime.rpc.frame_stream import FrameStream
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
 from edge_agent.runtime.rpc.memory_budget import Lease
+from edge_agent.runtime.rpc.roles import Role
 from edge_agent.types import Wanted
 from edge_agent.wire import edge_agent_pb2 as wire
 
@@ -55,12 +56,12 @@ class Servicer:
         with self._changed:
             self._changed.wait_for(lambda: not (self._in_flight or self._streams), within_s)
 
-    def handlers(self) -> Tuple[grpc.GenericRpcHandler, ...]:
-        """Return what answers the calls: one generic handler a service."""
+    def handlers(self, role: Role) -> Tuple[grpc.GenericRpcHandler, ...]:
+        """Return what answers the calls of one server: one generic handler a service."""
         contract: Dict[str, Method] = {
             "DetectAnomalies": self._detecting(convert.detect_answer),
-            "StartModel": self.start_model,
-            "StopModel": self.stop_model,
+            "StartModel": _operating(role, self.start_model),
+            "StopModel": _operating(role, self.stop_model),
             "ListModels": self.list_models,
             "DescribeModel": self.describe_model,
         }
@@ -153,6 +154,16 @@ class Servicer:
             with self._changed:
                 del self._streams[stream]
                 self._changed.notify_all()
+
+
+def _operating(role: Role, method: Method) -> Method:
+    """Let only those call `method` who may start and stop models."""
+
+    def call(content: bytes, context: Any, lease: Lease) -> bytes:
+        role.check(context)
+        return method(content, context, lease)
+
+    return call
 
 
 def _read(content: bytes) -> Wanted:

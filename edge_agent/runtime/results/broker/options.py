@@ -10,13 +10,13 @@ import random
 from typing import Any, NamedTuple
 
 from edge_agent.config import MqttSettings
+from edge_agent.runtime.results import topics
 from edge_agent.runtime.results.broker import probe
 
 KEEP_ALIVE_S = 30
 PING_WITHIN_S = 10
 CONNACK_WITHIN_S = 10
 RETRY_S = (1, 60)  # least and most between two attempts to connect
-_AWS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
 class Sdk(NamedTuple):
@@ -46,7 +46,7 @@ def client_options(sdk: Sdk, settings: MqttSettings, client_id: str, will: Any) 
         offline_queue_behavior=mqtt5.ClientOperationQueueBehaviorType.FAIL_ALL_ON_DISCONNECT,
         # The defaults of AWS IoT allow 100 messages/s, far less than other brokers take.
         extended_validation_and_flow_control_options=(
-            flow.AWS_IOT_CORE_DEFAULTS if str(settings.endpoint).endswith(_AWS) else flow.NONE
+            flow.AWS_IOT_CORE_DEFAULTS if topics.at_aws(str(settings.endpoint)) else flow.NONE
         ),
         # The SDK's own jitter also tries twice within milliseconds; a first delay of its own for
         # each client spreads a fleet as well.
@@ -69,7 +69,7 @@ def _tls(sdk: Sdk, settings: MqttSettings) -> Any:
     if settings.pkcs11_library:
         options = kinds.create_client_with_mtls_pkcs11(
             pkcs11_lib=sdk.io.Pkcs11Lib(file=str(settings.pkcs11_library)),
-            user_pin=settings.pkcs11_pin.get_secret_value() or None,
+            user_pin=probe.pin(settings) or None,
             token_label=settings.pkcs11_token or None,
             cert_file_path=str(settings.certificate),
         )

@@ -6,6 +6,8 @@ never why; here the same connection is tried as far as TLS goes.
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 import ssl
 from contextlib import suppress
@@ -15,7 +17,10 @@ from typing import Dict, List, Tuple
 from edge_agent.config import MqttSettings
 from edge_agent.errors import InvalidConfiguration
 
+log = logging.getLogger(__name__)
+
 WITHIN_S = 5.0  # for each of: the connection, the handshake
+MOST_PIN_BYTES = 256
 ALERT_WITHIN_S = 1.0  # TLS 1.3 refuses a client certificate only after the handshake
 AWS_ALPN = "x-amzn-mqtt-ca"  # how AWS IoT Core knows MQTT on port 443
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -51,7 +56,12 @@ def is_encrypted(settings: MqttSettings) -> bool:
 
 def files(settings: MqttSettings) -> Dict[str, Path]:
     """Return the files of the connection by the name of their setting."""
-    named = {"certificate": settings.certificate, "key": settings.key, "ca": settings.ca}
+    named = {
+        "certificate": settings.certificate,
+        "key": settings.key,
+        "ca": settings.ca,
+        "pkcs11_pin_file": settings.pkcs11_pin_file,
+    }
     return {name: path for name, path in named.items() if path}
 
 
@@ -64,11 +74,23 @@ def stamps(settings: MqttSettings) -> List[Tuple[str, int]]:
     return found
 
 
+def pin(settings: MqttSettings) -> str:
+    """Return the token's PIN, of the file if one is set. Raises OSError."""
+    if settings.pkcs11_pin_file is None:
+        return settings.pkcs11_pin.get_secret_value()
+    with settings.pkcs11_pin_file.open("rb") as file:
+        if os.fstat(file.fileno()).st_mode & 0o007:
+            name = settings.pkcs11_pin_file
+            log.warning("%s holds a PIN and can be read by others: chmod o= %s", name, name)
+        return file.read(MOST_PIN_BYTES).decode("utf-8", "replace").partition("\n")[0].rstrip("\r")
+
+
 def unusable_files(settings: MqttSettings) -> str:
     """Tell what is wrong with the certificate files; "" when they can be used."""
     for name, path in files(settings).items():
         try:
-            path.read_bytes()
+            with path.open("rb") as file:
+                file.read(1)
         except OSError as error:
             return f"results.mqtt.{name}: {path} can't be read: {error.strerror}."
     try:
@@ -76,7 +98,8 @@ def unusable_files(settings: MqttSettings) -> str:
     except (ssl.SSLError, ValueError) as error:
         if "MISMATCH" in str(error):
             return f"The key {settings.key} doesn't belong to the certificate of results.mqtt."
-        listed = ", ".join(str(path) for path in files(settings).values())
+        every = (settings.certificate, settings.key, settings.ca)
+        listed = ", ".join(str(path) for path in every if path)
         return f"{listed}: PEM files without a passphrase are needed; one of them isn't."
     return ""
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Collection, Deque, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
+from edge_agent.runtime.data_files import make_folder
 from edge_agent.runtime.results.kept.manifest import (
     OWN_NAME,
     WORKPLACE,
@@ -62,9 +63,9 @@ class CaptureFolder:
 
     def open(self) -> None:
         """Take stock; what an earlier run left unfinished is removed."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         workplace = self.path / WORKPLACE
-        workplace.mkdir(exist_ok=True)
+        make_folder(workplace)
         with self._manifest.locked():
             for file in workplace.iterdir():
                 file.unlink()
@@ -145,7 +146,7 @@ class CaptureFolder:
         try:
             for name, content in contents.items():
                 write_synced(fresh[name], content)
-            (self.path / line[IMAGE_KEY]).parent.mkdir(exist_ok=True)
+            make_folder((self.path / line[IMAGE_KEY]).parent)
             for name, file in fresh.items():
                 file.rename(self.path / name)
             self._manifest.append(line)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
 
+from edge_agent.runtime.data_files import create, create_anew, make_folder
 from edge_agent.runtime.results.kept.shot import IMAGE_KEY, MASK_KEY, OWN_KEY
 
 FILE_NAME = "manifest.jsonl"
@@ -36,7 +37,7 @@ class CaptureManifest:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other programs of ours out of the folder meanwhile."""
-        with (self._folder / LOCK).open("w") as lock:
+        with open(create(self._folder / LOCK, 0), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -59,7 +60,8 @@ class CaptureManifest:
 
     def append(self, line: Line) -> None:
         """Add a line, whole or not at all."""
-        with self._path.open("ab", buffering=0) as file:  # a buffer would be flushed once more
+        opened = create(self._path, os.O_APPEND)
+        with open(opened, "ab", buffering=0) as file:  # a buffer would be flushed once more
             before, left = file.tell(), encoded(line)
             try:
                 while left:
@@ -87,7 +89,7 @@ class CaptureManifest:
 
     def _replace(self, raw: List[bytes]) -> None:
         fresh = self._folder / WORKPLACE / FILE_NAME
-        fresh.parent.mkdir(exist_ok=True)
+        make_folder(fresh.parent)
         write_synced(fresh, b"".join(raw))
         fresh.replace(self._path)
 
@@ -107,8 +109,8 @@ def files(line: Line) -> Tuple[str, ...]:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file that survives a power cut once it is renamed."""
-    with path.open("wb") as file:
+    """Write a new file that survives a power cut once it is renamed."""
+    with open(create_anew(path), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -1,0 +1,99 @@
+"""Topics as they come out when everything is filled in: which of them can be published on.
+
+Sources: MQTT 5.0, 4.7; the quotas of AWS IoT Core, which disconnects the device on longer topics.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Mapping, Tuple
+
+from edge_agent.config import ResultsSettings
+from edge_agent.errors import InvalidConfiguration
+
+MOST_BYTES, MOST_BYTES_AT_AWS = 65_535, 256
+MOST_SLASHES_AT_AWS = 7
+MOST_REQUESTER_CHARACTERS = 128
+WILDCARDS = "+#"
+NO_LEVEL = "/+#{}"  # what a value would break or widen a topic with
+EXAMPLES = {"model": "m", "kind": "summary", "verdict": "anomaly"}  # models are checked one by one
+AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
+
+
+def wrong(topic: str, at_aws: bool) -> str:
+    """Tell why nobody can publish on `topic`; "" when one can."""
+    if any(each in topic for each in WILDCARDS):
+        return f"the topic {topic!r} isn't valid: it has the wildcard + or #"
+    if "{" in topic or "}" in topic:
+        return f"the topic {topic!r} has a name in braces that isn't filled in here"
+    if not topic.isprintable():
+        return f"the topic {topic!r} isn't valid: it has a control character"
+    size, most = len(topic.encode()), MOST_BYTES_AT_AWS if at_aws else MOST_BYTES
+    if not 0 < size <= most:
+        return f"the topic {topic!r:.300} has {size} bytes; 1 to {most} are possible"
+    if at_aws and topic.count("/") > MOST_SLASHES_AT_AWS and not topic.startswith("$aws/rules/"):
+        return f"the topic {topic!r} has over {MOST_SLASHES_AT_AWS} slashes"
+    return ""
+
+
+def wrong_level(value: str) -> str:
+    """Tell why `value` can't be one level of a topic; "" when it can."""
+    if not value:
+        return "it is empty"
+    if not value.isprintable() or any(each in value for each in NO_LEVEL):
+        return "a name in a topic has no control characters and none of / + # { }"
+    return "it begins with $, as topics of the broker's own do" if value.startswith("$") else ""
+
+
+def is_requester(name: str) -> bool:
+    """Whether a command's topic ends with a name that can be answered to."""
+    return len(name) <= MOST_REQUESTER_CHARACTERS and not wrong_level(name)
+
+
+def at_aws(endpoint: str) -> bool:
+    """Whether the broker is AWS IoT Core."""
+    return endpoint.lower().rstrip(".").endswith(AWS_HOSTS)
+
+
+def check(settings: ResultsSettings, thing: str) -> None:
+    """Fill in every topic that is used. Raises InvalidConfiguration: a sentence for a wrong one."""
+    filled_in = _filled_in(settings, thing)
+    why = wrong_level(thing) if filled_in else ""
+    if why:
+        raise InvalidConfiguration(
+            f"The thing's name {thing!r:.140} can't be part of a topic: {why}. Set results.thing "
+            "(else AWS_IOT_THING_NAME, else the host's name is taken); further levels belong into "
+            "the topics."
+        )
+    for name, (topic, through_aws) in filled_in.items():
+        why = wrong(topic, through_aws)
+        if why:
+            raise InvalidConfiguration(f"results.{name}: {why}. Change this setting.")
+
+
+def _filled_in(settings: ResultsSettings, thing: str) -> Dict[str, Tuple[str, bool]]:
+    """Return the topics in use by their settings, and whether AWS IoT Core sees them."""
+    mqtt, greengrass, commands = settings.mqtt, settings.greengrass, settings.commands
+    by_broker = at_aws(mqtt.endpoint) if mqtt.endpoint else True
+    by_event, by_thing = {"thing": thing, **EXAMPLES}, {"thing": thing}
+    filled: Dict[str, Tuple[str, bool]] = {}
+    if greengrass.topic:
+        filled["greengrass.topic"] = fill(greengrass.topic, by_event), True
+    if greengrass.local_topic:
+        filled["greengrass.local_topic"] = fill(greengrass.local_topic, by_event), False
+    if mqtt.endpoint:
+        filled["mqtt.topic"] = fill(mqtt.topic, by_event), by_broker
+        filled["mqtt.state_topic"] = fill(mqtt.state_topic, by_thing), by_broker
+    if commands.allow:
+        filled["commands.topic"] = fill(f"{commands.topic}/r", by_thing), by_broker
+        answers = fill(f"{commands.response_topic}/r", by_thing)
+        filled["commands.response_topic"] = answers, by_broker
+    return filled
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Put each value in place of its name in braces, once: none is looked for in another's."""
+    parts = template.split("{")
+    for at, part in enumerate(parts[1:], 1):
+        name, brace, rest = part.partition("}")
+        parts[at] = values[name] + rest if brace and name in values else "{" + part
+    return "".join(parts)

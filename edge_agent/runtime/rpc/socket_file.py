@@ -1,0 +1,198 @@
+"""The file of the Unix socket: whose it is before the agent binds it, and after.
+
+Where everybody may make files, as in /tmp, another user can be there first. Such a squatter is
+named and never served around: clients would talk to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import socket
+import stat
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.logs import printable
+
+log = logging.getLogger(__name__)
+
+ANSWERS_WITHIN_S = 2.0
+# RFC 9113: what a client says first, with an empty SETTINGS frame; a server's first is such a frame
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+KIND_AT, SETTINGS = 3, 4
+ELSEWHERE = (
+    "or set server.socket to a folder that only the agent's user may write, such as "
+    "unix:///run/edge-agent/agent.sock"
+)
+
+
+class Peer(NamedTuple):
+    """The process that listens at a socket; the kernel says so."""
+
+    pid: int
+    uid: int
+
+    def __str__(self) -> str:
+        """Return words for a sentence."""
+        name = "unknown"
+        with suppress(OSError):
+            name = Path(f"/proc/{self.pid}/comm").read_text(errors="replace").strip()
+        return f"process {self.pid} ({printable(name)}) of {user(self.uid)}"
+
+
+def claim(path: Path) -> None:
+    """Make sure nobody serves at `path`; remove the socket file a dead agent left.
+
+    Raises InvalidConfiguration, which names who or what is there.
+    """
+    if not path.parent.is_dir():
+        raise InvalidConfiguration(f"Socket {path}: its folder doesn't exist; create it first.")
+    _look_at_folder(path.parent)
+    try:
+        facts = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(facts.st_mode):
+        raise InvalidConfiguration(
+            f"{path} exists and isn't a socket; move it away, {ELSEWHERE}. It is "
+            f"{_kind(facts.st_mode)} of {user(facts.st_uid)}."
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(ANSWERS_WITHIN_S)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            _remove(path, facts)
+            return
+        except OSError as error:
+            raise InvalidConfiguration(
+                f"Can't tell whether an agent serves at {path}: {error.strerror or error}. The "
+                f"socket is of {user(facts.st_uid)}; remove it if nothing uses it, {ELSEWHERE}."
+            ) from None
+        raise InvalidConfiguration(_occupied(path, probe))
+
+
+def hand_over(path: Path, owner: int, group: int, mode: int) -> None:
+    """Give the socket file its owner, group and mode; -1 keeps the agent's own.
+
+    Raises InvalidConfiguration when it isn't this process that listens there: somebody has put
+    another file into its place since it was bound.
+    """
+    file = _opened(path)
+    try:
+        # By the descriptor: the name could lead to another file in a moment.
+        same = Path(f"/proc/self/fd/{file}")
+        os.chown(same, owner, group)
+        same.chmod(mode)
+    except PermissionError:
+        log.warning(
+            "%s keeps group %d: the agent's user isn't in the group asked for; clients of other "
+            "users can't connect.",
+            path,
+            os.fstat(file).st_gid,
+        )
+    finally:
+        os.close(file)
+
+
+def user(uid: int) -> str:
+    """Return words for a user."""
+    try:
+        return f"user {printable(pwd.getpwuid(uid).pw_name)} ({uid})"
+    except KeyError:
+        return f"user {uid}"
+
+
+def _opened(path: Path) -> int:
+    """Return a descriptor of the socket file itself, once it is known to be this process's."""
+    try:
+        file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"{path} was taken away while the agent started ({error.strerror}); set server.socket "
+            "to a folder that only the agent's user may write."
+        ) from None
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(ANSWERS_WITHIN_S)
+            probe.connect(f"/proc/self/fd/{file}")
+            if _peer(probe).pid == os.getpid():
+                return file
+            who = f"{_peer(probe)} listens there"
+    except OSError as error:
+        who = f"it can't be connected to ({error.strerror or error})"
+    os.close(file)
+    raise InvalidConfiguration(
+        f"{path} was replaced while the agent started: {who}. End what does that, {ELSEWHERE}."
+    )
+
+
+def _remove(path: Path, facts: os.stat_result) -> None:
+    mine = facts.st_uid == os.geteuid()
+    whose = "" if mine else f" It was of {user(facts.st_uid)}."
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"{path}, a socket of {user(facts.st_uid)} at which nobody listens, can't be removed: "
+            f"{error.strerror}. Remove it as that user or as root, {ELSEWHERE}."
+        ) from None
+    log.log(
+        logging.INFO if mine else logging.WARNING,
+        "Replacing %s, left by an agent that is gone.%s",
+        path,
+        whose,
+    )
+
+
+def _occupied(path: Path, probe: socket.socket) -> str:
+    """Tell who listens at `path`, to whom `probe` is connected."""
+    peer, answer = _peer(probe), b""
+    with suppress(OSError):
+        probe.sendall(GREETING)
+        answer = probe.recv(KIND_AT + 1)
+    is_agent = len(answer) > KIND_AT and answer[KIND_AT] == SETTINGS
+    if is_agent and peer.uid == os.geteuid():
+        return (
+            f"Another agent already serves at {path}: {peer}. Stop it, or set server.socket to "
+            "another path."
+        )
+    doing = "serves" if is_agent else "accepts connections and doesn't answer as an agent"
+    return (
+        f"{path} is taken: {peer} {doing} there, and clients would talk to it. End it if it isn't "
+        f"yours, {ELSEWHERE}."
+    )
+
+
+def _peer(probe: socket.socket) -> Peer:
+    size = struct.calcsize("3i")
+    credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, _gid = struct.unpack("3i", credentials)
+    return Peer(pid, uid)
+
+
+def _look_at_folder(folder: Path) -> None:
+    """Warn where others may put another socket into the place of the agent's."""
+    facts = folder.stat()
+    is_sticky = bool(facts.st_mode & stat.S_ISVTX)
+    if facts.st_uid not in (0, os.geteuid()) or (facts.st_mode & 0o002 and not is_sticky):
+        log.warning(
+            "Others than the agent may replace sockets in %s (of %s, mode %04o), and clients would "
+            "talk to theirs: chmod o-w it, %s.",
+            folder,
+            user(facts.st_uid),
+            stat.S_IMODE(facts.st_mode),
+            ELSEWHERE,
+        )
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
+    return kinds.get(stat.S_IFMT(mode), "a file")
