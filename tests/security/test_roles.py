@@ -78,32 +78,22 @@ def test_a_cameras_user_cannot_open_the_operators_socket() -> None:
 
 
 def tried_by_a_camera(agent: Guarded) -> List[str]:
+    """Connect to both sockets as a user of the cameras' group."""
     os.chown(agent.socket, -1, CLIENT)  # as server.socket_group does for a group that exists
     os.chown(agent.operators, -1, OPERATORS)
-    program = (
-        "import socket, sys\n"
-        "for path in sys.argv[1:]:\n"
-        "    with socket.socket(socket.AF_UNIX) as client:\n"
-        "        try:\n"
-        "            client.connect(path)\n"
-        "            print('in')\n"
-        "        except PermissionError:\n"
-        "            print('out')\n"
-    )
-
-    def become() -> None:
-        os.setgroups([])
-        os.setgid(CLIENT)
-        os.setuid(CLIENT)
-
-    return subprocess.run(
-        [sys.executable, "-c", program, str(agent.socket), str(agent.operators)],
-        preexec_fn=become,
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd="/",
-    ).stdout.split()
+    program = f"""
+import os, socket, sys
+os.setgroups([]); os.setgid({CLIENT}); os.setuid({CLIENT})
+for path in sys.argv[1:]:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(path)
+            print("in")
+        except PermissionError:
+            print("out")
+"""
+    command = [sys.executable, "-c", program, str(agent.socket), str(agent.operators)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
 def test_on_tcp_operators_are_known_by_their_certificates(tmp_path: Path) -> None:
