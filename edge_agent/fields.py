@@ -38,7 +38,10 @@ def read_json(kind: Type[T], content: bytes) -> T:
 
     Raises ValueError: a sentence for every wrong field, or why it is no JSON to `parse_json`.
     """
-    parse_json(content)
+    try:
+        parse_json(content)
+    except ValueError as error:
+        raise ValueError(f"the whole document: {error}") from None
     try:
         return kind.model_validate_json(content, strict=True)
     except ValidationError as error:

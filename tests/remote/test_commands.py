@@ -167,9 +167,9 @@ WRONG = [
     (b'{"command": "start", "model": "plates", "threshold": 0.5}', "threshold belongs to"),
     (b'{"command": "set-threshold", "model": "plates"}', "threshold belongs to"),
     (b'{"command": "set-threshold", "model": "plates", "threshold": 1.1}', "threshold: "),
-    (b'{"command": "set-threshold", "model": "plates", "threshold": NaN}', "threshold: "),
+    (b'{"command": "set-threshold", "model": "plates", "threshold": NaN}', "'NaN' isn't finite"),
     (b'{"command": "set-threshold", "model": "plates", "threshold": "0.5"}', "threshold: "),
-    (b'{"command": "describe", "id": NaN}', "id: "),
+    (b'{"command": "describe", "id": NaN}', "'NaN' isn't finite"),
     (b'{"command": "describe", "colour": 1}', "known here: command, id, model, threshold, time"),
 ]
 

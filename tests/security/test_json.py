@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 
 from edge_agent import manifest
-from edge_agent.config import ModelsSettings, Settings, build, load
+from edge_agent.config import CommandsSettings, ModelsSettings, Settings, build, load
 from edge_agent.errors import EdgeAgentError
 from edge_agent.evaluation.label_manifest import LabelManifest, ManifestOptions
 from edge_agent.fields import parse_json, read_json
@@ -50,7 +50,7 @@ def in_file(read: Callable[[Path], Any]) -> Read:
 
 
 def command(_: Path, content: bytes) -> None:
-    commands = RemoteCommands(None, {"hmi": ("stop",)}, lambda _: None)  # type: ignore[arg-type]
+    commands = RemoteCommands(None, CommandsSettings(allow={"hmi": ("stop",)}), lambda _: None)  # type: ignore[arg-type]
     answer = json.loads(commands.answer("hmi", content))
     assert answer["error"]["status"] == "INVALID_ARGUMENT"
     raise ValueError(answer["error"]["message"])

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # Above the largest legal frame, 4096 * 4096 * 3 = 50,331,648 bytes, so that RESOURCE_EXHAUSTED only
 # ever means load.
 MESSAGE_LIMIT_BYTES = 64 * MIB
-CALL_BYTES = 64 * 1024  # of a call beside its messages: flow-control window, metadata, objects
+CALL_BYTES = 32 * 1024  # of a call beside its messages: its thread, metadata, objects
 SENT_COPIES = 2  # of an answer that waits to be sent: ours and gRPC's
 ADMIT_WITHIN_S = 5.0  # a caller waits so long for room before its message is read
 OTHER_STREAMS = 64  # of health and reflection, open at a time
@@ -78,12 +78,7 @@ class Admission:
 
         def call(requests: Iterator[bytes], context: Any) -> bytes:
             with self._leased(context) as lease:
-                content = self._read(requests, context, lease)
-                if content is None:
-                    text = "The method takes exactly one message."
-                    context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
-                    raise AssertionError  # abort has raised
-                answer = method(content, context, lease)
+                answer = method(self._only(requests, context, lease), context, lease)
                 lease.resize(CALL_BYTES + SENT_COPIES * len(answer))
                 return answer
 
@@ -151,6 +146,15 @@ class Admission:
             lease.resize(CALL_BYTES + len(content))
         return content
 
+    def _only(self, requests: Iterator[bytes], context: Any, lease: Lease) -> bytes:
+        """Return the message of a method that takes one."""
+        content = self._read(requests, context, lease)
+        if content is None:
+            text = "The method takes exactly one message."
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+            raise AssertionError  # abort has raised
+        return content
+
     def _messages(self, requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
         while (content := self._read(requests, context, lease)) is not None:
             yield content
@@ -173,11 +177,13 @@ class Admission:
             return bytes(write(handler.unary_unary(_parsed(read, content), context)))
 
         def answers(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
-            messages = (_parsed(read, each) for each in self._messages(requests, context, lease))
             if handler.request_streaming:
+                contents = self._messages(requests, context, lease)
+                messages = (_parsed(read, content) for content in contents)
                 yield from map(write, handler.stream_stream(messages, context))
             else:
-                yield from map(write, handler.unary_stream(next(messages), context))
+                message = _parsed(read, self._only(requests, context, lease))
+                yield from map(write, handler.unary_stream(message, context))
 
         def counted(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
             if not self._others.acquire(blocking=False):
@@ -191,14 +197,17 @@ class Admission:
 
     def _watch(self) -> None:
         high = calm = looks = 0
-        reported = self.figures()
+        seen = reported = self.figures()
         while not self._stopped.wait(LOOK_EVERY_S):
             for budget in (self.receiving, self.holding):
                 budget.cancel_overdue()
-            peak = self.receiving.take_peak() + self.holding.take_peak()
+            # Room for messages that come in is reserved, not taken, unless they stall.
+            now = self.figures()
+            stalled = now.slow + now.evicted - seen.slow - seen.evicted
+            peak, seen = self.holding.take_peak() + stalled * MESSAGE_LIMIT_BYTES, now
             high, calm = (high, calm + 1) if peak < high else (peak, 0)
             if calm > CALM_LOOKS:
-                if high - peak > WORTH_GIVING_BACK_BYTES:
+                if high - peak >= WORTH_GIVING_BACK_BYTES:
                     memory.give_back()
                 high, calm = peak, 0
             looks += 1
