@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import List
 
 import pytest
 
 from edge_agent.errors import CallsTakeTooMuch
-from edge_agent.runtime.rpc.memory_budget import GRACE_S, MIB, Lease, MemoryBudget
+from edge_agent.runtime.rpc.memory_budget import (
+    GRACE_S,
+    MIB,
+    TIMES_AS_LONG,
+    USUAL_S,
+    Lease,
+    MemoryBudget,
+)
 
 
 class Clock:
@@ -61,11 +69,43 @@ def test_callers_who_keep_the_agent_waiting_make_room_the_slowest_first() -> Non
     bench.lease("at work", 4)
     with pytest.raises(CallsTakeTooMuch):
         bench.lease("too early", 3)
-    bench.clock.now_s += GRACE_S
+    bench.clock.now_s += TIMES_AS_LONG * USUAL_S
     bench.lease("in time", 3)
     assert bench.cancelled == ["slowest", "slow"]
     assert bench.budget.used_bytes == 9 * MIB
     assert bench.budget.evicted == 2
+
+
+def test_what_is_slow_is_learned_from_callers_who_came_through() -> None:
+    bench = Bench()
+    for _ in range(100):  # they take no time
+        quick = bench.lease("quick", 1)
+        quick.wait_for_caller(60.0)
+        quick.done()
+    bench.lease("stalls", 10).wait_for_caller(60.0)
+    bench.clock.now_s += 1.1 * GRACE_S
+    slow = bench.lease("slow", 10)
+    assert bench.cancelled == ["stalls"]
+    slow.wait_for_caller(60.0)
+    bench.clock.now_s += 3.0
+    slow.done()  # a slow line: the next may take several times as long
+    bench.lease("slow too", 10).wait_for_caller(60.0)
+    bench.clock.now_s += 9.0
+    with pytest.raises(CallsTakeTooMuch):
+        bench.lease("next", 1)
+    bench.clock.now_s += 3.5
+    bench.lease("next", 1)
+    assert bench.cancelled == ["stalls", "slow too"]
+
+
+def test_nobody_waits_in_vain() -> None:
+    """For those at work; only who waits for its caller can make room soon."""
+    budget = MemoryBudget(10 * MIB)
+    budget.lease(lambda: None).resize(10 * MIB)
+    began = time.monotonic()
+    with pytest.raises(CallsTakeTooMuch):
+        budget.lease(lambda: None).resize(MIB, within_s=60.0)
+    assert time.monotonic() - began < 30.0
 
 
 def test_nobody_is_cut_off_in_vain() -> None:
@@ -119,6 +159,7 @@ def test_who_may_wait_gets_the_room_that_becomes_free() -> None:
     budget = MemoryBudget(10 * MIB)
     held = budget.lease(lambda: None)
     held.resize(10 * MIB)
+    held.wait_for_caller(60.0)
     waiting = budget.lease(lambda: None)
     threading.Timer(0.05, held.end).start()
     waiting.resize(5 * MIB, within_s=20.0)
@@ -132,6 +173,7 @@ def test_many_threads_never_hold_more_than_the_limit_and_end_with_nothing() -> N
     def call(number: int) -> None:
         for turn in range(200):
             lease = budget.lease(lambda: None)
+            lease.wait_for_caller(60.0)
             try:
                 lease.resize((1 + (number + turn) % 4) * MIB, within_s=20.0)
                 if budget.used_bytes > budget.limit_bytes:

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 MESSAGE_LIMIT_BYTES = 64 * MIB
 CALL_BYTES = 32 * 1024  # of a call beside its messages: its thread, metadata, objects
 SENT_COPIES = 2  # of an answer that waits to be sent: ours and gRPC's
-ADMIT_WITHIN_S = 5.0  # a caller waits so long for room before its message is read
+ADMIT_WITHIN_S = 10.0  # a caller waits so long for room before its message is read
+HOLD_WITHIN_S = 1.0  # and so long for room for the frame and the answer
 OTHER_STREAMS = 64  # of health and reflection, open at a time
 LOOK_EVERY_S = 0.5
 CALM_LOOKS = 10  # after a peak, before its memory is given back
@@ -79,7 +80,7 @@ class Admission:
         def call(requests: Iterator[bytes], context: Any) -> bytes:
             with self._leased(context) as lease:
                 answer = method(self._only(requests, context, lease), context, lease)
-                lease.resize(CALL_BYTES + SENT_COPIES * len(answer))
+                lease.resize(CALL_BYTES + SENT_COPIES * len(answer), HOLD_WITHIN_S)
                 return answer
 
         return self._listed(grpc.stream_unary_rpc_method_handler(call))
@@ -112,7 +113,7 @@ class Admission:
     def _leased(self, context: Any) -> Iterator[Lease]:
         """Hold a lease for the call until it is over; a failure becomes its status."""
         lease = self.holding.lease(context.cancel)
-        if not context.add_callback(lease.end):
+        if not context.add_callback(lease.done):
             lease.end()
         try:
             lease.resize(CALL_BYTES)
@@ -142,8 +143,9 @@ class Admission:
         with self._room(context) as room:
             room.wait_for_caller(self._receive_within_s)
             content = next(requests, None)
+            room.work()
         if content is not None:
-            lease.resize(CALL_BYTES + len(content))
+            lease.resize(CALL_BYTES + len(content), HOLD_WITHIN_S)
         return content
 
     def _only(self, requests: Iterator[bytes], context: Any, lease: Lease) -> bytes:

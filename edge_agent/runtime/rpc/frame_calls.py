@@ -10,7 +10,7 @@ from edge_agent.errors import EdgeAgentError, InvalidFrame, ModelNotFound
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc import metadata
-from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES
+from edge_agent.runtime.rpc.admission import HOLD_WITHIN_S, MESSAGE_LIMIT_BYTES
 from edge_agent.runtime.rpc.memory_budget import Lease
 from edge_agent.types import Caller, DetectRequest, Prediction, SharedMemoryHandle, Wanted
 
@@ -36,7 +36,8 @@ class FrameCalls:
         call.times.receive = receive_s
         try:
             if wanted.mask is None and wanted.bitmap is not None:
-                lease.add(min(wanted.bitmap.width * wanted.bitmap.height * 3, MESSAGE_LIMIT_BYTES))
+                mask_bytes = wanted.bitmap.width * wanted.bitmap.height * 3
+                lease.add(min(mask_bytes, MESSAGE_LIMIT_BYTES), HOLD_WITHIN_S)
             prediction = self._detector.detect(call)
         except EdgeAgentError as error:
             model = "" if isinstance(error, ModelNotFound) else call.model

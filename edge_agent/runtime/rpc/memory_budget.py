@@ -1,10 +1,11 @@
 """A budget of bytes that calls share.
 
 A call holds a lease on it until it is over. While it waits for its caller (a body that does not
-end, an answer that nobody reads) it can be cancelled: after its time limit always, and after
-`GRACE_S` when another call needs the room, the one that waits longest first. Who finds no room even
-so is refused; of those who may wait for it the newest is served first, because a crowd that stalls
-would otherwise keep its turn. A part of the budget can be kept for those who need little.
+end, an answer that nobody reads) it can be cancelled: after its time limit always, and when another
+call needs the room as soon as it takes several times as long as callers usually do, the one that
+waits longest first. Who finds no room even so is refused, at once when waiting is in vain; of those
+who wait the newest is served first, because a crowd that stalls would otherwise keep its turn. A
+part of the budget can be kept for those who need little.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from typing import Callable, Dict, List, Optional
 
 from edge_agent.errors import CallsTakeTooMuch
 
-GRACE_S = 0.5  # a caller that is slower than this makes room for others when memory is short
+GRACE_S = 0.5  # the least that a caller may take before it makes room for others
+TIMES_AS_LONG = 4.0  # as usual
+USUAL_S = 1.25  # until callers have shown what is usual
+FORGET = 0.95  # of what is usual, with each caller who was quicker
 MIB = 1024 * 1024
 SMALL_BYTES = MIB
 
@@ -41,9 +45,9 @@ class Lease:
         """
         self._budget.resize(self, size, within_s)
 
-    def add(self, size: int) -> None:
-        """Hold `size` bytes more. Raises as `resize`."""
-        self._budget.resize(self, self.size + size, 0.0)
+    def add(self, size: int, within_s: float = 0.0) -> None:
+        """Hold `size` bytes more. Waits and raises as `resize`."""
+        self._budget.resize(self, self.size + size, within_s)
 
     def shrink(self, size: int) -> None:
         """Hold at most `size` bytes."""
@@ -57,11 +61,17 @@ class Lease:
 
     def work(self) -> None:
         """Mark that it is the agent's turn: the call cannot be cancelled."""
+        self._budget.answered(self)
         self.since = self.due = None
 
     def end(self) -> None:
         """Give everything back."""
         self._budget.end(self)
+
+    def done(self) -> None:
+        """Mark that the call is over as it should be, and give everything back."""
+        self.work()
+        self.end()
 
 
 class MemoryBudget:
@@ -83,6 +93,7 @@ class MemoryBudget:
         self.evicted = self.overdue = self.refused = 0  # calls, since the start
         self._changed = threading.Condition()
         self._used = self._peak = 0
+        self._usual_s = USUAL_S
         self._leases: Dict[Lease, None] = {}  # in the order they began
         self._waiting: List[Lease] = []  # for room; the last one is served first
 
@@ -109,12 +120,18 @@ class MemoryBudget:
                 victims = self._evict(missing)
                 if victims:
                     self._cancel(victims)
-                elif self.clock() >= end:
+                elif self.clock() >= end or self._stalled_bytes() < missing:
                     self.refused += 1
                     raise CallsTakeTooMuch.beside(size, self._used, self.limit_bytes)
                 else:
                     self._wait(lease, end)
             self._hold(lease, size)
+
+    def answered(self, lease: Lease) -> None:
+        """Learn from how long the caller of `lease` took, if it was the caller's turn."""
+        if lease.since is not None:
+            took_s = self.clock() - lease.since
+            self._usual_s = max(took_s, FORGET * self._usual_s)  # racing threads do no harm
 
     def end(self, lease: Lease) -> None:
         """Take the bytes of `lease` back."""
@@ -166,9 +183,13 @@ class MemoryBudget:
         finally:
             self._waiting.remove(lease)
 
+    def _stalled_bytes(self) -> int:
+        return sum(lease.size for lease in self._leases if lease.since is not None)
+
     def _cancel(self, leases: List[Lease]) -> None:
         """Take back what `leases` hold and end their calls, without the lock meanwhile."""
         for lease in leases:
+            lease.since = None  # nothing is to be learned from it
             self._hold(lease, 0)
             del self._leases[lease]
         self._changed.release()
@@ -180,7 +201,7 @@ class MemoryBudget:
 
     def _evict(self, missing: int) -> List[Lease]:
         """Choose who waits longest for their callers, for `missing` bytes in all, or nobody."""
-        oldest = self.clock() - GRACE_S
+        oldest = self.clock() - max(GRACE_S, TIMES_AS_LONG * self._usual_s)
         slow = [lease for lease in self._leases if lease.since is not None and lease.since < oldest]
         chosen: List[Lease] = []
         for lease in sorted(slow, key=lambda lease: lease.since or 0.0):
