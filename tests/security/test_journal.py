@@ -249,13 +249,20 @@ def test_a_record_of_the_wrong_shape_is_damage_though_its_checksum_is_right(cont
 GIANT = b"ffffffff00000000["
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        b"\0" * 5_000_000, b"\xff" * 1_000_000, GIANT, GIANT + b"x" * 1_000_000, b"\n" * 999,
-        b"7fffffff", b"-0000001deadbeef[]\n", b"\x80\x04\x95", bytes(random.Random(1).choices(range(256), k=100_000)),
-    ],
-)  # fmt: skip
+DAMAGES = {
+    "zeros": b"\0" * 5_000_000,
+    "ones": b"\xff" * 1_000_000,
+    "a giant": GIANT,
+    "a giant that comes": GIANT + b"x" * 1_000_000,
+    "empty lines": b"\n" * 999,
+    "a length": b"7fffffff",
+    "a negative length": b"-0000001deadbeef[]\n",
+    "the beginning of a pickle": b"\x80\x04\x95",
+    "noise": bytes(random.Random(1).choices(range(256), k=100_000)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_no_damage_loses_a_record_before_it_or_behind_its_line(
     tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
