@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
@@ -16,10 +17,9 @@ from tests.contract.calls import Caller, plain
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+@contextmanager
+def running(agent: Agent) -> Iterator[Agent]:
     """Running: cls, seg. It is never restarted, and ends orderly."""
-    agent = Agent(tmp_path_factory.mktemp("agent"), "--set", "engine.threads=1")
     micro.write(agent.models / "cls", "classification")
     micro.write(agent.models / "seg", "segmentation")
     with agent:
@@ -29,6 +29,13 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
         assert agent.process is not None
         assert agent.process.poll() is None, agent.log()
         assert agent.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    folder = tmp_path_factory.mktemp("agent")
+    with running(Agent(folder, "--set", "engine.threads=1")) as agent:
+        yield agent
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Dict, List, Optional, Tuple, Type
+from typing import Dict, List, Tuple
 
+from tests.security import raw_http2
 from tests.security.raw_http2 import (
     ACK,
     DATA,
@@ -65,36 +65,19 @@ def exactly(client: socket.socket, count: int) -> bytes:
     return content
 
 
-class Connection:
+class Connection(raw_http2.Connection):
     """A connection to the agent's socket that reads nothing unless it is told to."""
 
     def __init__(self, path: Path, receive_bytes: int = 0) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        super().__init__(path, greet=False)
         if receive_bytes:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        self._socket.settimeout(20.0)
-        self._socket.connect(str(path))
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.settimeout(20.0)
         self._next = 1
-        self.sent = 0
         self._initial_window = 65535
         self._heard = b""
         self._refused: List[int] = []
         self.settings: Dict[int, int] = {}  # of the other end, as far as they were read
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self._socket.close()
-
-    def send(self, content: bytes) -> None:
-        self._socket.sendall(content)
-        self.sent += len(content)
 
     def greet(self) -> None:
         self.send(PREFACE + frame(SETTINGS))
@@ -115,9 +98,9 @@ class Connection:
         self.send(frame(HEADERS, END_HEADERS, stream, call(path.encode(), *metadata)))
         self.send(frame(DATA, END_STREAM, stream, message(content)))
         while True:
-            head = exactly(self._socket, 9)
+            head = exactly(self.socket, 9)
             kind, flags = head[3], head[4]
-            payload = exactly(self._socket, int.from_bytes(head[:3], "big"))
+            payload = exactly(self.socket, int.from_bytes(head[:3], "big"))
             if kind in (SETTINGS, PING) and not flags & ACK:
                 self.send(frame(kind, ACK, 0, payload if kind == PING else b""))
             ends = kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM)
@@ -161,7 +144,7 @@ class Connection:
     def closed_by_peer(self) -> bool:
         """Read until the other end closes; False when it doesn't within the time limit."""
         try:
-            while self._socket.recv(65536):
+            while self.socket.recv(65536):
                 pass
         except socket.timeout:
             return False
@@ -170,10 +153,10 @@ class Connection:
         return True
 
     def settimeout(self, seconds: float) -> None:
-        self._socket.settimeout(seconds)
+        self.socket.settimeout(seconds)
 
     def _receive(self) -> bytes:
-        content = self._socket.recv(65536)
+        content = self.socket.recv(65536)
         if not content:
             raise ConnectionResetError("the agent closed the connection")
         return content

@@ -19,7 +19,6 @@ from edge_agent.client.segment import FrameSegment
 from edge_agent.config import load
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.wire import edge_agent_v1_pb2 as wire
-from tests import micro
 from tests.agent import Agent
 from tests.contract.calls import (
     FOLDER,
@@ -32,6 +31,7 @@ from tests.contract.calls import (
 )
 from tests.contract.generations import LAST
 from tests.faults.test_tcp import free_port
+from tests.security.conftest import running
 from tests.security.http2 import raw_call
 from tests.security.users import GROUP, OWNER, STRANGER, TheirSegment, needs_root
 
@@ -75,15 +75,7 @@ Owned = Tuple[int, int, int]
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     """Of this test's user, root or not; its socket has the group GROUP if it is root."""
     words = ["--set", f"server.socket_group={GROUP.gr_name}"] if os.geteuid() == 0 else []
-    yield from running(Agent(tmp_path_factory.mktemp("agent"), *words))
-
-
-def running(agent: Agent) -> Iterator[Agent]:
-    micro.write(agent.models / "cls", "classification")
-    micro.write(agent.models / "seg", "segmentation")
-    with agent:
-        agent.run("cls")
-        agent.run("seg")
+    with running(Agent(tmp_path_factory.mktemp("agent"), *words)) as agent:
         yield agent
 
 
@@ -204,9 +196,8 @@ def test_the_mask_of_an_access_control_list_isnt_taken_for_the_groups_rights(
 def test_a_setting_lets_root_use_every_segment(tmp_path: Path) -> None:
     agent = Agent(tmp_path, "--set", "server.segment_access=any")
     with TheirSegment(UNTOUCHED, OWNER, OWNER, 0o600) as theirs:
-        for _ in running(agent):
-            with agent.channel() as channel:
-                Caller(channel).detect("seg", FRAME, theirs.handle(LAST, len(CONTENT)))
+        with running(agent), agent.channel() as channel:
+            Caller(channel).detect("seg", FRAME, theirs.handle(LAST, len(CONTENT)))
         assert theirs.read() != UNTOUCHED
 
 
@@ -248,7 +239,7 @@ def test_the_python_clients_segment_belongs_to_the_sockets_group(agent: Agent) -
 def on_tcp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = f"127.0.0.1:{free_port()}"
     agent = Agent(tmp_path_factory.mktemp("tcp"), "--set", f"server.tcp={address}")
-    for _ in running(agent):
+    with running(agent):
         yield address
 
 
@@ -289,11 +280,12 @@ def test_a_setting_lets_callers_on_tcp_name_shared_memory(tmp_path: Path) -> Non
     address = f"127.0.0.1:{free_port()}"
     words = [f"server.tcp={address}", "server.shared_memory_over_tcp=true"]
     agent = Agent(tmp_path, *[part for word in words for part in ("--set", word)])
-    for _ in running(agent):
-        with grpc.insecure_channel(address) as channel, Segment(len(CONTENT)) as segment:
-            segment.write(CONTENT)
-            caller = Caller(channel)
-            assert caller.detect("cls", caller.shared(FRAME, segment)).is_anomalous
+    with running(agent), grpc.insecure_channel(address) as channel, Segment(
+        len(CONTENT)
+    ) as segment:
+        segment.write(CONTENT)
+        caller = Caller(channel)
+        assert caller.detect("cls", caller.shared(FRAME, segment)).is_anomalous
 
 
 @pytest.mark.parametrize("name", ["", "\0edge-agent-test"], ids=["unnamed", "abstract"])

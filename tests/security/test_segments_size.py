@@ -16,7 +16,6 @@ from edge_agent.errors import InvalidFrame, OutOfDescriptors, OutOfMemory
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.runtime.vision.segments import CHUNK_BYTES, MOST_MAPPED_BYTES, Segments
 from edge_agent.types import Bitmap, SharedMemoryHandle
-from tests import micro
 from tests.agent import Agent
 from tests.contract.calls import (
     INVALID_ARGUMENT,
@@ -30,17 +29,6 @@ from tests.contract.generations import LAST
 MIB, GIB, TIB = 1024**2, 1024**3, 1024**4
 FRAME = plain(255)
 SIZE = FRAME.nbytes
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    agent = Agent(tmp_path_factory.mktemp("agent"), "--set", "engine.threads=1")
-    micro.write(agent.models / "cls", "classification")
-    micro.write(agent.models / "seg", "segmentation")
-    with agent:
-        agent.run("cls")
-        agent.run("seg")
-        yield agent
 
 
 @pytest.fixture
