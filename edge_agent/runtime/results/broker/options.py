@@ -31,7 +31,7 @@ def client_options(sdk: Sdk, settings: MqttSettings, client_id: str, will: Any) 
     mqtt5 = sdk.mqtt5
     flow = mqtt5.ExtendedValidationAndFlowControlOptions
     options = mqtt5.ClientOptions(
-        host_name=settings.endpoint,
+        host_name=probe.host(settings),
         port=settings.port,
         tls_ctx=_tls(sdk, settings) if probe.is_encrypted(settings) else None,
         connect_options=mqtt5.ConnectPacket(

@@ -54,6 +54,13 @@ def is_encrypted(settings: MqttSettings) -> bool:
     )
 
 
+def host(settings: MqttSettings) -> str:
+    """Return where to connect: without TLS to this machine, whatever "localhost" is resolved to."""
+    endpoint = str(settings.endpoint)
+    is_plain = not (settings.certificate or settings.ca)
+    return "127.0.0.1" if is_plain and endpoint == "localhost" else endpoint
+
+
 def files(settings: MqttSettings) -> Dict[str, Path]:
     """Return the files of the connection by the name of their setting."""
     named = {
@@ -114,7 +121,7 @@ def diagnose(settings: MqttSettings) -> str:
     if unusable:
         return unusable
     try:
-        with socket.create_connection((str(settings.endpoint), settings.port), WITHIN_S) as plain:
+        with socket.create_connection((host(settings), settings.port), WITHIN_S) as plain:
             return _greet(plain, settings) if is_encrypted(settings) else ""
     except (socket.gaierror, UnicodeError):
         return (
