@@ -61,7 +61,7 @@ class ServerSettings(Strict):
     send_within_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0  # an answer, read
     connection_idle_s: Annotated[float, Field(gt=0.0, le=86400.0)] = 300.0  # closed without a call
     operator_socket: Optional[Annotated[str, Field(pattern=r"^unix://")]] = None  # may start, stop
-    operator_group: str = ""  # of operator_socket; empty: as socket_group
+    operator_group: str = ""  # may use operator_socket; empty: the agent's own user only
     operator_certificates: Tuple[str, ...] = ()  # names of TCP clients who may start and stop
     stop_within_s: Annotated[float, Field(gt=0.0, le=60.0)] = 4.0
 
@@ -87,6 +87,8 @@ class ServerSettings(Strict):
             raise ValueError("operator_certificates needs tls_client_ca, which vouches for them")
         if self.operator_socket == self.socket:
             raise ValueError("operator_socket must be another path than socket")
+        if self.operator_group and self.operator_group == self.socket_group:
+            raise ValueError("operator_group must be another group than socket_group")
         host = (self.tcp or "localhost:0").rpartition(":")[0].strip("[]")
         if host in ("localhost", "127.0.0.1", "::1"):
             return self
@@ -394,7 +396,7 @@ def _put(tree: Dict[str, Any], path: list[str], value: str, source: str) -> None
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             raise InvalidConfiguration(f"{source}: {part!r} is a value, not a group of settings")
-    if value.startswith("{"):  # a whole group of settings
+    if value.lstrip().startswith("{"):  # a whole group of settings
         tree[path[-1]] = _parsed(value, f"{source}: the value")
     else:
         tree[path[-1]] = value

@@ -106,8 +106,9 @@ def _sentence(kind: Type[Strict], item: Any) -> str:
         return f"{where}: unknown key; known here: {known}"
     if item["type"] == "value_error":
         return f"{where}: {item['ctx']['error']}"
-    told = item["type"] != "missing" and not is_secret(kind, item["loc"])
-    came = f" (it is {_short(item['input'])})" if told else ""
+    # In place of a group came something that may hold its secrets.
+    hidden = item["type"] in ("missing", "model_type") or is_secret(kind, item["loc"])
+    came = f" (it is {_short(item['input'])})" if not hidden else ""
     message = item["msg"]
     return f"{where}: {message[0].lower()}{message[1:]}{came}"
 

@@ -22,6 +22,7 @@ from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.registry import Registry
 from edge_agent.runtime.remote.commands import RemoteCommands
 from edge_agent.runtime.results.room import ResultsRoom
+from edge_agent.runtime.results.spool import claim
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.store import Store
 from edge_agent.runtime.vision import preprocess
@@ -74,6 +75,8 @@ class _Agent:
         )
         self._frames = FrameReader(self._access)
         folder = settings.results.folder
+        if folder is not None:
+            claim.check(folder)
         self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
         self._metrics = Metrics()
         nucleus = component.nucleus if component else None

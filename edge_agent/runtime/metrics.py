@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from functools import lru_cache
-from typing import Dict, Optional, Sequence
+from socketserver import ThreadingMixIn
+from typing import Any, Dict, Optional, Sequence, Tuple, Type
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.metrics import MetricWrapperBase
 
 from edge_agent.types import BuildState, CameraProblem, StageTimes
 
 log = logging.getLogger(__name__)
 
+CONNECTIONS = 16  # to the metrics, at a time
 SCORES = tuple(step / 20 for step in range(1, 21))
 MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
@@ -197,9 +202,10 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> None:
         """Answer GET /metrics on `host`:`port` until the process ends. Raises OSError."""
-        server, _thread = start_http_server(port, host, self.registry)
-        # Its own prints a traceback for each connection that is lost.
-        setattr(server, "handle_error", _log_failed)  # noqa: B010 - mypy: a method
+        server = make_server(
+            host, port, make_wsgi_app(self.registry), _Server, handler_class=_Handler
+        )
+        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         counter = self._counters[name] = self._total(name, meaning, "model", *labels)
@@ -210,6 +216,43 @@ class Metrics:
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(name, meaning, labels, namespace="edge_agent", registry=self.registry)
+
+
+class _Handler(WSGIRequestHandler):
+    """Gives up a connection that asks for nothing; logs no request."""
+
+    timeout = 5.0  # of socketserver.StreamRequestHandler
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Write nothing."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Answers a few connections at a time, more are closed at once; IPv6 where the host is."""
+
+    daemon_threads = True
+
+    def __init__(self, address: Tuple[str, int], handler: Type[WSGIRequestHandler]) -> None:
+        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+        self.address_family = family
+        self._places = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__(address, handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is a place for the connection."""
+        return self._places.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer one connection, and leave its place."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log a line instead of printing a traceback for each connection that is lost."""
+        reason = sys.exc_info()[1]
+        log.warning("A request of %s for the metrics failed: %r.", client_address, reason)
 
 
 def _show(gauge: Gauge, model: str, value: Optional[float]) -> None:
@@ -228,7 +271,3 @@ def _sum(metric: MetricWrapperBase, name: str, **labels: str) -> float:
         for sample in samples
         if sample.name == name and labels.items() <= sample.labels.items()
     )
-
-
-def _log_failed(_request: object, address: object) -> None:
-    log.warning("A request of %s for the metrics failed: %r.", address, sys.exc_info()[1])

@@ -65,6 +65,23 @@ def open_file(folder: int, name: str, flags: int) -> int:
     return file
 
 
+def read(path: Path, most_bytes: int) -> bytes:
+    """Return what a file of this user or root holds.
+
+    Raises OSError: FileNotFoundError when it isn't there, PermissionError for a link, a pipe or
+    another user's file, OSError when it is longer.
+    """
+    file = os.open(path, os.O_RDONLY | FILE_FLAGS)
+    with os.fdopen(file, "rb") as reader:
+        facts = os.fstat(file)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_uid not in (ROOT, os.geteuid()):
+            raise PermissionError(f"it isn't a file of user {os.geteuid()}; remove it")
+        content = reader.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(f"it has more than {most_bytes} bytes")
+    return content
+
+
 def replace(path: Path, content: bytes, sync: bool = False) -> None:
     """Put a new file of mode 0600 in the place of `path`, as a whole; `sync`: it is on disk then.
 

@@ -20,6 +20,8 @@ from edge_agent.runtime.store import Registration
 
 log = logging.getLogger(__name__)
 
+MOST_BYTES = 4 * 1024 * 1024
+
 
 class _Threshold(Strict):
     model: str
@@ -99,7 +101,10 @@ class Thresholds:
 
 def _read(path: Path) -> Dict[str, _Threshold]:
     try:
-        return {entry.model: entry for entry in read_json(_File, path.read_bytes()).models}
+        return {
+            entry.model: entry
+            for entry in read_json(_File, private_files.read(path, MOST_BYTES)).models
+        }
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -6,7 +6,6 @@ It is what an older package, signed once and perhaps known to be faulty since, i
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from pathlib import Path
 from typing import Dict, Optional, Tuple
@@ -17,9 +16,12 @@ from typing_extensions import Annotated
 from edge_agent.errors import InvalidPackage
 from edge_agent.fields import Strict, read_json
 from edge_agent.manifest import NAME_PATTERN, VERSION_PATTERN
+from edge_agent.runtime import private_files
 from edge_agent.runtime.signature import Identity
 
 log = logging.getLogger(__name__)
+
+MOST_BYTES = 4 * 1024 * 1024
 
 
 class _Served(Strict):
@@ -73,18 +75,14 @@ class ServedVersions:
             _Served(component=each.component, version=each.version)
             for each in self._highest.values()
         )
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_name(self._path.name + ".new")
-        with new.open("w", encoding="utf-8") as file:
-            file.write(_File(components=served).model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
+        content = _File(components=served).model_dump_json(indent=2) + "\n"
+        self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        private_files.replace(self._path, content.encode(), sync=True)
 
 
 def _read(path: Path) -> Dict[str, Identity]:
     try:
-        served = read_json(_File, path.read_bytes()).components
+        served = read_json(_File, private_files.read(path, MOST_BYTES)).components
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from edge_agent.runtime import descriptors
 from tests import micro
 from tests.agent import Agent
 from tests.contract.calls import Caller, Segment, plain, until
+from tests.faults.test_tcp import free_port
 from tests.security.http2 import Connection, beginning
 from tests.security.raw_http2 import PREFACE, SETTINGS, frame
 
@@ -124,15 +125,28 @@ def test_a_handshake_that_never_comes_is_ended(tmp_path: Path) -> None:
 
 
 def test_the_metrics_tell(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with Agent(tmp_path, "--set", f"server.metrics=127.0.0.1:{port}"):
         page = until(lambda: _page(port))
     assert 'edge_agent_Descriptors{kind="used"}' in page
     assert 'edge_agent_Descriptors{kind="limit"}' in page
     assert 'edge_agent_CallBytes{kind="limit"}' in page
     assert 'edge_agent_CallsEnded{reason="slow"} 0.0' in page
+
+
+def test_idle_connections_to_the_metrics_are_few_and_end(tmp_path: Path) -> None:
+    port = free_port()
+    with Agent(
+        tmp_path, "--set", f"server.metrics=127.0.0.1:{port}"
+    ) as agent, ExitStack() as stack:
+        assert agent.process is not None
+        threads = Path(f"/proc/{agent.process.pid}/task")
+        before = len(list(threads.iterdir()))
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 10.0))
+        assert len(list(threads.iterdir())) <= before + 20
+        until(lambda: len(list(threads.iterdir())) <= before + 2, 30.0)
+        assert until(lambda: _page(port))
 
 
 def _page(port: int) -> str:

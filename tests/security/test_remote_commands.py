@@ -66,7 +66,23 @@ def commands_of(device: Device, clock: Callable[[], float], **more: Any) -> Remo
 
 @pytest.fixture
 def commands(device: Device, clock: Clock) -> RemoteCommands:
-    return commands_of(device, clock)
+    """Of an agent that started a minute ago."""
+    clock.ahead_s = -60.0
+    started = commands_of(device, clock)
+    clock.ahead_s = 0.0
+    return started
+
+
+def test_what_was_given_before_the_agent_started_never_runs(
+    device: Device, clock: Clock, commands: RemoteCommands
+) -> None:
+    """It may have run already: nothing is remembered over a restart."""
+    given = stop(time=clock() - 5.0)
+    assert ask(commands, given)["ok"]
+    restarted = commands_of(device, clock)
+    assert "before the agent started" in refused(ask(restarted, given))
+    clock.ahead_s = -3600.0  # set back: what is given from now on runs
+    assert "before the agent" not in str(ask(restarted, stop(time=clock())))
 
 
 def iso(ago_s: float = 0.0) -> str:

@@ -78,7 +78,7 @@ class RemoteCommands:
         self._detector = detector
         self._allow = settings.allow
         self._require_time = settings.require_time
-        self._once, self._clock = Once(settings.expire_s), clock
+        self._once, self._clock = Once(settings.expire_s, clock()), clock
         self._last_capture = last_capture
 
     def answer(self, requester: str, payload: bytes) -> bytes:

@@ -14,6 +14,7 @@ from typing import Dict, Hashable, Optional, Union
 from edge_agent.errors import InvalidRequest
 
 MOST_REMEMBERED = 256  # commands of one requester; each is forgotten when it could only be too old
+WHOLE_SECONDS_S = 1.0  # a time is given in whole seconds, often
 EXAMPLE = "2026-01-31T12:00:00Z"
 
 
@@ -28,12 +29,15 @@ class Refused(Exception):
 class Once:
     """Lets each command pass once and at its time; safe on any thread.
 
-    Nothing is remembered over a restart of the agent.
+    What came before a restart of the agent isn't remembered, so nothing given before it passes.
     """
 
-    def __init__(self, expire_s: float) -> None:
-        """`expire_s`: how far a command's time may be from now, in the past and in the future."""
-        self._expire_s = expire_s
+    def __init__(self, expire_s: float, began: float) -> None:
+        """`expire_s`: how far a command's time may be from now, in the past and in the future.
+
+        began: when the agent started, Unix seconds.
+        """
+        self._expire_s, self._began = expire_s, began
         self._lock = threading.Lock()
         self._seen: Dict[str, OrderedDict[Hashable, float]] = {}  # by requester: until when
 
@@ -44,6 +48,13 @@ class Once:
         """
         if not abs(now - time) <= self._expire_s:  # nor a time that is no number
             raise Refused("DEADLINE_EXCEEDED", _sentence(time, now, self._expire_s))
+        self._began = min(self._began, now)  # the clock may have been set back
+        if time < self._began - WHOLE_SECONDS_S:
+            raise Refused(
+                "DEADLINE_EXCEEDED",
+                f"The command was given at {_utc(time)}, before the agent started at "
+                f"{_utc(self._began)}. Send it again with the time of now.",
+            )
         with self._lock:
             seen = self._seen.setdefault(requester, OrderedDict())
             for old in [known for known, until in seen.items() if until < now]:

@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Set
 
 import grpc
 
-from edge_agent.errors import AgentUnavailable, MalformedMessage
+from edge_agent.errors import AgentUnavailable, InvalidRequest, MalformedMessage
 from edge_agent.runtime import memory
 from edge_agent.runtime.rpc import status
 from edge_agent.runtime.rpc.memory_budget import MIB, Lease, MemoryBudget
@@ -32,6 +32,7 @@ CALL_BYTES = 32 * 1024  # of a call beside its messages: its thread, metadata, o
 SENT_COPIES = 2  # of an answer that waits to be sent: ours and gRPC's
 ADMIT_WITHIN_S = 10.0  # a caller waits so long for room before its message is read
 HOLD_WITHIN_S = 1.0  # and so long for room for the frame and the answer
+OTHER_BYTES = 64 * 1024  # of a message that carries no frame
 OTHER_STREAMS = 64  # of health and reflection, open at a time
 LOOK_EVERY_S = 0.5
 CALM_LOOKS = 10  # after a peak, before its memory is given back
@@ -74,12 +75,16 @@ class Admission:
         """Stop watching."""
         self._stopped.set()
 
-    def unary(self, method: Method) -> grpc.RpcMethodHandler:
-        """Return a handler of `method`, which takes one message and returns one, as bytes."""
+    def unary(self, method: Method, most_bytes: int = OTHER_BYTES) -> grpc.RpcMethodHandler:
+        """Return a handler of `method`, which takes one message and returns one, as bytes.
+
+        A message beyond `most_bytes` is refused.
+        """
 
         def call(requests: Iterator[bytes], context: Any) -> bytes:
             with self._leased(context) as lease:
-                answer = method(self._only(requests, context, lease), context, lease)
+                content = self._only(requests, context, lease, most_bytes)
+                answer = method(content, context, lease)
                 lease.resize(CALL_BYTES + SENT_COPIES * len(answer), HOLD_WITHIN_S)
                 return answer
 
@@ -88,13 +93,14 @@ class Admission:
     def stream(self, method: StreamMethod) -> grpc.RpcMethodHandler:
         """Return a handler of a `method` that reads its messages when it likes.
 
-        Room for one message that comes in is kept for it while it is open; what it has read and
-        what it is about to send are the method's to account for.
+        Only the first must come in time. Room for one message that comes in is kept while the call
+        is open; what it has read and is about to send is the method's to account for.
         """
 
         def answers(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
-            with self._room(context):
-                yield from method(requests, context, lease)
+            with self._room(context) as room:
+                room.wait_for_caller(self._receive_within_s)
+                yield from method(_from_the_first(requests, room), context, lease)
 
         return self._listed(self._streaming(answers))
 
@@ -138,19 +144,27 @@ class Admission:
         finally:
             room.end()
 
-    def _read(self, requests: Iterator[bytes], context: Any, lease: Lease) -> Optional[bytes]:
+    def _read(
+        self, requests: Iterator[bytes], context: Any, lease: Lease, most_bytes: int
+    ) -> Optional[bytes]:
         """Return the next message, which `lease` holds from now on; None when none comes."""
         with self._room(context) as room:
             room.wait_for_caller(self._receive_within_s)
             content = next(requests, None)
             room.work()
         if content is not None:
+            if len(content) > most_bytes:
+                raise InvalidRequest(
+                    f"The message has {len(content)} bytes; this method takes at most {most_bytes}."
+                )
             lease.resize(CALL_BYTES + len(content), HOLD_WITHIN_S)
         return content
 
-    def _only(self, requests: Iterator[bytes], context: Any, lease: Lease) -> bytes:
+    def _only(
+        self, requests: Iterator[bytes], context: Any, lease: Lease, most_bytes: int
+    ) -> bytes:
         """Return the message of a method that takes one."""
-        content = self._read(requests, context, lease)
+        content = self._read(requests, context, lease, most_bytes)
         if content is None:
             text = "The method takes exactly one message."
             context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
@@ -158,7 +172,7 @@ class Admission:
         return content
 
     def _messages(self, requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
-        while (content := self._read(requests, context, lease)) is not None:
+        while (content := self._read(requests, context, lease, OTHER_BYTES)) is not None:
             yield content
 
     def _streaming(self, method: StreamMethod) -> grpc.RpcMethodHandler:
@@ -182,10 +196,13 @@ class Admission:
             if handler.request_streaming:
                 contents = self._messages(requests, context, lease)
                 messages = (_parsed(read, content) for content in contents)
-                yield from map(write, handler.stream_stream(messages, context))
+                found = handler.stream_stream(messages, context)
             else:
-                message = _parsed(read, self._only(requests, context, lease))
-                yield from map(write, handler.unary_stream(message, context))
+                content = self._only(requests, context, lease, OTHER_BYTES)
+                found = handler.unary_stream(_parsed(read, content), context)
+            for answer in map(write, found):
+                lease.resize(CALL_BYTES + SENT_COPIES * len(answer))
+                yield answer
 
         def counted(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
             if not self._others.acquire(blocking=False):
@@ -256,6 +273,14 @@ class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             if handler is not None:
                 handler = self._handlers[details.method] = self._admitted(handler)
         return handler
+
+
+def _from_the_first(requests: Iterator[bytes], room: Lease) -> Iterator[bytes]:
+    """Yield the messages; with the first the caller has shown to be one that sends."""
+    for content in requests:
+        room.work()
+        yield content
+        del content  # while the next is waited for
 
 
 def _parsed(read: Callable[[bytes], Any], content: bytes) -> Any:

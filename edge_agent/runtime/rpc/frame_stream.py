@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from concurrent.futures import CancelledError, Future
 from functools import partial
@@ -12,7 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from edge_agent.errors import AgentUnavailable, CallsTakeTooMuch, InvalidRequest, MalformedMessage
-from edge_agent.runtime.rpc import convert, metadata, status
+from edge_agent.runtime.rpc import convert, metadata, pixels, status
 from edge_agent.runtime.rpc.admission import SENT_COPIES
 from edge_agent.runtime.rpc.frame_calls import FrameCalls
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
@@ -20,6 +21,7 @@ from edge_agent.runtime.rpc.memory_budget import Lease, MemoryBudget
 from edge_agent.wire import edge_agent_v1_pb2 as wire
 
 DEFAULT_IN_FLIGHT, MOST_IN_FLIGHT = 4, 64
+PARSED_COPIES = 2  # of a frame: in its message, and its pixels
 ANSWERS_AT_ONCE = 1024  # not read by the client yet; beyond it no frame is read
 
 Answer = wire.StreamDetectResponse
@@ -50,6 +52,7 @@ class FrameStream:
         self._last_id = -1
         self._ended = False
         self._failure: Optional[Exception] = None
+        self.heard_s = time.monotonic()  # when the last frame came
 
     def answers(self, requests: Iterator[bytes]) -> Iterator[bytes]:
         """Yield an answer a frame, in order, until the client has sent its last.
@@ -76,6 +79,10 @@ class FrameStream:
         if self._failure is not None:
             raise self._failure
 
+    def cut_off(self) -> None:
+        """End the call at once; another one needs its place."""
+        self._context.cancel()
+
     def end(self) -> None:
         """Read no further frame; the agent stops. What was read is still answered."""
         self._finish(AgentUnavailable("The agent is stopping; open the stream again later."))
@@ -84,6 +91,7 @@ class FrameStream:
         try:
             for content in requests:
                 request = _parsed(content)
+                self.heard_s = time.monotonic()
                 self._check(request)
                 if not self._accept(request, len(content)):
                     return
@@ -105,6 +113,7 @@ class FrameStream:
                     f"options.max_in_flight is {self._options.max_in_flight}; "
                     f"expected at most {MOST_IN_FLIGHT}."
                 )
+        pixels.check_rest(request.request)
         if request.frame_id <= self._last_id:
             raise InvalidRequest(
                 f"Frame id {request.frame_id} came after {self._last_id}; ids must rise."
@@ -125,7 +134,7 @@ class FrameStream:
             self._answers.append((frame.answer, frame.lease))
             self._changed.notify_all()
             try:
-                frame.lease.resize(size)
+                frame.lease.resize(PARSED_COPIES * size)
             except CallsTakeTooMuch as error:
                 frame.answer.set_result(_bytes(_failure(request, error)))
                 return True

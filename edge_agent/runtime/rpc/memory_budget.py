@@ -18,12 +18,13 @@ from typing import Callable, Dict, List, Optional
 
 from edge_agent.errors import CallsTakeTooMuch
 
-GRACE_S = 0.5  # the least that a caller may take before it makes room for others
+GRACE_S = 0.1  # the least that a caller may take before it makes room for others
 TIMES_AS_LONG = 4.0  # as usual
 USUAL_S = 1.25  # until callers have shown what is usual
 FORGET = 0.95  # of what is usual, with each caller who was quicker
 MIB = 1024 * 1024
 SMALL_BYTES = MIB
+MOST_WAITING = 64  # for room; who waits longest makes place for the next
 
 
 class Lease:
@@ -173,15 +174,24 @@ class MemoryBudget:
         return self._used + growth - limit
 
     def _wait(self, lease: Lease, end: float) -> None:
-        """Wait for a change until it is this lease's turn to look again, or `end` has come."""
+        """Wait for a change until it is this lease's turn to look again, or `end` has come.
+
+        Raises CallsTakeTooMuch when too many have come to wait since.
+        """
         self._waiting.append(lease)
+        if len(self._waiting) > MOST_WAITING:
+            del self._waiting[0]
         try:
             while True:
                 self._changed.wait(min(GRACE_S / 4, max(0.0, end - self.clock())))
+                if lease not in self._waiting:
+                    self.refused += 1
+                    raise CallsTakeTooMuch.beside(lease.size, self._used, self.limit_bytes)
                 if self._waiting[-1] is lease or self.clock() >= end:
                     return
         finally:
-            self._waiting.remove(lease)
+            if lease in self._waiting:
+                self._waiting.remove(lease)
 
     def _stalled_bytes(self) -> int:
         return sum(lease.size for lease in self._leases if lease.since is not None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Iterator, Optional, Tuple
 
+from edge_agent.errors import InvalidRequest
 from edge_agent.wire import edge_agent_pb2 as wire
 
 if TYPE_CHECKING:
@@ -47,6 +48,18 @@ def split(content: bytes) -> Optional[Tuple[bytes, memoryview]]:
     bitmap = content[inner:pixels_begin] + content[pixels_end:end]
     rest = content[:begin] + bytes([BITMAP]) + _varint(len(bitmap)) + bitmap + content[end:]
     return rest, memoryview(content)[pixels:pixels_end]
+
+
+def check_rest(request: wire.DetectAnomaliesRequest) -> None:
+    """Raise InvalidRequest when a request has too much beside its pixels, without copying that."""
+    rest = request.ByteSize()
+    if rest > MOST_REST_BYTES:
+        rest -= len(request.bitmap.byte_data)
+    if rest > MOST_REST_BYTES:
+        raise InvalidRequest(
+            f"The request has {rest} bytes beside the frame's pixels; at most {MOST_REST_BYTES} "
+            "are expected for names and sizes."
+        )
 
 
 def enclose(pixels: NDArray[np.uint8], *levels: Tuple[bytes, int]) -> bytes:

@@ -30,11 +30,13 @@ from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
 
-LEAST_MEMORY_BYTES = 256 * 1024 * 1024  # for calls: four of the largest messages
+LEAST_MEMORY_BYTES = 512 * 1024 * 1024  # for calls: four of the largest messages that come in
+OWN = -1  # for chown(2): the agent's own user or group
 DEFAULT_GROUP = "ggc_group"
 FLUSH_S = 0.1  # for messages that are written to leave
 CALLS_AT_ONCE = 2048  # more than wait for all models together; beyond it gRPC refuses
 CALLS_PER_CONNECTION = 512  # beyond it a client's own library holds calls back
+CALLS_PENDING = 8192
 WINDOW_BYTES = 1024 * 1024
 HANDSHAKE_WITHIN_S = 10.0
 # grpcio before 1.84 looks at the limit only after inflating: 1 MiB becomes 1 GiB.
@@ -78,15 +80,17 @@ class Server:
         credentials = _credentials(settings)
         addresses = [settings.socket]
         try:
-            self._listen_unix(self._server, settings.socket, settings.socket_group)
+            owner, group = _owner(settings.socket_owner), _group(settings.socket_group)
+            mode = int(settings.socket_mode, 8)
+            self._listen_unix(self._server, settings.socket, owner, group, mode)
             if settings.tcp:
                 for address in _tcp_addresses(settings.tcp, credentials is not None):
                     _listen(self._server, address, credentials)
                 addresses.append(settings.tcp)
             if settings.operator_socket:
-                self._listen_unix(
-                    self._servers[-1], settings.operator_socket, settings.operator_group
-                )
+                group = _group(settings.operator_group) if settings.operator_group else OWN
+                mode = 0o660 if settings.operator_group else 0o600
+                self._listen_unix(self._servers[-1], settings.operator_socket, OWN, group, mode)
                 addresses.append(settings.operator_socket)
         except InvalidConfiguration:
             self._remove_files()
@@ -139,10 +143,10 @@ class Server:
         reflection.enable_server_reflection(services, server)
         return server
 
-    def _listen_unix(self, server: grpc.Server, address: str, group_name: str) -> None:
-        settings = self._settings
-        path, mode = Path(address[len("unix://") :]), int(settings.socket_mode, 8)
-        owner, group = _owner(settings.socket_owner), _group(group_name)
+    def _listen_unix(
+        self, server: grpc.Server, address: str, owner: int, group: int, mode: int
+    ) -> None:
+        path = Path(address[len("unix://") :])
         claim(path)
         before = os.umask(0o777 & ~mode)
         try:
@@ -197,6 +201,9 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
         # What a client may send before its call is read; gRPC would let it grow to some 10 MiB.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+        # Beyond the first gRPC cancels new calls at random: a burst may be so large.
+        ("grpc.server.max_pending_requests", CALLS_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * CALLS_PENDING),
         ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_WITHIN_S)),
         ("grpc.max_connection_idle_ms", int(1000 * settings.connection_idle_s)),
         ("grpc.keepalive_time_ms", int(1000 * ASK_ALIVE_EVERY_S)),
@@ -205,21 +212,21 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
 
 
 def _owner(name: str) -> int:
-    """Return the user id, -1 to keep the agent's own."""
+    """Return the user id, OWN without a name."""
     try:
-        return pwd.getpwnam(name).pw_uid if name else -1
+        return pwd.getpwnam(name).pw_uid if name else OWN
     except KeyError:
         raise InvalidConfiguration(f"server.socket_owner: no user {name}") from None
 
 
 def _group(name: str) -> int:
-    """Return the group id, -1 to keep the agent's own."""
+    """Return the group id; without a name the default group's, OWN where there is none."""
     try:
         return grp.getgrnam(name or DEFAULT_GROUP).gr_gid
     except KeyError:
         if name:
             raise InvalidConfiguration(f"server.socket_group: no group {name}") from None
-        return -1
+        return OWN
 
 
 def _tcp_addresses(address: str, is_encrypted: bool) -> Tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Dict, Iterator, Tuple
@@ -25,7 +26,9 @@ from edge_agent.wire import edge_agent_pb2 as wire
 
 CONTRACT_SERVICE = "AWS.LookoutVision.EdgeAgent"
 INSPECTOR_SERVICE = "edge_agent.v1.Inspector"
+PARSED_COPIES = 2  # of a message that protobuf reads: in the message, and of its parts
 REPEATED_BYTES, REPEATED_CALLS = 1024, 1024
+SILENT_S = 60.0  # a stream without a frame for so long makes place for another
 STREAMS_AT_ONCE = 64  # each has threads of its own
 
 
@@ -58,23 +61,23 @@ class Servicer:
 
     def handlers(self, role: Role) -> Tuple[grpc.GenericRpcHandler, ...]:
         """Return what answers the calls of one server: one generic handler a service."""
-        contract: Dict[str, Method] = {
-            "DetectAnomalies": self._detecting(convert.detect_answer),
+        unary, detecting = self._admission.unary, self._detecting
+        others: Dict[str, Method] = {
             "StartModel": _operating(role, self.start_model),
             "StopModel": _operating(role, self.stop_model),
             "ListModels": self.list_models,
             "DescribeModel": self.describe_model,
         }
-        inspect = self._detecting(convert.inspect_answer)
+        contract = {name: unary(self._counted(method)) for name, method in others.items()}
+        detect = self._counted(detecting(convert.detect_answer))
+        contract["DetectAnomalies"] = unary(detect, MESSAGE_LIMIT_BYTES)
+        inspect = self._counted(detecting(convert.inspect_answer))
         own = {
-            "Inspect": self._admission.unary(self._counted(inspect)),
+            "Inspect": unary(inspect, MESSAGE_LIMIT_BYTES),
             "StreamDetect": self._admission.stream(self.stream_detect),
         }
-        methods = {
-            name: self._admission.unary(self._counted(method)) for name, method in contract.items()
-        }
         return (
-            grpc.method_handlers_generic_handler(CONTRACT_SERVICE, methods),
+            grpc.method_handlers_generic_handler(CONTRACT_SERVICE, contract),
             grpc.method_handlers_generic_handler(INSPECTOR_SERVICE, own),
         )
 
@@ -109,7 +112,9 @@ class Servicer:
     def _detecting(self, respond: Respond) -> Method:
         def detect(content: bytes, context: Any, lease: Lease) -> bytes:
             wanted = (
-                _read_again(content) if len(content) <= REPEATED_BYTES else _read_large(content)
+                _read_again(content)
+                if len(content) <= REPEATED_BYTES
+                else _read_large(content, lease)
             )
             caller = metadata.unary_caller(wanted.bitmap, context)
             answer, beside, count = self._frames.judge(wanted, caller, waited_s(), lease, respond)
@@ -145,6 +150,8 @@ class Servicer:
     @contextmanager
     def _listed(self, stream: FrameStream) -> Iterator[None]:
         with self._changed:
+            if len(self._streams) >= self._most_streams:
+                self._make_place()
             if self._stopping or len(self._streams) >= self._most_streams:
                 raise AgentUnavailable(f"{len(self._streams)} streams are open; try again later.")
             self._streams[stream] = None
@@ -152,8 +159,15 @@ class Servicer:
             yield
         finally:
             with self._changed:
-                del self._streams[stream]
+                self._streams.pop(stream, None)
                 self._changed.notify_all()
+
+    def _make_place(self) -> None:
+        """Cut off the stream that has been silent for longest, if it has been for long."""
+        silent = min(self._streams, key=lambda stream: stream.heard_s)
+        if time.monotonic() - silent.heard_s > SILENT_S:
+            del self._streams[silent]
+            silent.cut_off()
 
 
 def _operating(role: Role, method: Method) -> Method:
@@ -167,16 +181,19 @@ def _operating(role: Role, method: Method) -> Method:
 
 
 def _read(content: bytes) -> Wanted:
-    return convert.wanted(_parse(wire.DetectAnomaliesRequest, content))
+    request = _parse(wire.DetectAnomaliesRequest, content)
+    pixels.check_rest(request)
+    return convert.wanted(request)
 
 
 # Over shared memory a camera sends the same bytes for every frame.
 _read_again = lru_cache(maxsize=REPEATED_CALLS)(_read)
 
 
-def _read_large(content: bytes) -> Wanted:
+def _read_large(content: bytes, lease: Lease) -> Wanted:
     parts = pixels.split(content)
     if parts is None:
+        lease.add(PARSED_COPIES * len(content))
         return _read(content)
     rest, data = parts
     wanted = _read(rest)

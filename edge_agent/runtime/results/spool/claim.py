@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Optional
 
@@ -16,7 +17,19 @@ from edge_agent.runtime import private_files
 
 SETTING = "results.folder"
 LOCK = "outbox.lock"
-NAMES = ("outbox.db", LOCK, "status.json", "dead-letters.jsonl", "decisions.json", "journal")
+NAMES = (
+    "outbox.db", LOCK, "status.json", "dead-letters.jsonl", "decisions.json", "versions.json",
+    "journal",
+)  # fmt: skip
+
+
+def check(folder: Path) -> None:
+    """Make the folder and close it to others, without claiming it.
+
+    Raises InvalidConfiguration when another user may write in it.
+    """
+    with suppress(OSError):  # one that can't be made is nobody's
+        os.close(private_files.open_folder(SETTING, folder, _is_ours))
 
 
 class Claim:
