@@ -83,7 +83,7 @@ def test_a_request_means_what_protobuf_says(name: str) -> None:
 
 
 def test_pixels_are_not_copied() -> None:
-    wanted = servicer._read_large(WHOLE)
+    wanted = servicer._read_large(WHOLE, LEASE)
     assert wanted.bitmap is not None
     assert isinstance(wanted.bitmap.data, memoryview)
     assert wanted.bitmap.data.obj is WHOLE

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Set
 
 import grpc
@@ -100,7 +101,8 @@ class Admission:
         def answers(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
             with self._room(context) as room:
                 room.wait_for_caller(self._receive_within_s)
-                yield from method(_from_the_first(requests, room), context, lease)
+                # No generator of our own: it would hold each message until the next one.
+                yield from method(map(partial(_heard, room), requests), context, lease)
 
         return self._listed(self._streaming(answers))
 
@@ -275,12 +277,10 @@ class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         return handler
 
 
-def _from_the_first(requests: Iterator[bytes], room: Lease) -> Iterator[bytes]:
-    """Yield the messages; with the first the caller has shown to be one that sends."""
-    for content in requests:
-        room.work()
-        yield content
-        del content  # while the next is waited for
+def _heard(room: Lease, content: bytes) -> bytes:
+    """Return a message; with the first the caller has shown to be one that sends."""
+    room.work()
+    return content
 
 
 def _parsed(read: Callable[[bytes], Any], content: bytes) -> Any:

@@ -76,8 +76,12 @@ class FrameStream:
                     lease.end()
         finally:
             self._leave()
-        if self._failure is not None:
-            raise self._failure
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # whose traceback holds this frame
 
     def cut_off(self) -> None:
         """End the call at once; another one needs its place."""
@@ -90,16 +94,18 @@ class FrameStream:
     def _read(self, requests: Iterator[bytes]) -> None:
         try:
             for content in requests:
-                request = _parsed(content)
+                size, request = len(content), _parsed(content)
+                del content
                 self.heard_s = time.monotonic()
+                pixels.check_rest(size, request.request)
                 self._check(request)
-                if not self._accept(request, len(content)):
+                if not self._accept(request, size):
                     return
-                del content, request  # nobody needs them while the next one is waited for
+                del request  # nobody needs it while the next one is waited for
         except grpc.RpcError:
             self._finish(None)  # the client went
         except Exception as error:
-            self._finish(error)
+            self._finish(error.with_traceback(None))  # which would hold the message
         else:
             with self._changed:  # the last frame is in work whatever came after it
                 self._changed.wait_for(lambda: self._overtakable is None or self._ended)
@@ -113,7 +119,6 @@ class FrameStream:
                     f"options.max_in_flight is {self._options.max_in_flight}; "
                     f"expected at most {MOST_IN_FLIGHT}."
                 )
-        pixels.check_rest(request.request)
         if request.frame_id <= self._last_id:
             raise InvalidRequest(
                 f"Frame id {request.frame_id} came after {self._last_id}; ids must rise."

@@ -18,7 +18,7 @@ from typing import Callable, Dict, List, Optional
 
 from edge_agent.errors import CallsTakeTooMuch
 
-GRACE_S = 0.1  # the least that a caller may take before it makes room for others
+GRACE_S = 0.25  # the least that a caller may take before it makes room for others
 TIMES_AS_LONG = 4.0  # as usual
 USUAL_S = 1.25  # until callers have shown what is usual
 FORGET = 0.95  # of what is usual, with each caller who was quicker
@@ -125,7 +125,7 @@ class MemoryBudget:
                     self.refused += 1
                     raise CallsTakeTooMuch.beside(size, self._used, self.limit_bytes)
                 else:
-                    self._wait(lease, end)
+                    self._wait(lease, size, end)
             self._hold(lease, size)
 
     def answered(self, lease: Lease) -> None:
@@ -173,7 +173,7 @@ class MemoryBudget:
         limit = self.limit_bytes if growth <= SMALL_BYTES else self._limit_of_large_bytes
         return self._used + growth - limit
 
-    def _wait(self, lease: Lease, end: float) -> None:
+    def _wait(self, lease: Lease, size: int, end: float) -> None:
         """Wait for a change until it is this lease's turn to look again, or `end` has come.
 
         Raises CallsTakeTooMuch when too many have come to wait since.
@@ -186,7 +186,7 @@ class MemoryBudget:
                 self._changed.wait(min(GRACE_S / 4, max(0.0, end - self.clock())))
                 if lease not in self._waiting:
                     self.refused += 1
-                    raise CallsTakeTooMuch.beside(lease.size, self._used, self.limit_bytes)
+                    raise CallsTakeTooMuch.beside(size, self._used, self.limit_bytes)
                 if self._waiting[-1] is lease or self.clock() >= end:
                     return
         finally:

@@ -50,9 +50,11 @@ def split(content: bytes) -> Optional[Tuple[bytes, memoryview]]:
     return rest, memoryview(content)[pixels:pixels_end]
 
 
-def check_rest(request: wire.DetectAnomaliesRequest) -> None:
-    """Raise InvalidRequest when a request has too much beside its pixels, without copying that."""
-    rest = request.ByteSize()
+def check_rest(rest: int, request: wire.DetectAnomaliesRequest) -> None:
+    """Raise InvalidRequest when a request of `rest` bytes has too much beside its pixels.
+
+    Copies nothing but the pixels.
+    """
     if rest > MOST_REST_BYTES:
         rest -= len(request.bitmap.byte_data)
     if rest > MOST_REST_BYTES:

@@ -182,7 +182,7 @@ def _operating(role: Role, method: Method) -> Method:
 
 def _read(content: bytes) -> Wanted:
     request = _parse(wire.DetectAnomaliesRequest, content)
-    pixels.check_rest(request)
+    pixels.check_rest(len(content), request)
     return convert.wanted(request)
 
 
