@@ -10,6 +10,7 @@ import pytest
 
 from edge_agent.errors import MalformedMessage
 from edge_agent.runtime.rpc import convert, pixels, servicer
+from edge_agent.runtime.rpc.memory_budget import MemoryBudget
 from edge_agent.types import Anomaly, CameraProblem, Prediction, Region, Wanted
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
@@ -64,9 +65,13 @@ USUAL: Dict[str, bytes] = {
 }
 
 
+def read_large(content: bytes) -> Wanted:
+    return servicer._read_large(content, MemoryBudget(1 << 40).lease(lambda: None))
+
+
 def read(content: bytes, large: bool) -> Optional[Wanted]:
     try:
-        wanted = (servicer._read_large if large else servicer._read)(content)
+        wanted = read_large(content) if large else servicer._read(content)
     except MalformedMessage:
         return None
     bitmap = wanted.bitmap
@@ -83,7 +88,7 @@ def test_a_request_means_what_protobuf_says(name: str) -> None:
 
 
 def test_pixels_are_not_copied() -> None:
-    wanted = servicer._read_large(WHOLE, LEASE)
+    wanted = read_large(WHOLE)
     assert wanted.bitmap is not None
     assert isinstance(wanted.bitmap.data, memoryview)
     assert wanted.bitmap.data.obj is WHOLE

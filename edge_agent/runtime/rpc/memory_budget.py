@@ -18,7 +18,7 @@ from typing import Callable, Dict, List, Optional
 
 from edge_agent.errors import CallsTakeTooMuch
 
-GRACE_S = 0.25  # the least that a caller may take before it makes room for others
+GRACE_S = 0.1  # the least that a caller may take before it makes room for others
 TIMES_AS_LONG = 4.0  # as usual
 USUAL_S = 1.25  # until callers have shown what is usual
 FORGET = 0.95  # of what is usual, with each caller who was quicker
