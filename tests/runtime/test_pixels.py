@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 import pytest
 
-from edge_agent.errors import MalformedMessage
+from edge_agent.errors import InvalidRequest, MalformedMessage
 from edge_agent.runtime.rpc import convert, pixels, servicer
 from edge_agent.runtime.rpc.memory_budget import MemoryBudget
 from edge_agent.types import Anomaly, CameraProblem, Prediction, Region, Wanted
@@ -72,7 +72,7 @@ def read_large(content: bytes) -> Wanted:
 def read(content: bytes, large: bool) -> Optional[Wanted]:
     try:
         wanted = read_large(content) if large else servicer._read(content)
-    except MalformedMessage:
+    except (InvalidRequest, MalformedMessage):
         return None
     bitmap = wanted.bitmap
     if bitmap is not None and isinstance(bitmap.data, memoryview):
