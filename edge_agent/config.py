@@ -59,7 +59,7 @@ class ServerSettings(Strict):
     # what the process may use
     receive_within_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0  # a message, whole
     send_within_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0  # an answer, read
-    connection_idle_s: Annotated[float, Field(gt=0.0, le=86400.0)] = 300.0  # closed without a call
+    connection_idle_s: Annotated[float, Field(gt=0.0, le=86400.0)] = 3600.0  # closed without a call
     operator_socket: Optional[Annotated[str, Field(pattern=r"^unix://")]] = None  # may start, stop
     operator_group: str = ""  # may use operator_socket; empty: the agent's own user only
     operator_certificates: Tuple[str, ...] = ()  # names of TCP clients who may start and stop

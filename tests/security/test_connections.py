@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import List
 
+import grpc
 import pytest
 
 from edge_agent.runtime import descriptors
@@ -90,8 +91,12 @@ def test_a_client_that_rested_for_longer_calls_again_without_an_error(tmp_path: 
         opened = Path(f"/proc/{agent.process.pid}/fd")
         assert caller.detect("cls", plain(255)).is_anomalous
         connected = len(list(opened.iterdir()))
+        states: List[grpc.ChannelConnectivity] = []
+        channel.subscribe(states.append)
         for _ in range(2):
             until(lambda: len(list(opened.iterdir())) < connected)
+            # A call in the moment before the client has noticed would fail.
+            until(lambda: states[-1] is grpc.ChannelConnectivity.IDLE)
             assert caller.detect("cls", plain(255)).is_anomalous
 
 

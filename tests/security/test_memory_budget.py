@@ -53,7 +53,7 @@ class Polite:
 
     def __enter__(self) -> Polite:
         self._thread.start()
-        until(lambda: self.answered > 5)
+        until(lambda: self.answered > 50)  # a camera that has been there for a while
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import socket
 import ssl
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 
@@ -217,10 +218,10 @@ def test_old_versions_of_tls_are_refused(
             return connection.version()
 
     assert shake_hands(ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
-    with pytest.warns(DeprecationWarning, match="deprecated"), pytest.raises(
-        (ssl.SSLError, ConnectionError)
-    ):
-        shake_hands(version)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of newer Pythons, for old versions
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            shake_hands(version)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])

@@ -20,7 +20,7 @@ from edge_agent.errors import CallsTakeTooMuch
 
 GRACE_S = 0.1  # the least that a caller may take before it makes room for others
 TIMES_AS_LONG = 4.0  # as usual
-USUAL_S = 1.25  # until callers have shown what is usual
+USUAL_S = 0.25  # until callers have shown what is usual
 FORGET = 0.95  # of what is usual, with each caller who was quicker
 MIB = 1024 * 1024
 SMALL_BYTES = MIB
