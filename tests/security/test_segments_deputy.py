@@ -359,7 +359,7 @@ def test_what_lies_in_a_folder_has_no_name_for_callers(caller: Caller, folder: s
 def test_a_name_of_a_megabyte_is_refused_in_a_short_sentence(caller: Caller) -> None:
     handle = LAST.SharedMemoryHandle(name="é" * 500_000, size=len(CONTENT))
     details = refused(INVALID_ARGUMENT, caller.detect, "seg", FRAME, handle)
-    assert "at most 65536 are expected for names" in details
+    assert "at most 262144 are expected for names" in details
     short = LAST.SharedMemoryHandle(name="é" * 5_000, size=len(CONTENT))
     details = refused(INVALID_ARGUMENT, caller.detect, "seg", FRAME, short)
     assert "10000 bytes; at most 255" in details

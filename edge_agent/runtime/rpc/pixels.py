@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_FIELDS = 32  # of one message; clients write up to 4
 MOST_REST_BYTES = 64 * 1024  # beside the pixels, because these keep the whole message in memory
+MOST_NAMES_BYTES = 256 * 1024  # beside the pixels, whatever way the message is read
 
 BYTES = 2  # wire type of bytes fields and messages
 VARINT = 0
@@ -55,11 +56,11 @@ def check_rest(rest: int, request: wire.DetectAnomaliesRequest) -> None:
 
     Copies nothing but the pixels.
     """
-    if rest > MOST_REST_BYTES:
+    if rest > MOST_NAMES_BYTES:
         rest -= len(request.bitmap.byte_data)
-    if rest > MOST_REST_BYTES:
+    if rest > MOST_NAMES_BYTES:
         raise InvalidRequest(
-            f"The request has {rest} bytes beside the frame's pixels; at most {MOST_REST_BYTES} "
+            f"The request has {rest} bytes beside the frame's pixels; at most {MOST_NAMES_BYTES} "
             "are expected for names and sizes."
         )
 
