@@ -387,8 +387,6 @@ def _parsed(content: Union[str, bytes], source: str) -> Any:
         raise InvalidConfiguration(f"{source} isn't JSON: it isn't UTF-8 text") from None
     except ValueError as error:
         raise InvalidConfiguration(f"{source} isn't JSON: {error}") from None
-    except RecursionError:
-        raise InvalidConfiguration(f"{source}: its JSON is nested too deep") from None
 
 
 def _put(tree: Dict[str, Any], path: list[str], value: str, source: str) -> None:

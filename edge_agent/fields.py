@@ -94,9 +94,9 @@ def _sentences(kind: Type[Strict], error: ValidationError) -> str:
     items = error.errors()
     # pydantic counts only the valid items of a tuple, so that one with wrong items seems too short.
     wrong = {item["loc"][:end] for item in items for end in range(len(item["loc"]))}
-    told = [item for item in items if item["type"] != "too_short" or item["loc"] not in wrong]
-    more = [f"and {len(told) - MOST_SENTENCES} more"] if len(told) > MOST_SENTENCES else []
-    return "; ".join([_sentence(kind, item) for item in told[:MOST_SENTENCES]] + more)
+    shown = [item for item in items if item["type"] != "too_short" or item["loc"] not in wrong]
+    more = [f"and {len(shown) - MOST_SENTENCES} more"] if len(shown) > MOST_SENTENCES else []
+    return "; ".join([_sentence(kind, item) for item in shown[:MOST_SENTENCES]] + more)
 
 
 def _sentence(kind: Type[Strict], item: Any) -> str:

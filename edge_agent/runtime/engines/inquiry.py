@@ -26,7 +26,7 @@ Facts = Dict[str, Any]
 def ask(
     module: str, subject: str, timeout_s: float, content: bytes = b""
 ) -> Tuple[List[Facts], str]:
-    """Run `module` with `content` on its stdin, return what it told; and, for people, how it ended.
+    """Run `module` with `content` on stdin, return its answers and, for people, how it ended.
 
     subject: what it does, for that sentence. Lines that aren't JSON objects were printed by others.
     """

@@ -198,13 +198,13 @@ class ResultsRoom:
         if outbox.damage != self._damage:
             self._damage = outbox.damage
             self._alarm("outbox-damaged", outbox.damage)
-        trouble = " ".join(filter(None, (outbox.trouble, outbox.journal_problem)))
-        if bool(trouble) != self._disk_refuses:
-            self._disk_refuses = bool(trouble)
-            message = trouble or "The outbox stores results again."
-            self._alarm("outbox-disk", message, state="raised" if trouble else "ended")
+        problem = " ".join(filter(None, (outbox.trouble, outbox.journal_problem)))
+        if bool(problem) != self._disk_refuses:
+            self._disk_refuses = bool(problem)
+            message = problem or "The outbox stores results again."
+            self._alarm("outbox-disk", message, state="raised" if problem else "ended")
         status.show(
-            trouble,
+            problem,
             {each.name: (each.trouble, waiting[each.name]) for each in self._deliveries},
         )
 
