@@ -13,20 +13,35 @@ from edge_agent.logs import printable
 
 # sub-command → (module with add_arguments and run, one line of help)
 COMMANDS = {
-    "serve": ("edge_agent.runtime.commands", "run the agent"),
+    "serve": ("edge_agent.runtime.serve_command", "run the agent"),
     "models": ("edge_agent.client.models_command", "list, describe, start and stop models"),
     "detect": ("edge_agent.client.detect_command", "judge images with a running agent"),
-    "train": ("edge_agent.training.commands", "train a model package from images"),
-    "evaluate": ("edge_agent.evaluation.commands", "judge a model package on labelled images"),
-    "package": ("edge_agent.packaging.commands", "make a Greengrass component of a model package"),
-    "component": ("edge_agent.packaging.agent.commands", "build the agent's Greengrass component"),
+    "train": ("edge_agent.training.train_command", "train a model package from images"),
+    "evaluate": (
+        "edge_agent.evaluation.evaluate_command",
+        "judge a model package on labelled images",
+    ),
+    "package": (
+        "edge_agent.packaging.package_command",
+        "make a Greengrass component of a model package",
+    ),
+    "component": (
+        "edge_agent.packaging.agent.component_command",
+        "build the agent's Greengrass component",
+    ),
     "publish": ("edge_agent.packaging.aws.publish_command", "upload components and create them"),
     "deploy": ("edge_agent.packaging.aws.deploy_command", "deploy components to things"),
-    "migrate": ("edge_agent.packaging.migrate.commands", "turn the original's recipes into ours"),
+    "migrate": (
+        "edge_agent.packaging.migrate.migrate_command",
+        "turn the original's recipes into ours",
+    ),
     "jobs": ("edge_agent.packaging.jobs_command", "list and describe packaging jobs"),
-    "captures": ("edge_agent.captures.commands", "list kept frames, upload them to S3"),
-    "demo": ("edge_agent.demo.commands", "draw parts, train, serve and inspect them"),
-    "benchmark": ("edge_agent.benchmark.commands", "measure an agent under load beside its engine"),
+    "captures": ("edge_agent.captures.captures_command", "list kept frames, upload them to S3"),
+    "demo": ("edge_agent.demo.demo_command", "draw parts, train, serve and inspect them"),
+    "benchmark": (
+        "edge_agent.benchmark.benchmark_command",
+        "measure an agent under load beside its engine",
+    ),
     "doctor": ("edge_agent.doctor", "tell what this machine has and what is missing"),
     "version": ("edge_agent.version", "print the version"),
 }

@@ -9,8 +9,8 @@ from typing import Iterator, Set
 
 import pytest
 
-from tests.fake_nucleus import FakeNucleus
-from tests.host.component import Lost
+from tests.fakes.fake_nucleus import FakeNucleus
+from tests.runtime.host.component import Lost
 
 # gRPC's fork handlers crash a process that starts another while its threads run (CPython 3.8 forks
 # in subprocess); what is started here calls exec at once and needs none of them.

@@ -9,7 +9,8 @@ from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 PACKAGE = ROOT / "edge_agent"
 
 TOOLS = (
@@ -24,16 +25,22 @@ TOOLS = (
 )
 SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "wire")
 
+ABOVE_PACKAGES = tuple(
+    f"runtime.{room}"
+    for room in (
+        "app", "backends", "batching", "detector", "engines", "host", "metrics", "models", "remote",
+        "results", "rpc", "serve_command", "settings_reload", "vision",
+    )
+)  # fmt: skip
+
 # room → rooms it must not import
 FORBIDDEN = {
     "runtime": [*TOOLS, "cli", "doctor"],
-    "runtime.metrics": ["runtime.rpc", "runtime.registry", "runtime.batching", "runtime.vision"],
+    "runtime.metrics": ["runtime.rpc", "runtime.models", "runtime.batching", "runtime.vision"],
     "runtime.detector": ["runtime.rpc", "runtime.backends"],
-    "runtime.registry": ["runtime.rpc", "runtime.results"],
-    "runtime.model": ["runtime.rpc", "runtime.results"],
-    "runtime.loaded": ["runtime.rpc", "runtime.results"],
-    "runtime.store": ["runtime.backends", "runtime.rpc"],
-    "runtime.package": ["runtime.backends", "runtime.rpc"],
+    "runtime.models": ["runtime.rpc", "runtime.results", "runtime.host", "runtime.remote"],
+    "runtime.packages": [*ABOVE_PACKAGES],
+    "runtime.system": [*ABOVE_PACKAGES, "runtime.packages"],
     "runtime.rpc": ["runtime.batching", "runtime.backends", "runtime.vision"],
     "runtime.rpc.convert": ["runtime.detector"],
     "runtime.rpc.status": ["runtime.detector"],
@@ -63,7 +70,7 @@ LIBRARIES = {
     "cv2": ["runtime.vision", "client", "training", "evaluation", "demo"],
     "boto3": ["packaging.aws", "captures.upload"],
     "botocore": ["packaging.aws", "captures.upload"],
-    "cryptography": ["runtime.signature", "packaging.signing"],
+    "cryptography": ["runtime.packages.signature", "packaging.signing"],
     "packaging": ["packaging.agent"],
     "yaml": ["packaging.recipe", "packaging.migrate"],
     "sqlite3": ["runtime.results.spool"],
@@ -172,7 +179,7 @@ def test_imports_have_no_cycles() -> None:
 
 def test_only_the_command_line_builds_the_app() -> None:
     users = [name for name, path in MODULES.items() if "runtime.app" in ours(path)]
-    assert users == ["runtime.commands"]
+    assert users == ["runtime.serve_command"]
 
 
 @pytest.mark.parametrize("name", MODULES)

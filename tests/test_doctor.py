@@ -9,9 +9,9 @@ import pytest
 from edge_agent.cli import main
 from edge_agent.doctor import libraries
 from edge_agent.doctor.findings import PROBLEM
-from tests import certificates
-from tests.broker import Broker
-from tests.results.mqtt_sinks import needs_mosquitto
+from tests.fakes import certificates
+from tests.fakes.broker import Broker
+from tests.runtime.results.mqtt_sinks import needs_mosquitto
 
 
 def test_the_doctor_names_what_is_here_and_what_is_missing(

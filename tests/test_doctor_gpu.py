@@ -19,10 +19,9 @@ from edge_agent.runtime.backends.ort import OrtBackend
 from edge_agent.runtime.engines.cache import EngineCache
 from edge_agent.runtime.engines.refusals import Refusals
 from edge_agent.runtime.engines.spec import build_spec
-from tests import micro
+from tests.fakes import fake_cuda, micro
 from tests.packaging import graphs
-from tests.runtime import fake_cuda
-from tests.runtime.test_machine import _site, fake, with_tensorrt  # noqa: F401 a fixture
+from tests.runtime.engines.test_machine import _site, fake, with_tensorrt  # noqa: F401 a fixture
 
 XAVIER = Gpu("Xavier", (7, 2), "11.4", "R35.3.1")
 MODEL = micro.graph("classification")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Dict
 
 import jsonschema
@@ -11,9 +10,10 @@ from hypothesis import strategies as st
 
 from edge_agent import manifest
 from edge_agent.errors import InvalidPackage
-from tests import micro
+from tests import ROOT
+from tests.fakes import micro
 
-SCHEMA = Path(__file__).parent.parent / "docs" / "manifest.schema.json"
+SCHEMA = ROOT / "docs" / "manifest.schema.json"
 
 
 def values(task: str = "anomaly_map", **changes: Any) -> Dict[str, Any]:

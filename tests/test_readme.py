@@ -13,9 +13,9 @@ import pytest
 from edge_agent import cli
 from edge_agent.config import load
 from edge_agent.fields import read_json
-from edge_agent.runtime.store import Record
+from edge_agent.runtime.packages.deployments import Record
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "docs" / "results.md").read_text()
 GREENGRASS = (ROOT / "docs" / "greengrass.md").read_text()

@@ -17,7 +17,7 @@ import numpy as np
 from edge_agent.benchmark.raw import RawEngine, place
 from edge_agent.benchmark.served import DETECT
 from edge_agent.errors import EdgeAgentError
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision import preprocess
 
 

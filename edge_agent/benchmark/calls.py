@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_agent.benchmark.raw import RawEngine
 from edge_agent.benchmark.served import Camera
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision import preprocess
 
 if TYPE_CHECKING:

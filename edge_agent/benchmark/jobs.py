@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, List
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.runtime import memory
+from edge_agent.runtime.system import memory
 
 JOBS = {
     "clients": ("edge_agent.benchmark.clients", "ClientsJob"),

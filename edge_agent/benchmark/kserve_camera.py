@@ -15,7 +15,7 @@ import numpy as np
 from edge_agent.benchmark.kserve import KserveClient, resized_frame
 from edge_agent.benchmark.loops import Answer
 from edge_agent.errors import InvalidRequest
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision.postprocess import Postprocessor
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_agent.benchmark.calls import BLOCK
 from edge_agent.benchmark.served import MODEL, Camera, agent
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from edge_agent.client.segment import FrameSegment
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.runtime.batching.batch import Item
-from edge_agent.runtime.instance import InferenceUnit
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.models.inference_unit import InferenceUnit
+from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.types import Caller, Frame, Prediction

@@ -20,7 +20,7 @@ from rich.table import Table
 from edge_agent.benchmark import publishing, quiet, served, stress
 from edge_agent.benchmark.measure import draw_frame
 from edge_agent.errors import EdgeAgentError
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 
 SCENARIOS = ("overload", "flood", "quiet", "publishing")
 

@@ -17,7 +17,7 @@ from edge_agent.evaluation.labelled import LabelledImages, read_frame
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision.postprocess import Postprocessor
 from edge_agent.runtime.vision.preprocess import item_shape, write_input
 from edge_agent.types import Frame, Prediction

@@ -34,7 +34,7 @@ from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
 from edge_agent.runtime.backends.trt_engine import library
 from edge_agent.runtime.engines.machine import Machine, look
 from edge_agent.runtime.engines.supply import EngineSupply
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 
 FILE = "gpu_check.json"
 

@@ -18,17 +18,17 @@ from edge_agent.gpu_check.models import TOLERANCE, at_model_size
 from edge_agent.gpu_check.report import Failed, Report, Rows, Skipped
 from edge_agent.gpu_check.site import CUDA_PROVIDER, Site
 from edge_agent.manifest import Manifest
-from edge_agent.runtime import parity
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.ort import OrtBackend
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.models import golden_check
+from edge_agent.runtime.packages.package import Package
 from edge_agent.training import trainer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Pictures = Sequence[NDArray[np.uint8]]
-    Results = Sequence[parity.Result]
+    Results = Sequence[golden_check.Result]
 
 COLUMNS = ("engine", "batch", "verdicts equal", "scores differ by", "maps by", "allowed")
 
@@ -93,8 +93,8 @@ def reference(package: Package, pictures: Pictures) -> Results:
 
 
 def _results(backend: Backend, manifest: Manifest, pictures: Pictures, count: int) -> Results:
-    judged = parity.run(backend, manifest, pictures, count)
-    return [parity.Result.of(outputs, index, manifest) for outputs, index in judged]
+    judged = golden_check.run(backend, manifest, pictures, count)
+    return [golden_check.Result.of(outputs, index, manifest) for outputs, index in judged]
 
 
 def _engine(site: Site, precision: str, wanted: Results, rows: Rows) -> str:

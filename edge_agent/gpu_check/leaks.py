@@ -12,7 +12,7 @@ from typing import Callable
 from edge_agent.gpu_check import looping
 from edge_agent.gpu_check.report import Failed, Report
 from edge_agent.gpu_check.site import MIB, Site
-from edge_agent.runtime import memory
+from edge_agent.runtime.system import memory
 
 WARM_UP = 10  # rounds after which libraries have what they keep
 WORKER_ROUNDS = 20

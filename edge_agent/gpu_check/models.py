@@ -12,9 +12,9 @@ from edge_agent.demo.package import draw_good_parts, train
 from edge_agent.gpu_check.report import Skipped
 from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest
 from edge_agent.packaging.graph import half
-from edge_agent.runtime import parity
 from edge_agent.runtime.engines.spec import build_spec
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.models import golden_check
+from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision.picture_files import png
 from edge_agent.runtime.vision.preprocess import write_input
 from edge_agent.targets import Precision
@@ -102,7 +102,7 @@ def _calibration(good: Sequence[Pixels]) -> Dict[str, bytes]:
 
 def _half_graph(model: bytes, package: Package, manifest: Manifest) -> bytes:
     """Return the graph with float16 in it, as packaging makes it. Raises Skipped."""
-    content, finding = half.halve(model, manifest, parity.read_pictures(package))
+    content, finding = half.halve(model, manifest, golden_check.read_pictures(package))
     if content is None:
         raise Skipped(finding.text)
     return content

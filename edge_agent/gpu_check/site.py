@@ -16,7 +16,7 @@ from edge_agent.runtime.backends.ort import OrtCudaBackend
 from edge_agent.runtime.backends.trt import TrtBackend
 from edge_agent.runtime.engines.machine import Machine
 from edge_agent.runtime.engines.supply import EngineSupply
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

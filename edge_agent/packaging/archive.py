@@ -16,7 +16,7 @@ from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FILE_NAME, parse
 from edge_agent.packaging import bom, register, signing
 from edge_agent.packaging.draft import Draft
-from edge_agent.runtime import signature
+from edge_agent.runtime.packages import signature
 
 PROGRAM = "register.py"
 DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold

@@ -28,7 +28,7 @@ from edge_agent.packaging.jobs import Job, Jobs, Request, staging
 from edge_agent.packaging.preparation import Preparation, Tell
 from edge_agent.packaging.recipe import AGENT, ARTIFACT, model_component
 from edge_agent.packaging.target import Target
-from edge_agent.runtime.signature import Identity
+from edge_agent.runtime.packages.signature import Identity
 
 TAG_PATTERN = r"^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$"
 TagKey = Annotated[str, Field(min_length=1, max_length=128, pattern=TAG_PATTERN)]

@@ -10,8 +10,8 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest
 from edge_agent.packaging.graph import infer
-from edge_agent.runtime import onnx_file
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages import external_data
+from edge_agent.runtime.packages.package import Package
 
 ONNX_SUFFIX = ".onnx"
 
@@ -35,7 +35,7 @@ class Draft:
     def read_model(self) -> bytes:
         """Return the ONNX file; it refers to nothing outside itself. Raises InvalidPackage."""
         model = self.read(MODEL_FILE)
-        onnx_file.check(model)
+        external_data.check(model)
         return model
 
     def change(self, **values: Any) -> Draft:
@@ -74,6 +74,6 @@ def open_draft(path: Path, rest: Optional[Path]) -> Draft:
         model = path.read_bytes()
     except OSError as error:
         raise InvalidPackage(f"{path} can't be read: {error.strerror}.") from None
-    onnx_file.check(model)
+    external_data.check(model)
     manifest = infer.manifest_for(model, infer.read_rest(rest))
     return Draft(manifest, {MODEL_FILE: model}.__getitem__, infer.doubts(manifest))

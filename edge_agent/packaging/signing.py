@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.signature import Identity, Signature, key_id, library
+from edge_agent.runtime.packages.signature import Identity, Signature, key_id, library
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,20 @@ from typing import Optional, Union
 from edge_agent import __version__
 from edge_agent.config import Settings
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime import descriptors, memory, unit_care
 from edge_agent.runtime.batching import batcher
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.host.component import Component
 from edge_agent.runtime.host.nucleus import EXIT_STATUS
-from edge_agent.runtime.live import LiveSettings
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.registry import Registry
-from edge_agent.runtime.remote.commands import RemoteCommands
-from edge_agent.runtime.results.room import ResultsRoom
+from edge_agent.runtime.models import unit_supervisor
+from edge_agent.runtime.models.registry import Registry
+from edge_agent.runtime.packages.deployments import Store
+from edge_agent.runtime.remote.remote_commands import RemoteCommands
+from edge_agent.runtime.results.pipeline import ResultsRoom
 from edge_agent.runtime.results.spool import claim
 from edge_agent.runtime.rpc.server import Server
-from edge_agent.runtime.store import Store
+from edge_agent.runtime.settings_reload import LiveSettings
+from edge_agent.runtime.system import descriptors, memory
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.runtime.vision.segment_access import SegmentAccess
@@ -32,7 +33,7 @@ from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
 
-ENGINE_THREADS = (batcher.THREAD_NAME, unit_care.THREAD_NAME)
+ENGINE_THREADS = (batcher.THREAD_NAME, unit_supervisor.THREAD_NAME)
 FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"

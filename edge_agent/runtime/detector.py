@@ -15,8 +15,8 @@ from typing import Callable, List
 from edge_agent.errors import InvalidFrame
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.batching.batcher import Retired
-from edge_agent.runtime.loaded import Loaded
-from edge_agent.runtime.registry import Registry
+from edge_agent.runtime.models.loaded_model import Loaded
+from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.vision.frame import FrameReader, OpenFrame
 from edge_agent.runtime.vision.preprocess import check_size
 from edge_agent.types import DetectRequest, ModelInfo, Prediction

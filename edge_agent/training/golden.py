@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
 import numpy as np
 
 from edge_agent.manifest import Decision, GoldenSample, Manifest
-from edge_agent.runtime import parity
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
+from edge_agent.runtime.models import golden_check
 from edge_agent.runtime.vision.picture_files import png
 from edge_agent.runtime.vision.postprocess import Postprocessor
 from edge_agent.training import spots
@@ -30,7 +30,7 @@ MARGIN = 0.1  # by so much a threshold may be moved without another verdict
 @dataclass(frozen=True)
 class _Judged:
     picture: Pixels
-    result: parity.Result
+    result: golden_check.Result
     steady: bool  # an engine that is nearly right gives the same verdict
 
 
@@ -69,18 +69,18 @@ def _judge(model: bytes, manifest: Manifest, pictures: Sequence[Pixels]) -> List
         return [
             _Judged(
                 picture,
-                parity.Result.of(outputs, index, manifest),
+                golden_check.Result.of(outputs, index, manifest),
                 _is_steady(outputs, index, manifest),
             )
             for picture, (outputs, index) in zip(
-                pictures, parity.run(backend, manifest, pictures, count=1)
+                pictures, golden_check.run(backend, manifest, pictures, count=1)
             )
         ]
     finally:
         backend.close()
 
 
-def _is_steady(outputs: parity.Outputs, index: int, manifest: Manifest) -> bool:
+def _is_steady(outputs: golden_check.Outputs, index: int, manifest: Manifest) -> bool:
     """Whether the verdict stays when both thresholds move by MARGIN either way."""
     verdicts = set()
     for shift in (-MARGIN, MARGIN):

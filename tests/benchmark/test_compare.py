@@ -12,8 +12,8 @@ import pytest
 
 from edge_agent import cli
 from edge_agent.wire import kserve_v2_pb2 as wire
-from tests import micro
 from tests.benchmark_peers.kserve_server import Servicer, serving
+from tests.fakes import micro
 
 SMALL = ["--seconds", "0.4", "--rounds", "20", "--size", "320x240", "--clients", "2"]
 

@@ -16,9 +16,9 @@ import pytest
 
 from edge_agent import cli
 from edge_agent.types import ModelState
-from tests import micro
-from tests.agent import Agent
 from tests.conftest import children
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 SMALL = ["--seconds", "0.2", "--rounds", "20", "--size", "320x240"]
 

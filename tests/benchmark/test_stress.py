@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.benchmark import stress, stress_command
 from edge_agent.benchmark.served import MODEL, agent
-from tests import micro
+from tests.fakes import micro
 
 
 @pytest.fixture(autouse=True)

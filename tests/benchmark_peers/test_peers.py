@@ -12,15 +12,15 @@ from typing import List, Tuple
 
 import pytest
 
-from edge_agent.benchmark.peers import commands, process
+from edge_agent.benchmark.peers import peers_command, process
 from edge_agent.benchmark.peers.catalog import PEERS
 from edge_agent.benchmark.peers.load import drive
 from edge_agent.benchmark.peers.peer import FOLDER, Launch, Peer
 from edge_agent.benchmark.peers.process import Usage
 from edge_agent.benchmark.peers.targets import KINDS, Target
-from tests import micro
 from tests.benchmark_peers.kserve_server import Servicer
-from tests.results.outboxes import wait_until
+from tests.fakes import micro
+from tests.runtime.results.outboxes import wait_until
 
 IGNORES_TERM = """
 import signal, subprocess, sys, time
@@ -84,7 +84,7 @@ def test_a_wrong_argument_is_named(
     words: List[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parser = argparse.ArgumentParser()
-    commands.add_arguments(parser)
+    peers_command.add_arguments(parser)
     with pytest.raises(SystemExit):
         parser.parse_args(words)
     assert told in capsys.readouterr().err
@@ -94,11 +94,11 @@ def test_a_package_without_a_mask_and_one_that_is_none_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parser = argparse.ArgumentParser()
-    commands.add_arguments(parser)
+    peers_command.add_arguments(parser)
     micro.write(tmp_path / "package", "classification")
-    assert commands.run(parser.parse_args(["--package", str(tmp_path / "package")])) == 2
+    assert peers_command.run(parser.parse_args(["--package", str(tmp_path / "package")])) == 2
     assert "no mask" in capsys.readouterr().err
-    assert commands.run(parser.parse_args(["--package", str(tmp_path / "none")])) == 2
+    assert peers_command.run(parser.parse_args(["--package", str(tmp_path / "none")])) == 2
     assert "none" in capsys.readouterr().err
 
 

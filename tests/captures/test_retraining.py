@@ -18,7 +18,7 @@ from edge_agent.runtime.results.capture import Capture
 from edge_agent.runtime.results.kept.shot import Shot
 from edge_agent.training.trainer import train
 from edge_agent.types import Frame
-from tests.results.shots import NOON
+from tests.runtime.results.shots import NOON
 from tests.training import pictures
 
 GOOD, BAD = 14, 4

@@ -15,7 +15,7 @@ from edge_agent.evaluation.label_manifest import LabelManifest, ManifestOptions
 from edge_agent.runtime.results.kept.manifest import CaptureManifest
 from edge_agent.runtime.results.kept.shot import SAMPLE
 from tests.captures.bucket import PAGE, Bucket
-from tests.results.shots import capturing, mask, shot
+from tests.runtime.results.shots import capturing, mask, shot
 
 TO = "s3://plant/line 3/captures"
 KEY = "line 3/captures/"

@@ -17,9 +17,9 @@ from edge_agent.errors import (
     Overloaded,
 )
 from edge_agent.types import Lane
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import plain
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 
 from edge_agent.cli import main
 from edge_agent.client import images
-from tests import micro
-from tests.agent import Agent
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import Any, Iterator
 import grpc
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, Segment
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 ARN = "arn:aws:lookoutvision:eu-west-1:123456789012:model/plates/3"
 

@@ -16,10 +16,10 @@ from typing import Iterator, List
 import pytest
 
 from edge_agent.config import DEFAULT_SOCKET
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, plain
 from tests.contract.generations import RUNNING, SERVICE, STOPPED
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 NOBODY = 65534
 LIST_AS_ANOTHER = """

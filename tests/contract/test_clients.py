@@ -13,8 +13,6 @@ import grpc
 import numpy as np
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract import generations
 from tests.contract.calls import (
     FAILED_PRECONDITION,
@@ -35,6 +33,8 @@ from tests.contract.generations import (
     STATUSES,
     Stub,
 )
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 
 @pytest.fixture

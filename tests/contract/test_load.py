@@ -11,8 +11,6 @@ from typing import Any, Dict, Iterator, List
 import grpc
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import (
     FAILED_PRECONDITION,
     OK,
@@ -24,6 +22,8 @@ from tests.contract.calls import (
     until,
 )
 from tests.contract.generations import RUNNING, STOPPED
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 FLOOD = 40
 

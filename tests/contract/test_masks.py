@@ -12,8 +12,6 @@ from typing import Any, List
 import numpy as np
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract import generations
 from tests.contract.calls import (
     INVALID_ARGUMENT,
@@ -24,6 +22,8 @@ from tests.contract.calls import (
     plain,
     refused,
 )
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 PB = generations.LAST
 WHITE, SCRATCH, DENT = (255, 255, 255), (0x2C, 0xA0, 0x2C), (0x1F, 0x77, 0xB4)

@@ -7,8 +7,6 @@ from typing import Any, Callable, Dict
 
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract import generations
 from tests.contract.calls import (
     FAILED_PRECONDITION,
@@ -19,6 +17,8 @@ from tests.contract.calls import (
     refused,
 )
 from tests.contract.conftest import ARN
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 CALLS: Dict[str, Callable[[Caller, str], Any]] = {
     "DetectAnomalies": lambda caller, name: caller.detect(name, plain(10)),

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.agent import Agent
 from tests.contract import generations
 from tests.contract.calls import Caller, Segment, defective, plain
+from tests.fakes.agent import Agent
 
 LEVELS = [0, 1, 50, 52, 76, 127, 128, 200, 254, 255]
 

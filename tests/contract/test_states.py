@@ -9,8 +9,6 @@ from typing import Iterator
 
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract import generations
 from tests.contract.calls import (
     FAILED_PRECONDITION,
@@ -20,6 +18,8 @@ from tests.contract.calls import (
     refused,
 )
 from tests.contract.generations import FAILED, RUNNING, STARTING, STOPPED, STOPPING
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from edge_agent.cli import main
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation.evaluator import evaluate
-from tests import micro
+from tests.fakes import micro
 
 RED = {"normal": (0.0, 0.2, 0.6), "anomaly": (0.4, 0.8, 1.0)}
 

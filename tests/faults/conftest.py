@@ -7,9 +7,9 @@ from typing import Iterator
 import grpc
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, plain
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 
 @pytest.fixture(scope="session")

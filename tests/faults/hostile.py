@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
-from tests import micro
+from tests.fakes import micro
 
 MIB = 1024 * 1024
 Files = Dict[str, bytes]

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Tuple
 import onnx
 from onnx import TensorProto, external_data_helper, helper
 
-from tests import micro
+from tests.fakes import micro
 
 Write = Callable[[Path], Any]
 

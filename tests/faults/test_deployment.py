@@ -13,10 +13,10 @@ import pytest
 
 from edge_agent import errors
 from edge_agent.types import ModelState
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import NOT_FOUND, Caller, plain, refused, until
 from tests.contract.generations import FAILED, RUNNING, STOPPED
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 
 @pytest.fixture(scope="module")

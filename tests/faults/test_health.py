@@ -14,10 +14,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract import generations
 from tests.contract.calls import Caller, until
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -20,14 +20,14 @@ import pytest
 from edge_agent.client import Client
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FileEntry
-from edge_agent.runtime.package import Package
-from edge_agent.runtime.signature import TrustedKeys
+from edge_agent.runtime.packages.package import Package
+from edge_agent.runtime.packages.signature import TrustedKeys
 from edge_agent.types import ModelState
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, plain, until
+from tests.fakes import micro
+from tests.fakes.agent import Agent
+from tests.fakes.signatures import key, signed
 from tests.faults.hostile import CASES, package_files, zipped
-from tests.signatures import key, signed
 
 MIB = 1024 * 1024
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import List
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, Segment, plain
 from tests.contract.generations import LAST
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 MIB = 1024 * 1024
 

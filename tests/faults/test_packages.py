@@ -11,10 +11,10 @@ from typing import Any, Tuple
 
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, plain, until
 from tests.contract.generations import FAILED, RUNNING, STARTING
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 from tests.faults.packages import CASES, alter, pack_all, zipped
 
 

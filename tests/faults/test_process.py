@@ -13,11 +13,11 @@ from typing import Any, List, Set
 import pytest
 
 from edge_agent.types import ModelState
-from tests import micro
-from tests.agent import Agent
 from tests.conftest import left_behind, there
 from tests.contract.calls import Caller, plain, until
 from tests.contract.generations import RUNNING, STOPPED
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 
 def refusal(agent: Agent) -> str:

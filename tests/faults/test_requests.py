@@ -10,9 +10,9 @@ from typing import Any, List, Set
 import grpc
 import pytest
 
-from tests.agent import Agent
 from tests.contract.calls import INVALID_ARGUMENT, Caller, plain, refused, until
 from tests.contract.generations import CALLS, LAST, SERVICE
+from tests.fakes.agent import Agent
 
 REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "INTERNAL"}
 

@@ -12,8 +12,6 @@ from typing import Any, Callable, Dict, List, Set
 import grpc
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import (
     FOLDER,
     INVALID_ARGUMENT,
@@ -25,6 +23,8 @@ from tests.contract.calls import (
     until,
 )
 from tests.contract.generations import LAST
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 FRAME_BYTES = 64 * 64 * 3
 

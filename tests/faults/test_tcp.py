@@ -11,10 +11,10 @@ import grpc
 import pytest
 
 from edge_agent.client import Client
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, defective, plain
 from tests.contract.generations import RUNNING
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 from tests.faults.test_process import refusal
 
 

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
-from tests.runtime import fake_cuda, resize_on_cpu
+from tests import ROOT
+from tests.fakes import fake_cuda, resize_on_cpu
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "gpu_check"
 NAME = "Fake GPU, no real one"
 FREE = 256 << 20  # which the check fills with real memory
@@ -28,7 +28,7 @@ SMALL = [
 TENSORRT = """
 import sys
 sys.path.insert(1, {root!r})
-from tests.runtime import fake_tensorrt, fake_tensorrt_runtime
+from tests.fakes import fake_tensorrt, fake_tensorrt_runtime
 {change}
 made = fake_tensorrt.tensorrt({version!r})
 sys.modules[__name__] = fake_tensorrt_runtime.add_runtime(made)

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from edge_agent.runtime.vision.picture_files import png
-from tests import micro
+from tests.fakes import fake_cuda, micro
 from tests.gpu_check.fake_machine import NAME, SCRIPT, SMALL, clean, environment, gpu_check, states
-from tests.runtime import fake_cuda
 
 # Loads as ever, and makes FP16 engines whose scores and maps are off by a little.
 WRONG_HALF = """

@@ -16,7 +16,7 @@ from edge_agent.gpu_check import fronting, leaks, serving, speed
 from edge_agent.gpu_check.report import Failed, Skipped
 from edge_agent.gpu_check.site import MIB
 from edge_agent.manifest import parse
-from tests import micro
+from tests.fakes import micro
 
 STILL = leaks.Usage(0, 0, 0, 0)
 

@@ -5,8 +5,8 @@ from typing import Iterator
 import grpc
 import pytest
 
-from tests import micro
-from tests.agent import Agent
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 
 @pytest.fixture(scope="package")

@@ -15,9 +15,9 @@ from edge_agent.runtime.rpc.convert import inspect_response
 from edge_agent.types import CameraProblem, Prediction, StageTimes
 from edge_agent.wire import edge_agent_pb2 as contract
 from edge_agent.wire import edge_agent_v1_pb2 as wire
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import plain, striped
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
 METHODS = {

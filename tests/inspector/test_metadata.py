@@ -9,10 +9,10 @@ from typing import Any, Dict
 import grpc
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, Caller, plain, until
 from tests.contract.generations import LAST
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 STAGES = ["receive", "queue", "preprocess", "compute", "postprocess", "publish", "send"]
 

@@ -12,9 +12,9 @@ from typing import Dict, Set
 
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import INVALID_ARGUMENT, NOT_FOUND, Caller, plain, refused, striped, until
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 from tests.inspector.test_metadata import STAGES
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from edge_agent.wire import edge_agent_pb2 as contract
 from edge_agent.wire import edge_agent_v1_pb2 as wire
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import INVALID_ARGUMENT, Caller, plain, until
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, plain, until
 from tests.contract.generations import RUNNING
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

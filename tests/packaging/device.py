@@ -2,8 +2,8 @@
 
 It reads nothing but recipes (JSON) and artifacts, and follows what nucleus lite was seen to do:
 install before the old process is told to go, SIGTERM to the whole group, scripts that end at an
-unknown brace, restarts of what exits with an error. The IPC side is `tests.fake_nucleus`. A release
-is to be tried on real nuclei.
+unknown brace, restarts of what exits with an error. The IPC side is `tests.fakes.fake_nucleus`.
+A release is to be tried on real nuclei.
 """
 
 from __future__ import annotations

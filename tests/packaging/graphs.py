@@ -13,7 +13,7 @@ from edge_agent import manifest
 from edge_agent.packaging.graph.check import check
 from edge_agent.packaging.graph.findings import Report
 from edge_agent.packaging.target import Target, parse
-from tests import micro
+from tests.fakes import micro
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
 CPU = parse(None, "os=LINUX,arch=X86_64", None)

@@ -18,8 +18,8 @@ from edge_agent.packaging.agent.component import Plan
 from edge_agent.packaging.agent.wheels import Device, collect
 from edge_agent.packaging.recipe import AGENT, Architecture
 from edge_agent.types import ModelState
-from tests import micro
-from tests.agent import Agent
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 from tests.packaging import tiny_agent
 
 ARCHITECTURE: Architecture = "aarch64" if platform.machine() == "aarch64" else "amd64"

@@ -17,9 +17,9 @@ from edge_agent.manifest import FileEntry
 from edge_agent.packaging import archive, register
 from edge_agent.packaging.draft import open_draft
 from edge_agent.packaging.signing import Signer
-from edge_agent.runtime.package import Package
-from edge_agent.runtime.signature import Identity, TrustedKeys
-from tests import micro
+from edge_agent.runtime.packages.package import Package
+from edge_agent.runtime.packages.signature import Identity, TrustedKeys
+from tests.fakes import micro
 
 
 def packed(package: Path, out: Path) -> bytes:

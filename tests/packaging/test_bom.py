@@ -15,7 +15,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import FileEntry, Manifest, parse
 from edge_agent.packaging import bom
-from tests import micro
+from tests.fakes import micro
 
 GOLDEN = FileEntry.of("golden/0.png", b"picture")
 BILL = FileEntry.of(bom.FILE_NAME, b"bill")

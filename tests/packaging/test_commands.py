@@ -19,16 +19,17 @@ import pytest
 from edge_agent.cli import main, parse
 from edge_agent.errors import InvalidRequest
 from edge_agent.manifest import FileEntry
-from edge_agent.packaging import commands
+from edge_agent.packaging import package_command
 from edge_agent.packaging.aws import upload as s3
 from edge_agent.packaging.recipe import check
-from edge_agent.runtime.package import Package
-from edge_agent.runtime.signature import TrustedKeys
-from tests import micro
+from edge_agent.runtime.packages.package import Package
+from edge_agent.runtime.packages.signature import TrustedKeys
+from tests import ROOT
+from tests.fakes import micro
 from tests.packaging import graphs
 from tests.packaging.test_graph_build import pictures
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "packaging.md"
+DOCUMENT = ROOT / "docs" / "packaging.md"
 TARGET = ["--target-platform", "os=LINUX,arch=X86_64"]
 
 
@@ -546,7 +547,7 @@ def test_an_upload_that_fails_makes_the_job_fail(
 
 def test_help_tells_what_every_option_is_for() -> None:
     parser = argparse.ArgumentParser()
-    commands.add_arguments(parser)
+    package_command.add_arguments(parser)
 
     assert [action.dest for action in parser._actions if not action.help] == []
     parser.format_help()  # a stray % would end it

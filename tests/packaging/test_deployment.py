@@ -17,10 +17,10 @@ from edge_agent.client import Client
 from edge_agent.errors import AgentUnavailable, EdgeAgentError
 from edge_agent.packaging.recipe import AGENT
 from edge_agent.types import ModelState
-from tests import micro
-from tests.fake_nucleus import FakeNucleus
+from tests.fakes import micro
+from tests.fakes.fake_nucleus import FakeNucleus
 from tests.packaging.device import ARCHITECTURE, Device
-from tests.results.outboxes import wait_until
+from tests.runtime.results.outboxes import wait_until
 
 PLATFORMS = {"amd64": "X86_64", "aarch64": "ARM64"}
 FRAME = np.full((micro.SIZE, micro.SIZE, 3), 102, np.uint8)  # its score is 0.4

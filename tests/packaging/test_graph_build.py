@@ -19,10 +19,10 @@ from edge_agent.packaging.graph.build import Tuning
 from edge_agent.packaging.graph.findings import Finding
 from edge_agent.packaging.preparation import Preparation
 from edge_agent.packaging.target import Target, parse
-from edge_agent.runtime.graph_choice import instruction_set
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.graph_choice import instruction_set
+from edge_agent.runtime.packages.package import Package
 from edge_agent.targets import Profile
-from tests import micro
+from tests.fakes import micro
 from tests.packaging import graphs
 from tests.packaging.test_graph_optimise import target as target_here
 

@@ -23,9 +23,8 @@ from edge_agent.runtime.backends import fingerprint
 from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
 from edge_agent.runtime.vision.picture_files import png
 from edge_agent.targets import MACHINES, TargetSpec
-from tests import micro
+from tests.fakes import fake_cuda, fake_tensorrt, micro
 from tests.packaging import graphs
-from tests.runtime import fake_cuda, fake_tensorrt
 
 FAKE = fake_tensorrt.tensorrt("8.5.2.2")
 MODEL = micro.graph("classification")

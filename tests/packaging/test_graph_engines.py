@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from edge_agent.errors import InvalidPackage
 from edge_agent.packaging.graph import trt_operators
-from tests import micro
+from tests.fakes import micro
 from tests.packaging import graphs
 from tests.packaging.graphs import FLOAT, constant, errors, gpu, node, scorer, tensor, warnings
 

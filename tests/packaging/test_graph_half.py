@@ -23,19 +23,20 @@ from edge_agent.packaging.graph import half
 from edge_agent.packaging.graph.findings import Finding
 from edge_agent.packaging.graph.half_rounding import in_float32
 from edge_agent.packaging.preparation import Preparation
-from edge_agent.runtime import parity
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.ort import OrtBackend
 from edge_agent.runtime.backends.trt_engine import EngineBuilder
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.models import golden_check
+from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision.picture_files import read_png
 from edge_agent.runtime.vision.preprocess import write_input
 from edge_agent.training.trainer import train
-from tests import golden, micro
+from tests import ROOT
+from tests.fakes import golden, micro
 from tests.packaging import graphs
 from tests.packaging.graphs import constant, node
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+DATA = ROOT.parent / "shared" / "data"
 FP16 = Preparation(precision="fp16")
 HALF = TensorProto.FLOAT16
 TOLERANCE = 0.05
@@ -196,8 +197,8 @@ def judged(content: bytes) -> Tuple[Manifest, List[Any]]:
     manifest = graphs.described(content, runtime={"parity_tolerance": TOLERANCE})
     backend = OrtBackend(content, manifest, BackendOptions())
     samples = tuple(
-        parity.Result.of(outputs, index, manifest).to_sample(f"golden/{number}.png")
-        for number, (outputs, index) in enumerate(parity.run(backend, manifest, pictures, 1))
+        golden_check.Result.of(outputs, index, manifest).to_sample(f"golden/{number}.png")
+        for number, (outputs, index) in enumerate(golden_check.run(backend, manifest, pictures, 1))
     )
     return manifest.model_copy(update={"golden": samples}), pictures
 
@@ -306,10 +307,12 @@ def _trained(
     return images, prepared(out, "11.4.0")[0]
 
 
-def results(content: bytes, manifest: Manifest, pictures: List[Any]) -> Iterator[parity.Result]:
+def results(
+    content: bytes, manifest: Manifest, pictures: List[Any]
+) -> Iterator[golden_check.Result]:
     backend = OrtBackend(content, manifest, BackendOptions())
-    for outputs, index in parity.run(backend, manifest, pictures, 1):
-        yield parity.Result.of(outputs, index, manifest)
+    for outputs, index in golden_check.run(backend, manifest, pictures, 1):
+        yield golden_check.Result.of(outputs, index, manifest)
 
 
 def test_on_real_images_verdicts_stay_and_scores_nearly(trained: Tuple[Path, Draft]) -> None:

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.packaging.draft import open_draft
 from edge_agent.packaging.graph.infer import EXAMPLES, doubts, example, manifest_for
-from tests import micro
+from tests.fakes import micro
 from tests.packaging import graphs
 from tests.packaging.graphs import FLOAT, node, tensor
 

@@ -21,19 +21,19 @@ from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.packaging.graph import optimise as optimising
 from edge_agent.packaging.graph.optimise import canonical, optimise
 from edge_agent.packaging.target import parse
-from edge_agent.runtime.graph_choice import (
+from edge_agent.runtime.packages.graph_choice import (
     X86,
     Machine,
     choose_graph,
     instruction_set,
     this_machine,
 )
-from tests import micro
+from tests import ROOT
+from tests.fakes import micro
 from tests.packaging import graphs
 
 ARCHITECTURES = {"x86_64": "X86_64", "aarch64": "ARM64"}
 HERE = platform.machine()
-ROOT = Path(__file__).parents[2]
 
 
 def branched(count: int = 12) -> bytes:

@@ -17,7 +17,7 @@ from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.packaging.graph import memory, ort, tensors, trt
 from edge_agent.packaging.graph.graph import Graph
 from edge_agent.packaging.graph.memory import estimate
-from tests import micro
+from tests.fakes import micro
 from tests.packaging import graphs
 from tests.packaging.graphs import FLOAT, constant, errors, node, scorer, tensor, warnings
 

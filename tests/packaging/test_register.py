@@ -18,8 +18,8 @@ from edge_agent.packaging import archive
 from edge_agent.packaging.draft import open_draft
 from edge_agent.packaging.recipe import model_component
 from edge_agent.types import ModelState
-from tests import micro
-from tests.agent import Agent
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 AGENT = "plant.Agent"
 NAME = "plant.Bolts"

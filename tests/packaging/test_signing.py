@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
-from edge_agent.runtime.signature import TrustedKeys
-from tests.certificates import authority, openssl
-from tests.signatures import key, sign
+from edge_agent.runtime.packages.signature import TrustedKeys
+from tests.fakes.certificates import authority, openssl
+from tests.fakes.signatures import key, sign
 
 CONTENT = b'{"format": 1}\n'
 WHERE = Path("model.zip")
@@ -132,7 +132,7 @@ def test_signing_keys_that_cant_be_used_are_refused_without_showing_them(
 def test_an_encrypted_key_signs_through_a_pipe(keys: Path) -> None:
     """The way that its refusal names."""
     code = (
-        "import pathlib, sys; from tests.signatures import sign; "
+        "import pathlib, sys; from tests.fakes.signatures import sign; "
         f"sys.stdout.buffer.write(sign({CONTENT!r}, pathlib.Path('/dev/stdin')))"
     )
     unlock = ["openssl", "pkey", "-in", str(keys / "locked.key"), "-passin", "pass:secret"]
@@ -183,7 +183,7 @@ def test_without_cryptography_the_sentence_says_what_to_install(keys: Path) -> N
         "import sys; sys.modules['cryptography'] = None\n"
         "from pathlib import Path\n"
         "from edge_agent.config import ModelsSettings\n"
-        "from edge_agent.runtime.store import Store\n"
+        "from edge_agent.runtime.packages.deployments import Store\n"
         "Store(ModelsSettings())\n"
         f"Store(ModelsSettings(trusted_keys=Path({str(keys / 'a.pem')!r})))\n"
     )

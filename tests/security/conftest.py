@@ -10,9 +10,9 @@ from typing import Any, Callable, Iterator, List
 import grpc
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, plain
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 MIB = 1024 * 1024
 

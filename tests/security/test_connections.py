@@ -13,10 +13,10 @@ from typing import List
 import grpc
 import pytest
 
-from edge_agent.runtime import descriptors
-from tests import micro
-from tests.agent import Agent
+from edge_agent.runtime.system import descriptors
 from tests.contract.calls import Caller, Segment, plain, until
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 from tests.faults.test_tcp import free_port
 from tests.security.http2 import Connection, beginning
 from tests.security.raw_http2 import PREFACE, SETTINGS, frame

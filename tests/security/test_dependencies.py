@@ -18,7 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-ROOT = Path(__file__).parent.parent.parent
+from tests import ROOT
+
 PYTHONS = tuple(f"3.{minor}" for minor in range(8, 15))
 
 

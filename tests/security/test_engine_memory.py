@@ -18,9 +18,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_agent.types import ModelState
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, plain
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 
 MIB = 1024 * 1024
 LIMIT_MIB = 1024

@@ -28,7 +28,7 @@ from edge_agent.config import build
 from edge_agent.errors import InvalidFrame
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.results.event import Draft, Verdict
-from edge_agent.runtime.results.room import ResultsRoom
+from edge_agent.runtime.results.pipeline import ResultsRoom
 from edge_agent.runtime.results.spool import journal as journal_module
 from edge_agent.runtime.results.spool import places as places_module
 from edge_agent.runtime.results.spool.journal import (
@@ -45,9 +45,9 @@ from edge_agent.runtime.results.spool.pending import Pending
 from edge_agent.runtime.results.spool.places import SHARED_MEMORY, Place, identity, places
 from edge_agent.runtime.vision.segments import Segments
 from edge_agent.types import SharedMemoryHandle
-from tests.results.conftest import _journals_go  # noqa: F401 - used by every test here
-from tests.results.outboxes import make, open_outbox, wait_until
-from tests.results.test_outbox import everything, wait_for
+from tests.runtime.results.conftest import _journals_go  # noqa: F401 - used by every test here
+from tests.runtime.results.outboxes import make, open_outbox, wait_until
+from tests.runtime.results.test_outbox import everything, wait_for
 
 STRANGER = 61001
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="other users' files need root")
@@ -55,7 +55,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="other users' files ne
 CHILD = """
 import sys
 from pathlib import Path
-from tests.results.outboxes import make, open_outbox
+from tests.runtime.results.outboxes import make, open_outbox
 outbox = open_outbox(Path(sys.argv[1]), commit_every_s=30.0)
 for number in range(200):
     draft = make()

@@ -23,11 +23,11 @@ from edge_agent.packaging import recipe
 from edge_agent.packaging.graph.infer import read_rest
 from edge_agent.packaging.migrate import documents
 from edge_agent.packaging.target import parse as parse_target
-from edge_agent.runtime.remote.commands import RemoteCommands
-from edge_agent.runtime.signature import Signature
-from edge_agent.runtime.store import Record, Store
-from edge_agent.runtime.thresholds import Thresholds
-from tests import micro
+from edge_agent.runtime.models.thresholds import Thresholds
+from edge_agent.runtime.packages.deployments import Record, Store
+from edge_agent.runtime.packages.signature import Signature
+from edge_agent.runtime.remote.remote_commands import RemoteCommands
+from tests.fakes import micro
 from tests.packaging.test_recipe import values as a_recipe
 
 Read = Callable[[Path, bytes], Any]

@@ -11,17 +11,17 @@ from typing import Dict, Iterator, List, Set
 
 import pytest
 
-from edge_agent.runtime.data_files import create_anew, make_folder
 from edge_agent.runtime.engines import storing
+from edge_agent.runtime.models.thresholds import Thresholds
+from edge_agent.runtime.packages.deployments import Registration
 from edge_agent.runtime.results.capture import _files
 from edge_agent.runtime.results.kept.folder import CaptureFolder
 from edge_agent.runtime.results.lines import LinesSink
 from edge_agent.runtime.results.sink import Message
-from edge_agent.runtime.store import Registration
-from edge_agent.runtime.thresholds import Thresholds
-from tests import micro
-from tests.agent import Agent
-from tests.results.shots import picture, shot
+from edge_agent.runtime.system.data_files import create_anew, make_folder
+from tests.fakes import micro
+from tests.fakes.agent import Agent
+from tests.runtime.results.shots import picture, shot
 
 UMASKS = [0o022, 0o000]
 

@@ -11,9 +11,9 @@ import pytest
 
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, Caller, plain
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 from tests.security.conftest import MIB
 
 SERVICE = "/AWS.LookoutVision.EdgeAgent/"

@@ -19,8 +19,8 @@ from edge_agent import logs
 from edge_agent.errors import InferenceFailed
 from edge_agent.logs import JsonFormatter, LimitedHandler, TextFormatter, printable
 from edge_agent.runtime.rpc import status
-from tests.agent import Agent
-from tests.broker import free_port
+from tests.fakes.agent import Agent
+from tests.fakes.broker import free_port
 from tests.security.http2 import Connection
 
 CALLS = 1000
@@ -301,7 +301,7 @@ def test_a_sentence_of_the_command_line_is_one_line(
 
 
 def test_the_operators_own_verbosity_of_grpc_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_agent.runtime import app, commands
+    from edge_agent.runtime import app, serve_command
 
     seen: List[Any] = []
     stop: Callable[..., int] = lambda *_: seen.append(os.environ["GRPC_VERBOSITY"]) or 0  # noqa: E731
@@ -310,8 +310,8 @@ def test_the_operators_own_verbosity_of_grpc_wins(monkeypatch: pytest.MonkeyPatc
     from edge_agent.config import Settings
 
     monkeypatch.setenv("GRPC_VERBOSITY", "DEBUG")
-    commands._serve(Settings())
+    serve_command._serve(Settings())
     monkeypatch.delenv("GRPC_VERBOSITY")
-    commands._serve(Settings())
+    serve_command._serve(Settings())
     monkeypatch.delenv("GRPC_VERBOSITY")
     assert seen == ["DEBUG", "NONE"]

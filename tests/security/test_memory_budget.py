@@ -12,10 +12,10 @@ import grpc
 import pytest
 
 from edge_agent.wire import edge_agent_pb2 as wire
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, Segment, plain, until
 from tests.contract.generations import LAST
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 from tests.security.http2 import DETECT, Connection, beginning
 from tests.security.raw_http2 import message
 

@@ -7,10 +7,10 @@ from typing import Iterator
 
 import pytest
 
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import INVALID_ARGUMENT, Caller, plain, refused
 from tests.contract.generations import LAST
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 from tests.security.http2 import raw_call
 
 FRAME = plain(255)

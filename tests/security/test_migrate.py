@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.packaging.migrate.commands import migrate
+from edge_agent.packaging.migrate.migrate_command import migrate
 from edge_agent.packaging.migrate.migration import Migration
 from edge_agent.packaging.recipe import AGENT
 

@@ -14,10 +14,10 @@ from typing import Any, Dict, Iterator, List
 import pytest
 
 from edge_agent.types import ModelState
-from tests import micro
-from tests.agent import Agent
-from tests.broker import Broker, Listener, Received
-from tests.results.mqtt_sinks import needs_mosquitto
+from tests.fakes import micro
+from tests.fakes.agent import Agent
+from tests.fakes.broker import Broker, Listener, Received
+from tests.runtime.results.mqtt_sinks import needs_mosquitto
 
 pytestmark = needs_mosquitto
 

@@ -15,9 +15,9 @@ from edge_agent.config import ModelsSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import read, read_json
 from edge_agent.packaging.component import Component
-from edge_agent.runtime.store import Record, Store
+from edge_agent.runtime.packages.deployments import Record, Store
 from edge_agent.training.trainer import checked_name
-from tests import micro
+from tests.fakes import micro
 
 WIDE = "\N{FULLWIDTH LATIN SMALL LETTER B}olts"
 HOSTILE = [

@@ -9,7 +9,8 @@ from typing import Dict, Iterator, Set, Tuple
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 SOURCES = list((ROOT / "edge_agent").rglob("*.py"))
 SCRIPTS = list((ROOT / "scripts").iterdir())  # shell, some with Python inside
 

@@ -19,12 +19,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge_agent.errors import InvalidPackage
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 from edge_agent.types import ModelState
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, plain
 from tests.contract.generations import RUNNING, STARTING
+from tests.fakes import micro
+from tests.fakes.agent import Agent
 from tests.faults.hostile import package_files, zipped
 
 ATTACK_S = 1.5

@@ -17,10 +17,10 @@ from onnx import TensorProto, external_data_helper, helper
 from edge_agent.config import ModelsSettings
 from edge_agent.errors import InvalidPackage, OutOfMemory
 from edge_agent.manifest import FileEntry, parse
-from edge_agent.runtime import onnx_file
-from edge_agent.runtime.by_settings import check_memory
-from edge_agent.runtime.store import Store
-from tests import micro
+from edge_agent.runtime.models.by_settings import check_memory
+from edge_agent.runtime.packages import external_data
+from edge_agent.runtime.packages.deployments import Store
+from tests.fakes import micro
 from tests.faults.hostile import directory, package_files, with_end, zipped
 from tests.faults.test_hostile_archives import use
 
@@ -173,7 +173,7 @@ PLACES: Dict[str, Callable[[Any], Any]] = {
 def test_a_tensor_that_lies_elsewhere_is_found_wherever_it_hides(place: str, location: str) -> None:
     model = PLACES[place](external(location)).SerializeToString()
     with pytest.raises(InvalidPackage, match="keeps tensor 'secret' in another file"):
-        onnx_file.check(model)
+        external_data.check(model)
 
 
 def test_a_graph_nested_a_thousand_times_is_refused() -> None:
@@ -183,7 +183,7 @@ def test_a_graph_nested_a_thousand_times_is_refused() -> None:
         for field in (b"\x32", b"\x2a", b"\x0a"):  # Attribute.g, Node.attribute, Graph.node
             content = field + varint(len(content)) + content
     with pytest.raises(InvalidPackage, match="it can't be parsed"):
-        onnx_file.check(b"\x3a" + varint(len(content)) + content + b"\x42\x02\x10\x0d")
+        external_data.check(b"\x3a" + varint(len(content)) + content + b"\x42\x02\x10\x0d")
 
 
 def varint(value: int) -> bytes:

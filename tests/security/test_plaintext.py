@@ -16,9 +16,9 @@ import pytest
 
 from edge_agent.config import load
 from edge_agent.errors import AgentUnavailable, InvalidConfiguration
-from tests.agent import Agent
-from tests.broker import free_port
 from tests.contract.calls import Caller
+from tests.fakes.agent import Agent
+from tests.fakes.broker import free_port
 
 LISTENS = "0A"  # in /proc/net/tcp
 LOOPBACK = {  # 127.0.0.1, the same as IPv6 has it, and ::1

@@ -13,14 +13,14 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 from edge_agent.config import CommandsSettings
-from edge_agent.runtime.remote.commands import RemoteCommands
 from edge_agent.runtime.remote.once import MOST_REMEMBERED
+from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from edge_agent.runtime.results.command_queue import Command, CommandQueue
 from edge_agent.types import ModelState
-from tests import micro
-from tests.broker import Broker, Listener
-from tests.results.mqtt_sinks import THING, needs_mosquitto, running, settings
-from tests.runtime.device import Device
+from tests.fakes import micro
+from tests.fakes.broker import Broker, Listener
+from tests.fakes.device import Device
+from tests.runtime.results.mqtt_sinks import THING, needs_mosquitto, running, settings
 
 COMMANDS, RESPONSES = f"edge-agent/{THING}/commands", f"edge-agent/{THING}/responses"
 ALLOW: Dict[str, Any] = {"hmi": ("start", "stop", "describe", "set-threshold")}

@@ -16,18 +16,18 @@ import pytest
 from edge_agent.config import build
 from edge_agent.doctor import results as doctor_results
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime import private_files
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.results.dead_letters import DeadLetters
 from edge_agent.runtime.results.lines import LinesSink
-from edge_agent.runtime.results.room import ResultsRoom
+from edge_agent.runtime.results.pipeline import ResultsRoom
 from edge_agent.runtime.results.sink import Message, SinkUnavailable
 from edge_agent.runtime.results.spool.claim import Claim
 from edge_agent.runtime.results.spool.database import Entry
 from edge_agent.runtime.results.status import Status
-from tests.results.conftest import _journals_go  # noqa: F401 - used by every test here
-from tests.results.outboxes import make, open_outbox
-from tests.results.test_outbox import wait_for
+from edge_agent.runtime.system import private_files
+from tests.runtime.results.conftest import _journals_go  # noqa: F401 - used by every test here
+from tests.runtime.results.outboxes import make, open_outbox
+from tests.runtime.results.test_outbox import wait_for
 from tests.security.test_journal import as_stranger, needs_root
 
 ENTRY = Entry(1, "id", "bolts", "result", "normal", 1.0, b"{}")

@@ -13,10 +13,10 @@ import grpc
 import pytest
 
 from edge_agent.config import ServerSettings
-from tests import certificates, micro
-from tests.agent import Agent
 from tests.contract.calls import Caller, plain
 from tests.contract.generations import RUNNING
+from tests.fakes import certificates, micro
+from tests.fakes.agent import Agent
 from tests.faults.test_tcp import free_port
 
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED

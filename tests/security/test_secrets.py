@@ -30,9 +30,9 @@ from edge_agent.runtime.engines.build import _start
 from edge_agent.runtime.engines.inquiry import ask
 from edge_agent.runtime.host.configuration import settings_tree
 from edge_agent.runtime.results.broker import probe, reasons
-from tests import certificates, micro
-from tests.agent import Agent
-from tests.broker import free_port
+from tests.fakes import certificates, micro
+from tests.fakes.agent import Agent
+from tests.fakes.broker import free_port
 
 CANARY = "canary-4711-0815"
 PIN = "results.mqtt.pkcs11_pin"

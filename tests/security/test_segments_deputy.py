@@ -19,7 +19,6 @@ from edge_agent.client.segment import FrameSegment
 from edge_agent.config import load
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.wire import edge_agent_v1_pb2 as wire
-from tests.agent import Agent
 from tests.contract.calls import (
     FOLDER,
     INVALID_ARGUMENT,
@@ -30,6 +29,7 @@ from tests.contract.calls import (
     refused,
 )
 from tests.contract.generations import LAST
+from tests.fakes.agent import Agent
 from tests.faults.test_tcp import free_port
 from tests.security.conftest import running
 from tests.security.http2 import raw_call

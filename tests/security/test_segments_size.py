@@ -16,7 +16,6 @@ from edge_agent.errors import InvalidFrame, OutOfDescriptors, OutOfMemory
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.runtime.vision.segments import CHUNK_BYTES, MOST_MAPPED_BYTES, Segments
 from edge_agent.types import Bitmap, SharedMemoryHandle
-from tests.agent import Agent
 from tests.contract.calls import (
     INVALID_ARGUMENT,
     Caller,
@@ -25,6 +24,7 @@ from tests.contract.calls import (
     refused,
 )
 from tests.contract.generations import LAST
+from tests.fakes.agent import Agent
 
 MIB, GIB, TIB = 1024**2, 1024**3, 1024**4
 FRAME = plain(255)

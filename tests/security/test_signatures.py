@@ -15,15 +15,15 @@ import pytest
 
 from edge_agent.config import ModelsSettings
 from edge_agent.errors import InvalidPackage
-from edge_agent.runtime.by_settings import configured
-from edge_agent.runtime.signature import Identity
-from edge_agent.runtime.store import Registration, Store
-from edge_agent.runtime.versions import ServedVersions
+from edge_agent.runtime.models.by_settings import configured
+from edge_agent.runtime.packages.deployments import Registration, Store
+from edge_agent.runtime.packages.highest_versions import ServedVersions
+from edge_agent.runtime.packages.signature import Identity
 from edge_agent.types import ModelState
-from tests import micro
-from tests.agent import Agent
 from tests.contract.calls import until
-from tests.signatures import key, put, signed, signed_unbound
+from tests.fakes import micro
+from tests.fakes.agent import Agent
+from tests.fakes.signatures import key, put, signed, signed_unbound
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import pytest
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.rpc import socket_file
 from edge_agent.runtime.rpc.socket_file import claim, hand_over
-from tests.agent import Agent
+from tests.fakes.agent import Agent
 
 STRANGER, OPERATOR = 61001, 61002
 SQUAT = """

@@ -17,7 +17,7 @@ from typing import Iterator, List, Tuple
 
 import pytest
 
-from tests.agent import Agent
+from tests.fakes.agent import Agent
 from tests.faults.test_process import refusal
 
 STRANGER = 61001

@@ -18,7 +18,7 @@ import pytest
 from edge_agent.client import Client
 from edge_agent.packaging.agent.install import STARTS
 from edge_agent.types import ModelState
-from tests import micro
+from tests.fakes import micro
 from tests.security import watched
 from tests.security.watched import Watched
 from tests.training import pictures

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests import micro
-from tests.agent import Agent
-from tests.broker import free_port
 from tests.contract.calls import Caller, plain
+from tests.fakes import micro
+from tests.fakes.agent import Agent
+from tests.fakes.broker import free_port
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
 DAY = datetime.timedelta(days=1)

@@ -15,7 +15,7 @@ from edge_agent.runtime.results.greengrass import LocalSink
 from edge_agent.runtime.results.mqtt import MqttSink
 from edge_agent.runtime.results.sink import Message, MessageRejected
 from edge_agent.runtime.results.sinks import thing_name
-from tests.results.mqtt_sinks import settings
+from tests.runtime.results.mqtt_sinks import settings
 
 BAD_NAMES = [
     "#",

@@ -17,9 +17,9 @@ from typing import Any, Callable, Dict, Iterator, Set
 
 import pytest
 
-from tests.agent import Agent
 from tests.contract.calls import FOLDER, Caller, Segment, defective, plain
 from tests.contract.generations import LAST
+from tests.fakes.agent import Agent
 
 ATTACK_S = 0.5
 WIDTH, HEIGHT = 640, 480

@@ -15,9 +15,9 @@ from typing import Callable, Dict, List
 import grpc
 import pytest
 
-from tests.agent import Agent
 from tests.contract.calls import Caller, plain
 from tests.contract.generations import CALLS, LAST, SERVICE
+from tests.fakes.agent import Agent
 from tests.security.conftest import MIB, Polite
 from tests.security.raw_http2 import (
     ACK,

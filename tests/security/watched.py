@@ -18,7 +18,8 @@ import threading
 from pathlib import Path
 from typing import Dict, List
 
-ROOT = Path(__file__).parent.parent.parent
+from tests import ROOT
+
 UNSHARE = ["unshare", "--net", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
 _BIND = 4096  # mount(2)
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1  # netdevice(7)

@@ -12,14 +12,14 @@ import pytest
 from edge_agent.errors import ParityFailed
 from edge_agent.evaluation.labelled import read_frame
 from edge_agent.manifest import Decision, Manifest
-from edge_agent.runtime import parity
 from edge_agent.runtime.backends import catalog
 from edge_agent.runtime.backends.base import BackendOptions
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.models import golden_check
+from edge_agent.runtime.packages.package import Package
 from edge_agent.training import golden
 from edge_agent.training.trainer import train
-from tests import golden as engines
-from tests import micro
+from tests.fakes import golden as engines
+from tests.fakes import micro
 
 
 def check(package: Path, engine: str) -> None:
@@ -27,7 +27,7 @@ def check(package: Path, engine: str) -> None:
     options = BackendOptions(threads=2, cpu_batches=True)
     backend = catalog.open_named(engine, opened.read_model(), opened.manifest, options)
     try:
-        parity.check(backend, opened.manifest, parity.read_pictures(opened))
+        golden_check.check(backend, opened.manifest, golden_check.read_pictures(opened))
     finally:
         backend.close()
 
@@ -81,7 +81,7 @@ def test_labelled_anomalies_are_samples_themselves(parts: Path, tmp_path: Path) 
     out = tmp_path / "out"
     train(parts, out, progress=lambda _: None)
     stained = [read_frame(path).pixels for path in (parts / "anomaly").iterdir()]
-    golden_pictures = parity.read_pictures(Package(out))
+    golden_pictures = golden_check.read_pictures(Package(out))
     known = [any(np.array_equal(each, one) for one in stained) for each in golden_pictures]
     assert known == [False, True, False, True]
 

@@ -13,11 +13,12 @@ from edge_agent.evaluation.evaluator import evaluate
 from edge_agent.manifest import Manifest, parse
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 from edge_agent.training.trainer import train
+from tests import ROOT
 from tests.training import pictures
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+DATA = ROOT.parent / "shared" / "data"
 TARGETS = {"cookies": 0.95, "ballscrew": 0.93, "deeppcb": 0.85}  # image AUROC, normals only
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from edge_agent.benchmark.peers.commands import add_arguments, run
+from edge_agent.benchmark.peers.peers_command import add_arguments, run
 
 if __name__ == "__main__":  # clients are spawned processes, which import this module again
     parser = argparse.ArgumentParser(prog="edge_agent.benchmark.peers", description=__doc__)

@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.postprocess import Postprocessor
 from edge_agent.types import Frame, Prediction

@@ -17,9 +17,9 @@ from edge_agent.packaging.graph.graph import Graph, library
 from edge_agent.packaging.graph.half_rewriting import ADDING, CONVOLVING, MULTIPLYING, Rewriting
 from edge_agent.packaging.graph.half_rounding import in_float32
 from edge_agent.packaging.graph.precision import is_quantised
-from edge_agent.runtime import parity
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
+from edge_agent.runtime.models import golden_check
 from edge_agent.runtime.vision.preprocess import item_shape, write_input
 from edge_agent.types import Frame
 
@@ -152,6 +152,6 @@ def _check(content: bytes, manifest: Manifest, golden: Sequence[Picture]) -> Non
     for graph in (content, in_float32(content)):
         backend = open_backend(("onnxruntime",), graph, strict, BackendOptions())
         try:
-            parity.check(backend, strict, golden)
+            golden_check.check(backend, strict, golden)
         finally:
             backend.close()

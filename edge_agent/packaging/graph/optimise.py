@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Set, Tuple
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.packaging.graph.graph import library
 from edge_agent.packaging.target import CpuOptions, Target
-from edge_agent.runtime.graph_choice import instruction_set
+from edge_agent.runtime.packages.graph_choice import instruction_set
 from edge_agent.targets import MACHINES, OptimisedGraph
 
 FILE_NAME = "model.optimised.onnx"

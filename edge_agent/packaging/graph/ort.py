@@ -73,7 +73,7 @@ def _run(model: bytes, manifest: Manifest) -> None:
     """Compute one frame and a batch. Raises ModelError."""
     from edge_agent.runtime.backends.base import BackendOptions
     from edge_agent.runtime.backends.catalog import open_backend
-    from edge_agent.runtime.instance import InferenceUnit
+    from edge_agent.runtime.models.inference_unit import InferenceUnit
 
     batch = min(TRIAL_BATCH, max(manifest.runtime.batch_sizes))
     runtime = manifest.runtime.model_copy(update={"batch_sizes": (batch,)})

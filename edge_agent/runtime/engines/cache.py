@@ -27,8 +27,8 @@ from typing_extensions import Annotated
 
 from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.backends.fingerprint import Digest, Fingerprint
-from edge_agent.runtime.data_files import make_folder
 from edge_agent.runtime.engines.storing import open_folder, put, storing, write
+from edge_agent.runtime.system.data_files import make_folder
 
 log = logging.getLogger(__name__)
 

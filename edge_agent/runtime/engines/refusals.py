@@ -12,8 +12,8 @@ from typing import Dict
 
 from edge_agent.errors import BuildFailed
 from edge_agent.runtime.backends.fingerprint import Fingerprint
-from edge_agent.runtime.data_files import make_folder
 from edge_agent.runtime.engines.storing import storing, write
+from edge_agent.runtime.system.data_files import make_folder
 
 REFUSED = ".refused"
 

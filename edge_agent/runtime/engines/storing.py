@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Iterator
 
 from edge_agent.errors import BuildFailed
-from edge_agent.runtime.data_files import create_anew, modes_in
+from edge_agent.runtime.system.data_files import create_anew, modes_in
 
 MIB = 1024 * 1024
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -26,7 +26,7 @@ from edge_agent.runtime.engines.machine import Machine, look_briefly
 from edge_agent.runtime.engines.plan import CUDA, TENSORRT, Plan, plan
 from edge_agent.runtime.engines.refusals import Refusals
 from edge_agent.runtime.engines.spec import build_spec, ladder
-from edge_agent.runtime.package import Package
+from edge_agent.runtime.packages.package import Package
 from edge_agent.targets import BuildSpec, TargetSpec
 
 log = logging.getLogger(__name__)

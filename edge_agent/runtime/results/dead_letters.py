@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from edge_agent.runtime import private_files
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.spool.database import Entry
+from edge_agent.runtime.system import private_files
 
 log = logging.getLogger(__name__)
 

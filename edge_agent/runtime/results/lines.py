@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Callable, Optional
 
-from edge_agent.runtime.data_files import modes_in
 from edge_agent.runtime.results.sink import Message, SinkUnavailable
+from edge_agent.runtime.system.data_files import modes_in
 
 STANDARD_OUTPUT = "-"
 

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Dict, Tuple
 
-from edge_agent.runtime import private_files
 from edge_agent.runtime.results import event
+from edge_agent.runtime.system import private_files
 
 log = logging.getLogger(__name__)
 

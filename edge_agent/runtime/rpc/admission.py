@@ -20,9 +20,9 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Set
 import grpc
 
 from edge_agent.errors import AgentUnavailable, InvalidRequest, MalformedMessage
-from edge_agent.runtime import memory
 from edge_agent.runtime.rpc import status
 from edge_agent.runtime.rpc.memory_budget import MIB, Lease, MemoryBudget
+from edge_agent.runtime.system import memory
 
 log = logging.getLogger(__name__)
 

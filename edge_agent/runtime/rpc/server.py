@@ -18,7 +18,6 @@ from grpc_reflection.v1alpha import reflection
 
 from edge_agent.config import ServerSettings
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime import memory
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES, Admission, CallFigures
@@ -26,6 +25,7 @@ from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.roles import Role
 from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
 from edge_agent.runtime.rpc.socket_file import claim, hand_over
+from edge_agent.runtime.system import memory
 from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Deque, Dict, List, Optional, Tuple
 
 from edge_agent.errors import InvalidFrame, OutOfDescriptors, OutOfMemory
-from edge_agent.runtime import descriptors
+from edge_agent.runtime.system import descriptors
 from edge_agent.runtime.vision.bus_guard import GuardedMapping
 from edge_agent.runtime.vision.segment_access import SegmentAccess
 from edge_agent.types import SharedMemoryHandle

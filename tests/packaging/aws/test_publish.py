@@ -16,7 +16,7 @@ from edge_agent.packaging.aws.publish import CONTENT_TAG, Publication
 from edge_agent.packaging.aws.session import Aws
 from edge_agent.packaging.aws.upload import Bucket, upload
 from edge_agent.packaging.recipe import LIMIT_BYTES
-from tests import micro
+from tests.fakes import micro
 from tests.packaging.aws.cloud import REGION, Cloud, component, folder
 
 KEY = "line-4/plant.Bolts/1.0.0/model.zip"

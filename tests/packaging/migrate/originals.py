@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import botocore.session
 from botocore.validate import ParamValidator
 
-from edge_agent.packaging.migrate.commands import migrate
+from edge_agent.packaging.migrate.migrate_command import migrate
 from edge_agent.packaging.migrate.migration import Migration
 from edge_agent.packaging.recipe import AGENT, check
 

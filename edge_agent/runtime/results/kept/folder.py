@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Collection, Deque, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
-from edge_agent.runtime.data_files import make_folder
 from edge_agent.runtime.results.kept.manifest import (
     OWN_NAME,
     WORKPLACE,
@@ -32,6 +31,7 @@ from edge_agent.runtime.results.kept.shot import (
     OWN_KEY,
     SAMPLE,
 )
+from edge_agent.runtime.system.data_files import make_folder
 
 WORTH = {SAMPLE: 1, CAMERA_PROBLEM: 2, NEAR_THRESHOLD: 2, ANOMALY: 3}  # 0: what no line names
 FEWEST_DROPPED = 32  # lines at once, so that the manifest isn't rewritten for each

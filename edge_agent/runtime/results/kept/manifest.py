@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
 
-from edge_agent.runtime.data_files import create, create_anew, make_folder
 from edge_agent.runtime.results.kept.shot import IMAGE_KEY, MASK_KEY, OWN_KEY
+from edge_agent.runtime.system.data_files import create, create_anew, make_folder
 
 FILE_NAME = "manifest.jsonl"
 WORKPLACE = ".new"  # what isn't whole yet

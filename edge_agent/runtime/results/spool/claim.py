@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime import private_files
+from edge_agent.runtime.system import private_files
 
 SETTING = "results.folder"
 LOCK = "outbox.lock"

@@ -27,9 +27,9 @@ from typing import Any, Iterable, Iterator, List, Optional, Tuple
 
 from pydantic_core import to_json
 
-from edge_agent.runtime import private_files
 from edge_agent.runtime.results.event import Draft, Verdict
 from edge_agent.runtime.results.spool.places import Place
+from edge_agent.runtime.system import private_files
 
 FILE_NAME, FRESH = "journal.v1", "journal.v1.new"
 LIMIT_BYTES = 32 * 1024 * 1024

@@ -1,0 +1,153 @@
+"""One inference unit: a backend, its input buffer, and the steps from frames to predictions."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+
+from edge_agent.errors import EdgeAgentError, InferenceFailed
+from edge_agent.manifest import Manifest
+from edge_agent.runtime.backends.base import Backend
+from edge_agent.runtime.batching.batch import Item
+from edge_agent.runtime.models.placement import Placement, read_input
+from edge_agent.runtime.vision.frame import OpenFrame
+from edge_agent.runtime.vision.input_check import InputCheck
+from edge_agent.runtime.vision.light import measure
+from edge_agent.runtime.vision.postprocess import Postprocessor
+from edge_agent.runtime.vision.preprocess import write_input
+from edge_agent.types import CameraProblem
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+
+Problems = Tuple[CameraProblem, ...]
+
+
+class Verdicts:
+    """What all units of a model go by; new rules hold from the next batch on."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.input_check = InputCheck(manifest.statistics)
+        self.placement = Placement()
+        self.follow(manifest)
+
+    def follow(self, manifest: Manifest) -> None:
+        """Judge by this manifest's decision. May be called while units compute."""
+        self.postprocessor = Postprocessor(manifest)
+
+
+class InferenceUnit:
+    """Computes batches of items whose work is an `OpenFrame`; used by one thread at a time."""
+
+    def __init__(
+        self, backend: Backend, manifest: Manifest, verdicts: Optional[Verdicts] = None
+    ) -> None:
+        self.max_batch = backend.max_batch
+        self.can_interrupt = backend.can_interrupt
+        self._backend = backend
+        self._spec = manifest.input
+        self._verdicts = verdicts or Verdicts(manifest)
+        self._slots = backend.slots()
+
+    @property
+    def engine(self) -> str:
+        """What computes and where, for people."""
+        return f"{self._backend.name} on {self._backend.device}{self._verdicts.placement}"
+
+    def warm_up(self) -> None:
+        """Take the smallest and the largest batch all the way, on black frames; see who resizes.
+
+        Raises InferenceFailed when the outputs are not what the manifest says.
+        """
+        for count in {1, self.max_batch}:
+            outputs = self._backend.try_out(self._slots[:count])
+            self._verdicts.postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
+        self._verdicts.placement.decide(self._backend, self._spec, self._slots)
+
+    def compute(self, batch: List[Item]) -> None:
+        """Resolve every item with a Prediction or an error of its own."""
+        placed: List[Tuple[Item, Optional[Problems]]] = []
+        began = time.monotonic()
+        for item in batch:
+            try:
+                problems = self._place(item, len(placed))
+            except Exception as error:
+                item.fail(_fault(error))
+            else:
+                placed.append((item, problems))
+            now = time.monotonic()
+            item.times.preprocess, began = now - began, now
+        if not placed:
+            return
+        try:
+            outputs = self._backend.run(self._slots[: len(placed)])
+        except Exception as error:
+            fault = _fault(error)
+            for item, _ in placed:
+                item.fail(fault)
+            return
+        compute_s = time.monotonic() - began
+        postprocessor = self._verdicts.postprocessor  # one for the whole batch
+        for index, (item, problems) in enumerate(placed):
+            item.times.compute = compute_s
+            self._judge(item, problems, outputs, index, postprocessor)
+
+    def interrupt(self) -> None:
+        """Make `compute` on another thread fail soon; the unit can't be used afterwards."""
+        self._backend.interrupt()
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._backend.close()
+
+    def _place(self, item: Item, index: int) -> Optional[Problems]:
+        """Put a frame in its place; return what is wrong with the picture, None: not looked yet."""
+        frame = item.work.frame
+        if self._verdicts.placement.takes(frame) and self._backend.place(index, frame.pixels):
+            return None
+        return self._look(item, write_input(frame, self._spec, self._slots[index]))
+
+    def _look(self, item: Item, pixels: NDArray[np.uint8]) -> Problems:
+        """Return what is wrong with the picture; `pixels` are those the model gets."""
+        return self._verdicts.input_check.judge(measure(pixels), item.caller.name)
+
+    def _judge(
+        self,
+        item: Item,
+        problems: Optional[Problems],
+        outputs: Dict[str, NDArray[Any]],
+        index: int,
+        postprocessor: Postprocessor,
+    ) -> None:
+        began = time.monotonic()
+        opened: OpenFrame = item.work
+        frame = opened.frame
+        try:
+            if problems is None:
+                problems = self._look(item, read_input(self._slots[index], self._spec))
+            if item.future.done():  # given up meanwhile: its caller's memory is no longer ours
+                return
+            prediction = postprocessor.predict(
+                outputs, index, frame.width, frame.height, opened.mask_target
+            )
+        except Exception as error:
+            item.fail(_fault(error))
+            return
+        if problems:
+            prediction = replace(prediction, camera_problems=problems)
+        item.times.postprocess = time.monotonic() - began
+        item.resolve(prediction)
+
+
+def _fault(error: Exception) -> EdgeAgentError:
+    """Return the error a caller gets; one that is not ours is a fault, told in the log."""
+    if isinstance(error, EdgeAgentError):
+        return error
+    log.error("A frame could not be computed.", exc_info=error)
+    return InferenceFailed(f"The frame could not be computed ({type(error).__name__}).")

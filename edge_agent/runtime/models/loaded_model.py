@@ -1,0 +1,215 @@
+"""A model in memory: a package verified, opened in inference units, and warm."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
+
+from edge_agent.config import EngineSettings, ModelsSettings
+from edge_agent.errors import BackendUnavailable, EdgeAgentError, ModelError, NotBuilt
+from edge_agent.manifest import Decision, Manifest, RuntimeSpec
+from edge_agent.runtime.backends.base import BackendOptions
+from edge_agent.runtime.batching.batch import Item
+from edge_agent.runtime.batching.batcher import Batcher, BatchingOptions
+from edge_agent.runtime.batching.scaling import Limits, Scaler
+from edge_agent.runtime.engines.plan import TENSORRT
+from edge_agent.runtime.engines.supply import Candidate, EngineSupply
+from edge_agent.runtime.models.backend_selection import Opened, Opening
+from edge_agent.runtime.models.inference_unit import InferenceUnit, Verdicts
+from edge_agent.runtime.packages.deployments import Registration
+from edge_agent.runtime.system import memory
+from edge_agent.runtime.vision.frame import OpenFrame
+from edge_agent.types import DetectRequest, Prediction
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A model in memory, warm; `opened` makes further inference units of it.
+
+    `packaged` is the manifest as it stands in the package, `manifest` with the registration's
+    decision.
+    """
+
+    registration: Registration
+    digest: str  # of the package
+    packaged: Manifest
+    manifest: Manifest
+    verdicts: Verdicts
+    batcher: Batcher
+    scaler: Scaler
+    opened: Opened
+    pending: Optional[Candidate]  # the engine it would rather be served by, not built yet
+    engine: str  # for people: "2 threads, batches of up to 4, onnxruntime on CPU"
+    remarks: List[str]  # for people: "Reproduces 4 golden samples."
+    growing: threading.Lock = field(default_factory=threading.Lock)  # held while a unit is made
+
+    @property
+    def summary(self) -> str:
+        """What serves, for people."""
+        units = self.batcher.instances
+        remarks = "".join(f" {remark}" for remark in (*self.remarks, *self.opened.backend.remarks))
+        return (
+            f"Version {self.manifest.version}, {units} inference unit{'s' * (units != 1)} of "
+            f"{self.engine}. Threshold {self.manifest.decision.threshold:g}.{remarks}"
+        )
+
+    @property
+    def trouble(self) -> str:
+        """Why the engine will never compute again; empty while it does."""
+        return self.opened.backend.trouble
+
+    def predict(self, opened: OpenFrame, request: DetectRequest) -> Prediction:
+        """Judge a frame. Raises as Batcher.run."""
+        held_bytes = opened.held_bytes
+        item = Item(opened, time.monotonic(), request.caller, request.times, held_bytes)
+        prediction: Prediction = self.batcher.run(item)
+        return prediction
+
+    def decide(self, registration: Registration) -> str:
+        """Judge by another registration of the same package from the next batch on.
+
+        Returns what is different now, for people. Raises InvalidPackage when the decision can't be;
+        nothing has changed then.
+        """
+        before, manifest = self.manifest.decision, registration.apply(self.packaged)
+        self.verdicts.follow(manifest)
+        self.registration, self.manifest = registration, manifest
+        return _differences(before, manifest.decision)
+
+    def limit_units(self, engine: EngineSettings) -> None:
+        """Let there be as many units as other settings say, each with the threads it would have
+        had before.
+        """  # noqa: D205
+        limits, _ = unit_limits(self.manifest.runtime, engine, self.opened.backend.ring)
+        if limits != self.scaler.limits:
+            log.info(
+                "Model %s has %d to %d inference units from now on; how many threads each has, is "
+                "reckoned anew when it is started again.",
+                self.registration.name, limits.minimum, limits.maximum,
+            )  # fmt: skip
+        self.scaler.limits = limits
+
+    def close(self, within_s: float) -> bool:
+        """Finish what waits and free everything; False when calls were cut off."""
+        finished = self.batcher.close(within_s)
+        memory.give_back()
+        return finished
+
+
+def open_loaded(
+    registration: Registration,
+    models: ModelsSettings,
+    engine: EngineSettings,
+    supply: EngineSupply,
+    only: Optional[Callable[[str], bool]] = None,
+) -> Loaded:
+    """Verify, open and warm the package in the first engine that gives its own results back.
+
+    Of the engines that the supply plans, those are tried that `only` says yes to. Raises
+    ModelError; NotBuilt when none serves but one would as soon as it is built.
+    """
+    package = registration.open(models.package_limit_mib * memory.MIB)
+    package.verify()
+    manifest = registration.apply(package.manifest)
+    plan = supply.plan(package.manifest.target)
+    _, threads = unit_limits(manifest.runtime, engine)
+    options = BackendOptions(
+        threads,
+        engine.spinning,
+        engine.memory_arena,
+        engine.cpu_batches,
+        memory_bytes=memory.free_bytes(models.memory_limit_mib),
+        hang_after_s=engine.hang_after_s,
+    )
+    is_limited = models.memory_limit_mib is not None
+    opening = Opening(registration.name, package, manifest, options, supply, is_limited)
+    names = list(filter(only, plan.order))
+    if not names:
+        raise BackendUnavailable("There is no other engine for it here.")
+    opened, refused = opening.first(names)
+    ring = opened.backend.ring
+    limits, _ = unit_limits(manifest.runtime, engine, ring)
+    units = _open_all(registration.name, opened, limits.minimum)
+    batching = BatchingOptions(
+        engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000
+    )
+    registration.served(package)
+    remarks = [
+        *_remarks(registration.name, len(package.manifest.golden), refused),
+        *opened.remarks,
+        *plan.remarks,
+    ]
+    return Loaded(
+        registration,
+        package.digest,
+        package.manifest,
+        manifest,
+        opening.verdicts,
+        Batcher(units, batching),
+        Scaler(limits),
+        opened,
+        opening.pending,
+        _describe(opened, threads),
+        remarks,
+    )
+
+
+def _open_all(name: str, opened: Opened, count: int) -> List[InferenceUnit]:
+    """Return the first unit and further ones, as many as can be had; the scaler asks for others."""
+    units = [opened.unit]
+    try:
+        while len(units) < count:
+            units.append(opened.another())
+    except EdgeAgentError as error:
+        log.warning("Model %s starts with %d of %d units: %s", name, len(units), count, error)
+    return units
+
+
+def _describe(opened: Opened, threads: int) -> str:
+    what = f"{opened.engine}, batches of up to {opened.unit.max_batch}"
+    on_cpu = f"{threads} thread{'s' * (threads > 1)}, " if opened.backend.ring == 1 else ""
+    return on_cpu + what
+
+
+def _remarks(model: str, golden: int, refused: Dict[str, ModelError]) -> Iterator[str]:
+    """Yield what the golden samples said, and which engines are here but don't serve."""
+    if golden:
+        yield f"Reproduces {golden} golden sample{'s' * (golden > 1)}."
+    for name, error in refused.items():
+        if isinstance(error, NotBuilt):
+            log.info("Model %s: %s", model, error)
+        elif name == TENSORRT or not isinstance(error, BackendUnavailable):
+            log.warning("Model %s isn't served by %s: %s", model, name, error)
+            yield f"Not on {name}: {error}"
+
+
+def unit_limits(runtime: RuntimeSpec, engine: EngineSettings, ring: int = 1) -> Tuple[Limits, int]:
+    """Return how many inference units there may be and how many threads each of them has.
+
+    Together they have no more threads than there are cores, unless the threads are set. There are
+    at least `ring` where a device needs so many to be busy, unless their number is set.
+    """
+    cores = os.cpu_count() or 1
+    ring = min(ring, engine.max_inference_units or ring)
+    minimum = engine.min_inference_units or max(runtime.min_inference_units, ring)
+    maximum = max(minimum, engine.max_inference_units or runtime.max_inference_units)
+    if not engine.threads and ring == 1:
+        minimum, maximum = min(minimum, cores), min(maximum, cores)
+    limits = Limits(minimum, maximum, engine.scale_up_after_s, engine.scale_down_after_s)
+    return limits, engine.threads or max(1, cores // maximum)
+
+
+def _differences(old: Decision, new: Decision) -> str:
+    """Return what changed, for people: "threshold 0.5 -> 0.6"."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    return ", ".join(
+        f"{name} {before[name]} -> {value}"
+        for name, value in after.items()
+        if before[name] != value
+    )

@@ -1,0 +1,110 @@
+"""A model package on disk, a folder or a zip: every byte is verified before anyone sees it.
+
+Only the manifest, its signature and files that it lists are ever read, and they are read into
+memory, never unpacked: a path that leads elsewhere, a link or a bomb has nothing to act on. Other
+files may lie beside them; nobody looks at those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Optional, Tuple
+
+from edge_agent.errors import InvalidPackage
+from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest, parse
+from edge_agent.runtime.packages import external_data, files, signature
+from edge_agent.runtime.packages.signature import Identity, TrustedKeys
+
+MANIFEST_LIMIT_BYTES = 1024 * 1024
+DEFAULT_LIMIT_BYTES = 2048 * 1024 * 1024
+MOST_FILES = 1024  # listed; a package for calibration has some 530
+SENTENCE_LENGTH = 2000  # of what is wrong with a manifest; one answer tells of all models
+
+
+class Package:
+    """The manifest of a package and its files.
+
+    digest: names this very content. is_signed: one of the keys that this device trusts signed it;
+    False as well where it trusts none. identity: what it was signed as, if that is known.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        trusted: Optional[TrustedKeys] = None,
+    ) -> None:
+        """Read the manifest; with `trusted`, one of these keys must have signed it.
+
+        Raises InvalidPackage: what is wrong with which file.
+        """
+        self.path, self.is_signed = path, trusted is not None
+        self.identity: Optional[Identity] = None
+        content = files.read(path, FILE_NAME, MANIFEST_LIMIT_BYTES)
+        if trusted is not None:
+            signed = files.find(path, signature.FILE_NAME, signature.LIMIT_BYTES)
+            self.identity = trusted.check(path, content, signed)
+        self.manifest = _parse(content)
+        self.digest = hashlib.sha256(content).hexdigest()
+        names = {entry.path for entry in self.manifest.files}
+        if len(names) < len(self.manifest.files):
+            raise InvalidPackage(f"{path}: {FILE_NAME} lists a file twice; make the package anew.")
+        if len(names) > MOST_FILES:
+            raise InvalidPackage(
+                f"{path} lists {len(names)} files; {MOST_FILES} at most are read. Leave out what "
+                "the model doesn't need."
+            )
+        total = sum(entry.size for entry in self.manifest.files)
+        if total > limit_bytes:
+            raise InvalidPackage(
+                f"{path} holds {total} bytes; the limit is {limit_bytes} "
+                "(setting models.package_limit_mib)."
+            )
+
+    def read(self, name: str) -> bytes:
+        """Return the file's verified content. Raises InvalidPackage when it is not as listed."""
+        entry = next((entry for entry in self.manifest.files if entry.path == name), None)
+        if entry is None:
+            raise InvalidPackage(f"{self.path} doesn't list a file {name!r} in its manifest.")
+        content = files.read(self.path, name, entry.size)
+        digest = hashlib.sha256(content).hexdigest()
+        if len(content) != entry.size or digest != entry.sha256:
+            raise InvalidPackage(
+                f"{self.path}: {name} was altered or damaged. Its sha-256 is {digest} "
+                f"({len(content)} bytes); the manifest says {entry.sha256} ({entry.size} bytes). "
+                "Deploy it anew."
+            )
+        return content
+
+    def verify(self) -> None:
+        """Raise InvalidPackage unless every file is as the manifest says, used here or not."""
+        for entry in self.manifest.files:
+            self.read(entry.path)
+
+    def read_model(self, graph: str = MODEL_FILE) -> bytes:
+        """Return the verified ONNX file; it refers to nothing outside itself."""
+        model = self.read(graph)
+        external_data.check(model)
+        return model
+
+
+def stamp(path: Path) -> Tuple[int, ...]:
+    """Return what changes when the package at `path` is replaced; empty when nothing is there."""
+    names = (FILE_NAME, signature.FILE_NAME, MODEL_FILE)
+    try:
+        files = [path / name for name in names] if path.is_dir() else [path]
+        facts = [file.stat() for file in files if file.exists()]
+    except OSError:
+        return ()
+    return tuple(value for fact in facts for value in (fact.st_ino, fact.st_mtime_ns, fact.st_size))
+
+
+def _parse(content: bytes) -> Manifest:
+    try:
+        return parse(content)
+    except InvalidPackage as error:
+        text = str(error)
+        if len(text) > SENTENCE_LENGTH:
+            text = f"{text[:SENTENCE_LENGTH]} ... and more."
+        raise InvalidPackage(text) from None

@@ -1,0 +1,93 @@
+"""Settings that change while the agent runs: what holds at once, and what waits for a restart."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Dict, List, TypeVar
+
+from edge_agent import logs
+from edge_agent.config import Settings
+from edge_agent.fields import Strict
+from edge_agent.runtime.models.registry import Registry
+from edge_agent.runtime.results.pipeline import ResultsRoom
+
+log = logging.getLogger(__name__)
+
+# None of them is a secret: their values are logged. Every other setting waits for a restart.
+LIVE = frozenset(
+    {
+        "log_level",
+        "engine.min_inference_units",
+        "engine.max_inference_units",
+        "engine.scale_up_after_s",
+        "engine.scale_down_after_s",
+        "engine.hang_after_s",
+        "models.thresholds",
+        "models.allow_downgrade",
+        "models.remove_after_s",
+        "models.memory_limit_mib",
+        "models.drain_within_s",
+        "results.publish",
+        "results.heartbeat_s",
+        "results.per_minute",
+        "results.anomaly_rate_alarm",
+        "results.capture.anomalies",
+        "results.capture.near_threshold",
+        "results.capture.sample",
+        "results.capture.per_minute",
+        "results.capture.quota_mib",
+        "updates.quiet_s",
+        "updates.defer_at_most_s",
+    }
+)
+
+T = TypeVar("T", bound=Strict)
+
+
+class LiveSettings:
+    """Puts new settings into force between two batches; no call fails or waits for it."""
+
+    def __init__(self, settings: Settings, registry: Registry, room: ResultsRoom) -> None:
+        """Begin with the settings that the registry and the room were built with."""
+        self._registry, self._room = registry, room
+        self._in_force = settings
+
+    def follow(self, new: Settings) -> List[str]:
+        """Put into force what can be at once; called by the thread that calls `registry.sync`.
+
+        Returns the dotted names of the settings whose new values wait for a restart. Units come and
+        go with the next looks; the rest holds for the next batch, result or frame kept.
+        """
+        before, self._in_force = self._in_force, _in_force(self._in_force, new)
+        changes = _differences(before, self._in_force)
+        if changes:
+            told = ", ".join(f"{name} = {value!r}" for name, value in changes.items())
+            log.info("In force from now on: %s.", told)
+        logs.set_level(self._in_force.log_level)
+        self._registry.follow(self._in_force.models, self._in_force.engine)
+        self._room.follow(self._in_force.results)
+        return list(_differences(self._in_force, new))
+
+
+def _in_force(old: T, new: T, path: str = "") -> T:
+    """Return `old` with what is live of `new`."""
+    values: Dict[str, Any] = {}
+    for name in type(old).model_fields:
+        here, there = getattr(old, name), getattr(new, name)
+        if isinstance(here, Strict):
+            values[name] = _in_force(here, there, f"{path}{name}.")
+        elif path + name in LIVE:
+            values[name] = there
+    return old.model_copy(update=values)
+
+
+def _differences(old: Strict, new: Strict, path: str = "") -> Dict[str, Any]:
+    """Return the new values that differ, by the settings' dotted names."""
+    found: Dict[str, Any] = {}
+    for name in type(old).model_fields:
+        here, there = getattr(old, name), getattr(new, name)
+        if isinstance(here, Strict):
+            found.update(_differences(here, there, f"{path}{name}."))
+        elif here != there:
+            found[path + name] = there
+    return found

@@ -1,0 +1,108 @@
+"""A real agent process, started as a component of a (fake) nucleus."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Set
+
+import numpy as np
+
+from edge_agent.client import Client
+from edge_agent.errors import EdgeAgentError
+from edge_agent.types import ModelState, Prediction
+from tests.fakes import micro
+from tests.fakes.agent import Agent
+from tests.fakes.fake_nucleus import FakeNucleus
+from tests.runtime.results.outboxes import wait_until
+
+FRAME = np.full((micro.SIZE, micro.SIZE, 3), 102, np.uint8)  # its score is 0.4
+SOON = {"rescan_every_s": 0.1}
+
+
+class ComponentAgent(Agent):
+    """`edge-agent serve --greengrass`, with a model "bolts" that is registered in models.d."""
+
+    def __init__(self, folder: Path, nucleus: FakeNucleus, *arguments: str) -> None:
+        super().__init__(folder, *arguments, environment=nucleus.environment)
+        self.work = folder / "work"
+        (self.work / "models.d").mkdir(parents=True)
+        record = {
+            "model_component": "bolts", "autostart": True,
+            "package": str(micro.write(folder / "packages" / "bolts", "classification")),
+        }  # fmt: skip
+        (self.work / "models.d" / "bolts.json").write_text(json.dumps(record))
+        nucleus.configure({"Socket": self.address, "models": SOON})
+
+    def command(self) -> List[str]:
+        serve = ["serve", "--greengrass", str(self.work)]
+        return [sys.executable, "-m", "edge_agent", *serve, *self._arguments]
+
+    def running(self) -> Client:
+        """Return a client once the model runs."""
+        self.wait_for("bolts", ModelState.RUNNING)
+        return self.client()
+
+    def records(self) -> List[Dict[str, Any]]:
+        """Return the lines of the log."""
+        return [json.loads(line) for line in self.log().splitlines() if line[:1] == "{"]
+
+    def lines(self, part: str) -> List[str]:
+        """Return the messages that have `part` in them."""
+        return [one["message"] for one in self.records() if part in one["message"]]
+
+    def troubles(self) -> List[str]:
+        """Return the messages of warnings and errors."""
+        return [one["message"] for one in self.records() if one["level"] in ("WARNING", "ERROR")]
+
+    def wait_for_line(self, part: str) -> str:
+        wait_until(lambda: bool(self.lines(part)))
+        return self.lines(part)[0]
+
+
+class Line:
+    """Sends frames without a pause; keeps what came back."""
+
+    def __init__(self) -> None:
+        self.thresholds: Set[float] = set()
+        self.answers = 0
+        self.failures: List[str] = []
+        self.latest: Dict[str, Prediction] = {}
+
+    def work(self, client: Client, stopping: threading.Event) -> None:
+        while not stopping.wait(0.005):
+            try:
+                verdict = client.detect("bolts", FRAME)
+            except EdgeAgentError as error:
+                self.failures.append(str(error))
+            else:
+                self.answers += 1
+                self.thresholds.add(round(verdict.threshold, 6))
+                self.latest["bolts"] = verdict
+
+
+@contextmanager
+def frames_coming(agent: ComponentAgent) -> Iterator[Line]:
+    """A line whose frames come all the time, until the context ends."""
+    line, stopping = Line(), threading.Event()
+    with agent.running() as client:
+        thread = threading.Thread(target=line.work, args=(client, stopping))
+        thread.start()
+        try:
+            wait_until(lambda: line.answers > 0)
+            yield line
+        finally:
+            stopping.set()
+            thread.join()
+
+
+def burst(count: int) -> Dict[str, Any]:
+    """Changes of `count` values at once, the threshold of "bolts" and publishing among them."""
+    thresholds: Dict[str, Any] = {f"model-{number}": 0.5 for number in range(count - 2)}
+    return {
+        "models": {"thresholds": {**thresholds, "bolts": 0.25}},
+        "results": {"publish": "anomalies"},
+    }

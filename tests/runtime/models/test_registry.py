@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+import pytest
+
+from edge_agent.config import EngineSettings, ModelsSettings
+from edge_agent.errors import InvalidRequest, ModelNotFound
+from edge_agent.runtime.models import served_model as model_module
+from edge_agent.runtime.models.loaded_model import Loaded
+from edge_agent.runtime.models.registry import Registry
+from edge_agent.runtime.packages.deployments import Registration
+from edge_agent.types import ModelState
+from tests.fakes import micro
+from tests.fakes.device import Device
+
+
+def registrations(*names: str) -> Dict[str, Registration]:
+    return {name: Registration(name, Path("/nowhere") / name, (1,)) for name in names}
+
+
+def after(*rounds: Dict[str, Registration], remove_after_s: float = 0.0) -> List[str]:
+    """Names that are deployed after these looks at the disk."""
+
+    registry = Registry(ModelsSettings(remove_after_s=remove_after_s), EngineSettings())
+    for found in rounds:
+        registry.sync(found)
+    names = [info.name for info in registry.list()]
+    registry.close(5.0)
+    return names
+
+
+def test_models_are_listed_by_name() -> None:
+    assert after(registrations("b", "a", "c")) == ["a", "b", "c"]
+
+
+def test_a_model_goes_when_it_is_missing_twice_in_a_row() -> None:
+    both, one = registrations("a", "b"), registrations("a")
+    assert after(both, one) == ["a", "b"]
+    assert after(both, one, one) == ["a"]
+    assert after(both, one, both, one) == ["a", "b"]
+
+
+def test_a_model_stays_for_the_moment_between_two_versions_of_its_component() -> None:
+    both, one = registrations("a", "b"), registrations("a")
+    assert after(both, one, one, one, remove_after_s=3600.0) == ["a", "b"]
+
+
+def test_an_empty_name_and_an_unknown_one_are_told_apart() -> None:
+    registry = Registry(ModelsSettings(), EngineSettings())
+    with pytest.raises(InvalidRequest):
+        registry.find("")
+    with pytest.raises(ModelNotFound, match="Deployed models: none"):
+        registry.find("x")
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    """A package that can't be loaded and one that can."""
+    micro.write(tmp_path / "packages" / "broken", "classification", b"no graph")
+    micro.write(tmp_path / "packages" / "whole", "classification")
+    with Device(tmp_path) as device:
+        yield device
+
+
+def deploy(device: Device, package: str, **values: Any) -> None:
+    device.record("plates", package=str(device.packages / package), **values)
+
+
+def test_a_failed_model_starts_with_the_update_that_mends_it(device: Device) -> None:
+    deploy(device, "broken", autostart=True)
+    device.wait("plates", ModelState.FAILED)
+    (device.records / "plates.json").unlink()  # as between two versions of a component
+    device.look()
+    deploy(device, "whole", autostart=True)
+    device.wait("plates", ModelState.RUNNING)
+
+
+def test_a_failed_model_starts_with_the_decision_that_mends_it(device: Device) -> None:
+    deploy(device, "whole", autostart=True, decision={"threshold": 7})
+    device.wait("plates", ModelState.FAILED)
+    deploy(device, "whole", autostart=True, decision={"threshold": 0.7})
+    device.wait("plates", ModelState.RUNNING)
+
+
+def test_a_failed_model_that_does_not_start_by_itself_waits_to_be_started(device: Device) -> None:
+    deploy(device, "broken")
+    device.detector.start("plates")
+    device.wait("plates", ModelState.FAILED)
+    deploy(device, "whole")
+    assert device.detector.describe("plates").state is ModelState.FAILED
+    device.run("plates")
+
+
+def test_a_stopped_model_starts_when_its_record_says_so_from_now_on(device: Device) -> None:
+    deploy(device, "whole")
+    assert device.detector.describe("plates").state is ModelState.STOPPED
+    deploy(device, "whole", autostart=True)
+    device.wait("plates", ModelState.RUNNING)
+
+
+def test_a_model_that_was_stopped_stays_so_through_an_update(device: Device) -> None:
+    deploy(device, "whole", autostart=True)
+    device.wait("plates", ModelState.RUNNING)
+    device.detector.stop("plates")
+    micro.write(device.packages / "whole", "classification", version="2")
+    device.look()
+    assert device.detector.describe("plates").state is ModelState.STOPPED
+
+
+@pytest.mark.parametrize("autostart", [True, False])
+def test_a_model_that_is_replaced_while_it_is_loaded_is_not_failed_by_the_old_package(
+    device: Device, monkeypatch: pytest.MonkeyPatch, autostart: bool
+) -> None:
+    replaced, open_loaded = threading.Event(), model_module.open_loaded
+
+    def once_replaced(*args: Any) -> Loaded:
+        assert replaced.wait(20.0)
+        return open_loaded(*args)
+
+    monkeypatch.setattr(model_module, "open_loaded", once_replaced)
+    deploy(device, "broken", autostart=autostart)
+    if not autostart:
+        device.detector.start("plates")
+    deploy(device, "whole", autostart=autostart)
+    assert device.detector.describe("plates").state is ModelState.STARTING
+    replaced.set()
+    device.wait("plates", ModelState.RUNNING)

@@ -1,0 +1,406 @@
+"""Durability and bounds: what was offered is there after whatever happens to the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.results.event import Draft
+from edge_agent.runtime.results.outbox import Outbox
+from edge_agent.runtime.results.spool.database import Dropped, Entry
+from edge_agent.runtime.results.spool.journal import FILE_NAME, Journal
+from edge_agent.runtime.results.spool.pending import Pending
+from edge_agent.runtime.results.spool.places import SHARED_MEMORY, places
+from tests.runtime.results.outboxes import SINK, Drops, make, open_outbox, wait_until
+
+MIB = 1024 * 1024
+
+
+def everything(outbox: Outbox, model: str = "bolts", sink: str = SINK) -> List[Entry]:
+    found: List[Entry] = []
+    while True:
+        more = outbox.read(sink, model, found[-1].sequence if found else 0, 500)
+        if not more:
+            return found
+        found += more
+
+
+def wait_for(outbox: Outbox, count: int, model: str = "bolts") -> List[Entry]:
+    wait_until(lambda: len(everything(outbox, model)) >= count)
+    return everything(outbox, model)
+
+
+def wait_for_stored(outbox: Outbox, event: Draft) -> None:
+    wait_until(lambda: any(entry.id == event.id for entry in everything(outbox)))
+
+
+def test_events_are_numbered_and_come_back_in_order(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    events = [make(model) for model in ("bolts", "nuts") * 50]
+
+    for event in events:
+        outbox.offer(event)
+    bolts, nuts = wait_for(outbox, 50), wait_for(outbox, 50, "nuts")
+    outbox.close(5)
+
+    assert [entry.id for entry in bolts] == [event.id for event in events[::2]]
+    first = bolts[0].sequence
+    assert [entry.sequence for entry in nuts] == list(range(first + 1, first + 101, 2))
+    assert json.loads(bolts[0].body)["sequence"] == first
+
+
+def test_an_event_may_be_sent_only_once_it_is_on_disk(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as disk:
+        for _ in range(200):
+            outbox.offer(make())
+            for entry in outbox.read(SINK, "bolts", 0, 1000):
+                row = disk.execute("SELECT id FROM normal WHERE sequence = ?", (entry.sequence,))
+                assert row.fetchone() == (entry.id,)
+        wait_for(outbox, 200)
+    outbox.close(5)
+
+
+def test_delivered_events_are_gone_after_a_restart_and_others_are_not(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    for _ in range(10):
+        outbox.offer(make())
+    entries = wait_for(outbox, 10)
+    outbox.settle(SINK, [entry.sequence for entry in entries[:4]])
+    outbox.close(5)
+
+    outbox = open_outbox(tmp_path)
+    left = everything(outbox)
+    outbox.offer(make())
+    last = wait_for(outbox, 7)[-1]
+    outbox.close(5)
+
+    assert left == entries[4:]
+    assert last.sequence == entries[-1].sequence + 1
+
+
+def test_each_sink_gets_every_event_and_what_waits_for_an_absent_one_stays(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path, sinks=("a", "b"))
+    outbox.offer(make())
+    wait_until(lambda: bool(everything(outbox, sink="b")))
+    first = everything(outbox, sink="a")[0].sequence
+    outbox.settle("a", [first])
+    outbox.close(5)
+
+    outbox = open_outbox(tmp_path, sinks=("c", "a"))  # b isn't configured any more
+    assert not everything(outbox, sink="a")
+    assert not everything(outbox, sink="c")  # it came later than the event
+    outbox.offer(make())
+    wait_until(lambda: len(everything(outbox, sink="a")) == len(everything(outbox, sink="c")) == 1)
+    outbox.settle("a", [everything(outbox, sink="a")[0].sequence])
+    outbox.close(5)
+
+    outbox = open_outbox(tmp_path, sinks=("a", "b"))
+    assert [e.sequence for e in everything(outbox, sink="b")] == [first]
+    assert not everything(outbox, sink="a")
+    outbox.close(5)
+
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as db:
+        assert db.execute("SELECT COUNT(*) FROM normal").fetchone() == (2,)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from tests.runtime.results.outboxes import make, open_outbox
+outbox = open_outbox(Path(sys.argv[1]), commit_every_s=float(sys.argv[2]))
+while True:
+    event = make()
+    outbox.offer(event)
+    print(event.id, flush=True)
+"""
+
+
+@pytest.mark.parametrize("commit_every_s", [0.01, 30.0])
+def test_every_event_offered_before_kill_9_is_there_afterwards(
+    tmp_path: Path, commit_every_s: float
+) -> None:
+    command = [sys.executable, "-c", CHILD, str(tmp_path), str(commit_every_s)]
+    told: List[str] = []
+    for _ in range(3):
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        told += [child.stdout.readline().strip() for _ in range(500)]
+        child.send_signal(signal.SIGKILL)
+        told += [line.strip() for line in child.stdout if line.endswith("\n")]
+        child.wait(10)
+        child.stdout.close()
+
+    outbox = open_outbox(tmp_path)
+    ids = [entry.id for entry in wait_for(outbox, len(told))]
+    outbox.close(5)
+
+    assert set(told) <= set(ids)
+    assert len(set(ids)) == len(ids)
+    assert ids == sorted(ids)  # ids rise with time
+    assert len(ids) - len(told) <= 3  # offered, and killed before it was told
+
+
+def test_a_record_cut_off_by_the_kill_costs_no_record_behind_it(tmp_path: Path) -> None:
+    ids: List[str] = []
+    for _ in range(3):
+        pending = Pending(tmp_path, threading.Lock())
+        drafts = [make() for _ in range(5)]
+        for draft in drafts:
+            pending.add(len(ids), draft)
+            ids.append(draft.id)
+        pending.close(stored=False)
+        with (places(tmp_path)[0].path / FILE_NAME).open("ab") as file:
+            file.write(b"000000ff12345678[17,and then nothing")  # a write ends at a page
+
+    left = Pending(tmp_path, threading.Lock())
+    assert [event.draft.id for event in left.events] == ids
+    left.forget(range(len(ids)))
+    left.close(stored=True)
+
+
+def test_offering_never_waits_for_the_disk(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    blocker = sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    outbox.offer(make())  # its commit hangs
+    done = threading.Event()
+
+    def offer() -> None:
+        for _ in range(100):
+            outbox.offer(make())
+        done.set()
+
+    threading.Thread(target=offer, daemon=True).start()
+
+    assert done.wait(2.0)  # the commit waits for up to 5 s
+    blocker.execute("COMMIT")
+    blocker.close()
+    wait_for(outbox, 101)
+    outbox.close(5)
+
+
+def test_a_full_outbox_drops_the_oldest_normal_results_and_anomalies_last(tmp_path: Path) -> None:
+    drops = Drops()
+    outbox = open_outbox(tmp_path, drops, limit_mib=1)
+    offered = [make(anomalous=n % 10 == 0, size=1000) for n in range(3000)]
+    for event in offered:
+        outbox.offer(event)
+        if event is offered[len(offered) // 2]:
+            wait_for_stored(outbox, event)
+    wait_for_stored(outbox, offered[-1])
+    left = everything(outbox)
+    outbox.close(5)
+
+    ids = {entry.id for entry in left}
+    normal = [event for event in offered if event.verdict == "normal"]
+    gone = [event for event in normal if event.id not in ids]
+    assert all(event.id in ids for event in offered if event.verdict == "anomaly")
+    assert gone == normal[: len(gone)]  # the oldest
+    assert drops.total == Dropped(normal=len(gone), others=0)
+    assert len(left) + len(gone) == 3000
+    assert drops.reasons == {"outbox full"}
+    assert (tmp_path / "outbox.db").stat().st_size < 4 * MIB  # the limit and one commit
+
+
+def test_anomalies_are_dropped_when_nothing_else_is_left(tmp_path: Path) -> None:
+    drops = Drops()
+    outbox = open_outbox(tmp_path, drops, limit_mib=1)
+    offered = [make(anomalous=True, size=1000) for _ in range(2000)]
+    for event in offered:
+        outbox.offer(event)
+    wait_for_stored(outbox, offered[-1])
+    left = everything(outbox)
+    outbox.close(5)
+
+    assert 0 < len(left) < 2000
+    assert drops.total == Dropped(normal=0, others=2000 - len(left))
+    assert [entry.id for entry in left] == [event.id for event in offered[-len(left) :]]
+
+
+def test_events_that_are_too_old_are_dropped_and_counted(tmp_path: Path) -> None:
+    now, drops = [time.time()], Drops()
+    outbox = open_outbox(tmp_path, drops, wall=lambda: now[0], max_age_h=1.0)
+    outbox.offer(make())
+    wait_for(outbox, 1)
+    outbox.close(5)
+    now[0] += 3700.0
+
+    outbox = open_outbox(tmp_path, drops, wall=lambda: now[0], max_age_h=1.0)
+    fresh = make()._replace(made=now[0])
+    outbox.offer(fresh)
+    wait_until(lambda: bool(drops.total))
+    left = everything(outbox)
+    outbox.close(5)
+
+    assert [entry.id for entry in left] == [fresh.id]
+    assert drops.total == Dropped(normal=1)
+    assert drops.reasons == {"too old"}
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0 * 365])
+def test_setting_the_clock_drops_nothing_and_keeps_order(tmp_path: Path, jump_s: float) -> None:
+    offset, drops = [0.0], Drops()
+    outbox = open_outbox(tmp_path, drops, wall=lambda: time.time() + offset[0], max_age_h=1.0)
+    for _ in range(5):
+        outbox.offer(make()._replace(made=time.time() + offset[0]))
+    wait_for(outbox, 5)
+    offset[0] = jump_s
+    for _ in range(5):
+        outbox.offer(make()._replace(made=time.time() + offset[0]))
+    entries = wait_for(outbox, 10)
+    ages = [outbox.age_s(entry) for entry in entries]
+    outbox.close(5)
+
+    assert not drops.total
+    first = entries[0].sequence
+    assert [entry.sequence for entry in entries] == list(range(first, first + 10))
+    assert [age < 60 for age in ages] == [True] * 10
+
+
+def test_numbers_rise_over_a_damaged_store_and_a_clock_that_is_behind(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    for _ in range(300):
+        outbox.offer(make())
+    before = wait_for(outbox, 300)
+    outbox.close(5)
+    file = tmp_path / "outbox.db"
+    file.write_bytes(file.read_bytes()[:-4096] + b"\xff" * 4096)
+
+    outbox = open_outbox(tmp_path, wall=lambda: time.time() - 86_400.0)
+    assert outbox.damage
+    fresh = make()
+    outbox.offer(fresh)
+    wait_for_stored(outbox, fresh)
+    assert everything(outbox)[-1].id == fresh.id
+    assert everything(outbox)[-1].sequence > before[-1].sequence
+    outbox.close(5)
+
+
+def test_deliveries_are_noted_though_nothing_new_comes(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    outbox.offer(make())
+    outbox.settle(SINK, [wait_for(outbox, 1)[0].sequence])
+
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as disk:
+        wait_until(lambda: disk.execute("SELECT COUNT(*) FROM normal").fetchone() == (0,))
+    outbox.close(5)
+
+
+def test_a_full_outbox_keeps_every_anomaly_that_fits(tmp_path: Path) -> None:
+    drops = Drops()
+    outbox = open_outbox(tmp_path, drops, limit_mib=2)
+    anomalies = []
+    for n in range(5000):
+        event = make(anomalous=n % 2 == 0)
+        anomalies += [event.id] if n % 2 == 0 else []
+        outbox.offer(event)
+        if n % 500 == 499:
+            wait_for_stored(outbox, event)
+    left = {entry.id for entry in everything(outbox)}
+    outbox.close(5)
+
+    assert set(anomalies) <= left
+    assert drops.total.others == 0 < drops.total.normal
+
+
+def test_two_agents_cannot_use_one_folder(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+
+    with pytest.raises(InvalidConfiguration, match="in use by another agent"):
+        open_outbox(tmp_path)
+
+    outbox.close(5)
+
+
+def test_notes_outlive_the_process(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    outbox.note("statistics", "twelve")
+    outbox.close(5)
+
+    outbox = open_outbox(tmp_path)
+    assert outbox.noted("statistics") == "twelve"
+    assert outbox.noted("nothing") == ""
+    outbox.close(5)
+
+
+def test_a_closed_outbox_leaves_no_journal(tmp_path: Path) -> None:
+    before = set(SHARED_MEMORY.iterdir())
+    outbox = open_outbox(tmp_path)
+    outbox.offer(make())
+    outbox.close(5)
+
+    assert set(SHARED_MEMORY.iterdir()) <= before
+
+
+def test_a_lost_note_of_the_sinks_loses_no_event(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    events = [make() for _ in range(20)]
+    for event in events:
+        outbox.offer(event)
+    wait_for(outbox, 20)
+    outbox.close(5)
+    for damage in ("DELETE FROM notes", "UPDATE notes SET text = '?'"):
+        with closing(sqlite3.connect(tmp_path / "outbox.db")) as db, db:
+            db.execute(damage)
+
+        outbox = open_outbox(tmp_path)
+        assert [entry.id for entry in everything(outbox)] == [event.id for event in events]
+        outbox.close(5)
+
+
+def test_an_event_that_cannot_be_written_as_json_is_counted_and_stops_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drops = Drops()
+    outbox = open_outbox(tmp_path, drops)
+    outbox.offer(Draft("bad", "alarm", "bolts", time.time(), {"what": {1, 2}}))
+    outbox.offer(make())
+
+    assert len(wait_for(outbox, 1)) == 1
+    assert outbox.waiting(SINK) == 1
+    outbox.close(5)
+    assert drops.total == Dropped(others=1)
+    assert "bad" in caplog.text
+
+
+def test_a_journal_of_another_user_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(places(tmp_path)[0])
+    journal.append((1, make()))
+    journal.close(remove=False)
+    try:
+        os.chown(journal.place.path, 1, 1)
+    except PermissionError:
+        pytest.skip("giving a file away needs root")
+
+    outbox = open_outbox(tmp_path)
+    outbox.offer(make())
+    assert len(wait_for(outbox, 1)) == 1
+    outbox.close(5)
+    assert "belongs to user 1 " in caplog.text
+    assert journal.place.path.exists()
+
+
+def test_a_journal_that_was_removed_meanwhile_stops_no_close(tmp_path: Path) -> None:
+    before = set(SHARED_MEMORY.iterdir())
+    outbox = open_outbox(tmp_path)
+    for path in set(SHARED_MEMORY.iterdir()) - before:
+        shutil.rmtree(path)
+    outbox.offer(make())
+    wait_for(outbox, 1)
+    outbox.close(5)
