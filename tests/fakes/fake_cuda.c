@@ -1111,40 +1111,6 @@ int cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
   WITH_LOCK(launch(function, shape, stream, values, extra));
 }
 
-int cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t flags, int *status);
-
-/* What cuda-bindings looks functions up with: their plain names, and the CUDA that brought their
-   present form. */
-#define PLAIN(name) {#name, name}
-#define SECOND(name) {#name, name##_v2}
-static const struct { const char *name; void *function; } BY_NAME[] = {
-  PLAIN(cuGetErrorString), PLAIN(cuGetErrorName), PLAIN(cuInit), PLAIN(cuDriverGetVersion),
-  PLAIN(cuDeviceGet), PLAIN(cuDeviceGetCount), PLAIN(cuDeviceGetName), PLAIN(cuDeviceGetAttribute),
-  PLAIN(cuDevicePrimaryCtxRetain), SECOND(cuDevicePrimaryCtxRelease), SECOND(cuCtxPushCurrent),
-  SECOND(cuCtxPopCurrent), PLAIN(cuCtxSynchronize), SECOND(cuMemGetInfo), SECOND(cuMemAlloc),
-  SECOND(cuMemFree), SECOND(cuMemHostRegister), PLAIN(cuMemHostUnregister),
-  SECOND(cuMemHostGetDevicePointer), SECOND(cuMemcpyHtoDAsync), SECOND(cuMemcpyDtoHAsync),
-  PLAIN(cuStreamCreate), SECOND(cuStreamDestroy), PLAIN(cuStreamWaitEvent),
-  PLAIN(cuStreamSynchronize), SECOND(cuStreamBeginCapture), PLAIN(cuStreamEndCapture),
-  PLAIN(cuEventCreate), SECOND(cuEventDestroy), PLAIN(cuEventRecord), PLAIN(cuEventSynchronize),
-  PLAIN(cuEventElapsedTime), PLAIN(cuGraphInstantiateWithFlags), PLAIN(cuGraphLaunch),
-  PLAIN(cuGraphExecDestroy), PLAIN(cuGraphDestroy), PLAIN(cuModuleLoadData),
-  PLAIN(cuModuleLoadDataEx), PLAIN(cuModuleUnload), PLAIN(cuModuleGetFunction),
-  PLAIN(cuLaunchKernel), SECOND(cuGetProcAddress),
-};
-
-int cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t flags, int *status)
-{
-  (void)flags;
-  *found = NULL;
-  int known = (int)number("VERSION", 11040);
-  if (!strcmp(name, "cuGetProcAddress")) version = 0; /* itself: this form of it is of CUDA 12 */
-  for (size_t at = 0; at < sizeof BY_NAME / sizeof *BY_NAME; at++)
-    if (!strcmp(BY_NAME[at].name, name) && version <= known) *found = BY_NAME[at].function;
-  if (status) *status = *found ? 0 : 1;
-  return *found ? OK : NOT_FOUND;
-}
-
 /* ---- for the tests ---- */
 
 /* Let `call` do its work when the stream comes to it; captured as well. For the fake TensorRT. */

@@ -14,7 +14,7 @@ from tests import ROOT
 from tests.fakes import fake_cuda
 
 CONTRACT = ROOT / "tests/fakes/cuda_contract.py"
-PACKAGES = {"pycuda": "pycuda", "cuda-bindings": "cuda", "libcuda": "ctypes"}
+PACKAGES = {"pycuda": "pycuda", "libcuda": "ctypes"}
 
 
 @pytest.mark.parametrize("adapter", PACKAGES)

@@ -44,11 +44,9 @@ def opened(folder: Path, name: str = "", without: Tuple[str, ...] = ()) -> str:
 
 
 def test_the_first_package_that_can_be_imported_is_taken(tmp_path: Path) -> None:
-    pytest.importorskip("cuda", reason="cuda-bindings isn't installed here")
     fake_cuda.driver(tmp_path)
 
-    assert opened(tmp_path, without=("pycuda",)).startswith("cuda-")
-    assert opened(tmp_path, without=("pycuda", "cuda")) == "libcuda.so.1"
+    assert opened(tmp_path, without=("pycuda",)) == "libcuda.so.1"
     assert opened(tmp_path, name="libcuda") == "libcuda.so.1"
 
 
@@ -62,13 +60,12 @@ def test_a_package_that_cannot_be_loaded_is_passed_over_or_told(tmp_path: Path) 
     assert "pip install pycuda, on the device itself" in told
 
 
-@pytest.mark.parametrize("name", ["pycuda", "cuda-bindings"])
-def test_a_package_that_is_missing_is_told_with_what_brings_it(name: str, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_package_says_how_to_install_it(tmp_path: Path) -> None:
     fake_cuda.driver(tmp_path)
 
-    told = opened(tmp_path, name=name, without=("pycuda", "cuda"))
-    assert told.startswith(f"{name} can't be loaded: ")
-    assert f"pip install {name}" in told
+    told = opened(tmp_path, name="pycuda", without=("pycuda",))
+    assert told.startswith("pycuda can't be loaded: ")
+    assert "pip install pycuda" in told
 
 
 @pytest.mark.parametrize("name", ["", *ADAPTERS])
@@ -149,22 +146,3 @@ def test_codes_that_end_the_process_are_those_of_cuda_h() -> None:
         assert failures.failure("cuX", code, "words").is_sticky
     for code in (1, 2, 201, 400, 600, 801, 900, 901):
         assert not failures.failure("cuX", code, "words").is_sticky
-
-
-def test_an_older_driver_than_the_package_still_measures_time(tmp_path: Path) -> None:
-    """cuda-bindings 13 asks for cuEventElapsedTime as CUDA 12.8 has it."""
-    pytest.importorskip("cuda.bindings", reason="cuda-bindings isn't installed here")
-    fake_cuda.driver(tmp_path, version=11040)
-    script = (
-        "from edge_agent.runtime.backends.cuda.driver import open_driver\n"
-        "cuda = open_driver('cuda-bindings')\n"
-        "with cuda.context():\n"
-        "    stream, event = cuda.stream(), cuda.event(timed=True)\n"
-        "    cuda.record(event, stream)\n"
-        "    cuda.synchronize(event)\n"
-        "    assert cuda.elapsed_ms(event, event) == 0\n"
-    )
-    places = {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script]
-
-    assert subprocess.run(command, env={**os.environ, **places}, timeout=60).returncode == 0

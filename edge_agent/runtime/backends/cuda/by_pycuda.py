@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Tuple
 import numpy as np
 
 from edge_agent.errors import GpuFailed
-from edge_agent.runtime.backends.cuda.by_ctypes import Library
-from edge_agent.runtime.backends.cuda.c_api import CApi
+from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
 from edge_agent.runtime.backends.cuda.failures import failure, opening
 
 if TYPE_CHECKING:
@@ -34,13 +33,12 @@ CODES = range(1, 1000)  # of CUresult
 _FAILED = re.compile(r"(\w+) failed: (.*)", re.DOTALL)  # what all its errors say
 
 
-class PycudaDriver(CApi):
+class PycudaDriver(CtypesDriver):
     """The driver through the module pycuda.driver, `api`."""
 
     def __init__(self, api: Any, name: str) -> None:
-        self._api, self._library = api, Library()
-        self._call = self._library.call
-        super().__init__(name)
+        super().__init__()
+        self.name, self._api = name, api
         self._things: Dict[int, Any] = {}
         self._lock = threading.Lock()
         self._context: Any = None
@@ -91,7 +89,7 @@ class PycudaDriver(CApi):
         self._things.clear()
         context, self._context = self._context, None
         self._do(context.detach)
-        self._library.call("cuCtxPopCurrent")  # pycuda thinks that releasing it has done so
+        self._call("cuCtxPopCurrent")  # pycuda thinks that releasing it has done so
 
     def _memory(self) -> Tuple[int, int]:
         free, total = self._do(self._api.mem_get_info)

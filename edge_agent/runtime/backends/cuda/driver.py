@@ -1,4 +1,4 @@
-"""The CUDA driver as the agent uses it: the same few calls over three packages.
+"""The CUDA driver as the agent uses it: the same few calls through pycuda or libcuda itself.
 
 The first GPU and its primary context, which TensorRT uses as well. Addresses and handles (streams,
 events, graphs, functions) are plain numbers. Who makes a thing gives it back.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # name → module of this package with its `open_here`; asked in this order
-ADAPTERS = {"pycuda": "by_pycuda", "cuda-bindings": "by_bindings", "libcuda": "by_ctypes"}
+ADAPTERS = {"pycuda": "by_pycuda", "libcuda": "by_ctypes"}
 
 # Where systems tell the driver's release; on Jetson it is that of L4T.
 RELEASES = (Path("/sys/module/nvidia/version"), Path("/etc/nv_tegra_release"))
