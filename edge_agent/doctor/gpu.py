@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from typing import List
 
 from edge_agent.doctor.findings import MISSING, OK, PROBLEM, Finding
-from edge_agent.runtime.engines.inquiry import Facts, ask
 from edge_agent.runtime.engines.machine import Machine, look
+from edge_agent.runtime.processes.channel import Message
+from edge_agent.runtime.processes.inquiry import ask
 
 TRIAL = "edge_agent.doctor.trial"
 WITHIN_S = 60.0  # the first use of a GPU may compile kernels
@@ -17,25 +18,23 @@ PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExe
 def found() -> List[Finding]:
     """Tell the GPU, CUDA, TensorRT, and what a session of onnxruntime really computes on."""
     machine = look(WITHIN_S)
-    told: Facts = {}
-    lines, ending = ask(TRIAL, "tries onnxruntime and the GPU", WITHIN_S)
-    for facts in lines:
-        told.update(facts)
+    facts, ending = ask(TRIAL, "tries onnxruntime and the GPU", WITHIN_S)
+    trial: Message = {name: value for fact in facts for name, value in fact.items()}
     called = machine.cuda_package and f"called through {machine.cuda_package}"
     return [
-        _gpu(machine, told),
+        _gpu(machine, trial),
         _there("CUDA", called, "not used: there is no GPU"),
         _there("TensorRT", machine.tensorrt, machine.no_tensorrt),
-        *([_providers(machine, told, ending)] if find_spec("onnxruntime") else []),
+        *([_providers(machine, trial, ending)] if find_spec("onnxruntime") else []),
     ]
 
 
-def _gpu(machine: Machine, told: Facts) -> Finding:
+def _gpu(machine: Machine, trial: Message) -> Finding:
     gpu, jetson = machine.gpu, f"Jetson with L4T {machine.jetson}, " if machine.jetson else ""
     if gpu is None:
         return Finding("GPU", MISSING, f"{jetson}{machine.no_gpu} Models run on the CPU.")
     driver = f"driver {gpu.driver or 'unknown'} for CUDA {gpu.cuda}"
-    parts = (f"{jetson}{gpu.name}", gpu.code, driver, told.get("memory", ""))
+    parts = (f"{jetson}{gpu.name}", gpu.code, driver, trial.get("memory", ""))
     return Finding("GPU", OK, ", ".join(part for part in parts if part))
 
 
@@ -43,11 +42,11 @@ def _there(what: str, detail: str, missing: str) -> Finding:
     return Finding(what, OK if detail else MISSING, detail or missing)
 
 
-def _providers(machine: Machine, told: Facts, ending: str) -> Finding:
+def _providers(machine: Machine, trial: Message, ending: str) -> Finding:
     """Tell which of them computed a model; which are listed says nothing."""
     parts, used = [], False
     for name, provider in PROVIDERS.items():
-        one = told.get(name, {"device": "", "reason": ending})
+        one = trial.get(name, {"device": "", "reason": ending})
         if one["device"]:
             used = True
             parts.append(f"{provider} computes on the {one['device']}")

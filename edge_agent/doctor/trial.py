@@ -1,6 +1,6 @@
 """Computes a tiny model with each provider of onnxruntime, and asks the GPU for its memory.
 
-`python -m edge_agent.doctor.trial` tells what came of it; in a process of its own, as libraries
+`python -m edge_agent.doctor.trial` reports what came of it; in a process of its own, as libraries
 that don't fit each other may crash.
 """
 
@@ -17,7 +17,7 @@ from edge_agent.manifest import MODEL_FILE, FileEntry, InputSpec, Manifest, Outp
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.cuda.driver import open_driver
 from edge_agent.runtime.backends.ort import OrtBackend, OrtCudaBackend
-from edge_agent.runtime.engines.inquiry import answering
+from edge_agent.runtime.processes.inquiry import answering
 
 SIDE = 8
 
@@ -39,12 +39,12 @@ MANIFEST = Manifest(
 
 
 def main() -> None:
-    """Tell "computes on the CPU" or why not by backend, and the GPU's memory."""
-    with answering() as tell:
-        tell({"memory": _memory()})
+    """Report the device or why there is none by backend, and the GPU's memory."""
+    with answering() as report:
+        report({"memory": _memory()})
         for kind in (OrtBackend, OrtCudaBackend):
             device, reason = compute(kind)
-            tell({kind.name: {"device": device, "reason": reason}})
+            report({kind.name: {"device": device, "reason": reason}})
 
 
 def compute(kind: Type[OrtBackend]) -> Tuple[str, str]:

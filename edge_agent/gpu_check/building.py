@@ -10,7 +10,7 @@ from edge_agent.errors import BackendUnavailable
 from edge_agent.gpu_check.models import PRECISIONS, at_precision, good_pictures
 from edge_agent.gpu_check.report import Report, Rows, Skipped, Tell
 from edge_agent.gpu_check.site import MIB, Site
-from edge_agent.runtime.engines.build import Progress
+from edge_agent.runtime.engines.build import BuildProgress
 from edge_agent.runtime.engines.supply import EngineOrder
 from edge_agent.targets import Precision
 
@@ -47,11 +47,11 @@ def build(site: Site, precision: Precision, rows: Rows, tell: Tell) -> str:
     return f"built in {seconds:.1f} s, {size_mib:.1f} MiB"
 
 
-def _told(tell: Tell, precision: str) -> Callable[[Progress], None]:
+def _told(tell: Tell, precision: str) -> Callable[[BuildProgress], None]:
     """Return what passes the progress on, not too often."""
     last_s = time.monotonic()
 
-    def on_progress(progress: Progress) -> None:
+    def on_progress(progress: BuildProgress) -> None:
         nonlocal last_s
         if time.monotonic() - last_s >= TELL_EVERY_S:
             last_s = time.monotonic()

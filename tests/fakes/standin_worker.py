@@ -1,6 +1,6 @@
-"""A STAND-IN for the worker process of an engine, to test how the agent looks after one.
+"""A STAND-IN for the worker process of an engine, to test how the agent supervises one.
 
-It speaks the protocol of `channel.py`, with neither CUDA nor TensorRT. What it does when asked
+It speaks the protocol of `gpu_worker.py`, with neither CUDA nor TensorRT. What it does when asked
 to run stands in the slot itself, see `Do`; what it does when it starts stands in the engine file:
 {} or {"error": {...}}, {"dies": true}, {"hangs": true}, {"chatters": true}, {"stays": true} (a
 process that no signal to the worker reaches keeps the channel open), {"refuses_slots": true}.
@@ -12,15 +12,14 @@ import json
 import mmap
 import os
 import signal
-import socket
 import struct
 import sys
 import time
 from pathlib import Path
 from typing import Any, Dict
 
-from edge_agent.runtime.backends.channel import Channel
-from edge_agent.runtime.backends.parent import end_with
+from edge_agent.runtime.processes.channel import Channel
+from edge_agent.runtime.processes.parent import connect
 
 SLOT_BYTES = 4096
 CONTENT = struct.Struct("<iii")  # what to do; answer: process id, number of open descriptors
@@ -37,8 +36,7 @@ class Do:
 
 
 def main() -> None:
-    end_with(int(sys.argv[2]))
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    channel = connect(sys.argv)
     opening = channel.receive()
     assert opening is not None
     with os.fdopen(opening.descriptors[0]) as file:

@@ -26,10 +26,12 @@ from edge_agent.config import (
 )
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, groups_in, is_secret
-from edge_agent.runtime.engines.build import _start
-from edge_agent.runtime.engines.inquiry import ask
+from edge_agent.runtime.engines import child
 from edge_agent.runtime.host.configuration import settings_tree
+from edge_agent.runtime.processes.child_process import ChildProcess, python_module
+from edge_agent.runtime.processes.inquiry import ask
 from edge_agent.runtime.results.broker import probe, reasons
+from tests import ROOT
 from tests.fakes import certificates, micro
 from tests.fakes.agent import Agent
 from tests.fakes.broker import free_port
@@ -261,18 +263,20 @@ def test_no_child_process_gets_a_secret(tmp_path: Path, monkeypatch: pytest.Monk
     assert without_secrets(os.environ)["EDGE_AGENT_LOG_LEVEL"] == "DEBUG"
     assert "PATH" in without_secrets(os.environ)
     (tmp_path / "canary_probe.py").write_text(
-        "import json, os, sys\nprint(json.dumps({'seen': str(os.environ) + str(sys.argv)}))\n"
+        "import os, sys\n"
+        "from edge_agent.runtime.processes.inquiry import answering\n"
+        "with answering() as report:\n"
+        "    report({'seen': str(os.environ) + str(sys.argv)})\n"
     )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}:{os.environ.get('PYTHONPATH', '')}")
     told, how = ask("canary_probe", "a probe", 60.0)
     assert told, how
     assert CANARY not in str(told)
-    build_process = _start(tmp_path)
-    try:
-        assert CANARY not in seen_of(build_process.pid)
-    finally:
-        build_process.kill()
-        build_process.communicate(timeout=20)
+    with ChildProcess(
+        python_module(child.MODULE, str(tmp_path)),
+        name="Build", within_s=20.0, late="", ends_within_s=1.0,
+    ) as build:  # fmt: skip
+        assert CANARY not in seen_of(build.pid)
 
 
 def seen_of(pid: int) -> str:

@@ -63,7 +63,7 @@ class Backend(ABC):
         """Where it really runs, for people: "CPU", "GPU Orin"."""
 
     @property
-    def trouble(self) -> str:
+    def failure(self) -> str:
         """Why it will never compute again, for people; empty while it does."""
         return ""
 

@@ -1,32 +1,47 @@
 """The process that computes a model's batches on the GPU, as the agent sees it: kept alive.
 
 It owns the CUDA context, so that what ends a context, or hangs, ends it alone. The agent writes
-batches into slots, memory that both share, and sends which slot to compute.
+batches into slots, memory that both share, and sends which slot to compute:
+
+    agent → worker                                       worker → agent
+    {"id", "do": "open", "log", ...} + engine file       {"id", "tensors", "max_batch", ...}
+    {"id", "do": "slot", "slot", "frame_bytes"} + memory {"id"}
+    {"id", "do": "run", "slot", "count", "frames"}       {"id"}
+    {"do": "drop", "slot"}
+
+Messages have "remarks" when there are new ones, or are {"id", "error": {"kind", "text", "code",
+"is_sticky"}}. When the agent hangs up, the worker ends.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 from edge_agent.errors import AgentUnavailable, BackendUnavailable
-from edge_agent.runtime.backends.patience import Patience
-from edge_agent.runtime.backends.questions import Answer, Questions, fail, read_error, wait
-from edge_agent.runtime.backends.worker_process import WorkerProcess
+from edge_agent.runtime.backends.pending_requests import (
+    PendingRequests,
+    fail,
+    read_error,
+    wait,
+)
+from edge_agent.runtime.processes.channel import Message
+from edge_agent.runtime.processes.child_process import ChildProcess, python_module
+from edge_agent.runtime.processes.restart_policy import RestartPolicy
 
-COMMAND = (sys.executable, "-m", "edge_agent.runtime.backends.trt_worker")
+COMMAND = python_module("edge_agent.runtime.backends.trt_worker")
 THREAD_NAME = "gpu-worker"
-OPENING = -1  # number of the first question
+OPENING = -1  # number of the first request
 HUNG = "it hung"
 READY_WITHIN_S = 120.0  # to load an engine, or to open a slot
 RUN_WITHIN_S = 120.0  # a batch, where nobody interrupts it before
+ENDS_WITHIN_S = 5.0  # from hanging up until it is killed
 
 Frames = Sequence[Tuple[int, int, int]]  # index, width and height of each
 
@@ -48,24 +63,24 @@ class GpuWorker:
     One thread owns the process: it starts it, reads its answers and starts it again. Methods may be
     called on any thread; none waits while it holds the lock, for sending doesn't wait.
 
-    ready: what the worker said of its engine when it started the last time. remarks: what isn't as
-    fast as it could be, for people. restarts: how often it had to be started again. trouble: why it
-    isn't any more, for people; "" while it is.
+    ready: what the worker reported of its engine when it started the last time. remarks: what isn't
+    as fast as it could be, for people. restarts: how often it had to be started again. failure: why
+    it isn't started any more, for people; "" while it is.
     """
 
     def __init__(
         self,
         engine: Path,
-        opening: Optional[Mapping[str, Any]] = None,
+        opening: Optional[Mapping[str, object]] = None,
         command: Sequence[str] = COMMAND,
-        patience: Optional[Patience] = None,
+        policy: Optional[RestartPolicy] = None,
     ) -> None:
         """Start it. Raises BackendUnavailable, InvalidPackage, GpuFailed, as its engine does.
 
         The engine's file is opened once: what happens to it afterwards doesn't matter. opening:
         what `trt_worker` reads besides, each time it starts.
         """
-        self.restarts, self.trouble = 0, ""
+        self.restarts, self.failure = 0, ""
         self.remarks: Tuple[str, ...] = ()
         try:
             self._engine = engine.open("rb", buffering=0)
@@ -74,18 +89,18 @@ class GpuWorker:
                 f"The engine's file can't be opened ({error}). Start the model again."
             ) from None
         self._command, self._opening = command, opening or {}
-        self._patience = patience or Patience()
+        self._policy = policy or RestartPolicy()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._process: Optional[WorkerProcess] = None
+        self._process: Optional[ChildProcess] = None
         self._is_up = False
         self._closing = threading.Event()
-        self._questions = Questions()
+        self._requests = PendingRequests()
         self._numbers = count()  # of slots
         self._slots: Dict[int, _Slot] = {}
         self._first: Future[None] = Future()
-        self.ready: Answer = {}
-        self._thread = threading.Thread(target=self._keep, name=THREAD_NAME, daemon=True)
+        self.ready: Message = {}
+        self._thread = threading.Thread(target=self._supervise, name=THREAD_NAME, daemon=True)
         self._thread.start()
         try:
             self._first.result()
@@ -123,7 +138,7 @@ class GpuWorker:
             if slot not in self._slots or self._slots[slot].is_given_up:
                 raise AgentUnavailable("The inference unit was given up; call again.")
             message = {"do": "run", "slot": slot, "count": items, "frames": frames}
-            answer = self._ask(process, message, slot=slot)
+            answer = self._request(process, message, slot=slot)
         wait(answer, RUN_WITHIN_S, partial(self._end, process, HUNG))
 
     def interrupt(self, slot: int) -> None:
@@ -131,14 +146,14 @@ class GpuWorker:
         with self._lock:
             if slot in self._slots:
                 self._slots[slot].is_given_up = True
-            if self._process is not None and self._questions.is_computing(slot):
+            if self._process is not None and self._requests.is_computing(slot):
                 self._process.kill(HUNG)
 
     def close_slot(self, slot: int) -> None:
         """Forget the slot, and a run in it; with the last one the worker ends."""
         with self._lock:
             self._slots.pop(slot, None)
-            cut = self._questions.take_all(slot)
+            cut = self._requests.take_all(slot)
             if self._is_up and self._process is not None:
                 self._process.send({"do": "drop", "slot": slot})
             is_last = not self._slots
@@ -162,59 +177,65 @@ class GpuWorker:
         return self._closing.is_set()
 
     def _is_decided(self) -> bool:
-        return self._is_up or self.is_closed or bool(self.trouble)
+        return self._is_up or self.is_closed or bool(self.failure)
 
-    def _running(self) -> WorkerProcess:
+    def _running(self) -> ChildProcess:
         """Return the process, with the lock held. Raises AgentUnavailable unless it is up."""
         if self.is_closed:
             raise AgentUnavailable("The model's GPU worker is ending.")
-        if self.trouble:
-            raise AgentUnavailable(self.trouble)
+        if self.failure:
+            raise AgentUnavailable(self.failure)
         if not self._is_up or self._process is None:
             raise AgentUnavailable("The model's GPU worker is starting again; call again.")
         return self._process
 
-    def _ask(
+    def _request(
         self,
-        process: WorkerProcess,
-        message: Mapping[str, Any],
+        process: ChildProcess,
+        message: Mapping[str, object],
         descriptors: Sequence[int] = (),
         slot: Optional[int] = None,
-    ) -> Future[Answer]:
+    ) -> Future[Message]:
         """Send a message, with the lock held; its answer, or the process's end, ends the future."""
-        question = self._questions.add(slot)
-        process.send({"id": question.number, **message}, descriptors)
-        return question.answer
+        request = self._requests.add(slot)
+        process.send({"id": request.number, **message}, descriptors)
+        return request.answer
 
-    def _end(self, process: WorkerProcess, why: str) -> None:
+    def _end(self, process: ChildProcess, why: str) -> None:
         with self._lock:
             if self._process is process:
                 process.kill(why)
 
-    def _send_slot(self, process: WorkerProcess, number: int, slot: _Slot) -> Future[Answer]:
+    def _send_slot(self, process: ChildProcess, number: int, slot: _Slot) -> Future[Message]:
         message = {"do": "slot", "slot": number, "frame_bytes": slot.frame_bytes}
-        return self._ask(process, message, [slot.memory])
+        return self._request(process, message, [slot.memory])
 
-    def _keep(self) -> None:
+    def _supervise(self) -> None:
         """Start the process, and start it again when it dies, until it does so too often."""
         while not self.is_closed:
-            how = self._live()
+            ending = self._run_process()
             if not self._first.done():
-                self._first.set_exception(BackendUnavailable(f"The model's GPU worker {how}."))
+                self._first.set_exception(BackendUnavailable(f"The model's GPU worker {ending}."))
             if self.is_closed or self._first.exception() is not None:
                 return
-            pause_s = self._patience.pause_s()
+            pause_s = self._policy.pause_s()
             if pause_s is None:
-                self._give_up(how)
+                self._give_up(ending)
                 return
-            log.warning("The model's GPU worker %s. Starting it again.", how)
+            log.warning("The model's GPU worker %s. It is started again.", ending)
             if not self._closing.wait(pause_s):
                 self.restarts += 1
 
-    def _live(self) -> str:
-        """Start the process and attend to it until its end; return how that came."""
+    def _run_process(self) -> str:
+        """Start the process and read its messages until it ends; return how it ended."""
         try:
-            process = WorkerProcess(self._command, READY_WITHIN_S)
+            process = ChildProcess(
+                self._command,
+                name="GPU worker",
+                within_s=READY_WITHIN_S,
+                late=f"it wasn't ready within {READY_WITHIN_S:g} s",
+                ends_within_s=ENDS_WITHIN_S,
+            )
         except OSError as error:
             return f"can't be started ({error})"
         with self._lock:
@@ -222,30 +243,30 @@ class GpuWorker:
             if self.is_closed:
                 process.hang_up()
         try:
-            self._attend(process)
+            self._read_messages(process)
         except Exception:
-            log.exception("A message of the model's GPU worker can't be read.")
-            process.kill("it sent what can't be read")
+            log.exception("A message from the model's GPU worker can't be read.")
+            process.kill("it sent a message that can't be read")
         with self._lock:
             self._process, self._is_up = None, False
-            cut = self._questions.take_all()
-        how = process.end()
-        fail(cut, f"The model's GPU worker {how}. Call again.")
-        return how
+            cut = self._requests.take_all()
+        ending = str(process.end())
+        fail(cut, f"The model's GPU worker {ending}. Call again.")
+        return ending
 
-    def _attend(self, process: WorkerProcess) -> None:
+    def _read_messages(self, process: ChildProcess) -> None:
         """Let it open the engine, then pass on its answers until it is gone."""
         level = logging.getLogger("edge_agent").getEffectiveLevel()
-        asked = {"id": OPENING, "do": "open", "log": logging.getLevelName(level), **self._opening}
-        process.send(asked, [self._engine.fileno()])
+        opening = {"id": OPENING, "do": "open", "log": logging.getLevelName(level), **self._opening}
+        process.send(opening, [self._engine.fileno()])
         messages = process.messages()
         first = next(messages, None)
         if first is None or not self._begin(process, first):
             return
         for message in messages:
-            self._take(process, message)
+            self._answer(process, message)
 
-    def _begin(self, process: WorkerProcess, answer: Answer) -> bool:
+    def _begin(self, process: ChildProcess, answer: Message) -> bool:
         """Take the worker into service with all slots; False when it can't open the engine."""
         if "error" in answer:
             error = read_error(**answer["error"])
@@ -253,7 +274,7 @@ class GpuWorker:
             if not self._first.done():
                 self._first.set_exception(error)
             return False
-        process.started()
+        process.lift_limit()
         self.ready, self.remarks = answer, tuple(answer.get("remarks", ()))
         with self._changed:
             for number, slot in self._slots.items():
@@ -265,35 +286,36 @@ class GpuWorker:
             self._first.set_result(None)
         return True
 
-    def _take(self, process: WorkerProcess, message: Answer) -> None:
-        """Pass an answer on to whoever asked; what ends the process ends all, and is told then."""
+    def _answer(self, process: ChildProcess, message: Message) -> None:
+        """Pass an answer on to whoever waits for it; after a sticky error the process ends."""
         error = message.get("error")
         if error is not None and error["is_sticky"]:
             process.kill(f"of an error: {error['text']}")
             return
         with self._lock:
-            question = self._questions.take(message["id"])
+            request = self._requests.take(message["id"])
         self.remarks = tuple(message.get("remarks", self.remarks))
-        if question is None:  # its slot was closed meanwhile
+        if request is None:  # its slot was closed meanwhile
             return
         if error is None:
-            if question.slot is not None:
-                self._patience.worked()
-            question.answer.set_result(message)
+            if request.slot is not None:
+                self._policy.succeeded()
+            request.answer.set_result(message)
         else:
-            question.answer.set_exception(read_error(**error))
+            request.answer.set_exception(read_error(**error))
 
-    def _give_up(self, how: str) -> None:
+    def _give_up(self, ending: str) -> None:
         with self._changed:
-            self.trouble = (
-                f"The model's GPU worker died {self._patience} and isn't started again. The last "
-                f"time it {how}. Start the model again; if that doesn't help, restart the device."
+            self.failure = (
+                f"The model's GPU worker died {self._policy} and isn't started again. The "
+                f"last time it {ending}. Start the model again; if that doesn't help, restart the "
+                "device."
             )
             self._changed.notify_all()
-        log.error("%s", self.trouble)
+        log.error("%s", self.failure)
 
 
-def _check_slot(process: WorkerProcess, opened: Future[Answer]) -> None:
+def _check_slot(process: ChildProcess, opened: Future[Message]) -> None:
     """End a worker that was started again and can't use a slot of before."""
     error = opened.exception()
     if error is not None:

@@ -205,14 +205,14 @@ class OrtCudaBackend(OrtBackend):
 
     def __init__(self, model: bytes, manifest: Manifest, options: BackendOptions) -> None:
         self._settings = ort_cuda.options(exact=manifest.runtime.precision == "fp32")
-        self._trouble = ""
+        self._lost = ""
         super().__init__(model, manifest, options)
         self.device = ort_cuda.device()
 
     @property
-    def trouble(self) -> str:
+    def failure(self) -> str:
         """Why it never computes again: after most errors of CUDA the process can't use it."""
-        return self._trouble
+        return self._lost
 
     def _open(self, ort: Any, model: bytes, options: Any) -> Any:
         ort_cuda.check_package(ort)
@@ -235,7 +235,7 @@ class OrtCudaBackend(OrtBackend):
         return self.max_batch
 
     def _failure(self, error: Exception) -> EdgeAgentError:
-        self._trouble = self._trouble or ort_cuda.lasting(str(error))
+        self._lost = self._lost or ort_cuda.lasting(str(error))
         return InferenceFailed(f"onnxruntime: {_first_line(error)}")
 
 

@@ -40,7 +40,7 @@ class TrtBackend(Backend):
     an inference unit has read it by then. Copy what is to be kept. It stays readable after `close`.
 
     The worker ends with its last backend. When it dies, runs raise AgentUnavailable until it was
-    started again, or for good: see `trouble`.
+    started again, or for good: see `failure`.
     """
 
     name: ClassVar[str] = "tensorrt"
@@ -92,9 +92,9 @@ class TrtBackend(Backend):
         return self._worker.restarts
 
     @property
-    def trouble(self) -> str:
+    def failure(self) -> str:
         """Why it will never compute again, for people; empty while it does."""
-        return self._worker.trouble
+        return self._worker.failure
 
     def another(self) -> Optional[Backend]:
         """Return one more of the same engine; waits while the worker is starting again.

@@ -1,6 +1,6 @@
 """The worker process of a TensorRT engine: slots in, batches computed, answers out.
 
-Its messages are listed in `channel.py`. The main thread owns the GPU's context and enqueues; a
+Its messages are listed in `gpu_worker.py`. The main thread owns the GPU's context and enqueues; a
 second one waits for what was enqueued, in that order, and answers.
 """
 
@@ -11,24 +11,23 @@ import logging
 import mmap
 import os
 import signal
-import socket
 import sys
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from queue import Queue
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from edge_agent import logs
 from edge_agent.errors import EdgeAgentError, GpuFailed
 from edge_agent.runtime.backends import trt_engine
-from edge_agent.runtime.backends.channel import Channel, Received
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
 from edge_agent.runtime.backends.gpu_resize import Resizer, Resizing
-from edge_agent.runtime.backends.parent import end_with
 from edge_agent.runtime.backends.slot_layout import SlotLayout
 from edge_agent.runtime.backends.trt_loop import EngineLoop, FrameIn, Slot
+from edge_agent.runtime.processes.channel import Channel, Message, Received
+from edge_agent.runtime.processes.parent import connect
 
-LOST_GPU = 70  # exit status after an error that only another process gets over
+LOST_GPU = 70  # exit status after an error that only a new process survives
 BROKEN = 71  # exit status after a fault of our own
 MOST_CHARACTERS = 4000  # of an error: it must fit into a message
 
@@ -36,12 +35,10 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: List[str]) -> int:
-    """Serve the channel whose descriptor is given, for the parent whose process id is given."""
-    descriptor, parent = map(int, arguments)
+    """Serve the agent, see `connect` for the arguments."""
     for number in (signal.SIGINT, signal.SIGTERM):  # are for the agent, which hangs up when it ends
         signal.signal(number, signal.SIG_IGN)
-    end_with(parent)
-    channel = Channel(socket.socket(fileno=descriptor))
+    channel = connect(arguments)
     opening = channel.receive()
     if opening is None:
         return 0
@@ -80,7 +77,7 @@ def _open(opening: Received) -> Iterator[Tuple[Driver, EngineLoop, bool]]:
 
 
 def _resizer(
-    driver: Driver, asked: Optional[Dict[str, Any]], owned: ExitStack, remarks: List[str]
+    driver: Driver, asked: Optional[Message], owned: ExitStack, remarks: List[str]
 ) -> Optional[Resizer]:
     """Return what resizes frames; None: the CPU does, and there may be a remark why."""
     if asked is None:
@@ -117,7 +114,7 @@ class _Server:
         self._channel, self._driver, self._loop = channel, driver, loop
         self._slots: Dict[int, _Open] = {}
         self._submitted: Queue[Optional[Tuple[int, Slot]]] = Queue()
-        self._remarks = 0  # so many are told
+        self._remarks = 0  # so many were sent
 
     def serve(self, opening: int, resizes: bool) -> None:
         """Answer the opening, then all that comes."""
@@ -152,7 +149,7 @@ class _Server:
         except Exception as error:
             _fail(self._channel, message["id"], error)
 
-    def _open_slot(self, message: Dict[str, Any], memory: int) -> None:
+    def _open_slot(self, message: Message, memory: int) -> None:
         loop = self._loop
         layout = SlotLayout.of(loop.tensors, loop.max_batch, message["frame_bytes"])
         try:
@@ -162,7 +159,7 @@ class _Server:
         address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
         self._slots[message["slot"]] = _Open(loop.open_slot(address, layout), mapped)
 
-    def _run(self, message: Dict[str, Any]) -> None:
+    def _run(self, message: Message) -> None:
         slot = self._slots[message["slot"]].slot
         frames = [FrameIn(*frame) for frame in message["frames"]]
         self._loop.submit(slot, message["count"], frames)
@@ -183,7 +180,7 @@ class _Server:
                     self._finish(number, slot)
                     self._submitted.task_done()
         except BaseException:
-            log.exception("The GPU worker can't go on.")
+            log.exception("The GPU worker can't continue and ends.")
             os._exit(BROKEN)
 
     def _finish(self, number: int, slot: Slot) -> None:
@@ -194,7 +191,7 @@ class _Server:
         else:
             self._answer(number)
 
-    def _answer(self, number: int, **content: Any) -> None:
+    def _answer(self, number: int, **content: object) -> None:
         """Send an answer, with the remarks if there are new ones."""
         remarks = self._loop.remarks
         if len(remarks) > self._remarks:
@@ -205,19 +202,19 @@ class _Server:
 
 def _fail(channel: Channel, number: int, error: Exception) -> None:
     """Answer with an error; after one that took the GPU away the process has no use."""
-    told = _told(error)
-    _send(channel, {"id": number, "error": told})
-    if told["is_sticky"]:
+    described = _describe(error)
+    _send(channel, {"id": number, "error": described})
+    if described["is_sticky"]:
         os._exit(LOST_GPU)
 
 
-def _send(channel: Channel, content: Dict[str, Any]) -> None:
+def _send(channel: Channel, content: Mapping[str, object]) -> None:
     with suppress(ConnectionError):  # the agent has hung up, which the main thread sees
         channel.send(content)
 
 
-def _told(error: Exception) -> Dict[str, Any]:
-    """Return what a message says of an error."""
+def _describe(error: Exception) -> Message:
+    """Return the error as messages have it."""
     kind, text = type(error).__name__, str(error)
     if not isinstance(error, EdgeAgentError):
         log.error("The GPU worker met an unexpected error.", exc_info=error)

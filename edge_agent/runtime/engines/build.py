@@ -1,40 +1,43 @@
-"""One engine built in a process of its own, watched by the thread that wants it.
+"""One engine built in a process of its own, supervised by the thread that wants it.
 
-Whatever happens to that process (killed, out of memory, hung, gone mad) is a sentence here.
+Whatever happens to that process (killed, out of memory, hung) is a sentence here.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
-from edge_agent.config import without_secrets
+from pydantic import ValidationError
+
 from edge_agent.errors import BuildFailed
 from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines import child
 from edge_agent.runtime.engines.cache import EngineCache
-from edge_agent.runtime.engines.child import LESS_MEMORY, OUT_OF_MEMORY, Request
-from edge_agent.runtime.engines.hearing import Hearing
-from edge_agent.runtime.engines.inquiry import START
+from edge_agent.runtime.engines.child import (
+    FAILURES,
+    LESS_MEMORY,
+    OUT_OF_MEMORY,
+    BuildEvent,
+    BuildRequest,
+)
 from edge_agent.runtime.engines.storing import storing
+from edge_agent.runtime.processes.child_process import ChildProcess, Exit, python_module
 from edge_agent.targets import BuildSpec
 
-PULSE_S = 5.0  # the expected time goes on when nothing is told
-ENDS_WITHIN_S = 30.0  # after its last word; leaving the GPU takes a while
-KILLED_WITHIN_S = 10.0  # a process can't be ended while the driver holds it
+PULSE_S = 5.0  # the expected time goes on when nothing is reported
+ENDS_WITHIN_S = 30.0  # after its last report; leaving the GPU takes a while
 LAST = "loading"  # stage
-NO_MEMORY = "bad_alloc"  # C++ says so before it gives up
+NO_MEMORY = "bad_alloc"  # of C++, in its last line
 CANCELLED = "The engine build was cancelled."
 TOO_LATE = (
     "The engine wasn't built within {:g} s. Allow more in engine.build_within_s, or package the "
@@ -43,7 +46,7 @@ TOO_LATE = (
 
 
 @dataclass(frozen=True)
-class Progress:
+class BuildProgress:
     """How far a build is. fraction: of the kernels to be measured, None where that isn't known."""
 
     stage: str
@@ -54,7 +57,7 @@ class Progress:
     @classmethod
     def of(
         cls, stage: str, fraction: Optional[float], elapsed_s: float, expected_s: Optional[float]
-    ) -> Progress:
+    ) -> BuildProgress:
         """Estimate what remains; `expected_s` is how long such a build took the last time.
 
         It is the mean of what remains by the fraction, weighted by the fraction, and of what
@@ -97,20 +100,20 @@ class EngineBuild:
     ) -> None:
         """`model` is ONNX, `pictures` the calibration's files; the engine goes into `cache`."""
         self._model, self._pictures = model, pictures
-        self._request = Request(
+        self._request = BuildRequest(
             wanted=wanted,
             image=image,
             spec=spec,
             pictures=len(pictures),
             dla_core=dla_core,
-            parent=os.getpid(),
         )
         self._cache, self._within_s = cache, within_s
+        self._too_late = TOO_LATE.format(within_s)
         self._lock = threading.Lock()
-        self._process: Optional[subprocess.Popen[bytes]] = None
-        self._why = ""  # we ended it
+        self._process: Optional[ChildProcess] = None
+        self._is_cancelled = False
 
-    def run(self, on_progress: Callable[[Progress], None]) -> Path:
+    def run(self, on_progress: Callable[[BuildProgress], None]) -> Path:
         """Build it and return its path in the cache; takes seconds to many minutes.
 
         on_progress is called on this thread, twice a second at most. Raises InvalidPackage when
@@ -122,15 +125,17 @@ class EngineBuild:
         with self._cache.workplace() as folder:
             with storing(folder.parent):
                 self._prepare(folder)
-            with self._running(folder) as process:
-                self._watch(process, on_progress)
+            self._build(folder, on_progress)
             path = self._cache.keep(wanted, folder / child.ENGINE, time.monotonic() - began)
             self._cache.keep_timing(self._request.spec.timing_cache, folder / child.TIMING)
         return path
 
     def cancel(self) -> None:
         """Let `run` raise BuildFailed, now or when it is called."""
-        self._end(CANCELLED)
+        with self._lock:
+            self._is_cancelled = True
+            if self._process is not None:
+                self._process.kill(CANCELLED)
 
     def _prepare(self, folder: Path) -> None:
         (folder / child.REQUEST).write_text(self._request.model_dump_json())
@@ -141,96 +146,66 @@ class EngineBuild:
             measured = self._cache.timing(self._request.spec.timing_cache)
             shutil.copyfile(measured, folder / child.OLD_TIMING)
 
-    @contextmanager
-    def _running(self, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-        with self._lock:
-            self._check()
-            self._process = process = _start(folder)
-        try:
-            yield process
-        finally:
-            process.kill()
-            _wait(process, KILLED_WITHIN_S)
-            if process.stdout is not None:
-                process.stdout.close()
-
-    def _watch(
-        self, process: subprocess.Popen[bytes], on_progress: Callable[[Progress], None]
-    ) -> None:
-        """Wait for the engine. Raises ModelError when there will be none."""
-        assert process.stdout is not None
-        began, hearing = time.monotonic(), Hearing(process.stdout)
-        expected_s = self._cache.expected_s(self._request.wanted)
-        while not hearing.is_over:
-            elapsed_s = time.monotonic() - began
-            if elapsed_s >= self._within_s:
-                self._end(TOO_LATE.format(self._within_s))
-            self._check()
-            if hearing.hear(min(PULSE_S, self._within_s - elapsed_s)):
-                elapsed_s = time.monotonic() - began
-                on_progress(Progress.of(hearing.stage, hearing.fraction, elapsed_s, expected_s))
-        self._check()
-        if hearing.failure is not None:
-            raise hearing.failure
-        code = _wait(process, ENDS_WITHIN_S)
-        if not hearing.is_done:
+    def _build(self, folder: Path, on_progress: Callable[[BuildProgress], None]) -> None:
+        """Run the process to its end. Raises ModelError when there is no engine then."""
+        with self._started(folder) as process:
+            last: Optional[BuildEvent] = None
+            try:
+                last = self._read_events(process, on_progress)
+            except ValidationError:
+                process.kill("it sent a message that can't be read")
+            if last is not None and last.failure is not None:
+                raise FAILURES[last.failure](last.why)
+            ending = process.end()
+        if ending.why in (CANCELLED, self._too_late):
+            raise BuildFailed(ending.why)
+        if last is None:
             self._cache.forget_timing(self._request.spec.timing_cache)  # it may be the reason
-            raise _crash(code, hearing.last_words)
+            raise _crash(ending)
 
-    def _end(self, why: str) -> None:
+    def _started(self, folder: Path) -> ChildProcess:
         with self._lock:
-            self._why = self._why or why
-            if self._process is not None:
-                self._process.kill()
+            if self._is_cancelled:
+                raise BuildFailed(CANCELLED)
+            try:
+                self._process = ChildProcess(
+                    python_module(child.MODULE, str(folder.absolute())),
+                    name="Engine build",
+                    within_s=self._within_s,
+                    late=self._too_late,
+                    ends_within_s=ENDS_WITHIN_S,
+                    output_level=logging.INFO,
+                )
+            except OSError as error:
+                raise BuildFailed(f"The engine build can't be started: {error.strerror}.") from None
+            return self._process
 
-    def _check(self) -> None:
-        if self._why:
-            raise BuildFailed(self._why)
+    def _read_events(
+        self, process: ChildProcess, on_progress: Callable[[BuildProgress], None]
+    ) -> Optional[BuildEvent]:
+        """Report progress until the build is done or has failed; None: it ended before that."""
+        began, latest = time.monotonic(), BuildEvent()
+        expected_s = self._cache.expected_s(self._request.wanted)
+        for message in process.messages(PULSE_S):
+            event = BuildEvent.model_validate(message)
+            if event.is_done or event.failure is not None:
+                return event
+            if event.stage is not None:
+                latest = event
+            elapsed_s, stage = time.monotonic() - began, latest.stage or "parsing"
+            on_progress(BuildProgress.of(stage, latest.fraction, elapsed_s, expected_s))
+        return None
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", child.MODULE, str(folder.absolute())],
-            cwd=START,
-            env=without_secrets(os.environ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the agent
-        )
-    except OSError as error:
-        raise BuildFailed(f"The engine build can't be started: {error.strerror}.") from None
-
-
-def _wait(process: subprocess.Popen[bytes], within_s: float) -> Optional[int]:
-    """Return its exit code; None when it doesn't end."""
-    with suppress(subprocess.TimeoutExpired):
-        return process.wait(within_s)
-    return None
-
-
-def _crash(code: Optional[int], words: str) -> BuildFailed:
-    said = f": {words}" if words else ""
-    if code is None:
-        return BuildFailed(f"The engine build fell silent, and was ended{said}.")
-    if code == -signal.SIGKILL:
+def _crash(ending: Exit) -> BuildFailed:
+    if ending.code == -signal.SIGKILL and not ending.why:
         return BuildFailed(
             "The engine build was ended by SIGKILL, probably by the kernel because memory ran out; "
-            f"dmesg tells. {LESS_MEMORY}"
+            f"dmesg shows it. {LESS_MEMORY}"
         )
-    if NO_MEMORY in words:
+    if NO_MEMORY in ending.last_line:
         return BuildFailed(OUT_OF_MEMORY)
-    if code < 0:
-        return BuildFailed(f"The engine build crashed by {_signal(-code)}{said}.")
-    return BuildFailed(f"The engine build ended with status {code} and without an engine{said}.")
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    return BuildFailed(f"The engine build made no engine: it {ending}.")
 
 
 def _span(seconds: float) -> str:

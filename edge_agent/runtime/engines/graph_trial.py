@@ -17,7 +17,7 @@ from edge_agent.errors import EdgeAgentError, InvalidPackage, OutOfMemory
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_named
-from edge_agent.runtime.engines.inquiry import answering, ask
+from edge_agent.runtime.processes.inquiry import answering, ask
 
 MODULE = "edge_agent.runtime.engines.graph_trial"
 ENGINE = "onnxruntime"
@@ -46,14 +46,14 @@ def check(model: bytes, manifest: Manifest, options: BackendOptions) -> None:
 
 
 def main() -> None:
-    """Load what comes on stdin; say how that ended."""
+    """Load what comes on stdin; report how that ended."""
     given, _, model = sys.stdin.buffer.read().partition(b"\n")
     values = json.loads(given)
     options = BackendOptions(**values["options"])
     manifest = Manifest.model_validate_json(json.dumps(values["manifest"]))
-    with answering() as tell:
+    with answering() as report:
         _limit(options.memory_bytes + 2 * len(model) + LIBRARY_BYTES)
-        tell({"status": _load(model, manifest, options)})
+        report({"status": _load(model, manifest, options)})
 
 
 def _limit(more_bytes: int) -> None:

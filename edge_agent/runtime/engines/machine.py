@@ -20,7 +20,8 @@ from edge_agent.runtime.backends.cuda.by_ctypes import LIBRARY, NO_DRIVER
 from edge_agent.runtime.backends.cuda.driver import L4T, Gpu, open_driver
 from edge_agent.runtime.backends.trt_engine import library
 from edge_agent.runtime.backends.trt_news import listener
-from edge_agent.runtime.engines.inquiry import Facts, answering, ask
+from edge_agent.runtime.processes.channel import Message
+from edge_agent.runtime.processes.inquiry import answering, ask
 from edge_agent.targets import MACHINES
 
 MODULE = "edge_agent.runtime.engines.machine"
@@ -57,11 +58,14 @@ class Machine:
 
 def look(timeout_s: float = 60.0) -> Machine:
     """Ask what is here; raises nothing: that the process failed is a sentence as well."""
-    lines, ending = ask(MODULE, "looks for the GPU and TensorRT", timeout_s)
-    told: Facts = {"no_gpu": ending, "no_tensorrt": ending}
-    for facts in lines:
-        told.update(_read(facts))
-    return Machine(arch=_arch(), jetson=_jetson(), **told)
+    reported, ending = ask(MODULE, "looks for the GPU and TensorRT", timeout_s)
+    facts: Message = {"no_gpu": ending, "no_tensorrt": ending}
+    for each in reported:
+        facts.update(each)
+    if "gpu" in facts:
+        capability = tuple(facts["gpu"]["capability"])
+        facts["gpu"] = Gpu(**{**facts["gpu"], "capability": capability})
+    return Machine(arch=_arch(), jetson=_jetson(), **facts)
 
 
 def look_briefly() -> Machine:
@@ -72,7 +76,7 @@ def look_briefly() -> Machine:
 
 
 def has_driver(linker_cache: Path = LINKER_CACHE) -> bool:
-    """Whether the dynamic linker knows the driver's library; True when that can't be told."""
+    """Whether the dynamic linker knows the driver's library; True when that isn't known."""
     named = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     if any((Path(folder) / LIBRARY).exists() for folder in (*named, *LINKER_FOLDERS)):
         return True
@@ -87,18 +91,6 @@ def _arch() -> str:
     return {machine: arch for arch, machine in MACHINES.items()}.get(here, here)
 
 
-def _read(facts: Facts) -> Facts:
-    """Return the facts of a line; none when it is something that a library printed."""
-    try:
-        if "gpu" in facts:
-            facts["gpu"]["capability"] = tuple(facts["gpu"]["capability"])
-            facts["gpu"] = Gpu(**facts["gpu"])
-        Machine("", **facts)
-    except (TypeError, KeyError):
-        return {}
-    return facts
-
-
 def _jetson(release: Path = RELEASE) -> str:
     try:
         found = L4T.match(release.read_text())
@@ -108,14 +100,14 @@ def _jetson(release: Path = RELEASE) -> str:
 
 
 def main() -> None:
-    """Tell the facts."""
-    with answering() as tell:
+    """Report the facts."""
+    with answering() as report:
         gpu = _gpu()
-        tell(gpu)
-        tell(_tensorrt(has_gpu="gpu" in gpu))
+        report(gpu)
+        report(_tensorrt(has_gpu="gpu" in gpu))
 
 
-def _gpu() -> Facts:
+def _gpu() -> Message:
     try:
         driver = open_driver()
         return {"gpu": asdict(driver.gpu()), "no_gpu": "", "cuda_package": driver.name}
@@ -123,7 +115,7 @@ def _gpu() -> Facts:
         return {"no_gpu": str(error)}
 
 
-def _tensorrt(has_gpu: bool) -> Facts:
+def _tensorrt(has_gpu: bool) -> Message:
     if find_spec("tensorrt") is None:
         return {"no_tensorrt": _bringer(_jetson())}
     try:

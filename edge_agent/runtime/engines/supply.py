@@ -20,7 +20,7 @@ from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage, M
 from edge_agent.manifest import MODEL_FILE
 from edge_agent.runtime.backends import fingerprint
 from edge_agent.runtime.backends.fingerprint import Fingerprint
-from edge_agent.runtime.engines.build import EngineBuild, Progress
+from edge_agent.runtime.engines.build import BuildProgress, EngineBuild
 from edge_agent.runtime.engines.cache import ABOUT, ENGINE, EngineCache, default_cache
 from edge_agent.runtime.engines.machine import Machine, look_briefly
 from edge_agent.runtime.engines.plan import CUDA, TENSORRT, Plan, plan
@@ -153,7 +153,7 @@ class EngineSupply:
             raise NotBuilt.of(candidate, f"The {candidate} must be built anew: {error}")
         self._refused[candidate.fingerprint.id] = str(error)
 
-    def build(self, order: EngineOrder, on_progress: Callable[[Progress], None]) -> None:
+    def build(self, order: EngineOrder, on_progress: Callable[[BuildProgress], None]) -> None:
         """Build what is ordered, when its turn comes.
 
         What TensorRT can't build at this precision is refused from then on. Raises InvalidPackage

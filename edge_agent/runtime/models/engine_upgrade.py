@@ -10,7 +10,7 @@ from itertools import chain, repeat
 from typing import Callable, Dict, Optional
 
 from edge_agent.errors import NotBuilt
-from edge_agent.runtime.engines.build import Progress
+from edge_agent.runtime.engines.build import BuildProgress
 from edge_agent.runtime.engines.plan import TENSORRT
 from edge_agent.runtime.engines.supply import Candidate, EngineOrder, EngineSupply
 from edge_agent.runtime.models.loaded_model import Loaded
@@ -81,12 +81,12 @@ class Upgrade:
 
     def _teller(
         self, candidate: Candidate, serving: Optional[Loaded]
-    ) -> Callable[[Progress], None]:
+    ) -> Callable[[BuildProgress], None]:
         """Return what tells of a build, to clients at once, in the log now and then."""
         summary = f"{serving.summary} " if serving else ""
         logged = 0.0
 
-        def on_progress(progress: Progress) -> None:
+        def on_progress(progress: BuildProgress) -> None:
             nonlocal logged
             text = f"The {candidate} is being built: {progress}."
             state = BuildState(progress.fraction or 0.0, progress.remaining_s)

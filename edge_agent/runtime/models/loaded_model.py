@@ -62,7 +62,7 @@ class Loaded:
     @property
     def trouble(self) -> str:
         """Why the engine will never compute again; empty while it does."""
-        return self.opened.backend.trouble
+        return self.opened.backend.failure
 
     def predict(self, opened: OpenFrame, request: DetectRequest) -> Prediction:
         """Judge a frame. Raises as Batcher.run."""

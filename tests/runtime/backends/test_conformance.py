@@ -71,7 +71,7 @@ def test_every_tail_of_a_batch_is_what_onnxruntime_computes(bench: Bench, task: 
     model = micro.graph(task)
     backend = bench.open(model, task)
     assert backend.max_batch == LARGEST
-    assert backend.trouble == ""
+    assert backend.failure == ""
     for count in (1, 2, 3, 4, 4, 3, 1, 1):
         batch = pictures(count, seed=count)
         check(backend.run(batch), model, batch)

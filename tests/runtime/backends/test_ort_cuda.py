@@ -131,7 +131,7 @@ def test_a_session_that_uses_cuda_takes_whole_batches(fake: FakeModule, tmp_path
     provider(tmp_path)
     backend = opened()
 
-    assert (backend.name, backend.max_batch, backend.trouble) == ("onnxruntime-cuda", 4, "")
+    assert (backend.name, backend.max_batch, backend.failure) == ("onnxruntime-cuda", 4, "")
     assert not backend.can_interrupt
     assert backend.device.startswith("GPU")
     for count in (1, 3, 4):
@@ -264,12 +264,12 @@ def test_only_errors_that_last_are_trouble(
     fake.failure = failure
     with pytest.raises(InferenceFailed):
         backend.run(reds(1))
-    assert backend.trouble == trouble
+    assert backend.failure == trouble
 
     fake.failure = "another failure"
     with pytest.raises(InferenceFailed):
         backend.run(reds(1))
-    assert backend.trouble == trouble
+    assert backend.failure == trouble
 
 
 def test_the_session_never_goes_over_to_the_cpu_by_itself(
@@ -291,4 +291,4 @@ def test_the_cpu_backend_stays_as_it_was() -> None:
     manifest = graphs.described(MODEL, runtime={"batch_sizes": [4]})
     backend = OrtBackend(MODEL, manifest, BackendOptions())
 
-    assert (backend.device, backend.max_batch, backend.trouble) == ("CPU", 1, "")
+    assert (backend.device, backend.max_batch, backend.failure) == ("CPU", 1, "")

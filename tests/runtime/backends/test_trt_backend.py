@@ -23,7 +23,7 @@ from edge_agent.errors import (
     GpuFailed,
     ModelError,
 )
-from edge_agent.runtime.backends import worker_process
+from edge_agent.runtime.backends import gpu_worker
 from edge_agent.runtime.backends.cuda.by_ctypes import CALLS
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
 from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
@@ -138,15 +138,15 @@ def test_after_a_deadly_error_another_process_goes_on(bench: Bench, fault: str) 
     run_when_up(backend)
     run_when_up(neighbour)
     assert backend.restarts == neighbour.restarts == 1
-    assert backend.trouble == ""
+    assert backend.failure == ""
 
 
 def test_a_gpu_that_stays_broken_is_given_up(bench: Bench) -> None:
     backend = bench.open()
     bench.break_gpu(f"cuStreamCreate:1={ILLEGAL}")
     os.kill(worker_pid(), signal.SIGKILL)
-    wait_until(lambda: bool(backend.trouble))
-    assert "can't open the engine: The GPU can't be used: cuStreamCreate" in backend.trouble
+    wait_until(lambda: bool(backend.failure))
+    assert "can't open the engine: The GPU can't be used: cuStreamCreate" in backend.failure
     with pytest.raises(AgentUnavailable, match="died 4 times"):
         backend.run(pictures(1))
     with pytest.raises(AgentUnavailable, match="died 4 times"):
@@ -184,7 +184,7 @@ def is_waiting(pid: int) -> bool:
 def test_a_worker_that_hangs_while_it_closes_is_killed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_process, "ENDS_WITHIN_S", 0.5)
+    monkeypatch.setattr(gpu_worker, "ENDS_WITHIN_S", 0.5)
     bench.break_gpu("cuMemHostUnregister:1=hang")
     backend = bench.open()
     backend.run(pictures(1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import signal
@@ -24,11 +23,13 @@ from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines import build as module
 from edge_agent.runtime.engines import child
-from edge_agent.runtime.engines.build import EngineBuild, Progress
+from edge_agent.runtime.engines.build import BuildProgress, EngineBuild
 from edge_agent.runtime.engines.cache import EngineCache
 from edge_agent.runtime.engines.machine import look
+from edge_agent.runtime.processes.channel import Channel
 from edge_agent.runtime.vision.picture_files import png
 from tests import ROOT
+from tests.conftest import children
 from tests.fakes import fake_cuda, micro
 from tests.fakes.disks import disk
 from tests.fakes.engines import XAVIER, profile, settings
@@ -51,7 +52,7 @@ fake_tensorrt_runtime.add_runtime(trt)
 sys.modules[__name__] = trt
 """
 
-Seen = List[Progress]
+Seen = List[BuildProgress]
 
 
 @pytest.fixture(name="site")
@@ -216,7 +217,7 @@ def test_progress_is_heard_while_kernels_are_measured(
     amiss(site, WAITS.format(path=str(go_on)))
     seen: Seen = []
 
-    def hear(progress: Progress) -> None:
+    def hear(progress: BuildProgress) -> None:
         seen.append(progress)
         if progress.stage == "measuring kernels":
             go_on.touch()
@@ -250,19 +251,20 @@ def test_the_process_gives_way_to_everything_else(
 
 ENDINGS = [
     ("os.kill(os.getpid(), signal.SIGKILL)",
-     "ended by SIGKILL, probably by the kernel because memory ran out; dmesg tells. Unload"),
+     "ended by SIGKILL, probably by the kernel because memory ran out; dmesg shows it. Unload"),
     ("bytearray(1 << 60)", "Memory ran out while the engine was built. Unload other models"),
     ("os.write(2, b\"terminate called after throwing an instance of 'std::bad_alloc'\\n\"); "
      "os.abort()", "Memory ran out while the engine was built. Unload other models"),
-    ("os.kill(os.getpid(), signal.SIGSEGV)", "The engine build crashed by SIGSEGV."),
+    ("os.kill(os.getpid(), signal.SIGSEGV)", "it was ended by SIGSEGV (Segmentation fault)."),
     ("os.write(2, b'kernel: odd\\n'); os.abort()",
-     "The engine build crashed by SIGABRT: kernel: odd."),
+     "it was ended by SIGABRT (Aborted); its last line: kernel: odd."),
     ("raise RuntimeError('odd')",
-     "ended with status 1 and without an engine: RuntimeError: odd."),
+     "The engine build made no engine: it ended with exit status 1; its last line: "
+     "RuntimeError: odd."),
     ("os.write(1, os.urandom(1 << 20)); os._exit(0)",
-     "ended with status 0 and without an engine"),
+     "ended with exit status 0"),
     ("os.write(2, b'{\"stage\": 5}\\n{\"is_done\": 1}\\n'); os._exit(3)",
-     "ended with status 3 and without an engine: {\"is_done\": 1}."),
+     "ended with exit status 3; its last line: {\"is_done\": 1}."),
 ]  # fmt: skip
 
 
@@ -279,9 +281,11 @@ def test_a_process_that_falls_silent_is_ended(
     cache: EngineCache, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ENDS_WITHIN_S", 0.1)
-    amiss(site, "os.write(1, b'odd\\n'); os.close(1); os.close(2); time.sleep(1000)")
+    amiss(site, "os.write(1, b'odd\\n'); os.closerange(1, 100); time.sleep(1000)")
 
-    assert failure(cache) == "The engine build fell silent, and was ended: odd."
+    assert failure(cache) == (
+        "The engine build made no engine: it was ended because it didn't end by itself."
+    )
 
 
 def test_a_process_that_cannot_be_started_is_a_sentence(
@@ -298,32 +302,32 @@ def test_a_process_that_cannot_be_started_is_a_sentence(
 def test_what_tensorrt_warns_of_is_in_the_log_of_the_agent(
     cache: EngineCache, site: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warning = "logging.info('TensorRT warns: weights were rounded')"
+    warning = "logging.getLogger('edge_agent').info('TensorRT warns: weights were rounded')"
     amiss(site, f"import logging; {warning}; os.write(2, b'x\\n' * 200)")
 
     with caplog.at_level(logging.INFO):
         run(cache)
 
-    assert "The engine build says: TensorRT warns: weights were rounded" in caplog.text
-    assert caplog.text.count("The engine build says: x") < 101
+    assert "): TensorRT warns: weights were rounded" in caplog.text
+    assert caplog.text.count("): x") < 101
 
 
-def test_news_of_one_stage_are_told_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_of_one_stage_are_reported_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(child, "EVERY_S", 1000.0)
-    reader, writer = os.pipe()
-    teller = child.Teller(writer)
+    agent, end = Channel.pair()
+    reporter = child.Reporter(Channel(end))
 
-    teller.progress("parsing")
+    reporter.progress("parsing")
     for step in range(100):
-        teller.progress("measuring kernels", step / 100)
-    teller.progress("loading")
-    os.close(writer)
+        reporter.progress("measuring kernels", step / 100)
+    reporter.progress("loading")
+    end.close()
 
-    with os.fdopen(reader) as file:
-        lines = [line for line in file.read().splitlines() if line]
-    assert [json.loads(line)["stage"] for line in lines] == [
-        "parsing", "measuring kernels", "loading"
-    ]  # fmt: skip
+    stages = [received.content["stage"] for received in iter(agent.receive, None)]
+    assert stages == ["parsing", "measuring kernels", "loading"]
+    agent.close()
 
 
 UNFINISHED = """
@@ -347,7 +351,9 @@ def test_a_crash_at_the_first_load_meets_only_the_building_process(
 ) -> None:
     amiss(site, "pass", f"trt.{call} = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)")
 
-    assert failure(cache) == "The engine build crashed by SIGSEGV."
+    assert failure(cache) == (
+        "The engine build made no engine: it was ended by SIGSEGV (Segmentation fault)."
+    )
 
 
 def test_an_engine_that_its_own_runtime_refuses_is_no_engine(
@@ -413,13 +419,12 @@ def test_a_build_cancelled_before_it_began_never_begins(cache: EngineCache) -> N
 def test_who_listens_to_progress_may_fail_and_no_process_is_left(cache: EngineCache) -> None:
     building = build(cache)
 
-    def fail(_: Progress) -> None:
+    def fail(_: BuildProgress) -> None:
         raise KeyError("listener")
 
     with pytest.raises(KeyError):
         building.run(fail)
-    assert building._process is not None
-    assert building._process.returncode == -signal.SIGKILL
+    assert not children(child.MODULE)
     assert files(cache) == []
 
 
@@ -461,7 +466,7 @@ def test_another_tensorrt_than_the_agent_saw_builds_nothing(
     monkeypatch.setenv("FAKE_TENSORRT", "8.6.1")
 
     assert failure(cache) == (
-        "The machine isn't what it was when the agent started: TensorRT 8.5.2.2 → 8.6.1. Restart "
+        "The machine has changed since the agent started: TensorRT 8.5.2.2 → 8.6.1. Restart "
         "the agent."
     )
 
@@ -582,8 +587,8 @@ def wait_for(condition: Callable[[], Any]) -> None:
     ],
 )
 def test_progress_is_told_with_what_is_likely_to_remain(values: Any, told: str) -> None:
-    assert str(Progress.of(*values)) == told
+    assert str(BuildProgress.of(*values)) == told
 
 
 def test_nothing_is_left_of_what_is_done() -> None:
-    assert str(Progress("measuring kernels", 1.0, 60.0, 180.0)) == "100 %"
+    assert str(BuildProgress("measuring kernels", 1.0, 60.0, 180.0)) == "100 %"

@@ -16,7 +16,7 @@ from edge_agent.errors import BackendUnavailable
 from edge_agent.manifest import MODEL_FILE, Manifest, parse
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import EngineBuilder
-from edge_agent.runtime.engines.build import EngineBuild, Progress
+from edge_agent.runtime.engines.build import BuildProgress, EngineBuild
 from edge_agent.runtime.engines.cache import EngineCache
 from edge_agent.runtime.engines.machine import look
 from edge_agent.runtime.engines.spec import build_spec
@@ -113,7 +113,7 @@ def test_the_very_process_builds_the_demo_model(
     packages: Dict[str, Path], site: Path, tmp_path: Path
 ) -> None:
     (site / "tensorrt.py").write_text(STAND_IN.format(more=TAKES_ALL))
-    seen: List[Progress] = []
+    seen: List[BuildProgress] = []
     cache = EngineCache(tmp_path / "cache", 1 << 30)
 
     path = order(packages["demo"], cache).run(seen.append)
@@ -128,7 +128,7 @@ def test_an_engine_that_the_real_runtime_cannot_load_here_is_not_kept(
     packages: Dict[str, Path], site: Path, tmp_path: Path
 ) -> None:
     (site / "tensorrt.py").write_text(STAND_IN.format(more=""))
-    seen: List[Progress] = []
+    seen: List[BuildProgress] = []
     cache = EngineCache(tmp_path / "cache", 1 << 30)
 
     with pytest.raises(BackendUnavailable, match=r"TensorRT 1\.\S+ can't load the engine: .*CUDA"):

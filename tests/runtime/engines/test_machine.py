@@ -99,8 +99,9 @@ def test_what_is_missing_is_named_with_what_brings_it(site: Path) -> None:
         (fake("8.4.1"), "TensorRT 8.4.1 is too old"),
         ("import os; os.abort()", "was ended by SIGABRT"),
         ("import os, sys; print('driver gone', file=sys.stderr); sys.stderr.flush(); os._exit(3)",
-         "ended with exit code 3: driver gone. Try it by hand: "),
-        ("import threading; threading.Event().wait()", "didn't finish within 2 s"),
+         "ended with exit status 3; its last line: driver gone. Try it by hand: "),
+        ("import threading; threading.Event().wait()",
+         "was ended because it took more than 2 s; the driver may hang"),
     ],
 )  # fmt: skip
 def test_whatever_tensorrt_does_to_the_process_the_gpu_is_known(
@@ -145,7 +146,7 @@ def test_a_process_that_tells_nothing_is_a_sentence_for_both(site: Path) -> None
 
     found = look()
 
-    assert "ended with exit code 0. Try it by hand" in found.no_gpu
+    assert "ended with exit status 0. Try it by hand" in found.no_gpu
     assert found == Machine(found.arch, no_gpu=found.no_gpu, no_tensorrt=found.no_gpu)
 
 

@@ -1,13 +1,4 @@
-"""Messages between the agent and a worker process: JSON objects, descriptors of files beside them.
-
-    agent → worker                                       worker → agent
-    {"id", "do": "open", "log", ...} + engine file       {"id", "tensors", "max_batch", ...}
-    {"id", "do": "slot", "slot", "frame_bytes"} + memory {"id"}
-    {"id", "do": "run", "slot", "count", "frames"}       {"id"}
-    {"do": "drop", "slot"}
-
-Answers have "remarks" when there are new ones, or are {"id", "error": {"kind", "text", "code",
-"is_sticky"}}. When the agent hangs up, the worker ends.
+"""Messages between the agent and its child processes: JSON objects, with descriptors of files.
 
 They pass through a socket pair that keeps them apart (SOCK_SEQPACKET), the descriptors as
 SCM_RIGHTS, see unix(7). Python's own `socket.send_fds` came with 3.9.
@@ -21,6 +12,8 @@ import socket
 from contextlib import suppress
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+Message = Dict[str, Any]  # a JSON object
+
 LARGEST_BYTES = 64 * 1024  # of a message; more would be cut off
 MOST_DESCRIPTORS = 4
 _ITEM_BYTES = array.array("i").itemsize
@@ -29,12 +22,12 @@ _ITEM_BYTES = array.array("i").itemsize
 class Received(NamedTuple):
     """A message and what came with it; the descriptors belong to whoever received them."""
 
-    content: Dict[str, Any]
+    content: Message
     descriptors: List[int]
 
 
 class Channel:
-    """One end. Any thread may send, one receives."""
+    """One end. Any thread may send, one receives; when one side hangs up, the other sees it."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
@@ -50,7 +43,7 @@ class Channel:
         return self._end.fileno()
 
     def send(
-        self, content: Mapping[str, Any], descriptors: Sequence[int] = (), *, waits: bool = True
+        self, content: Mapping[str, object], descriptors: Sequence[int] = (), *, waits: bool = True
     ) -> None:
         """Send a message. Raises OSError when nobody is there, and when it would have to wait but
         isn't to."""  # noqa: D205, D209
@@ -63,7 +56,7 @@ class Channel:
         try:
             return self._receive()
         except ConnectionResetError:
-            # The other side went without reading everything. This is told once, and before its last
+            # The other side went without reading everything. This is reported once, before its last
             # messages.
             with suppress(ConnectionResetError):
                 return self._receive()

@@ -1,19 +1,19 @@
-"""Whether something that died is started again, and when."""
+"""Whether a process that died is started again, and when."""
 
 from __future__ import annotations
 
 import time
 from typing import Callable, List, Optional, Sequence
 
-PAUSES_S = (0.0, 1.0, 2.0)  # as many deaths are survived
+PAUSES_S = (0.0, 1.0, 2.0)  # before the first restart, the second one ...; further ones: none
 WITHIN_S = 60.0  # of work; deaths before that don't count
 
 
-class Patience:
+class RestartPolicy:
     """Counts deaths; one of them is nothing, many of them within a little work are too much.
 
-    Only the time from a life's first success to its last is work: who hangs, or dies before it has
-    done anything, isn't forgiven for taking long to do so.
+    Only the time from a process's first success to its last is work: one that hangs, or dies before
+    it has done anything, isn't forgiven for taking long to do so.
     """
 
     def __init__(
@@ -24,22 +24,22 @@ class Patience:
     ) -> None:
         self._pauses_s, self._within_s, self._clock = pauses_s, within_s, clock
         self._worked_s = 0.0
-        self._since: Optional[float] = None  # the last success of this life
-        self._deaths: List[float] = []  # how long it had worked by then
+        self._last_success: Optional[float] = None  # of this process
+        self._deaths: List[float] = []  # the work done until each of them, in seconds
 
     def __str__(self) -> str:
         return f"{len(self._deaths)} times within {self._within_s:g} s of work"
 
-    def worked(self) -> None:
+    def succeeded(self) -> None:
         """Note a success."""
         now = self._clock()
-        self._worked_s += 0.0 if self._since is None else now - self._since
-        self._since = now
+        self._worked_s += 0.0 if self._last_success is None else now - self._last_success
+        self._last_success = now
 
     def pause_s(self) -> Optional[float]:
         """Count a death; return how long to wait until the next start, None: there is none."""
         now = self._worked_s
-        self._deaths = [*(died for died in self._deaths if now - died < self._within_s), now]
-        self._since = None
+        self._deaths = [*(death for death in self._deaths if now - death < self._within_s), now]
+        self._last_success = None
         count = len(self._deaths)
         return self._pauses_s[count - 1] if count <= len(self._pauses_s) else None

@@ -1,0 +1,1 @@
+"""Child processes of the agent: started, limited in time, read, ended."""
