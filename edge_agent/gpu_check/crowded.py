@@ -59,7 +59,7 @@ def compute(trt: Any, driver: Driver, engine: bytes) -> None:
     with ExitStack() as owned:
         loop = EngineLoop(trt, driver, engine)
         owned.callback(loop.close)
-        layout = SlotLayout.of(loop.tensors, loop.max_batch)
+        layout = SlotLayout(loop.tensors, loop.max_batch)
         memory = owned.enter_context(mmap.mmap(-1, layout.size))
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         slot = loop.open_slot(address, layout)

@@ -92,12 +92,12 @@ def _illegal_address(site: Site) -> str:
 def _slot(site: Site, command: Tuple[str, ...]) -> Iterator[Tuple[GpuWorker, int]]:
     """Start a worker by `command` and open one slot in it."""
     with closing(GpuWorker(site.engine, command=command)) as worker:
-        tensors = [Tensor.from_json(each) for each in worker.ready["tensors"]]
-        layout = SlotLayout.of(tensors, worker.ready["max_batch"])
+        tensors = tuple(map(Tensor.from_json, worker.ready["tensors"]))
+        layout = SlotLayout(tensors, worker.ready["max_batch"])
         memory = os.memfd_create("edge-agent-gpu-check")
         try:
             os.ftruncate(memory, layout.size)
-            yield worker, worker.open_slot(memory, 0)
+            yield worker, worker.open_slot(memory)
         finally:
             os.close(memory)
 

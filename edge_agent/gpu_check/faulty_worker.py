@@ -7,14 +7,15 @@ batch, as a faulty kernel of a library would.
 from __future__ import annotations
 
 import sys
+from ctypes import CDLL, byref, c_uint, c_void_p
 from pathlib import Path
-from typing import ClassVar, List, Sequence
+from typing import ClassVar, List
 
+from edge_agent.errors import GpuFailed
 from edge_agent.runtime.backends import trt_worker
-from edge_agent.runtime.backends.trt_loop import EngineLoop, FrameIn, Slot
+from edge_agent.runtime.backends.cuda.by_ctypes import LIBRARY
+from edge_agent.runtime.backends.trt_loop import EngineLoop, Slot
 
-ONE = (1, 1, 1)
-NAME = "write_to_zero"
 KERNEL = b"""
 .version 6.0
 .target sm_60
@@ -36,13 +37,27 @@ class FaultyLoop(EngineLoop):
 
     demand: ClassVar[Path]
 
-    def submit(self, slot: Slot, count: int, frames: Sequence[FrameIn] = ()) -> None:
+    def submit(self, slot: Slot, count: int) -> None:
         """Enqueue the batch, behind the fault when it is demanded."""
         if self.demand.exists():
             self.demand.unlink()
-            fault = self._driver.load_function(KERNEL, NAME)
-            self._driver.launch(fault, ONE, ONE, (), self._compute)
-        super().submit(slot, count, frames)
+            launch_fault(self._compute)
+        super().submit(slot, count)
+
+
+def launch_fault(stream: int) -> None:
+    """Put the kernel into `stream`, in the current context. Raises GpuFailed."""
+    cuda, module, function = CDLL(LIBRARY), c_void_p(), c_void_p()
+    one, nothing = c_uint(1), c_uint(0)
+    code = (
+        cuda.cuModuleLoadData(byref(module), KERNEL)
+        or cuda.cuModuleGetFunction(byref(function), module, b"write_to_zero")
+        or cuda.cuLaunchKernel(
+            function, one, one, one, one, one, one, nothing, c_void_p(stream), None, None
+        )
+    )
+    if code:
+        raise GpuFailed.after(f"The faulty kernel can't be launched ({code}).", code, False)
 
 
 def main(arguments: List[str]) -> int:

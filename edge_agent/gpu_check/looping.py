@@ -112,7 +112,7 @@ def opened(site: Site, with_graphs: bool = True, slots: int = RING) -> Iterator[
 def _slots(
     loop: EngineLoop, pictures: Sequence[NDArray[np.uint8]], count: int
 ) -> Iterator[List[Slot]]:
-    layout = SlotLayout.of(loop.tensors, loop.max_batch)
+    layout = SlotLayout(loop.tensors, loop.max_batch)
     ready: List[Tuple[Slot, mmap.mmap]] = []
     try:
         for _ in range(count):

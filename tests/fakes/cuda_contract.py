@@ -10,10 +10,8 @@ import contextlib
 import ctypes
 import mmap
 import os
-import subprocess
 import threading
-from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Callable, Iterator, List
 
 import numpy as np
 import pytest
@@ -27,24 +25,6 @@ FAKE.fake_left_words.restype = ctypes.c_char_p
 PAGE = mmap.PAGESIZE
 ORDERS = ("needed", "early", "random:1", "random:2", "random:3")
 SHARED = pytest.mark.parametrize("order", ORDERS)
-
-# Kernels of fake PTX in C, as fake_cuda calls them.
-IN_C = """
-void fake_scale(const unsigned *grid, const unsigned *block, void **arguments)
-{
-  unsigned char *values = *(unsigned char **)arguments[0];
-  float factor = *(float *)arguments[2];
-  for (unsigned at = 0; at < *(unsigned *)arguments[1]; at++)
-    values[at] = values[at] * factor + *(unsigned char *)arguments[3] + grid[1] + block[2];
-}
-"""
-PTX = b""".version 7.0
-.target sm_72
-.visible .entry scale(
-  .param .u64 scale_param_0, .param .u32 scale_param_1, .param .f32 scale_param_2,
-  .param .u8 scale_param_3
-) { ret; }
-"""
 
 
 def fault(text: str) -> None:
@@ -394,40 +374,6 @@ def test_a_graph_that_cannot_be_instantiated_is_given_back(lane: Lane) -> None:
 
     with pytest.raises(GpuFailed, match=r"cuGraphInstantiate failed, operation not supported"):
         lane.cuda.end_capture(lane.streams[0])
-
-
-@pytest.fixture(name="kernels")
-def _kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, library = tmp_path / "kernels.c", tmp_path / "kernels.so"
-    source.write_text(IN_C)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
-    monkeypatch.setenv("FAKE_CUDA_KERNELS", str(library))
-
-
-@pytest.mark.usefixtures("kernels")
-def test_a_kernel_gets_its_arguments_as_they_were_when_it_was_launched(lane: Lane) -> None:
-    scale = lane.cuda.load_function(PTX, "scale")
-    arguments: List[Any] = [
-        ctypes.c_uint64(lane.device), ctypes.c_uint32(lane.size),
-        ctypes.c_float(2.5), ctypes.c_uint8(3),
-    ]  # fmt: skip
-    lane.given[:] = 4
-    lane.cuda.copy_in(lane.device, lane.host, lane.size, lane.streams[0])
-    lane.cuda.launch(scale, (1, 20, 1), (32, 1, 2), arguments, lane.streams[0])
-    arguments[2].value = 0.0
-    lane.cuda.copy_out(lane.host + PAGE, lane.device, lane.size, lane.streams[0])
-    lane.cuda.record(lane.events[1], lane.streams[0])
-    lane.wait()
-
-    assert (lane.got == 4 * 2.5 + 3 + 20 + 2).all()
-
-
-@pytest.mark.usefixtures("kernels")
-def test_what_is_no_kernel_is_a_sentence(cuda: Driver) -> None:
-    with pytest.raises(GpuFailed, match=r"device kernel image is invalid.*\(200\)"):
-        cuda.load_function(b"rubbish", "scale")
-    with pytest.raises(GpuFailed, match=r"cuModuleGetFunction failed, named symbol not found"):
-        cuda.load_function(PTX, "other")
 
 
 def test_batches_lie_in_the_gpus_memory(lane: Lane) -> None:

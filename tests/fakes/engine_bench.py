@@ -21,7 +21,7 @@ from edge_agent.runtime.backends.ort import OrtBackend, OrtCudaBackend
 from edge_agent.runtime.backends.trt import TrtBackend
 from edge_agent.runtime.backends.trt_engine import EngineBuilder
 from tests import ROOT
-from tests.fakes import fake_cuda, fake_tensorrt, micro, resize_on_cpu
+from tests.fakes import fake_cuda, fake_tensorrt, micro
 from tests.fakes.engines import settings
 from tests.fakes.fake_tensorrt import VERSIONS
 from tests.packaging.graphs import described
@@ -50,11 +50,11 @@ class Bench:
         if self.is_tensorrt:
             self.break_gpu("")
             monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
-            monkeypatch.setenv("PYTHONPATH", str(SITE))
+            monkeypatch.setenv("PYTHONPATH", f"{SITE}:{ROOT}")
             monkeypatch.setenv("FAKE_TENSORRT", self._version)
 
     def break_gpu(self, fault: str, **options: Any) -> None:
-        values = {"version": 13000, "kernels": resize_on_cpu.kernels(), "fault": fault}
+        values = {"version": 13000, "fault": fault}
         fake_cuda.driver(self.folder, report=self.folder / "left", **values, **options)
 
     def open(self, model: bytes = MAPS, task: str = "anomaly_map", **changes: Any) -> Any:

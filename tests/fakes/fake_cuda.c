@@ -1081,14 +1081,6 @@ int cuModuleLoadData(void **made, const void *image)
   WITH_LOCK(load(made, image));
 }
 
-int cuModuleLoadDataEx(void **made, const void *image, unsigned count, int *options, void **values)
-{
-  ENTER("cuModuleLoadData");
-  for (unsigned at = 0; at < count; at++)
-    if (options[at] == 4 || options[at] == 6) values[at] = NULL; /* how much was logged: nothing */
-  WITH_LOCK(load(made, image));
-}
-
 int cuModuleUnload(void *module)
 {
   ENTER("cuModuleUnload");

@@ -64,12 +64,10 @@ class Machine:
 class Bench:
     """A loop with slots in this process's own memory."""
 
-    def __init__(
-        self, machine: Machine, engine: bytes, slots: int = 1, frame_bytes: int = 0, **options: Any
-    ) -> None:
+    def __init__(self, machine: Machine, engine: bytes, slots: int = 1, **options: Any) -> None:
         self.loop = EngineLoop(machine.trt, machine.driver, engine, **options)
         try:
-            self.layout = SlotLayout.of(self.loop.tensors, self.loop.max_batch, frame_bytes)
+            self.layout = SlotLayout(self.loop.tensors, self.loop.max_batch)
             self.memories = [mmap.mmap(-1, self.layout.size) for _ in range(slots)]
             self.slots = [self.open(memory) for memory in self.memories]
         except GpuFailed:

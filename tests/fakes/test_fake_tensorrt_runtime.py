@@ -179,7 +179,7 @@ from edge_agent.runtime.backends.trt_loop import EngineLoop
 driver = open_driver("libcuda")
 with driver.context():
     loop = EngineLoop(tensorrt, driver, sys.stdin.buffer.read(), dla_core=0)
-    layout = SlotLayout.of(loop.tensors, loop.max_batch)
+    layout = SlotLayout(loop.tensors, loop.max_batch)
     memory = mmap.mmap(-1, layout.size)
     layout.view(memory, "image", 2)[1] = 255
     slot = loop.open_slot(ctypes.addressof(ctypes.c_char.from_buffer(memory)), layout)

@@ -84,14 +84,6 @@ class Backend(ABC):
         """
         return np.zeros((self.max_batch, *self._item), self._spec.dtype)
 
-    def place(self, index: int, frame: NDArray[np.uint8]) -> bool:
-        """Take a whole frame, RGB (h, w, 3), as item `index` of the next run: the device resizes.
-
-        After that run the item's place in `slots` holds what it was resized to. False: the device
-        doesn't resize this one; nothing was taken.
-        """
-        return False
-
     def run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
         """Compute `batch` (n, ...) of the manifest's input shape and dtype, 1 <= n <= max_batch.
 

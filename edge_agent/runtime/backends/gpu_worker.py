@@ -5,8 +5,8 @@ batches into slots, memory that both share, and sends which slot to compute:
 
     agent → worker                                       worker → agent
     {"id", "do": "open", "log", ...} + engine file       {"id", "tensors", "max_batch", ...}
-    {"id", "do": "slot", "slot", "frame_bytes"} + memory {"id"}
-    {"id", "do": "run", "slot", "count", "frames"}       {"id"}
+    {"id", "do": "slot", "slot"} + memory                {"id"}
+    {"id", "do": "run", "slot", "count"}                 {"id"}
     {"do": "drop", "slot"}
 
 Messages have "remarks" when there are new ones, or are {"id", "error": {"kind", "text", "code",
@@ -43,8 +43,6 @@ READY_WITHIN_S = 120.0  # to load an engine, or to open a slot
 RUN_WITHIN_S = 120.0  # a batch, where nobody interrupts it before
 ENDS_WITHIN_S = 5.0  # from hanging up until it is killed
 
-Frames = Sequence[Tuple[int, int, int]]  # index, width and height of each
-
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +51,6 @@ class _Slot:
     """memory: descriptor of its file, the backend's. is_given_up: takes no more runs."""
 
     memory: int
-    frame_bytes: int
     is_given_up: bool = False
 
 
@@ -108,7 +105,7 @@ class GpuWorker:
             self.close()
             raise
 
-    def open_slot(self, memory: int, frame_bytes: int) -> int:
+    def open_slot(self, memory: int) -> int:
         """Let the worker use this memory, the descriptor of a file, until `close_slot`.
 
         The descriptor stays the caller's, and must be open until then. Waits while the worker is
@@ -118,7 +115,7 @@ class GpuWorker:
         with self._changed:
             self._changed.wait_for(self._is_decided, READY_WITHIN_S)
             process = self._running()
-            self._slots[number] = slot = _Slot(memory, frame_bytes)
+            self._slots[number] = slot = _Slot(memory)
             opened = self._send_slot(process, number, slot)
         try:
             late = f"it didn't open a slot within {READY_WITHIN_S:g} s"
@@ -128,7 +125,7 @@ class GpuWorker:
             raise
         return number
 
-    def run(self, slot: int, items: int, frames: Frames = ()) -> None:
+    def run(self, slot: int, items: int) -> None:
         """Compute the first items of a slot; its outputs are there afterwards.
 
         Raises AgentUnavailable when the worker isn't there or ends meanwhile, InferenceFailed.
@@ -137,7 +134,7 @@ class GpuWorker:
             process = self._running()
             if slot not in self._slots or self._slots[slot].is_given_up:
                 raise AgentUnavailable("The inference unit was given up; call again.")
-            message = {"do": "run", "slot": slot, "count": items, "frames": frames}
+            message = {"do": "run", "slot": slot, "count": items}
             answer = self._request(process, message, slot=slot)
         wait(answer, RUN_WITHIN_S, partial(self._end, process, HUNG))
 
@@ -207,7 +204,7 @@ class GpuWorker:
                 process.kill(why)
 
     def _send_slot(self, process: ChildProcess, number: int, slot: _Slot) -> Future[Message]:
-        message = {"do": "slot", "slot": number, "frame_bytes": slot.frame_bytes}
+        message = {"do": "slot", "slot": number}
         return self._request(process, message, [slot.memory])
 
     def _supervise(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Dict, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Tuple
 
 import numpy as np
 
@@ -40,28 +40,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class SlotLayout:
-    """Areas for `max_batch` items of each tensor, and for as many frames of `frame_bytes` each.
-
-    Each area begins on a page of its own. No frames: frame_bytes is 0.
-    """
+    """Areas for `max_batch` items of each tensor; each area begins on a page of its own."""
 
     tensors: Tuple[Tensor, ...]
     max_batch: int
-    frame_bytes: int = 0
-
-    @classmethod
-    def of(cls, tensors: Sequence[Tensor], max_batch: int, frame_bytes: int = 0) -> SlotLayout:
-        """Lay out `tensors` in their order, the frames after them."""
-        return cls(tuple(tensors), max_batch, frame_bytes)
 
     @property
     def size(self) -> int:
         """How many bytes a slot takes."""
-        return self.frames_offset + _pages(self.frame_bytes * self.max_batch)
-
-    @property
-    def frames_offset(self) -> int:
-        """Where frame 0 begins; frame n lies n * frame_bytes behind it."""
         return sum(map(self._area, self.tensors))
 
     def tensor(self, name: str) -> Tensor:
@@ -79,14 +65,5 @@ class SlotLayout:
         values = np.frombuffer(buffer, tensor.dtype, count * prod(tensor.item), self.offset(name))
         return values.reshape(count, *tensor.item)
 
-    def frame(self, buffer: Any, index: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return the place of frame `index`, RGB (h, w, 3), in a slot's memory, not copied."""
-        offset = self.frames_offset + index * self.frame_bytes
-        return np.frombuffer(buffer, np.uint8, width * height * 3, offset).reshape(height, width, 3)
-
     def _area(self, tensor: Tensor) -> int:
-        return _pages(tensor.item_bytes * self.max_batch)
-
-
-def _pages(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+        return -(-tensor.item_bytes * self.max_batch // ALIGNMENT) * ALIGNMENT

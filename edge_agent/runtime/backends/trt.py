@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import mmap
 import os
 from pathlib import Path
@@ -19,18 +18,11 @@ from edge_agent.errors import (
 )
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend, BackendOptions
-from edge_agent.runtime.backends.gpu_resize import Resizing
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
 from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-log = logging.getLogger(__name__)
-
-FRAME_BYTES = 1920 * 1080 * 3  # the largest frame that is resized on the GPU
-MOST_FRAMES_BYTES = 64 * 1024 * 1024  # of a slot, pinned: with larger batches the CPU resizes
-UNUSED_RUNS = 1000  # so many without a frame, and its room is given back
 
 
 class TrtBackend(Backend):
@@ -60,14 +52,12 @@ class TrtBackend(Backend):
         allow_host_code: let it run code for the CPU in the engine, which this device has built.
         """
         super().__init__(manifest)
-        self._resizing = Resizing.of(manifest.input)
-        self._worker = GpuWorker(engine, _opening(self._resizing, dla_core, allow_host_code))
+        opening = {"dla_core": dla_core, "allow_host_code": allow_host_code}
+        self._worker = GpuWorker(engine, opening)
         try:
             self._tensors = tuple(map(Tensor.from_json, self._worker.ready["tensors"]))
             self._check_engine()
             self.max_batch = self._worker.ready["max_batch"]
-            self._frames: Dict[int, Tuple[int, int, int]] = {}  # index, width, height
-            self._unused_runs = 0
             self._make_slot()
         except AgentUnavailable as error:  # here nobody can call again
             self._worker.close()
@@ -112,24 +102,6 @@ class TrtBackend(Backend):
         """Return the memory that the GPU takes batches from, shape (max_batch, ...)."""
         return self._input
 
-    def place(self, index: int, frame: NDArray[np.uint8]) -> bool:
-        """Take a whole frame, RGB (h, w, 3), as item `index` of the next run.
-
-        False where the worker can't resize, for frames of more than FRAME_BYTES, and for sizes that
-        wouldn't become what the CPU makes of them. Frames take much pinned memory: there is room
-        for them only after the first, which waits for it. Raises AgentUnavailable.
-        """
-        height, width = frame.shape[:2]
-        if frame.nbytes > FRAME_BYTES or self._resizing is None:
-            return False
-        if not self._worker.ready["resizes"]:  # one that was started again may lack what others had
-            return False
-        if not self._resizing.can(width, height) or not self._make_room():
-            return False
-        np.copyto(self._layout.frame(self._mapped, index, width, height), frame)
-        self._frames[index] = (index, width, height)
-        return True
-
     def interrupt(self) -> None:
         """End the worker if it computes for this backend, which can't be used afterwards."""
         self._worker.interrupt(self._slot)
@@ -137,11 +109,7 @@ class TrtBackend(Backend):
     def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
         count = len(batch)
         self._fill(batch)
-        frames, self._frames = self._frames, {}
-        self._unused_runs = 0 if frames else self._unused_runs + 1
-        if self._unused_runs == UNUSED_RUNS:
-            self._give_room_back()
-        self._worker.run(self._slot, count, list(frames.values()))
+        self._worker.run(self._slot, count)
         return {name: values[:count] for name, values in self._outputs.items()}
 
     def _fill(self, batch: NDArray[Any]) -> None:
@@ -168,64 +136,21 @@ class TrtBackend(Backend):
             )
 
     def _make_slot(self) -> None:
-        """Make a slot of its own, without room for frames."""
+        """Make a slot of its own."""
+        layout = SlotLayout(self._tensors, self.max_batch)
         memory = os.memfd_create("edge-agent-slot", os.MFD_CLOEXEC)
         self._memory = os.fdopen(memory, "r+b", buffering=0)
         try:
-            self._open_slot(0)
+            self._memory.truncate(layout.size)
+            # Never closed by hand: it goes with the last array that lies in it.
+            mapped = mmap.mmap(memory, layout.size)
+            self._slot = self._worker.open_slot(memory)
         except BaseException:
             self._memory.close()
             raise
-        # What lies here stays here, whatever else of the same memory is mapped later.
-        self._input = self._layout.view(self._mapped, self._spec.tensor, self.max_batch)
-        self._outputs = {
-            name: self._layout.view(self._mapped, name, self.max_batch) for name in self._wanted
-        }
-        self._frames, self._unused_runs, self._may_have_room = {}, 0, True
-
-    def _open_slot(self, frame_bytes: int) -> None:
-        """Let the worker use the memory, with room for frames behind the tensors."""
-        layout = SlotLayout.of(self._tensors, self.max_batch, frame_bytes)
-        self._memory.truncate(max(layout.size, os.fstat(self._memory.fileno()).st_size))
-        # Never closed by hand: it goes with the last array that lies in it.
-        mapped = mmap.mmap(self._memory.fileno(), layout.size)
-        self._slot = self._worker.open_slot(self._memory.fileno(), frame_bytes)
-        self._mapped, self._layout = mapped, layout
-
-    def _make_room(self) -> bool:
-        """Tell whether there is room for frames, made now where there is none."""
-        if self._layout.frame_bytes == 0 and self._may_have_room:
-            is_affordable = FRAME_BYTES * self.max_batch <= MOST_FRAMES_BYTES
-            self._may_have_room = is_affordable and self._reopen(FRAME_BYTES)
-        return self._layout.frame_bytes > 0
-
-    def _give_room_back(self) -> None:
-        layout, mapped = self._layout, self._mapped
-        if layout.frame_bytes > 0 and self._reopen(0):
-            begin = layout.frames_offset
-            mapped.madvise(mmap.MADV_REMOVE, begin, layout.size - begin)
-
-    def _reopen(self, frame_bytes: int) -> bool:
-        """Open the slot anew, with what is in it; False: it stays as it was."""
-        before = self._slot
-        try:
-            self._open_slot(frame_bytes)
-        except InferenceFailed as error:
-            log.warning("There is no other room for whole frames: %s", str(error))
-            return False
-        self._worker.close_slot(before)
-        return True
+        self._input = layout.view(mapped, self._spec.tensor, self.max_batch)
+        self._outputs = {name: layout.view(mapped, name, self.max_batch) for name in self._wanted}
 
     def _close(self) -> None:
         self._worker.close_slot(self._slot)
         self._memory.close()
-
-
-def _opening(
-    resizing: Optional[Resizing], dla_core: Optional[int], allow_host_code: bool
-) -> Dict[str, Any]:
-    """Return what the worker is told when it starts."""
-    resize = None
-    if resizing is not None:
-        resize = {"frame_bytes": FRAME_BYTES, "resizing": resizing.to_json()}
-    return {"dla_core": dla_core, "resize": resize, "allow_host_code": allow_host_code}

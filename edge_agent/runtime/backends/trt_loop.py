@@ -8,18 +8,17 @@ and GPU share their memory: nothing is copied, and one stream does.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Tuple
 
 from edge_agent.errors import GpuFailed, InferenceFailed, InvalidPackage, ModelError
 from edge_agent.runtime.backends import trt_loading, trt_tensors
 from edge_agent.runtime.backends.cuda.driver import Driver
-from edge_agent.runtime.backends.gpu_resize import Resizer
 from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
 from edge_agent.runtime.backends.trt_lane import Lane, Scratch
 from edge_agent.runtime.backends.trt_news import listener
-from edge_agent.runtime.backends.trt_slot import FrameIn, Slot, Times
+from edge_agent.runtime.backends.trt_slot import Slot, Times
 
-__all__ = ["EngineLoop", "FrameIn", "Slot", "Times"]
+__all__ = ["EngineLoop", "Slot", "Times"]
 
 
 class EngineLoop:
@@ -27,8 +26,7 @@ class EngineLoop:
 
     tensors: inputs first. max_batch: the largest batch; each is filled up to what one of the
     engine's profiles takes. device: where it runs, for people. remarks: what isn't as fast as it
-    could be, and why. resizer: makes items of whole frames; it stays its maker's. is_timed: `wait`
-    returns what it has measured, which costs calls of the driver.
+    could be, and why. is_timed: `wait` returns what it has measured, which costs driver calls.
 
     Made, used and closed with the GPU's context current in the thread. Raises BackendUnavailable
     when the engine can't work here, InvalidPackage when it isn't one that can be served, GpuFailed.
@@ -40,7 +38,6 @@ class EngineLoop:
         driver: Driver,
         engine: bytes,
         dla_core: Optional[int] = None,
-        resizer: Optional[Resizer] = None,
         allow_host_code: bool = False,
         is_timed: bool = True,
     ) -> None:
@@ -48,7 +45,7 @@ class EngineLoop:
         gpu = driver.gpu()
         self.device = f"GPU {gpu.name}" + ("" if dla_core is None else f", DLA core {dla_core}")
         self._driver, self._is_integrated, self._is_timed = driver, gpu.is_integrated, is_timed
-        self._news, self._resizer = listener(trt), resizer
+        self._news = listener(trt)
         self._slots: List[Slot] = []
         self._lanes: List[Lane] = []
         try:
@@ -84,25 +81,23 @@ class EngineLoop:
             )
         self._slots.append(slot)
         try:
-            slot.copy_in(self.max_batch, (), self._in)
+            slot.copy_in(self.max_batch, self._in)
         except GpuFailed:
             self.close_slot(slot)
             raise
         return slot
 
-    def submit(self, slot: Slot, count: int, frames: Sequence[FrameIn] = ()) -> None:
-        """Enqueue all of a batch of `count` items and return at once.
+    def submit(self, slot: Slot, count: int) -> None:
+        """Enqueue all of a batch of `count` items, which lie in the slot, and return at once.
 
-        The items lie in the slot, those of `frames` as whole frames; what these are resized to is
-        in the item's place afterwards. Raises InferenceFailed, and the slot is free again.
+        Raises InferenceFailed, and the slot is free again.
         """
         lane = self._choose(count)
         if slot.is_in_flight:
             raise InferenceFailed("The slot's last batch isn't done yet; wait for it first.")
-        self._check_frames(slot, count, frames)
         self._news.forget()
         try:
-            self._enqueue(slot, lane, count, frames)
+            self._enqueue(slot, lane, count)
         except InferenceFailed:
             self._drain()  # what is queued already uses the slot; a lost GPU shows up here
             raise
@@ -165,36 +160,18 @@ class EngineLoop:
         fitting = [lane for lane in self._lanes if lane.batch >= count]
         return min(fitting, key=lambda lane: lane.batch)
 
-    def _check_frames(self, slot: Slot, count: int, frames: Sequence[FrameIn]) -> None:
-        for frame in frames:
-            if not 0 <= frame.index < count:
-                raise InferenceFailed(f"Frame {frame.index} isn't in a batch of {count}.")
-            if frame.size > slot.layout.frame_bytes:
-                raise InferenceFailed(
-                    f"A frame of {frame.width}x{frame.height} pixels has {frame.size} bytes; the "
-                    f"slot has room for {slot.layout.frame_bytes}. Resize it on the CPU."
-                )
-
-    def _enqueue(self, slot: Slot, lane: Lane, count: int, frames: Sequence[FrameIn]) -> None:
+    def _enqueue(self, slot: Slot, lane: Lane, count: int) -> None:
         slot.record("began", self._in)
-        slot.copy_in(count, frames, self._in)
+        slot.copy_in(count, self._in)
         slot.record("arrived", self._in)
         slot.follow("arrived", self._compute)
         slot.record("started", self._compute)
-        for frame in frames:
-            self._resize(slot, frame)
         lane.run(slot.addresses, slot.graphs, self._compute)
         slot.record("computed", self._compute)
         slot.follow("computed", self._out)
         slot.record("leaving", self._out)
-        slot.copy_out(count, frames, self._out)
+        slot.copy_out(count, self._out)
         slot.record("done", self._out)
-
-    def _resize(self, slot: Slot, frame: FrameIn) -> None:
-        if self._resizer is None:
-            raise InferenceFailed("Whole frames can't be computed here; resize them on the CPU.")
-        source, target = slot.frame_address(frame.index), slot.item_address(frame.index)
-        self._resizer.launch(source, frame.width, frame.height, target, self._compute)
 
     def _drain(self) -> None:
         """Block until the GPU has done all that was enqueued."""

@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Dict, NamedTuple, Sequence
 
 from edge_agent.errors import GpuFailed
 from edge_agent.runtime.backends.cuda.driver import Driver
-from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
+from edge_agent.runtime.backends.slot_layout import SlotLayout
 from edge_agent.runtime.backends.trt_lane import Lane
 
 # Of a batch, in the order in which they come to pass: begin and end of each of its parts.
 MOMENTS = ("began", "arrived", "started", "computed", "leaving", "done")
-
-
-@dataclass(frozen=True)
-class FrameIn:
-    """A whole frame in the slot's frames area: item `index` of the batch is made of it.
-
-    Its rows of RGB follow one another without gaps.
-    """
-
-    index: int
-    width: int
-    height: int
-
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return self.width * self.height * 3
 
 
 class Times(NamedTuple):
@@ -107,32 +89,21 @@ class Slot:
         finally:
             self.is_in_flight = False
 
-    def copy_in(self, batch: int, frames: Sequence[FrameIn], stream: int) -> None:
-        """Put the copies of the inputs, and of the frames that make some, into `stream`."""
-        if self.is_mapped:
-            return
-        for tensor in self._inputs:
-            self._in(self._offsets[tensor.name], batch * tensor.item_bytes, stream)
-        for frame in frames:
-            self._in(self._frame(frame.index), frame.size, stream)
-
-    def copy_out(self, count: int, frames: Sequence[FrameIn], stream: int) -> None:
-        """Put the copies of the outputs, and of inputs made of frames, into `stream`."""
-        if self.is_mapped:
-            return
-        for tensor in self._outputs:
-            self._out(self._offsets[tensor.name], count * tensor.item_bytes, stream)
-        for frame in frames:
+    def copy_in(self, batch: int, stream: int) -> None:
+        """Put the copies of the inputs into `stream`."""
+        if not self.is_mapped:
             for tensor in self._inputs:
-                self._out(self._at(tensor, frame.index), tensor.item_bytes, stream)
+                at = self._offsets[tensor.name]
+                size = batch * tensor.item_bytes
+                self._driver.copy_in(self._device + at, self._host + at, size, stream)
 
-    def frame_address(self, index: int) -> int:
-        """Return where the GPU has frame `index`."""
-        return self._device + self._frame(index)
-
-    def item_address(self, index: int) -> int:
-        """Return where the GPU has item `index` of the first input."""
-        return self._device + self._at(self._inputs[0], index)
+    def copy_out(self, count: int, stream: int) -> None:
+        """Put the copies of the outputs into `stream`."""
+        if not self.is_mapped:
+            for tensor in self._outputs:
+                at = self._offsets[tensor.name]
+                size = count * tensor.item_bytes
+                self._driver.copy_out(self._host + at, self._device + at, size, stream)
 
     def _pin(self, owned: ExitStack) -> int:
         """Return the mapped address, 0 where pinning fails."""
@@ -143,18 +114,6 @@ class Slot:
             return 0
         owned.callback(self._driver.unregister, self._host)
         return mapped
-
-    def _at(self, tensor: Tensor, index: int) -> int:
-        return self._offsets[tensor.name] + index * tensor.item_bytes
-
-    def _frame(self, index: int) -> int:
-        return self.layout.frames_offset + index * self.layout.frame_bytes
-
-    def _in(self, offset: int, size: int, stream: int) -> None:
-        self._driver.copy_in(self._device + offset, self._host + offset, size, stream)
-
-    def _out(self, offset: int, size: int, stream: int) -> None:
-        self._driver.copy_out(self._host + offset, self._device + offset, size, stream)
 
     def _elapsed(self, begin: str, end: str) -> float:
         return self._driver.elapsed_ms(self._events[begin], self._events[end])

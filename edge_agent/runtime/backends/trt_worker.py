@@ -21,9 +21,8 @@ from edge_agent import logs
 from edge_agent.errors import EdgeAgentError, GpuFailed
 from edge_agent.runtime.backends import trt_engine
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
-from edge_agent.runtime.backends.gpu_resize import Resizer, Resizing
 from edge_agent.runtime.backends.slot_layout import SlotLayout
-from edge_agent.runtime.backends.trt_loop import EngineLoop, FrameIn, Slot
+from edge_agent.runtime.backends.trt_loop import EngineLoop, Slot
 from edge_agent.runtime.processes.channel import Channel, Message, Received
 from edge_agent.runtime.processes.parent import connect
 
@@ -46,11 +45,11 @@ def main(arguments: List[str]) -> int:
     try:
         with ExitStack() as owned:
             try:
-                driver, loop, resizes = owned.enter_context(_open(opening))
+                driver, loop = owned.enter_context(_open(opening))
             except Exception as error:
                 _fail(channel, opening.content["id"], error)
                 return 1
-            _Server(channel, driver, loop).serve(opening.content["id"], resizes)
+            _Server(channel, driver, loop).serve(opening.content["id"])
     except GpuFailed as error:
         log.warning("The GPU worker can't give everything back. %s", error)
         return 1
@@ -58,41 +57,19 @@ def main(arguments: List[str]) -> int:
 
 
 @contextmanager
-def _open(opening: Received) -> Iterator[Tuple[Driver, EngineLoop, bool]]:
-    """Make the GPU's context this thread's own, load the engine; say whether it takes frames."""
+def _open(opening: Received) -> Iterator[Tuple[Driver, EngineLoop]]:
+    """Make the GPU's context this thread's own, load the engine."""
     asked = opening.content
     trt, driver = trt_engine.library(), open_driver()
     with ExitStack() as owned:
         owned.enter_context(driver.context())
-        remarks: List[str] = []
-        resizer = _resizer(driver, asked.get("resize"), owned, remarks)
         engine = _content(opening.descriptors[0])
         host_code = asked.get("allow_host_code", False)
         dla_core = asked.get("dla_core")
-        loop = EngineLoop(trt, driver, engine, dla_core, resizer, host_code, is_timed=False)
+        loop = EngineLoop(trt, driver, engine, dla_core, host_code, is_timed=False)
         del engine
         owned.callback(loop.close)
-        loop.remarks += remarks
-        yield driver, loop, resizer is not None
-
-
-def _resizer(
-    driver: Driver, asked: Optional[Message], owned: ExitStack, remarks: List[str]
-) -> Optional[Resizer]:
-    """Return what resizes frames; None: the CPU does, and there may be a remark why."""
-    if asked is None:
-        return None
-    try:
-        resizing = Resizing.from_json(asked["resizing"])
-        made = Resizer(driver, resizing, asked["frame_bytes"])
-    except GpuFailed as error:
-        if error.is_sticky:
-            raise
-        remarks.append(f"Frames are resized on the CPU: {error}")
-        log.warning("%s", remarks[-1])
-        return None
-    owned.callback(made.close)
-    return made
+        yield driver, loop
 
 
 def _content(engine: int) -> bytes:
@@ -116,7 +93,7 @@ class _Server:
         self._submitted: Queue[Optional[Tuple[int, Slot]]] = Queue()
         self._remarks = 0  # so many were sent
 
-    def serve(self, opening: int, resizes: bool) -> None:
+    def serve(self, opening: int) -> None:
         """Answer the opening, then all that comes."""
         waiting = threading.Thread(target=self._wait, name="wait", daemon=True)
         waiting.start()
@@ -126,7 +103,6 @@ class _Server:
             tensors=[tensor.to_json() for tensor in loop.tensors],
             max_batch=loop.max_batch,
             device=loop.device,
-            resizes=resizes,
         )
         for received in iter(self._channel.receive, None):
             self._do(received)
@@ -151,7 +127,7 @@ class _Server:
 
     def _open_slot(self, message: Message, memory: int) -> None:
         loop = self._loop
-        layout = SlotLayout.of(loop.tensors, loop.max_batch, message["frame_bytes"])
+        layout = SlotLayout(loop.tensors, loop.max_batch)
         try:
             mapped = mmap.mmap(memory, layout.size)
         finally:
@@ -161,8 +137,7 @@ class _Server:
 
     def _run(self, message: Message) -> None:
         slot = self._slots[message["slot"]].slot
-        frames = [FrameIn(*frame) for frame in message["frames"]]
-        self._loop.submit(slot, message["count"], frames)
+        self._loop.submit(slot, message["count"])
         self._submitted.put((message["id"], slot))
 
     def _drop(self, number: int) -> None:

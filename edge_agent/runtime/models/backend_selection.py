@@ -24,7 +24,6 @@ from edge_agent.runtime.engines.plan import TENSORRT
 from edge_agent.runtime.engines.supply import Candidate, EngineSupply
 from edge_agent.runtime.models import golden_check
 from edge_agent.runtime.models.inference_unit import InferenceUnit, Verdicts
-from edge_agent.runtime.models.placement import Placement
 from edge_agent.runtime.packages.graph_choice import choose_graph, this_machine
 from edge_agent.runtime.packages.package import Package
 
@@ -41,7 +40,6 @@ class Opened:
         """Open and try it. Raises ModelError."""
         self.remarks: List[str] = []  # why it isn't a better one
         self._opening, self._open, self._how = opening, open_backend, how
-        opening.verdicts.placement = Placement()  # measured with each engine anew
         self.backend = open_backend()
         self.unit = opening.warm(self.backend, trial)
 

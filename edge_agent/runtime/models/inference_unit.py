@@ -11,7 +11,6 @@ from edge_agent.errors import EdgeAgentError, InferenceFailed
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend
 from edge_agent.runtime.batching.batch import Item
-from edge_agent.runtime.models.placement import Placement, read_input
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.runtime.vision.input_check import InputCheck
 from edge_agent.runtime.vision.light import measure
@@ -20,7 +19,6 @@ from edge_agent.runtime.vision.preprocess import write_input
 from edge_agent.types import CameraProblem
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
@@ -34,7 +32,6 @@ class Verdicts:
 
     def __init__(self, manifest: Manifest) -> None:
         self.input_check = InputCheck(manifest.statistics)
-        self.placement = Placement()
         self.follow(manifest)
 
     def follow(self, manifest: Manifest) -> None:
@@ -58,25 +55,24 @@ class InferenceUnit:
     @property
     def engine(self) -> str:
         """What computes and where, for people."""
-        return f"{self._backend.name} on {self._backend.device}{self._verdicts.placement}"
+        return f"{self._backend.name} on {self._backend.device}"
 
     def warm_up(self) -> None:
-        """Take the smallest and the largest batch all the way, on black frames; see who resizes.
+        """Take the smallest and the largest batch all the way, on black frames.
 
         Raises InferenceFailed when the outputs are not what the manifest says.
         """
         for count in {1, self.max_batch}:
             outputs = self._backend.try_out(self._slots[:count])
             self._verdicts.postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
-        self._verdicts.placement.decide(self._backend, self._spec, self._slots)
 
     def compute(self, batch: List[Item]) -> None:
         """Resolve every item with a Prediction or an error of its own."""
-        placed: List[Tuple[Item, Optional[Problems]]] = []
+        placed: List[Tuple[Item, Problems]] = []
         began = time.monotonic()
         for item in batch:
             try:
-                problems = self._place(item, len(placed))
+                problems = self._preprocess(item, len(placed))
             except Exception as error:
                 item.fail(_fault(error))
             else:
@@ -106,21 +102,15 @@ class InferenceUnit:
         """Free the engine."""
         self._backend.close()
 
-    def _place(self, item: Item, index: int) -> Optional[Problems]:
-        """Put a frame in its place; return what is wrong with the picture, None: not looked yet."""
-        frame = item.work.frame
-        if self._verdicts.placement.takes(frame) and self._backend.place(index, frame.pixels):
-            return None
-        return self._look(item, write_input(frame, self._spec, self._slots[index]))
-
-    def _look(self, item: Item, pixels: NDArray[np.uint8]) -> Problems:
-        """Return what is wrong with the picture; `pixels` are those the model gets."""
+    def _preprocess(self, item: Item, index: int) -> Problems:
+        """Write a frame into its place in the batch; return what is wrong with the picture."""
+        pixels = write_input(item.work.frame, self._spec, self._slots[index])
         return self._verdicts.input_check.judge(measure(pixels), item.caller.name)
 
     def _judge(
         self,
         item: Item,
-        problems: Optional[Problems],
+        problems: Problems,
         outputs: Dict[str, NDArray[Any]],
         index: int,
         postprocessor: Postprocessor,
@@ -129,8 +119,6 @@ class InferenceUnit:
         opened: OpenFrame = item.work
         frame = opened.frame
         try:
-            if problems is None:
-                problems = self._look(item, read_input(self._slots[index], self._spec))
             if item.future.done():  # given up meanwhile: its caller's memory is no longer ours
                 return
             prediction = postprocessor.predict(

@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import EdgeAgentError, InferenceFailed, InvalidPackage, ModelError
-from edge_agent.runtime.backends import trt
-from edge_agent.runtime.vision.preprocess import write_input
-from edge_agent.types import Frame
 from tests.conftest import children
 from tests.fakes import micro
 from tests.fakes.engine_bench import (
@@ -184,88 +181,3 @@ def test_a_hung_run_ends_when_it_is_interrupted(bench: Bench) -> None:
         while not hung.done():  # an interruption that comes before the run ends the run as well
             backend.interrupt()
         assert isinstance(hung.exception(), EdgeAgentError)
-
-
-@on(FEW)
-def test_a_whole_frame_becomes_what_the_cpu_makes_of_it_or_is_refused(bench: Bench) -> None:
-    backend = bench.open()
-    spec = described(MAPS, "anomaly_map").input
-    slots = backend.slots()
-    for turn, (width, height) in enumerate([(1920, 1080), (640, 480), (64, 64), (100, 37)]):
-        frame = np.random.default_rng(turn).integers(0, 256, (height, width, 3), np.uint8)
-        slots[:] = pictures(LARGEST, seed=turn)
-        wanted = slots.copy()
-        if not backend.place(1, frame):
-            assert not bench.is_tensorrt
-            continue
-        write_input(Frame(frame), spec, wanted[1])
-        found = backend.run(slots[:3])
-        assert np.abs(slots.astype(int) - wanted).max() <= 1
-        check(found, MAPS, slots[:3])
-        slots[:] = batch = pictures(LARGEST, seed=100 + turn)
-        check(backend.run(slots[:3]), MAPS, batch[:3])  # holds for one run only
-    assert not backend.place(0, np.zeros((2160, 3840, 3), np.uint8))
-
-
-def room(backend: Any) -> int:
-    """Bytes for whole frames that are pinned."""
-    layout = backend._layout
-    return int(layout.size - layout.frames_offset)
-
-
-def used(backend: Any) -> int:
-    """Bytes of the slot that really take memory."""
-    return os.fstat(backend._memory.fileno()).st_blocks * 512
-
-
-@on([TENSORRT[0]])
-def test_whole_frames_take_memory_only_where_and_while_there_are_some(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trt, "UNUSED_RUNS", 5)
-    first = bench.open()
-    ring = [first, bench.another(first)]
-    spec, slots = described(MAPS, "anomaly_map").input, first.slots()
-    frame = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), np.uint8)
-    for turn in range(2):
-        slots[:] = wanted = pictures(LARGEST, seed=turn)
-        assert list(map(room, ring)) == [0, 0]
-        before = used(first)
-        assert first.place(1, frame)
-        assert room(first) >= LARGEST * frame.nbytes
-        found = first.run(slots[:3])
-        write_input(Frame(frame), spec, wanted[1])
-        assert np.abs(slots.astype(int) - wanted).max() <= 1  # the others are as they were
-        check(found, MAPS, slots[:3])
-        assert used(first) >= before + frame.nbytes
-        for count in (1, 2, 3, 4, 1):
-            assert room(first) > 0
-            batch = pictures(count, seed=10 * turn + count)
-            check(first.run(batch), MAPS, batch)
-        assert used(first) < before + frame.nbytes // 10  # but for the pages of its outputs
-    assert not bench.another(first).place(0, np.zeros((2160, 3840, 3), np.uint8))
-
-
-@on([TENSORRT[0]])
-def test_frames_are_left_to_the_cpu_where_the_gpu_has_no_room_for_them(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    bench.break_gpu("", free=LARGEST * trt.FRAME_BYTES)
-    backend = bench.open()
-    slots = backend.slots()
-    slots[:] = batch = pictures(LARGEST)
-    for _ in range(2):
-        assert not backend.place(0, np.zeros((1080, 1920, 3), np.uint8))
-        check(backend.run(slots), MAPS, batch)
-    assert caplog.text.count("There is no other room for whole frames") == 1
-    assert "out of memory" in caplog.text
-
-
-@on([TENSORRT[0]])
-def test_large_batches_of_frames_are_left_to_the_cpu(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trt, "MOST_FRAMES_BYTES", LARGEST * trt.FRAME_BYTES - 1)
-    backend = bench.open()
-    assert not backend.place(0, np.zeros((1080, 1920, 3), np.uint8))
-    assert room(backend) == 0

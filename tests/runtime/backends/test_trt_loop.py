@@ -21,13 +21,12 @@ import pytest
 from edge_agent.errors import InferenceFailed
 from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
 from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
-from edge_agent.runtime.backends.trt_loop import FrameIn, Times
+from edge_agent.runtime.backends.trt_loop import Times
 from tests.fakes import fake_cuda, fake_tensorrt_runtime, micro
 from tests.fakes.fake_tensorrt import VERSIONS
 from tests.fakes.loop_bench import (
     ITEM,
     OTHER,
-    Machine,
     Make,
     Ranges,
     bench,
@@ -429,81 +428,19 @@ def test_without_graphs_batches_are_computed_all_the_same(
         assert reason in remark
 
 
-# Whole frames
-
-
-class Filling:
-    """A resizer that makes items of the frame's first pixel, as work of the stream."""
-
-    def __init__(self, gpu: Machine) -> None:
-        self._gpu, self._kept = gpu, []  # type: Tuple[Machine, List[Any]]
-
-    def launch(self, source: int, width: int, height: int, target: int, stream: int) -> None:
-        def fill(_: Any) -> None:
-            content = ctypes.string_at(source, width * height * 3)
-            ctypes.memmove(target, content[-3:] * (ITEM[0] * ITEM[1]), ITEM[0] * ITEM[1] * 3)
-
-        assert self._gpu.cuda.fake_is_device(ctypes.c_uint64(target), ITEM[0] * ITEM[1] * 3)
-        call = fake_tensorrt_runtime.JOB(fill)
-        self._kept.append(call)
-        self._gpu.cuda.fake_enqueue(ctypes.c_void_p(stream), call, None)
-
-
-@pytest.mark.parametrize("is_integrated", [0, 1])
-@pytest.mark.parametrize("order", ["needed", "early", "random:1"])
-def test_items_are_made_of_whole_frames(machine: Make, is_integrated: int, order: str) -> None:
-    gpu, size = machine(integrated=is_integrated, order=order), (100, 80)
-
-    with bench(gpu, frame_bytes=100 * 80 * 3, resizer=Filling(gpu)) as opened:
-        memory = opened.memories[0]
-        for number, framed in enumerate(((), (1,), (0, 1, 2), (2, 0), ())):
-            batch = pictures(3, number)
-            opened.layout.view(memory, "image", 3)[:] = batch
-            for index in framed:
-                batch[index] = (number, 40 * index, 7)
-                opened.layout.frame(memory, index, *size)[:] = batch[index, 0, 0]
-            frames = [FrameIn(index, *size) for index in framed]
-            opened.loop.submit(opened.slots[0], 3, frames)
-            opened.loop.wait(opened.slots[0])
-
-            check(opened.results(3), batch)
-            assert np.array_equal(opened.layout.view(memory, "image", 3), batch)
-
-
-@pytest.mark.parametrize(
-    ("frame", "reason"),
-    [
-        (FrameIn(3, 10, 10), "Frame 3 isn't in a batch of 3"),
-        (FrameIn(0, 100, 101), "100x101 pixels has 30300 bytes; the slot has room for 30000"),
-        (FrameIn(0, 100, 100), "Whole frames can't be computed here"),
-    ],
-)
-def test_a_frame_that_does_not_fit_is_refused(machine: Make, frame: FrameIn, reason: str) -> None:
-    gpu = machine()
-
-    with bench(gpu, frame_bytes=30000) as opened:
-        with pytest.raises(InferenceFailed, match=reason):
-            opened.loop.submit(opened.slots[0], 3, [frame])
-        batch = pictures(3)
-        check(opened.run(batch), batch)
-
-
 # The memory of a slot
 
 
 def test_areas_begin_on_pages_and_hold_all_items() -> None:
     tensors = (Tensor("image", ITEM, "uint8", True), Tensor("score", (), "float32", False))
-    layout = SlotLayout.of(tensors, 3, frame_bytes=5000)
+    layout = SlotLayout(tensors, 3)
 
     assert layout.offset("image") == 0
     assert layout.offset("score") == 9 * 4096  # 3 * 64 * 64 * 3 bytes
-    assert layout.frames_offset == 10 * 4096
-    assert layout.size == 14 * 4096
+    assert layout.size == 10 * 4096
     memory = bytearray(layout.size)
     layout.view(memory, "score", 3)[:] = (1, 2, 3)
-    layout.frame(memory, 1, 10, 20)[19, 9] = 7
     assert layout.view(memory, "score", 2).tolist() == [1, 2]
-    assert memory[10 * 4096 + 5000 + 599] == 7
 
 
 def test_a_tensor_survives_json() -> None:

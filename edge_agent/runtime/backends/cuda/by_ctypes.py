@@ -9,14 +9,12 @@ nvidia-smi. Names with _v2 are what cuda.h makes of the plain ones. Source: CUDA
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import threading
 from contextlib import contextmanager
 from ctypes import c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 from edge_agent.errors import BackendUnavailable, GpuFailed
-from edge_agent.runtime.backends.cuda.driver import Driver, Size3
+from edge_agent.runtime.backends.cuda.driver import Driver
 from edge_agent.runtime.backends.cuda.failures import failure, missing, opening
 
 LIBRARY = "libcuda.so.1"
@@ -76,9 +74,6 @@ CALLS: Dict[str, Tuple[Any, ...]] = {
     "cuGraphLaunch": ("cuGraphLaunch", HANDLE, HANDLE),
     "cuGraphExecDestroy": ("cuGraphExecDestroy", HANDLE),
     "cuGraphDestroy": ("cuGraphDestroy", HANDLE),
-    "cuModuleLoadData": ("cuModuleLoadData", A_HANDLE, c_char_p),
-    "cuModuleGetFunction": ("cuModuleGetFunction", A_HANDLE, HANDLE, c_char_p),
-    "cuLaunchKernel": ("cuLaunchKernel", HANDLE, *[c_uint] * 7, HANDLE, c_void_p, c_void_p),
 }  # fmt: skip
 
 
@@ -132,9 +127,6 @@ class CtypesDriver(Driver):
         self.name = LIBRARY
         self._library = Library(path)
         self._call = self._library.call
-        self._users = 0  # of the context
-        self._counting = threading.Lock()
-        self._modules: Dict[bytes, Any] = {}  # by the digest of their text
         with opening():
             self._call("cuInit", 0)
             self._device = self._call("cuDeviceGet", 0)
@@ -162,21 +154,12 @@ class CtypesDriver(Driver):
         context = self._call("cuDevicePrimaryCtxRetain", self._device)
         try:
             self._call("cuCtxPushCurrent", context)
-            self._count(1)
             try:
                 yield
             finally:
-                self._count(-1)
                 self._call("cuCtxPopCurrent")
         finally:
             self._give_back("cuDevicePrimaryCtxRelease", self._device)
-
-    def _count(self, change: int) -> None:
-        """Note who uses the context; with the last one its modules go."""
-        with self._counting:
-            self._users += change
-            if not self._users:
-                self._modules.clear()
 
     def _memory(self) -> Tuple[int, int]:
         free, total = self._call("cuMemGetInfo")
@@ -245,20 +228,6 @@ class CtypesDriver(Driver):
 
     def destroy_graph(self, graph: int) -> None:
         self._give_back("cuGraphExecDestroy", graph)
-
-    def load_function(self, ptx: bytes, name: str) -> int:
-        digest = hashlib.sha256(ptx).digest()
-        if digest not in self._modules:  # ptx ends with a zero, as all bytes in CPython
-            self._modules[digest] = self._call("cuModuleLoadData", ptx)
-        return int(self._call("cuModuleGetFunction", self._modules[digest], name.encode()))
-
-    def launch(
-        self, function: int, grid: Size3, block: Size3, arguments: Sequence[Any], stream: int
-    ) -> None:
-        places = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-        # 0: no shared memory besides the kernel's own, no further options
-        where = ctypes.addressof(places)
-        self._call("cuLaunchKernel", function, *grid, *block, 0, stream, where, 0)
 
 
 open_here = CtypesDriver

@@ -2,7 +2,7 @@
 
 It wraps what the driver gives in objects; they are kept here by their numbers. The driver's own
 library does the rest: CUDA graphs, which pycuda hasn't; pinning, which crashes in it (2024.1 to
-2026.1, NumPy lets no second owner be set); kernels, whose shape it sets the deprecated way.
+2026.1, NumPy lets no second owner be set).
 """
 
 # ruff: noqa: D102 Driver says what its calls do.
@@ -42,6 +42,7 @@ class PycudaDriver(CtypesDriver):
         self._things: Dict[int, Any] = {}
         self._lock = threading.Lock()
         self._context: Any = None
+        self._users = 0  # of the context
         with opening():
             self._do(api.init)
             self._gpu = self._do(api.Device, 0)
@@ -74,12 +75,12 @@ class PycudaDriver(CtypesDriver):
         with self._lock:
             self._context = self._context or self._do(self._gpu.retain_primary_context)
             self._do(self._context.push)
-            self._count(1)
+            self._users += 1
         try:
             yield
         finally:
             with self._lock:
-                self._count(-1)
+                self._users -= 1
                 self._leave()
 
     def _leave(self) -> None:

@@ -1,7 +1,7 @@
 """The CUDA driver as the agent uses it: the same few calls through pycuda or libcuda itself.
 
 The first GPU and its primary context, which TensorRT uses as well. Addresses and handles (streams,
-events, graphs, functions) are plain numbers. Who makes a thing gives it back.
+events, graphs) are plain numbers. Who makes a thing gives it back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import (
     Iterable,
     Iterator,
     Optional,
-    Sequence,
     Tuple,
 )
 
@@ -41,8 +40,6 @@ L4T = re.compile(r"# R(\d+) \(release\), REVISION: ([\d.]+)")
 
 # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR, CU_DEVICE_ATTRIBUTE_INTEGRATED
 MAJOR, MINOR, INTEGRATED = 75, 76, 18
-
-Size3 = Tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -183,16 +180,6 @@ class Driver(ABC):
     @abstractmethod
     def destroy_graph(self, graph: int) -> None:
         """Give it back; it isn't running."""
-
-    @abstractmethod
-    def load_function(self, ptx: bytes, name: str) -> int:
-        """Compile a kernel for this GPU; it goes with the context."""
-
-    @abstractmethod
-    def launch(
-        self, function: int, grid: Size3, block: Size3, arguments: Sequence[Any], stream: int
-    ) -> None:
-        """Queue a kernel; `arguments` are ctypes values of its parameters' types."""
 
     def batches(self, items: Iterable[NDArray[Any]], size: int) -> Generator[int, None, None]:
         """Put `items`, arrays of one shape and dtype, into the GPU's memory, `size` at a time.

@@ -22,8 +22,6 @@ ADVICE = {
     2: "Stop other models or programs that use the GPU, or use smaller batches.",
     34: "This libcuda.so.1 is only for linking; take its folder out of LD_LIBRARY_PATH.",
     46: "Another program may use it alone; see nvidia-smi.",
-    209: "The kernel isn't for this GPU.",
-    222: "The driver is older than the kernel; install a newer one.",
     803: "The driver was updated while the machine ran; restart the machine.",
     804: "A CUDA compatibility package isn't for this GPU; take it out of LD_LIBRARY_PATH.",
 }
