@@ -9,8 +9,15 @@ from typing import List
 from edge_agent.config import EngineSettings
 from edge_agent.doctor.findings import MIB, MISSING, OK, PROBLEM, Finding
 from edge_agent.fields import read_json
-from edge_agent.runtime.engines.cache import ABOUT, BAD, ENGINE, TIMING, Kept, default_cache
-from edge_agent.runtime.engines.refusals import REFUSED
+from edge_agent.runtime.engines.cache import (
+    ABOUT,
+    BAD,
+    ENGINE,
+    REFUSED,
+    TIMING,
+    Kept,
+    default_cache,
+)
 
 WHAT = "engines"
 

@@ -30,7 +30,7 @@ from edge_agent.runtime.engines.child import (
     BuildEvent,
     BuildRequest,
 )
-from edge_agent.runtime.engines.storing import storing
+from edge_agent.runtime.engines.disk_errors import storing
 from edge_agent.runtime.processes.child_process import ChildProcess, Exit, python_module
 from edge_agent.targets import BuildSpec
 

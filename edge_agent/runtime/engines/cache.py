@@ -6,6 +6,7 @@ Files of the folder, ID being the fingerprint's:
     ID.engine.bad   a damaged one, to be looked at
     timing-NAME     what builders measured, for the next build
     build-*         builds under way
+    ID-JUDGED.refused  why an engine gave other results than its model, by what it was judged by
 Processes may share the folder: each holds its lock while it reads or changes.
 """
 
@@ -20,19 +21,21 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 from pydantic import Field
 from typing_extensions import Annotated
 
+from edge_agent.errors import BuildFailed
 from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.backends.fingerprint import Digest, Fingerprint
-from edge_agent.runtime.engines.storing import open_folder, put, storing, write
-from edge_agent.runtime.system.data_files import make_folder
+from edge_agent.runtime.engines.disk_errors import storing
+from edge_agent.runtime.system import files
+from edge_agent.runtime.system.data_files import make_folder, modes_in
 
 log = logging.getLogger(__name__)
 
-ENGINE, ABOUT, BAD = ".engine", ".json", ".engine.bad"
+ENGINE, ABOUT, BAD, REFUSED = ".engine", ".json", ".engine.bad", ".refused"
 TIMING, WORKPLACE = "timing-", "build-"
 MOST_MEMORIES = 200  # of engines that are gone
 
@@ -135,7 +138,7 @@ class EngineCache:
     def keep_timing(self, name: str, file: Path) -> None:
         """Take the file over as the timing cache `name`. Raises BuildFailed."""
         with storing(self._folder), self._locked(create=True):
-            put(file, self.timing(name))
+            _store(file, self.timing(name))
 
     def forget_timing(self, name: str) -> None:
         """Delete a timing cache that may be damaged."""
@@ -152,7 +155,7 @@ class EngineCache:
             for left in self._folder.glob(f"{WORKPLACE}*"):
                 _remove_unused(left)
             folder = Path(tempfile.mkdtemp(prefix=WORKPLACE, dir=self._folder))
-            lock = open_folder(folder)
+            lock = _open_folder(folder)
             fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield folder
@@ -165,7 +168,7 @@ class EngineCache:
         if create:
             make_folder(self._folder)
         try:
-            folder = open_folder(self._folder)
+            folder = _open_folder(self._folder)
         except FileNotFoundError:
             yield  # nothing to be found
             return
@@ -201,8 +204,10 @@ class EngineCache:
 
     def _put(self, kept: Kept, engine: Path) -> Path:
         path = self._path(kept.fingerprint, ENGINE)
-        put(engine, path)
-        write(path.with_suffix(ABOUT), (kept.model_dump_json(indent=2) + "\n").encode())
+        _store(engine, path)
+        content = (kept.model_dump_json(indent=2) + "\n").encode()
+        mode = modes_in(self._folder).file
+        files.write_atomically(path.with_suffix(ABOUT), content, mode=mode)
         return path
 
     def _path(self, wanted: Fingerprint, suffix: str) -> Path:
@@ -257,13 +262,63 @@ class EngineCache:
             path.unlink()
 
 
+class RefusedEngines:
+    """Engines that gave other results than their model, remembered over restarts.
+
+    Lies in the cache's `folder`; any thread may use it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: Dict[str, str] = {}  # also where the disk doesn't take it
+
+    def add(self, wanted: Fingerprint, judged: str, why: str) -> None:
+        """Never use this engine again."""
+        path = self._path(wanted, judged)
+        self._known[path.name] = why
+        try:
+            with storing(self._folder):
+                make_folder(self._folder)
+                mode = modes_in(self._folder).file
+                files.write_atomically(path, why.encode(), mode=mode)
+        except BuildFailed as error:
+            log.warning("The engine %s is refused until the agent restarts: %s", wanted.id, error)
+
+    def find(self, wanted: Fingerprint, judged: str) -> str:
+        """Return why it's never to be used; empty when it may be."""
+        path = self._path(wanted, judged)
+        if path.name in self._known:
+            return self._known[path.name]
+        with suppress(OSError):
+            return path.read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def _path(self, wanted: Fingerprint, judged: str) -> Path:
+        return self._folder / f"{wanted.id}-{judged}{REFUSED}"
+
+
 def default_cache() -> Path:
-    """Return the folder for agents that aren't told one."""
+    """Return the folder for agents whose settings name none."""
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:  # a user without a home
         base = "/var/cache"
     return Path(base) / "edge-agent" / "engines"
+
+
+def _store(file: Path, path: Path) -> None:
+    """Move `file` to `path`, replacing it as a whole; from another disk it's copied."""
+    mode = modes_in(path.parent).file
+    if file.stat().st_dev == path.parent.stat().st_dev:
+        files.move(file, path, mode=mode)
+    else:
+        with file.open("rb") as content, files.replacing(path, mode=mode) as copy:
+            shutil.copyfileobj(content, copy)
+
+
+def _open_folder(folder: Path) -> int:
+    """Return a file descriptor, for locks."""
+    return os.open(folder, files.FOLDER_FLAGS)
 
 
 def _damage(path: Path, kept: Kept) -> str:
@@ -284,7 +339,7 @@ def _sha256(path: Path) -> str:
 def _remove_unused(folder: Path) -> None:
     """Remove a folder of a build unless its process holds it."""
     try:
-        lock = open_folder(folder)
+        lock = _open_folder(folder)
     except FileNotFoundError:  # its process was quicker
         return
     try:

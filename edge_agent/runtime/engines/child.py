@@ -33,8 +33,8 @@ from edge_agent.runtime.backends import trt_loading
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import EngineBuilder, library
+from edge_agent.runtime.engines.disk_errors import storing
 from edge_agent.runtime.engines.make import make
-from edge_agent.runtime.engines.storing import storing
 from edge_agent.runtime.processes.channel import Channel
 from edge_agent.runtime.processes.parent import connect, give_way
 from edge_agent.targets import BuildSpec

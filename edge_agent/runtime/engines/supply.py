@@ -21,10 +21,15 @@ from edge_agent.manifest import MODEL_FILE
 from edge_agent.runtime.backends import fingerprint
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines.build import BuildProgress, EngineBuild
-from edge_agent.runtime.engines.cache import ABOUT, ENGINE, EngineCache, default_cache
+from edge_agent.runtime.engines.cache import (
+    ABOUT,
+    ENGINE,
+    EngineCache,
+    RefusedEngines,
+    default_cache,
+)
 from edge_agent.runtime.engines.machine import Machine, look_briefly
 from edge_agent.runtime.engines.plan import CUDA, TENSORRT, Plan, plan
-from edge_agent.runtime.engines.refusals import Refusals
 from edge_agent.runtime.engines.spec import build_spec, ladder
 from edge_agent.runtime.packages.package import Package
 from edge_agent.targets import BuildSpec, TargetSpec
@@ -78,7 +83,7 @@ class EngineSupply:
         self._settings = settings
         folder = (settings.cache or default_cache()).absolute()
         self._cache = EngineCache(folder, settings.cache_mib * MIB)
-        self._refusals = Refusals(folder)
+        self._refusals = RefusedEngines(folder)
         self._refused: Dict[str, str] = {}  # fingerprint's id → why, until the process ends
         self._built: List[str] = []  # by this process
         self._looking, self._turn = threading.Lock(), threading.Lock()

@@ -14,8 +14,7 @@ import pytest
 from edge_agent.errors import BuildFailed
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines import cache as module
-from edge_agent.runtime.engines.cache import EngineCache
-from edge_agent.runtime.engines.refusals import Refusals
+from edge_agent.runtime.engines.cache import EngineCache, RefusedEngines
 from tests.fakes.disks import disk
 from tests.fakes.engines import engine_of
 
@@ -65,7 +64,7 @@ def test_an_empty_cache_has_nothing_and_needs_no_folder(cache: EngineCache, tmp_
 
     assert cache.find(wanted) is None
     assert cache.why_not(wanted) == ""
-    assert Refusals(tmp_path / "cache").find(wanted, "0123abcd") == ""
+    assert RefusedEngines(tmp_path / "cache").find(wanted, "0123abcd") == ""
     assert cache.expected_s(wanted) is None
     cache.quarantine(wanted, "why")
     assert not (tmp_path / "cache").exists()
@@ -225,9 +224,9 @@ def test_a_dropped_engine_is_gone(cache: EngineCache) -> None:
 def test_a_refused_engine_is_never_tried_again_unless_judged_otherwise(tmp_path: Path) -> None:
     folder, wanted = tmp_path / "cache", engine_of()
 
-    Refusals(folder).add(wanted, "0123abcd", "3 of 5 verdicts differ")
+    RefusedEngines(folder).add(wanted, "0123abcd", "3 of 5 verdicts differ")
 
-    for refusals in (Refusals(folder), Refusals(folder)):
+    for refusals in (RefusedEngines(folder), RefusedEngines(folder)):
         assert refusals.find(wanted, "0123abcd") == "3 of 5 verdicts differ"
         assert refusals.find(wanted, "ffffffff") == ""
         assert refusals.find(engine_of(precision="fp16"), "0123abcd") == ""
@@ -319,7 +318,7 @@ def test_a_read_only_disk_is_a_sentence_and_its_engines_are_still_found(tmp_path
             keep(cache, engine_of(cuda="12"), b"engine")
         assert cache.find(engine_of()) == path
 
-        refusals = Refusals(closed / "cache")
+        refusals = RefusedEngines(closed / "cache")
         refusals.add(engine_of(), "0123abcd", "3 of 5 verdicts differ")
         assert refusals.find(engine_of(), "0123abcd") == "3 of 5 verdicts differ"
 
@@ -336,7 +335,7 @@ def test_a_folder_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from edge_agent.runtime.engines.refusals import Refusals
+from edge_agent.runtime.engines.cache import RefusedEngines
 from edge_agent.runtime.engines.cache import EngineCache
 with EngineCache(Path(sys.argv[1]), 1).workplace() as folder:
     (folder / "model.onnx").write_bytes(b"model")
@@ -361,7 +360,7 @@ def test_what_a_killed_process_left_behind_goes_with_the_next_build(
 WRITING = """
 import sys
 from pathlib import Path
-from edge_agent.runtime.engines.refusals import Refusals
+from edge_agent.runtime.engines.cache import RefusedEngines
 from edge_agent.runtime.engines.cache import EngineCache
 from tests.fakes.disks import disk
 from tests.fakes.engines import engine_of
