@@ -22,7 +22,7 @@ from edge_agent.gpu_check.site import MIB, Site
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
-from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
+from edge_agent.runtime.backends.slot_layout import SlotLayout, TensorBinding
 from edge_agent.runtime.backends.trt import TrtBackend
 from edge_agent.runtime.engines.cache import EngineCache
 
@@ -92,7 +92,7 @@ def _illegal_address(site: Site) -> str:
 def _slot(site: Site, command: Tuple[str, ...]) -> Iterator[Tuple[GpuWorker, int]]:
     """Start a worker by `command` and open one slot in it."""
     with closing(GpuWorker(site.engine, command=command)) as worker:
-        tensors = [Tensor.from_json(each) for each in worker.ready["tensors"]]
+        tensors = [TensorBinding.from_json(each) for each in worker.ready["tensors"]]
         layout = SlotLayout.of(tensors, worker.ready["max_batch"])
         memory = os.memfd_create("edge-agent-gpu-check")
         try:

@@ -16,7 +16,7 @@ import pytest
 from edge_agent.errors import EngineUnusable
 from edge_agent.runtime.backends import trt_loading
 from edge_agent.runtime.backends.trt_engine import EngineBuilder
-from edge_agent.runtime.backends.trt_news import listener
+from edge_agent.runtime.backends.trt_logger import logger
 from edge_agent.targets import BuildSpec, Profile
 from tests import ROOT
 from tests.fakes.fake_tensorrt import VERSIONS
@@ -38,7 +38,7 @@ def _machine(tmp_path: Path) -> Iterator[Make]:
 @contextlib.contextmanager
 def contexts(gpu: Machine, count: int = 1) -> Iterator[Tuple[Any, List[Any]]]:
     """The listener, and so many execution contexts."""
-    news = listener(gpu.trt)
+    news = logger(gpu.trt)
     with gpu.driver.context():
         engine = gpu.trt.Runtime(news).deserialize_cuda_engine(gpu.engine())
         yield news, [engine.create_execution_context() for _ in range(count)]
@@ -105,7 +105,7 @@ def test_a_context_without_memory_takes_what_it_is_given(machine: Make, version:
     gpu = machine(version)
 
     with gpu.driver.context():
-        news = listener(gpu.trt)
+        news = logger(gpu.trt)
         engine = gpu.trt.Runtime(news).deserialize_cuda_engine(gpu.engine())
         if version.startswith("1"):
             how = gpu.trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -160,7 +160,7 @@ def test_a_call_that_a_version_lacks_is_not_there(
 
     assert not hasattr(getattr(gpu.trt, kind), missing)
     with gpu.driver.context():
-        runtime = gpu.trt.Runtime(listener(gpu.trt))
+        runtime = gpu.trt.Runtime(logger(gpu.trt))
         with pytest.raises(AttributeError, match=f"TensorRT {version} has no moon"):
             runtime.moon = True
         del runtime
@@ -261,7 +261,7 @@ def test_the_real_one_calls_a_cut_engine_damaged() -> None:
         profiles=(one,),
     )
     engine = EngineBuilder(trt).build(MAPS, spec).engine
-    news = listener(trt)
+    news = logger(trt)
     runtime = trt_loading.runtime(trt, news, None)
 
     for content in (engine[: len(engine) // 2], b"x" * 1000, b""):

@@ -15,7 +15,7 @@ ALIGNMENT = 4096  # a page; TensorRT wants 256 bytes
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorBinding:
     """An input or output of an engine. item: its shape without the batch. dtype: NumPy's name."""
 
     name: str
@@ -33,7 +33,7 @@ class Tensor:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Dict[str, Any]) -> Tensor:
+    def from_json(cls, values: Dict[str, Any]) -> TensorBinding:
         """Read what `to_json` wrote."""
         return cls(**{**values, "item": tuple(values["item"])})
 
@@ -45,12 +45,14 @@ class SlotLayout:
     Each area begins on a page of its own. No frames: frame_bytes is 0.
     """
 
-    tensors: Tuple[Tensor, ...]
+    tensors: Tuple[TensorBinding, ...]
     max_batch: int
     frame_bytes: int = 0
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor], max_batch: int, frame_bytes: int = 0) -> SlotLayout:
+    def of(
+        cls, tensors: Sequence[TensorBinding], max_batch: int, frame_bytes: int = 0
+    ) -> SlotLayout:
         """Lay out `tensors` in their order, the frames after them."""
         return cls(tuple(tensors), max_batch, frame_bytes)
 
@@ -64,7 +66,7 @@ class SlotLayout:
         """Where frame 0 begins; frame n lies n * frame_bytes behind it."""
         return sum(map(self._area, self.tensors))
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> TensorBinding:
         """Return the tensor of that name."""
         return next(tensor for tensor in self.tensors if tensor.name == name)
 
@@ -84,7 +86,7 @@ class SlotLayout:
         offset = self.frames_offset + index * self.frame_bytes
         return np.frombuffer(buffer, np.uint8, width * height * 3, offset).reshape(height, width, 3)
 
-    def _area(self, tensor: Tensor) -> int:
+    def _area(self, tensor: TensorBinding) -> int:
         return _pages(tensor.item_bytes * self.max_batch)
 
 

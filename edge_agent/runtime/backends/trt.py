@@ -21,7 +21,7 @@ from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.gpu_resize import Resizing
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
-from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
+from edge_agent.runtime.backends.slot_layout import SlotLayout, TensorBinding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +63,7 @@ class TrtBackend(Backend):
         self._resizing = Resizing.of(manifest.input)
         self._worker = GpuWorker(engine, _opening(self._resizing, dla_core, allow_host_code))
         try:
-            self._tensors = tuple(map(Tensor.from_json, self._worker.ready["tensors"]))
+            self._tensors = tuple(map(TensorBinding.from_json, self._worker.ready["tensors"]))
             self._check_engine()
             self.max_batch = self._worker.ready["max_batch"]
             self._frames: Dict[int, Tuple[int, int, int]] = {}  # index, width, height
@@ -164,7 +164,7 @@ class TrtBackend(Backend):
         dtype = next(tensor.dtype for tensor in self._tensors if tensor.is_input)
         if dtype != self._spec.dtype:
             raise InvalidPackage(
-                f"The engine takes {dtype}; the manifest says {self._spec.dtype}. Build it anew."
+                f"The engine takes {dtype}; the manifest says {self._spec.dtype}. Build it again."
             )
 
     def _make_slot(self) -> None:

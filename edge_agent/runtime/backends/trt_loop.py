@@ -8,18 +8,19 @@ and GPU share their memory: nothing is copied, and one stream does.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 from edge_agent.errors import GpuFailed, InferenceFailed, InvalidPackage, ModelError
 from edge_agent.runtime.backends import trt_loading, trt_tensors
 from edge_agent.runtime.backends.cuda.driver import Driver
 from edge_agent.runtime.backends.gpu_resize import Resizer
-from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
-from edge_agent.runtime.backends.trt_lane import Lane, Scratch
-from edge_agent.runtime.backends.trt_news import listener
-from edge_agent.runtime.backends.trt_slot import FrameIn, Slot, Times
+from edge_agent.runtime.backends.slot_layout import SlotLayout, TensorBinding
+from edge_agent.runtime.backends.trt_api import TrtModule
+from edge_agent.runtime.backends.trt_context import ExecutionContext, Scratch
+from edge_agent.runtime.backends.trt_logger import logger
+from edge_agent.runtime.backends.trt_slot import FrameIn, GpuTimes, Slot
 
-__all__ = ["EngineLoop", "FrameIn", "Slot", "Times"]
+__all__ = ["EngineLoop", "FrameIn", "GpuTimes", "Slot"]
 
 
 class EngineLoop:
@@ -36,7 +37,7 @@ class EngineLoop:
 
     def __init__(
         self,
-        trt: Any,
+        trt: TrtModule,
         driver: Driver,
         engine: bytes,
         dla_core: Optional[int] = None,
@@ -48,9 +49,9 @@ class EngineLoop:
         gpu = driver.gpu()
         self.device = f"GPU {gpu.name}" + ("" if dla_core is None else f", DLA core {dla_core}")
         self._driver, self._is_integrated, self._is_timed = driver, gpu.is_integrated, is_timed
-        self._news, self._resizer = listener(trt), resizer
+        self._logger, self._resizer = logger(trt), resizer
         self._slots: List[Slot] = []
-        self._lanes: List[Lane] = []
+        self._contexts: List[ExecutionContext] = []
         try:
             with ExitStack() as owned:
                 self._in, self._compute, self._out = self._streams(owned)
@@ -60,15 +61,15 @@ class EngineLoop:
                 owned.callback(self._scratch.free)
                 owned.callback(self._unload)
                 self._runtime = trt_loading.runtime(
-                    trt, self._news, dla_core, allow_host_code=allow_host_code
+                    trt, self._logger, dla_core, allow_host_code=allow_host_code
                 )
-                self._engine = trt_loading.engine(trt, self._news, self._runtime, engine)
-                self.tensors = self._open_lanes(trt)
+                self._engine = trt_loading.engine(trt, self._logger, self._runtime, engine)
+                self.tensors = self._open_contexts(trt)
                 self._owned = owned.pop_all()
         except ModelError as error:
             # without the places where it was raised: they keep what must go before the context
             raise error.with_traceback(None) from None
-        self.max_batch = max(lane.batch for lane in self._lanes)
+        self.max_batch = max(context.batch for context in self._contexts)
 
     def open_slot(self, memory: int, layout: SlotLayout) -> Slot:
         """Make `layout.size` bytes at the host address `memory`, on a page, the place of batches.
@@ -96,21 +97,21 @@ class EngineLoop:
         The items lie in the slot, those of `frames` as whole frames; what these are resized to is
         in the item's place afterwards. Raises InferenceFailed, and the slot is free again.
         """
-        lane = self._choose(count)
+        context = self._choose(count)
         if slot.is_in_flight:
             raise InferenceFailed("The slot's last batch isn't done yet; wait for it first.")
         self._check_frames(slot, count, frames)
-        self._news.forget()
+        self._logger.forget()
         try:
-            self._enqueue(slot, lane, count, frames)
+            self._enqueue(slot, context, count, frames)
         except InferenceFailed:
             self._drain()  # what is queued already uses the slot; a lost GPU shows up here
             raise
         slot.is_in_flight = True
-        if lane.no_graphs:
-            self._remark(f"CUDA graphs aren't used: {lane.no_graphs}")
+        if context.no_graphs:
+            self._remark(f"CUDA graphs aren't used: {context.no_graphs}")
 
-    def wait(self, slot: Slot) -> Times:
+    def wait(self, slot: Slot) -> GpuTimes:
         """Block until the slot's batch is done: its outputs are in the slot. Raises GpuFailed."""
         if not slot.is_in_flight:
             raise InferenceFailed("The slot has no batch to wait for; submit one first.")
@@ -135,14 +136,16 @@ class EngineLoop:
             owned.callback(self._driver.destroy_stream, streams[-1])
         return streams * (3 // len(streams))
 
-    def _open_lanes(self, trt: Any) -> Tuple[Tensor, ...]:
-        """Open one lane a profile; return the tensors, inputs first."""
+    def _open_contexts(self, trt: TrtModule) -> Tuple[TensorBinding, ...]:
+        """Open one context a profile; return the tensors, inputs first."""
         inputs, found = trt_tensors.inputs(trt, self._engine), set()
         for profile, batch in enumerate(trt_tensors.batches(self._engine, inputs)):
             context = trt_loading.context(
-                trt, self._news, self._engine, profile, self._compute, self._scratch
+                trt, self._logger, self._engine, profile, self._compute, self._scratch
             )
-            self._lanes.append(Lane(self._driver, self._news, context, inputs, batch))
+            self._contexts.append(
+                ExecutionContext(self._driver, self._logger, context, inputs, batch)
+            )
             outputs = trt_tensors.outputs(trt, self._engine, context, batch)
             found.add((*inputs, *outputs))
         if len(found) != 1:
@@ -151,19 +154,19 @@ class EngineLoop:
 
     def _unload(self) -> None:
         """Let go of contexts before their engine, of the engine before its runtime."""
-        for lane in self._lanes:
-            lane.close()
-        self._engine = None
-        self._runtime = None
+        for context in self._contexts:
+            context.close()
+        self._engine = None  # type: ignore[assignment]
+        self._runtime = None  # type: ignore[assignment]
 
-    def _choose(self, count: int) -> Lane:
-        """Return the lane that computes the fewest items besides `count`."""
+    def _choose(self, count: int) -> ExecutionContext:
+        """Return the context that computes the fewest items besides `count`."""
         if not 1 <= count <= self.max_batch:
             raise InferenceFailed(
                 f"The engine got a batch of {count}; expected 1 to {self.max_batch}."
             )
-        fitting = [lane for lane in self._lanes if lane.batch >= count]
-        return min(fitting, key=lambda lane: lane.batch)
+        fitting = [context for context in self._contexts if context.batch >= count]
+        return min(fitting, key=lambda context: context.batch)
 
     def _check_frames(self, slot: Slot, count: int, frames: Sequence[FrameIn]) -> None:
         for frame in frames:
@@ -175,17 +178,19 @@ class EngineLoop:
                     f"slot has room for {slot.layout.frame_bytes}. Resize it on the CPU."
                 )
 
-    def _enqueue(self, slot: Slot, lane: Lane, count: int, frames: Sequence[FrameIn]) -> None:
+    def _enqueue(
+        self, slot: Slot, context: ExecutionContext, count: int, frames: Sequence[FrameIn]
+    ) -> None:
         slot.record("began", self._in)
         slot.copy_in(count, frames, self._in)
         slot.record("arrived", self._in)
-        slot.follow("arrived", self._compute)
+        slot.wait_for("arrived", self._compute)
         slot.record("started", self._compute)
         for frame in frames:
             self._resize(slot, frame)
-        lane.run(slot.addresses, slot.graphs, self._compute)
+        context.run(slot.addresses, slot.graphs, self._compute)
         slot.record("computed", self._compute)
-        slot.follow("computed", self._out)
+        slot.wait_for("computed", self._out)
         slot.record("leaving", self._out)
         slot.copy_out(count, frames, self._out)
         slot.record("done", self._out)

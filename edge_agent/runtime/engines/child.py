@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 from pydantic import Field
 from typing_extensions import Annotated, Literal
@@ -32,7 +32,9 @@ from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends import trt_loading
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
+from edge_agent.runtime.backends.trt_api import TrtContext, TrtModule
 from edge_agent.runtime.backends.trt_engine import EngineBuilder, library
+from edge_agent.runtime.backends.trt_logger import TrtMessages
 from edge_agent.runtime.engines.disk_errors import storing
 from edge_agent.runtime.engines.make import make
 from edge_agent.runtime.processes.channel import Channel
@@ -149,19 +151,21 @@ def _build(folder: Path, request: BuildRequest, reporter: Reporter) -> None:
             (folder / ENGINE).write_bytes(built.engine)
             (folder / TIMING).write_bytes(built.timing_cache)
         reporter.progress("loading")
-        _load(trt, builder.listener, driver, built.engine, request)
+        _load(trt, builder.logger, driver, built.engine, request)
 
 
-def _load(trt: Any, listener: Any, driver: Driver, engine: bytes, request: BuildRequest) -> None:
+def _load(
+    trt: TrtModule, logger: TrtMessages, driver: Driver, engine: bytes, request: BuildRequest
+) -> None:
     """Load the engine as the agent's worker will, with a context for each profile."""
     runtime = trt_loading.runtime(
-        trt, listener, request.dla_core, allow_host_code=request.spec.version_compatible
+        trt, logger, request.dla_core, allow_host_code=request.spec.version_compatible
     )
-    loaded = trt_loading.engine(trt, listener, runtime, engine)
+    loaded = trt_loading.engine(trt, logger, runtime, engine)
     stream = driver.stream()
     try:
-        contexts: List[Any] = [
-            trt_loading.context(trt, listener, loaded, profile, stream)
+        contexts: List[TrtContext] = [
+            trt_loading.context(trt, logger, loaded, profile, stream)
             for profile in range(loaded.num_optimization_profiles)
         ]
         contexts.clear()  # before their stream

@@ -12,14 +12,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from edge_agent.errors import GpuFailed, ModelError
 from edge_agent.runtime.backends import trt_loading
 from edge_agent.runtime.backends.cuda.by_ctypes import LIBRARY, NO_DRIVER
 from edge_agent.runtime.backends.cuda.driver import L4T, Gpu, open_driver
+from edge_agent.runtime.backends.trt_api import TrtModule
 from edge_agent.runtime.backends.trt_engine import library
-from edge_agent.runtime.backends.trt_news import listener
+from edge_agent.runtime.backends.trt_logger import logger
 from edge_agent.runtime.processes.channel import Message
 from edge_agent.runtime.processes.inquiry import answering, ask
 from edge_agent.targets import MACHINES
@@ -128,10 +129,10 @@ def _tensorrt(has_gpu: bool) -> Message:
     return {"tensorrt": str(trt.__version__), "no_tensorrt": "", "has_fp16_flag": has_flag}
 
 
-def _try(trt: Any) -> None:
+def _try(trt: TrtModule) -> None:
     """Raise BackendUnavailable when it was loaded, but can't work with this driver."""
     with suppress(GpuFailed), open_driver().context():  # a GPU that fails says nothing of TensorRT
-        trt_loading.runtime(trt, listener(trt), None)
+        trt_loading.runtime(trt, logger(trt), None)
 
 
 def _bringer(jetson: str, packages: Path = SYSTEM_PACKAGES) -> str:

@@ -147,7 +147,7 @@ class EngineSupply:
         """
         if self._cache.is_taken_over(candidate.fingerprint):
             self._cache.quarantine(candidate.fingerprint, str(error))
-            raise NotBuilt.of(candidate, f"The {candidate} must be built anew: {error}")
+            raise NotBuilt.of(candidate, f"The {candidate} must be built again: {error}")
         self._refusals.add(candidate.fingerprint, candidate.judged, str(error))
         self._cache.drop(candidate.fingerprint)
 
@@ -155,7 +155,7 @@ class EngineSupply:
         """Put an engine aside that can't be loaded. Raises NotBuilt unless it was just built."""
         self._cache.quarantine(candidate.fingerprint, str(error))
         if candidate.fingerprint.id not in self._built:
-            raise NotBuilt.of(candidate, f"The {candidate} must be built anew: {error}")
+            raise NotBuilt.of(candidate, f"The {candidate} must be built again: {error}")
         self._refused[candidate.fingerprint.id] = str(error)
 
     def build(self, order: EngineOrder, on_progress: Callable[[BuildProgress], None]) -> None:

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole: readers find the old or the new one, after a power cut too."""
+"""Files replaced as a whole: readers find the old or the new one, after a power cut as well."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from edge_agent.errors import (
 from edge_agent.runtime.backends import gpu_worker
 from edge_agent.runtime.backends.cuda.by_ctypes import CALLS
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
-from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
+from edge_agent.runtime.backends.slot_layout import SlotLayout, TensorBinding
 from edge_agent.runtime.backends.trt import TrtBackend
 from tests import ROOT
 from tests.conftest import children
@@ -227,7 +227,7 @@ def held_by(pid: int) -> Tuple[int, int]:
 def test_a_worker_that_is_ended_with_open_slots_gives_them_back(bench: Bench) -> None:
     """Memory is unpinned before it is unmapped; the fake driver refuses it afterwards."""
     worker = GpuWorker(bench.build(MAPS))
-    tensors = [Tensor.from_json(each) for each in worker.ready["tensors"]]
+    tensors = [TensorBinding.from_json(each) for each in worker.ready["tensors"]]
     layout = SlotLayout.of(tensors, worker.ready["max_batch"])
     with os.fdopen(os.memfd_create("edge-agent-slot"), "r+b", buffering=0) as memory:
         memory.truncate(layout.size)

@@ -21,7 +21,7 @@ from edge_agent.runtime.backends import fingerprint
 from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder, library
-from edge_agent.runtime.backends.trt_progress import Messages, Phases
+from edge_agent.runtime.backends.trt_progress import LayerCounter, Phases
 from edge_agent.targets import Profile
 from tests.fakes import fake_cuda, fake_tensorrt, micro
 from tests.fakes.engines import ITEM, XAVIER, engine_of, profile, settings
@@ -257,20 +257,20 @@ Formats and tactics selection completed in 8.9389e-05 seconds.
 def test_layers_and_profiles_are_counted_in_what_8_5_says() -> None:
     """Lines of builders, one layer more than announced in the first profile."""
     seen: List[float] = []
-    messages = Messages(seen.append)
+    messages = LayerCounter(seen.append)
 
     for line in SAID.splitlines():
-        messages.hear(line)
+        messages.read(line)
 
     assert seen == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_messages_in_other_words_give_no_progress_and_no_error() -> None:
     seen: List[float] = []
-    messages = Messages(seen.append)
+    messages = LayerCounter(seen.append)
 
     for line in ("=============== Computing costs for x", "After concat removal: no layers", ""):
-        messages.hear(line)
+        messages.read(line)
 
     assert seen == []
 

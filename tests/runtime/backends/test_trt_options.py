@@ -16,7 +16,7 @@ from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
 from edge_agent.runtime.backends.cuda.driver import Gpu
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder
-from edge_agent.runtime.backends.trt_news import listener
+from edge_agent.runtime.backends.trt_logger import logger
 from edge_agent.runtime.engines.make import make
 from edge_agent.targets import BuildSpec
 from tests.fakes import fake_cuda, fake_tensorrt, fake_tensorrt_runtime, micro
@@ -181,14 +181,14 @@ def test_host_code_runs_where_it_is_allowed_only(
 
     assert there.serves(now) == loads
     with driver.context():
-        news = listener(trt)
+        messages = logger(trt)
         for allowed in (False, True):
-            runtime = trt_loading.runtime(trt, news, None, allow_host_code=allowed)
+            runtime = trt_loading.runtime(trt, messages, None, allow_host_code=allowed)
             if loads and allowed:
-                assert trt_loading.engine(trt, news, runtime, engine)
+                assert trt_loading.engine(trt, messages, runtime, engine)
             else:
                 with pytest.raises(BackendUnavailable):
-                    trt_loading.engine(trt, news, runtime, engine)
+                    trt_loading.engine(trt, messages, runtime, engine)
             del runtime
 
 
@@ -202,9 +202,9 @@ def test_what_is_allowed_is_no_matter_to_other_engines(
     )
     engine = EngineBuilder(trt).build(MODEL, settings()).engine
     with driver.context():
-        news = listener(trt)
-        runtime = trt_loading.runtime(trt, news, None, allow_host_code=True)
-        assert trt_loading.engine(trt, news, runtime, engine)
+        messages = logger(trt)
+        runtime = trt_loading.runtime(trt, messages, None, allow_host_code=True)
+        assert trt_loading.engine(trt, messages, runtime, engine)
         del runtime
 
 

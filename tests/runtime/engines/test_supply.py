@@ -126,7 +126,9 @@ def test_one_from_elsewhere_with_other_results_is_built_anew_not_refused(
     (candidate,) = known.candidates(package)
     known.find(candidate)
 
-    with pytest.raises(NotBuilt, match=r"\(fp32\) must be built anew: 2 verdicts differ") as caught:
+    with pytest.raises(
+        NotBuilt, match=r"\(fp32\) must be built again: 2 verdicts differ"
+    ) as caught:
         known.refuse(candidate, ParityFailed("2 verdicts differ"))
 
     assert caught.value.wanted is candidate
