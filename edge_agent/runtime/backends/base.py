@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from edge_agent.manifest import Manifest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Array = NDArray[Any]  # of the dtype that the graph or the manifest names
+    Outputs = Dict[str, Array]  # by tensor name
+    Shapes = Mapping[str, Sequence[object]]  # by tensor name; an axis is free unless it's a number
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Backend(ABC):
         """Return one more instance of the same loaded model; None: open the model anew for it."""
         return None
 
-    def slots(self) -> NDArray[Any]:
+    def slots(self) -> Array:
         """Return the memory that `run` takes a batch from without copying it.
 
         Shape (max_batch, ...) of the manifest's input shape and dtype; the caller fills it between
@@ -92,7 +96,7 @@ class Backend(ABC):
         """
         return False
 
-    def run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+    def run(self, batch: Array) -> Outputs:
         """Compute `batch` (n, ...) of the manifest's input shape and dtype, 1 <= n <= max_batch.
 
         Returns the manifest's outputs by tensor name, each with n items; they may be overwritten by
@@ -112,7 +116,7 @@ class Backend(ABC):
                 )
         return outputs
 
-    def try_out(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+    def try_out(self, batch: Array) -> Outputs:
         """`run` before the model serves, when no batcher sees it hang: it ends by itself."""
         return self.run(batch)
 
@@ -124,7 +128,7 @@ class Backend(ABC):
         """Free the engine's memory; the backend cannot be used again."""
         self._close()
 
-    def _check_tensors(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
+    def _check_tensors(self, inputs: Shapes, outputs: Shapes) -> None:
         """Compare the graph's tensor names and shapes (None for free axes) with the manifest."""
         spec = self._spec
         if spec.tensor not in inputs or len(inputs) != 1:
@@ -148,7 +152,7 @@ class Backend(ABC):
             )
 
     @abstractmethod
-    def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]: ...
+    def _run(self, batch: Array) -> Outputs: ...
 
     @abstractmethod
     def _close(self) -> None: ...

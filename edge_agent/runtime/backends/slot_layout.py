@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Dict, Sequence, Tuple
+from typing import TYPE_CHECKING, Sequence, Tuple
 
 import numpy as np
 
+from edge_agent.runtime.processes.channel import Message
+
 if TYPE_CHECKING:
+    from mmap import mmap
+
     from numpy.typing import NDArray
+
+    from edge_agent.runtime.backends.base import Array
 
 ALIGNMENT = 4096  # a page; TensorRT wants 256 bytes
 
@@ -28,12 +34,12 @@ class TensorBinding:
         """The size of one item."""
         return prod(self.item) * np.dtype(self.dtype).itemsize
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> Message:
         """Return what `from_json` reads."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Dict[str, Any]) -> TensorBinding:
+    def from_json(cls, values: Message) -> TensorBinding:
         """Read what `to_json` wrote."""
         return cls(**{**values, "item": tuple(values["item"])})
 
@@ -75,13 +81,13 @@ class SlotLayout:
         before = self.tensors[: self.tensors.index(self.tensor(name))]
         return sum(map(self._area, before))
 
-    def view(self, buffer: Any, name: str, count: int) -> NDArray[Any]:
+    def view(self, buffer: mmap, name: str, count: int) -> Array:
         """Return the first `count` items of the tensor in a slot's memory, not copied."""
         tensor = self.tensor(name)
         values = np.frombuffer(buffer, tensor.dtype, count * prod(tensor.item), self.offset(name))
         return values.reshape(count, *tensor.item)
 
-    def frame(self, buffer: Any, index: int, width: int, height: int) -> NDArray[np.uint8]:
+    def frame(self, buffer: mmap, index: int, width: int, height: int) -> NDArray[np.uint8]:
         """Return the place of frame `index`, RGB (h, w, 3), in a slot's memory, not copied."""
         offset = self.frames_offset + index * self.frame_bytes
         return np.frombuffer(buffer, np.uint8, width * height * 3, offset).reshape(height, width, 3)

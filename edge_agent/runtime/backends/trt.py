@@ -7,7 +7,7 @@ import logging
 import mmap
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, ClassVar, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from edge_agent.runtime.backends.slot_layout import SlotLayout, TensorBinding
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edge_agent.runtime.backends.base import Array, Outputs
+
 log = logging.getLogger(__name__)
 
 FRAME_BYTES = 1920 * 1080 * 3  # the largest frame that is resized on the GPU
@@ -34,7 +36,7 @@ UNUSED_RUNS = 1000  # so many without a frame, and its room is given back
 
 
 class TrtBackend(Backend):
-    """A slot of an engine's worker; `another` has one of its own, so that their batches overlap.
+    """A slot of an engine's worker; `another` has its own one, so that their batches overlap.
 
     What `run` returns lies in the slot, and is overwritten by its next run: it isn't copied, for
     an inference unit has read it by then. Copy what is to be kept. It stays readable after `close`.
@@ -108,7 +110,7 @@ class TrtBackend(Backend):
         twin._make_slot()
         return twin
 
-    def slots(self) -> NDArray[Any]:
+    def slots(self) -> Array:
         """Return the memory that the GPU takes batches from, shape (max_batch, ...)."""
         return self._input
 
@@ -134,7 +136,7 @@ class TrtBackend(Backend):
         """End the worker if it computes for this backend, which can't be used afterwards."""
         self._worker.interrupt(self._slot)
 
-    def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+    def _run(self, batch: Array) -> Outputs:
         count = len(batch)
         self._fill(batch)
         frames, self._frames = self._frames, {}
@@ -144,7 +146,7 @@ class TrtBackend(Backend):
         self._worker.run(self._slot, count, list(frames.values()))
         return {name: values[:count] for name, values in self._outputs.items()}
 
-    def _fill(self, batch: NDArray[Any]) -> None:
+    def _fill(self, batch: Array) -> None:
         """Put a batch into the slot, unless it lies there already."""
         place = self._input[: len(batch)]
         if batch.shape != place.shape:
@@ -157,10 +159,15 @@ class TrtBackend(Backend):
 
     def _check_engine(self) -> None:
         """Raise InvalidPackage unless the engine is one of the manifest's graph."""
-        shapes = {True: {}, False: {}}  # type: Dict[bool, Dict[str, Tuple[Any, ...]]]
-        for tensor in self._tensors:
-            shapes[tensor.is_input][tensor.name] = (None, *tensor.item)
-        self._check_tensors(shapes[True], shapes[False])
+        shapes = [
+            {
+                tensor.name: (None, *tensor.item)
+                for tensor in self._tensors
+                if tensor.is_input == is_input
+            }
+            for is_input in (True, False)
+        ]
+        self._check_tensors(*shapes)
         dtype = next(tensor.dtype for tensor in self._tensors if tensor.is_input)
         if dtype != self._spec.dtype:
             raise InvalidPackage(
@@ -223,8 +230,8 @@ class TrtBackend(Backend):
 
 def _opening(
     resizing: Optional[Resizing], dla_core: Optional[int], allow_host_code: bool
-) -> Dict[str, Any]:
-    """Return what the worker is told when it starts."""
+) -> Mapping[str, object]:
+    """Return what the worker gets when it starts."""
     resize = None
     if resizing is not None:
         resize = {"frame_bytes": FRAME_BYTES, "resizing": resizing.to_json()}

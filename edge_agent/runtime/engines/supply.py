@@ -29,7 +29,7 @@ from edge_agent.runtime.engines.cache import (
     default_cache,
 )
 from edge_agent.runtime.engines.machine import Machine, look_briefly
-from edge_agent.runtime.engines.plan import CUDA, TENSORRT, Plan, plan
+from edge_agent.runtime.engines.plan import CUDA, TENSORRT, BackendPlan, plan
 from edge_agent.runtime.engines.spec import build_spec, ladder
 from edge_agent.runtime.packages.package import Package
 from edge_agent.targets import BuildSpec, TargetSpec
@@ -90,14 +90,14 @@ class EngineSupply:
         self._machine: Optional[Machine] = None
         self._look_again = 0.0
 
-    def plan(self, target: Optional[TargetSpec]) -> Plan:
+    def plan(self, target: Optional[TargetSpec]) -> BackendPlan:
         """Say in which order the engines are tried for a package of `target`.
 
         Raises BackendUnavailable when the settings leave none.
         """
         wanted = self._settings.backends
         if wanted and not ON_GPU & set(wanted):
-            return Plan(wanted)
+            return BackendPlan(wanted)
         machine = self._here()
         found = plan(target, machine, wanted)
         if not found.order:
@@ -107,7 +107,7 @@ class EngineSupply:
         if TENSORRT not in found.order:
             why = machine.no_gpu or machine.no_tensorrt or " ".join(found.remarks)
             raise BackendUnavailable(f"engine.wait_for_engine wants TensorRT only. {why}")
-        return Plan((TENSORRT,), found.remarks)
+        return BackendPlan((TENSORRT,), found.remarks)
 
     @property
     def dla_core(self) -> Optional[int]:
