@@ -115,7 +115,7 @@ def test_the_engines_of_the_settings_folder_are_told(
     kept, refused, damaged = (fingerprint(f"8.5.{number}") for number in range(3))
     for wanted in (kept, damaged):
         (tmp_path / "made").write_bytes(bytes(3 << 20))
-        cache.keep(wanted, tmp_path / "made", 83.4)
+        cache.store(wanted, tmp_path / "made", 83.4)
     cache.quarantine(damaged, "it's too short")
     RefusedEngines(folder).add(refused, "0" * 8, "another score")
 

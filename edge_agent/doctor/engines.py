@@ -15,7 +15,7 @@ from edge_agent.runtime.engines.cache import (
     ENGINE,
     REFUSED,
     TIMING,
-    Kept,
+    CachedEngine,
     default_cache,
 )
 
@@ -38,7 +38,7 @@ def found(settings: EngineSettings) -> List[Finding]:
 def _engine(path: Path) -> Finding:
     what = f"engine {path.stem}"
     try:
-        kept = read_json(Kept, path.with_suffix(ABOUT).read_bytes())
+        kept = read_json(CachedEngine, path.with_suffix(ABOUT).read_bytes())
     except (OSError, ValueError):
         return Finding(what, PROBLEM, f"{path.with_suffix(ABOUT)} can't be read; it isn't used")
     facts = kept.fingerprint

@@ -61,7 +61,7 @@ def _of_another(site: Site) -> str:
     wanted = _fingerprint(site)
     copy = site.folder / "copy.engine"
     copy.write_bytes(site.engine.read_bytes())
-    kept = cache.keep(wanted, copy, 1.0)
+    kept = cache.store(wanted, copy, 1.0)
     newer = wanted.model_copy(update={"tensorrt": "99.0"})
     why = cache.why_not(newer)
     if cache.find(newer) is not None or "99.0" not in why:

@@ -24,7 +24,7 @@ class BackendOptions:
     """How an engine may use the machine.
 
     threads: of this instance, 0 leaves it to the engine. spinning: threads wait actively.
-    memory_arena: keep freed memory for the next run. cpu_batches: compute several frames at a time
+    memory_arena: hold freed memory for the next run. cpu_batches: compute several frames at a time
     on a CPU as well, where a frame of a batch usually takes longer than a frame alone: the caches
     hold the intermediate tensors of one frame, not of many. is_optimised: the graph is what the
     engine made of another one beforehand, and isn't to be changed again. memory_bytes: what all
@@ -77,7 +77,7 @@ class Backend(ABC):
         return ()
 
     def another(self) -> Optional[Backend]:
-        """Return one more instance of the same loaded model; None: open the model anew for it."""
+        """Return one more instance of the same loaded model; None: open it again."""
         return None
 
     def slots(self) -> Array:

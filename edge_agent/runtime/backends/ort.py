@@ -63,7 +63,10 @@ class _Arena:
                         ort.OrtMemoryInfo("Cpu", *kinds), ort.OrtArenaCfg(limits)
                     )
                 except Exception as error:
-                    log.warning("Engines compute in unbounded memory: %s.", _first_line(error))
+                    log.warning(
+                        "The memory in which models are computed has no limit: %s.",
+                        _first_line(error),
+                    )
                     return False
                 self._limit_bytes = limit_bytes
             return True
@@ -121,7 +124,7 @@ class OrtBackend(Backend):
     _can_bound: ClassVar[bool] = True
     name: ClassVar[str] = "onnxruntime"
     can_interrupt: ClassVar[bool] = True  # between two nodes of the graph, also inside loops
-    extra: ClassVar[str] = "cpu"  # of our distribution, that brings it
+    extra: ClassVar[str] = "cpu"  # of our distribution, with which it is installed
     device = "CPU"
 
     def __init__(self, model: bytes, manifest: Manifest, options: BackendOptions) -> None:
@@ -183,7 +186,7 @@ class OrtBackend(Backend):
         if self._hangs:
             return InferenceFailed(
                 f"The graph computed for more than {self._hang_after_s:g} s on its first frames; "
-                "it may never end. Mend the model, or raise engine.hang_after_s."
+                "it may never end. Repair the model, or raise engine.hang_after_s."
             )
         return _without_memory(error) or InferenceFailed(f"onnxruntime: {_first_line(error)}")
 
@@ -195,7 +198,7 @@ class OrtCudaBackend(OrtBackend):
     """One InferenceSession on the first NVIDIA GPU; nodes that CUDA lacks are left to the CPU.
 
     Raises BackendUnavailable unless the session itself says that it uses CUDA: onnxruntime lists
-    the provider wherever it was compiled in, and goes over to the CPU without an error.
+    the provider wherever it was compiled in, and switches to the CPU without an error.
     """
 
     _can_bound: ClassVar[bool] = False  # the GPU's memory is another

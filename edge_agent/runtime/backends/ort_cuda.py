@@ -56,8 +56,8 @@ LIBRARY = "capi/libonnxruntime_providers_cuda.so"
 NOT_FOUND = ": cannot open shared object file"  # after the name, in what the loader says
 OF_DRIVER = re.compile(r"undefined symbol: (cu[A-Z]\w+)")
 DRIVER = "libcuda.so.1"
-WHEELS = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings it"
-SYSTEM = "NVIDIA's packages of CUDA and cuDNN bring it, on a Jetson JetPack"
+WHEELS = "install it with pip install 'onnxruntime-gpu[cuda,cudnn]'"
+SYSTEM = "it comes with NVIDIA's packages of CUDA and cuDNN, on a Jetson with JetPack"
 FAILURE = re.compile(r"CUDA (?:failure|error) (\d+): ([^;]*)")
 
 _loading = threading.Lock()
@@ -89,7 +89,7 @@ def check_package(ort: OrtModule) -> None:
 def session_class(ort: OrtModule) -> Callable[..., OrtSession]:
     """Return InferenceSession without its way of going on when a provider fails.
 
-    That prints to stdout, and goes over to the CPU for good.
+    That prints to stdout, and switches to the CPU for good.
     """
 
     class Session(ort.InferenceSession):  # type: ignore[misc]
@@ -116,7 +116,7 @@ def load_wheels(ort: OrtModule) -> bool:
 
 
 def why_not(ort: OrtModule) -> str:
-    """Say why a session went over to the CPU."""
+    """Say why a session switched to the CPU."""
     missing, lacking = _missing(ort), OF_DRIVER.search(_refusal(ort))
     if lacking:
         return (
@@ -126,11 +126,11 @@ def why_not(ort: OrtModule) -> str:
     if missing == DRIVER:
         return f"onnxruntime can't use CUDA: this machine has no NVIDIA driver ({DRIVER})."
     if missing:
-        brought = WHEELS if hasattr(ort, "preload_dlls") else SYSTEM
-        return f"onnxruntime can't use CUDA: {missing} is missing; {brought}."
+        source = WHEELS if hasattr(ort, "preload_dlls") else SYSTEM
+        return f"onnxruntime can't use CUDA: {missing} is missing; {source}."
     return (
-        f"onnxruntime {ort.__version__} can't use CUDA here and doesn't say why; its own words "
-        "are in the log. The GPU may be too old for it."
+        f"onnxruntime {ort.__version__} can't use CUDA here and gives no reason; see what "
+        "it wrote to the log. The GPU may be too old for it."
     )
 
 

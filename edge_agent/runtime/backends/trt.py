@@ -39,7 +39,8 @@ class TrtBackend(Backend):
     """A slot of an engine's worker; `another` has its own one, so that their batches overlap.
 
     What `run` returns lies in the slot, and is overwritten by its next run: it isn't copied, for
-    an inference unit has read it by then. Copy what is to be kept. It stays readable after `close`.
+    an inference unit has read it by then. Copy what is needed longer. It stays readable
+    after `close`.
 
     The worker ends with its last backend. When it dies, runs raise AgentUnavailable until it was
     started again, or for good: see `failure`.

@@ -86,13 +86,13 @@ class ExecutionContext:
             self._demand(done, f"a batch of {batch}")
 
     def run(
-        self, addresses: Mapping[str, int], kept: Dict[ExecutionContext, int], stream: int
+        self, addresses: Mapping[str, int], graphs: Dict[ExecutionContext, int], stream: int
     ) -> None:
         """Put one run into `stream`; returns at once. Raises InferenceFailed.
 
-        addresses: of all tensors. kept: graphs for these addresses, none of which is running.
+        addresses: of all tensors. graphs: for these addresses, none of which is running.
         """
-        if self._is_up_to_date and self._replay(addresses, kept, stream):
+        if self._is_up_to_date and self._replay(addresses, graphs, stream):
             return
         self._execute(addresses, stream)
         self._is_up_to_date = True
@@ -102,15 +102,15 @@ class ExecutionContext:
         self._context = None  # type: ignore[assignment]
 
     def _replay(
-        self, addresses: Mapping[str, int], kept: Dict[ExecutionContext, int], stream: int
+        self, addresses: Mapping[str, int], graphs: Dict[ExecutionContext, int], stream: int
     ) -> bool:
         """Launch a graph, captured now where there is none; False: it can't be done."""
         if self.no_graphs:
             return False
         try:
-            if self not in kept:
-                kept[self] = self._capture(addresses, stream)
-            self._driver.launch_graph(kept[self], stream)
+            if self not in graphs:
+                graphs[self] = self._capture(addresses, stream)
+            self._driver.launch_graph(graphs[self], stream)
         except InferenceFailed as error:
             self.no_graphs = str(error)
         return not self.no_graphs

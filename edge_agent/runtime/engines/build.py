@@ -126,8 +126,8 @@ class EngineBuild:
             with storing(folder.parent):
                 self._prepare(folder)
             self._build(folder, on_progress)
-            path = self._cache.keep(wanted, folder / child.ENGINE, time.monotonic() - began)
-            self._cache.keep_timing(self._request.spec.timing_cache, folder / child.TIMING)
+            path = self._cache.store(wanted, folder / child.ENGINE, time.monotonic() - began)
+            self._cache.store_timing(self._request.spec.timing_cache, folder / child.TIMING)
         return path
 
     def cancel(self) -> None:

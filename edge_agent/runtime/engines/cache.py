@@ -1,8 +1,8 @@
-"""The engines built on this device, found again by their fingerprint.
+"""The engines built on this device, found by their fingerprint.
 
 Files of the folder, ID being the fingerprint's:
     ID.engine       an engine; the time of its change is that of its last use
-    ID.json         `Kept`: what belongs to it; stays when the engine goes, to say what changed
+    ID.json         `CachedEngine`: the facts; stays when the engine goes, to say what changed
     ID.engine.bad   a damaged one, to be looked at
     timing-NAME     what builders measured, for the next build
     build-*         builds under way
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 ENGINE, ABOUT, BAD, REFUSED = ".engine", ".json", ".engine.bad", ".refused"
 TIMING, WORKPLACE = "timing-", "build-"
-MOST_MEMORIES = 200  # of engines that are gone
+MOST_RECORDS = 200  # of engines that are gone
 
 
-class Kept(Strict):
+class CachedEngine(Strict):
     """Stands in ID.json.
 
     sha256, bytes: of the engine. built: seconds since 1970. seconds: how long building took, 0.0
@@ -58,7 +58,7 @@ class Kept(Strict):
 class EngineCache:
     """Owns `folder`, at most `limit_bytes` of engines, the last one apart; any thread may use it.
 
-    It needn't exist. Nothing can be kept where it can't be written, and nothing is found then.
+    It needn't exist. Nothing can be stored where it can't be written, and nothing is found then.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -67,7 +67,7 @@ class EngineCache:
     def find(self, wanted: Fingerprint) -> Optional[Path]:
         """Return the engine's file; None when there is none, or only a damaged one.
 
-        One that is compatible goes on serving after an upgrade; from then on it's the one wanted.
+        A compatible one is used further after an upgrade; from then on it's the one wanted.
         """
         try:
             with self._locked():
@@ -77,21 +77,21 @@ class EngineCache:
             return None
 
     def why_not(self, wanted: Fingerprint) -> str:
-        """Say in what the nearest engine of the same model is another one; empty: there is none."""
+        """Say how the nearest engine of the same model differs; empty: there is none."""
         nearest = self._nearest(self._of_model(wanted), wanted)
         return nearest.fingerprint.differences(wanted) if nearest else ""
 
     def expected_s(self, wanted: Fingerprint) -> Optional[float]:
         """Return how long building the most similar engine for this model and GPU took."""
         built = [
-            kept
-            for kept in self._of_model(wanted)
-            if kept.seconds and kept.fingerprint.gpu == wanted.gpu
+            entry
+            for entry in self._of_model(wanted)
+            if entry.seconds and entry.fingerprint.gpu == wanted.gpu
         ]
         nearest = self._nearest(built, wanted)
         return nearest.seconds if nearest else None
 
-    def keep(
+    def store(
         self,
         wanted: Fingerprint,
         engine: Path,
@@ -100,11 +100,11 @@ class EngineCache:
     ) -> Path:
         """Take the file `engine` over; others that were used longest ago make room.
 
-        seconds: how long building took. made: see `Kept`. Raises BuildFailed when it can't be
-        stored.
+        seconds: how long building took. made: see `CachedEngine`. Raises BuildFailed when it
+        can't be stored.
         """
         with storing(self._folder), self._locked(create=True):
-            kept = Kept(
+            entry = CachedEngine(
                 fingerprint=wanted,
                 made=made,
                 sha256=_sha256(engine),
@@ -112,7 +112,7 @@ class EngineCache:
                 built=time.time(),
                 seconds=seconds,
             )
-            path = self._put(kept, engine)
+            path = self._store_entry(entry, engine)
             self._make_room(path)
         return path
 
@@ -128,14 +128,14 @@ class EngineCache:
 
     def is_taken_over(self, wanted: Fingerprint) -> bool:
         """Whether the engine was built for another machine or release."""
-        kept = self._read(self._path(wanted, ABOUT))
-        return kept is not None and kept.made not in (None, wanted)
+        entry = self._read(self._path(wanted, ABOUT))
+        return entry is not None and entry.made not in (None, wanted)
 
     def timing(self, name: str) -> Path:
         """Return the path of the timing cache `name`; there needn't be a file."""
         return self._folder / f"{TIMING}{name}"
 
-    def keep_timing(self, name: str, file: Path) -> None:
+    def store_timing(self, name: str, file: Path) -> None:
         """Take the file over as the timing cache `name`. Raises BuildFailed."""
         with storing(self._folder), self._locked(create=True):
             _store(file, self.timing(name))
@@ -180,10 +180,10 @@ class EngineCache:
 
     def _find(self, wanted: Fingerprint) -> Optional[Path]:
         path = self._path(wanted, ENGINE)
-        kept = self._read(self._path(wanted, ABOUT))
-        if kept is None or not path.exists():
+        entry = self._read(self._path(wanted, ABOUT))
+        if entry is None or not path.exists():
             return None
-        damage = _damage(path, kept)
+        damage = _damage(path, entry)
         if damage:
             self._put_aside(wanted, damage)
             return None
@@ -193,19 +193,19 @@ class EngineCache:
 
     def _take_over(self, wanted: Fingerprint) -> Optional[Path]:
         """Make another engine that serves as well the one that is wanted."""
-        for kept in self._of_model(wanted):
-            old, made = kept.fingerprint, kept.made or kept.fingerprint
+        for entry in self._of_model(wanted):
+            old, made = entry.fingerprint, entry.made or entry.fingerprint
             engine = self._find(old) if made.serves(wanted) else None
             if engine is not None:
-                log.info("%s goes on serving: %s", engine.name, old.differences(wanted))
+                log.info("Engine %s is used further: %s", engine.name, old.differences(wanted))
                 changes = {"fingerprint": wanted, "made": made, "seconds": 0.0}
-                return self._put(kept.model_copy(update=changes), engine)
+                return self._store_entry(entry.model_copy(update=changes), engine)
         return None
 
-    def _put(self, kept: Kept, engine: Path) -> Path:
-        path = self._path(kept.fingerprint, ENGINE)
+    def _store_entry(self, entry: CachedEngine, engine: Path) -> Path:
+        path = self._path(entry.fingerprint, ENGINE)
         _store(engine, path)
-        content = (kept.model_dump_json(indent=2) + "\n").encode()
+        content = (entry.model_dump_json(indent=2) + "\n").encode()
         mode = modes_in(self._folder).file
         files.write_atomically(path.with_suffix(ABOUT), content, mode=mode)
         return path
@@ -213,28 +213,28 @@ class EngineCache:
     def _path(self, wanted: Fingerprint, suffix: str) -> Path:
         return self._folder / f"{wanted.id}{suffix}"
 
-    def _read(self, path: Path) -> Optional[Kept]:
+    def _read(self, path: Path) -> Optional[CachedEngine]:
         try:
-            return read_json(Kept, path.read_bytes())
+            return read_json(CachedEngine, path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            log.warning("%s is left out: %s", path, error)
+            log.warning("%s can't be read and is ignored: %s", path, error)
             return None
 
-    def _of_model(self, wanted: Fingerprint) -> List[Kept]:
+    def _of_model(self, wanted: Fingerprint) -> List[CachedEngine]:
         found = map(self._read, self._folder.glob(f"*{ABOUT}"))
-        return [kept for kept in found if kept and kept.fingerprint.model == wanted.model]
+        return [entry for entry in found if entry and entry.fingerprint.model == wanted.model]
 
-    def _nearest(self, among: List[Kept], wanted: Fingerprint) -> Optional[Kept]:
+    def _nearest(self, among: List[CachedEngine], wanted: Fingerprint) -> Optional[CachedEngine]:
         return min(
             among,
-            key=lambda kept: (len(kept.fingerprint.changed(wanted)), -kept.built),
+            key=lambda entry: (len(entry.fingerprint.changed(wanted)), -entry.built),
             default=None,
         )
 
     def _put_aside(self, wanted: Fingerprint, why: str) -> None:
-        log.warning("The engine %s is put aside: %s", wanted.id, why)
+        log.warning("Engine %s isn't used any more and gets the name %s: %s", wanted.id, BAD, why)
         try:
             self._path(wanted, ENGINE).replace(self._path(wanted, BAD))
         except FileNotFoundError:
@@ -242,28 +242,28 @@ class EngineCache:
         except OSError as error:
             log.warning("%s can't be renamed: %s", self._path(wanted, ENGINE), error)
 
-    def _make_room(self, kept: Path) -> None:
-        """Delete what was used longest ago until the limit is kept; damaged ones go first."""
+    def _make_room(self, newest: Path) -> None:
+        """Delete what was used longest ago until the limit holds; damaged ones go first."""
         large = [*self._folder.glob(f"*{ENGINE}"), *self._folder.glob(f"*{BAD}")]
         large.sort(key=lambda path: (path.name.endswith(ENGINE), path.stat().st_mtime))
-        sizes = {path: path.stat().st_size for path in large if path != kept}
-        over = sum(sizes.values()) + kept.stat().st_size - self._limit_bytes
+        sizes = {path: path.stat().st_size for path in large if path != newest}
+        over = sum(sizes.values()) + newest.stat().st_size - self._limit_bytes
         for path, size in sizes.items():
             if over <= 0:
                 break
-            log.info("%s makes room for newer engines", path.name)
+            log.info("%s is deleted to make room for newer engines", path.name)
             path.unlink()
             over -= size
-        memories = [
+        records = [
             path for path in self._folder.glob(f"*{ABOUT}") if not path.with_suffix(ENGINE).exists()
         ]
-        memories.sort(key=lambda path: path.stat().st_mtime)
-        for path in memories[:-MOST_MEMORIES]:
+        records.sort(key=lambda path: path.stat().st_mtime)
+        for path in records[:-MOST_RECORDS]:
             path.unlink()
 
 
 class RefusedEngines:
-    """Engines that gave other results than their model, remembered over restarts.
+    """Engines that gave other results than their model, remembered after restarts.
 
     Lies in the cache's `folder`; any thread may use it.
     """
@@ -321,11 +321,11 @@ def _open_folder(folder: Path) -> int:
     return os.open(folder, files.FOLDER_FLAGS)
 
 
-def _damage(path: Path, kept: Kept) -> str:
+def _damage(path: Path, entry: CachedEngine) -> str:
     size = path.stat().st_size
-    if size != kept.bytes:
-        return f"it has {size} bytes, and had {kept.bytes} when it was stored."
-    return "" if _sha256(path) == kept.sha256 else "its bytes have changed since it was stored."
+    if size != entry.bytes:
+        return f"it has {size} bytes, and had {entry.bytes} when it was stored."
+    return "" if _sha256(path) == entry.sha256 else "its bytes have changed since it was stored."
 
 
 def _sha256(path: Path) -> str:

@@ -80,8 +80,8 @@ def _possible(spec: BuildSpec, gpu: Gpu) -> BuildSpec:
     if not spec.hardware_compatible or is_portable(gpu):
         return spec
     log.warning(
-        "The engine will fit this GPU only: those for others are built on GPUs of compute "
-        "capability 8.0 and newer, and not on Jetson; this is %s, %s.%s.",
+        "The engine will work on this kind of GPU only. Engines for several kinds are built on "
+        "GPUs of compute capability 8.0 and newer, and not on Jetson; this is %s, %s.%s.",
         gpu.name,
         *gpu.capability,
     )

@@ -14,7 +14,7 @@ TENSORRT, CUDA, CPU = "tensorrt", "onnxruntime-cuda", "onnxruntime"
 
 @dataclass(frozen=True)
 class BackendPlan:
-    """Backends, the best first; and sentences on what isn't as the package or the user wants it."""
+    """Backends, the best first; and what isn't as the package or the settings want it, and why."""
 
     order: Tuple[str, ...]
     remarks: Tuple[str, ...] = ()
@@ -75,7 +75,7 @@ def _on_target(
     if target.arch != machine.arch:
         yield (
             f"The package was made for {target.device or target.arch}; this machine is "
-            f"{machine.arch}, so what was made for the other is left aside."
+            f"{machine.arch}, so the engines and graphs made for the other aren't used."
         )
     if TENSORRT in order and machine.gpu is not None:
         yield from _unlike(target, machine, machine.gpu)

@@ -239,7 +239,7 @@ class EngineSupply:
                 with tempfile.TemporaryDirectory() as folder:
                     engine = Path(folder) / "engine"
                     engine.write_bytes(package.read(f"{name}.engine"))
-                    return self._cache.keep(wanted, engine, 0.0, made)
+                    return self._cache.store(wanted, engine, 0.0, made)
         return None
 
     def _is_target(self, package: Package) -> bool:
@@ -248,7 +248,7 @@ class EngineSupply:
 
 
 class EngineOrder:
-    """The wish for an engine; `cancel` may be called on any thread at any time."""
+    """The request for an engine; `cancel` may be called on any thread at any time."""
 
     def __init__(self, candidate: Candidate) -> None:
         self.candidate = candidate

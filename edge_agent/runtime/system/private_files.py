@@ -85,9 +85,10 @@ def read(path: Path, most_bytes: int) -> bytes:
 def open_folder(setting: str, folder: Path, is_ours: Callable[[str], bool]) -> int:
     """Open the folder that `setting` names, made with mode 0700 when it is missing.
 
-    `is_ours` tells the agent's own files by their names. They get mode 0600. A folder of this user
-    with nothing else in it gets mode 0700, any other is closed to the writing of others. Raises
-    InvalidConfiguration when another user's files may be in it, OSError when it can't be opened.
+    `is_ours` recognises the agent's own files by their names. They get mode 0600. A folder of
+    this user with nothing else in it gets mode 0700, any other is closed to the writing of others.
+    Raises InvalidConfiguration when another user's files may be in it, OSError when it can't be
+    opened.
     """
     folder.mkdir(0o700, parents=True, exist_ok=True)
     owner = os.lstat(folder).st_uid  # also of a link, which leads where its owner likes

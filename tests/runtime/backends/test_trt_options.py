@@ -138,7 +138,7 @@ def test_gpus_before_ampere_and_jetsons_build_for_themselves(
     built = made_by(trt, driver, settings(hardware_compatible=True))
 
     assert asked(built.engine)["is_portable"] == is_portable
-    assert ("will fit this GPU only" in "".join(warnings(caplog))) == (not is_portable)
+    assert ("will work on this kind of GPU only" in "".join(warnings(caplog))) == (not is_portable)
 
 
 def test_without_the_lean_runtime_the_engine_is_for_this_release_only(

@@ -30,7 +30,7 @@ def keep(cache: EngineCache, wanted: Fingerprint, content: bytes, seconds: float
     with cache.workplace() as folder:
         engine = folder / "engine"
         engine.write_bytes(content)
-        return cache.keep(wanted, engine, seconds)
+        return cache.store(wanted, engine, seconds)
 
 
 def files(cache: EngineCache) -> List[str]:
@@ -108,7 +108,7 @@ def test_a_version_compatible_engine_goes_on_serving_after_an_upgrade(
     assert found is not None
     assert found.read_bytes() == b"engine"
     assert caplog.messages == [
-        f"{old.id}.engine goes on serving: TensorRT 10.3.0 → 10.16.1, driver R35.3.1 → R36.4.0"
+        f"Engine {old.id}.engine is used further: TensorRT 10.3.0 → 10.16.1, driver R35.3.1 → R36.4.0"
     ]
     assert cache.is_taken_over(new)
     assert cache.expected_s(new) == 60.0, "how long building takes is still known"
@@ -199,7 +199,7 @@ def test_damaged_facts_are_left_out_with_a_word(
 
     assert cache.find(wanted) is None
     assert cache.why_not(wanted) == ""
-    assert f"{wanted.id}.json is left out" in caplog.text
+    assert f"{wanted.id}.json can't be read and is ignored" in caplog.text
 
 
 def test_an_engine_that_fails_to_load_is_put_aside(cache: EngineCache) -> None:
@@ -263,7 +263,7 @@ def test_an_engine_larger_than_the_limit_is_kept_alone(tmp_path: Path) -> None:
 def test_what_is_remembered_of_lost_engines_has_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_MEMORIES", 2)
+    monkeypatch.setattr(module, "MOST_RECORDS", 2)
     cache = EngineCache(tmp_path / "cache", 1)
 
     for number in range(6):
@@ -276,7 +276,7 @@ def test_a_timing_cache_is_replaced_as_a_whole(cache: EngineCache, tmp_path: Pat
     for content in (b"first", b"second"):
         file = tmp_path / "measured"
         file.write_bytes(content)
-        cache.keep_timing("..", file)  # no name leads out of the folder
+        cache.store_timing("..", file)  # no name leads out of the folder
         assert cache.timing("..").read_bytes() == content
     assert files(cache) == ["timing-.."]
 
@@ -288,7 +288,7 @@ def test_a_timing_cache_is_replaced_as_a_whole(cache: EngineCache, tmp_path: Pat
 def test_an_engine_from_another_disk_is_copied(cache: EngineCache, tmp_path: Path) -> None:
     with disk(tmp_path / "disk", "size=1m") as other:
         (other / "engine").write_bytes(b"engine")
-        path = cache.keep(engine_of(), other / "engine", 0.0)
+        path = cache.store(engine_of(), other / "engine", 0.0)
 
     assert path.read_bytes() == b"engine"
     assert cache.find(engine_of()) == path
@@ -300,7 +300,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_engine(tmp_path: Path) -> 
         cache = EngineCache(small / "cache", 100 * MIB)
 
         with pytest.raises(BuildFailed) as caught:
-            cache.keep(engine_of(), tmp_path / "engine", 1.0)
+            cache.store(engine_of(), tmp_path / "engine", 1.0)
 
         assert f"the disk of {small}/cache is full" in str(caught.value)
         assert "MiB are free. Free space there, or set engine.cache" in str(caught.value)
@@ -369,7 +369,7 @@ for number in range(40):
     with cache.workplace() as folder:
         engine = folder / "engine"
         engine.write_bytes(bytes([number]) * (1 << 18))
-        cache.keep(engine_of(), engine, 1.0)
+        cache.store(engine_of(), engine, 1.0)
 """
 
 
