@@ -108,7 +108,8 @@ def test_a_version_compatible_engine_goes_on_serving_after_an_upgrade(
     assert found is not None
     assert found.read_bytes() == b"engine"
     assert caplog.messages == [
-        f"Engine {old.id}.engine is used further: TensorRT 10.3.0 → 10.16.1, driver R35.3.1 → R36.4.0"
+        f"Engine {old.id}.engine is used further: "
+        "TensorRT 10.3.0 → 10.16.1, driver R35.3.1 → R36.4.0"
     ]
     assert cache.is_taken_over(new)
     assert cache.expected_s(new) == 60.0, "how long building takes is still known"
