@@ -22,7 +22,7 @@ from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage
 from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines import build as module
-from edge_agent.runtime.engines import child
+from edge_agent.runtime.engines import build_process
 from edge_agent.runtime.engines.build import BuildProgress, EngineBuild
 from edge_agent.runtime.engines.cache import EngineCache
 from edge_agent.runtime.engines.machine import look
@@ -315,9 +315,9 @@ def test_what_tensorrt_warns_of_is_in_the_log_of_the_agent(
 def test_events_of_one_stage_are_reported_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(child, "EVERY_S", 1000.0)
+    monkeypatch.setattr(build_process, "EVERY_S", 1000.0)
     agent, end = Channel.pair()
-    reporter = child.Reporter(Channel(end))
+    reporter = build_process.Reporter(Channel(end))
 
     reporter.progress("parsing")
     for step in range(100):
@@ -424,7 +424,7 @@ def test_who_listens_to_progress_may_fail_and_no_process_is_left(cache: EngineCa
 
     with pytest.raises(KeyError):
         building.run(fail)
-    assert not children(child.MODULE)
+    assert not children(build_process.MODULE)
     assert files(cache) == []
 
 

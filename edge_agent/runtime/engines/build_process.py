@@ -1,4 +1,4 @@
-"""The process that builds one engine: `python -m edge_agent.runtime.engines.child FOLDER ...`.
+"""The process that builds one engine: `python -m edge_agent.runtime.engines.build_process FOLDER ...`.
 
 It gives way to everything else on the machine, and is the first that the kernel ends when memory
 runs out. FOLDER has `BuildRequest`, the model and the pictures; the engine, loaded once here so
@@ -41,7 +41,7 @@ from edge_agent.runtime.processes.channel import Channel
 from edge_agent.runtime.processes.parent import connect, give_way
 from edge_agent.targets import BuildSpec
 
-MODULE = "edge_agent.runtime.engines.child"
+MODULE = "edge_agent.runtime.engines.build_process"
 REQUEST, MODEL, PICTURE, OLD_TIMING = "request.json", "model.onnx", "picture-", "timing.old"
 ENGINE, TIMING = "engine", "timing"
 EVERY_S = 0.5  # how often progress is reported
