@@ -1,6 +1,6 @@
-"""The process that builds one engine: `python -m edge_agent.runtime.engines.build_process FOLDER ...`.
+"""Builds one engine: `python -m edge_agent.runtime.engines.build_process FOLDER ...`.
 
-It gives way to everything else on the machine, and is the first that the kernel ends when memory
+The process gives way to everything else on the machine, and is the first to be ended when memory
 runs out. FOLDER has `BuildRequest`, the model and the pictures; the engine, loaded once here so
 that a crash affects no other process, and the timing cache go there. Each `BuildEvent` is a message
 to the agent.
