@@ -17,7 +17,6 @@ from edge_agent.errors import BackendUnavailable, GpuFailed
 from edge_agent.gpu_check.site import Site
 from edge_agent.runtime.backends import trt_loading, trt_tensors
 from edge_agent.runtime.backends.slot_layout import TensorBinding
-from edge_agent.runtime.backends.trt_logger import logger
 
 AHEAD = 16  # batches enqueued before one is waited for
 PLAIN, GRAPH = "plain", "graph"
@@ -28,7 +27,7 @@ class PureLoop:
 
     def __init__(self, site: Site, tensors: Sequence[TensorBinding], batch: int) -> None:
         """tensors: of the engine, the input first."""
-        driver, trt, trt_log = site.driver, site.trt, logger(site.trt)
+        driver, trt = site.driver, site.trt
         self._driver = driver
         with ExitStack() as owned:
             self._stream = driver.stream()
@@ -36,11 +35,11 @@ class PureLoop:
             self._events = (driver.event(), driver.event())
             for event in self._events:
                 owned.callback(driver.destroy_event, event)
-            self._runtime = trt_loading.runtime(trt, trt_log, None)
+            self._runtime = trt_loading.runtime(trt, None)
             content = site.engine.read_bytes()
-            self._engine = trt_loading.engine(trt, trt_log, self._runtime, content)
+            self._engine = trt_loading.engine(trt, self._runtime, content)
             profile, batch = self._profile(tensors[:1], batch)
-            self._context = trt_loading.context(trt, trt_log, self._engine, profile, self._stream)
+            self._context = trt_loading.context(trt, self._engine, profile, self._stream)
             self._context.set_input_shape(tensors[0].name, (batch, *tensors[0].item))
             for tensor in tensors:
                 address = driver.allocate(batch * tensor.item_bytes)

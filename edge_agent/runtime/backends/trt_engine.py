@@ -15,7 +15,13 @@ from typing import Iterable, Iterator, List, Optional, Sequence
 from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage
 from edge_agent.runtime.backends import trt_options
 from edge_agent.runtime.backends.trt_api import TrtModule, TrtObject
-from edge_agent.runtime.backends.trt_logger import MOST_REASONS, UNKNOWN, first_line, logger
+from edge_agent.runtime.backends.trt_logger import (
+    MOST_REASONS,
+    UNKNOWN,
+    create,
+    first_line,
+    logger,
+)
 from edge_agent.runtime.backends.trt_progress import Report, watch
 from edge_agent.targets import BuildSpec, Profile
 
@@ -67,19 +73,8 @@ class EngineBuilder:
 
     def __init__(self, trt: TrtModule) -> None:
         self._trt = trt
-        self.logger = logger(trt)
-        trt.init_libnvinfer_plugins(self.logger, "")
-        try:
-            self._builder = trt.Builder(self.logger)
-        except TypeError:  # pybind11 got no object from the factory
-            raise BackendUnavailable(
-                f"{self._name} can't work on this machine: {self.logger.reason()}. It needs an "
-                "NVIDIA GPU and a driver that is new enough for it."
-            ) from None
-
-    @property
-    def _name(self) -> str:
-        return f"TensorRT {self._trt.__version__}"
+        self._name, self._logger = release(trt), logger(trt)
+        self._builder = create(trt, "Builder")
 
     def build(
         self,
@@ -103,9 +98,9 @@ class EngineBuilder:
         Raises InvalidPackage when TensorRT can't read the graph, BackendUnavailable when it can't
         build it, or not with this precision, BuildFailed when only memory was missing.
         """
-        self.logger.forget()
+        self._logger.forget()
         network = self._create_network()
-        parser = self._trt.OnnxParser(network, self.logger)  # owns the weights till the end
+        parser = self._trt.OnnxParser(network, self._logger)  # owns the weights till the end
         trt_options.prepare(self._trt, parser, spec)
         self._parse(parser, model)
         config = self._builder.create_builder_config()
@@ -118,7 +113,7 @@ class EngineBuilder:
             self._set_accelerator(config, spec, dla_core)
         if on_progress is not None:
             on_progress(0.0)
-            watch(self._trt, config, self.logger, on_progress)
+            watch(self._trt, config, self._logger, on_progress)
         engine = self._builder.build_serialized_network(network, config)
         if calibrator is not None and calibrator.error is not None:
             raise calibrator.error
@@ -127,12 +122,12 @@ class EngineBuilder:
         return Built(bytes(engine), bytes(config.get_timing_cache().serialize()))
 
     def _failure(self) -> BackendUnavailable:
-        if any(NO_MEMORY.search(message) for message in self.logger.errors):
+        if any(NO_MEMORY.search(message) for message in self._logger.errors):
             return BuildFailed(
                 f"{self._name} can't build the engine: the GPU's memory ran out. Unload other "
                 "models, stop programs that use the GPU, or choose smaller batches."
             )
-        return BackendUnavailable(f"{self._name} can't build the engine: {self.logger.reason()}.")
+        return BackendUnavailable(f"{self._name} can't build the engine: {self._logger.reason()}.")
 
     def _create_network(self) -> TrtObject:
         explicit = getattr(self._trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
@@ -141,7 +136,7 @@ class EngineBuilder:
     def _parse(self, parser: TrtObject, model: bytes) -> None:
         if not parser.parse(model):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            where = self.logger.node() + _named(errors)
+            where = self._logger.node() + _named(errors)
             reason = "; ".join(first_line(error.desc()) for error in errors[:MOST_REASONS])
             raise InvalidPackage(f"{self._name} can't read model.onnx{where}: {reason or UNKNOWN}.")
 
@@ -190,7 +185,7 @@ class EngineBuilder:
             if config.add_optimization_profile(profile) < 0:
                 raise InvalidPackage(
                     f"{self._name} refuses the batches {entry.minimum[0]} to {entry.maximum[0]}: "
-                    f"{self.logger.reason()}."
+                    f"{self._logger.reason()}."
                 )
 
     def _set_means(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Optional
 
 from edge_agent.errors import BackendUnavailable, EngineUnusable, ModelError
 from edge_agent.runtime.backends.trt_api import TrtContext, TrtEngine, TrtModule, TrtRuntime
-from edge_agent.runtime.backends.trt_logger import TrtMessages
+from edge_agent.runtime.backends.trt_logger import create, logger, release
 
 if TYPE_CHECKING:
     from edge_agent.runtime.backends.trt_context import Scratch
@@ -21,7 +21,7 @@ _DAMAGED = re.compile(r"Error Code 1: Serialization|No engine found|empty memory
 
 
 def runtime(
-    trt: TrtModule, logger: TrtMessages, dla_core: Optional[int], *, allow_host_code: bool = False
+    trt: TrtModule, dla_core: Optional[int], *, allow_host_code: bool = False
 ) -> TrtRuntime:
     """Return TensorRT's runtime.
 
@@ -30,14 +30,7 @@ def runtime(
 
     Raises BackendUnavailable where it can't work, or has no such DLA core.
     """
-    trt.init_libnvinfer_plugins(logger, "")
-    try:
-        made: TrtRuntime = trt.Runtime(logger)
-    except TypeError:  # pybind11 got no object from the factory
-        raise BackendUnavailable(
-            f"{_name(trt)} can't work on this machine: {logger.reason()}. It needs an NVIDIA GPU "
-            "and a driver that is new enough for it."
-        ) from None
+    made: TrtRuntime = create(trt, "Runtime")
     if dla_core is not None:
         if dla_core >= made.num_DLA_cores:
             raise BackendUnavailable(
@@ -50,18 +43,17 @@ def runtime(
     return made
 
 
-def engine(trt: TrtModule, logger: TrtMessages, runtime: TrtRuntime, content: bytes) -> TrtEngine:
+def engine(trt: TrtModule, runtime: TrtRuntime, content: bytes) -> TrtEngine:
     """Return the engine that `content` is. Raises EngineUnusable, BackendUnavailable."""
-    logger.forget()
+    logger(trt).forget()
     made = runtime.deserialize_cuda_engine(content)
     if made is None:
-        raise _refusal(trt, logger)
+        raise _refusal(trt)
     return made
 
 
 def context(
     trt: TrtModule,
-    logger: TrtMessages,
     engine: TrtEngine,
     profile: int,
     stream: int,
@@ -72,39 +64,34 @@ def context(
     scratch: what it computes in, shared with the engine's others, all of them on one stream;
     without it the context has memory of its own.
     """
-    logger.forget()
+    messages = logger(trt)
+    messages.forget()
     made = engine.create_execution_context() if scratch is None else scratch.context(engine)
     if made is not None and made.active_optimization_profile != profile:
-        logger.forget()  # before 10 every context but the first complains that 0 is taken
+        messages.forget()  # before 10 every context but the first complains that 0 is taken
         if not made.set_optimization_profile_async(profile, stream):
             made = None
     if made is None:
         raise BackendUnavailable(
-            f"{_name(trt)} can't make the engine ready to compute: {logger.reason()}. If the GPU's "
-            "memory is full, unload another model or choose smaller batches."
+            f"{release(trt)} can't make the engine ready to compute: {messages.reason()}. If the "
+            "GPU's memory is full, unload another model or choose smaller batches."
         )
     if scratch is not None:
         scratch.lend(engine, made)
     return made
 
 
-def _refusal(trt: TrtModule, logger: TrtMessages) -> ModelError:
-    messages = "\n".join(logger.errors)
-    if _OTHER_VERSION.search(messages):
+def _refusal(trt: TrtModule) -> ModelError:
+    logged, reason = "\n".join(logger(trt).errors), logger(trt).reason()
+    if _OTHER_VERSION.search(logged):
         return EngineUnusable(
             f"The engine was built by another TensorRT than this {trt.__version__}. Build it "
-            f"again here ({logger.reason()})."
+            f"again here ({reason})."
         )
-    if _OTHER_GPU.search(messages):
+    if _OTHER_GPU.search(logged):
         return EngineUnusable(
-            f"The engine was built on another GPU. Build it again here ({logger.reason()})."
+            f"The engine was built on another GPU. Build it again here ({reason})."
         )
-    if _DAMAGED.search(messages):
-        return EngineUnusable(
-            f"The engine is damaged or no engine. Build it again ({logger.reason()})."
-        )
-    return BackendUnavailable(f"{_name(trt)} can't load the engine: {logger.reason()}.")
-
-
-def _name(trt: TrtModule) -> str:
-    return f"TensorRT {trt.__version__}"
+    if _DAMAGED.search(logged):
+        return EngineUnusable(f"The engine is damaged or no engine. Build it again ({reason}).")
+    return BackendUnavailable(f"{release(trt)} can't load the engine: {reason}.")

@@ -7,7 +7,8 @@ import re
 from functools import lru_cache
 from typing import Callable, List
 
-from edge_agent.runtime.backends.trt_api import TrtEnum, TrtModule
+from edge_agent.errors import BackendUnavailable
+from edge_agent.runtime.backends.trt_api import TrtEnum, TrtModule, TrtObject
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,24 @@ def logger(trt: TrtModule) -> TrtMessages:
                 self.on_verbose(message)
 
     return Logger()
+
+
+def create(trt: TrtModule, kind: str) -> TrtObject:
+    """Return an object of the class `kind`, which needs the GPU. Raises BackendUnavailable."""
+    messages = logger(trt)
+    trt.init_libnvinfer_plugins(messages, "")
+    try:
+        return getattr(trt, kind)(messages)
+    except TypeError:  # pybind11 got no object from the factory
+        raise BackendUnavailable(
+            f"{release(trt)} can't work on this machine: {messages.reason()}. It needs an NVIDIA "
+            "GPU and a driver that is new enough for it."
+        ) from None
+
+
+def release(trt: TrtModule) -> str:
+    """Return "TensorRT 8.5.2.2"."""
+    return f"TensorRT {trt.__version__}"
 
 
 def first_line(text: str) -> str:

@@ -60,10 +60,8 @@ class EngineLoop:
                 self._scratch = Scratch(trt, driver)
                 owned.callback(self._scratch.free)
                 owned.callback(self._unload)
-                self._runtime = trt_loading.runtime(
-                    trt, self._logger, dla_core, allow_host_code=allow_host_code
-                )
-                self._engine = trt_loading.engine(trt, self._logger, self._runtime, engine)
+                self._runtime = trt_loading.runtime(trt, dla_core, allow_host_code=allow_host_code)
+                self._engine = trt_loading.engine(trt, self._runtime, engine)
                 self.tensors = self._open_contexts(trt)
                 self._owned = owned.pop_all()
         except ModelError as error:
@@ -140,9 +138,7 @@ class EngineLoop:
         """Open one context a profile; return the tensors, inputs first."""
         inputs, found = trt_tensors.inputs(trt, self._engine), set()
         for profile, batch in enumerate(trt_tensors.batches(self._engine, inputs)):
-            context = trt_loading.context(
-                trt, self._logger, self._engine, profile, self._compute, self._scratch
-            )
+            context = trt_loading.context(trt, self._engine, profile, self._compute, self._scratch)
             self._contexts.append(
                 ExecutionContext(self._driver, self._logger, context, inputs, batch)
             )

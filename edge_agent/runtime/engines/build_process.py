@@ -34,7 +34,6 @@ from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_api import TrtContext, TrtModule
 from edge_agent.runtime.backends.trt_engine import EngineBuilder, library
-from edge_agent.runtime.backends.trt_logger import TrtMessages
 from edge_agent.runtime.engines.disk_errors import storing
 from edge_agent.runtime.engines.make import make
 from edge_agent.runtime.processes.channel import Channel
@@ -151,21 +150,19 @@ def _build(folder: Path, request: BuildRequest, reporter: Reporter) -> None:
             (folder / ENGINE).write_bytes(built.engine)
             (folder / TIMING).write_bytes(built.timing_cache)
         reporter.progress("loading")
-        _load(trt, builder.logger, driver, built.engine, request)
+        _load(trt, driver, built.engine, request)
 
 
-def _load(
-    trt: TrtModule, logger: TrtMessages, driver: Driver, engine: bytes, request: BuildRequest
-) -> None:
+def _load(trt: TrtModule, driver: Driver, engine: bytes, request: BuildRequest) -> None:
     """Load the engine as the agent's worker will, with a context for each profile."""
     runtime = trt_loading.runtime(
-        trt, logger, request.dla_core, allow_host_code=request.spec.version_compatible
+        trt, request.dla_core, allow_host_code=request.spec.version_compatible
     )
-    loaded = trt_loading.engine(trt, logger, runtime, engine)
+    loaded = trt_loading.engine(trt, runtime, engine)
     stream = driver.stream()
     try:
         contexts: List[TrtContext] = [
-            trt_loading.context(trt, logger, loaded, profile, stream)
+            trt_loading.context(trt, loaded, profile, stream)
             for profile in range(loaded.num_optimization_profiles)
         ]
         contexts.clear()  # before their stream

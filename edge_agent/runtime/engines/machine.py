@@ -20,7 +20,6 @@ from edge_agent.runtime.backends.cuda.by_ctypes import LIBRARY, NO_DRIVER
 from edge_agent.runtime.backends.cuda.driver import L4T, Gpu, open_driver
 from edge_agent.runtime.backends.trt_api import TrtModule
 from edge_agent.runtime.backends.trt_engine import library
-from edge_agent.runtime.backends.trt_logger import logger
 from edge_agent.runtime.processes.channel import Message
 from edge_agent.runtime.processes.inquiry import answering, ask
 from edge_agent.targets import MACHINES
@@ -132,7 +131,7 @@ def _tensorrt(has_gpu: bool) -> Message:
 def _try(trt: TrtModule) -> None:
     """Raise BackendUnavailable when it was loaded, but can't work with this driver."""
     with suppress(GpuFailed), open_driver().context():  # a GPU that fails says nothing of TensorRT
-        trt_loading.runtime(trt, logger(trt), None)
+        trt_loading.runtime(trt, None)
 
 
 def _how_to_install(jetson: str, packages: Path = SYSTEM_PACKAGES) -> str:

@@ -16,7 +16,6 @@ from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
 from edge_agent.runtime.backends.cuda.driver import Gpu
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder
-from edge_agent.runtime.backends.trt_logger import logger
 from edge_agent.runtime.engines.make import make
 from edge_agent.targets import BuildSpec
 from tests.fakes import fake_cuda, fake_tensorrt, fake_tensorrt_runtime, micro
@@ -181,14 +180,13 @@ def test_host_code_runs_where_it_is_allowed_only(
 
     assert there.serves(now) == loads
     with driver.context():
-        messages = logger(trt)
         for allowed in (False, True):
-            runtime = trt_loading.runtime(trt, messages, None, allow_host_code=allowed)
+            runtime = trt_loading.runtime(trt, None, allow_host_code=allowed)
             if loads and allowed:
-                assert trt_loading.engine(trt, messages, runtime, engine)
+                assert trt_loading.engine(trt, runtime, engine)
             else:
                 with pytest.raises(BackendUnavailable):
-                    trt_loading.engine(trt, messages, runtime, engine)
+                    trt_loading.engine(trt, runtime, engine)
             del runtime
 
 
@@ -202,9 +200,8 @@ def test_what_is_allowed_is_no_matter_to_other_engines(
     )
     engine = EngineBuilder(trt).build(MODEL, settings()).engine
     with driver.context():
-        messages = logger(trt)
-        runtime = trt_loading.runtime(trt, messages, None, allow_host_code=True)
-        assert trt_loading.engine(trt, messages, runtime, engine)
+        runtime = trt_loading.runtime(trt, None, allow_host_code=True)
+        assert trt_loading.engine(trt, runtime, engine)
         del runtime
 
 
