@@ -21,6 +21,7 @@ from edge_agent.runtime.backends.trt_logger import (
     create,
     first_line,
     logger,
+    release,
 )
 from edge_agent.runtime.backends.trt_progress import Report, watch
 from edge_agent.targets import BuildSpec, Profile
