@@ -224,7 +224,7 @@ def test_wheels_that_could_bring_what_is_missing_are_named(
     provider(tmp_path, needs="libedgeagentcudnn.so.9")
     fake.preload_dlls = lambda: None
 
-    with pytest.raises(BackendUnavailable, match=r"cudnn.so.9 is missing; pip install 'onnxrunti"):
+    with pytest.raises(BackendUnavailable, match=r"cudnn.so.9 is missing; install it with pip inst"):
         opened()
 
 
@@ -238,7 +238,7 @@ def test_a_graph_that_cannot_be_loaded_is_left_for_the_cpu_to_judge(
 
 
 @pytest.mark.parametrize(
-    ("failure", "trouble"),
+    ("failure", "lasting"),
     [
         (
             "Non-zero status code. CUDA failure 700: an illegal memory access was encountered ; "
@@ -256,23 +256,23 @@ def test_a_graph_that_cannot_be_loaded_is_left_for_the_cpu_to_judge(
         ("Non-zero status code returned while running Gather node", ""),
     ],
 )
-def test_only_errors_that_last_are_trouble(
-    fake: FakeModule, tmp_path: Path, failure: str, trouble: str
+def test_only_errors_that_last_are_failures(
+    fake: FakeModule, tmp_path: Path, failure: str, lasting: str
 ) -> None:
     provider(tmp_path)
     backend = opened()
     fake.failure = failure
     with pytest.raises(InferenceFailed):
         backend.run(reds(1))
-    assert backend.failure == trouble
+    assert backend.failure == lasting
 
     fake.failure = "another failure"
     with pytest.raises(InferenceFailed):
         backend.run(reds(1))
-    assert backend.failure == trouble
+    assert backend.failure == lasting
 
 
-def test_the_session_never_goes_over_to_the_cpu_by_itself(
+def test_the_session_never_switches_to_the_cpu_by_itself(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Failing(onnxruntime.InferenceSession):  # type: ignore[misc]

@@ -91,7 +91,7 @@ def run_when_up(backend: Any) -> None:
 
 # Where cuStreamEndCapture fails, the fake goes on capturing, which no driver does.
 @pytest.mark.parametrize("call", sorted(set(CALLS) - {"cuStreamEndCapture"}))
-def test_a_call_that_fails_once_is_told_or_got_over(bench: Bench, call: str) -> None:
+def test_a_call_that_fails_once_is_reported_or_survived(bench: Bench, call: str) -> None:
     """Loading may fail, in a sentence; so may one run. Whatever is answered is right."""
     bench.break_gpu(f"{call}:1={OTHER}")
     bench.may_leave = call in GIVING_BACK
@@ -237,7 +237,7 @@ def test_a_worker_that_is_ended_with_open_slots_gives_them_back(bench: Bench) ->
     assert bench.left == ["nothing left"]
 
 
-def test_the_worker_ends_with_its_last_backend_and_the_model_is_opened_anew_then(
+def test_the_worker_ends_with_its_last_backend_and_the_model_is_opened_again_then(
     bench: Bench,
 ) -> None:
     first = bench.open()

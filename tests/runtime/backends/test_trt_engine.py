@@ -221,7 +221,7 @@ def test_progress_rises_from_nothing_to_all(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_progress_is_told_while_the_engine_is_built(version: str) -> None:
+def test_progress_is_reported_while_the_engine_is_built(version: str) -> None:
     seen: List[float] = []
     middle: List[float] = []
     trt = fake_tensorrt.tensorrt(version, while_building=lambda: middle.append(seen[-1]))
@@ -308,7 +308,7 @@ def test_libraries_of_hundreds_of_mib_are_used_by_plugins_only() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_graph_that_the_parser_refuses_is_told_by_node_operator_and_reason(version: str) -> None:
+def test_a_graph_that_the_parser_refuses_is_named_by_node_operator_and_reason(version: str) -> None:
     with pytest.raises(InvalidPackage) as caught:
         fake_build(version, refused())
 
@@ -417,7 +417,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("changes", "told"), OTHERS)
-def test_a_difference_is_told_and_gives_another_id(changes: Dict[str, Any], told: str) -> None:
+def test_a_difference_is_named_and_gives_another_id(changes: Dict[str, Any], told: str) -> None:
     before, after = engine_of(), engine_of(**changes)
 
     assert before.differences(after) == told

@@ -302,7 +302,7 @@ def test_a_batch_that_fails_does_not_spoil_the_next(
 
 
 @pytest.mark.parametrize("call", [*RUNNING, "cuGraphLaunch"])
-def test_a_lost_gpu_is_told_whatever_call_meets_it(machine: Make, call: str) -> None:
+def test_a_lost_gpu_is_reported_whatever_call_meets_it(machine: Make, call: str) -> None:
     gpu = machine()
     gpu.is_lost = True
 
