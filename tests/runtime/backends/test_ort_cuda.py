@@ -154,7 +154,7 @@ def test_memory_is_bounded_and_only_coarse_models_are_rounded(
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("libedgeagentblas.so.1", "libedgeagentblas.so.1 is missing; it comes with NVIDIA's packages"),
+        ("libedgeagentblas.so.1", "blas.so.1 is missing; it comes with NVIDIA's packages"),
         ("libedgeagentcuda.so.1", "this machine has no NVIDIA driver (libedgeagentcuda.so.1)"),
     ],
 )
