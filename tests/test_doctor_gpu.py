@@ -16,8 +16,7 @@ from edge_agent.doctor import trial
 from edge_agent.runtime.backends.cuda.driver import Gpu
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.ort import OrtBackend
-from edge_agent.runtime.engines.cache import EngineCache
-from edge_agent.runtime.engines.refusals import Refusals
+from edge_agent.runtime.engines.cache import EngineCache, RefusedEngines
 from edge_agent.runtime.engines.spec import build_spec
 from tests.fakes import fake_cuda, micro
 from tests.packaging import graphs
@@ -116,9 +115,9 @@ def test_the_engines_of_the_settings_folder_are_told(
     kept, refused, damaged = (fingerprint(f"8.5.{number}") for number in range(3))
     for wanted in (kept, damaged):
         (tmp_path / "made").write_bytes(bytes(3 << 20))
-        cache.keep(wanted, tmp_path / "made", 83.4)
+        cache.store(wanted, tmp_path / "made", 83.4)
     cache.quarantine(damaged, "it's too short")
-    Refusals(folder).add(refused, "0" * 8, "another score")
+    RefusedEngines(folder).add(refused, "0" * 8, "another score")
 
     found = findings(capsys, "--set", f"engine.cache={folder}")
 

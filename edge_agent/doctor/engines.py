@@ -9,8 +9,15 @@ from typing import List
 from edge_agent.config import EngineSettings
 from edge_agent.doctor.findings import MIB, MISSING, OK, PROBLEM, Finding
 from edge_agent.fields import read_json
-from edge_agent.runtime.engines.cache import ABOUT, BAD, ENGINE, TIMING, Kept, default_cache
-from edge_agent.runtime.engines.refusals import REFUSED
+from edge_agent.runtime.engines.cache import (
+    ABOUT,
+    BAD,
+    ENGINE,
+    REFUSED,
+    TIMING,
+    CachedEngine,
+    default_cache,
+)
 
 WHAT = "engines"
 
@@ -31,7 +38,7 @@ def found(settings: EngineSettings) -> List[Finding]:
 def _engine(path: Path) -> Finding:
     what = f"engine {path.stem}"
     try:
-        kept = read_json(Kept, path.with_suffix(ABOUT).read_bytes())
+        kept = read_json(CachedEngine, path.with_suffix(ABOUT).read_bytes())
     except (OSError, ValueError):
         return Finding(what, PROBLEM, f"{path.with_suffix(ABOUT)} can't be read; it isn't used")
     facts = kept.fingerprint

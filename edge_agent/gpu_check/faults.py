@@ -22,7 +22,7 @@ from edge_agent.gpu_check.site import MIB, Site
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
-from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
+from edge_agent.runtime.backends.slot_layout import SlotLayout, TensorBinding
 from edge_agent.runtime.backends.trt import TrtBackend
 from edge_agent.runtime.engines.cache import EngineCache
 
@@ -61,7 +61,7 @@ def _of_another(site: Site) -> str:
     wanted = _fingerprint(site)
     copy = site.folder / "copy.engine"
     copy.write_bytes(site.engine.read_bytes())
-    kept = cache.keep(wanted, copy, 1.0)
+    kept = cache.store(wanted, copy, 1.0)
     newer = wanted.model_copy(update={"tensorrt": "99.0"})
     why = cache.why_not(newer)
     if cache.find(newer) is not None or "99.0" not in why:
@@ -92,7 +92,7 @@ def _illegal_address(site: Site) -> str:
 def _slot(site: Site, command: Tuple[str, ...]) -> Iterator[Tuple[GpuWorker, int]]:
     """Start a worker by `command` and open one slot in it."""
     with closing(GpuWorker(site.engine, command=command)) as worker:
-        tensors = tuple(map(Tensor.from_json, worker.ready["tensors"]))
+        tensors = tuple(map(TensorBinding.from_json, worker.ready["tensors"]))
         layout = SlotLayout(tensors, worker.ready["max_batch"])
         memory = os.memfd_create("edge-agent-gpu-check")
         try:

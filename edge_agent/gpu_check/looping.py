@@ -15,7 +15,7 @@ from edge_agent.errors import GpuFailed
 from edge_agent.gpu_check.site import Site
 from edge_agent.runtime.backends.cuda.driver import Driver
 from edge_agent.runtime.backends.slot_layout import SlotLayout
-from edge_agent.runtime.backends.trt_loop import EngineLoop, Slot, Times
+from edge_agent.runtime.backends.trt_loop import EngineLoop, GpuTimes, Slot
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,7 +138,7 @@ def _fill(
                 target[index] = pictures[index % len(pictures)]
 
 
-def _record(run: Run, count: int, latency_ms: float, times: Times) -> None:
+def _record(run: Run, count: int, latency_ms: float, times: GpuTimes) -> None:
     run.frames += count
     run.latencies_ms.append(latency_ms)
     run.parts_ms.append((times.copy_in_ms, times.compute_ms, times.copy_out_ms))

@@ -16,8 +16,7 @@ import numpy as np
 from edge_agent.errors import BackendUnavailable, GpuFailed
 from edge_agent.gpu_check.site import Site
 from edge_agent.runtime.backends import trt_loading, trt_tensors
-from edge_agent.runtime.backends.slot_layout import Tensor
-from edge_agent.runtime.backends.trt_news import listener
+from edge_agent.runtime.backends.slot_layout import TensorBinding
 
 AHEAD = 16  # batches enqueued before one is waited for
 PLAIN, GRAPH = "plain", "graph"
@@ -26,9 +25,9 @@ PLAIN, GRAPH = "plain", "graph"
 class PureLoop:
     """One execution context, that of the agent's loop for batches of one size."""
 
-    def __init__(self, site: Site, tensors: Sequence[Tensor], batch: int) -> None:
+    def __init__(self, site: Site, tensors: Sequence[TensorBinding], batch: int) -> None:
         """tensors: of the engine, the input first."""
-        driver, trt, news = site.driver, site.trt, listener(site.trt)
+        driver, trt = site.driver, site.trt
         self._driver = driver
         with ExitStack() as owned:
             self._stream = driver.stream()
@@ -36,11 +35,11 @@ class PureLoop:
             self._events = (driver.event(), driver.event())
             for event in self._events:
                 owned.callback(driver.destroy_event, event)
-            self._runtime = trt_loading.runtime(trt, news, None)
+            self._runtime = trt_loading.runtime(trt, None)
             content = site.engine.read_bytes()
-            self._engine = trt_loading.engine(trt, news, self._runtime, content)
+            self._engine = trt_loading.engine(trt, self._runtime, content)
             profile, batch = self._profile(tensors[:1], batch)
-            self._context = trt_loading.context(trt, news, self._engine, profile, self._stream)
+            self._context = trt_loading.context(trt, self._engine, profile, self._stream)
             self._context.set_input_shape(tensors[0].name, (batch, *tensors[0].item))
             for tensor in tensors:
                 address = driver.allocate(batch * tensor.item_bytes)
@@ -116,7 +115,7 @@ class PureLoop:
             raise
         return self._driver.end_capture(self._stream)
 
-    def _profile(self, inputs: Sequence[Tensor], batch: int) -> Tuple[int, int]:
+    def _profile(self, inputs: Sequence[TensorBinding], batch: int) -> Tuple[int, int]:
         """Return a profile that holds `batch`, and the batch that it computes."""
         largest = enumerate(trt_tensors.batches(self._engine, inputs))
         fitting = [(size, profile) for profile, size in largest if size >= batch]

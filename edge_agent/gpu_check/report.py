@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from edge_agent.errors import EdgeAgentError
+from edge_agent.runtime.system.files import write_atomically
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 NAME_WIDTH = 34  # of a check, in its line
@@ -108,9 +109,7 @@ class Report:
     def save(self) -> None:
         """Write the JSON as it is now; the file is never half there."""
         if self._out is not None:
-            fresh = self._out.with_suffix(".new")
-            fresh.write_bytes(self.to_json())
-            fresh.replace(self._out)
+            write_atomically(self._out, self.to_json(), mode=0o666, sync=False)
 
     def add(self, **facts: Any) -> None:
         """Add facts of the machine."""

@@ -6,7 +6,6 @@ import base64
 import fcntl
 import json
 import logging
-import os
 import shutil
 import time
 import uuid
@@ -20,6 +19,7 @@ from typing_extensions import Annotated, Literal
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, read, read_json
 from edge_agent.packaging import process
+from edge_agent.runtime.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +184,8 @@ class Jobs:
         return job
 
     def _write(self, job: Job) -> None:
-        fresh = self._folder / f".{job.name}.{os.getpid()}"
-        fresh.write_text(job.model_dump_json(indent=2) + "\n")
-        fresh.replace(self._folder / f"{job.name}.json")
+        content = job.model_dump_json(indent=2) + "\n"
+        write_atomically(self._folder / f"{job.name}.json", content.encode(), mode=0o666)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ import pytest
 from edge_agent.errors import EngineUnusable
 from edge_agent.runtime.backends import trt_loading
 from edge_agent.runtime.backends.trt_engine import EngineBuilder
-from edge_agent.runtime.backends.trt_news import listener
+from edge_agent.runtime.backends.trt_logger import logger
 from edge_agent.targets import BuildSpec, Profile
 from tests import ROOT
 from tests.fakes.fake_tensorrt import VERSIONS
@@ -38,10 +38,10 @@ def _machine(tmp_path: Path) -> Iterator[Make]:
 @contextlib.contextmanager
 def contexts(gpu: Machine, count: int = 1) -> Iterator[Tuple[Any, List[Any]]]:
     """The listener, and so many execution contexts."""
-    news = listener(gpu.trt)
+    messages = logger(gpu.trt)
     with gpu.driver.context():
-        engine = gpu.trt.Runtime(news).deserialize_cuda_engine(gpu.engine())
-        yield news, [engine.create_execution_context() for _ in range(count)]
+        engine = gpu.trt.Runtime(messages).deserialize_cuda_engine(gpu.engine())
+        yield messages, [engine.create_execution_context() for _ in range(count)]
         del engine
         gc.collect()
 
@@ -84,18 +84,18 @@ def lend(context: Any, address: int) -> bool:
 def test_the_fake_refuses_what_tensorrt_refuses(
     machine: Make, spoil: Callable[[Any], bool], reason: str
 ) -> None:
-    with contexts(machine()) as (news, made):
+    with contexts(machine()) as (messages, made):
         assert not spoil(ready(made[0]))
-        assert reason in news.errors[-1]
+        assert reason in messages.errors[-1]
         made.clear()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_before_10_a_profile_belongs_to_one_context(machine: Make, version: str) -> None:
-    with contexts(machine(version), 2) as (news, made):
+    with contexts(machine(version), 2) as (messages, made):
         is_shared = version.startswith("1")
         assert made[1].set_optimization_profile_async(0, 0) == is_shared
-        assert ("Profile 0 has been chosen" in str(news.errors)) != is_shared
+        assert ("Profile 0 has been chosen" in str(messages.errors)) != is_shared
         assert made[1].set_optimization_profile_async(1, 0)
         made.clear()
 
@@ -105,17 +105,17 @@ def test_a_context_without_memory_takes_what_it_is_given(machine: Make, version:
     gpu = machine(version)
 
     with gpu.driver.context():
-        news = listener(gpu.trt)
-        engine = gpu.trt.Runtime(news).deserialize_cuda_engine(gpu.engine())
+        messages = logger(gpu.trt)
+        engine = gpu.trt.Runtime(messages).deserialize_cuda_engine(gpu.engine())
         if version.startswith("1"):
             how = gpu.trt.ExecutionContextAllocationStrategy.USER_MANAGED
             context = engine.create_execution_context(how)
             context.set_device_memory(4096, engine.device_memory_size_v2 - 1)
-            assert "setDeviceMemoryV2" in news.errors[-1]
+            assert "setDeviceMemoryV2" in messages.errors[-1]
         else:
             context = engine.create_execution_context_without_device_memory()
         assert not ready(context).execute_async_v3(0)
-        assert "deviceMemory != nullptr" in news.errors[-1]
+        assert "deviceMemory != nullptr" in messages.errors[-1]
         del context, engine
         gc.collect()
 
@@ -123,13 +123,13 @@ def test_a_context_without_memory_takes_what_it_is_given(machine: Make, version:
 def test_the_fake_needs_a_current_context(machine: Make) -> None:
     gpu = machine()
 
-    with contexts(gpu) as (news, made):
+    with contexts(gpu) as (messages, made):
         ready(made[0])
         gpu.cuda.cuCtxPopCurrent_v2(None)
         assert not made[0].execute_async_v3(0)
-        assert "no context of CUDA is current" in news.errors[-1]
+        assert "no context of CUDA is current" in messages.errors[-1]
         with pytest.raises(TypeError, match="returned nullptr"):
-            gpu.trt.Runtime(news)
+            gpu.trt.Runtime(messages)
         gpu.cuda.cuCtxPushCurrent_v2(retained(gpu))
         made.clear()
 
@@ -160,7 +160,7 @@ def test_a_call_that_a_version_lacks_is_not_there(
 
     assert not hasattr(getattr(gpu.trt, kind), missing)
     with gpu.driver.context():
-        runtime = gpu.trt.Runtime(listener(gpu.trt))
+        runtime = gpu.trt.Runtime(logger(gpu.trt))
         with pytest.raises(AttributeError, match=f"TensorRT {version} has no moon"):
             runtime.moon = True
         del runtime
@@ -254,9 +254,8 @@ def test_the_real_one_calls_a_cut_engine_damaged() -> None:
         profiles=(one,),
     )
     engine = EngineBuilder(trt).build(MAPS, spec).engine
-    news = listener(trt)
-    runtime = trt_loading.runtime(trt, news, None)
+    runtime = trt_loading.runtime(trt, None)
 
     for content in (engine[: len(engine) // 2], b"x" * 1000, b""):
         with pytest.raises(EngineUnusable, match=r"The engine is damaged or no engine\. Build it"):
-            trt_loading.engine(trt, news, runtime, content)
+            trt_loading.engine(trt, runtime, content)

@@ -63,7 +63,7 @@ def test_without_tensorrt_it_names_what_brings_it(tmp_path: Path) -> None:
     fake_cuda.driver(tmp_path)
     run = gpu_check([], {**clean(), "LD_LIBRARY_PATH": str(tmp_path)})
     assert (run.returncode, run.stdout) == (2, "")
-    assert "TensorRT isn't installed; " in run.stderr
+    assert "TensorRT isn't installed. " in run.stderr
 
 
 def test_a_python_without_the_packages_is_told_which_to_install(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from edge_agent.packaging.graph.optimise import canonical, optimise
 from edge_agent.packaging.target import parse
 from edge_agent.runtime.packages.graph_choice import (
     X86,
-    Machine,
+    GraphHost,
     choose_graph,
     instruction_set,
     this_machine,
@@ -253,11 +253,11 @@ def described(**changes: Any) -> manifest.Manifest:
 
 
 def test_only_the_very_same_machine_and_engine_take_the_optimised_graph() -> None:
-    same = Machine("1.19.2", "core-avx2")
+    same = GraphHost("1.19.2", "core-avx2")
 
     assert choose_graph(described(), same) == "fast"
-    assert choose_graph(described(), Machine("1.19.3", "core-avx2")) == "model.onnx"
-    assert choose_graph(described(), Machine("1.19.2", "skylake-avx512")) == "model.onnx"
+    assert choose_graph(described(), GraphHost("1.19.3", "core-avx2")) == "model.onnx"
+    assert choose_graph(described(), GraphHost("1.19.2", "skylake-avx512")) == "model.onnx"
     assert choose_graph(described(source="0" * 64), same) == "model.onnx"
     assert choose_graph(graphs.described(micro.graph("classification")), same) == "model.onnx"
 

@@ -11,14 +11,15 @@ from typing import Dict, Iterator, List, Set
 
 import pytest
 
-from edge_agent.runtime.engines import storing
+from edge_agent.runtime.engines.cache import _store
 from edge_agent.runtime.models.thresholds import Thresholds
 from edge_agent.runtime.packages.deployments import Registration
 from edge_agent.runtime.results.capture import _files
 from edge_agent.runtime.results.kept.folder import CaptureFolder
 from edge_agent.runtime.results.lines import LinesSink
 from edge_agent.runtime.results.sink import Message
-from edge_agent.runtime.system.data_files import create_anew, make_folder
+from edge_agent.runtime.system.data_files import make_folder, modes_in
+from edge_agent.runtime.system.files import create_new, write_atomically
 from tests.fakes import micro
 from tests.fakes.agent import Agent
 from tests.runtime.results.shots import picture, shot
@@ -111,7 +112,7 @@ def test_no_link_in_the_workplace_is_written_through(tmp_path: Path) -> None:
     victim.write_text("mine")
     new = tmp_path / "captures" / ".new" / "manifest.jsonl"
     new.symlink_to(victim)
-    os.close(create_anew(new))
+    os.close(create_new(new, 0o600))
     assert victim.read_text() == "mine"
     assert not new.is_symlink()
 
@@ -139,11 +140,11 @@ def test_engines_are_closed(tmp_path: Path, umask: int) -> None:
     make_folder(cache)
     built.write_bytes(b"an engine")
     built.chmod(0o644)
-    storing.write(cache / "about.json", b"{}")
-    storing.put(built, cache / "engine")
+    write_atomically(cache / "about.json", b"{}", mode=modes_in(cache).file)
+    _store(built, cache / "engine")
     (cache / "stale.new").write_bytes(b"left")
     (cache / "stale.new").chmod(0o666)
-    storing.write(cache / "stale", b"{}")
+    write_atomically(cache / "stale", b"{}", mode=modes_in(cache).file)
     assert open_to_others(cache) == []
     assert (cache / "engine").read_bytes() == b"an engine"
 

@@ -24,7 +24,7 @@ from edge_agent.runtime.results.sink import Message, SinkUnavailable
 from edge_agent.runtime.results.spool.claim import Claim
 from edge_agent.runtime.results.spool.database import Entry
 from edge_agent.runtime.results.status import Status
-from edge_agent.runtime.system import private_files
+from edge_agent.runtime.system.files import write_atomically
 from tests.runtime.results.conftest import _journals_go  # noqa: F401 - used by every test here
 from tests.runtime.results.outboxes import make, open_outbox
 from tests.runtime.results.test_outbox import wait_for
@@ -195,7 +195,7 @@ def test_no_file_is_written_through_a_link(tmp_path: Path) -> None:
 
     Status(folder).show("the disk is full", {})
     kept = DeadLetters(folder).add("sink", ENTRY, "why", 1.0)
-    private_files.replace(folder / "file", b"content")
+    write_atomically(folder / "file", b"content")
 
     assert target.read_text() == "mine"
     assert not kept

@@ -26,7 +26,7 @@ from edge_agent.config import (
 )
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, groups_in, is_secret
-from edge_agent.runtime.engines import child
+from edge_agent.runtime.engines import build_process
 from edge_agent.runtime.host.configuration import settings_tree
 from edge_agent.runtime.processes.child_process import ChildProcess, python_module
 from edge_agent.runtime.processes.inquiry import ask
@@ -273,7 +273,7 @@ def test_no_child_process_gets_a_secret(tmp_path: Path, monkeypatch: pytest.Monk
     assert told, how
     assert CANARY not in str(told)
     with ChildProcess(
-        python_module(child.MODULE, str(tmp_path)),
+        python_module(build_process.MODULE, str(tmp_path)),
         name="Build", within_s=20.0, late="", ends_within_s=1.0,
     ) as build:  # fmt: skip
         assert CANARY not in seen_of(build.pid)
@@ -284,7 +284,7 @@ def seen_of(pid: int) -> str:
     end = time.monotonic() + 20.0
     while True:
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"engines.child" in line or time.monotonic() > end:
+        if b"engines.build_process" in line or time.monotonic() > end:
             return (line + Path(f"/proc/{pid}/environ").read_bytes()).decode(errors="replace")
         time.sleep(0.01)
 

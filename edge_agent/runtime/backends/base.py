@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,13 +14,17 @@ from edge_agent.manifest import Manifest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Array = NDArray[Any]  # of the dtype that the graph or the manifest names
+    Outputs = Dict[str, Array]  # by tensor name
+    Shapes = Mapping[str, Sequence[object]]  # by tensor name; an axis is free unless it's a number
+
 
 @dataclass(frozen=True)
 class BackendOptions:
     """How an engine may use the machine.
 
     threads: of this instance, 0 leaves it to the engine. spinning: threads wait actively.
-    memory_arena: keep freed memory for the next run. cpu_batches: compute several frames at a time
+    memory_arena: hold freed memory for the next run. cpu_batches: compute several frames at a time
     on a CPU as well, where a frame of a batch usually takes longer than a frame alone: the caches
     hold the intermediate tensors of one frame, not of many. is_optimised: the graph is what the
     engine made of another one beforehand, and isn't to be changed again. memory_bytes: what all
@@ -73,10 +77,10 @@ class Backend(ABC):
         return ()
 
     def another(self) -> Optional[Backend]:
-        """Return one more instance of the same loaded model; None: open the model anew for it."""
+        """Return one more instance of the same loaded model; None: open it again."""
         return None
 
-    def slots(self) -> NDArray[Any]:
+    def slots(self) -> Array:
         """Return the memory that `run` takes a batch from without copying it.
 
         Shape (max_batch, ...) of the manifest's input shape and dtype; the caller fills it between
@@ -84,7 +88,7 @@ class Backend(ABC):
         """
         return np.zeros((self.max_batch, *self._item), self._spec.dtype)
 
-    def run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+    def run(self, batch: Array) -> Outputs:
         """Compute `batch` (n, ...) of the manifest's input shape and dtype, 1 <= n <= max_batch.
 
         Returns the manifest's outputs by tensor name, each with n items; they may be overwritten by
@@ -104,7 +108,7 @@ class Backend(ABC):
                 )
         return outputs
 
-    def try_out(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+    def try_out(self, batch: Array) -> Outputs:
         """`run` before the model serves, when no batcher sees it hang: it ends by itself."""
         return self.run(batch)
 
@@ -116,7 +120,7 @@ class Backend(ABC):
         """Free the engine's memory; the backend cannot be used again."""
         self._close()
 
-    def _check_tensors(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
+    def _check_tensors(self, inputs: Shapes, outputs: Shapes) -> None:
         """Compare the graph's tensor names and shapes (None for free axes) with the manifest."""
         spec = self._spec
         if spec.tensor not in inputs or len(inputs) != 1:
@@ -140,7 +144,7 @@ class Backend(ABC):
             )
 
     @abstractmethod
-    def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]: ...
+    def _run(self, batch: Array) -> Outputs: ...
 
     @abstractmethod
     def _close(self) -> None: ...

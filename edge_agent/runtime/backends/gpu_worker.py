@@ -1,4 +1,4 @@
-"""The process that computes a model's batches on the GPU, as the agent sees it: kept alive.
+"""Supervises, in the agent, the process that computes a model's batches on the GPU.
 
 It owns the CUDA context, so that what ends a context, or hangs, ends it alone. The agent writes
 batches into slots, memory that both share, and sends which slot to compute:
@@ -55,7 +55,7 @@ class _Slot:
 
 
 class GpuWorker:
-    """Keeps one worker process going until its last slot is closed, or it dies too often.
+    """Supervises one worker process until its last slot is closed, or it dies too often.
 
     One thread owns the process: it starts it, reads its answers and starts it again. Methods may be
     called on any thread; none waits while it holds the lock, for sending doesn't wait.

@@ -7,7 +7,7 @@ import math
 import re
 import threading
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, List, Optional
+from typing import TYPE_CHECKING, Callable, ClassVar, List, Optional
 
 import numpy as np
 
@@ -21,9 +21,10 @@ from edge_agent.errors import (
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends import ort_cuda
 from edge_agent.runtime.backends.base import Backend, BackendOptions
+from edge_agent.runtime.backends.ort_cuda import OrtModule, OrtObject, OrtSession
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from edge_agent.runtime.backends.base import Array, Outputs
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class _Arena:
         self._lock = threading.Lock()
         self._limit_bytes = 0
 
-    def bound(self, ort: Any, limit_bytes: int) -> bool:
+    def bound(self, ort: OrtModule, limit_bytes: int) -> bool:
         """Make it unless it is there; False without a limit, and when this onnxruntime can't."""
         if not limit_bytes:
             return False
@@ -62,7 +63,10 @@ class _Arena:
                         ort.OrtMemoryInfo("Cpu", *kinds), ort.OrtArenaCfg(limits)
                     )
                 except Exception as error:
-                    log.warning("Engines compute in unbounded memory: %s.", _first_line(error))
+                    log.warning(
+                        "The memory in which models are computed has no limit: %s.",
+                        _first_line(error),
+                    )
                     return False
                 self._limit_bytes = limit_bytes
             return True
@@ -88,13 +92,13 @@ class _Runs:
     it back once a second; every other one after each run.
     """
 
-    def __init__(self, ort: Any, gives_back: bool) -> None:
+    def __init__(self, ort: OrtModule, gives_back: bool) -> None:
         self._keeping, self._giving_back = ort.RunOptions(), ort.RunOptions()
         entry = "memory.enable_memory_arena_shrinkage", "cpu:0"
         self._giving_back.add_run_config_entry(*entry)
         self._due = 0.0 if gives_back else math.inf  # monotonic seconds
 
-    def run(self, session: Any, outputs: List[str], inputs: Dict[str, Any]) -> List[Any]:
+    def run(self, session: OrtSession, outputs: List[str], inputs: Outputs) -> List[Array]:
         """Return the values of `outputs`."""
         began = time.monotonic()
         if began < self._due:
@@ -103,8 +107,7 @@ class _Runs:
             values = session.run(outputs, inputs, self._giving_back)
             now = time.monotonic()
             self._due = now + GIVE_BACK_EVERY_S if now - began < QUICK_S else 0.0
-        found: List[Any] = values
-        return found
+        return values
 
     def terminate(self) -> None:
         """Make the run that goes on, and all further ones, fail."""
@@ -121,7 +124,7 @@ class OrtBackend(Backend):
     _can_bound: ClassVar[bool] = True
     name: ClassVar[str] = "onnxruntime"
     can_interrupt: ClassVar[bool] = True  # between two nodes of the graph, also inside loops
-    extra: ClassVar[str] = "cpu"  # of our distribution, that brings it
+    extra: ClassVar[str] = "cpu"  # of our distribution, with which it is installed
     device = "CPU"
 
     def __init__(self, model: bytes, manifest: Manifest, options: BackendOptions) -> None:
@@ -144,7 +147,7 @@ class OrtBackend(Backend):
         self._fixed_batch = batch if isinstance(batch, int) and batch > 0 else None
         self.max_batch = self._fixed_batch or self._largest_batch(options)
 
-    def try_out(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+    def try_out(self, batch: Array) -> Outputs:
         """As `run`; interrupted after `hang_after_s`, as a graph may loop for ever."""
         watchdog = threading.Timer(self._hang_after_s, self._give_up)
         watchdog.daemon = True
@@ -162,13 +165,13 @@ class OrtBackend(Backend):
         """Make a run on another thread fail at the next node."""
         self._runs.terminate()
 
-    def _open(self, ort: Any, model: bytes, options: Any) -> Any:
+    def _open(self, ort: OrtModule, model: bytes, options: OrtObject) -> OrtSession:
         return _session(ort.InferenceSession, model, options, ["CPUExecutionProvider"])
 
     def _largest_batch(self, options: BackendOptions) -> int:
         return self.max_batch if options.cpu_batches else 1
 
-    def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+    def _run(self, batch: Array) -> Outputs:
         count = len(batch)
         if self._fixed_batch and count < self._fixed_batch:
             rest = np.zeros((self._fixed_batch - count, *batch.shape[1:]), batch.dtype)
@@ -183,7 +186,7 @@ class OrtBackend(Backend):
         if self._hangs:
             return InferenceFailed(
                 f"The graph computed for more than {self._hang_after_s:g} s on its first frames; "
-                "it may never end. Mend the model, or raise engine.hang_after_s."
+                "it may never end. Repair the model, or raise engine.hang_after_s."
             )
         return _without_memory(error) or InferenceFailed(f"onnxruntime: {_first_line(error)}")
 
@@ -195,7 +198,7 @@ class OrtCudaBackend(OrtBackend):
     """One InferenceSession on the first NVIDIA GPU; nodes that CUDA lacks are left to the CPU.
 
     Raises BackendUnavailable unless the session itself says that it uses CUDA: onnxruntime lists
-    the provider wherever it was compiled in, and goes over to the CPU without an error.
+    the provider wherever it was compiled in, and switches to the CPU without an error.
     """
 
     _can_bound: ClassVar[bool] = False  # the GPU's memory is another
@@ -214,7 +217,7 @@ class OrtCudaBackend(OrtBackend):
         """Why it never computes again: after most errors of CUDA the process can't use it."""
         return self._lost
 
-    def _open(self, ort: Any, model: bytes, options: Any) -> Any:
+    def _open(self, ort: OrtModule, model: bytes, options: OrtObject) -> OrtSession:
         ort_cuda.check_package(ort)
         session = self._try(ort, model, options)
         if not ort_cuda.is_used(session) and ort_cuda.load_wheels(ort):
@@ -223,8 +226,8 @@ class OrtCudaBackend(OrtBackend):
             raise BackendUnavailable(ort_cuda.why_not(ort))
         return session
 
-    def _try(self, ort: Any, model: bytes, options: Any) -> Any:
-        providers = [(ort_cuda.PROVIDER, self._settings), "CPUExecutionProvider"]
+    def _try(self, ort: OrtModule, model: bytes, options: OrtObject) -> OrtSession:
+        providers: List[object] = [(ort_cuda.PROVIDER, self._settings), "CPUExecutionProvider"]
         try:
             return _session(ort_cuda.session_class(ort), model, options, providers)
         except (InvalidPackage, OutOfMemory) as error:
@@ -239,7 +242,9 @@ class OrtCudaBackend(OrtBackend):
         return InferenceFailed(f"onnxruntime: {_first_line(error)}")
 
 
-def _session(kind: Any, model: bytes, options: Any, providers: List[Any]) -> Any:
+def _session(
+    kind: Callable[..., OrtSession], model: bytes, options: OrtObject, providers: List[object]
+) -> OrtSession:
     try:
         return kind(model, options, providers=providers)
     except Exception as error:
@@ -255,7 +260,7 @@ def _without_memory(error: Exception) -> Optional[OutOfMemory]:
     return _ARENA.refusal(int(found[1] or 0) if found else 0)
 
 
-def _session_options(ort: Any, options: BackendOptions, is_bounded: bool) -> Any:
+def _session_options(ort: OrtModule, options: BackendOptions, is_bounded: bool) -> OrtObject:
     session = ort.SessionOptions()
     session.intra_op_num_threads = options.threads
     session.inter_op_num_threads = 1

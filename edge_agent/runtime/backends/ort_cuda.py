@@ -13,19 +13,51 @@ import threading
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Protocol, Sequence
 
 from edge_agent.errors import BackendUnavailable, ModelError
 from edge_agent.runtime.backends.cuda.driver import open_driver
 from edge_agent.runtime.backends.cuda.failures import STICKY
+
+if TYPE_CHECKING:
+    from edge_agent.runtime.backends.base import Array, Outputs
+
+OrtModule = Any  # `onnxruntime` itself: what it offers differs from release to release
+OrtObject = Any  # its options
+
+
+class OrtTensor(Protocol):
+    """`NodeArg`: shape has numbers, and names or None for free axes."""
+
+    name: str
+    shape: Sequence[object]
+
+
+class OrtSession(Protocol):
+    """`InferenceSession`."""
+
+    def run(
+        self, outputs: List[str], inputs: Outputs, options: Optional[OrtObject] = None
+    ) -> List[Array]:
+        """Return the values of `outputs`."""
+
+    def get_inputs(self) -> List[OrtTensor]:
+        """Return the graph's inputs."""
+
+    def get_outputs(self) -> List[OrtTensor]:
+        """Return the graph's outputs."""
+
+    def get_providers(self) -> List[str]:
+        """Return what computes it, the first as far as it can."""
+
 
 PROVIDER = "CUDAExecutionProvider"
 LIBRARY = "capi/libonnxruntime_providers_cuda.so"
 NOT_FOUND = ": cannot open shared object file"  # after the name, in what the loader says
 OF_DRIVER = re.compile(r"undefined symbol: (cu[A-Z]\w+)")
 DRIVER = "libcuda.so.1"
-WHEELS = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings it"
-SYSTEM = "NVIDIA's packages of CUDA and cuDNN bring it, on a Jetson JetPack"
+WHEELS = "install it with pip install 'onnxruntime-gpu[cuda,cudnn]'"
+SYSTEM = "it comes with NVIDIA's packages of CUDA and cuDNN, on a Jetson with JetPack"
 FAILURE = re.compile(r"CUDA (?:failure|error) (\d+): ([^;]*)")
 
 _loading = threading.Lock()
@@ -45,7 +77,7 @@ def options(exact: bool) -> Dict[str, str]:
     }
 
 
-def check_package(ort: Any) -> None:
+def check_package(ort: OrtModule) -> None:
     """Raise BackendUnavailable when the package has no such provider."""
     if PROVIDER not in ort.get_available_providers():
         raise BackendUnavailable(
@@ -54,10 +86,10 @@ def check_package(ort: Any) -> None:
         )
 
 
-def session_class(ort: Any) -> Any:
+def session_class(ort: OrtModule) -> Callable[..., OrtSession]:
     """Return InferenceSession without its way of going on when a provider fails.
 
-    That prints to stdout, and goes over to the CPU for good.
+    That prints to stdout, and switches to the CPU for good.
     """
 
     class Session(ort.InferenceSession):  # type: ignore[misc]
@@ -66,12 +98,12 @@ def session_class(ort: Any) -> Any:
     return Session
 
 
-def is_used(session: Any) -> bool:
+def is_used(session: OrtSession) -> bool:
     """Whether the session computes with CUDA; the only way to know."""
     return bool(session.get_providers()[0] == PROVIDER)
 
 
-def load_wheels(ort: Any) -> bool:
+def load_wheels(ort: OrtModule) -> bool:
     """Load NVIDIA's libraries from its wheels, where onnxruntime doesn't look by itself.
 
     False: nothing to be gained.
@@ -83,8 +115,8 @@ def load_wheels(ort: Any) -> bool:
     return True
 
 
-def why_not(ort: Any) -> str:
-    """Say why a session went over to the CPU."""
+def why_not(ort: OrtModule) -> str:
+    """Say why a session switched to the CPU."""
     missing, lacking = _missing(ort), OF_DRIVER.search(_refusal(ort))
     if lacking:
         return (
@@ -94,11 +126,11 @@ def why_not(ort: Any) -> str:
     if missing == DRIVER:
         return f"onnxruntime can't use CUDA: this machine has no NVIDIA driver ({DRIVER})."
     if missing:
-        brought = WHEELS if hasattr(ort, "preload_dlls") else SYSTEM
-        return f"onnxruntime can't use CUDA: {missing} is missing; {brought}."
+        source = WHEELS if hasattr(ort, "preload_dlls") else SYSTEM
+        return f"onnxruntime can't use CUDA: {missing} is missing; {source}."
     return (
-        f"onnxruntime {ort.__version__} can't use CUDA here and doesn't say why; its own words "
-        "are in the log. The GPU may be too old for it."
+        f"onnxruntime {ort.__version__} can't use CUDA here and gives no reason; see what "
+        "it wrote to the log. The GPU may be too old for it."
     )
 
 
@@ -121,13 +153,13 @@ def lasting(error: str) -> str:
     )
 
 
-def _missing(ort: Any) -> str:
+def _missing(ort: OrtModule) -> str:
     """Return the first library that the provider lacks; empty when none is missing."""
     name, found, _ = _refusal(ort).partition(NOT_FOUND)
     return name if found else ""
 
 
-def _refusal(ort: Any) -> str:
+def _refusal(ort: OrtModule) -> str:
     """Return why the system doesn't load the provider's library; empty when it does."""
     try:
         ctypes.CDLL(str(Path(ort.__file__).parent / LIBRARY))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Dict, Tuple
+from typing import TYPE_CHECKING, Tuple
 
 import numpy as np
 
+from edge_agent.runtime.processes.channel import Message
+
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from mmap import mmap
+
+    from edge_agent.runtime.backends.base import Array
 
 ALIGNMENT = 4096  # a page; TensorRT wants 256 bytes
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorBinding:
     """An input or output of an engine. item: its shape without the batch. dtype: NumPy's name."""
 
     name: str
@@ -28,12 +32,12 @@ class Tensor:
         """The size of one item."""
         return prod(self.item) * np.dtype(self.dtype).itemsize
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> Message:
         """Return what `from_json` reads."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Dict[str, Any]) -> Tensor:
+    def from_json(cls, values: Message) -> TensorBinding:
         """Read what `to_json` wrote."""
         return cls(**{**values, "item": tuple(values["item"])})
 
@@ -42,7 +46,7 @@ class Tensor:
 class SlotLayout:
     """Areas for `max_batch` items of each tensor; each area begins on a page of its own."""
 
-    tensors: Tuple[Tensor, ...]
+    tensors: Tuple[TensorBinding, ...]
     max_batch: int
 
     @property
@@ -50,7 +54,7 @@ class SlotLayout:
         """How many bytes a slot takes."""
         return sum(map(self._area, self.tensors))
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> TensorBinding:
         """Return the tensor of that name."""
         return next(tensor for tensor in self.tensors if tensor.name == name)
 
@@ -59,11 +63,11 @@ class SlotLayout:
         before = self.tensors[: self.tensors.index(self.tensor(name))]
         return sum(map(self._area, before))
 
-    def view(self, buffer: Any, name: str, count: int) -> NDArray[Any]:
+    def view(self, buffer: mmap, name: str, count: int) -> Array:
         """Return the first `count` items of the tensor in a slot's memory, not copied."""
         tensor = self.tensor(name)
         values = np.frombuffer(buffer, tensor.dtype, count * prod(tensor.item), self.offset(name))
         return values.reshape(count, *tensor.item)
 
-    def _area(self, tensor: Tensor) -> int:
+    def _area(self, tensor: TensorBinding) -> int:
         return -(-tensor.item_bytes * self.max_batch // ALIGNMENT) * ALIGNMENT

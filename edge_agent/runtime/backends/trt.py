@@ -6,7 +6,7 @@ import copy
 import mmap
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, ClassVar, Optional, Tuple
 
 import numpy as np
 
@@ -19,17 +19,18 @@ from edge_agent.errors import (
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
-from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
+from edge_agent.runtime.backends.slot_layout import SlotLayout, TensorBinding
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from edge_agent.runtime.backends.base import Array, Outputs
 
 
 class TrtBackend(Backend):
-    """A slot of an engine's worker; `another` has one of its own, so that their batches overlap.
+    """A slot of an engine's worker; `another` has its own one, so that their batches overlap.
 
     What `run` returns lies in the slot, and is overwritten by its next run: it isn't copied, for
-    an inference unit has read it by then. Copy what is to be kept. It stays readable after `close`.
+    an inference unit has read it by then. Copy what is needed longer. It stays readable
+    after `close`.
 
     The worker ends with its last backend. When it dies, runs raise AgentUnavailable until it was
     started again, or for good: see `failure`.
@@ -55,7 +56,7 @@ class TrtBackend(Backend):
         opening = {"dla_core": dla_core, "allow_host_code": allow_host_code}
         self._worker = GpuWorker(engine, opening)
         try:
-            self._tensors = tuple(map(Tensor.from_json, self._worker.ready["tensors"]))
+            self._tensors = tuple(map(TensorBinding.from_json, self._worker.ready["tensors"]))
             self._check_engine()
             self.max_batch = self._worker.ready["max_batch"]
             self._make_slot()
@@ -98,7 +99,7 @@ class TrtBackend(Backend):
         twin._make_slot()
         return twin
 
-    def slots(self) -> NDArray[Any]:
+    def slots(self) -> Array:
         """Return the memory that the GPU takes batches from, shape (max_batch, ...)."""
         return self._input
 
@@ -106,13 +107,13 @@ class TrtBackend(Backend):
         """End the worker if it computes for this backend, which can't be used afterwards."""
         self._worker.interrupt(self._slot)
 
-    def _run(self, batch: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+    def _run(self, batch: Array) -> Outputs:
         count = len(batch)
         self._fill(batch)
         self._worker.run(self._slot, count)
         return {name: values[:count] for name, values in self._outputs.items()}
 
-    def _fill(self, batch: NDArray[Any]) -> None:
+    def _fill(self, batch: Array) -> None:
         """Put a batch into the slot, unless it lies there already."""
         place = self._input[: len(batch)]
         if batch.shape != place.shape:
@@ -125,14 +126,19 @@ class TrtBackend(Backend):
 
     def _check_engine(self) -> None:
         """Raise InvalidPackage unless the engine is one of the manifest's graph."""
-        shapes = {True: {}, False: {}}  # type: Dict[bool, Dict[str, Tuple[Any, ...]]]
-        for tensor in self._tensors:
-            shapes[tensor.is_input][tensor.name] = (None, *tensor.item)
-        self._check_tensors(shapes[True], shapes[False])
+        shapes = [
+            {
+                tensor.name: (None, *tensor.item)
+                for tensor in self._tensors
+                if tensor.is_input == is_input
+            }
+            for is_input in (True, False)
+        ]
+        self._check_tensors(*shapes)
         dtype = next(tensor.dtype for tensor in self._tensors if tensor.is_input)
         if dtype != self._spec.dtype:
             raise InvalidPackage(
-                f"The engine takes {dtype}; the manifest says {self._spec.dtype}. Build it anew."
+                f"The engine takes {dtype}; the manifest says {self._spec.dtype}. Build it again."
             )
 
     def _make_slot(self) -> None:

@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Iterable, Iterator, List, Optional, Sequence
+from typing import Iterable, Iterator, List, Optional, Sequence
 
 from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage
 from edge_agent.runtime.backends import trt_options
-from edge_agent.runtime.backends.trt_news import MOST_REASONS, UNKNOWN, first_line, listener
+from edge_agent.runtime.backends.trt_api import TrtModule, TrtObject
+from edge_agent.runtime.backends.trt_logger import (
+    MOST_REASONS,
+    UNKNOWN,
+    create,
+    first_line,
+    logger,
+    release,
+)
 from edge_agent.runtime.backends.trt_progress import Report, watch
 from edge_agent.targets import BuildSpec, Profile
 
@@ -31,7 +39,7 @@ NO_MEMORY = re.compile("OutOfMemory|out of memory|could not be allocated")
 TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
 
 
-def library() -> Any:
+def library() -> TrtModule:
     """Return the module `tensorrt`. Raises BackendUnavailable when it can't be imported."""
     try:
         import tensorrt as trt
@@ -61,24 +69,13 @@ class Built:
 class EngineBuilder:
     """Makes engines with the module `trt`; raises BackendUnavailable when it can't work here.
 
-    Use one a process and thread: TensorRT tells everything to the `listener` that came first.
+    Use one a process and thread: TensorRT logs everything to the logger that came first.
     """
 
-    def __init__(self, trt: Any) -> None:
+    def __init__(self, trt: TrtModule) -> None:
         self._trt = trt
-        self.listener = listener(trt)
-        trt.init_libnvinfer_plugins(self.listener, "")
-        try:
-            self._builder = trt.Builder(self.listener)
-        except TypeError:  # pybind11 got no object from the factory
-            raise BackendUnavailable(
-                f"{self._name} can't work on this machine: {self.listener.reason()}. It needs an "
-                "NVIDIA GPU and a driver that is new enough for it."
-            ) from None
-
-    @property
-    def _name(self) -> str:
-        return f"TensorRT {self._trt.__version__}"
+        self._name, self._logger = release(trt), logger(trt)
+        self._builder = create(trt, "Builder")
 
     def build(
         self,
@@ -102,9 +99,9 @@ class EngineBuilder:
         Raises InvalidPackage when TensorRT can't read the graph, BackendUnavailable when it can't
         build it, or not with this precision, BuildFailed when only memory was missing.
         """
-        self.listener.forget()
+        self._logger.forget()
         network = self._create_network()
-        parser = self._trt.OnnxParser(network, self.listener)  # owns the weights till the end
+        parser = self._trt.OnnxParser(network, self._logger)  # owns the weights till the end
         trt_options.prepare(self._trt, parser, spec)
         self._parse(parser, model)
         config = self._builder.create_builder_config()
@@ -117,7 +114,7 @@ class EngineBuilder:
             self._set_accelerator(config, spec, dla_core)
         if on_progress is not None:
             on_progress(0.0)
-            watch(self._trt, config, self.listener, on_progress)
+            watch(self._trt, config, self._logger, on_progress)
         engine = self._builder.build_serialized_network(network, config)
         if calibrator is not None and calibrator.error is not None:
             raise calibrator.error
@@ -126,27 +123,27 @@ class EngineBuilder:
         return Built(bytes(engine), bytes(config.get_timing_cache().serialize()))
 
     def _failure(self) -> BackendUnavailable:
-        if any(NO_MEMORY.search(message) for message in self.listener.errors):
+        if any(NO_MEMORY.search(message) for message in self._logger.errors):
             return BuildFailed(
                 f"{self._name} can't build the engine: the GPU's memory ran out. Unload other "
                 "models, stop programs that use the GPU, or choose smaller batches."
             )
-        return BackendUnavailable(f"{self._name} can't build the engine: {self.listener.reason()}.")
+        return BackendUnavailable(f"{self._name} can't build the engine: {self._logger.reason()}.")
 
-    def _create_network(self) -> Any:
+    def _create_network(self) -> TrtObject:
         explicit = getattr(self._trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
         return self._builder.create_network(0 if explicit is None else 1 << int(explicit))
 
-    def _parse(self, parser: Any, model: bytes) -> None:
+    def _parse(self, parser: TrtObject, model: bytes) -> None:
         if not parser.parse(model):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            where = self.listener.node() + _named(errors)
+            where = self._logger.node() + _named(errors)
             reason = "; ".join(first_line(error.desc()) for error in errors[:MOST_REASONS])
             raise InvalidPackage(f"{self._name} can't read model.onnx{where}: {reason or UNKNOWN}.")
 
     def _set_precision(
-        self, network: Any, config: Any, spec: BuildSpec, calibration: Iterable[int]
-    ) -> Any:
+        self, network: TrtObject, config: TrtObject, spec: BuildSpec, calibration: Iterable[int]
+    ) -> TrtObject:
         """Allow what `spec` allows; return the calibrator that the build will use, if any."""
         flags = self._trt.BuilderFlag
         if spec.precision == "fp32":
@@ -163,7 +160,7 @@ class EngineBuilder:
         )
         return calibrator
 
-    def _check_typed(self, network: Any, spec: BuildSpec) -> None:
+    def _check_typed(self, network: TrtObject, spec: BuildSpec) -> None:
         """Raise BackendUnavailable unless the graph itself has the numbers of the precision."""
         half = self._trt.DataType.HALF
         if spec.precision == "fp16" and half not in _types(network):
@@ -177,7 +174,9 @@ class EngineBuilder:
                 "QuantizeLinear and DequantizeLinear. Quantise it, or choose --precision fp32."
             )
 
-    def _add_profiles(self, network: Any, config: Any, profiles: Sequence[Profile]) -> None:
+    def _add_profiles(
+        self, network: TrtObject, config: TrtObject, profiles: Sequence[Profile]
+    ) -> None:
         inputs = [network.get_input(index) for index in range(network.num_inputs)]
         if not any(-1 in tuple(entry.shape) for entry in inputs):
             return  # the graph leaves no choice
@@ -187,10 +186,12 @@ class EngineBuilder:
             if config.add_optimization_profile(profile) < 0:
                 raise InvalidPackage(
                     f"{self._name} refuses the batches {entry.minimum[0]} to {entry.maximum[0]}: "
-                    f"{self.listener.reason()}."
+                    f"{self._logger.reason()}."
                 )
 
-    def _set_means(self, network: Any, config: Any, workspace_bytes: Optional[int]) -> None:
+    def _set_means(
+        self, network: TrtObject, config: TrtObject, workspace_bytes: Optional[int]
+    ) -> None:
         trt = self._trt
         if workspace_bytes is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
@@ -198,7 +199,7 @@ class EngineBuilder:
             sources = [int(getattr(trt.TacticSource, name)) for name in TACTICS]
             config.set_tactic_sources(sum(1 << source for source in sources))
 
-    def _set_accelerator(self, config: Any, spec: BuildSpec, core: int) -> None:
+    def _set_accelerator(self, config: TrtObject, spec: BuildSpec, core: int) -> None:
         cores = self._builder.num_DLA_cores
         if core >= cores:
             raise BackendUnavailable(
@@ -214,17 +215,17 @@ class EngineBuilder:
         config.DLA_core = core
         config.set_flag(self._trt.BuilderFlag.GPU_FALLBACK)
 
-    def _set_timing_cache(self, config: Any, content: bytes) -> None:
+    def _set_timing_cache(self, config: TrtObject, content: bytes) -> None:
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _layers(network: Any) -> Iterator[Any]:
+def _layers(network: TrtObject) -> Iterator[TrtObject]:
     return (network.get_layer(index) for index in range(network.num_layers))
 
 
-def _types(network: Any) -> List[Any]:
+def _types(network: TrtObject) -> List[TrtObject]:
     return [
         layer.get_output(index).dtype
         for layer in _layers(network)
@@ -232,13 +233,13 @@ def _types(network: Any) -> List[Any]:
     ]
 
 
-def _named(errors: Sequence[Any]) -> str:
-    """Return the name of the node that the parser refuses, which older ones don't tell."""
+def _named(errors: Sequence[TrtObject]) -> str:
+    """Return the name of the node that the parser refuses, which older ones don't name."""
     names = [error.node_name() for error in errors[:1] if hasattr(error, "node_name")]
     return f" ({names[0]})" if names and names[0] else ""
 
 
-def _calibrator(trt: Any, batch: int, addresses: Iterator[int]) -> Any:
+def _calibrator(trt: TrtModule, batch: int, addresses: Iterator[int]) -> TrtObject:
     """Return what hands `addresses` of batches to the builder, one after the other."""
 
     class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
@@ -260,7 +261,7 @@ def _calibrator(trt: Any, batch: int, addresses: Iterator[int]) -> Any:
         def read_calibration_cache(self) -> None:
             return None
 
-        def write_calibration_cache(self, cache: Any) -> None:
+        def write_calibration_cache(self, cache: object) -> None:
             pass
 
     return Calibrator()

@@ -8,17 +8,18 @@ and GPU share their memory: nothing is copied, and one stream does.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 from edge_agent.errors import GpuFailed, InferenceFailed, InvalidPackage, ModelError
 from edge_agent.runtime.backends import trt_loading, trt_tensors
 from edge_agent.runtime.backends.cuda.driver import Driver
-from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
-from edge_agent.runtime.backends.trt_lane import Lane, Scratch
-from edge_agent.runtime.backends.trt_news import listener
-from edge_agent.runtime.backends.trt_slot import Slot, Times
+from edge_agent.runtime.backends.slot_layout import SlotLayout, TensorBinding
+from edge_agent.runtime.backends.trt_api import TrtModule
+from edge_agent.runtime.backends.trt_context import ExecutionContext, Scratch
+from edge_agent.runtime.backends.trt_logger import logger
+from edge_agent.runtime.backends.trt_slot import GpuTimes, Slot
 
-__all__ = ["EngineLoop", "Slot", "Times"]
+__all__ = ["EngineLoop", "GpuTimes", "Slot"]
 
 
 class EngineLoop:
@@ -34,7 +35,7 @@ class EngineLoop:
 
     def __init__(
         self,
-        trt: Any,
+        trt: TrtModule,
         driver: Driver,
         engine: bytes,
         dla_core: Optional[int] = None,
@@ -45,9 +46,9 @@ class EngineLoop:
         gpu = driver.gpu()
         self.device = f"GPU {gpu.name}" + ("" if dla_core is None else f", DLA core {dla_core}")
         self._driver, self._is_integrated, self._is_timed = driver, gpu.is_integrated, is_timed
-        self._news = listener(trt)
+        self._logger = logger(trt)
         self._slots: List[Slot] = []
-        self._lanes: List[Lane] = []
+        self._contexts: List[ExecutionContext] = []
         try:
             with ExitStack() as owned:
                 self._in, self._compute, self._out = self._streams(owned)
@@ -56,16 +57,14 @@ class EngineLoop:
                 self._scratch = Scratch(trt, driver)
                 owned.callback(self._scratch.free)
                 owned.callback(self._unload)
-                self._runtime = trt_loading.runtime(
-                    trt, self._news, dla_core, allow_host_code=allow_host_code
-                )
-                self._engine = trt_loading.engine(trt, self._news, self._runtime, engine)
-                self.tensors = self._open_lanes(trt)
+                self._runtime = trt_loading.runtime(trt, dla_core, allow_host_code=allow_host_code)
+                self._engine = trt_loading.engine(trt, self._runtime, engine)
+                self.tensors = self._open_contexts(trt)
                 self._owned = owned.pop_all()
         except ModelError as error:
             # without the places where it was raised: they keep what must go before the context
             raise error.with_traceback(None) from None
-        self.max_batch = max(lane.batch for lane in self._lanes)
+        self.max_batch = max(context.batch for context in self._contexts)
 
     def open_slot(self, memory: int, layout: SlotLayout) -> Slot:
         """Make `layout.size` bytes at the host address `memory`, on a page, the place of batches.
@@ -92,20 +91,20 @@ class EngineLoop:
 
         Raises InferenceFailed, and the slot is free again.
         """
-        lane = self._choose(count)
+        context = self._choose(count)
         if slot.is_in_flight:
             raise InferenceFailed("The slot's last batch isn't done yet; wait for it first.")
-        self._news.forget()
+        self._logger.forget()
         try:
-            self._enqueue(slot, lane, count)
+            self._enqueue(slot, context, count)
         except InferenceFailed:
             self._drain()  # what is queued already uses the slot; a lost GPU shows up here
             raise
         slot.is_in_flight = True
-        if lane.no_graphs:
-            self._remark(f"CUDA graphs aren't used: {lane.no_graphs}")
+        if context.no_graphs:
+            self._remark(f"CUDA graphs aren't used: {context.no_graphs}")
 
-    def wait(self, slot: Slot) -> Times:
+    def wait(self, slot: Slot) -> GpuTimes:
         """Block until the slot's batch is done: its outputs are in the slot. Raises GpuFailed."""
         if not slot.is_in_flight:
             raise InferenceFailed("The slot has no batch to wait for; submit one first.")
@@ -130,14 +129,14 @@ class EngineLoop:
             owned.callback(self._driver.destroy_stream, streams[-1])
         return streams * (3 // len(streams))
 
-    def _open_lanes(self, trt: Any) -> Tuple[Tensor, ...]:
-        """Open one lane a profile; return the tensors, inputs first."""
+    def _open_contexts(self, trt: TrtModule) -> Tuple[TensorBinding, ...]:
+        """Open one context a profile; return the tensors, inputs first."""
         inputs, found = trt_tensors.inputs(trt, self._engine), set()
         for profile, batch in enumerate(trt_tensors.batches(self._engine, inputs)):
-            context = trt_loading.context(
-                trt, self._news, self._engine, profile, self._compute, self._scratch
+            context = trt_loading.context(trt, self._engine, profile, self._compute, self._scratch)
+            self._contexts.append(
+                ExecutionContext(self._driver, self._logger, context, inputs, batch)
             )
-            self._lanes.append(Lane(self._driver, self._news, context, inputs, batch))
             outputs = trt_tensors.outputs(trt, self._engine, context, batch)
             found.add((*inputs, *outputs))
         if len(found) != 1:
@@ -146,29 +145,29 @@ class EngineLoop:
 
     def _unload(self) -> None:
         """Let go of contexts before their engine, of the engine before its runtime."""
-        for lane in self._lanes:
-            lane.close()
-        self._engine = None
-        self._runtime = None
+        for context in self._contexts:
+            context.close()
+        self._engine = None  # type: ignore[assignment]
+        self._runtime = None  # type: ignore[assignment]
 
-    def _choose(self, count: int) -> Lane:
-        """Return the lane that computes the fewest items besides `count`."""
+    def _choose(self, count: int) -> ExecutionContext:
+        """Return the context that computes the fewest items besides `count`."""
         if not 1 <= count <= self.max_batch:
             raise InferenceFailed(
                 f"The engine got a batch of {count}; expected 1 to {self.max_batch}."
             )
-        fitting = [lane for lane in self._lanes if lane.batch >= count]
-        return min(fitting, key=lambda lane: lane.batch)
+        fitting = [context for context in self._contexts if context.batch >= count]
+        return min(fitting, key=lambda context: context.batch)
 
-    def _enqueue(self, slot: Slot, lane: Lane, count: int) -> None:
+    def _enqueue(self, slot: Slot, context: ExecutionContext, count: int) -> None:
         slot.record("began", self._in)
         slot.copy_in(count, self._in)
         slot.record("arrived", self._in)
-        slot.follow("arrived", self._compute)
+        slot.wait_for("arrived", self._compute)
         slot.record("started", self._compute)
-        lane.run(slot.addresses, slot.graphs, self._compute)
+        context.run(slot.addresses, slot.graphs, self._compute)
         slot.record("computed", self._compute)
-        slot.follow("computed", self._out)
+        slot.wait_for("computed", self._out)
         slot.record("leaving", self._out)
         slot.copy_out(count, self._out)
         slot.record("done", self._out)

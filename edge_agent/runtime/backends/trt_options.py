@@ -10,9 +10,10 @@ the CPU, into the engine. Both need the parser's own InstanceNormalization in pl
 from __future__ import annotations
 
 import logging
-from typing import Any, List, Optional
+from typing import List, Optional
 
 from edge_agent.runtime.backends.cuda.driver import Gpu
+from edge_agent.runtime.backends.trt_api import TrtModule, TrtObject
 from edge_agent.targets import BuildSpec
 
 log = logging.getLogger(__name__)
@@ -25,14 +26,16 @@ def is_portable(gpu: Gpu) -> bool:
     return gpu.capability >= AMPERE and not gpu.is_integrated
 
 
-def prepare(trt: Any, parser: Any, spec: BuildSpec) -> None:
+def prepare(trt: TrtModule, parser: TrtObject, spec: BuildSpec) -> None:
     """Keep plugins out of the network, before it is parsed, where the engine can't have them."""
     if (spec.hardware_compatible or spec.version_compatible) and hasattr(trt, "OnnxParserFlag"):
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
 
 
-def set_options(trt: Any, config: Any, spec: BuildSpec, dla_core: Optional[int]) -> None:
-    """Ask for what `spec` wants; the log tells what can't be had, and the build goes on without.
+def set_options(
+    trt: TrtModule, config: TrtObject, spec: BuildSpec, dla_core: Optional[int]
+) -> None:
+    """Ask for what `spec` wants; the log has what isn't possible, and the build goes on without.
 
     Engines of a DLA are for that very device.
     """

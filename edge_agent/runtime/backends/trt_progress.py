@@ -1,6 +1,6 @@
 """How far the builder of TensorRT is.
 
-From 10 on it tells: phases of so many steps, within each other. Older ones say in VERBOSE messages
+From 10 on it reports phases of so many steps, within each other. Older ones say in VERBOSE messages
 how many layers are left after fusing, for which profile kernels are chosen, and each layer whose
 kernels are measured; these lines are the same from 8.4 to 8.6.
 """
@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional
+from typing import Callable, Dict, Optional
+
+from edge_agent.runtime.backends.trt_api import TrtModule, TrtObject
+from edge_agent.runtime.backends.trt_logger import TrtMessages
 
 Report = Callable[[float], None]  # takes the fraction that is done, 0.0 to 1.0, never falling
 
@@ -19,12 +22,12 @@ PROFILE = re.compile(r"Constructing optimization profile number \d+ \[(\d+)/(\d+
 LAYER = "=============== Computing costs for"
 
 
-def watch(trt: Any, config: Any, listener: Any, report: Report) -> None:
+def watch(trt: TrtModule, config: TrtObject, logger: TrtMessages, report: Report) -> None:
     """Let `report` know how far the build with `config` is."""
     if hasattr(trt, "IProgressMonitor"):
         config.progress_monitor = _monitor(trt, Phases(report))
     else:
-        listener.on_verbose = Messages(report).hear
+        logger.on_verbose = LayerCounter(report).read
 
 
 class _Rising:
@@ -39,7 +42,7 @@ class _Rising:
             self._report(self._highest)
 
 
-class Messages:
+class LayerCounter:
     """Counts layers in VERBOSE messages; the profiles are done one after the other."""
 
     def __init__(self, report: Report) -> None:
@@ -47,7 +50,7 @@ class Messages:
         self._layers, self._measured = 0, 0
         self._profile, self._profiles = 1, 1
 
-    def hear(self, message: str) -> None:
+    def read(self, message: str) -> None:
         """Take one message."""
         layers, profile = LAYERS.match(message), PROFILE.match(message)
         if layers:
@@ -100,8 +103,8 @@ class Phases:
         return min(1.0, (phase.done + part) / phase.steps)
 
 
-def _monitor(trt: Any, phases: Phases) -> Any:
-    """Return what the builder tells its phases to."""
+def _monitor(trt: TrtModule, phases: Phases) -> TrtObject:
+    """Return what the builder reports its phases to."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

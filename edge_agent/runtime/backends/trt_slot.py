@@ -9,13 +9,13 @@ from typing import Dict, NamedTuple, Sequence
 from edge_agent.errors import GpuFailed
 from edge_agent.runtime.backends.cuda.driver import Driver
 from edge_agent.runtime.backends.slot_layout import SlotLayout
-from edge_agent.runtime.backends.trt_lane import Lane
+from edge_agent.runtime.backends.trt_context import ExecutionContext
 
 # Of a batch, in the order in which they come to pass: begin and end of each of its parts.
 MOMENTS = ("began", "arrived", "started", "computed", "leaving", "done")
 
 
-class Times(NamedTuple):
+class GpuTimes(NamedTuple):
     """What a batch took on the GPU, waiting for its neighbours left out; NaN if not measured."""
 
     copy_in_ms: float
@@ -23,7 +23,7 @@ class Times(NamedTuple):
     copy_out_ms: float
 
 
-UNKNOWN = Times(math.nan, math.nan, math.nan)
+UNKNOWN = GpuTimes(math.nan, math.nan, math.nan)
 
 
 class Slot:
@@ -44,7 +44,7 @@ class Slot:
         self.layout = layout
         self.is_in_flight = False
         self.unpinned = ""
-        self.graphs: Dict[Lane, int] = {}
+        self.graphs: Dict[ExecutionContext, int] = {}
         self._driver, self._host = driver, memory
         self._has_streams, self._is_timed = not is_integrated, is_timed
         self._offsets = {tensor.name: layout.offset(tensor.name) for tensor in layout.tensors}
@@ -74,18 +74,18 @@ class Slot:
         if moment in self._events:
             self._driver.record(self._events[moment], stream)
 
-    def follow(self, moment: str, stream: int) -> None:
+    def wait_for(self, moment: str, stream: int) -> None:
         """Let `stream` go on only after `moment` has come to pass."""
         if self._has_streams:  # else there is one, which comes past it anyway
             self._driver.wait(stream, self._events[moment])
 
-    def wait(self) -> Times:
+    def wait(self) -> GpuTimes:
         """Block this thread until the batch is done. Raises GpuFailed."""
         try:
             self._driver.synchronize(self._events["done"])
             if not self._is_timed:
                 return UNKNOWN
-            return Times(*map(self._elapsed, MOMENTS[::2], MOMENTS[1::2]))
+            return GpuTimes(*map(self._elapsed, MOMENTS[::2], MOMENTS[1::2]))
         finally:
             self.is_in_flight = False
 

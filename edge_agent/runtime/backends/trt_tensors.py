@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 from edge_agent.errors import InvalidPackage
-from edge_agent.runtime.backends.slot_layout import Tensor
+from edge_agent.runtime.backends.slot_layout import TensorBinding
+from edge_agent.runtime.backends.trt_api import TrtContext, TrtEngine, TrtEnum, TrtModule
 
 # TensorRT's DataType → NumPy's. Its own trt.nptype breaks in 8.5 with NumPy from 1.24 on.
 DTYPES = {
@@ -21,21 +22,23 @@ DTYPES = {
 Shape = Tuple[int, ...]
 
 
-def inputs(trt: Any, engine: Any) -> Tuple[Tensor, ...]:
+def inputs(trt: TrtModule, engine: TrtEngine) -> Tuple[TensorBinding, ...]:
     """Return the inputs. Raises InvalidPackage for what isn't a batch of one size of items."""
     return tuple(
-        Tensor(name, _item(name, _ends(engine, name)), _dtype(trt, engine, name), True)
+        TensorBinding(name, _item(name, _ends(engine, name)), _dtype(trt, engine, name), True)
         for name in _names(trt, engine, trt.TensorIOMode.INPUT)
     )
 
 
-def batches(engine: Any, inputs: Sequence[Tensor]) -> Tuple[int, ...]:
+def batches(engine: TrtEngine, inputs: Sequence[TensorBinding]) -> Tuple[int, ...]:
     """Return the largest batch of each profile, in TensorRT's order."""
     ends = [_ends(engine, tensor.name) for tensor in inputs]
     return tuple(min(high[0] for _, high in profile) for profile in zip(*ends))
 
 
-def outputs(trt: Any, engine: Any, context: Any, batch: int) -> Tuple[Tensor, ...]:
+def outputs(
+    trt: TrtModule, engine: TrtEngine, context: TrtContext, batch: int
+) -> Tuple[TensorBinding, ...]:
     """Return the outputs; `context` has its inputs' shapes set for `batch`.
 
     Raises InvalidPackage for shapes that depend on the picture, or without the batch.
@@ -53,16 +56,16 @@ def outputs(trt: Any, engine: Any, context: Any, batch: int) -> Tuple[Tensor, ..
                 f"The engine's output {name!r} has shape {shape} for a batch of {batch}; "
                 "its first axis must be the batch."
             )
-        found.append(Tensor(name, shape[1:], _dtype(trt, engine, name), False))
+        found.append(TensorBinding(name, shape[1:], _dtype(trt, engine, name), False))
     return tuple(found)
 
 
-def _names(trt: Any, engine: Any, mode: Any) -> List[str]:
+def _names(trt: TrtModule, engine: TrtEngine, mode: TrtEnum) -> List[str]:
     names = map(engine.get_tensor_name, range(engine.num_io_tensors))
     return [name for name in names if engine.get_tensor_mode(name) == mode]
 
 
-def _ends(engine: Any, name: str) -> List[Tuple[Shape, Shape]]:
+def _ends(engine: TrtEngine, name: str) -> List[Tuple[Shape, Shape]]:
     """Return the smallest and the largest shape of an input in each profile."""
     profiles = range(engine.num_optimization_profiles)
     fixed = tuple(engine.get_tensor_shape(name))
@@ -82,7 +85,7 @@ def _item(name: str, ends: Sequence[Tuple[Shape, Shape]]) -> Shape:
     return items.pop()
 
 
-def _dtype(trt: Any, engine: Any, name: str) -> str:
+def _dtype(trt: TrtModule, engine: TrtEngine, name: str) -> str:
     if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
         raise InvalidPackage(
             f"The engine wants {name!r} in the CPU's memory: it is a shape, and no picture."

@@ -51,7 +51,7 @@ def main(arguments: List[str]) -> int:
                 return 1
             _Server(channel, driver, loop).serve(opening.content["id"])
     except GpuFailed as error:
-        log.warning("The GPU worker can't give everything back. %s", error)
+        log.warning("The GPU worker can't free all that it uses. %s", error)
         return 1
     return 0
 
@@ -73,7 +73,7 @@ def _open(opening: Received) -> Iterator[Tuple[Driver, EngineLoop]]:
 
 
 def _content(engine: int) -> bytes:
-    """Read it all; not from where the descriptor stands, for workers before have read there."""
+    """Read it all from its beginning: workers before have moved the descriptor."""
     with os.fdopen(engine, "rb") as file:
         file.seek(0)
         return file.read()

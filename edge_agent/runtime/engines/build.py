@@ -21,16 +21,16 @@ from pydantic import ValidationError
 from edge_agent.errors import BuildFailed
 from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends.fingerprint import Fingerprint
-from edge_agent.runtime.engines import child
-from edge_agent.runtime.engines.cache import EngineCache
-from edge_agent.runtime.engines.child import (
+from edge_agent.runtime.engines import build_process
+from edge_agent.runtime.engines.build_process import (
     FAILURES,
     LESS_MEMORY,
     OUT_OF_MEMORY,
     BuildEvent,
     BuildRequest,
 )
-from edge_agent.runtime.engines.storing import storing
+from edge_agent.runtime.engines.cache import EngineCache
+from edge_agent.runtime.engines.disk_errors import storing
 from edge_agent.runtime.processes.child_process import ChildProcess, Exit, python_module
 from edge_agent.targets import BuildSpec
 
@@ -126,8 +126,10 @@ class EngineBuild:
             with storing(folder.parent):
                 self._prepare(folder)
             self._build(folder, on_progress)
-            path = self._cache.keep(wanted, folder / child.ENGINE, time.monotonic() - began)
-            self._cache.keep_timing(self._request.spec.timing_cache, folder / child.TIMING)
+            path = self._cache.store(
+                wanted, folder / build_process.ENGINE, time.monotonic() - began
+            )
+            self._cache.store_timing(self._request.spec.timing_cache, folder / build_process.TIMING)
         return path
 
     def cancel(self) -> None:
@@ -138,13 +140,13 @@ class EngineBuild:
                 self._process.kill(CANCELLED)
 
     def _prepare(self, folder: Path) -> None:
-        (folder / child.REQUEST).write_text(self._request.model_dump_json())
-        (folder / child.MODEL).write_bytes(self._model)
+        (folder / build_process.REQUEST).write_text(self._request.model_dump_json())
+        (folder / build_process.MODEL).write_bytes(self._model)
         for index, picture in enumerate(self._pictures):
-            (folder / f"{child.PICTURE}{index}").write_bytes(picture)
+            (folder / f"{build_process.PICTURE}{index}").write_bytes(picture)
         with suppress(FileNotFoundError):
             measured = self._cache.timing(self._request.spec.timing_cache)
-            shutil.copyfile(measured, folder / child.OLD_TIMING)
+            shutil.copyfile(measured, folder / build_process.OLD_TIMING)
 
     def _build(self, folder: Path, on_progress: Callable[[BuildProgress], None]) -> None:
         """Run the process to its end. Raises ModelError when there is no engine then."""
@@ -169,7 +171,7 @@ class EngineBuild:
                 raise BuildFailed(CANCELLED)
             try:
                 self._process = ChildProcess(
-                    python_module(child.MODULE, str(folder.absolute())),
+                    python_module(build_process.MODULE, str(folder.absolute())),
                     name="Engine build",
                     within_s=self._within_s,
                     late=self._too_late,

@@ -1,11 +1,12 @@
-"""The engines built on this device, found again by their fingerprint.
+"""The engines built on this device, found by their fingerprint.
 
 Files of the folder, ID being the fingerprint's:
     ID.engine       an engine; the time of its change is that of its last use
-    ID.json         `Kept`: what belongs to it; stays when the engine goes, to say what changed
+    ID.json         `CachedEngine`: the facts; stays when the engine goes, to say what changed
     ID.engine.bad   a damaged one, to be looked at
     timing-NAME     what builders measured, for the next build
     build-*         builds under way
+    ID-JUDGED.refused  why an engine gave other results than its model, by what it was judged by
 Processes may share the folder: each holds its lock while it reads or changes.
 """
 
@@ -20,24 +21,26 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 from pydantic import Field
 from typing_extensions import Annotated
 
+from edge_agent.errors import BuildFailed
 from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.backends.fingerprint import Digest, Fingerprint
-from edge_agent.runtime.engines.storing import open_folder, put, storing, write
-from edge_agent.runtime.system.data_files import make_folder
+from edge_agent.runtime.engines.disk_errors import storing
+from edge_agent.runtime.system import files
+from edge_agent.runtime.system.data_files import make_folder, modes_in
 
 log = logging.getLogger(__name__)
 
-ENGINE, ABOUT, BAD = ".engine", ".json", ".engine.bad"
+ENGINE, ABOUT, BAD, REFUSED = ".engine", ".json", ".engine.bad", ".refused"
 TIMING, WORKPLACE = "timing-", "build-"
-MOST_MEMORIES = 200  # of engines that are gone
+MOST_RECORDS = 200  # of engines that are gone
 
 
-class Kept(Strict):
+class CachedEngine(Strict):
     """Stands in ID.json.
 
     sha256, bytes: of the engine. built: seconds since 1970. seconds: how long building took, 0.0
@@ -55,7 +58,7 @@ class Kept(Strict):
 class EngineCache:
     """Owns `folder`, at most `limit_bytes` of engines, the last one apart; any thread may use it.
 
-    It needn't exist. Nothing can be kept where it can't be written, and nothing is found then.
+    It needn't exist. Nothing can be stored where it can't be written, and nothing is found then.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -64,7 +67,7 @@ class EngineCache:
     def find(self, wanted: Fingerprint) -> Optional[Path]:
         """Return the engine's file; None when there is none, or only a damaged one.
 
-        One that is compatible goes on serving after an upgrade; from then on it's the one wanted.
+        A compatible one is used further after an upgrade; from then on it's the one wanted.
         """
         try:
             with self._locked():
@@ -74,21 +77,21 @@ class EngineCache:
             return None
 
     def why_not(self, wanted: Fingerprint) -> str:
-        """Say in what the nearest engine of the same model is another one; empty: there is none."""
+        """Say how the nearest engine of the same model differs; empty: there is none."""
         nearest = self._nearest(self._of_model(wanted), wanted)
         return nearest.fingerprint.differences(wanted) if nearest else ""
 
     def expected_s(self, wanted: Fingerprint) -> Optional[float]:
         """Return how long building the most similar engine for this model and GPU took."""
         built = [
-            kept
-            for kept in self._of_model(wanted)
-            if kept.seconds and kept.fingerprint.gpu == wanted.gpu
+            entry
+            for entry in self._of_model(wanted)
+            if entry.seconds and entry.fingerprint.gpu == wanted.gpu
         ]
         nearest = self._nearest(built, wanted)
         return nearest.seconds if nearest else None
 
-    def keep(
+    def store(
         self,
         wanted: Fingerprint,
         engine: Path,
@@ -97,11 +100,11 @@ class EngineCache:
     ) -> Path:
         """Take the file `engine` over; others that were used longest ago make room.
 
-        seconds: how long building took. made: see `Kept`. Raises BuildFailed when it can't be
-        stored.
+        seconds: how long building took. made: see `CachedEngine`. Raises BuildFailed when it
+        can't be stored.
         """
         with storing(self._folder), self._locked(create=True):
-            kept = Kept(
+            entry = CachedEngine(
                 fingerprint=wanted,
                 made=made,
                 sha256=_sha256(engine),
@@ -109,7 +112,7 @@ class EngineCache:
                 built=time.time(),
                 seconds=seconds,
             )
-            path = self._put(kept, engine)
+            path = self._store_entry(entry, engine)
             self._make_room(path)
         return path
 
@@ -125,17 +128,17 @@ class EngineCache:
 
     def is_taken_over(self, wanted: Fingerprint) -> bool:
         """Whether the engine was built for another machine or release."""
-        kept = self._read(self._path(wanted, ABOUT))
-        return kept is not None and kept.made not in (None, wanted)
+        entry = self._read(self._path(wanted, ABOUT))
+        return entry is not None and entry.made not in (None, wanted)
 
     def timing(self, name: str) -> Path:
         """Return the path of the timing cache `name`; there needn't be a file."""
         return self._folder / f"{TIMING}{name}"
 
-    def keep_timing(self, name: str, file: Path) -> None:
+    def store_timing(self, name: str, file: Path) -> None:
         """Take the file over as the timing cache `name`. Raises BuildFailed."""
         with storing(self._folder), self._locked(create=True):
-            put(file, self.timing(name))
+            _store(file, self.timing(name))
 
     def forget_timing(self, name: str) -> None:
         """Delete a timing cache that may be damaged."""
@@ -152,7 +155,7 @@ class EngineCache:
             for left in self._folder.glob(f"{WORKPLACE}*"):
                 _remove_unused(left)
             folder = Path(tempfile.mkdtemp(prefix=WORKPLACE, dir=self._folder))
-            lock = open_folder(folder)
+            lock = _open_folder(folder)
             fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield folder
@@ -165,7 +168,7 @@ class EngineCache:
         if create:
             make_folder(self._folder)
         try:
-            folder = open_folder(self._folder)
+            folder = _open_folder(self._folder)
         except FileNotFoundError:
             yield  # nothing to be found
             return
@@ -177,10 +180,10 @@ class EngineCache:
 
     def _find(self, wanted: Fingerprint) -> Optional[Path]:
         path = self._path(wanted, ENGINE)
-        kept = self._read(self._path(wanted, ABOUT))
-        if kept is None or not path.exists():
+        entry = self._read(self._path(wanted, ABOUT))
+        if entry is None or not path.exists():
             return None
-        damage = _damage(path, kept)
+        damage = _damage(path, entry)
         if damage:
             self._put_aside(wanted, damage)
             return None
@@ -190,46 +193,48 @@ class EngineCache:
 
     def _take_over(self, wanted: Fingerprint) -> Optional[Path]:
         """Make another engine that serves as well the one that is wanted."""
-        for kept in self._of_model(wanted):
-            old, made = kept.fingerprint, kept.made or kept.fingerprint
+        for entry in self._of_model(wanted):
+            old, made = entry.fingerprint, entry.made or entry.fingerprint
             engine = self._find(old) if made.serves(wanted) else None
             if engine is not None:
-                log.info("%s goes on serving: %s", engine.name, old.differences(wanted))
+                log.info("Engine %s is used further: %s", engine.name, old.differences(wanted))
                 changes = {"fingerprint": wanted, "made": made, "seconds": 0.0}
-                return self._put(kept.model_copy(update=changes), engine)
+                return self._store_entry(entry.model_copy(update=changes), engine)
         return None
 
-    def _put(self, kept: Kept, engine: Path) -> Path:
-        path = self._path(kept.fingerprint, ENGINE)
-        put(engine, path)
-        write(path.with_suffix(ABOUT), (kept.model_dump_json(indent=2) + "\n").encode())
+    def _store_entry(self, entry: CachedEngine, engine: Path) -> Path:
+        path = self._path(entry.fingerprint, ENGINE)
+        _store(engine, path)
+        content = (entry.model_dump_json(indent=2) + "\n").encode()
+        mode = modes_in(self._folder).file
+        files.write_atomically(path.with_suffix(ABOUT), content, mode=mode)
         return path
 
     def _path(self, wanted: Fingerprint, suffix: str) -> Path:
         return self._folder / f"{wanted.id}{suffix}"
 
-    def _read(self, path: Path) -> Optional[Kept]:
+    def _read(self, path: Path) -> Optional[CachedEngine]:
         try:
-            return read_json(Kept, path.read_bytes())
+            return read_json(CachedEngine, path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            log.warning("%s is left out: %s", path, error)
+            log.warning("%s can't be read and is ignored: %s", path, error)
             return None
 
-    def _of_model(self, wanted: Fingerprint) -> List[Kept]:
+    def _of_model(self, wanted: Fingerprint) -> List[CachedEngine]:
         found = map(self._read, self._folder.glob(f"*{ABOUT}"))
-        return [kept for kept in found if kept and kept.fingerprint.model == wanted.model]
+        return [entry for entry in found if entry and entry.fingerprint.model == wanted.model]
 
-    def _nearest(self, among: List[Kept], wanted: Fingerprint) -> Optional[Kept]:
+    def _nearest(self, among: List[CachedEngine], wanted: Fingerprint) -> Optional[CachedEngine]:
         return min(
             among,
-            key=lambda kept: (len(kept.fingerprint.changed(wanted)), -kept.built),
+            key=lambda entry: (len(entry.fingerprint.changed(wanted)), -entry.built),
             default=None,
         )
 
     def _put_aside(self, wanted: Fingerprint, why: str) -> None:
-        log.warning("The engine %s is put aside: %s", wanted.id, why)
+        log.warning("Engine %s isn't used any more and gets the name %s: %s", wanted.id, BAD, why)
         try:
             self._path(wanted, ENGINE).replace(self._path(wanted, BAD))
         except FileNotFoundError:
@@ -237,28 +242,63 @@ class EngineCache:
         except OSError as error:
             log.warning("%s can't be renamed: %s", self._path(wanted, ENGINE), error)
 
-    def _make_room(self, kept: Path) -> None:
-        """Delete what was used longest ago until the limit is kept; damaged ones go first."""
+    def _make_room(self, newest: Path) -> None:
+        """Delete what was used longest ago until the limit holds; damaged ones go first."""
         large = [*self._folder.glob(f"*{ENGINE}"), *self._folder.glob(f"*{BAD}")]
         large.sort(key=lambda path: (path.name.endswith(ENGINE), path.stat().st_mtime))
-        sizes = {path: path.stat().st_size for path in large if path != kept}
-        over = sum(sizes.values()) + kept.stat().st_size - self._limit_bytes
+        sizes = {path: path.stat().st_size for path in large if path != newest}
+        over = sum(sizes.values()) + newest.stat().st_size - self._limit_bytes
         for path, size in sizes.items():
             if over <= 0:
                 break
-            log.info("%s makes room for newer engines", path.name)
+            log.info("%s is deleted to make room for newer engines", path.name)
             path.unlink()
             over -= size
-        memories = [
+        records = [
             path for path in self._folder.glob(f"*{ABOUT}") if not path.with_suffix(ENGINE).exists()
         ]
-        memories.sort(key=lambda path: path.stat().st_mtime)
-        for path in memories[:-MOST_MEMORIES]:
+        records.sort(key=lambda path: path.stat().st_mtime)
+        for path in records[:-MOST_RECORDS]:
             path.unlink()
+
+
+class RefusedEngines:
+    """Engines that gave other results than their model, remembered after restarts.
+
+    Lies in the cache's `folder`; any thread may use it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: Dict[str, str] = {}  # also where the disk doesn't take it
+
+    def add(self, wanted: Fingerprint, judged: str, why: str) -> None:
+        """Never use this engine again."""
+        path = self._path(wanted, judged)
+        self._known[path.name] = why
+        try:
+            with storing(self._folder):
+                make_folder(self._folder)
+                mode = modes_in(self._folder).file
+                files.write_atomically(path, why.encode(), mode=mode)
+        except BuildFailed as error:
+            log.warning("The engine %s is refused until the agent restarts: %s", wanted.id, error)
+
+    def find(self, wanted: Fingerprint, judged: str) -> str:
+        """Return why it's never to be used; empty when it may be."""
+        path = self._path(wanted, judged)
+        if path.name in self._known:
+            return self._known[path.name]
+        with suppress(OSError):
+            return path.read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def _path(self, wanted: Fingerprint, judged: str) -> Path:
+        return self._folder / f"{wanted.id}-{judged}{REFUSED}"
 
 
 def default_cache() -> Path:
-    """Return the folder for agents that aren't told one."""
+    """Return the folder for agents whose settings name none."""
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:  # a user without a home
@@ -266,11 +306,26 @@ def default_cache() -> Path:
     return Path(base) / "edge-agent" / "engines"
 
 
-def _damage(path: Path, kept: Kept) -> str:
+def _store(file: Path, path: Path) -> None:
+    """Move `file` to `path`, replacing it as a whole; from another disk it's copied."""
+    mode = modes_in(path.parent).file
+    if file.stat().st_dev == path.parent.stat().st_dev:
+        files.move(file, path, mode=mode)
+    else:
+        with file.open("rb") as content, files.replacing(path, mode=mode) as copy:
+            shutil.copyfileobj(content, copy)
+
+
+def _open_folder(folder: Path) -> int:
+    """Return a file descriptor, for locks."""
+    return os.open(folder, files.FOLDER_FLAGS)
+
+
+def _damage(path: Path, entry: CachedEngine) -> str:
     size = path.stat().st_size
-    if size != kept.bytes:
-        return f"it has {size} bytes, and had {kept.bytes} when it was stored."
-    return "" if _sha256(path) == kept.sha256 else "its bytes have changed since it was stored."
+    if size != entry.bytes:
+        return f"it has {size} bytes, and had {entry.bytes} when it was stored."
+    return "" if _sha256(path) == entry.sha256 else "its bytes have changed since it was stored."
 
 
 def _sha256(path: Path) -> str:
@@ -284,7 +339,7 @@ def _sha256(path: Path) -> str:
 def _remove_unused(folder: Path) -> None:
     """Remove a folder of a build unless its process holds it."""
     try:
-        lock = open_folder(folder)
+        lock = _open_folder(folder)
     except FileNotFoundError:  # its process was quicker
         return
     try:

@@ -12,14 +12,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from edge_agent.errors import GpuFailed, ModelError
 from edge_agent.runtime.backends import trt_loading
 from edge_agent.runtime.backends.cuda.by_ctypes import LIBRARY, NO_DRIVER
 from edge_agent.runtime.backends.cuda.driver import L4T, Gpu, open_driver
+from edge_agent.runtime.backends.trt_api import TrtModule
 from edge_agent.runtime.backends.trt_engine import library
-from edge_agent.runtime.backends.trt_news import listener
 from edge_agent.runtime.processes.channel import Message
 from edge_agent.runtime.processes.inquiry import answering, ask
 from edge_agent.targets import MACHINES
@@ -37,7 +37,7 @@ SYSTEM_PACKAGES = Path("/usr/lib")  # where apt puts Python's: python3.8/dist-pa
 
 @dataclass(frozen=True)
 class Machine:
-    """Facts, and sentences that name what brings the missing ones.
+    """Facts, and sentences that say how to get the missing ones.
 
     arch: ARM64 or X86_64, else the kernel's own word. gpu: the first; None: `no_gpu` says why not.
     tensorrt: its version; empty: `no_tensorrt` says why not, be it that it doesn't work with this
@@ -117,7 +117,7 @@ def _gpu() -> Message:
 
 def _tensorrt(has_gpu: bool) -> Message:
     if find_spec("tensorrt") is None:
-        return {"no_tensorrt": _bringer(_jetson())}
+        return {"no_tensorrt": _how_to_install(_jetson())}
     try:
         trt = library()
         if has_gpu:
@@ -128,29 +128,29 @@ def _tensorrt(has_gpu: bool) -> Message:
     return {"tensorrt": str(trt.__version__), "no_tensorrt": "", "has_fp16_flag": has_flag}
 
 
-def _try(trt: Any) -> None:
+def _try(trt: TrtModule) -> None:
     """Raise BackendUnavailable when it was loaded, but can't work with this driver."""
     with suppress(GpuFailed), open_driver().context():  # a GPU that fails says nothing of TensorRT
-        trt_loading.runtime(trt, listener(trt), None)
+        trt_loading.runtime(trt, None)
 
 
-def _bringer(jetson: str, packages: Path = SYSTEM_PACKAGES) -> str:
-    """Say what brings TensorRT."""
+def _how_to_install(jetson: str, packages: Path = SYSTEM_PACKAGES) -> str:
+    """Say how to install TensorRT."""
     if not jetson:
         return (
-            "TensorRT isn't installed; pip install tensorrt-cu12 (or -cu13, as the driver's CUDA) "
-            "brings it from NVIDIA's package index."
+            "TensorRT isn't installed. Install it from NVIDIA's package index: pip install "
+            "tensorrt-cu12 (or -cu13, as the driver's CUDA)."
         )
     found = sorted(packages.glob("python3*/dist-packages/tensorrt"))
     if found:
         return (
             f"TensorRT is installed, but for the system's {found[-1].parts[-3]}, and this Python "
-            f"{platform.python_version()} doesn't see it. Make the environment anew: "
+            f"{platform.python_version()} doesn't see it. Create the environment again: "
             f"{found[-1].parts[-3]} -m venv --system-site-packages."
         )
     return (
-        "TensorRT isn't installed; sudo apt install python3-libnvinfer brings it, and "
-        "nvidia-jetpack all of JetPack. Environments see it when made with --system-site-packages."
+        "TensorRT isn't installed. Install it with sudo apt install python3-libnvinfer (or all of "
+        "JetPack: nvidia-jetpack), and make Python environments with --system-site-packages."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence
 
 import numpy as np
@@ -44,35 +45,27 @@ def make(
     pictures: files of the calibration, PNG of the input's size. Layers may use half of what is
     free of the GPU's memory now.
     """
-    batches = driver.batches(_items(pictures, image), spec.profiles[0].optimum[0])
+
+    def build(spec: BuildSpec) -> Built:
+        batches = driver.batches(_items(pictures, image), spec.profiles[0].optimum[0])
+        with closing(batches):
+            return builder.build(
+                model,
+                _possible(spec, driver.gpu()),
+                workspace_bytes=driver.free_bytes() // WORKSPACE_PART,
+                calibration=batches,
+                timing_cache=timing_cache,
+                dla_core=dla_core,
+                on_progress=on_progress,
+            )
+
     try:
-        return builder.build(
-            model,
-            _possible(spec, driver.gpu()),
-            workspace_bytes=driver.free_bytes() // WORKSPACE_PART,
-            calibration=batches,
-            timing_cache=timing_cache,
-            dla_core=dla_core,
-            on_progress=on_progress,
-        )
+        return build(spec)
     except BackendUnavailable as error:
         if not spec.version_compatible or LEAN not in str(error):
             raise
         log.warning("The engine is built for this TensorRT only; install %s. %s", LEAN, error)
-        plain = spec.model_copy(update={"version_compatible": False})
-    finally:
-        batches.close()
-    return make(
-        builder,
-        driver,
-        model,
-        image,
-        plain,
-        pictures,
-        timing_cache=timing_cache,
-        dla_core=dla_core,
-        on_progress=on_progress,
-    )
+    return build(spec.model_copy(update={"version_compatible": False}))
 
 
 def _possible(spec: BuildSpec, gpu: Gpu) -> BuildSpec:
@@ -80,8 +73,8 @@ def _possible(spec: BuildSpec, gpu: Gpu) -> BuildSpec:
     if not spec.hardware_compatible or is_portable(gpu):
         return spec
     log.warning(
-        "The engine will fit this GPU only: those for others are built on GPUs of compute "
-        "capability 8.0 and newer, and not on Jetson; this is %s, %s.%s.",
+        "The engine will work on this kind of GPU only. Engines for several kinds are built on "
+        "GPUs of compute capability 8.0 and newer, and not on Jetson; this is %s, %s.%s.",
         gpu.name,
         *gpu.capability,
     )

@@ -13,14 +13,14 @@ TENSORRT, CUDA, CPU = "tensorrt", "onnxruntime-cuda", "onnxruntime"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Backends, the best first; and sentences on what isn't as the package or the user wants it."""
+class BackendPlan:
+    """Backends, the best first; and what isn't as the package or the settings want it, and why."""
 
     order: Tuple[str, ...]
     remarks: Tuple[str, ...] = ()
 
 
-def plan(target: Optional[TargetSpec], machine: Machine, wanted: Sequence[str]) -> Plan:
+def plan(target: Optional[TargetSpec], machine: Machine, wanted: Sequence[str]) -> BackendPlan:
     """Choose the backends for a package made for `target`; None: made for no machine in particular.
 
     wanted: what the settings name, in their order; empty: what suits the target. What can't work on
@@ -30,7 +30,7 @@ def plan(target: Optional[TargetSpec], machine: Machine, wanted: Sequence[str]) 
     named = tuple(wanted) or _suitable(target)
     order = tuple(name for name in named if name not in missing)
     lost = _refused(named, missing) if wanted else _lost(target, machine, missing)
-    return Plan(order, tuple(dict.fromkeys([*_on_target(target, machine, order), *lost])))
+    return BackendPlan(order, tuple(dict.fromkeys([*_on_target(target, machine, order), *lost])))
 
 
 def _missing(machine: Machine) -> Dict[str, str]:
@@ -75,7 +75,7 @@ def _on_target(
     if target.arch != machine.arch:
         yield (
             f"The package was made for {target.device or target.arch}; this machine is "
-            f"{machine.arch}, so what was made for the other is left aside."
+            f"{machine.arch}, so the engines and graphs made for the other aren't used."
         )
     if TENSORRT in order and machine.gpu is not None:
         yield from _unlike(target, machine, machine.gpu)

@@ -21,10 +21,15 @@ from edge_agent.manifest import MODEL_FILE
 from edge_agent.runtime.backends import fingerprint
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines.build import BuildProgress, EngineBuild
-from edge_agent.runtime.engines.cache import ABOUT, ENGINE, EngineCache, default_cache
+from edge_agent.runtime.engines.cache import (
+    ABOUT,
+    ENGINE,
+    EngineCache,
+    RefusedEngines,
+    default_cache,
+)
 from edge_agent.runtime.engines.machine import Machine, look_briefly
-from edge_agent.runtime.engines.plan import CUDA, TENSORRT, Plan, plan
-from edge_agent.runtime.engines.refusals import Refusals
+from edge_agent.runtime.engines.plan import CUDA, TENSORRT, BackendPlan, plan
 from edge_agent.runtime.engines.spec import build_spec, ladder
 from edge_agent.runtime.packages.package import Package
 from edge_agent.targets import BuildSpec, TargetSpec
@@ -78,21 +83,21 @@ class EngineSupply:
         self._settings = settings
         folder = (settings.cache or default_cache()).absolute()
         self._cache = EngineCache(folder, settings.cache_mib * MIB)
-        self._refusals = Refusals(folder)
+        self._refusals = RefusedEngines(folder)
         self._refused: Dict[str, str] = {}  # fingerprint's id → why, until the process ends
         self._built: List[str] = []  # by this process
         self._looking, self._turn = threading.Lock(), threading.Lock()
         self._machine: Optional[Machine] = None
         self._look_again = 0.0
 
-    def plan(self, target: Optional[TargetSpec]) -> Plan:
+    def plan(self, target: Optional[TargetSpec]) -> BackendPlan:
         """Say in which order the engines are tried for a package of `target`.
 
         Raises BackendUnavailable when the settings leave none.
         """
         wanted = self._settings.backends
         if wanted and not ON_GPU & set(wanted):
-            return Plan(wanted)
+            return BackendPlan(wanted)
         machine = self._here()
         found = plan(target, machine, wanted)
         if not found.order:
@@ -102,7 +107,7 @@ class EngineSupply:
         if TENSORRT not in found.order:
             why = machine.no_gpu or machine.no_tensorrt or " ".join(found.remarks)
             raise BackendUnavailable(f"engine.wait_for_engine wants TensorRT only. {why}")
-        return Plan((TENSORRT,), found.remarks)
+        return BackendPlan((TENSORRT,), found.remarks)
 
     @property
     def dla_core(self) -> Optional[int]:
@@ -142,7 +147,7 @@ class EngineSupply:
         """
         if self._cache.is_taken_over(candidate.fingerprint):
             self._cache.quarantine(candidate.fingerprint, str(error))
-            raise NotBuilt.of(candidate, f"The {candidate} must be built anew: {error}")
+            raise NotBuilt.of(candidate, f"The {candidate} must be built again: {error}")
         self._refusals.add(candidate.fingerprint, candidate.judged, str(error))
         self._cache.drop(candidate.fingerprint)
 
@@ -150,7 +155,7 @@ class EngineSupply:
         """Put an engine aside that can't be loaded. Raises NotBuilt unless it was just built."""
         self._cache.quarantine(candidate.fingerprint, str(error))
         if candidate.fingerprint.id not in self._built:
-            raise NotBuilt.of(candidate, f"The {candidate} must be built anew: {error}")
+            raise NotBuilt.of(candidate, f"The {candidate} must be built again: {error}")
         self._refused[candidate.fingerprint.id] = str(error)
 
     def build(self, order: EngineOrder, on_progress: Callable[[BuildProgress], None]) -> None:
@@ -234,7 +239,7 @@ class EngineSupply:
                 with tempfile.TemporaryDirectory() as folder:
                     engine = Path(folder) / "engine"
                     engine.write_bytes(package.read(f"{name}.engine"))
-                    return self._cache.keep(wanted, engine, 0.0, made)
+                    return self._cache.store(wanted, engine, 0.0, made)
         return None
 
     def _is_target(self, package: Package) -> bool:
@@ -243,7 +248,7 @@ class EngineSupply:
 
 
 class EngineOrder:
-    """The wish for an engine; `cancel` may be called on any thread at any time."""
+    """The request for an engine; `cancel` may be called on any thread at any time."""
 
     def __init__(self, candidate: Candidate) -> None:
         self.candidate = candidate

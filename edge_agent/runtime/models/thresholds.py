@@ -17,6 +17,7 @@ from edge_agent.fields import Strict, read_json
 from edge_agent.manifest import Fraction
 from edge_agent.runtime.packages.deployments import Registration
 from edge_agent.runtime.system import private_files
+from edge_agent.runtime.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Thresholds:
             return
         self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
         content = _File(models=tuple(kept.values())).model_dump_json(indent=2) + "\n"
-        private_files.replace(self._path, content.encode(), sync=True)
+        write_atomically(self._path, content.encode())
 
 
 def _read(path: Path) -> Dict[str, _Threshold]:

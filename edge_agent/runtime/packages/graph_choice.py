@@ -26,8 +26,8 @@ ARM = ("asimddp", "i8mm", "bf16", "sve")  # onnxruntime has kernels for each
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What an optimised graph depends on: the engine's version and the processor."""
+class GraphHost:
+    """What loads the graph, and what it must be optimised for: engine version and processor."""
 
     engine_version: str
     instruction_set: str
@@ -43,12 +43,12 @@ def instruction_set(machine: str = platform.machine(), cpu_info: Path = CPU_INFO
     return f"{name}+avx512f" if partly else name  # onnxruntime uses what there is of it
 
 
-def choose_graph(manifest: Manifest, machine: Machine) -> str:
-    """Return the path, inside the package, of the graph that `machine` should load."""
+def choose_graph(manifest: Manifest, host: GraphHost) -> str:
+    """Return the path, inside the package, of the graph that `host` should load."""
     optimised = manifest.optimised
     if optimised is None or (optimised.version, optimised.instruction_set) != (
-        machine.engine_version,
-        machine.instruction_set,
+        host.engine_version,
+        host.instruction_set,
     ):
         return MODEL_FILE
     sources = [entry.sha256 for entry in manifest.files if entry.path == MODEL_FILE]
@@ -67,9 +67,9 @@ def _flags(cpu_info: Path) -> FrozenSet[str]:
     return frozenset()
 
 
-def this_machine(engine: str) -> Machine:
+def this_machine(engine: str) -> GraphHost:
     """Describe this machine to `choose_graph`; where `engine` isn't installed nothing fits it."""
     try:
-        return Machine(version(engine), instruction_set())
+        return GraphHost(version(engine), instruction_set())
     except PackageNotFoundError:
-        return Machine("", "")
+        return GraphHost("", "")

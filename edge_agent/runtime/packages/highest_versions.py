@@ -18,6 +18,7 @@ from edge_agent.fields import Strict, read_json
 from edge_agent.manifest import NAME_PATTERN, VERSION_PATTERN
 from edge_agent.runtime.packages.signature import Identity
 from edge_agent.runtime.system import private_files
+from edge_agent.runtime.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class ServedVersions:
         )
         content = _File(components=served).model_dump_json(indent=2) + "\n"
         self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
-        private_files.replace(self._path, content.encode(), sync=True)
+        write_atomically(self._path, content.encode())
 
 
 def _read(path: Path) -> Dict[str, Identity]:

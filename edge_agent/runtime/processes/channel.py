@@ -1,6 +1,6 @@
 """Messages between the agent and its child processes: JSON objects, with descriptors of files.
 
-They pass through a socket pair that keeps them apart (SOCK_SEQPACKET), the descriptors as
+They pass through a socket pair with bounds between messages (SOCK_SEQPACKET), the descriptors as
 SCM_RIGHTS, see unix(7). Python's own `socket.send_fds` came with 3.9.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.spool.database import Entry
-from edge_agent.runtime.system import private_files
+from edge_agent.runtime.system import files, private_files
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class DeadLetters:
         return True
 
     def _append(self, line: bytes) -> None:
-        folder = os.open(self._path.parent, private_files.FOLDER_FLAGS)
+        folder = os.open(self._path.parent, files.FOLDER_FLAGS)
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
             file = private_files.open_file(folder, FILE_NAME, flags)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Dict, Tuple
 
 from edge_agent.runtime.results import event
-from edge_agent.runtime.system import private_files
+from edge_agent.runtime.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,6 @@ class Status:
 
     def _write(self, content: Dict[str, object]) -> None:
         try:
-            private_files.replace(self._path, json.dumps(content).encode() + b"\n")
+            write_atomically(self._path, json.dumps(content).encode() + b"\n", sync=False)
         except OSError:
             log.debug("The status can't be written.", exc_info=True)  # the log has it anyway

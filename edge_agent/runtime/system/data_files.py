@@ -43,9 +43,3 @@ def create(file: Path, flags: int = os.O_TRUNC) -> int:
     """Return a descriptor to write `file`, which is made if it isn't there. Raises OSError."""
     wanted = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags
     return os.open(file, wanted, modes_in(file.parent).file)
-
-
-def create_anew(file: Path) -> int:
-    """Return a descriptor to write a new file in place of whatever has its name."""
-    file.unlink(missing_ok=True)
-    return create(file, os.O_EXCL | os.O_NOFOLLOW)

@@ -65,9 +65,9 @@ def check(name: str, model_bytes: int, limit_mib: Optional[int]) -> None:
 
 
 def keep_heap() -> None:
-    """Let glibc keep freed frames on its heap instead of returning their pages (mallopt(3)).
+    """Let glibc hold freed frames on its heap instead of returning their pages (mallopt(3)).
 
-    By default each message of some MiB is mapped anew and every page of it faults in again, which
+    By default each message of some MiB is mapped again and every page of it faults in again, which
     costs more than all copies of the message together. Call before the first thread starts.
     """
     libc = ctypes.CDLL(None)

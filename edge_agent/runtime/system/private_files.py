@@ -1,4 +1,4 @@
-"""Files and folders of the agent's own: modes 0600 and 0700, and nothing of another user in them.
+"""Files and folders of the agent's own: modes 0600 and 0700, no other user in them.
 
 Their names can be guessed, and some lie where every user may create files. So each is asked what it
 is before it is used: a link isn't followed, a FIFO blocks nobody, what belongs to another user is
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Callable
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.system.files import FOLDER_FLAGS
 
 log = logging.getLogger(__name__)
 
 ROOT = 0
-FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -82,28 +82,13 @@ def read(path: Path, most_bytes: int) -> bytes:
     return content
 
 
-def replace(path: Path, content: bytes, sync: bool = False) -> None:
-    """Put a new file of mode 0600 in the place of `path`, as a whole; `sync`: it is on disk then.
-
-    Raises OSError; the old file is there then.
-    """
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)  # of a run that was killed
-    file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FILE_FLAGS, 0o600)
-    with os.fdopen(file, "wb") as writer:
-        writer.write(content)
-        writer.flush()
-        if sync:
-            os.fsync(file)
-    fresh.replace(path)
-
-
 def open_folder(setting: str, folder: Path, is_ours: Callable[[str], bool]) -> int:
     """Open the folder that `setting` names, made with mode 0700 when it is missing.
 
-    `is_ours` tells the agent's own files by their names. They get mode 0600. A folder of this user
-    with nothing else in it gets mode 0700, any other is closed to the writing of others. Raises
-    InvalidConfiguration when another user's files may be in it, OSError when it can't be opened.
+    `is_ours` recognises the agent's own files by their names. They get mode 0600. A folder of
+    this user with nothing else in it gets mode 0700, any other is closed to the writing of others.
+    Raises InvalidConfiguration when another user's files may be in it, OSError when it can't be
+    opened.
     """
     folder.mkdir(0o700, parents=True, exist_ok=True)
     owner = os.lstat(folder).st_uid  # also of a link, which leads where its owner likes

@@ -50,7 +50,7 @@ def test_the_first_package_that_can_be_imported_is_taken(tmp_path: Path) -> None
     assert opened(tmp_path, name="libcuda") == "libcuda.so.1"
 
 
-def test_a_package_that_cannot_be_loaded_is_passed_over_or_told(tmp_path: Path) -> None:
+def test_a_package_that_cannot_be_loaded_is_passed_over_or_named(tmp_path: Path) -> None:
     fake_cuda.driver(tmp_path)
     (tmp_path / "pycuda.py").write_text("raise ImportError('_driver.so: undefined symbol: cuX')")
 
@@ -69,7 +69,7 @@ def test_the_error_for_a_missing_package_says_how_to_install_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["", *ADAPTERS])
-def test_no_driver_is_told_whatever_package_there_is(name: str, tmp_path: Path) -> None:
+def test_no_driver_is_reported_whatever_package_there_is(name: str, tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").write_text("not a library")
 
     told = opened(tmp_path, name)
@@ -92,7 +92,7 @@ def test_the_driver_says_which_gpu_there_is(
 @pytest.mark.parametrize(
     ("content", "told"), [("535.104.05\n", "535.104.05"), ("", ""), (None, "")]
 )
-def test_the_release_of_the_driver_is_told_where_the_system_tells_it(
+def test_the_release_of_the_driver_is_known_where_the_system_has_it(
     content: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "version"
@@ -103,7 +103,7 @@ def test_the_release_of_the_driver_is_told_where_the_system_tells_it(
     assert CtypesDriver(fake_cuda.driver(tmp_path)).gpu().driver == told
 
 
-def test_a_machine_without_driver_or_gpu_is_told_apart(tmp_path: Path) -> None:
+def test_a_machine_without_driver_is_not_one_without_gpu(tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailable, match=r"no NVIDIA driver \(libcuda\.so\.1\)"):
         CtypesDriver(str(tmp_path / "libcuda.so.1"))
     with pytest.raises(BackendUnavailable, match="no NVIDIA GPU that the driver can use"):

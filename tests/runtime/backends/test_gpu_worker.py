@@ -134,7 +134,7 @@ def is_alive(pid: int) -> bool:
 
 
 def run_when_up(place: Place) -> int:
-    """Call until the worker is back, as callers are told to; return its process id."""
+    """Call until the worker is back, as the error asks callers to; return its process id."""
     end = time.monotonic() + 30.0
     while True:
         try:
@@ -187,7 +187,7 @@ def test_an_error_fails_its_own_run_only(
         (Do.LOSE, "was ended because of an error: the device is lost"),
     ],
 )
-def test_a_death_fails_all_in_flight_in_a_sentence_and_is_mended(
+def test_a_death_fails_all_in_flight_in_a_sentence_and_a_restart_follows(
     worker: GpuWorker, place: Place, pool: ThreadPoolExecutor, what: int, sentence: str
 ) -> None:
     neighbour = Place(worker)
@@ -452,9 +452,9 @@ def test_who_cant_be_killed_is_left_behind(
 def test_its_output_arrives_in_the_log(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(AgentUnavailable):
         place.run(Do.LEAVE)
-    told = {(record.levelno, record.getMessage().partition(": ")[2]) for record in caplog.records}
-    assert (logging.ERROR, "out of ideas\nTraceback ...\nOops") in told
-    assert (logging.WARNING, "bye") in told
+    lines = {(record.levelno, record.getMessage().partition(": ")[2]) for record in caplog.records}
+    assert (logging.ERROR, "out of ideas\nTraceback ...\nOops") in lines
+    assert (logging.WARNING, "bye") in lines
 
 
 def test_fifty_deaths_leave_nothing(worker: GpuWorker, place: Place) -> None:
@@ -523,14 +523,14 @@ def test_deaths_closings_and_runs_may_come_in_any_order(
         worker = GpuWorker(engine, command=COMMAND, policy=policy)
         places = [Place(worker) for _ in range(3)]
 
-        wishes: List[Callable[[], object]] = [
+        calls: List[Callable[[], object]] = [
             partial(places[0].run, Do.CRASH),
             partial(places[1].run, Do.HANG if turn % 2 else Do.ADD),
             partial(worker.interrupt, places[1].slot),
             partial(worker.close_slot, places[2].slot),
             places[2].run,
         ]
-        for call in start_together(wishes, pool):
+        for call in start_together(calls, pool):
             if turn % 2:
                 worker.interrupt(places[1].slot)  # the hung one, which else never ends
             assert isinstance(call.exception(20.0), (AgentUnavailable, type(None)))

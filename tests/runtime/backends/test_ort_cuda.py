@@ -154,7 +154,7 @@ def test_memory_is_bounded_and_only_coarse_models_are_rounded(
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("libedgeagentblas.so.1", "libedgeagentblas.so.1 is missing; NVIDIA's packages of CUDA"),
+        ("libedgeagentblas.so.1", "blas.so.1 is missing; it comes with NVIDIA's packages"),
         ("libedgeagentcuda.so.1", "this machine has no NVIDIA driver (libedgeagentcuda.so.1)"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_session_that_gives_no_reason_is_refused_as_well(
     provider(tmp_path)
     (tmp_path / ort_cuda.LIBRARY).write_bytes(b"no library")
 
-    with pytest.raises(BackendUnavailable, match="doesn't say why"):
+    with pytest.raises(BackendUnavailable, match="gives no reason"):
         opened()
 
 
@@ -224,7 +224,9 @@ def test_wheels_that_could_bring_what_is_missing_are_named(
     provider(tmp_path, needs="libedgeagentcudnn.so.9")
     fake.preload_dlls = lambda: None
 
-    with pytest.raises(BackendUnavailable, match=r"cudnn.so.9 is missing; pip install 'onnxrunti"):
+    with pytest.raises(
+        BackendUnavailable, match=r"cudnn.so.9 is missing; install it with pip inst"
+    ):
         opened()
 
 
@@ -238,7 +240,7 @@ def test_a_graph_that_cannot_be_loaded_is_left_for_the_cpu_to_judge(
 
 
 @pytest.mark.parametrize(
-    ("failure", "trouble"),
+    ("failure", "lasting"),
     [
         (
             "Non-zero status code. CUDA failure 700: an illegal memory access was encountered ; "
@@ -256,23 +258,23 @@ def test_a_graph_that_cannot_be_loaded_is_left_for_the_cpu_to_judge(
         ("Non-zero status code returned while running Gather node", ""),
     ],
 )
-def test_only_errors_that_last_are_trouble(
-    fake: FakeModule, tmp_path: Path, failure: str, trouble: str
+def test_only_errors_that_last_are_failures(
+    fake: FakeModule, tmp_path: Path, failure: str, lasting: str
 ) -> None:
     provider(tmp_path)
     backend = opened()
     fake.failure = failure
     with pytest.raises(InferenceFailed):
         backend.run(reds(1))
-    assert backend.failure == trouble
+    assert backend.failure == lasting
 
     fake.failure = "another failure"
     with pytest.raises(InferenceFailed):
         backend.run(reds(1))
-    assert backend.failure == trouble
+    assert backend.failure == lasting
 
 
-def test_the_session_never_goes_over_to_the_cpu_by_itself(
+def test_the_session_never_switches_to_the_cpu_by_itself(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Failing(onnxruntime.InferenceSession):  # type: ignore[misc]

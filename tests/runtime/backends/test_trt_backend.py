@@ -26,7 +26,7 @@ from edge_agent.errors import (
 from edge_agent.runtime.backends import gpu_worker
 from edge_agent.runtime.backends.cuda.by_ctypes import CALLS
 from edge_agent.runtime.backends.gpu_worker import GpuWorker
-from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
+from edge_agent.runtime.backends.slot_layout import SlotLayout, TensorBinding
 from edge_agent.runtime.backends.trt import TrtBackend
 from tests import ROOT
 from tests.conftest import children
@@ -91,7 +91,7 @@ def run_when_up(backend: Any) -> None:
 
 # Where cuStreamEndCapture fails, the fake goes on capturing, which no driver does.
 @pytest.mark.parametrize("call", sorted(set(CALLS) - {"cuStreamEndCapture"}))
-def test_a_call_that_fails_once_is_told_or_got_over(bench: Bench, call: str) -> None:
+def test_a_call_that_fails_once_is_reported_or_survived(bench: Bench, call: str) -> None:
     """Loading may fail, in a sentence; so may one run. Whatever is answered is right."""
     bench.break_gpu(f"{call}:1={OTHER}")
     bench.may_leave = call in GIVING_BACK
@@ -227,7 +227,7 @@ def held_by(pid: int) -> Tuple[int, int]:
 def test_a_worker_that_is_ended_with_open_slots_gives_them_back(bench: Bench) -> None:
     """Memory is unpinned before it is unmapped; the fake driver refuses it afterwards."""
     worker = GpuWorker(bench.build(MAPS))
-    tensors = [Tensor.from_json(each) for each in worker.ready["tensors"]]
+    tensors = tuple(map(TensorBinding.from_json, worker.ready["tensors"]))
     layout = SlotLayout(tensors, worker.ready["max_batch"])
     with os.fdopen(os.memfd_create("edge-agent-slot"), "r+b", buffering=0) as memory:
         memory.truncate(layout.size)
@@ -237,7 +237,7 @@ def test_a_worker_that_is_ended_with_open_slots_gives_them_back(bench: Bench) ->
     assert bench.left == ["nothing left"]
 
 
-def test_the_worker_ends_with_its_last_backend_and_the_model_is_opened_anew_then(
+def test_the_worker_ends_with_its_last_backend_and_the_model_is_opened_again_then(
     bench: Bench,
 ) -> None:
     first = bench.open()

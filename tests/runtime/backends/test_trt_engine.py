@@ -21,7 +21,7 @@ from edge_agent.runtime.backends import fingerprint
 from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder, library
-from edge_agent.runtime.backends.trt_progress import Messages, Phases
+from edge_agent.runtime.backends.trt_progress import LayerCounter, Phases
 from edge_agent.targets import Profile
 from tests.fakes import fake_cuda, fake_tensorrt, micro
 from tests.fakes.engines import ITEM, XAVIER, engine_of, profile, settings
@@ -221,7 +221,7 @@ def test_progress_rises_from_nothing_to_all(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_progress_is_told_while_the_engine_is_built(version: str) -> None:
+def test_progress_is_reported_while_the_engine_is_built(version: str) -> None:
     seen: List[float] = []
     middle: List[float] = []
     trt = fake_tensorrt.tensorrt(version, while_building=lambda: middle.append(seen[-1]))
@@ -257,20 +257,20 @@ Formats and tactics selection completed in 8.9389e-05 seconds.
 def test_layers_and_profiles_are_counted_in_what_8_5_says() -> None:
     """Lines of builders, one layer more than announced in the first profile."""
     seen: List[float] = []
-    messages = Messages(seen.append)
+    messages = LayerCounter(seen.append)
 
     for line in SAID.splitlines():
-        messages.hear(line)
+        messages.read(line)
 
     assert seen == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_messages_in_other_words_give_no_progress_and_no_error() -> None:
     seen: List[float] = []
-    messages = Messages(seen.append)
+    messages = LayerCounter(seen.append)
 
     for line in ("=============== Computing costs for x", "After concat removal: no layers", ""):
-        messages.hear(line)
+        messages.read(line)
 
     assert seen == []
 
@@ -308,7 +308,7 @@ def test_libraries_of_hundreds_of_mib_are_used_by_plugins_only() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_graph_that_the_parser_refuses_is_told_by_node_operator_and_reason(version: str) -> None:
+def test_a_graph_that_the_parser_refuses_is_named_by_node_operator_and_reason(version: str) -> None:
     with pytest.raises(InvalidPackage) as caught:
         fake_build(version, refused())
 
@@ -417,7 +417,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("changes", "told"), OTHERS)
-def test_a_difference_is_told_and_gives_another_id(changes: Dict[str, Any], told: str) -> None:
+def test_a_difference_is_named_and_gives_another_id(changes: Dict[str, Any], told: str) -> None:
     before, after = engine_of(), engine_of(**changes)
 
     assert before.differences(after) == told

@@ -20,8 +20,8 @@ import pytest
 
 from edge_agent.errors import InferenceFailed
 from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
-from edge_agent.runtime.backends.slot_layout import SlotLayout, Tensor
-from edge_agent.runtime.backends.trt_loop import Times
+from edge_agent.runtime.backends.slot_layout import SlotLayout, TensorBinding
+from edge_agent.runtime.backends.trt_loop import GpuTimes
 from tests.fakes import fake_cuda, fake_tensorrt_runtime, micro
 from tests.fakes.fake_tensorrt import VERSIONS
 from tests.fakes.loop_bench import (
@@ -232,7 +232,7 @@ def test_contexts_share_the_memory_that_they_compute_in(machine: Make, version: 
     gpu = machine(version)
 
     with bench(gpu, gpu.engine(ranges=((1, 1), (2, 4), (5, 8)))) as opened:
-        contexts = [lane._context for lane in opened.loop._lanes]
+        contexts = [context._context for context in opened.loop._contexts]
         assert {context._own for context in contexts} == {0}
         (place,) = {context._scratch for context in contexts}
         assert gpu.cuda.fake_is_device(ctypes.c_uint64(place), fake_tensorrt_runtime.SCRATCH)
@@ -247,7 +247,7 @@ def test_where_tensorrt_offers_no_sharing_each_context_has_its_own(machine: Make
     del gpu.trt.ICudaEngine.create_execution_context_without_device_memory
 
     with bench(gpu) as opened:
-        assert len({lane._context._own for lane in opened.loop._lanes} - {0}) == 2
+        assert len({context._context._own for context in opened.loop._contexts} - {0}) == 2
         batch = pictures(3)
         check(opened.run(batch), batch)
 
@@ -257,7 +257,7 @@ def test_an_engine_that_needs_no_memory_gets_none(machine: Make) -> None:
     gpu.trt.ICudaEngine.device_memory_size = 0
 
     with bench(gpu) as opened:
-        assert {lane._context._scratch for lane in opened.loop._lanes} == {0}
+        assert {context._context._scratch for context in opened.loop._contexts} == {0}
 
 
 @pytest.mark.parametrize("count", [0, 5])
@@ -273,9 +273,9 @@ def test_a_batch_that_does_not_fit_is_refused(machine: Make, count: int) -> None
 def test_the_engine_names_its_tensors_and_the_gpu(machine: Make) -> None:
     with bench(machine(name="Orin", capability=(8, 7))) as opened:
         assert opened.loop.tensors == (
-            Tensor("image", ITEM, "uint8", True),
-            Tensor("score", (), "float32", False),
-            Tensor("map", (1, 32, 32), "float32", False),
+            TensorBinding("image", ITEM, "uint8", True),
+            TensorBinding("score", (), "float32", False),
+            TensorBinding("map", (1, 32, 32), "float32", False),
         )
         assert opened.loop.device == "GPU Orin"
         assert opened.loop.remarks == []
@@ -357,7 +357,7 @@ def test_a_batch_says_how_long_each_step_took(machine: Make) -> None:
     """The fake clock goes on by 0.5 ms with each copy and each run."""
     with bench(machine()) as opened:
         opened.submit(pictures(2))
-        assert opened.loop.wait(opened.slots[0]) == Times(0.5, 0.5, 1.0)
+        assert opened.loop.wait(opened.slots[0]) == GpuTimes(0.5, 0.5, 1.0)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -432,7 +432,10 @@ def test_without_graphs_batches_are_computed_all_the_same(
 
 
 def test_areas_begin_on_pages_and_hold_all_items() -> None:
-    tensors = (Tensor("image", ITEM, "uint8", True), Tensor("score", (), "float32", False))
+    tensors = (
+        TensorBinding("image", ITEM, "uint8", True),
+        TensorBinding("score", (), "float32", False),
+    )
     layout = SlotLayout(tensors, 3)
 
     assert layout.offset("image") == 0
@@ -444,6 +447,6 @@ def test_areas_begin_on_pages_and_hold_all_items() -> None:
 
 
 def test_a_tensor_survives_json() -> None:
-    tensor = Tensor("image", ITEM, "uint8", True)
+    tensor = TensorBinding("image", ITEM, "uint8", True)
 
-    assert Tensor.from_json(json.loads(json.dumps(tensor.to_json()))) == tensor
+    assert TensorBinding.from_json(json.loads(json.dumps(tensor.to_json()))) == tensor

@@ -48,9 +48,9 @@ def changed(engine: bytes, **changes: Any) -> bytes:
         (
             {"version": "9.9.9"},
             EngineUnusable,
-            r"another TensorRT than this {}\. Build it anew",
+            r"another TensorRT than this {}\. Build it again",
         ),
-        ({"capability": "8.7"}, EngineUnusable, r"built on another GPU\. Build it anew here"),
+        ({"capability": "8.7"}, EngineUnusable, r"built on another GPU\. Build it again here"),
     ],
 )
 def test_an_engine_for_another_machine_is_a_sentence(
@@ -69,7 +69,7 @@ def test_a_damaged_engine_is_a_sentence(machine: Make, content: bytes) -> None:
     gpu = machine()
 
     with pytest.raises(
-        EngineUnusable, match=r"The engine is damaged or no engine\. Build it anew"
+        EngineUnusable, match=r"The engine is damaged or no engine\. Build it again"
     ), bench(gpu, content):
         pass
 
@@ -81,7 +81,7 @@ def test_a_damaged_engine_is_a_sentence(machine: Make, content: bytes) -> None:
             "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine plan file "
             "is not compatible with this version of TensorRT, expecting library version 10.3.0.26 "
             "got 10.0.1.6, please rebuild.)",
-            "The engine was built by another TensorRT than this 10.3.0. Build it anew here (The",
+            "The engine was built by another TensorRT than this 10.3.0. Build it again here (The",
         ),
         (
             "IRuntime::deserializeCudaEngine: Error Code 1: Internal Error (Failed due to an old "
@@ -302,7 +302,7 @@ def test_a_batch_that_fails_does_not_spoil_the_next(
 
 
 @pytest.mark.parametrize("call", [*RUNNING, "cuGraphLaunch"])
-def test_a_lost_gpu_is_told_whatever_call_meets_it(machine: Make, call: str) -> None:
+def test_a_lost_gpu_is_reported_whatever_call_meets_it(machine: Make, call: str) -> None:
     gpu = machine()
     gpu.is_lost = True
 

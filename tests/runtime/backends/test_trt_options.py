@@ -16,7 +16,6 @@ from edge_agent.runtime.backends.cuda.by_ctypes import CtypesDriver
 from edge_agent.runtime.backends.cuda.driver import Gpu
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import Built, EngineBuilder
-from edge_agent.runtime.backends.trt_news import listener
 from edge_agent.runtime.engines.make import make
 from edge_agent.targets import BuildSpec
 from tests.fakes import fake_cuda, fake_tensorrt, fake_tensorrt_runtime, micro
@@ -138,7 +137,7 @@ def test_gpus_before_ampere_and_jetsons_build_for_themselves(
     built = made_by(trt, driver, settings(hardware_compatible=True))
 
     assert asked(built.engine)["is_portable"] == is_portable
-    assert ("will fit this GPU only" in "".join(warnings(caplog))) == (not is_portable)
+    assert ("will work on this kind of GPU only" in "".join(warnings(caplog))) == (not is_portable)
 
 
 def test_without_the_lean_runtime_the_engine_is_for_this_release_only(
@@ -181,14 +180,13 @@ def test_host_code_runs_where_it_is_allowed_only(
 
     assert there.serves(now) == loads
     with driver.context():
-        news = listener(trt)
         for allowed in (False, True):
-            runtime = trt_loading.runtime(trt, news, None, allow_host_code=allowed)
+            runtime = trt_loading.runtime(trt, None, allow_host_code=allowed)
             if loads and allowed:
-                assert trt_loading.engine(trt, news, runtime, engine)
+                assert trt_loading.engine(trt, runtime, engine)
             else:
                 with pytest.raises(BackendUnavailable):
-                    trt_loading.engine(trt, news, runtime, engine)
+                    trt_loading.engine(trt, runtime, engine)
             del runtime
 
 
@@ -202,9 +200,8 @@ def test_what_is_allowed_is_no_matter_to_other_engines(
     )
     engine = EngineBuilder(trt).build(MODEL, settings()).engine
     with driver.context():
-        news = listener(trt)
-        runtime = trt_loading.runtime(trt, news, None, allow_host_code=True)
-        assert trt_loading.engine(trt, news, runtime, engine)
+        runtime = trt_loading.runtime(trt, None, allow_host_code=True)
+        assert trt_loading.engine(trt, runtime, engine)
         del runtime
 
 

@@ -22,7 +22,7 @@ from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage
 from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines import build as module
-from edge_agent.runtime.engines import child
+from edge_agent.runtime.engines import build_process
 from edge_agent.runtime.engines.build import BuildProgress, EngineBuild
 from edge_agent.runtime.engines.cache import EngineCache
 from edge_agent.runtime.engines.machine import look
@@ -78,7 +78,7 @@ def amiss(site: Path, body: str, more: str = "") -> None:
 
 @functools.lru_cache(maxsize=None)
 def release() -> str:
-    """What this machine tells of its driver."""
+    """The release of this machine.s driver."""
     found = look()
     assert found.gpu is not None, found.no_gpu
     return found.gpu.driver
@@ -210,19 +210,19 @@ for _ in range(6000):
 """
 
 
-def test_progress_is_heard_while_kernels_are_measured(
+def test_progress_is_reported_while_kernels_are_measured(
     cache: EngineCache, site: Path, tmp_path: Path
 ) -> None:
     go_on = tmp_path / "go on"
     amiss(site, WAITS.format(path=str(go_on)))
     seen: Seen = []
 
-    def hear(progress: BuildProgress) -> None:
+    def note(progress: BuildProgress) -> None:
         seen.append(progress)
         if progress.stage == "measuring kernels":
             go_on.touch()
 
-    build(cache).run(hear)
+    build(cache).run(note)
 
     assert go_on.exists()
     fractions = [progress.fraction for progress in seen if progress.fraction is not None]
@@ -315,9 +315,9 @@ def test_what_tensorrt_warns_of_is_in_the_log_of_the_agent(
 def test_events_of_one_stage_are_reported_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(child, "EVERY_S", 1000.0)
+    monkeypatch.setattr(build_process, "EVERY_S", 1000.0)
     agent, end = Channel.pair()
-    reporter = child.Reporter(Channel(end))
+    reporter = build_process.Reporter(Channel(end))
 
     reporter.progress("parsing")
     for step in range(100):
@@ -424,7 +424,7 @@ def test_who_listens_to_progress_may_fail_and_no_process_is_left(cache: EngineCa
 
     with pytest.raises(KeyError):
         building.run(fail)
-    assert not children(child.MODULE)
+    assert not children(build_process.MODULE)
     assert files(cache) == []
 
 
@@ -444,9 +444,7 @@ def test_a_precision_that_tensorrt_lacks_is_no_accident(
     assert not isinstance(caught.value, BuildFailed)
 
 
-def test_a_missing_tensorrt_is_told_with_the_package_that_brings_it(
-    cache: EngineCache, site: Path
-) -> None:
+def test_a_missing_tensorrt_is_named_with_how_to_install_it(cache: EngineCache, site: Path) -> None:
     text = "raise ModuleNotFoundError('No module', name='tensorrt')"
     (site / "tensorrt.py").write_text(text)
 
@@ -586,7 +584,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
         (("measuring kernels", 0.5, 0.0, None), "50 %"),
     ],
 )
-def test_progress_is_told_with_what_is_likely_to_remain(values: Any, told: str) -> None:
+def test_progress_is_shown_with_what_is_likely_to_remain(values: Any, told: str) -> None:
     assert str(BuildProgress.of(*values)) == told
 
 

@@ -14,8 +14,7 @@ import pytest
 from edge_agent.errors import BuildFailed
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines import cache as module
-from edge_agent.runtime.engines.cache import EngineCache
-from edge_agent.runtime.engines.refusals import Refusals
+from edge_agent.runtime.engines.cache import EngineCache, RefusedEngines
 from tests.fakes.disks import disk
 from tests.fakes.engines import engine_of
 
@@ -31,7 +30,7 @@ def keep(cache: EngineCache, wanted: Fingerprint, content: bytes, seconds: float
     with cache.workplace() as folder:
         engine = folder / "engine"
         engine.write_bytes(content)
-        return cache.keep(wanted, engine, seconds)
+        return cache.store(wanted, engine, seconds)
 
 
 def files(cache: EngineCache) -> List[str]:
@@ -65,7 +64,7 @@ def test_an_empty_cache_has_nothing_and_needs_no_folder(cache: EngineCache, tmp_
 
     assert cache.find(wanted) is None
     assert cache.why_not(wanted) == ""
-    assert Refusals(tmp_path / "cache").find(wanted, "0123abcd") == ""
+    assert RefusedEngines(tmp_path / "cache").find(wanted, "0123abcd") == ""
     assert cache.expected_s(wanted) is None
     cache.quarantine(wanted, "why")
     assert not (tmp_path / "cache").exists()
@@ -109,7 +108,8 @@ def test_a_version_compatible_engine_goes_on_serving_after_an_upgrade(
     assert found is not None
     assert found.read_bytes() == b"engine"
     assert caplog.messages == [
-        f"{old.id}.engine goes on serving: TensorRT 10.3.0 → 10.16.1, driver R35.3.1 → R36.4.0"
+        f"Engine {old.id}.engine is used further: "
+        "TensorRT 10.3.0 → 10.16.1, driver R35.3.1 → R36.4.0"
     ]
     assert cache.is_taken_over(new)
     assert cache.expected_s(new) == 60.0, "how long building takes is still known"
@@ -200,7 +200,7 @@ def test_damaged_facts_are_left_out_with_a_word(
 
     assert cache.find(wanted) is None
     assert cache.why_not(wanted) == ""
-    assert f"{wanted.id}.json is left out" in caplog.text
+    assert f"{wanted.id}.json can't be read and is ignored" in caplog.text
 
 
 def test_an_engine_that_fails_to_load_is_put_aside(cache: EngineCache) -> None:
@@ -225,9 +225,9 @@ def test_a_dropped_engine_is_gone(cache: EngineCache) -> None:
 def test_a_refused_engine_is_never_tried_again_unless_judged_otherwise(tmp_path: Path) -> None:
     folder, wanted = tmp_path / "cache", engine_of()
 
-    Refusals(folder).add(wanted, "0123abcd", "3 of 5 verdicts differ")
+    RefusedEngines(folder).add(wanted, "0123abcd", "3 of 5 verdicts differ")
 
-    for refusals in (Refusals(folder), Refusals(folder)):
+    for refusals in (RefusedEngines(folder), RefusedEngines(folder)):
         assert refusals.find(wanted, "0123abcd") == "3 of 5 verdicts differ"
         assert refusals.find(wanted, "ffffffff") == ""
         assert refusals.find(engine_of(precision="fp16"), "0123abcd") == ""
@@ -264,7 +264,7 @@ def test_an_engine_larger_than_the_limit_is_kept_alone(tmp_path: Path) -> None:
 def test_what_is_remembered_of_lost_engines_has_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_MEMORIES", 2)
+    monkeypatch.setattr(module, "MOST_RECORDS", 2)
     cache = EngineCache(tmp_path / "cache", 1)
 
     for number in range(6):
@@ -277,7 +277,7 @@ def test_a_timing_cache_is_replaced_as_a_whole(cache: EngineCache, tmp_path: Pat
     for content in (b"first", b"second"):
         file = tmp_path / "measured"
         file.write_bytes(content)
-        cache.keep_timing("..", file)  # no name leads out of the folder
+        cache.store_timing("..", file)  # no name leads out of the folder
         assert cache.timing("..").read_bytes() == content
     assert files(cache) == ["timing-.."]
 
@@ -289,7 +289,7 @@ def test_a_timing_cache_is_replaced_as_a_whole(cache: EngineCache, tmp_path: Pat
 def test_an_engine_from_another_disk_is_copied(cache: EngineCache, tmp_path: Path) -> None:
     with disk(tmp_path / "disk", "size=1m") as other:
         (other / "engine").write_bytes(b"engine")
-        path = cache.keep(engine_of(), other / "engine", 0.0)
+        path = cache.store(engine_of(), other / "engine", 0.0)
 
     assert path.read_bytes() == b"engine"
     assert cache.find(engine_of()) == path
@@ -301,7 +301,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_engine(tmp_path: Path) -> 
         cache = EngineCache(small / "cache", 100 * MIB)
 
         with pytest.raises(BuildFailed) as caught:
-            cache.keep(engine_of(), tmp_path / "engine", 1.0)
+            cache.store(engine_of(), tmp_path / "engine", 1.0)
 
         assert f"the disk of {small}/cache is full" in str(caught.value)
         assert "MiB are free. Free space there, or set engine.cache" in str(caught.value)
@@ -319,7 +319,7 @@ def test_a_read_only_disk_is_a_sentence_and_its_engines_are_still_found(tmp_path
             keep(cache, engine_of(cuda="12"), b"engine")
         assert cache.find(engine_of()) == path
 
-        refusals = Refusals(closed / "cache")
+        refusals = RefusedEngines(closed / "cache")
         refusals.add(engine_of(), "0123abcd", "3 of 5 verdicts differ")
         assert refusals.find(engine_of(), "0123abcd") == "3 of 5 verdicts differ"
 
@@ -336,7 +336,7 @@ def test_a_folder_that_is_a_file_is_a_sentence(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from edge_agent.runtime.engines.refusals import Refusals
+from edge_agent.runtime.engines.cache import RefusedEngines
 from edge_agent.runtime.engines.cache import EngineCache
 with EngineCache(Path(sys.argv[1]), 1).workplace() as folder:
     (folder / "model.onnx").write_bytes(b"model")
@@ -361,7 +361,7 @@ def test_what_a_killed_process_left_behind_goes_with_the_next_build(
 WRITING = """
 import sys
 from pathlib import Path
-from edge_agent.runtime.engines.refusals import Refusals
+from edge_agent.runtime.engines.cache import RefusedEngines
 from edge_agent.runtime.engines.cache import EngineCache
 from tests.fakes.disks import disk
 from tests.fakes.engines import engine_of
@@ -370,7 +370,7 @@ for number in range(40):
     with cache.workplace() as folder:
         engine = folder / "engine"
         engine.write_bytes(bytes([number]) * (1 << 18))
-        cache.keep(engine_of(), engine, 1.0)
+        cache.store(engine_of(), engine, 1.0)
 """
 
 

@@ -141,7 +141,7 @@ def test_what_others_print_is_not_taken_for_a_fact(site: Path) -> None:
     assert (found.tensorrt, found.no_tensorrt) == ("8.5.2.2", "")
 
 
-def test_a_process_that_tells_nothing_is_a_sentence_for_both(site: Path) -> None:
+def test_a_process_that_reports_nothing_is_a_sentence_for_both(site: Path) -> None:
     (site / "sitecustomize.py").write_text("import os; os._exit(0)")
 
     found = look()
@@ -159,15 +159,15 @@ def test_a_jetson_is_known_by_its_release(tmp_path: Path) -> None:
 
 
 def test_on_a_jetson_apt_brings_tensorrt(tmp_path: Path) -> None:
-    assert "sudo apt install python3-libnvinfer" in machine._bringer("R35.3.1", tmp_path)
+    assert "sudo apt install python3-libnvinfer" in machine._how_to_install("R35.3.1", tmp_path)
 
     (tmp_path / "python3.8/dist-packages/tensorrt").mkdir(parents=True)
-    told = machine._bringer("R35.3.1", tmp_path)
+    told = machine._how_to_install("R35.3.1", tmp_path)
     assert "installed, but for the system's python3.8" in told
     assert "python3.8 -m venv --system-site-packages" in told
 
 
-def test_the_command_by_hand_tells_the_same(site: Path) -> None:
+def test_the_command_by_hand_prints_the_same(site: Path) -> None:
     command = [sys.executable, "-m", machine.MODULE]
 
     told = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()

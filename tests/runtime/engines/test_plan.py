@@ -94,16 +94,16 @@ def test_where_all_is_as_the_package_says_nothing_is_remarked(target: str) -> No
             "ARM64 CPU",
             machine("X86_64", has_gpu=False),
             (
-                "The package was made for ARM64; this machine is X86_64, so what was made for the "
-                "other is left aside.",
+                "The package was made for ARM64; this machine is X86_64, so the engines and graphs "
+                "made for the other aren't used.",
             ),
         ),
         (
             "jetson_xavier",
             machine("X86_64", has_gpu=False),
             (
-                "The package was made for jetson_xavier; this machine is X86_64, so what was made "
-                "for the other is left aside.",
+                "The package was made for jetson_xavier; this machine is X86_64, so the engines "
+                "and graphs made for the other aren't used.",
                 f"The package was made for a GPU and runs on the CPU here. {NO_GPU}",
             ),
         ),
@@ -111,8 +111,8 @@ def test_where_all_is_as_the_package_says_nothing_is_remarked(target: str) -> No
             "jetson_xavier",
             machine("X86_64"),
             (
-                "The package was made for jetson_xavier; this machine is X86_64, so what was made "
-                "for the other is left aside.",
+                "The package was made for jetson_xavier; this machine is X86_64, so the engines "
+                "and graphs made for the other aren't used.",
                 "The package was made for sm_72, TensorRT 8.5.2 and CUDA 11.4; this machine's "
                 "H100 has sm_90, TensorRT 10.3.0 and a driver for CUDA 12.6, so it builds an "
                 "engine of its own.",

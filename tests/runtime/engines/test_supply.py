@@ -119,14 +119,16 @@ def test_an_engine_for_another_processor_is_left(supply: Machines, tmp_path: Pat
         known.find(candidate)
 
 
-def test_one_from_elsewhere_with_other_results_is_built_anew_not_refused(
+def test_one_from_elsewhere_with_other_results_is_built_again_not_refused(
     supply: Machines, tmp_path: Path
 ) -> None:
     known, package = supply(), packed(tmp_path / "m", PORTABLE)
     (candidate,) = known.candidates(package)
     known.find(candidate)
 
-    with pytest.raises(NotBuilt, match=r"\(fp32\) must be built anew: 2 verdicts differ") as caught:
+    with pytest.raises(
+        NotBuilt, match=r"\(fp32\) must be built again: 2 verdicts differ"
+    ) as caught:
         known.refuse(candidate, ParityFailed("2 verdicts differ"))
 
     assert caught.value.wanted is candidate

@@ -363,7 +363,7 @@ def test_a_version_compatible_engine_goes_on_serving_after_an_upgrade(
             assert device.detect(NAME, 170).score == pytest.approx(170 / 255, abs=1e-4)
         upgrade(machine, "10.3.0", "10.16.1")
     assert machine.builds == 1
-    assert any("goes on serving: TensorRT 10.3.0 → 10.16.1" in line for line in caplog.messages)
+    assert any("is used further: TensorRT 10.3.0 → 10.16.1" in line for line in caplog.messages)
 
 
 def test_one_with_other_results_after_the_upgrade_is_built_anew(

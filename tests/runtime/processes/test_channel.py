@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_agent.runtime.processes.channel import Channel
 
 
-def test_last_words_are_heard_from_who_went_without_listening() -> None:
+def test_last_messages_arrive_from_who_went_without_reading() -> None:
     ours, end = Channel.pair()
     theirs = Channel(end)
     ours.send({"do": "run"})

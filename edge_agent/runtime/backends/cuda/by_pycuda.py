@@ -1,6 +1,6 @@
 """pycuda, which is built on the machine itself; what Jetson users have beside JetPack.
 
-It wraps what the driver gives in objects; they are kept here by their numbers. The driver's own
+It wraps what the driver gives in objects; they are stored here by their numbers. The driver's own
 library does the rest: CUDA graphs, which pycuda hasn't; pinning, which crashes in it (2024.1 to
 2026.1, NumPy lets no second owner be set).
 """
@@ -53,10 +53,10 @@ class PycudaDriver(CtypesDriver):
         except self._api.Error as error:
             raise self._failure(str(error)) from None
 
-    def _failure(self, told: str) -> GpuFailed:
-        """Find the code, which pycuda doesn't tell, by the driver's words for it."""
-        found = _FAILED.match(told)
-        call, words = found.groups() if found else ("pycuda", told)
+    def _failure(self, message: str) -> GpuFailed:
+        """Find the code, which pycuda doesn't give, by the driver's words for it."""
+        found = _FAILED.match(message)
+        call, words = found.groups() if found else ("pycuda", message)
         known = {self._library.words(code): code for code in reversed(CODES)}
         code = known.get(words) or known.get(words.split(" - ")[0], 0)
         return failure(call, code, words)

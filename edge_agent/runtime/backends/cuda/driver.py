@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # name → module of this package with its `open_here`; asked in this order
 ADAPTERS = {"pycuda": "by_pycuda", "libcuda": "by_ctypes"}
 
-# Where systems tell the driver's release; on Jetson it is that of L4T.
+# Where systems have the driver's release; on Jetson it is that of L4T.
 RELEASES = (Path("/sys/module/nvidia/version"), Path("/etc/nv_tegra_release"))
 L4T = re.compile(r"# R(\d+) \(release\), REVISION: ([\d.]+)")
 
@@ -47,7 +47,7 @@ class Gpu:
     """What it is and who drives it.
 
     capability: compute capability, (7, 2). cuda: the newest that the driver knows, "11.4". driver:
-    its release, "535.104.05", on Jetson L4T's; empty where nothing tells it. is_integrated: it uses
+    its release, "535.104.05", on Jetson L4T's; empty where it isn't known. is_integrated: it uses
     the machine's own memory.
     """
 

@@ -25,21 +25,21 @@ ADVICE = {
     803: "The driver was updated while the machine ran; restart the machine.",
     804: "A CUDA compatibility package isn't for this GPU; take it out of LD_LIBRARY_PATH.",
 }
-SPOILT = "This process can't use the GPU any more; another one can."
+UNUSABLE = "This process can't use the GPU any more; another one can."
 ODD = "If it happens again, restart the machine, and report it with the agent's log."
 
 
 def failure(call: str, code: int, words: str) -> GpuFailed:
     """Build the error of `call`, a function of the driver; `words` are the driver's own."""
-    advice = ADVICE.get(code) or (SPOILT if code in STICKY else ODD)
+    advice = ADVICE.get(code) or (UNUSABLE if code in STICKY else ODD)
     sentence = f"The GPU can't be used: {call} failed, {words} ({code}). {advice}"
     return GpuFailed.after(sentence, code, code in STICKY)
 
 
 def missing(call: str) -> GpuFailed:
     """Build the error of a function that the driver doesn't have."""
-    told = f"The GPU can't be used: the driver is too old to have {call}. Install a newer one."
-    return GpuFailed.after(told, NOT_FOUND, False)
+    sentence = f"The GPU can't be used: the driver is too old to have {call}. Install a newer one."
+    return GpuFailed.after(sentence, NOT_FOUND, False)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
 
 from edge_agent.runtime.results.kept.shot import IMAGE_KEY, MASK_KEY, OWN_KEY
-from edge_agent.runtime.system.data_files import create, create_anew, make_folder
+from edge_agent.runtime.system.data_files import create, make_folder, modes_in
+from edge_agent.runtime.system.files import create_new, write_atomically
 
 FILE_NAME = "manifest.jsonl"
 WORKPLACE = ".new"  # what isn't whole yet
@@ -90,8 +91,8 @@ class CaptureManifest:
     def _replace(self, raw: List[bytes]) -> None:
         fresh = self._folder / WORKPLACE / FILE_NAME
         make_folder(fresh.parent)
-        write_synced(fresh, b"".join(raw))
-        fresh.replace(self._path)
+        mode = modes_in(fresh.parent).file
+        write_atomically(self._path, b"".join(raw), mode=mode, fresh=fresh)
 
 
 def encoded(line: Line) -> bytes:
@@ -110,7 +111,7 @@ def files(line: Line) -> Tuple[str, ...]:
 
 def write_synced(path: Path, content: bytes) -> None:
     """Write a new file that survives a power cut once it is renamed."""
-    with open(create_anew(path), "wb") as file:
+    with open(create_new(path, modes_in(path.parent).file), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -1,6 +1,6 @@
-"""The process that builds one engine: `python -m edge_agent.runtime.engines.child FOLDER ...`.
+"""Builds one engine: `python -m edge_agent.runtime.engines.build_process FOLDER ...`.
 
-It gives way to everything else on the machine, and is the first that the kernel ends when memory
+The process gives way to everything else on the machine, and is the first to be ended when memory
 runs out. FOLDER has `BuildRequest`, the model and the pictures; the engine, loaded once here so
 that a crash affects no other process, and the timing cache go there. Each `BuildEvent` is a message
 to the agent.
@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 from pydantic import Field
 from typing_extensions import Annotated, Literal
@@ -32,14 +32,15 @@ from edge_agent.manifest import InputSpec
 from edge_agent.runtime.backends import trt_loading
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
+from edge_agent.runtime.backends.trt_api import TrtContext, TrtModule
 from edge_agent.runtime.backends.trt_engine import EngineBuilder, library
+from edge_agent.runtime.engines.disk_errors import storing
 from edge_agent.runtime.engines.make import make
-from edge_agent.runtime.engines.storing import storing
 from edge_agent.runtime.processes.channel import Channel
 from edge_agent.runtime.processes.parent import connect, give_way
 from edge_agent.targets import BuildSpec
 
-MODULE = "edge_agent.runtime.engines.child"
+MODULE = "edge_agent.runtime.engines.build_process"
 REQUEST, MODEL, PICTURE, OLD_TIMING = "request.json", "model.onnx", "picture-", "timing.old"
 ENGINE, TIMING = "engine", "timing"
 EVERY_S = 0.5  # how often progress is reported
@@ -149,19 +150,19 @@ def _build(folder: Path, request: BuildRequest, reporter: Reporter) -> None:
             (folder / ENGINE).write_bytes(built.engine)
             (folder / TIMING).write_bytes(built.timing_cache)
         reporter.progress("loading")
-        _load(trt, builder.listener, driver, built.engine, request)
+        _load(trt, driver, built.engine, request)
 
 
-def _load(trt: Any, listener: Any, driver: Driver, engine: bytes, request: BuildRequest) -> None:
+def _load(trt: TrtModule, driver: Driver, engine: bytes, request: BuildRequest) -> None:
     """Load the engine as the agent's worker will, with a context for each profile."""
     runtime = trt_loading.runtime(
-        trt, listener, request.dla_core, allow_host_code=request.spec.version_compatible
+        trt, request.dla_core, allow_host_code=request.spec.version_compatible
     )
-    loaded = trt_loading.engine(trt, listener, runtime, engine)
+    loaded = trt_loading.engine(trt, runtime, engine)
     stream = driver.stream()
     try:
-        contexts: List[Any] = [
-            trt_loading.context(trt, listener, loaded, profile, stream)
+        contexts: List[TrtContext] = [
+            trt_loading.context(trt, loaded, profile, stream)
             for profile in range(loaded.num_optimization_profiles)
         ]
         contexts.clear()  # before their stream

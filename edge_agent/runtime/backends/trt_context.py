@@ -11,11 +11,13 @@ it lasts. The first run is a plain one: it brings the context up to date, which 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Dict, Mapping, Sequence
+from typing import Dict, Mapping, Optional, Sequence
 
 from edge_agent.errors import GpuFailed, InferenceFailed
 from edge_agent.runtime.backends.cuda.driver import Driver
-from edge_agent.runtime.backends.slot_layout import Tensor
+from edge_agent.runtime.backends.slot_layout import TensorBinding
+from edge_agent.runtime.backends.trt_api import TrtContext, TrtEngine, TrtModule
+from edge_agent.runtime.backends.trt_logger import TrtMessages
 
 
 class Scratch:
@@ -26,7 +28,7 @@ class Scratch:
     needs. Where TensorRT's Python offers no such sharing, contexts have memory of their own.
     """
 
-    def __init__(self, trt: Any, driver: Driver) -> None:
+    def __init__(self, trt: TrtModule, driver: Driver) -> None:
         self._driver, self._address = driver, 0
         # From 10.1 on memory is set with its size; from 11 on it's the only way.
         self._is_sized = hasattr(trt.IExecutionContext, "set_device_memory")
@@ -35,7 +37,7 @@ class Scratch:
         )
         self._how = trt.ExecutionContextAllocationStrategy.USER_MANAGED if self._is_sized else None
 
-    def context(self, engine: Any) -> Any:
+    def context(self, engine: TrtEngine) -> Optional[TrtContext]:
         """Return a context that can't run before `lend`; None: TensorRT can't make it."""
         if self._is_sized:
             return engine.create_execution_context(self._how)
@@ -43,7 +45,7 @@ class Scratch:
             return engine.create_execution_context_without_device_memory()
         return engine.create_execution_context()
 
-    def lend(self, engine: Any, context: Any) -> None:
+    def lend(self, engine: TrtEngine, context: TrtContext) -> None:
         """Let a context use the memory, allocated for the first. Raises GpuFailed."""
         if self._is_sized:
             size = engine.device_memory_size_v2
@@ -64,42 +66,51 @@ class Scratch:
         return self._address
 
 
-class Lane:
+class ExecutionContext:
     """Runs batches of `batch` items, all of them on one stream. Raises InferenceFailed."""
 
     def __init__(
-        self, driver: Driver, news: Any, context: Any, inputs: Sequence[Tensor], batch: int
+        self,
+        driver: Driver,
+        logger: TrtMessages,
+        context: TrtContext,
+        inputs: Sequence[TensorBinding],
+        batch: int,
     ) -> None:
         self.batch = batch
         self.no_graphs = ""  # why not
-        self._driver, self._news, self._context = driver, news, context
+        self._driver, self._logger, self._context = driver, logger, context
         self._is_up_to_date = False
         for tensor in inputs:
             done = context.set_input_shape(tensor.name, (batch, *tensor.item))
             self._demand(done, f"a batch of {batch}")
 
-    def run(self, addresses: Mapping[str, int], kept: Dict[Lane, int], stream: int) -> None:
+    def run(
+        self, addresses: Mapping[str, int], graphs: Dict[ExecutionContext, int], stream: int
+    ) -> None:
         """Put one run into `stream`; returns at once. Raises InferenceFailed.
 
-        addresses: of all tensors. kept: graphs for these addresses, none of which is running.
+        addresses: of all tensors. graphs: for these addresses, none of which is running.
         """
-        if self._is_up_to_date and self._replay(addresses, kept, stream):
+        if self._is_up_to_date and self._replay(addresses, graphs, stream):
             return
         self._execute(addresses, stream)
         self._is_up_to_date = True
 
     def close(self) -> None:
-        """Let go of the context, whoever still has the lane."""
-        self._context = None
+        """Let go of the context, whoever still has this object."""
+        self._context = None  # type: ignore[assignment]
 
-    def _replay(self, addresses: Mapping[str, int], kept: Dict[Lane, int], stream: int) -> bool:
+    def _replay(
+        self, addresses: Mapping[str, int], graphs: Dict[ExecutionContext, int], stream: int
+    ) -> bool:
         """Launch a graph, captured now where there is none; False: it can't be done."""
         if self.no_graphs:
             return False
         try:
-            if self not in kept:
-                kept[self] = self._capture(addresses, stream)
-            self._driver.launch_graph(kept[self], stream)
+            if self not in graphs:
+                graphs[self] = self._capture(addresses, stream)
+            self._driver.launch_graph(graphs[self], stream)
         except InferenceFailed as error:
             self.no_graphs = str(error)
         return not self.no_graphs
@@ -109,7 +120,7 @@ class Lane:
         try:
             self._execute(addresses, stream)
         except InferenceFailed:
-            with suppress(GpuFailed):  # a spoilt one; the stream takes work again all the same
+            with suppress(GpuFailed):  # a broken one; the stream takes work again all the same
                 self._driver.destroy_graph(self._driver.end_capture(stream))
             raise
         return self._driver.end_capture(stream)
@@ -119,6 +130,6 @@ class Lane:
             self._demand(self._context.set_tensor_address(name, address), f"memory for {name!r}")
         self._demand(self._context.execute_async_v3(stream), "the run")
 
-    def _demand(self, done: Any, what: str) -> None:
+    def _demand(self, done: bool, what: str) -> None:
         if not done:
-            raise InferenceFailed(f"TensorRT refuses {what}: {self._news.reason()}.")
+            raise InferenceFailed(f"TensorRT refuses {what}: {self._logger.reason()}.")

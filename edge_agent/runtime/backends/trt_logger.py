@@ -1,11 +1,14 @@
-"""What TensorRT tells: its errors and warnings, kept and turned into reasons for people."""
+"""TensorRT's log: its errors and warnings, collected and turned into reasons for people."""
 
 from __future__ import annotations
 
 import logging
 import re
 from functools import lru_cache
-from typing import Any, Callable, List
+from typing import Callable, List
+
+from edge_agent.errors import BackendUnavailable
+from edge_agent.runtime.backends.trt_api import TrtEnum, TrtModule, TrtObject
 
 log = logging.getLogger(__name__)
 
@@ -17,22 +20,22 @@ _CODE = re.compile(r"Error Code \d+: [^(]*\((.*)\)\s*$", re.DOTALL)
 _PLACE = re.compile(r"(^|\s+)In \S+ at \S+:\d+")
 
 
-class News:
-    """Errors and warnings since `forget`; `on_verbose` may take what is told besides."""
+class TrtMessages:
+    """Errors and warnings since `forget`; `on_verbose` may take the other messages."""
 
     def __init__(self) -> None:
-        self.on_verbose: Callable[[str], None] = _nobody
+        self.on_verbose: Callable[[str], None] = _ignore
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Drop what was logged before."""
         self.errors: List[str] = []
         self.warnings: List[str] = []
 
     def reason(self) -> str:
         """Return what was wrong, without the places in TensorRT's own source."""
-        told = self.errors[:MOST_REASONS] or self.warnings[-1:]
-        return "; ".join(dict.fromkeys(map(_plain, told))) or UNKNOWN
+        messages = self.errors[:MOST_REASONS] or self.warnings[-1:]
+        return "; ".join(dict.fromkeys(map(_plain, messages))) or UNKNOWN
 
     def node(self) -> str:
         """Return which node the parser refused: ", node 3, NonZero"."""
@@ -44,19 +47,19 @@ class News:
 
 
 @lru_cache(maxsize=None)
-def listener(trt: Any) -> Any:
-    """Return what the module `trt` tells its news to, a `News`.
+def logger(trt: TrtModule) -> TrtMessages:
+    """Return the logger of the module `trt`.
 
-    The same whenever asked: TensorRT tells everything of a process to the listener that came first.
+    Always the same: TensorRT logs everything of a process to the logger that came first.
     """
     severity = trt.ILogger.Severity
 
-    class Listener(trt.ILogger, News):  # type: ignore[misc]
+    class Logger(trt.ILogger, TrtMessages):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            News.__init__(self)
+            TrtMessages.__init__(self)
 
-        def log(self, level: Any, message: str) -> None:
+        def log(self, level: TrtEnum, message: str) -> None:
             if level in (severity.INTERNAL_ERROR, severity.ERROR):
                 self.errors.append(message)
             elif level == severity.WARNING:
@@ -65,7 +68,25 @@ def listener(trt: Any) -> Any:
             elif level == severity.VERBOSE:
                 self.on_verbose(message)
 
-    return Listener()
+    return Logger()
+
+
+def create(trt: TrtModule, kind: str) -> TrtObject:
+    """Return an object of the class `kind`, which needs the GPU. Raises BackendUnavailable."""
+    messages = logger(trt)
+    trt.init_libnvinfer_plugins(messages, "")
+    try:
+        return getattr(trt, kind)(messages)
+    except TypeError:  # pybind11 got no object from the factory
+        raise BackendUnavailable(
+            f"{release(trt)} can't work on this machine: {messages.reason()}. It needs an NVIDIA "
+            "GPU and a driver that is new enough for it."
+        ) from None
+
+
+def release(trt: TrtModule) -> str:
+    """Return "TensorRT 8.5.2.2"."""
+    return f"TensorRT {trt.__version__}"
 
 
 def first_line(text: str) -> str:
@@ -73,7 +94,7 @@ def first_line(text: str) -> str:
     return text.strip().splitlines()[0][:300].rstrip(". ") if text.strip() else ""
 
 
-def _nobody(message: str) -> None:
+def _ignore(message: str) -> None:
     """Take no notice."""
 
 
