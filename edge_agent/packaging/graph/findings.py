@@ -1,4 +1,4 @@
-"""What checks find: sentences that stop a job, warn, or just tell."""
+"""What checks find: sentences that stop a job, warn, or inform."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class GraphFinding:
     """One sentence: what came, what was expected, what to do."""
 
     severity: Severity
     text: str
 
 
-def error(text: str) -> Finding:
+def error(text: str) -> GraphFinding:
     """Return what makes the job fail."""
-    return Finding("error", text)
+    return GraphFinding("error", text)
 
 
-def warning(text: str) -> Finding:
+def warning(text: str) -> GraphFinding:
     """Return what may go wrong on the target."""
-    return Finding("warning", text)
+    return GraphFinding("warning", text)
 
 
-def note(text: str) -> Finding:
+def note(text: str) -> GraphFinding:
     """Return what is good to know."""
-    return Finding("note", text)
+    return GraphFinding("note", text)
 
 
 @dataclass(frozen=True)
-class Report:
+class GraphReport:
     """All findings about one graph and target."""
 
-    findings: Tuple[Finding, ...]
+    findings: Tuple[GraphFinding, ...]
 
     def of(self, severity: Severity) -> List[str]:
         """Return the sentences of one severity."""

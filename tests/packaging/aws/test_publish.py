@@ -12,7 +12,7 @@ from edge_agent.captures.upload import Place
 from edge_agent.cli import main
 from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder
-from edge_agent.packaging.aws.publish import CONTENT_TAG, Publication
+from edge_agent.packaging.aws.publish_command import CONTENT_TAG, Publication
 from edge_agent.packaging.aws.session import Aws
 from edge_agent.packaging.aws.upload import Bucket, upload
 from edge_agent.packaging.recipe import LIMIT_BYTES
@@ -222,7 +222,7 @@ def test_a_bucket_that_is_not_there_is_named(
     made = str(folder(tmp_path / "c"))
     assert main(["publish", made, "--bucket", "nowhere"]) == 2
     assert capsys.readouterr().err == (
-        "edge-agent: There is no s3://nowhere; create the bucket, or mend its name.\n"
+        "edge-agent: There is no s3://nowhere; create the bucket, or correct its name.\n"
     )
 
 
