@@ -17,7 +17,7 @@ from typing import Dict, List, Optional
 from pydantic import Field, field_validator
 from typing_extensions import Annotated
 
-from edge_agent.errors import EdgeAgentError, InvalidConfiguration
+from edge_agent.errors import EdgeAgentError
 from edge_agent.fields import Strict
 from edge_agent.manifest import NAME_PATTERN, VERSION_PATTERN
 from edge_agent.packaging import archive, signing
@@ -26,6 +26,7 @@ from edge_agent.packaging.draft import PackageDraft
 from edge_agent.packaging.graph.findings import GraphFinding
 from edge_agent.packaging.jobs import Job, JobRequest, Jobs, staging
 from edge_agent.packaging.json_document import Document
+from edge_agent.packaging.options import check_free
 from edge_agent.packaging.preparation import OnFinding, Preparation
 from edge_agent.packaging.recipe import AGENT, ARTIFACT, model_component
 from edge_agent.packaging.target import Target
@@ -124,7 +125,7 @@ def run(jobs: Jobs, job: Job, order: Order, report: OnFinding) -> Job:
             warnings.append(finding.text)
 
     try:
-        _check_free(job.out)
+        check_free(job.out)
         workplace.mkdir(parents=True)
         write(workplace, order, on_finding)
         _deliver(workplace, job.out, order.upload)
@@ -135,11 +136,6 @@ def run(jobs: Jobs, job: Job, order: Order, report: OnFinding) -> Job:
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
     return jobs.advance(job, "SUCCEEDED", " ".join(warnings))
-
-
-def _check_free(out: Path) -> None:
-    if out.exists() or out.is_symlink():
-        raise InvalidConfiguration(f"{out} exists already; choose another --out or remove it.")
 
 
 def _deliver(made: Path, out: Path, place: str) -> None:
@@ -159,11 +155,7 @@ def write(folder: Path, order: Order, report: OnFinding) -> None:
         name, version, component.description, order.target.architecture, component.agent
     )
     draft = order.preparation.apply(order.draft, order.target, report)
-    recipes, artifacts = folder / "recipes", folder / "artifacts" / name / version
-    recipes.mkdir()
-    artifacts.mkdir(parents=True)
-    (recipes / f"{name}-{version}.json").write_bytes(recipe.to_json())
-    (folder / "recipe.yaml").write_bytes(recipe.to_yaml())
+    artifacts = recipe.begin(folder)
     if component.tags:
         (folder / TAGS_FILE).write_text(json.dumps(component.tags, sort_keys=True) + "\n")
     key = order.signing_key

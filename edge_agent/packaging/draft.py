@@ -20,12 +20,12 @@ ONNX_SUFFIX = ".onnx"
 class PackageDraft:
     """`read` returns the verified content of a file that the manifest lists.
 
-    doubts: sentences about what the manifest takes for granted.
+    assumptions: sentences about what the manifest takes for granted.
     """
 
     manifest: Manifest
     read: Callable[[str], bytes]
-    doubts: Tuple[str, ...] = ()
+    assumptions: Tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -77,5 +77,5 @@ def open_draft(path: Path, given: Optional[Path]) -> PackageDraft:
     external_data.check(model)
     manifest = inferred_manifest.manifest_for(model, inferred_manifest.read_given(given))
     return PackageDraft(
-        manifest, {MODEL_FILE: model}.__getitem__, inferred_manifest.doubts(manifest)
+        manifest, {MODEL_FILE: model}.__getitem__, inferred_manifest.assumptions(manifest)
     )

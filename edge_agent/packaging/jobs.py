@@ -137,7 +137,9 @@ class Jobs:
         if token:
             tokens = [_page_token(job) for job in jobs]
             if token not in tokens:
-                raise InvalidConfiguration("The next token is of no job here; list again.")
+                raise InvalidConfiguration(
+                    "The next token matches no job here; list again from the start."
+                )
             first = tokens.index(token) + 1
         page = jobs[first : first + size]
         return page, _page_token(page[-1]) if jobs[first + size :] else ""
@@ -156,8 +158,8 @@ class Jobs:
                     continue
                 if known.request != job.request or name not in (None, known.name):
                     raise InvalidConfiguration(
-                        f"The client token {job.token} stands for job {known.name}, which had "
-                        "other parameters. For 8 hours a token repeats the same request only."
+                        f"The client token {job.token} belongs to job {known.name}, which had "
+                        "other parameters. Use another token; this one is free again after 8 hours."
                     )
                 return known
         return None
@@ -168,7 +170,7 @@ class Jobs:
             try:
                 job = read_json(Job, path.read_bytes())
             except (OSError, ValueError, RecursionError) as error:
-                log.warning("%s is no packaging job: %s", path, error)
+                log.warning("%s isn't a packaging job: %s", path, error)
                 continue
             if job.status in UNDER_WAY and not is_alive(job.process):
                 shutil.rmtree(staging(job), ignore_errors=True)

@@ -1,11 +1,18 @@
-"""Options that several commands share: NAME=VALUE, and the AWS account."""
+"""Options that several commands share: --out, NAME=VALUE, and the AWS account."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Dict, List, Tuple
 
 from edge_agent.errors import InvalidConfiguration
+
+
+def check_free(out: Path) -> None:
+    """Raise InvalidConfiguration when the folder of --out exists."""
+    if out.exists() or out.is_symlink():
+        raise InvalidConfiguration(f"{out} exists already; choose another --out or remove it.")
 
 
 def add_account_arguments(parser: argparse.ArgumentParser) -> None:

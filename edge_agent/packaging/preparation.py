@@ -68,7 +68,7 @@ class Preparation:
         checked = check(model, draft.manifest, target, len(calibration))
         if checked.of("error"):
             raise InvalidPackage(" ".join(checked.of("error")))
-        for finding in (*map(warning, draft.doubts), *checked.findings):
+        for finding in (*map(warning, draft.assumptions), *checked.findings):
             report(finding)
         draft = self._with_golden(draft, model, report)
         if self.optimise:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from types import ModuleType
 from typing import Dict, Iterator, Optional, Tuple
 
@@ -144,6 +145,16 @@ class Recipe(Strict):
                     if pointer and not _leads_somewhere(pointer, known):
                         raise ValueError(f"{name} inserts {pointer}, which has no default")
         return self
+
+    def begin(self, folder: Path) -> Path:
+        """Write the recipe into a component folder; return the new folder for its artifacts."""
+        name, version = self.ComponentName, self.ComponentVersion
+        artifacts = folder / "artifacts" / name / version
+        artifacts.mkdir(parents=True)
+        (folder / "recipes").mkdir()
+        (folder / "recipes" / f"{name}-{version}.json").write_bytes(self.to_json())
+        (folder / "recipe.yaml").write_bytes(self.to_yaml())
+        return artifacts
 
     def to_json(self) -> bytes:
         """Return the recipe as JSON, checked; on lite only JSON keeps the types of settings."""

@@ -36,7 +36,7 @@ class ModelRecord:
             if self._file is None or not self._path.exists():
                 self._write()
                 self._last_error = ""
-                _print(f"The record is {self._path}.")
+                _print(f"The model is registered in {self._path}.")
         except OSError as error:
             message = f"Can't write {self._path} ({error.strerror}); trying again."
             if message != self._last_error:

@@ -140,7 +140,7 @@ def test_a_token_also_stands_for_a_job_that_has_ended(jobs: Jobs) -> None:
 def test_a_token_with_other_parameters_is_refused(jobs: Jobs, changes: Dict[str, Any]) -> None:
     job, _ = jobs.create(request(), token="t-1")
 
-    with pytest.raises(InvalidConfiguration, match=f"t-1 stands for job {job.name}"):
+    with pytest.raises(InvalidConfiguration, match=f"t-1 belongs to job {job.name}"):
         jobs.create(request(**changes), token="t-1")
     assert jobs.list() == [job]
 
@@ -209,7 +209,7 @@ def test_a_page_has_1_to_100_jobs(jobs: Jobs, size: int) -> None:
 def test_a_token_of_no_page_is_refused(jobs: Jobs) -> None:
     jobs.create(request())
 
-    with pytest.raises(InvalidConfiguration, match="list again"):
+    with pytest.raises(InvalidConfiguration, match="list again from the start"):
         jobs.page(2, "bm9uZQ==")
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_is_no_job_is_left_out_with_a_warning(
     with caplog.at_level(logging.WARNING):
         assert jobs.list() == [job]
 
-    assert "other.json is no packaging job: name: field required" in caplog.text
+    assert "other.json isn't a packaging job: name: field required" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_one_bad_record_does_not_stop_the_others(
 
     with caplog.at_level(logging.WARNING):
         assert jobs.list() == [good]
-    assert "bad.json is no packaging job: request: " in caplog.text
+    assert "bad.json isn't a packaging job: request: " in caplog.text
     assert jobs.create(request(), "job-1")[1]
 
 

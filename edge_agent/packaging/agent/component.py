@@ -95,13 +95,7 @@ def recipe(plan: ComponentPlan, project: Path = PROJECT) -> Recipe:
 
 def write(folder: Path, plan: ComponentPlan) -> None:
     """Fill `folder`, which is empty. Raises InvalidConfiguration, OSError."""
-    filled = recipe(plan)
-    recipes = folder / "recipes"
-    artifacts = folder / "artifacts" / plan.name / __version__
-    recipes.mkdir()
-    artifacts.mkdir(parents=True)
-    (recipes / f"{plan.name}-{__version__}.json").write_bytes(filled.to_json())
-    (folder / TEMPLATE).write_bytes(filled.to_yaml())
+    artifacts = recipe(plan).begin(folder)
     if plan.image:
         return
     with tempfile.TemporaryDirectory() as name:

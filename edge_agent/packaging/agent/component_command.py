@@ -14,6 +14,7 @@ from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import NAME_PATTERN
 from edge_agent.packaging.agent.component import OLDEST_PYTHON, TEMPLATE, ComponentPlan, write
+from edge_agent.packaging.options import check_free
 from edge_agent.packaging.recipe import AGENT, Architecture
 
 ARCHITECTURES: Tuple[Architecture, ...] = ("amd64", "aarch64")
@@ -67,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidConfiguration(
             "Name the folder to write: edge-agent component build --out FOLDER"
         )
-    if not arguments.gdk and (out.exists() or out.is_symlink()):
-        raise InvalidConfiguration(f"{out} exists already; choose another --out or remove it.")
+    if not arguments.gdk:
+        check_free(out)
     staging = out.with_name(f".{out.name}.building")
     shutil.rmtree(staging, ignore_errors=True)
     try:

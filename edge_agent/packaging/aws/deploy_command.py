@@ -47,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--folder", "FOLDER", "component folder whose version to deploy; repeatable"),
         ("--merge", "NAME=FILE.json", "settings to change in a component; repeatable"),
         ("--reset", "NAME=/POINTER", "setting to put back to its default; repeatable"),
-        ("--remove", "NAME", "component to take off; repeatable"),
+        ("--remove", "NAME", "component to remove; repeatable"),
     ):
         parser.add_argument(option, action="append", default=[], metavar=metavar, help=help_line)
-    parser.add_argument("--only", action="store_true", help="take all other components off")
+    parser.add_argument("--only", action="store_true", help="remove all other components")
     parser.add_argument(
         "--from", type=Path, dest="file", metavar="DEPLOYMENT.json",
         help="request of CreateDeployment, or answer of GetDeployment, to begin with",

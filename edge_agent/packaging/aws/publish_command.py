@@ -2,7 +2,7 @@
 
 A version can't be replaced, and devices refuse an artifact that changed since it was created. So
 the version is looked up before anything is uploaded. A tag holds the digest of what it was made of;
-the same version of the same content is there already, of other content it is an error.
+the same version of the same content exists already, of other content it is an error.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Publication:
     def publish(self, wait_s: float) -> AwsOutcome:
         """Upload what is missing, create the version unless it exists, and wait for it."""
         if self.is_there():
-            return self._awaited(wait_s, "is there already, with the same content")
+            return self._awaited(wait_s, "exists already, with the same content")
         sent = [
             self._bucket.send(name, file, may_replace=True)  # of no version, as it isn't there
             for name, file in self._artifacts.items()
@@ -116,8 +116,8 @@ class Publication:
                 return {}
         if found.get("tags", {}).get(CONTENT_TAG) != self._content:
             raise InvalidRequest(
-                f"{self._title} is there already, with other content or addresses, and a version "
-                "can't be replaced. Package it again with a higher --component-version."
+                f"{self._title} exists already, with other content or addresses. A version can't "
+                "be replaced: package it again with a higher --component-version."
             )
         return found
 

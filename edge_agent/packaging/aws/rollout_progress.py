@@ -45,8 +45,8 @@ def watch(
             return AwsOutcome(progress.good, progress.sentence())
     return AwsOutcome(
         False,
-        f"Not ended after {wait_s:g} s: {state}. The deployment {created['deploymentId']} goes on; "
-        "a longer --wait-s waits longer.",
+        f"Not finished after {wait_s:g} s: {state}. The deployment {created['deploymentId']} goes "
+        "on; a longer --wait-s waits longer.",
     )
 
 
@@ -128,7 +128,7 @@ class _GroupProgress:
 
     def sentence(self) -> str:
         if not self._states:
-            return "The group has no devices; those that join it get the deployment."
+            return "The group has no devices; devices that join it later get the deployment."
         bad = self._bad()
         words = [f"{len(self._states) - len(bad)} of {len(self._states)} devices SUCCEEDED"]
         if self._stopped:

@@ -56,8 +56,8 @@ class Bucket:
             return False
         if there is not None and not may_replace:
             raise InvalidRequest(
-                f"{self.place.uri(name)} is there already, with other content, and devices refuse "
-                "an artifact that changed since its version was created. Choose a higher "
+                f"{self.place.uri(name)} exists already, with other content. Devices refuse an "
+                "artifact that changed since its version was created: choose a higher "
                 "--component-version, or another prefix."
             )
         with aws_errors(self._name), file.open("rb") as stream, _progress(file) as advance:

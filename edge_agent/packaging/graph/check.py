@@ -86,7 +86,7 @@ def _input(found: GraphTensor, manifest: Manifest) -> Iterator[GraphFinding]:
     if found.dtype != spec.dtype:
         yield error(
             f"The graph's input {found} isn't {spec.dtype}, as the manifest says (input.dtype); "
-            "the agent can feed uint8 and float32. Correct the manifest, or export the graph again."
+            "the agent supplies uint8 and float32. Correct the manifest, or export the graph again."
         )
     item = item_shape(spec)
     if not _fits(found.shape, (None, *item)):

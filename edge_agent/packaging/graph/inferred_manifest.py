@@ -93,8 +93,8 @@ def _input(graph: Graph) -> Document:
     (image,) = graph.inputs
     if image.dtype not in DTYPES:
         raise InvalidConfiguration(
-            f"The graph's input {image} can't be fed by the agent, which has "
-            f"{' and '.join(DTYPES)}; export the graph with one of these."
+            f"The agent can't supply the graph's input {image}; export the graph with "
+            f"{' or '.join(DTYPES)}."
         )
     found: Document = {"tensor": image.name, "dtype": image.dtype}
     shape = image.shape or ()
@@ -169,7 +169,7 @@ def example(missing: Sequence[str]) -> Document:
     return values
 
 
-def doubts(manifest: Manifest) -> Tuple[str, ...]:
+def assumptions(manifest: Manifest) -> Tuple[str, ...]:
     """Return sentences about what was taken for granted."""
     outputs = manifest.outputs
     names = {outputs.score, outputs.map}

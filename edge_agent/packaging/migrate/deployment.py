@@ -191,7 +191,7 @@ def _other(name: str, old: str, notes: Notes) -> str:
         notes.maps(name, "It stays as it is.")
     else:
         notes.person(
-            name, "It stays as it is, unseen. If it is a model of the original or calls one, give "
-            "its recipe to migrate too.",
+            name, "It stays as it is and wasn't checked. If it is a model of the original or calls "
+            "one, give its recipe to migrate too.",
         )  # fmt: skip
     return old

@@ -75,7 +75,7 @@ def _step(values: Document, notes: Notes, path: Path) -> Tuple[int, Step]:
     if agent.matches(values):
         return 1, lambda: agent.migrate(values, notes)
     raise InvalidConfiguration(
-        f"{path} is none of what can be migrated: a recipe (ComponentName), a deployment "
+        f"{path} can't be migrated. Expected a recipe (ComponentName), a deployment "
         "(components, componentsToMerge), a packaging job (ModelPackagingDescription) or the "
         "agent's configuration (Socket)."
     )
@@ -86,7 +86,7 @@ def _recipe_step(values: Document, notes: Notes) -> Tuple[int, Step]:
     name = str(recipe.get("ComponentName"))
     if not re.fullmatch(NAME_PATTERN, name) or not name.strip("."):
         raise InvalidConfiguration(
-            f"{notes.source}: ComponentName {name!r} is no component's name. Of a project of gdk, "
+            f"{notes.source}: ComponentName {name!r} isn't a valid name. Of a project of gdk, "
             "give the recipe that it builds, in greengrass-build/recipes."
         )
     if renamed:

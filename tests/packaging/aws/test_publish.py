@@ -98,7 +98,7 @@ def test_the_same_content_again_is_a_success_and_nothing_is_sent(
     assert publish(made) == 0
     assert cloud.keys() == []
     assert capsys.readouterr().out == (
-        "plant.Bolts 1.0.0 is there already, with the same content. It's DEPLOYABLE.\n"
+        "plant.Bolts 1.0.0 exists already, with the same content. It's DEPLOYABLE.\n"
     )
 
 
@@ -112,7 +112,7 @@ def test_other_content_of_the_same_version_is_refused_before_anything_is_sent(
     cloud.has("plant.Bolts", "DEPLOYABLE", there)
     assert publish(first, second) == 2
     assert cloud.keys() == []
-    assert "plant.Bolts 1.0.0 is there already, with other content" in capsys.readouterr().err
+    assert "plant.Bolts 1.0.0 exists already, with other content" in capsys.readouterr().err
 
 
 def test_a_version_that_others_made_is_not_ours(
@@ -121,8 +121,8 @@ def test_a_version_that_others_made_is_not_ours(
     cloud.has("plant.Bolts", "DEPLOYABLE", {})
     assert publish(folder(tmp_path / "c")) == 2
     assert capsys.readouterr().err == (
-        "edge-agent: plant.Bolts 1.0.0 is there already, with other content or addresses, and a "
-        "version can't be replaced. Package it again with a higher --component-version.\n"
+        "edge-agent: plant.Bolts 1.0.0 exists already, with other content or addresses. A "
+        "version can't be replaced: package it again with a higher --component-version.\n"
     )
 
 
@@ -243,7 +243,7 @@ def test_what_is_uploaded_is_not_overwritten_with_other_content(
     upload(first, "s3://plant/line-4")
     upload(first, "s3://plant/line-4")  # the same again
 
-    with pytest.raises(InvalidRequest, match=f"s3://plant/{KEY} is there already, with other"):
+    with pytest.raises(InvalidRequest, match=f"s3://plant/{KEY} exists already, with other"):
         upload(
             folder(tmp_path / "second", content=b"another", description="2"), "s3://plant/line-4"
         )

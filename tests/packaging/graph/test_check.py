@@ -253,7 +253,7 @@ def test_float16_input_is_refused_as_the_agent_can_not_feed_it() -> None:
     )
     described = {"tensor": "image", "height": 64, "width": 64, "dtype": "float32"}
 
-    assert "the agent can feed uint8 and float32" in errors(content, input=described)[0]
+    assert "the agent supplies uint8 and float32" in errors(content, input=described)[0]
 
 
 def test_stored_tensors_are_read_from_constant_nodes_as_well() -> None:

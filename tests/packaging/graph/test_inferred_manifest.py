@@ -11,7 +11,12 @@ from onnx import TensorProto
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.packaging.draft import open_draft
-from edge_agent.packaging.graph.inferred_manifest import EXAMPLES, doubts, example, manifest_for
+from edge_agent.packaging.graph.inferred_manifest import (
+    EXAMPLES,
+    assumptions,
+    example,
+    manifest_for,
+)
 from tests.fakes import micro
 from tests.packaging import graphs
 from tests.packaging.graphs import FLOAT, node, tensor
@@ -72,7 +77,7 @@ def test_an_export_of_anomalib_2_needs_no_more_than_a_name() -> None:
     spec = found.input
     assert (spec.tensor, spec.layout, spec.height, spec.width) == ("input", "NCHW", 256, 256)
     assert (spec.dtype, spec.scale) == ("float32", 1 / 255)
-    assert doubts(found) == ()
+    assert assumptions(found) == ()
 
 
 def test_an_export_of_anomalib_1_is_read_by_its_shapes_and_needs_the_scale() -> None:
@@ -81,7 +86,7 @@ def test_an_export_of_anomalib_1_is_read_by_its_shapes_and_needs_the_scale() -> 
     assert "The graph doesn't have input.scale; " in refusal(content, NAMED)
     found = manifest_for(content, {**NAMED, "input": {"scale": 1 / 255}})
     assert (found.outputs.score, found.outputs.map) == ("1234", "output")
-    (doubt,) = doubts(found)
+    (doubt,) = assumptions(found)
     assert "decision.calibration" in doubt
 
 
@@ -122,9 +127,7 @@ def test_an_input_of_a_type_the_agent_does_not_have_is_refused() -> None:
         nodes, [graphs.image(TensorProto.FLOAT16)], [tensor("score", TensorProto.FLOAT16, ["N"])]
     )
 
-    assert "float16 (?, 64, 64, 3) can't be fed by the agent, which has uint8" in refusal(
-        content, NAMED
-    )
+    assert "float16 (?, 64, 64, 3); export the graph with uint8" in refusal(content, NAMED)
 
 
 def test_an_image_whose_channels_can_not_be_told_needs_its_layout() -> None:

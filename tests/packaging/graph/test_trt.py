@@ -80,8 +80,8 @@ def test_an_old_opset_the_parser_reads_is_a_doubt_only(opset: int) -> None:
 
     assert only_trt(content, "8.5.2", "error") == []
     assert only_trt(content, "8.5.2", "warning") == [
-        f"The graph has opset {opset}; TensorRT 8.5 reads it, but officially supports 9 to 17 only. Export "
-        "it with opset 17, or convert it with onnx.version_converter."
+        f"The graph has opset {opset}; TensorRT 8.5 reads it, but officially supports 9 to 17 "
+        "only. Export it with opset 17, or convert it with onnx.version_converter."
     ]
 
 
