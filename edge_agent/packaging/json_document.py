@@ -37,11 +37,11 @@ def parse(text: object, title: str) -> Document:
     return values
 
 
-def inner(values: Mapping[str, object], key: str) -> Document:
+def inner(values: Mapping[str, object], key: str, title: str = "") -> Document:
     """Return the object at `key`; empty when there is none. Raises InvalidConfiguration."""
     value = values.get(key) or {}
     if not isinstance(value, dict):
-        raise InvalidConfiguration(f"{key} must be an object.")
+        raise InvalidConfiguration(f"{title or key} must be an object.")
     return value
 
 

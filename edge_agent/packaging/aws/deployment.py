@@ -242,7 +242,7 @@ def _configured(specification: Document, name: str, change: Change) -> Document:
 
     A device resets first and merges then, so what is reset leaves the merge that stays.
     """
-    update = inner(specification, "configurationUpdate")
+    update = inner(specification, "configurationUpdate", f"{name}: configurationUpdate")
     merge, reset = merge_of(name, update), reset_of(name, update)
     for pointer in (pointer for owner, pointer in change.resets if owner == name):
         merge = _without(merge, pointer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import List, Sequence, Tuple
 
 from typing_extensions import Literal
@@ -18,19 +19,9 @@ class GraphFinding:
     text: str
 
 
-def error(text: str) -> GraphFinding:
-    """Return what makes the job fail."""
-    return GraphFinding("error", text)
-
-
-def warning(text: str) -> GraphFinding:
-    """Return what may go wrong on the target."""
-    return GraphFinding("warning", text)
-
-
-def note(text: str) -> GraphFinding:
-    """Return what is good to know."""
-    return GraphFinding("note", text)
+error = partial(GraphFinding, "error")  # makes the job fail
+warning = partial(GraphFinding, "warning")  # may go wrong on the target
+note = partial(GraphFinding, "note")  # good to know
 
 
 @dataclass(frozen=True)

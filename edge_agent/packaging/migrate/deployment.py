@@ -12,6 +12,7 @@ from edge_agent.packaging.aws.deployment import (
     ANSWER_KEYS,
     REQUEST_KEYS,
     merge_of,
+    repeatable,
     reset_of,
     to_json,
 )
@@ -71,12 +72,8 @@ def _given(values: Document, notes: Notes) -> Document:
 
 
 def _request(values: Document, components: Document, notes: Notes) -> Document:
-    given = {**values, "tags": _own_tags(values.get("tags"))}
-    others = ("targetArn", *(key for key in REQUEST_KEYS if key != "components"))
-    request = {key: given[key] for key in others if given.get(key)}
-    if notes.migration.target:
-        request["targetArn"] = notes.migration.target
-    if "targetArn" not in request:
+    target = notes.migration.target or values.get("targetArn")
+    if not target:
         raise InvalidConfiguration("It has no target; name a thing or a group with --target-arn.")
     ours: Document = {}
     for name, component in components.items():
@@ -86,14 +83,8 @@ def _request(values: Document, components: Document, notes: Notes) -> Document:
         if new in ours:
             raise InvalidConfiguration(f"It has {AGENT} and {new}; take the one out you don't use.")
         ours[new] = _component(name, component, notes)
-    return {**request, "components": ours}
-
-
-def _own_tags(tags: object) -> object:
-    """Leave out those of AWS itself, which can't be given."""
-    if not isinstance(tags, dict):
-        return tags
-    return {key: value for key, value in tags.items() if not key.startswith("aws:")}
+    others = {key: value for key, value in repeatable(values).items() if key != "components"}
+    return {"targetArn": target, **others, "components": ours}
 
 
 def _of_local(values: Document, notes: Notes) -> Document:
@@ -127,7 +118,7 @@ def _of_local(values: Document, notes: Notes) -> Document:
 
 
 def _component(name: str, given: Document, notes: Notes) -> Document:
-    update = inner(given, "configurationUpdate")
+    update = inner(given, "configurationUpdate", f"{name}: configurationUpdate")
     merge, reset = merge_of(name, update), reset_of(name, update)
     old = str(given.get("componentVersion", ""))
     if name == AGENT:
