@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Dict, Iterator, List, Mapping, Sequence
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest
+from edge_agent.packaging.json_document import Document
 
 FILE_NAME = "bom.cdx.json"
-UNKNOWN = [{"license": {"name": "unknown"}}]
+UNKNOWN: List[Document] = [{"license": {"name": "unknown"}}]
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # at the start of a requirement, PEP 508
 _OPTIONAL = re.compile(r";.*\bextra\b")
@@ -33,7 +34,7 @@ def of_model(manifest: Manifest) -> bytes:
     A bill that the package lists already isn't part of it.
     """
     files = [entry for entry in manifest.files if entry.path != FILE_NAME]
-    model = {
+    model: Document = {
         "type": "machine-learning-model",
         "bom-ref": "model",
         "name": manifest.name,
@@ -44,7 +45,7 @@ def of_model(manifest: Manifest) -> bytes:
         "modelCard": {"modelParameters": _parameters(manifest)},
     }
     parts = [_file(entry) for entry in sorted(files, key=lambda entry: entry.path)]
-    return _bill(model, parts, {"model": [part["bom-ref"] for part in parts]})
+    return _bill(model, parts, {"model": [str(part["bom-ref"]) for part in parts]})
 
 
 def of_agent(name: str, version: str, wheels: Sequence[Path]) -> bytes:
@@ -53,7 +54,7 @@ def of_agent(name: str, version: str, wheels: Sequence[Path]) -> bytes:
     Several wheels may be of one distribution, for other versions of Python. Raises
     InvalidConfiguration when a file isn't a wheel, OSError.
     """
-    agent = {"type": "application", "bom-ref": "agent", "name": name, "version": version}
+    agent: Document = {"type": "application", "bom-ref": "agent", "name": name, "version": version}
     read = [_Wheel.read(path) for path in sorted(wheels, key=lambda path: path.name)]
     needs = {"agent": [wheel.file for wheel in read]}
     for wheel in read:
@@ -61,8 +62,8 @@ def of_agent(name: str, version: str, wheels: Sequence[Path]) -> bytes:
     return _bill(agent, [wheel.part() for wheel in read], needs)
 
 
-def _bill(subject: Dict[str, Any], parts: List[Dict[str, Any]], needs: Dict[str, Any]) -> bytes:
-    bill: Dict[str, Any] = {
+def _bill(subject: Document, parts: List[Document], needs: Mapping[str, List[str]]) -> bytes:
+    bill: Document = {
         "$schema": "http://cyclonedx.org/schema/bom-1.5.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
@@ -79,7 +80,7 @@ def _hash(sha256: str) -> Dict[str, str]:
     return {"alg": "SHA-256", "content": sha256}
 
 
-def _file(entry: FileEntry) -> Dict[str, Any]:
+def _file(entry: FileEntry) -> Document:
     return {
         "type": "file",
         "bom-ref": f"file:{entry.path}",
@@ -88,8 +89,8 @@ def _file(entry: FileEntry) -> Dict[str, Any]:
     }
 
 
-def _parameters(manifest: Manifest) -> Dict[str, Any]:
-    parameters: Dict[str, Any] = {"task": manifest.task}
+def _parameters(manifest: Manifest) -> Document:
+    parameters: Document = {"task": manifest.task}
     if manifest.source_digest:
         digest = {"name": "sha256", "value": manifest.source_digest}
         data = {"type": "dataset", "name": "training images", "contents": {"properties": [digest]}}
@@ -108,15 +109,9 @@ class _Wheel:
 
     @classmethod
     def read(cls, path: Path) -> _Wheel:
-        content = path.read_bytes()
-        try:
-            with zipfile.ZipFile(path) as archive:
-                inside = next(filter(_METADATA.fullmatch, archive.namelist()), "METADATA")
-                metadata = message_from_bytes(archive.read(inside))
-            name = _normal(metadata["Name"])
-        except (zipfile.BadZipFile, KeyError, TypeError):
-            raise InvalidConfiguration(f"{path} isn't a wheel: no METADATA is in it.") from None
-        return cls(path.name, hashlib.sha256(content).hexdigest(), name, metadata)
+        metadata = wheel_metadata(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return cls(path.name, digest, normalised(metadata["Name"]), metadata)
 
     @property
     def requirements(self) -> List[str]:
@@ -127,9 +122,9 @@ class _Wheel:
         for requirement in self.metadata.get_all("Requires-Dist", ()):
             name = _NAME.match(requirement)
             if name and not _OPTIONAL.search(requirement):
-                yield _normal(name[0])
+                yield normalised(name[0])
 
-    def part(self) -> Dict[str, Any]:
+    def part(self) -> Document:
         version = self.metadata["Version"]
         return {
             "type": "library",
@@ -143,11 +138,25 @@ class _Wheel:
         }
 
 
-def _normal(name: str) -> str:
+def wheel_metadata(path: Path) -> Message:
+    """Return a wheel's METADATA. Raises InvalidConfiguration when it isn't a wheel, OSError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = next(filter(_METADATA.fullmatch, archive.namelist()), "METADATA")
+            metadata = message_from_bytes(archive.read(inside))
+    except (zipfile.BadZipFile, KeyError):
+        metadata = Message()
+    if metadata["Name"] is None:
+        raise InvalidConfiguration(f"{path} isn't a wheel: no METADATA is in it.")
+    return metadata
+
+
+def normalised(name: str) -> str:
+    """Return a distribution's name as all spellings of it are compared, PEP 503."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _licenses(metadata: Message) -> List[Dict[str, Any]]:
+def _licenses(metadata: Message) -> List[Document]:
     """From the most exact source there is: SPDX expression (PEP 639), one line, classifiers."""
     expression = metadata["License-Expression"]
     if expression:

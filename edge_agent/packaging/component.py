@@ -12,20 +12,22 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Dict, List, Optional
 
 from pydantic import Field, field_validator
 from typing_extensions import Annotated
 
-from edge_agent.errors import EdgeAgentError, InvalidConfiguration
+from edge_agent.errors import EdgeAgentError
 from edge_agent.fields import Strict
 from edge_agent.manifest import NAME_PATTERN, VERSION_PATTERN
 from edge_agent.packaging import archive, signing
 from edge_agent.packaging.aws.folder import TAGS_FILE
-from edge_agent.packaging.draft import Draft
-from edge_agent.packaging.graph.findings import Finding
-from edge_agent.packaging.jobs import Job, Jobs, Request, staging
-from edge_agent.packaging.preparation import Preparation, Tell
+from edge_agent.packaging.draft import PackageDraft
+from edge_agent.packaging.graph.findings import GraphFinding
+from edge_agent.packaging.jobs import Job, JobRequest, Jobs, staging
+from edge_agent.packaging.json_document import Document
+from edge_agent.packaging.options import check_free
+from edge_agent.packaging.preparation import OnFinding, Preparation
 from edge_agent.packaging.recipe import AGENT, ARTIFACT, model_component
 from edge_agent.packaging.target import Target
 from edge_agent.runtime.packages.signature import Identity
@@ -56,10 +58,12 @@ class Component(Strict):
     def _can_be_published(cls, tags: Dict[str, str]) -> Dict[str, str]:
         for key in tags:
             if key.lower().startswith("aws:"):
-                raise ValueError(f"{key!r} begins as the tags of AWS itself do; choose another key")
+                raise ValueError(
+                    f"{key!r} is reserved: tags of AWS itself start with aws:; choose another key"
+                )
         return tags
 
-    def to_api(self, target: Target, out: Path, upload: str = "") -> Dict[str, Any]:
+    def to_api(self, target: Target, out: Path, upload: str = "") -> Document:
         """Return it as the API's GreengrassConfiguration.
 
         OutputFolder and AgentComponent are ours; S3OutputLocation is there when `upload`,
@@ -81,9 +85,9 @@ class Component(Strict):
 
 @dataclass(frozen=True)
 class Order:
-    """All that a job is asked to do. upload: where else the component goes, s3://BUCKET/PREFIX."""
+    """All that a job has to do. upload: where else the component goes, s3://BUCKET/PREFIX."""
 
-    draft: Draft
+    draft: PackageDraft
     component: Component
     target: Target
     preparation: Preparation
@@ -91,10 +95,10 @@ class Order:
     signing_key: Optional[Path] = None
     upload: str = ""
 
-    def to_request(self) -> Request:
-        """Return what the job's record keeps; of the key no more than that there is one."""
+    def to_request(self) -> JobRequest:
+        """Return what the job's record stores; of the key no more than that there is one."""
         ours = {"Signed": True} if self.signing_key else {}
-        return Request(
+        return JobRequest(
             project=self.draft.manifest.name,
             model_version=self.draft.manifest.version,
             configuration={
@@ -106,24 +110,24 @@ class Order:
         )
 
 
-def run(jobs: Jobs, job: Job, order: Order, tell: Tell) -> Job:
+def run(jobs: Jobs, job: Job, order: Order, report: OnFinding) -> Job:
     """Do the job in one step, so that its folder is there whole or not at all.
 
-    What the checks find goes to `tell`; warnings are kept in the job's message as well.
+    What the checks find goes to `report`; warnings are stored in the job's message as well.
     """
     job = jobs.advance(job, "RUNNING")
     workplace = staging(job)
     warnings: List[str] = []
 
-    def found(finding: Finding) -> None:
-        tell(finding)
+    def on_finding(finding: GraphFinding) -> None:
+        report(finding)
         if finding.severity == "warning":
             warnings.append(finding.text)
 
     try:
-        _check_free(job.out)
+        check_free(job.out)
         workplace.mkdir(parents=True)
-        write(workplace, order, found)
+        write(workplace, order, on_finding)
         _deliver(workplace, job.out, order.upload)
     except EdgeAgentError as error:
         return jobs.advance(job, "FAILED", str(error))
@@ -132,11 +136,6 @@ def run(jobs: Jobs, job: Job, order: Order, tell: Tell) -> Job:
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
     return jobs.advance(job, "SUCCEEDED", " ".join(warnings))
-
-
-def _check_free(out: Path) -> None:
-    if out.exists() or out.is_symlink():
-        raise InvalidConfiguration(f"{out} exists already; choose another --out or remove it.")
 
 
 def _deliver(made: Path, out: Path, place: str) -> None:
@@ -148,19 +147,15 @@ def _deliver(made: Path, out: Path, place: str) -> None:
     upload(made, place)
 
 
-def write(folder: Path, order: Order, tell: Tell) -> None:
+def write(folder: Path, order: Order, report: OnFinding) -> None:
     """Fill `folder`. Raises InvalidPackage, InvalidConfiguration, OSError."""
     component = order.component
     name, version = component.name, component.version
     recipe = model_component(
         name, version, component.description, order.target.architecture, component.agent
     )
-    draft = order.preparation.apply(order.draft, order.target, tell)
-    recipes, artifacts = folder / "recipes", folder / "artifacts" / name / version
-    recipes.mkdir()
-    artifacts.mkdir(parents=True)
-    (recipes / f"{name}-{version}.json").write_bytes(recipe.to_json())
-    (folder / "recipe.yaml").write_bytes(recipe.to_yaml())
+    draft = order.preparation.apply(order.draft, order.target, report)
+    artifacts = recipe.begin(folder)
     if component.tags:
         (folder / TAGS_FILE).write_text(json.dumps(component.tags, sort_keys=True) + "\n")
     key = order.signing_key

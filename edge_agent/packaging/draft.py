@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest
-from edge_agent.packaging.graph import infer
+from edge_agent.packaging.graph import inferred_manifest
 from edge_agent.runtime.packages import external_data
 from edge_agent.runtime.packages.package import Package
 
@@ -17,19 +17,19 @@ ONNX_SUFFIX = ".onnx"
 
 
 @dataclass(frozen=True)
-class Draft:
+class PackageDraft:
     """`read` returns the verified content of a file that the manifest lists.
 
-    doubts: sentences about what the manifest takes for granted.
+    assumptions: sentences about what the manifest takes for granted.
     """
 
     manifest: Manifest
     read: Callable[[str], bytes]
-    doubts: Tuple[str, ...] = ()
+    assumptions: Tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Name this very content."""
+        """The sha-256 of the manifest, which holds those of all files."""
         return hashlib.sha256(self.manifest.to_json()).hexdigest()
 
     def read_model(self) -> bytes:
@@ -38,11 +38,11 @@ class Draft:
         external_data.check(model)
         return model
 
-    def change(self, **values: Any) -> Draft:
+    def change(self, **values: object) -> PackageDraft:
         """Return it with these values in the manifest; `Manifest` checks them when it is read."""
         return replace(self, manifest=self.manifest.model_copy(update=values))
 
-    def add(self, files: Dict[str, bytes]) -> Draft:
+    def add(self, files: Dict[str, bytes]) -> PackageDraft:
         """Return it with more files. Raises InvalidPackage when there is one of that name."""
         taken = sorted(set(files) & {entry.path for entry in self.manifest.files})
         if taken:
@@ -58,22 +58,24 @@ class Draft:
         return replace(self.change(files=self.manifest.files + added), read=read)
 
 
-def open_draft(path: Path, rest: Optional[Path]) -> Draft:
-    """Open a model package or an ONNX file, whose manifest is completed by the file `rest`.
+def open_draft(path: Path, given: Optional[Path]) -> PackageDraft:
+    """Open a model package or an ONNX file, whose manifest is completed by the file `given`.
 
     Raises InvalidPackage, InvalidConfiguration.
     """
     if path.suffix.lower() != ONNX_SUFFIX:
-        if rest is not None:
+        if given is not None:
             raise InvalidConfiguration(
                 f"--manifest is for ONNX files; {path} is a model package with a manifest.json."
             )
         package = Package(path)
-        return Draft(package.manifest, package.read)
+        return PackageDraft(package.manifest, package.read)
     try:
         model = path.read_bytes()
     except OSError as error:
         raise InvalidPackage(f"{path} can't be read: {error.strerror}.") from None
     external_data.check(model)
-    manifest = infer.manifest_for(model, infer.read_rest(rest))
-    return Draft(manifest, {MODEL_FILE: model}.__getitem__, infer.doubts(manifest))
+    manifest = inferred_manifest.manifest_for(model, inferred_manifest.read_given(given))
+    return PackageDraft(
+        manifest, {MODEL_FILE: model}.__getitem__, inferred_manifest.assumptions(manifest)
+    )

@@ -11,18 +11,18 @@ import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from pydantic import Field, field_validator
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, read, read_json
-from edge_agent.packaging import process
 from edge_agent.runtime.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
+PROC = Path("/proc")
 TOKEN_VALID_S = 8 * 3600
 PAGE = 100  # jobs a page at most
 JOB_PATTERN = r"^[a-zA-Z0-9-]{1,64}$"
@@ -32,15 +32,15 @@ UNDER_WAY = ("CREATED", "RUNNING")
 NEEDED = ("ComponentName", "ComponentVersion", "OutputFolder")  # of a configuration
 
 
-class Request(Strict):
-    """What a job is asked to do; a client token stands for exactly one of these.
+class JobRequest(Strict):
+    """What a job has to do; a client token stands for exactly one of these.
 
     `configuration` is the API's GreengrassConfiguration; `digest` that of the model package.
     """
 
     project: str
     model_version: str
-    configuration: Dict[str, Any]
+    configuration: Dict[str, object]
     digest: str
 
 
@@ -48,17 +48,17 @@ class Job(Strict):
     """A job as its file holds it; times in seconds since 1970."""
 
     name: Annotated[str, Field(pattern=JOB_PATTERN)]
-    request: Request
+    request: JobRequest
     token: Annotated[Optional[str], Field(pattern=JOB_PATTERN)] = None
     status: Status = "CREATED"
     message: str = ""
     created: float
     updated: float
-    process: str  # which runs it, see `process.name`
+    process: str  # which runs it, see `process_name`
 
     @field_validator("request")
     @classmethod
-    def _can_be_kept(cls, request: Request) -> Request:
+    def _can_be_kept(cls, request: JobRequest) -> JobRequest:
         configuration = request.configuration
         lacking = [key for key in NEEDED if not isinstance(configuration.get(key), str)]
         if lacking:
@@ -66,7 +66,7 @@ class Job(Strict):
         for key, value in configuration.items():
             if not _is_utf8(value):
                 raise ValueError(f"{key} must be UTF-8, not {value!r}; give it another name")
-        out = configuration["OutputFolder"]
+        out = str(configuration["OutputFolder"])
         if Path(out).name in ("", ".."):
             raise ValueError(f"the folder {out!r} can't be made; choose another --out")
         return request
@@ -74,7 +74,7 @@ class Job(Strict):
     @property
     def out(self) -> Path:
         """The folder the component goes to."""
-        return Path(self.request.configuration["OutputFolder"])
+        return Path(str(self.request.configuration["OutputFolder"]))
 
 
 def staging(job: Job) -> Path:
@@ -89,7 +89,7 @@ class Jobs:
         self._folder, self._now = folder, now
 
     def create(
-        self, request: Request, name: Optional[str] = None, token: Optional[str] = None
+        self, request: JobRequest, name: Optional[str] = None, token: Optional[str] = None
     ) -> Tuple[Job, bool]:
         """Return a new job of this process and True, or the one its token stands for and False.
 
@@ -98,14 +98,14 @@ class Jobs:
         now = self._now()
         values = {
             "name": name or f"job-{uuid.uuid4().hex[:12]}", "request": request, "token": token,
-            "created": now, "updated": now, "process": process.name(),
+            "created": now, "updated": now, "process": process_name(),
         }  # fmt: skip
         try:
             job = read(Job, values)
         except ValueError as error:
             raise InvalidConfiguration(f"Packaging job: {error}") from None
         with self._locked():
-            jobs = self._look()
+            jobs = self._read_all()
             known = self._of_token(jobs, job, name)
             if known:
                 return known, False
@@ -124,7 +124,7 @@ class Jobs:
     def list(self) -> List[Job]:
         """Return every job, the newest first; one whose process has ended is FAILED by now."""
         with self._locked():
-            return self._look()
+            return self._read_all()
 
     def page(self, size: int = PAGE, token: Optional[str] = None) -> Tuple[List[Job], str]:
         """Return at most `size` jobs and the token of the next page, empty when there is none.
@@ -137,7 +137,9 @@ class Jobs:
         if token:
             tokens = [_page_token(job) for job in jobs]
             if token not in tokens:
-                raise InvalidConfiguration("The next token is of no job here; list anew.")
+                raise InvalidConfiguration(
+                    "The next token matches no job here; list again from the start."
+                )
             first = tokens.index(token) + 1
         page = jobs[first : first + size]
         return page, _page_token(page[-1]) if jobs[first + size :] else ""
@@ -156,21 +158,21 @@ class Jobs:
                     continue
                 if known.request != job.request or name not in (None, known.name):
                     raise InvalidConfiguration(
-                        f"The client token {job.token} stands for job {known.name}, which had "
-                        "other parameters. For 8 hours a token repeats the same request only."
+                        f"The client token {job.token} belongs to job {known.name}, which had "
+                        "other parameters. Use another token; this one is free again after 8 hours."
                     )
                 return known
         return None
 
-    def _look(self) -> List[Job]:
+    def _read_all(self) -> List[Job]:
         jobs = []
         for path in self._folder.glob("*.json"):
             try:
                 job = read_json(Job, path.read_bytes())
             except (OSError, ValueError, RecursionError) as error:
-                log.warning("%s is no packaging job: %s", path, error)
+                log.warning("%s isn't a packaging job: %s", path, error)
                 continue
-            if job.status in UNDER_WAY and not process.is_alive(job.process):
+            if job.status in UNDER_WAY and not is_alive(job.process):
                 shutil.rmtree(staging(job), ignore_errors=True)
                 job = self._advance(job, "FAILED", "The process that ran the job has ended.")
             jobs.append(job)
@@ -203,7 +205,7 @@ class Jobs:
             yield
 
 
-def _is_utf8(value: Any) -> bool:
+def _is_utf8(value: object) -> bool:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # the name of a file that holds other bytes
@@ -214,3 +216,24 @@ def _is_utf8(value: Any) -> bool:
 def _page_token(job: Job) -> str:
     """Name the job after which a page begins, in the API's characters."""
     return base64.b64encode(job.name.encode()).decode()
+
+
+def process_name() -> str:
+    """Name this process as no other is named, before or after a restart of the machine."""
+    return _name_of(str(os.getpid()))
+
+
+def is_alive(named: str) -> bool:
+    """Whether the process that got this name has not ended."""
+    return _name_of(named.partition(" ")[0]) == named
+
+
+def _name_of(number: str) -> str:
+    """Return number, time of start in ticks since boot, and which boot; empty when it is gone."""
+    try:
+        # After the command, which may hold anything, come the state (3rd field) and the rest.
+        fields = (PROC / number / "stat").read_text().rpartition(")")[2].split()
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else f"{number} {fields[19]} {boot}"

@@ -7,7 +7,7 @@ import json
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import List
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +15,7 @@ from rich.table import Column, Table
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.packaging.jobs import PAGE, Job, Jobs
+from edge_agent.packaging.json_document import Document
 
 FOLDER = Path("~/.local/share/edge-agent/jobs")
 
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"list takes no name; one job alone: edge-agent jobs describe {arguments.job}"
         )
     page, token = jobs.page(arguments.max_results, arguments.next_token)
-    answer: Dict[str, Any] = {"ModelPackagingJobs": [_metadata(job) for job in page]}
+    answer: Document = {"ModelPackagingJobs": [_metadata(job) for job in page]}
     if token:
         answer["NextToken"] = token
     _show(arguments, answer, _table(page))
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show(arguments: argparse.Namespace, answer: Dict[str, Any], table: Table) -> None:
+def _show(arguments: argparse.Namespace, answer: Document, table: Table) -> None:
     if arguments.json:
         sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
     else:
@@ -100,7 +101,7 @@ def _facts(job: Job) -> Table:
     return table
 
 
-def _metadata(job: Job) -> Dict[str, Any]:
+def _metadata(job: Job) -> Document:
     return {
         "JobName": job.name,
         "ProjectName": job.request.project,
@@ -112,9 +113,9 @@ def _metadata(job: Job) -> Dict[str, Any]:
     }
 
 
-def _description(job: Job) -> Dict[str, Any]:
+def _description(job: Job) -> Document:
     configuration = job.request.configuration
-    description = {
+    description: Document = {
         **_metadata(job),
         "ModelPackagingConfiguration": {"Greengrass": configuration},
     }

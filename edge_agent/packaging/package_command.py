@@ -7,7 +7,7 @@ import re
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Dict, List, Tuple, get_args
+from typing import Tuple, get_args
 
 from rich.console import Console
 
@@ -18,10 +18,11 @@ from edge_agent.manifest import Manifest
 from edge_agent.packaging.component import Component, Order
 from edge_agent.packaging.component import run as run_job
 from edge_agent.packaging.draft import open_draft
-from edge_agent.packaging.graph.build import Tuning
-from edge_agent.packaging.graph.findings import Finding, note
+from edge_agent.packaging.graph.engine import Tuning
+from edge_agent.packaging.graph.findings import GraphFinding, note
 from edge_agent.packaging.jobs import Job, Jobs
 from edge_agent.packaging.jobs_command import add_folder_argument
+from edge_agent.packaging.options import table
 from edge_agent.packaging.preparation import Preparation
 from edge_agent.packaging.recipe import AGENT
 from edge_agent.packaging.target import DEVICES, parse
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--manifest", type=Path, metavar="FILE",
-        help="for an ONNX file: JSON object with what the graph doesn't tell, in the words of "
+        help="for an ONNX file: JSON object with what the graph doesn't have, in the words of "
         "manifest.json; always name, and input.scale for float32 input",
     )  # fmt: skip
     _add_target(parser)
@@ -76,7 +77,7 @@ def _add_preparation(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--calibration-images", type=Path, metavar="FOLDER",
-        help="pictures of normal production that tell int8 its ranges; at most 500 are packed",
+        help="pictures of normal production, which give int8 its ranges; at most 500 are packed",
     )  # fmt: skip
     group.add_argument(
         "--golden-images", type=Path, metavar="FOLDER",
@@ -99,7 +100,7 @@ def _add_preparation(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--version-compatible", action="store_true",
-        help="the same: an engine that goes on serving after an upgrade of TensorRT within its "
+        help="the same: an engine that stays usable after an upgrade of TensorRT within its "
         "major version",
     )  # fmt: skip
     group.add_argument(
@@ -127,9 +128,9 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = Jobs(arguments.jobs_folder)
     job, is_new = jobs.create(order.to_request(), arguments.job_name, arguments.client_token)
     if is_new:
-        job = run_job(jobs, job, order, _tell)
+        job = run_job(jobs, job, order, _show)
     else:
-        _tell(_repeated(job))
+        _show(_repeated(job))
     if job.status == "FAILED":
         sys.stderr.write(f"edge-agent: Job {job.name} FAILED: {job.message}\n")
         return 1
@@ -140,11 +141,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _repeated(job: Job) -> Finding:
+def _repeated(job: Job) -> GraphFinding:
     made = datetime.fromtimestamp(job.created, timezone.utc)
     return note(
         f"This is job {job.name} of {made:%H:%M} UTC again, as --client-token is the same; nothing "
-        "was made now. To run it anew, use another token."
+        "was made now. To run it again, use another token."
     )
 
 
@@ -183,7 +184,7 @@ def _place(arguments: argparse.Namespace, component: Component) -> Tuple[Path, s
     return arguments.jobs_folder.absolute() / "components" / name, arguments.out
 
 
-def _tell(finding: Finding) -> None:
+def _show(finding: GraphFinding) -> None:
     sys.stderr.write(f"edge-agent: {finding.severity}: {finding.text}\n")
 
 
@@ -192,7 +193,7 @@ def _component(arguments: argparse.Namespace, manifest: Manifest) -> Component:
         "name": arguments.component_name,
         "version": arguments.component_version or _default_version(manifest),
         "description": arguments.description or manifest.description or f"Model {manifest.name}",
-        "tags": _tags(arguments.tag),
+        "tags": table("--tag", arguments.tag),
         "agent": arguments.agent_component,
     }
     try:
@@ -208,13 +209,3 @@ def _default_version(manifest: Manifest) -> str:
             "name the component's with --component-version, such as 1.0.0."
         )
     return f"{manifest.version}.0.0"
-
-
-def _tags(given: List[str]) -> Dict[str, str]:
-    tags: Dict[str, str] = {}
-    for tag in given:
-        key, equals, value = tag.partition("=")
-        if not equals or key in tags:
-            raise InvalidConfiguration(f"--tag {tag!r}: expected KEY=VALUE, each key once.")
-        tags[key] = value
-    return tags

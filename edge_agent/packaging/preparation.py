@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional
 
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.manifest import InputSpec, RuntimeSpec
-from edge_agent.packaging.draft import Draft
+from edge_agent.packaging.draft import PackageDraft
 from edge_agent.packaging.graph import half
-from edge_agent.packaging.graph.build import PLAIN, Tuning, build_spec
 from edge_agent.packaging.graph.check import check
-from edge_agent.packaging.graph.engine import build_here
-from edge_agent.packaging.graph.findings import Finding, note, warning
+from edge_agent.packaging.graph.engine import PLAIN, Tuning, build_here, build_spec
+from edge_agent.packaging.graph.findings import GraphFinding, note, warning
 from edge_agent.packaging.graph.graph import Graph
 from edge_agent.packaging.graph.optimise import optimise
+from edge_agent.packaging.json_document import Document
 from edge_agent.packaging.target import GpuOptions, Target
 from edge_agent.targets import Precision
 
@@ -32,12 +32,12 @@ MOST_CALIBRATION = 500
 # Of calibrated scores. FP16 was seen to differ by 0.002 to 0.023, wrong graphs by 0.3 and more.
 LEAST_TOLERANCE = {"fp32": 0.0, "fp16": 0.05, "int8": 0.1}
 
-Tell = Callable[[Finding], None]
+OnFinding = Callable[[GraphFinding], None]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is asked for beyond the target. precision: None keeps the manifest's."""
+    """What is requested beyond the target. precision: None keeps the manifest's."""
 
     precision: Optional[Precision] = None
     golden_images: Optional[Path] = None
@@ -45,7 +45,7 @@ class Preparation:
     optimise: bool = False
     tuning: Tuning = PLAIN
 
-    def to_api(self) -> Dict[str, Any]:
+    def to_api(self) -> Document:
         """Return what is set, under keys of our own; a client token stands for these as well."""
         values = {
             "Precision": self.precision,
@@ -57,49 +57,49 @@ class Preparation:
         }
         return {key: value for key, value in values.items() if value is not None}
 
-    def apply(self, draft: Draft, target: Target, tell: Tell) -> Draft:
-        """Return the package for `target`; findings that don't stop the job go to `tell`.
+    def apply(self, draft: PackageDraft, target: Target, report: OnFinding) -> PackageDraft:
+        """Return the package for `target`; findings that don't stop the job go to `report`.
 
         Raises InvalidPackage: every error that the checks found; InvalidConfiguration.
         """
         draft = draft.change(runtime=_at_precision(draft.manifest.runtime, self.precision))
         model = draft.read_model()
         calibration = self._calibration(draft.manifest.input)
-        report = check(model, draft.manifest, target, len(calibration))
-        if report.of("error"):
-            raise InvalidPackage(" ".join(report.of("error")))
-        for finding in (*map(warning, draft.doubts), *report.findings):
-            tell(finding)
-        draft = self._with_golden(draft, model, tell)
+        checked = check(model, draft.manifest, target, len(calibration))
+        if checked.of("error"):
+            raise InvalidPackage(" ".join(checked.of("error")))
+        for finding in (*map(warning, draft.assumptions), *checked.findings):
+            report(finding)
+        draft = self._with_golden(draft, model, report)
         if self.optimise:
             content, optimised = optimise(model, target)
             draft = draft.add({optimised.path: content}).change(optimised=optimised)
         if isinstance(target.options, GpuOptions):
-            draft = self._for_gpu(draft, model, target, target.options, calibration, tell)
+            draft = self._for_gpu(draft, model, target, target.options, calibration, report)
         return draft.change(target=target.to_spec())
 
     def _for_gpu(
         self,
-        draft: Draft,
+        draft: PackageDraft,
         model: bytes,
         target: Target,
         options: GpuOptions,
         calibration: Dict[str, bytes],
-        tell: Tell,
-    ) -> Draft:
+        report: OnFinding,
+    ) -> PackageDraft:
         """Add the settings to build the engine with and what they name; the engine, if it can."""
         paths = sorted(calibration)
         build = build_spec(Graph(model), draft.manifest, options, paths, self.tuning)
         draft = draft.add({path: calibration[path] for path in build.calibration})
         if build.precision == "fp16" and half.is_needed(options.trt_ver):
             halved, finding = half.halve(model, draft.manifest, _golden_pictures(draft))
-            tell(finding)
+            report(finding)
             if halved is not None:
                 model, build = halved, build.model_copy(update={"half": half.FILE_NAME})
                 draft = draft.add({half.FILE_NAME: halved})
         image, spec = draft.manifest.input, target.to_spec()
         files, finding = build_here(model, image, build, spec, calibration)
-        tell(finding)
+        report(finding)
         return draft.add(files).change(build=build)
 
     def _calibration(self, spec: InputSpec) -> Dict[str, bytes]:
@@ -111,10 +111,10 @@ class Preparation:
         pictures = _pictures(self.calibration_images, spec, MOST_CALIBRATION)
         return {f"calibration/{index:03}.png": png(item) for index, item in enumerate(pictures)}
 
-    def _with_golden(self, draft: Draft, model: bytes, tell: Tell) -> Draft:
+    def _with_golden(self, draft: PackageDraft, model: bytes, report: OnFinding) -> PackageDraft:
         if self.golden_images is None:
             if not draft.manifest.golden:
-                tell(note(
+                report(note(
                     "The package has no golden samples, so the agent can't compare its results "
                     "on the device with those here; --golden-images FOLDER adds them."
                 ))  # fmt: skip
@@ -135,7 +135,7 @@ class Preparation:
         return draft.add(files).change(golden=samples)
 
 
-def _golden_pictures(draft: Draft) -> List[Picture]:
+def _golden_pictures(draft: PackageDraft) -> List[Picture]:
     from edge_agent.runtime.vision.picture_files import read_png
 
     spec = draft.manifest.input
@@ -148,9 +148,9 @@ def _golden_pictures(draft: Draft) -> List[Picture]:
         raise InvalidPackage(f"The package's golden samples can't be used: {error}.") from None
 
 
-def _at_precision(runtime: RuntimeSpec, wanted: Optional[Precision]) -> RuntimeSpec:
-    """Return the runtime settings with the tolerance that honest rounding needs."""
-    precision = wanted or runtime.precision
+def _at_precision(runtime: RuntimeSpec, requested: Optional[Precision]) -> RuntimeSpec:
+    """Return the runtime settings with the tolerance that the precision's rounding needs."""
+    precision = requested or runtime.precision
     tolerance = max(runtime.parity_tolerance, LEAST_TOLERANCE[precision])
     return runtime.model_copy(update={"precision": precision, "parity_tolerance": tolerance})
 

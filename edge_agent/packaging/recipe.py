@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, Iterator, Optional, Tuple
+from pathlib import Path
+from types import ModuleType
+from typing import Dict, Iterator, Optional, Tuple
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Annotated, Literal
@@ -20,6 +22,7 @@ from typing_extensions import Annotated, Literal
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, read_json
 from edge_agent.manifest import NAME_PATTERN, VERSION_PATTERN
+from edge_agent.packaging.json_document import Document
 
 LIMIT_BYTES = 8192  # a recipe of lite must be smaller, and have fewer objects
 LIMIT_OBJECTS = 255
@@ -39,7 +42,7 @@ Access = Literal["NONE", "OWNER", "ALL"]
 Architecture = Literal["aarch64", "amd64"]
 
 
-class Platform(Strict):
+class RecipePlatform(Strict):
     """Which devices a manifest is for; lite skips one without `runtime`."""
 
     os: Literal["linux"]
@@ -85,7 +88,7 @@ class Install(Phase):
     Timeout: Annotated[int, Field(gt=0)]  # seconds
 
 
-class Lifecycle(Strict):
+class RecipeLifecycle(Strict):
     """The phases both nuclei run."""
 
     install: Optional[Install] = None
@@ -97,22 +100,22 @@ class Lifecycle(Strict):
         return {name: phase for name, phase in self if phase is not None}
 
 
-class Manifest(Strict):
+class PlatformManifest(Strict):
     """What is done on one kind of device."""
 
-    Platform: Platform
-    Lifecycle: Lifecycle
+    Platform: RecipePlatform
+    Lifecycle: RecipeLifecycle
     Artifacts: Tuple[Artifact, ...]
 
 
 class Configuration(Strict):
     """The settings a deployment may change."""
 
-    DefaultConfiguration: Dict[str, Any]
+    DefaultConfiguration: Dict[str, object]
 
     @field_validator("DefaultConfiguration")
     @classmethod
-    def _asks_for_plain_resources(cls, values: Dict[str, Any]) -> Dict[str, Any]:
+    def _asks_for_plain_resources(cls, values: Document) -> Document:
         for resource in _resources(values.get("accessControl", {})):
             if "?" in resource.replace("${?}", ""):
                 raise ValueError(f"resource {resource!r}: lite refuses '?'; write ${{?}} for it")
@@ -129,7 +132,7 @@ class Recipe(Strict):
     ComponentPublisher: str
     ComponentConfiguration: Configuration
     ComponentDependencies: Dict[str, Dict[DependencyKey, str]]
-    Manifests: Annotated[Tuple[Manifest, ...], Field(min_length=1)]
+    Manifests: Annotated[Tuple[PlatformManifest, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _has_what_it_inserts(self) -> Recipe:
@@ -142,6 +145,16 @@ class Recipe(Strict):
                     if pointer and not _leads_somewhere(pointer, known):
                         raise ValueError(f"{name} inserts {pointer}, which has no default")
         return self
+
+    def begin(self, folder: Path) -> Path:
+        """Write the recipe into a component folder; return the new folder for its artifacts."""
+        name, version = self.ComponentName, self.ComponentVersion
+        artifacts = folder / "artifacts" / name / version
+        artifacts.mkdir(parents=True)
+        (folder / "recipes").mkdir()
+        (folder / "recipes" / f"{name}-{version}.json").write_bytes(self.to_json())
+        (folder / "recipe.yaml").write_bytes(self.to_yaml())
+        return artifacts
 
     def to_json(self) -> bytes:
         """Return the recipe as JSON, checked; on lite only JSON keeps the types of settings."""
@@ -171,13 +184,14 @@ def check(content: bytes) -> Recipe:
     return recipe
 
 
-def read_yaml(text: str) -> Any:
-    """Return what YAML text holds. Raises InvalidConfiguration. Needs PyYAML."""
+def read_yaml(text: str) -> Document:
+    """Return the object in YAML text. Raises InvalidConfiguration. Needs PyYAML."""
     yaml = _yaml()
     try:
-        return yaml.safe_load(text)
+        values: Document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidConfiguration(f"The recipe isn't YAML: {error}") from None
+    return values
 
 
 def model_component(
@@ -208,23 +222,24 @@ def model_component(
             agent: {"VersionRequirement": AGENT_VERSIONS, "DependencyType": "HARD"}
         },
         Manifests=(
-            Manifest(
-                Platform=Platform(os="linux", runtime="*", architecture=architecture),
-                Lifecycle=Lifecycle(run=Phase(Script=script)),
+            PlatformManifest(
+                Platform=RecipePlatform(os="linux", runtime="*", architecture=architecture),
+                Lifecycle=RecipeLifecycle(run=Phase(Script=script)),
                 Artifacts=(artifact,),
             ),
         ),
     )
 
 
-def _yaml() -> Any:
+def _yaml() -> ModuleType:
     try:
         import yaml
     except ImportError:
         raise InvalidConfiguration(
             "Packaging needs PyYAML: pip install 'edge-agent[package]'."
         ) from None
-    return yaml
+    module: ModuleType = yaml
+    return module
 
 
 def _check_length(content: bytes) -> None:
@@ -234,7 +249,7 @@ def _check_length(content: bytes) -> None:
         )
 
 
-def _check_size(content: bytes, values: Any) -> None:
+def _check_size(content: bytes, values: object) -> None:
     _check_length(content)
     if _objects(values) >= LIMIT_OBJECTS:
         raise InvalidConfiguration(
@@ -243,7 +258,7 @@ def _check_size(content: bytes, values: Any) -> None:
         )
 
 
-def _objects(value: Any) -> int:
+def _objects(value: object) -> int:
     """Count as lite does: each value and each key, containers included."""
     if isinstance(value, dict):
         return 1 + sum(1 + _objects(inner) for inner in value.values())
@@ -252,8 +267,8 @@ def _objects(value: Any) -> int:
     return 1
 
 
-def _leads_somewhere(pointer: str, configuration: Any) -> bool:
-    """Tell whether a JSON pointer (RFC 6901) names a setting."""
+def _leads_somewhere(pointer: str, configuration: object) -> bool:
+    """Whether a JSON pointer (RFC 6901) names a setting."""
     for part in pointer[1:].split("/"):
         key = part.replace("~1", "/").replace("~0", "~")
         if not isinstance(configuration, dict) or key not in configuration:
@@ -262,7 +277,7 @@ def _leads_somewhere(pointer: str, configuration: Any) -> bool:
     return True
 
 
-def _resources(policies: Any) -> Iterator[str]:
+def _resources(policies: object) -> Iterator[str]:
     """Yield every entry of a list named `resources`."""
     for key, value in policies.items() if isinstance(policies, dict) else ():
         if key == "resources" and isinstance(value, list):

@@ -1,8 +1,8 @@
-"""What a model component runs on the device: it keeps its record in the agent's models.d.
+"""What a model component runs on the device: it registers its model in the agent's models.d.
 
 It travels in the component's zip, beside the model package, and needs nothing but Python 3.8. The
-record lasts as long as the process: it is written anew when it vanishes, so that neither the order
-of starts nor a new folder matters, and taken out at SIGTERM. Two versions share one file name; the
+record lasts as long as the process: it is written again when it vanishes, so that neither the order
+of starts nor a new folder matters, and removed at SIGTERM. Two versions share one file name; the
 later one's record wins, and the earlier one leaves it alone.
 """
 
@@ -16,42 +16,42 @@ import sys
 from pathlib import Path
 from typing import BinaryIO, Dict, List, Optional
 
-LOOK_EVERY_S = 0.5
+CHECK_EVERY_S = 0.5
 STOP = {signal.SIGTERM, signal.SIGINT}
 SWITCH = {"true": True, "false": False}
 
 
-class Registration:
+class ModelRecord:
     """The record of this process."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         self._path, self._content = path, content
-        # Held open so that no other file gets its inode number: that tells whose record is there.
+        # Held open, so that no other file gets its inode number: by it we know our own record.
         self._file: Optional[BinaryIO] = None
-        self._complaint = ""
+        self._last_error = ""
 
-    def keep(self) -> None:
-        """Write the record, at first over any other, later only where none is."""
+    def ensure(self) -> None:
+        """Write the record: at first over any other, later only where none is."""
         try:
             if self._file is None or not self._path.exists():
                 self._write()
-                self._complaint = ""
-                _say(f"The record is {self._path}.")
+                self._last_error = ""
+                _print(f"The model is registered in {self._path}.")
         except OSError as error:
-            complaint = f"Can't write {self._path} ({error.strerror}); trying on."
-            if complaint != self._complaint:
-                _say(complaint)
-            self._complaint = complaint
+            message = f"Can't write {self._path} ({error.strerror}); trying again."
+            if message != self._last_error:
+                _print(message)
+            self._last_error = message
 
-    def withdraw(self) -> None:
-        """Take the record out unless it is another process's by now."""
+    def remove(self) -> None:
+        """Remove the record unless it is another process's by now."""
         try:
             if self._file and os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
                 self._path.unlink()
         except FileNotFoundError:
             pass
         except OSError as error:
-            _say(f"Can't remove {self._path} ({error.strerror}).")
+            _print(f"Can't remove {self._path} ({error.strerror}).")
 
     def _write(self) -> None:
         # Only the folder itself: its parent is the agent's, made by the nucleus or by hand.
@@ -71,7 +71,7 @@ class Registration:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Keep the record until told to stop."""
+    """Register the model until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description="Registers a model with the edge agent.")
     parser.add_argument("--name", required=True, help="model component")
     parser.add_argument("--agent", required=True, help="the agent component's work folder")
@@ -87,13 +87,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if given.threshold is not None:
         record["decision"] = {"threshold": given.threshold}
     path = Path(given.agent, given.records, f"{given.name}.json")
-    registration = Registration(path, json.dumps(record).encode())
+    own = ModelRecord(path, json.dumps(record).encode())
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     while True:
-        registration.keep()
-        if signal.sigtimedwait(STOP, LOOK_EVERY_S):
+        own.ensure()
+        if signal.sigtimedwait(STOP, CHECK_EVERY_S):
             break
-    registration.withdraw()
+    own.remove()
     return 0
 
 
@@ -109,7 +109,7 @@ def _threshold(text: str) -> Optional[float]:
     return value
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -1,14 +1,17 @@
-"""Signs packages; see `runtime/signature.py` for the format and for whom it is checked."""
+"""Signs packages; see `runtime/packages/signature.py` for the format and for whom it is checked."""
 
 from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.packages.signature import Identity, Signature, key_id, library
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Signer:
         ).to_json()
 
 
-def _private_key(key_file: Path) -> Any:
+def _private_key(key_file: Path) -> Ed25519PrivateKey:
     kind = library().Ed25519PrivateKey
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key

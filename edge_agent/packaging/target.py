@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple, Type, Union
+from typing import Dict, Optional, Tuple, Type, Union
 
 from pydantic import Field
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, T, parse_json, read, read_json
+from edge_agent.packaging.json_document import Document
 from edge_agent.packaging.recipe import Architecture
 from edge_agent.targets import TargetSpec
 
@@ -71,10 +72,10 @@ class Target:
         """The architecture in a recipe's words."""
         return ARCHITECTURES[self.platform.Arch]
 
-    def to_api(self) -> Dict[str, Any]:
+    def to_api(self) -> Document:
         """Return TargetDevice or TargetPlatform, and CompilerOptions with defaults, if any."""
         options = self.options.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        found: Dict[str, Any] = {"TargetDevice": self.device}
+        found: Document = {"TargetDevice": self.device}
         if not self.device:
             found = {"TargetPlatform": self.platform.model_dump(exclude_none=True)}
         if options:
@@ -99,7 +100,7 @@ def parse(device: Optional[str], platform: Optional[str], options: Optional[str]
     """
     if (device is None) == (platform is None):
         raise InvalidConfiguration(
-            f"{'Two targets came' if device else 'No target came'}; name one, either "
+            f"{'Two targets are named' if device else 'No target is named'}; name one, either "
             f"--target-device {'|'.join(DEVICES)} or "
             "--target-platform os=LINUX,arch=ARM64|X86_64[,accelerator=NVIDIA]."
         )
@@ -173,6 +174,6 @@ def _check_tensorrt(version: str) -> None:
     if tuple(int(part) for part in version.split("."))[:2] < OLDEST_TENSORRT:
         raise InvalidConfiguration(
             f"--compiler-options: trt-ver {version} is too old. TensorRT before 8.5 takes no "
-            "uint8 images, which the agent feeds its models with. The nearest JetPack is 5.1, "
+            "uint8 images, which the agent gives its models. The nearest JetPack is 5.1, "
             "the last for Xavier, with TensorRT 8.5.2 and CUDA 11.4."
         )

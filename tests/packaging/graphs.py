@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_agent import manifest
 from edge_agent.packaging.graph.check import check
-from edge_agent.packaging.graph.findings import Report
+from edge_agent.packaging.graph.findings import GraphReport
 from edge_agent.packaging.target import Target, parse
 from tests.fakes import micro
 
@@ -88,7 +88,7 @@ def report(
     task: str = "classification",
     calibration: int = 0,
     **changes: Any,
-) -> Report:
+) -> GraphReport:
     return check(content, described(content, task, **changes), target, calibration)
 
 

@@ -27,7 +27,7 @@ from edge_agent.runtime.packages.signature import TrustedKeys
 from tests import ROOT
 from tests.fakes import micro
 from tests.packaging import graphs
-from tests.packaging.test_graph_build import pictures
+from tests.packaging.test_preparation import pictures
 
 DOCUMENT = ROOT / "docs" / "packaging.md"
 TARGET = ["--target-platform", "os=LINUX,arch=X86_64"]
@@ -223,7 +223,7 @@ def test_a_failed_job_told_again_says_so_and_how_to_run_it_anew(
     assert desk.package("--client-token", "t-1") == 1
     told = capsys.readouterr().err
     assert "This is job" in told
-    assert "nothing was made now. To run it anew, use another token." in told
+    assert "nothing was made now. To run it again, use another token." in told
     assert "exists already" in told
     assert desk.package("--client-token", "t-2") == 0
 
@@ -285,13 +285,13 @@ def test_what_is_there_already_is_not_touched(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "No target came"),
+        ([], "No target is named"),
         ([*TARGET, "--component-version", "1.0"], "Component: version: "),
         ([*TARGET, "--description", "a" * 257], "Component: description: "),
         ([*TARGET, "--tag", "line"], "expected KEY=VALUE"),
-        ([*TARGET, "--tag", "a=1", "--tag", "a=2"], "each key once"),
+        ([*TARGET, "--tag", "a=1", "--tag", "a=2"], "give every name once"),
         ([*TARGET, "--tag", "a=<b>"], "Component: tags.a: "),
-        ([*TARGET, "--tag", "AWS:line=3"], "tags: 'AWS:line' begins as the tags of AWS"),
+        ([*TARGET, "--tag", "AWS:line=3"], "tags: 'AWS:line' is reserved: tags of AWS"),
         ([*TARGET, *(f"--tag={key}=" for key in range(201))], "at most 200 items"),
         ([*TARGET, "--component-name", ".."], "Component: name: '..' can't name a folder"),
         ([*TARGET, "--agent-component", "."], "Component: agent: '.' can't name a folder"),
@@ -426,7 +426,7 @@ def test_an_onnx_file_and_a_few_words_make_a_component(
     desk.model = onnx_file
 
     assert desk.package() == 2
-    assert "The graph doesn't tell name; put them into --manifest" in capsys.readouterr().err
+    assert "The graph doesn't have name; put them into --manifest" in capsys.readouterr().err
     rest.write_text('{"name": "bolts", "version": "2"}')
     assert desk.package("--manifest", str(rest)) == 0
     assert "edge-agent: warning: The outputs are taken as calibrated" in capsys.readouterr().err

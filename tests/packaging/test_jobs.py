@@ -13,8 +13,8 @@ from typing import Any, Dict, List
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.packaging import process
-from edge_agent.packaging.jobs import Job, Jobs, Request, staging
+from edge_agent.packaging import jobs as jobs_module
+from edge_agent.packaging.jobs import Job, JobRequest, Jobs, is_alive, process_name, staging
 
 HOUR = 3600.0
 
@@ -37,9 +37,9 @@ def _jobs(tmp_path: Path, clock: Clock) -> Jobs:
     return Jobs(tmp_path / "jobs", clock)
 
 
-def request(**changes: Any) -> Request:
+def request(**changes: Any) -> JobRequest:
     values = {"project": "bolts", "model_version": "1", "digest": "0" * 64, **changes}
-    return Request(**{"configuration": configuration(), **values})
+    return JobRequest(**{"configuration": configuration(), **values})
 
 
 def configuration(**changes: Any) -> Dict[str, Any]:
@@ -50,7 +50,7 @@ def configuration(**changes: Any) -> Dict[str, Any]:
 def as_run_by(name: str, jobs: Jobs, folder: Path, job: Job) -> None:
     """Make the record say that another process runs the job."""
     text = (folder / f"{job.name}.json").read_text()
-    (folder / f"{job.name}.json").write_text(text.replace(process.name(), name))
+    (folder / f"{job.name}.json").write_text(text.replace(process_name(), name))
 
 
 def test_a_job_goes_through_its_states(jobs: Jobs, clock: Clock) -> None:
@@ -140,7 +140,7 @@ def test_a_token_also_stands_for_a_job_that_has_ended(jobs: Jobs) -> None:
 def test_a_token_with_other_parameters_is_refused(jobs: Jobs, changes: Dict[str, Any]) -> None:
     job, _ = jobs.create(request(), token="t-1")
 
-    with pytest.raises(InvalidConfiguration, match=f"t-1 stands for job {job.name}"):
+    with pytest.raises(InvalidConfiguration, match=f"t-1 belongs to job {job.name}"):
         jobs.create(request(**changes), token="t-1")
     assert jobs.list() == [job]
 
@@ -160,7 +160,7 @@ def test_a_job_whose_process_has_ended_is_failed_and_leaves_nothing(
     job = jobs.advance(jobs.create(asked)[0], "RUNNING")
     (staging(job) / "recipes").mkdir(parents=True)
     assert jobs.find(job.name).status == "RUNNING"
-    gone = process.name().replace(f"{os.getpid()} ", f"{os.getpid()} 1")  # another start time
+    gone = process_name().replace(f"{os.getpid()} ", f"{os.getpid()} 1")  # another start time
     as_run_by(gone, jobs, tmp_path / "jobs", job)
 
     found = jobs.find(job.name)
@@ -173,15 +173,15 @@ def test_a_process_that_has_ended_is_not_alive_even_before_it_is_reaped() -> Non
     child = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
     )
-    name = process._name_of(str(child.pid))
-    assert process.is_alive(name)
+    name = jobs_module._name_of(str(child.pid))
+    assert is_alive(name)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
-    assert not process.is_alive(name)
+    assert not is_alive(name)
     child.communicate()
-    assert not process.is_alive(name)
-    assert process.is_alive(process.name())
+    assert not is_alive(name)
+    assert is_alive(process_name())
 
 
 def test_pages_follow_each_other_from_the_newest_on(jobs: Jobs, clock: Clock) -> None:
@@ -209,7 +209,7 @@ def test_a_page_has_1_to_100_jobs(jobs: Jobs, size: int) -> None:
 def test_a_token_of_no_page_is_refused(jobs: Jobs) -> None:
     jobs.create(request())
 
-    with pytest.raises(InvalidConfiguration, match="list anew"):
+    with pytest.raises(InvalidConfiguration, match="list again from the start"):
         jobs.page(2, "bm9uZQ==")
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_is_no_job_is_left_out_with_a_warning(
     with caplog.at_level(logging.WARNING):
         assert jobs.list() == [job]
 
-    assert "other.json is no packaging job: name: field required" in caplog.text
+    assert "other.json isn't a packaging job: name: field required" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_one_bad_record_does_not_stop_the_others(
 
     with caplog.at_level(logging.WARNING):
         assert jobs.list() == [good]
-    assert "bad.json is no packaging job: request: " in caplog.text
+    assert "bad.json isn't a packaging job: request: " in caplog.text
     assert jobs.create(request(), "job-1")[1]
 
 

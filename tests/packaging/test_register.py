@@ -181,7 +181,7 @@ def test_a_record_is_written_anew_when_the_agents_folder_was_made_anew(nucleus: 
     process = nucleus.start("1")
     until(lambda: nucleus.serves("1"))
     shutil.rmtree(nucleus.agent)
-    until(lambda: "trying on" in nucleus.log.read_text())
+    until(lambda: "trying again" in nucleus.log.read_text())
     nucleus.agent.mkdir()
     until(lambda: nucleus.serves("1"))
     stop(process)
@@ -192,11 +192,11 @@ def test_a_record_is_written_anew_when_the_agents_folder_was_made_anew(nucleus: 
 def test_a_component_waits_for_the_agents_folder_and_says_so_once(nucleus: Nucleus) -> None:
     nucleus.agent.rmdir()
     nucleus.start("1")
-    until(lambda: "trying on" in nucleus.log.read_text())
+    until(lambda: "trying again" in nucleus.log.read_text())
     nucleus.agent.mkdir()
     until(lambda: nucleus.serves("1"))
 
-    assert nucleus.log.read_text().count("trying on") == 1
+    assert nucleus.log.read_text().count("trying again") == 1
 
 
 def test_a_record_can_be_read_by_an_agent_of_another_user(nucleus: Nucleus) -> None:

@@ -62,8 +62,8 @@ def test_a_platform_may_have_an_accelerator() -> None:
 
 
 def test_neither_both_targets_nor_none_will_do() -> None:
-    assert refusal("jetson_xavier", CPU).startswith("Two targets came; name one")
-    assert refusal(None, None).startswith("No target came; name one")
+    assert refusal("jetson_xavier", CPU).startswith("Two targets are named; name one")
+    assert refusal(None, None).startswith("No target is named; name one")
 
 
 def test_an_unknown_device_is_named_back() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import edge_agent
-from edge_agent.packaging.agent.component import Plan, recipe
+from edge_agent.packaging.agent.component import ComponentPlan, recipe
 
 DOCKERFILE = Path(edge_agent.__file__).parent.parent / "Dockerfile.jetson"
 
@@ -26,7 +26,9 @@ def test_its_run_lines_leave_the_hosts_ipc_namespace_alone() -> None:
 
 
 def test_nor_does_greengrass_give_it_more_than_the_shared_memory() -> None:
-    manifests = recipe(Plan("plant.Agent", ("aarch64",), ("3.8",), True, image="agent")).to_json()
+    manifests = recipe(
+        ComponentPlan("plant.Agent", ("aarch64",), ("3.8",), True, image="agent")
+    ).to_json()
     assert b"--ipc" not in manifests
     assert b"--volume /dev/shm:/dev/shm" in manifests
     assert b"--user" in manifests

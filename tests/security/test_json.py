@@ -20,7 +20,7 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.evaluation.label_manifest import LabelManifest, ManifestOptions
 from edge_agent.fields import parse_json, read_json
 from edge_agent.packaging import recipe
-from edge_agent.packaging.graph.infer import read_rest
+from edge_agent.packaging.graph.inferred_manifest import read_given
 from edge_agent.packaging.migrate import documents
 from edge_agent.packaging.target import parse as parse_target
 from edge_agent.runtime.models.thresholds import Thresholds
@@ -104,7 +104,7 @@ READERS: Dict[str, Any] = {
     ),
     "recipe": (lambda _, content: recipe.check(content), a_recipe(), "ComponentName"),
     "recipe-to-migrate": (in_file(documents.read), a_recipe(), "ComponentName"),
-    "rest-of-a-manifest": (in_file(read_rest), {"name": "bolts"}, "name"),
+    "rest-of-a-manifest": (in_file(read_given), {"name": "bolts"}, "name"),
     "compiler-options": (
         lambda _, content: parse_target("jetson_xavier", None, content.decode()),
         {"gpu-code": "sm_72"}, "gpu-code",

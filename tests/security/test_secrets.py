@@ -348,7 +348,7 @@ def test_help_and_version_show_nothing_of_the_environment() -> None:
 
 
 def test_a_recipe_with_a_secret_is_refused(tmp_path: Path) -> None:
-    from edge_agent.packaging.agent.configuration import complete
+    from edge_agent.packaging.agent.component import complete
 
     for name in SECRETS:
         with pytest.raises(InvalidConfiguration, match="must not stand in a recipe") as caught:

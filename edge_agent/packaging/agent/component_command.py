@@ -13,7 +13,8 @@ from typing import Tuple
 from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import NAME_PATTERN
-from edge_agent.packaging.agent.component import OLDEST_PYTHON, TEMPLATE, Plan, write
+from edge_agent.packaging.agent.component import OLDEST_PYTHON, TEMPLATE, ComponentPlan, write
+from edge_agent.packaging.options import check_free
 from edge_agent.packaging.recipe import AGENT, Architecture
 
 ARCHITECTURES: Tuple[Architecture, ...] = ("amd64", "aarch64")
@@ -67,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidConfiguration(
             "Name the folder to write: edge-agent component build --out FOLDER"
         )
-    if not arguments.gdk and (out.exists() or out.is_symlink()):
-        raise InvalidConfiguration(f"{out} exists already; choose another --out or remove it.")
+    if not arguments.gdk:
+        check_free(out)
     staging = out.with_name(f".{out.name}.building")
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -82,11 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidConfiguration(f"{out} can't be written: {error.strerror}.") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    _tell(out, plan)
+    _show(out, plan)
     return 0
 
 
-def _plan(arguments: argparse.Namespace) -> Plan:
+def _plan(arguments: argparse.Namespace) -> ComponentPlan:
     name = _gdk_name() if arguments.gdk else arguments.component_name
     if not re.fullmatch(NAME_PATTERN, name) or not name.strip("."):
         raise InvalidConfiguration(
@@ -95,7 +96,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     if arguments.container and not re.fullmatch(r"[\w.:/@-]+", arguments.container):
         raise InvalidConfiguration(f"--container {arguments.container!r} isn't an image's name.")
     everything = arguments.architecture == "all"
-    return Plan(
+    return ComponentPlan(
         name=name,
         architectures=ARCHITECTURES if everything else (arguments.architecture,),
         pythons=_pythons(arguments.python),
@@ -135,7 +136,7 @@ def _gdk_name() -> str:
     return str(name)
 
 
-def _tell(out: Path, plan: Plan) -> None:
+def _show(out: Path, plan: ComponentPlan) -> None:
     sys.stdout.write(f"{plan.name} {__version__} in {out}\n")
     for path in sorted(out.glob("artifacts/*/*/*.zip")):
         sys.stdout.write(f"{path.name}: {path.stat().st_size / MIB:.1f} MiB\n")

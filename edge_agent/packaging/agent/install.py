@@ -8,7 +8,7 @@ WORK/agents/ID/bin/python3  starts its Python by its real path, so that a runnin
 WORK/agents/ID/complete     there once all of it works
 WORK/current                link to the version to run, switched in one step
 
-An installation that ends half-way leaves the version before in force; the next run starts anew.
+An installation that ends half-way leaves the version before in use; the next run starts again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple, Union
+from typing import BinaryIO, Dict, Iterator, List, Optional, Tuple, Union
 
 LIST = "wheels.json"
 CHUNK = 1 << 20  # bytes
@@ -41,12 +41,12 @@ class CannotInstall(Exception):
 
 
 class Content:
-    """What the component carries, as its wheels.json tells."""
+    """What the component carries, by its wheels.json."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         content = (folder / LIST).read_bytes()
-        values: Dict[str, Any] = json.loads(content)
+        values = json.loads(content)
         self.version: str = values["version"]
         self.agent: str = values["agent"]  # the agent's own wheel
         self.extras: str = values["extras"]  # of the agent, such as [cpu]
@@ -98,7 +98,7 @@ class Programs:
 
     def __init__(self, lock: int, with_index: bool) -> None:
         self._lock = lock
-        # Without the index, pip obeys nothing but what it is told here.
+        # Without the index, pip obeys nothing but the options given here.
         self._environment = {
             name: value
             for name, value in os.environ.items()
@@ -157,7 +157,7 @@ class Installation:
             succeeded, said = self._start(*command)
             if not succeeded:
                 raise CannotInstall(f"The agent doesn't start: {said}")
-        _say(f"{said} starts.")
+        _print(f"{said} starts.")
         os.sync()  # a power cut must not leave `complete` beside half a file
         (self.folder / "complete").touch()
 
@@ -169,10 +169,10 @@ class Installation:
             fresh.unlink()
         fresh.symlink_to(self.folder.relative_to(self._work))
         fresh.replace(current)
-        _say(f"{current} leads to {self.folder.name} now.")
+        _print(f"{current} leads to {self.folder.name} now.")
         for other in self.folder.parent.iterdir():
             if other.resolve() not in (self.folder.resolve(), before):
-                _say(f"Removing {other.name}.")
+                _print(f"Removing {other.name}.")
                 _remove(other)
 
     @property
@@ -184,7 +184,7 @@ class Installation:
 
     def _unpack(self, folder: Path) -> None:
         names = self._content.pythons.get(self._python, [self._content.agent])
-        _say(f"Checking {len(names)} wheels.")
+        _print(f"Checking {len(names)} wheels.")
         for name in names:
             self._content.unpack(name, folder)
 
@@ -195,13 +195,13 @@ class Installation:
                 f"JetPack's OpenCV isn't there for {self._base}; install the package "
                 f"libopencv-python. It said: {said}"
             )
-        _say(f"OpenCV {said} of this device is used.")
+        _print(f"OpenCV {said} of this device is used.")
         found, said = self._programs.run(self._base, "-I", "-c", LOOK, "tensorrt")
         there = f"TensorRT {said} of this device is used."
-        _say(there if found else f"This device has no TensorRT for {self._base}.")
+        _print(there if found else f"This device has no TensorRT for {self._base}.")
 
     def _make_environment(self, way: str) -> None:
-        _say(f"Making a virtual environment with {self._base} in {self.folder}.")
+        _print(f"Making a virtual environment with {self._base} in {self.folder}.")
         ways = [way] if way else []
         ways += ["--system-site-packages"] if self._content.is_for_jetson else []
         succeeded, said = self._programs.run(self._base, "-I", "-m", "venv", *ways, str(self._venv))
@@ -216,7 +216,7 @@ class Installation:
         ways = ["--no-index", "--no-deps"]
         if self._python not in self._content.pythons:
             wheels, ways = [wheels[0] + self._content.extras], []
-        _say("Installing from the index." if not ways else "Installing the wheels.")
+        _print("Installing from the index." if not ways else "Installing the wheels.")
         succeeded, said = self._start(
             *pip, "install", "--quiet", "--disable-pip-version-check", "--no-input",
             "--no-cache-dir", "--no-warn-script-location", "--ignore-installed",
@@ -237,10 +237,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
         with _locked(work) as lock:
             _install(Installation(work, content, Programs(lock, content.may_use_index)))
     except CannotInstall as error:
-        _say(f"Can't install: {error}")
+        _print(f"Can't install: {error}")
         return 1
     except OSError as error:
-        _say(f"Can't install: {error.filename or work}: {error.strerror}.")
+        _print(f"Can't install: {error.filename or work}: {error.strerror}.")
         return 1
     return 0
 
@@ -248,7 +248,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def _install(installation: Installation) -> None:
     if installation.works():
         if installation.is_current():
-            _say(f"{installation.folder.name} is installed already; nothing to do.")
+            _print(f"{installation.folder.name} is installed already; nothing to do.")
             return
     else:
         installation.make()
@@ -262,7 +262,7 @@ def _locked(work: Path) -> Iterator[int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("Another installation is under way; waiting for it.")
+            _print("Another installation is under way; waiting for it.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
 
@@ -275,7 +275,7 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""`edge-agent deploy`: components → a thing or a group of things, followed to the end."""
+"""`edge-agent deploy`: components → a thing or a group of things, watched to the end."""
 
 from __future__ import annotations
 
@@ -6,44 +6,34 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from rich.console import Console
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import parse_json
+from edge_agent.packaging import json_document
 from edge_agent.packaging.aws import rollout
 from edge_agent.packaging.aws.deployment import (
-    KEPT,
-    Change,
-    Json,
-    absent,
-    differences,
-    joined,
-    kept,
-    revised,
-)
-from edge_agent.packaging.aws.folder import ComponentFolder
-from edge_agent.packaging.aws.follow import Say, follow
-from edge_agent.packaging.aws.options import add_account_arguments, pairs, table
-from edge_agent.packaging.aws.outcome import Outcome
-from edge_agent.packaging.aws.publish import GREENGRASS
-from edge_agent.packaging.aws.refusals import sentences
-from edge_agent.packaging.aws.request import (
+    ANSWER_KEYS,
     DEPLOYMENT_NAME,
     NAME,
     POINTER,
+    REQUEST_KEYS,
     TARGET,
     VERSION,
+    Change,
+    absent,
     check,
+    differences,
+    joined,
+    repeatable,
+    revised,
 )
-from edge_agent.packaging.aws.session import Aws
-
-# What get_deployment tells beyond what a request holds.
-TOLD = (
-    "deploymentId", "revisionId", "deploymentStatus", "iotJobId", "iotJobArn",
-    "creationTimestamp", "isLatestForTarget", "ResponseMetadata",
-)  # fmt: skip
+from edge_agent.packaging.aws.folder import ComponentFolder
+from edge_agent.packaging.aws.rollout_progress import watch
+from edge_agent.packaging.aws.session import GREENGRASS, Aws, AwsOutcome, aws_errors
+from edge_agent.packaging.json_document import Document
+from edge_agent.packaging.options import add_account_arguments, pairs, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--folder", "FOLDER", "component folder whose version to deploy; repeatable"),
         ("--merge", "NAME=FILE.json", "settings to change in a component; repeatable"),
         ("--reset", "NAME=/POINTER", "setting to put back to its default; repeatable"),
-        ("--remove", "NAME", "component to take off; repeatable"),
+        ("--remove", "NAME", "component to remove; repeatable"),
     ):
         parser.add_argument(option, action="append", default=[], metavar=metavar, help=help_line)
-    parser.add_argument("--only", action="store_true", help="take all other components off")
+    parser.add_argument("--only", action="store_true", help="remove all other components")
     parser.add_argument(
         "--from", type=Path, dest="file", metavar="DEPLOYMENT.json",
         help="request of CreateDeployment, or answer of GetDeployment, to begin with",
@@ -72,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Deploy and follow; 1 when a device fails or isn't done in time."""
+    """Deploy and wait for the end; 1 when a device fails or isn't done in time."""
     aws = Aws(arguments.region, arguments.profile)
     console = Console(soft_wrap=True, markup=False, highlight=False, stderr=arguments.dry_run)
     plan = prepare(aws, arguments)
@@ -80,27 +70,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         sys.stdout.write(json.dumps(plan.request, indent=2, ensure_ascii=False) + "\n")
         return 0
-    outcome = deploy(aws, plan.request, arguments.wait_s, console.print)
-    if outcome.good:
-        console.print(outcome.sentence)
-        return 0
-    sys.stderr.write(f"edge-agent: {outcome.sentence}\n")
-    return 1
+    return deploy(aws, plan.request, arguments.wait_s, console.print).show()
 
 
-class Plan(NamedTuple):
+class DeploymentPlan(NamedTuple):
     """The request to send, and the target's deployment before it; empty if there is none.
 
-    `notes` are sentences about what was asked for in vain.
+    `notes` are sentences about what had no effect.
     """
 
-    request: Json
-    before: Json
+    request: Document
+    before: Document
     notes: List[str]
 
     @property
     def title(self) -> str:
-        """Say what is deployed to what."""
+        """The line above the list of changes."""
         title = f"To {self.request['targetArn']}"
         if not self.before:
             return f"{title}, its first deployment:"
@@ -108,34 +93,34 @@ class Plan(NamedTuple):
         return f"{title}, after revision {', '.join(map(str, filter(None, known)))}:"
 
 
-def prepare(aws: Aws, arguments: argparse.Namespace) -> Plan:
-    """Make the request of what is asked and what is there.
+def prepare(aws: Aws, arguments: argparse.Namespace) -> DeploymentPlan:
+    """Make the request from the options and the target's deployment.
 
     Raises InvalidConfiguration, InvalidRequest.
     """
     change, given = _change(arguments), _read_request(arguments.file)
     target = _target(aws, arguments, given)
     before = _current(aws, target)
-    start = joined({} if arguments.only else kept(before), kept(given))
+    start = joined({} if arguments.only else repeatable(before), repeatable(given))
     notes = absent(start, change)
     request = revised(start, change)
-    asked = kept(given) or change.alters(start)
-    if not asked or not (start["components"] or request["components"]):
+    is_change = repeatable(given) or change.alters(start)
+    if not is_change or not (start["components"] or request["components"]):
         raise InvalidConfiguration(
             " ".join(["There is nothing to deploy; name --component, --folder or --from.", *notes])
         )
-    return Plan({"targetArn": target, **request}, before, notes)
+    return DeploymentPlan({"targetArn": target, **request}, before, notes)
 
 
-def deploy(aws: Aws, request: Json, wait_s: float, say: Say) -> Outcome:
-    """Send the request and follow it. Raises InvalidRequest."""
-    with sentences(GREENGRASS):
-        created: Dict[str, Any] = aws.greengrass.create_deployment(**request)
+def deploy(aws: Aws, request: Document, wait_s: float, report: Callable[[str], None]) -> AwsOutcome:
+    """Send the request and watch its progress. Raises InvalidRequest."""
+    with aws_errors(GREENGRASS):
+        created = aws.greengrass.create_deployment(**request)
     sentence = f"Deployment {created['deploymentId']} is created."
     if not wait_s:
-        return Outcome(True, sentence)
-    say(sentence)
-    return follow(aws, request["targetArn"], created, wait_s, say)
+        return AwsOutcome(True, sentence)
+    report(sentence)
+    return watch(aws, str(request["targetArn"]), created, wait_s, report)
 
 
 def _change(arguments: argparse.Namespace) -> Change:
@@ -148,7 +133,7 @@ def _change(arguments: argparse.Namespace) -> Change:
             **{folder.name: folder.version for folder in folders},
             **_versions(arguments.component),
         },
-        merges={name: _read_json(Path(path)) for name, path in merges.items()},
+        merges={name: json_document.read(Path(path)) for name, path in merges.items()},
         resets=_resets(arguments.reset),
         removed=arguments.remove,
         name=arguments.name,
@@ -172,7 +157,7 @@ def _resets(given: List[str]) -> List[Tuple[str, str]]:
     return resets
 
 
-def _target(aws: Aws, arguments: argparse.Namespace, given: Json) -> str:
+def _target(aws: Aws, arguments: argparse.Namespace, given: Document) -> str:
     if arguments.thing:
         return aws.arn("iot", f"thing/{arguments.thing}")
     if arguments.thing_group:
@@ -184,9 +169,9 @@ def _target(aws: Aws, arguments: argparse.Namespace, given: Json) -> str:
     return arn
 
 
-def _current(aws: Aws, target: str) -> Json:
-    """Return the target's latest deployment, as get_deployment tells it; empty if there is none."""
-    with sentences(GREENGRASS):
+def _current(aws: Aws, target: str) -> Document:
+    """Return the target's latest deployment, as get_deployment does; empty if there is none."""
+    with aws_errors(GREENGRASS):
         pages = aws.greengrass.get_paginator("list_deployments").paginate(
             targetArn=target, historyFilter="LATEST_ONLY"
         )
@@ -198,15 +183,15 @@ def _current(aws: Aws, target: str) -> Json:
     return {}
 
 
-def _read_request(file: Any) -> Json:
-    """Read a request, or what get_deployment told. Raises InvalidConfiguration."""
+def _read_request(file: Optional[Path]) -> Document:
+    """Read a request, or an answer of get_deployment. Raises InvalidConfiguration."""
     if file is None:
         return {}
-    request = _read_json(file)
-    unknown = sorted(set(request) - {*KEPT, *TOLD, "targetArn"})
+    request = json_document.read(file)
+    unknown = sorted(set(request) - {*REQUEST_KEYS, *ANSWER_KEYS, "targetArn"})
     if unknown:
         raise InvalidConfiguration(
-            f"{file} has {', '.join(unknown)}; known: {', '.join(('targetArn', *KEPT))}."
+            f"{file} has {', '.join(unknown)}; known: {', '.join(('targetArn', *REQUEST_KEYS))}."
         )
     components = request.get("components", {})
     if not isinstance(components, dict) or not all(
@@ -215,15 +200,3 @@ def _read_request(file: Any) -> Json:
     ):
         raise InvalidConfiguration(f"{file}: components needs a componentVersion for every name.")
     return request
-
-
-def _read_json(file: Path) -> Json:
-    try:
-        content = parse_json(file.read_bytes())
-    except OSError as error:
-        raise InvalidConfiguration(f"{file} can't be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise InvalidConfiguration(f"{file} isn't JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise InvalidConfiguration(f"{file}: expected a JSON object.")
-    return content

@@ -11,11 +11,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Dict, Iterator, Tuple
 
 from edge_agent.captures.upload import Place
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import parse_json
+from edge_agent.packaging import json_document
+from edge_agent.packaging.json_document import Document, objects
 from edge_agent.packaging.recipe import check
 
 PLACEHOLDER = "s3://BUCKET_NAME/"
@@ -30,7 +31,7 @@ class ComponentFolder:
     path: Path
     name: str
     version: str
-    recipe: Dict[str, Any]
+    recipe: Document
 
     @classmethod
     def read(cls, path: Path) -> ComponentFolder:
@@ -48,7 +49,7 @@ class ComponentFolder:
     def artifacts(self) -> Dict[str, Path]:
         """Return the files to upload by NAME/VERSION/FILE. Raises InvalidConfiguration."""
         root = self.path / "artifacts"
-        keys = [entry["URI"][len(PLACEHOLDER) :] for entry in _own_artifacts(self.recipe)]
+        keys = [key for _, key in _own_artifacts(self.recipe)]
         for key in keys:
             file = root / key
             if root.resolve() not in file.resolve().parents:
@@ -60,32 +61,31 @@ class ComponentFolder:
     def recipe_at(self, place: Place) -> bytes:
         """Return the recipe (JSON) for artifacts at `place`. Raises InvalidConfiguration."""
         recipe = json.loads(json.dumps(self.recipe))
-        for entry in _own_artifacts(recipe):
-            entry["URI"] = place.uri(entry["URI"][len(PLACEHOLDER) :])
+        for entry, key in _own_artifacts(recipe):
+            entry["URI"] = place.uri(key)
         content = (json.dumps(recipe, indent=2, ensure_ascii=False) + "\n").encode()
         check(content)  # longer addresses may make it too big for nucleus lite
         return content
 
     def tags(self) -> Dict[str, str]:
-        """Return the tags that were asked for when it was packaged. Raises InvalidConfiguration."""
+        """Return the tags that it was packaged with. Raises InvalidConfiguration."""
         file = self.path / TAGS_FILE
         if not file.exists():
             return {}
-        try:
-            tags = parse_json(file.read_bytes())
-        except ValueError as error:
-            raise InvalidConfiguration(f"{file} isn't JSON: {error}.") from None
-        if not isinstance(tags, dict) or not all(isinstance(tags[key], str) for key in tags):
+        tags = json_document.read(file)
+        texts = {key: value for key, value in tags.items() if isinstance(value, str)}
+        if len(texts) < len(tags):
             raise InvalidConfiguration(f'{file}: expected an object such as {{"line": "4"}}.')
-        return tags
+        return texts
 
 
-def _own_artifacts(recipe: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
-    """Yield the artifacts that the folder holds; others lie elsewhere already."""
-    for manifest in recipe["Manifests"]:
-        for entry in manifest.get("Artifacts", ()):
-            if entry["URI"].startswith(PLACEHOLDER):
-                yield entry
+def _own_artifacts(recipe: Document) -> Iterator[Tuple[Document, str]]:
+    """Yield the artifacts that the folder holds, with NAME/VERSION/FILE; others lie elsewhere."""
+    for manifest in objects(recipe, "Manifests"):
+        for entry in objects(manifest, "Artifacts"):
+            uri = str(entry["URI"])
+            if uri.startswith(PLACEHOLDER):
+                yield entry, uri[len(PLACEHOLDER) :]
 
 
 def digest(file: Path) -> str:

@@ -6,15 +6,16 @@ The limits are those of greengrassv2's DeploymentIoTJobConfiguration and Deploym
 from __future__ import annotations
 
 import argparse
-from typing import Any, Dict, Optional, Type, TypeVar
+from typing import Optional, Type
 
 from pydantic import Field, model_validator
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, read
-from edge_agent.packaging.aws.options import table
-from edge_agent.packaging.aws.request import ONE_OR_MORE, SECONDS, check
+from edge_agent.fields import Strict, T, read
+from edge_agent.packaging.aws.deployment import ONE_OR_MORE, SECONDS, check
+from edge_agent.packaging.json_document import Document
+from edge_agent.packaging.options import table
 
 PerMinute = Annotated[int, Field(ge=1, le=1000)]
 Devices = Annotated[int, Field(ge=1)]
@@ -22,7 +23,7 @@ ON_FAILURE = {"rollback": "ROLLBACK", "keep": "DO_NOTHING"}
 
 
 class Rollout(Strict):
-    """Devices told a minute: at most `max`; with `start`, ever more of them."""
+    """Devices notified a minute: at most `max`; with `start`, more and more of them."""
 
     max: Optional[PerMinute] = None
     start: Optional[PerMinute] = None
@@ -38,19 +39,19 @@ class Rollout(Strict):
             raise ValueError("start needs exactly one of notified and succeeded")
         return self
 
-    def to_api(self) -> Dict[str, Any]:
+    def to_api(self) -> Document:
         """Return IoTJobExecutionsRolloutConfig."""
-        wanted: Dict[str, Any] = {"maximumPerMinute": self.max} if self.max else {}
+        config: Document = {"maximumPerMinute": self.max} if self.max else {}
         if self.start:
             criterion = "Notified" if self.notified else "Succeeded"
-            wanted["exponentialRate"] = {
+            config["exponentialRate"] = {
                 "baseRatePerMinute": self.start,
                 "incrementFactor": self.factor,
                 "rateIncreaseCriteria": {
                     f"numberOf{criterion}Things": self.notified or self.succeeded
                 },
             }
-        return wanted
+        return config
 
 
 class Stop(Strict):
@@ -60,7 +61,7 @@ class Stop(Strict):
     percent: Annotated[float, Field(gt=0, le=100)]
     devices: Devices
 
-    def to_api(self) -> Dict[str, Any]:
+    def to_api(self) -> Document:
         """Return IoTJobAbortCriteria."""
         return {
             "failureType": self.failure,
@@ -71,7 +72,7 @@ class Stop(Strict):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the options of rollout and failure; what isn't given stays as it was."""
+    """Define the options of rollout and failure; what isn't given stays as it is."""
     parser.add_argument(
         "--rollout", metavar="max=N[,start=N,factor=F,succeeded=N|notified=N]",
         help="devices a minute; with start, multiplied by factor after so many devices",
@@ -87,42 +88,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--defer-s", type=int, metavar="SECONDS",
-        help="how long components may put an update off (default: 60); 0: they aren't asked",
+        help="how long components may defer an update (default: 60); 0: they aren't asked",
     )  # fmt: skip
 
 
-def job(arguments: argparse.Namespace) -> Dict[str, Any]:
+def job(arguments: argparse.Namespace) -> Document:
     """Return what is given of DeploymentIoTJobConfiguration. Raises InvalidConfiguration."""
-    wanted: Dict[str, Any] = {}
+    config: Document = {}
     if arguments.rollout:
         rollout = _read(Rollout, "--rollout", arguments.rollout)
-        wanted["jobExecutionsRolloutConfig"] = rollout.to_api()
+        config["jobExecutionsRolloutConfig"] = rollout.to_api()
     if arguments.stop_when:
         stops = [_read(Stop, "--stop-when", given) for given in arguments.stop_when]
-        wanted["abortConfig"] = {"criteriaList": [stop.to_api() for stop in stops]}
+        config["abortConfig"] = {"criteriaList": [stop.to_api() for stop in stops]}
     if arguments.timeout_min is not None:
         check(arguments.timeout_min, ONE_OR_MORE, "--timeout-min")
-        wanted["timeoutConfig"] = {"inProgressTimeoutInMinutes": arguments.timeout_min}
-    return wanted
+        config["timeoutConfig"] = {"inProgressTimeoutInMinutes": arguments.timeout_min}
+    return config
 
 
-def policies(arguments: argparse.Namespace) -> Dict[str, Any]:
+def policies(arguments: argparse.Namespace) -> Document:
     """Return what is given of DeploymentPolicies. Raises InvalidConfiguration."""
-    wanted: Dict[str, Any] = {}
+    config: Document = {}
     if arguments.on_failure:
-        wanted["failureHandlingPolicy"] = ON_FAILURE[arguments.on_failure]
+        config["failureHandlingPolicy"] = ON_FAILURE[arguments.on_failure]
     if arguments.defer_s == 0:
-        wanted["componentUpdatePolicy"] = {"action": "SKIP_NOTIFY_COMPONENTS"}
+        config["componentUpdatePolicy"] = {"action": "SKIP_NOTIFY_COMPONENTS"}
     elif arguments.defer_s is not None:
         check(arguments.defer_s, SECONDS, "--defer-s")
-        wanted["componentUpdatePolicy"] = {
+        config["componentUpdatePolicy"] = {
             "action": "NOTIFY_COMPONENTS",
             "timeoutInSeconds": arguments.defer_s,
         }
-    return wanted
-
-
-T = TypeVar("T", bound=Strict)
+    return config
 
 
 def _read(kind: Type[T], option: str, given: str) -> T:

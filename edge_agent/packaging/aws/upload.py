@@ -19,8 +19,7 @@ from rich.progress import Progress
 from edge_agent.captures.upload import Place
 from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder, digest
-from edge_agent.packaging.aws.refusals import sentences
-from edge_agent.packaging.aws.session import Aws
+from edge_agent.packaging.aws.session import Aws, aws_errors
 
 DIGEST_KEY = "sha256"  # of the object's metadata: S3's own sum of a file in parts isn't the file's
 
@@ -38,17 +37,17 @@ class Bucket:
 
         Greengrass can't read artifacts of another region, and only says that it has no access.
         """
-        with sentences(self._name):
+        with aws_errors(self._name):
             answer = self._aws.s3.head_bucket(Bucket=self.place.bucket)
         region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
         if region and region != self._aws.region:
             raise InvalidRequest(
-                f"{self._name} lies in {region}, but the component is for {self._aws.region}; "
-                "choose a bucket there, or mend --region."
+                f"{self._name} is in {region}, but the component is for {self._aws.region}; "
+                "choose a bucket there, or correct --region."
             )
 
     def send(self, name: str, file: Path, may_replace: bool) -> bool:
-        """Make `name` hold what `file` does; tell whether it had to be sent.
+        """Make `name` hold what `file` does; return whether it had to be sent.
 
         Raises InvalidRequest when it holds something else that it may not replace.
         """
@@ -57,11 +56,11 @@ class Bucket:
             return False
         if there is not None and not may_replace:
             raise InvalidRequest(
-                f"{self.place.uri(name)} is there already, with other content, and devices refuse "
-                "an artifact that changed since its version was created. Choose a higher "
+                f"{self.place.uri(name)} exists already, with other content. Devices refuse an "
+                "artifact that changed since its version was created: choose a higher "
                 "--component-version, or another prefix."
             )
-        with sentences(self._name), file.open("rb") as stream, _shown(file) as advance:
+        with aws_errors(self._name), file.open("rb") as stream, _progress(file) as advance:
             self._aws.s3.upload_fileobj(
                 stream,
                 self.place.bucket,
@@ -73,7 +72,7 @@ class Bucket:
 
     def put(self, name: str, content: bytes) -> None:
         """Write a small file."""
-        with sentences(self._name):
+        with aws_errors(self._name):
             self._aws.s3.put_object(
                 Bucket=self.place.bucket, Key=self.place.prefix + name, Body=content,
                 ChecksumAlgorithm="SHA256",
@@ -84,7 +83,7 @@ class Bucket:
         """Return the sha-256 the object was sent with, empty if unknown; None: it isn't there."""
         from botocore.exceptions import ClientError
 
-        with sentences(self._name):
+        with aws_errors(self._name):
             try:
                 answer = self._aws.s3.head_object(
                     Bucket=self.place.bucket, Key=self.place.prefix + name
@@ -97,8 +96,8 @@ class Bucket:
 
 
 @contextmanager
-def _shown(file: Path) -> Iterator[Callable[[int], None]]:
-    """Show people how far it is; give what takes the bytes sent."""
+def _progress(file: Path) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar; yield what counts the bytes sent."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(file.name, total=file.stat().st_size)

@@ -1,24 +1,106 @@
-"""The TensorRT engine, built beforehand on a machine that is exactly like the target.
+"""The TensorRT engine of an NVIDIA target: its build settings; the engine, if it can be built here.
 
 Builders measure what is fastest, so an engine isn't the same bytes each time. It is built in the
-packaging process itself; should TensorRT bring that down, the job is FAILED on the next look.
+packaging process itself; if TensorRT ends that process, the job is FAILED at the next look.
 """
 
 from __future__ import annotations
 
 import platform
-from typing import Callable, Dict, Mapping, Tuple
+import re
+from dataclasses import asdict, dataclass
+from typing import Callable, Dict, Mapping, Optional, Sequence, Tuple
 
-from edge_agent.errors import BackendUnavailable, GpuFailed
-from edge_agent.manifest import InputSpec
-from edge_agent.packaging.graph.findings import Finding, note, warning
+from edge_agent.errors import BackendUnavailable, GpuFailed, InvalidConfiguration
+from edge_agent.manifest import InputSpec, Manifest
+from edge_agent.packaging.graph.findings import GraphFinding, note, warning
+from edge_agent.packaging.graph.graph import Graph
+from edge_agent.packaging.target import GpuOptions, Target
 from edge_agent.runtime.backends import trt_options
 from edge_agent.runtime.backends.cuda.driver import Driver, Gpu, open_driver
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.backends.trt_engine import EngineBuilder, library
 from edge_agent.runtime.engines.make import make
 from edge_agent.runtime.engines.plan import release
+from edge_agent.runtime.engines.spec import profiles
 from edge_agent.targets import MACHINES, BuildSpec, TargetSpec
+
+FIRST_TENSORRT = (8, 6)
+# Jetson Orin, Thor (CUDA 12 and 13): NVIDIA supports hardware compatibility there in no JetPack
+JETSON = ("sm_87", "sm_101", "sm_110")
+AMPERE, VOLTA = 80, 70
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What TensorRT offers from 8.6 on, as `BuildSpec` and the options of the same names have it.
+
+    What can be combined with which machine: see `runtime/backends/trt_options.py`.
+    """
+
+    optimisation_level: Optional[int] = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+
+    def to_api(self) -> Dict[str, Optional[int]]:
+        """Return what is set, under keys of our own."""
+        return {
+            "OptimisationLevel": self.optimisation_level,
+            "HardwareCompatible": self.hardware_compatible or None,
+            "VersionCompatible": self.version_compatible or None,
+        }
+
+    def check(self, target: Target) -> None:
+        """Raise InvalidConfiguration when the target can't do what is set."""
+        options = [
+            f"--{name.replace('_', '-')}"
+            for name, value in asdict(self).items()
+            if value is not None and value is not False
+        ]
+        obstacle = self._obstacle(target) if options else ""
+        if obstacle:
+            raise InvalidConfiguration(f"{' and '.join(options)} can't be used: {obstacle}.")
+
+    def _obstacle(self, target: Target) -> str:
+        options = target.options
+        if not isinstance(options, GpuOptions):
+            return "only NVIDIA targets build a TensorRT engine; leave it out"
+        if tuple(map(int, options.trt_ver.split(".")))[:2] < FIRST_TENSORRT:
+            return f"the target's trt-ver is {options.trt_ver}, and TensorRT has it since 8.6"
+        generation = int(re.sub(r"\D", "", options.gpu_code))
+        if self.hardware_compatible and (generation < AMPERE or options.gpu_code in JETSON):
+            return (
+                f"engines of {options.gpu_code} fit that GPU only; TensorRT builds hardware-"
+                "compatible ones for compute capability 8.0 and newer, and not on Jetson"
+            )
+        if self.version_compatible and generation < VOLTA:
+            return f"the target is {options.gpu_code}, and TensorRT supports it since sm_70"
+        return ""
+
+
+PLAIN = Tuning()
+
+
+def build_spec(
+    graph: Graph,
+    manifest: Manifest,
+    options: GpuOptions,
+    calibration: Sequence[str],
+    tuning: Tuning = PLAIN,
+) -> BuildSpec:
+    """Derive the settings; `calibration` names pictures in the package."""
+    quantised = graph.is_quantised
+    (image,) = graph.inputs
+    fixed_batch = image.shape[0] if image.shape else None
+    return BuildSpec(
+        precision=manifest.runtime.precision,
+        quantised=quantised,
+        calibration=() if quantised else tuple(calibration),
+        profiles=profiles(manifest, fixed_batch),
+        timing_cache=f"timing-{options.gpu_code}-{options.trt_ver}.cache",
+        **asdict(tuning),
+    )
+
 
 FOLDER = "engines"
 MIB = 1024 * 1024
@@ -33,13 +115,13 @@ def build_here(
     target: TargetSpec,
     calibration: Mapping[str, bytes],
     open_cuda: Callable[[], Driver] = open_driver,
-) -> Tuple[Files, Finding]:
-    """Return the files to add to the package, and what there is to tell of it.
+) -> Tuple[Files, GraphFinding]:
+    """Return the files to add to the package, and what was built or why not.
 
     The files are engines/ID.engine and engines/ID.json, its fingerprint; none unless this machine
     has the target's processor family, GPU generation and TensorRT. calibration: the package's
     pictures by path. Takes seconds to many minutes. Raises InvalidPackage when TensorRT can't read
-    the graph, which it won't on the target either.
+    the graph, as it can't on the target either.
     """
     if build.version_compatible:
         return {}, note(
@@ -52,9 +134,9 @@ def build_here(
     except BackendUnavailable as error:
         return {}, note(f"The device builds its engine itself. {error}")
     is_portable = build.hardware_compatible and trt_options.is_portable(gpu)
-    unlike = _unlike(gpu, trt.__version__, target, is_portable)
-    if unlike:
-        return {}, note(f"The device builds its engine itself: {unlike}.")
+    difference = _difference(gpu, trt.__version__, target, is_portable)
+    if difference:
+        return {}, note(f"The device builds its engine itself: {difference}.")
     pictures = [calibration[path] for path in build.calibration]
     try:
         with cuda.context():
@@ -71,8 +153,8 @@ def build_here(
     )
 
 
-def _unlike(gpu: Gpu, tensorrt: str, target: TargetSpec, is_portable: bool) -> str:
-    """Say in what this machine isn't the target; empty when it is."""
+def _difference(gpu: Gpu, tensorrt: str, target: TargetSpec, is_portable: bool) -> str:
+    """Return how this machine differs from the target; empty when it doesn't."""
     machine, wanted = platform.machine(), MACHINES[target.arch]
     if machine != wanted:
         return f"this machine is {machine}, the target {wanted}"

@@ -1,8 +1,9 @@
-"""What checks find: sentences that stop a job, warn, or just tell."""
+"""What checks find: sentences that stop a job, warn, or inform."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import List, Sequence, Tuple
 
 from typing_extensions import Literal
@@ -11,33 +12,23 @@ Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class GraphFinding:
     """One sentence: what came, what was expected, what to do."""
 
     severity: Severity
     text: str
 
 
-def error(text: str) -> Finding:
-    """Return what makes the job fail."""
-    return Finding("error", text)
-
-
-def warning(text: str) -> Finding:
-    """Return what may go wrong on the target."""
-    return Finding("warning", text)
-
-
-def note(text: str) -> Finding:
-    """Return what is good to know."""
-    return Finding("note", text)
+error = partial(GraphFinding, "error")  # makes the job fail
+warning = partial(GraphFinding, "warning")  # may go wrong on the target
+note = partial(GraphFinding, "note")  # good to know
 
 
 @dataclass(frozen=True)
-class Report:
+class GraphReport:
     """All findings about one graph and target."""
 
-    findings: Tuple[Finding, ...]
+    findings: Tuple[GraphFinding, ...]
 
     def of(self, severity: Severity) -> List[str]:
         """Return the sentences of one severity."""

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from types import ModuleType
+from typing import (
+    TYPE_CHECKING,
+    Dict,
+    Iterator,
+    List,
+    MutableSequence,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    TypeVar,
+    Union,
+    cast,
+)
 
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 
+if TYPE_CHECKING:
+    import onnx
+    from google.protobuf.message import Message
+    from numpy.typing import NDArray
+
 DEFAULT_DOMAIN = ""  # also written "ai.onnx"
 
+T = TypeVar("T")
 Axis = Optional[int]  # None: free
+
+if TYPE_CHECKING:
+    Scope = Union[onnx.GraphProto, onnx.FunctionProto]
 
 # attribute of a Constant node → its field and what the numbers are
 NUMBERS = {
@@ -23,7 +46,7 @@ NUMBERS = {
 
 
 @dataclass(frozen=True)
-class Tensor:
+class GraphTensor:
     """An input or output; `dtype` as numpy has it, "uint8"; no shape: the file doesn't say."""
 
     name: str
@@ -41,9 +64,9 @@ class Graph:
     """  # noqa: D205
 
     def __init__(self, content: bytes) -> None:
-        onnx = library()
+        parse = library().load_model_from_string
         try:
-            self.model = onnx.load_model_from_string(content)
+            self.model: onnx.ModelProto = parse(content)
         except Exception as error:
             raise InvalidPackage(f"model.onnx can't be parsed: {error}") from None
         graph = self.model.graph
@@ -52,24 +75,19 @@ class Graph:
         for entry in _imports(self.model):
             domain = _domain(entry.domain)
             self.opsets[domain] = max(int(entry.version), self.opsets.get(domain, 0))
-        holders = [inner for outer in (graph, *self.model.functions) for inner in _holders(outer)]
-        self.nodes: List[Any] = [node for holder in holders for node in holder.node]
-        _check_text(holders, self.nodes)
-        self.constants = _constants(holders, self.nodes)
+        scopes = [inner for outer in (graph, *self.model.functions) for inner in _scopes(outer)]
+        self.nodes: List[onnx.NodeProto] = [node for scope in scopes for node in scope.node]
+        _check_text(scopes, self.nodes)
+        self.constants = _constants(scopes, self.nodes)
         self.inputs = [tensor(value) for value in graph.input if value.name not in self.constants]
         self.outputs = [tensor(value) for value in graph.output]
 
-    def operators(self) -> Dict[Tuple[str, str], int]:
-        """Count nodes by domain and operator; calls of the file's own functions aren't counted."""
+    def operators(self) -> Set[Tuple[str, str]]:
+        """Return domain and operator of all nodes but the calls of the file's own functions."""
         own = {(_domain(entry.domain), entry.name) for entry in self.model.functions}
-        counts: Dict[Tuple[str, str], int] = {}
-        for node in self.nodes:
-            key = (_domain(node.domain), node.op_type)
-            if key not in own:
-                counts[key] = counts.get(key, 0) + 1
-        return counts
+        return {(_domain(node.domain), node.op_type) for node in self.nodes} - own
 
-    def of_type(self, *operators: str) -> List[Any]:
+    def of_type(self, *operators: str) -> List[onnx.NodeProto]:
         """Return the nodes of ONNX's own `operators`."""
         return [
             node
@@ -77,21 +95,34 @@ class Graph:
             if node.op_type in operators and _domain(node.domain) == DEFAULT_DOMAIN
         ]
 
-    def array(self, name: str) -> Any:
+    def array(self, name: str) -> NDArray[np.generic]:
         """Return the stored tensor `name` as a numpy array."""
         try:
-            return library().numpy_helper.to_array(self.constants[name])
+            array: NDArray[np.generic] = library().numpy_helper.to_array(self.constants[name])
         except (ValueError, TypeError) as error:
             raise InvalidPackage(f"model.onnx: tensor {name!r} is damaged: {error}") from None
+        return array
 
     def dtype(self, name: str) -> str:
         """Return the type of a stored tensor, empty for one that is computed."""
         stored = self.constants.get(name)
         return dtype_name(stored.data_type) if stored is not None else ""
 
-    def readers(self, name: str) -> List[Any]:
+    def consumers(self, name: str) -> List[onnx.NodeProto]:
         """Return the nodes that take the tensor `name`."""
         return [node for node in self.nodes if name in node.input]
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the graph has its int8 ranges itself."""
+        return bool(self.of_type("QuantizeLinear")) and bool(self.of_type("DequantizeLinear"))
+
+
+def replace(field: MutableSequence[Message], entries: Sequence[Message]) -> None:
+    """Make a repeated field of protobuf hold copies of `entries`, which may be parts of it."""
+    copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
+    del field[:]
+    field.extend(copies)
 
 
 def axis_name(axis: Axis) -> str:
@@ -99,7 +130,7 @@ def axis_name(axis: Axis) -> str:
     return "?" if axis is None else str(axis)
 
 
-def library() -> Any:
+def library() -> ModuleType:
     """Return the module onnx. Raises InvalidConfiguration: what to install."""
     try:
         import onnx
@@ -107,16 +138,17 @@ def library() -> Any:
         raise InvalidConfiguration(
             "Packaging needs onnx to check graphs: pip install 'edge-agent[package]'."
         ) from None
-    return onnx
+    module: ModuleType = onnx
+    return module
 
 
-def tensor(value: Any) -> Tensor:
+def tensor(value: onnx.ValueInfoProto) -> GraphTensor:
     """Read a ValueInfoProto."""
     kind = value.type.tensor_type
     shape = None
     if kind.HasField("shape"):
         shape = tuple(axis.dim_value or None for axis in kind.shape.dim)
-    return Tensor(value.name, dtype_name(kind.elem_type), shape)
+    return GraphTensor(value.name, dtype_name(kind.elem_type), shape)
 
 
 def dtype_name(kind: int) -> str:
@@ -126,30 +158,29 @@ def dtype_name(kind: int) -> str:
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
-def attribute(node: Any, name: str, default: Any = None) -> Any:
-    """Return the value of a node's attribute; the default where a function's caller gives it."""
+def attribute(node: onnx.NodeProto, name: str, default: T) -> T:
+    """Return a node's attribute, of the default's type; that where a function's caller gives it."""
     for entry in node.attribute:
         if entry.name == name and not entry.ref_attr_name:
             value = library().helper.get_attribute_value(entry)
-            return value.decode() if isinstance(value, bytes) else value
+            return cast("T", value.decode() if isinstance(value, bytes) else value)
     return default
 
 
-def needs(node: Any) -> Iterator[str]:
-    """Yield the tensors a node takes, those that its branches or loops take from outside too."""
+def all_inputs(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the tensors a node takes, also those that its branches or loops take from outside."""
     yield from node.input
-    for entry in node.attribute:
-        for graph in ([entry.g] if entry.HasField("g") else []) + list(entry.graphs):
-            for inner in graph.node:
-                yield from needs(inner)
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield from all_inputs(inner)
 
 
-def label(node: Any) -> str:
+def label(node: onnx.NodeProto) -> str:
     """Return what to call a node in a sentence."""
     return f"{node.op_type} {node.name or (node.output[0] if node.output else '')!r}"
 
 
-def _imports(model: Any) -> Iterator[Any]:
+def _imports(model: onnx.ModelProto) -> Iterator[onnx.OperatorSetIdProto]:
     yield from model.opset_import
     for function in model.functions:
         yield from function.opset_import
@@ -159,41 +190,48 @@ def _domain(name: str) -> str:
     return DEFAULT_DOMAIN if name == "ai.onnx" else name
 
 
-def _holders(holder: Any) -> Iterator[Any]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs of a node's branches and loops."""
+    for entry in node.attribute:
+        if entry.HasField("g"):
+            yield entry.g
+        yield from entry.graphs
+
+
+def _scopes(scope: Scope) -> Iterator[Scope]:
     """Yield a graph or function and the graphs of its branches and loops, at every depth."""
-    yield holder
-    for node in holder.node:
-        for entry in node.attribute:
-            for graph in ([entry.g] if entry.HasField("g") else []) + list(entry.graphs):
-                yield from _holders(graph)
+    yield scope
+    for node in scope.node:
+        for graph in subgraphs(node):
+            yield from _scopes(graph)
 
 
-def _check_text(holders: List[Any], nodes: List[Any]) -> None:
+def _check_text(scopes: Sequence[Scope], nodes: Sequence[onnx.NodeProto]) -> None:
     """Raise InvalidPackage for names that aren't UTF-8, which protobuf hands over as bytes."""
-    texts: List[Any] = []
-    for holder in holders:
+    texts: List[object] = []
+    for scope in scopes:
         for field in ("input", "output", "initializer"):
-            texts.extend(getattr(entry, "name", entry) for entry in getattr(holder, field, ()))
+            texts.extend(getattr(entry, "name", entry) for entry in getattr(scope, field, ()))
     for node in nodes:
         texts += [node.op_type, node.domain, node.name, *node.input, *node.output]
     if any(isinstance(text, bytes) for text in texts):
         raise InvalidPackage("model.onnx is damaged: a name in it isn't text.")
 
 
-def _constants(holders: List[Any], nodes: List[Any]) -> Dict[str, Any]:
+def _constants(
+    scopes: Sequence[Scope], nodes: Sequence[onnx.NodeProto]
+) -> Dict[str, onnx.TensorProto]:
     """Return the tensors stored in the file, by name; those of Constant nodes as well."""
-    found = {
-        entry.name: entry for holder in holders for entry in getattr(holder, "initializer", ())
-    }
+    found = {entry.name: entry for scope in scopes for entry in getattr(scope, "initializer", ())}
     for node in nodes:
         if node.op_type == "Constant" and node.output:
-            value = _stated(node)
+            value = _constant_value(node)
             if value is not None:
                 found[node.output[0]] = value
     return found
 
 
-def _stated(node: Any) -> Any:
+def _constant_value(node: onnx.NodeProto) -> Optional[onnx.TensorProto]:
     """Return the tensor of a Constant node; None where it's text, sparse or a function's."""
     for entry in node.attribute:
         if entry.name == "value" and entry.HasField("t"):

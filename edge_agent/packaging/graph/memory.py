@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator
+from typing import TYPE_CHECKING, AbstractSet, Dict, Iterable, Iterator, Mapping, Tuple
 
 from edge_agent.manifest import InputSpec, Manifest
-from edge_agent.packaging.graph.findings import Finding, note
-from edge_agent.packaging.graph.graph import Graph, dtype_name, library, needs, tensor
+from edge_agent.packaging.graph.findings import GraphFinding, note
+from edge_agent.packaging.graph.graph import Graph, all_inputs, dtype_name, library, tensor
 from edge_agent.runtime.vision.preprocess import item_shape
+
+if TYPE_CHECKING:
+    import onnx
 
 MIB = 1024 * 1024
 HALF_BYTES = ("int4", "uint4")
@@ -25,8 +28,8 @@ class Estimate:
     batch: int
 
 
-def check(graph: Graph, manifest: Manifest) -> Iterator[Finding]:
-    """Tell the estimate at the largest batch."""
+def check(graph: Graph, manifest: Manifest) -> Iterator[GraphFinding]:
+    """Estimate it for the largest batch."""
     found = estimate(graph, manifest.input, max(manifest.runtime.batch_sizes))
     least = "at least " if found.unknown else ""
     rest = f" {found.unknown} results have no known shape." if found.unknown else ""
@@ -55,11 +58,11 @@ def estimate(graph: Graph, spec: InputSpec, batch: int) -> Estimate:
     return Estimate(weights, peak, unknown, batch)
 
 
-def _sizes(model: Any) -> Dict[str, int]:
-    """Return the bytes of every tensor whose shape can be told."""
+def _sizes(model: onnx.ModelProto) -> Dict[str, int]:
+    """Return the bytes of every tensor whose shape is known."""
     try:
         graph = library().shape_inference.infer_shapes(model, data_prop=True).graph
-    except Exception:  # a graph it can't follow is the engine's to judge
+    except Exception:  # of a graph that onnx can't walk, only the given shapes are known
         graph = model.graph
     sizes = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -70,9 +73,11 @@ def _sizes(model: Any) -> Dict[str, int]:
     return sizes
 
 
-def _peak(graph: Any, sizes: Dict[str, int], constant: Any) -> Any:
+def _peak(
+    graph: onnx.GraphProto, sizes: Mapping[str, int], constant: AbstractSet[str]
+) -> Tuple[int, int]:
     """Return the most bytes alive at once and how many results have no size."""
-    last_use = {name: index for index, node in enumerate(graph.node) for name in needs(node)}
+    last_use = {name: index for index, node in enumerate(graph.node) for name in all_inputs(node)}
     kept = {value.name for value in graph.output}
     alive = {value.name: sizes.get(value.name, 0) for value in graph.input}
     alive = {name: size for name, size in alive.items() if name not in constant}
@@ -90,7 +95,7 @@ def _peak(graph: Any, sizes: Dict[str, int], constant: Any) -> Any:
     return peak, unknown
 
 
-def _bytes(kind: int, shape: Any) -> int:
+def _bytes(kind: int, shape: Iterable[int]) -> int:
     count: int = math.prod(shape)
     return math.ceil(count / 2) if dtype_name(kind) in HALF_BYTES else count * _itemsize(kind)
 

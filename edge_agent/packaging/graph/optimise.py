@@ -11,13 +11,19 @@ import hashlib
 import platform
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Set, Tuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Callable, Dict, MutableSequence, Set, Tuple
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
-from edge_agent.packaging.graph.graph import library
+from edge_agent.packaging.graph.graph import library, replace, subgraphs
 from edge_agent.packaging.target import CpuOptions, Target
 from edge_agent.runtime.packages.graph_choice import instruction_set
 from edge_agent.targets import MACHINES, OptimisedGraph
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+    from google.protobuf.message import Message
 
 FILE_NAME = "model.optimised.onnx"
 ERRORS_ONLY = 3  # onnxruntime's severity
@@ -45,7 +51,7 @@ def canonical(content: bytes) -> bytes:
     """Rename every tensor but the graph's inputs and outputs, and order nodes by their names."""
     model = library().load_model_from_string(content)
     graph = model.graph
-    if any(entry.HasField("g") or entry.graphs for node in graph.node for entry in node.attribute):
+    if any(True for node in graph.node for _ in subgraphs(node)):
         raise InvalidPackage(
             "A graph with branches or loops (If, Loop, Scan) can't be optimised beforehand; leave "
             "--optimise out."
@@ -65,10 +71,12 @@ def canonical(content: bytes) -> bytes:
     return result
 
 
-def _rename(nodes: Any, names: Dict[str, str], outputs: Set[str]) -> None:
+def _rename(
+    nodes: MutableSequence[onnx.NodeProto], names: Dict[str, str], outputs: Set[str]
+) -> None:
     """Name nodes and tensors by what computes them; the nodes stay in an order that can be run."""
     depths: Dict[str, int] = {}
-    placed: Dict[str, Tuple[int, Any]] = {}
+    placed: Dict[str, Tuple[int, onnx.NodeProto]] = {}
     for node in nodes:
         depth = 1 + max((depths.get(name, 0) for name in node.input), default=0)
         results = list(node.output)
@@ -86,18 +94,12 @@ def _rename(nodes: Any, names: Dict[str, str], outputs: Set[str]) -> None:
                 )
         placed[node.name] = (depth, node)  # of two that compute the same one is enough
     ordered = sorted(placed.values(), key=lambda entry: (entry[0], entry[1].name))
-    kept: List[Any] = [type(node).FromString(node.SerializeToString()) for _, node in ordered]
-    del nodes[:]
-    nodes.extend(kept)
+    replace(nodes, [node for _, node in ordered])
 
 
-def _sort(entries: Any, key: Any) -> None:
+def _sort(entries: MutableSequence[Message], key: Callable[[Message], str]) -> None:
     unique = {key(entry): entry for entry in entries}
-    kept = [
-        type(unique[name]).FromString(unique[name].SerializeToString()) for name in sorted(unique)
-    ]
-    del entries[:]
-    entries.extend(kept)
+    replace(entries, [unique[name] for name in sorted(unique)])
 
 
 def _digest(content: bytes) -> str:
@@ -128,17 +130,18 @@ def _check_machine(target: Target) -> str:
     return here
 
 
-def _onnxruntime() -> Any:
+def _onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError:
         raise InvalidConfiguration(
             "--optimise needs onnxruntime: pip install 'edge-agent[package]'."
         ) from None
-    return onnxruntime
+    module: ModuleType = onnxruntime
+    return module
 
 
-def _optimised(ort: Any, model: bytes) -> bytes:
+def _optimised(ort: ModuleType, model: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, FILE_NAME)
         options = ort.SessionOptions()
@@ -147,7 +150,7 @@ def _optimised(ort: Any, model: bytes) -> bytes:
         return file.read_bytes()
 
 
-def _load(ort: Any, model: bytes, options: Any, what: str) -> None:
+def _load(ort: ModuleType, model: bytes, options: onnxruntime.SessionOptions, what: str) -> None:
     options.log_severity_level = ERRORS_ONLY
     try:
         ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

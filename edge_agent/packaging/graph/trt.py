@@ -8,17 +8,18 @@ from __future__ import annotations
 from typing import Iterator, List, Tuple
 
 from edge_agent.manifest import Manifest
-from edge_agent.packaging.graph import trt_operators
-from edge_agent.packaging.graph.findings import Finding, error, names, note, warning
+from edge_agent.packaging.graph import trt_parser
+from edge_agent.packaging.graph.findings import GraphFinding, error, names, note, warning
 from edge_agent.packaging.graph.graph import DEFAULT_DOMAIN, Graph, attribute, dtype_name, label
-from edge_agent.packaging.graph.trt_operators import (
+from edge_agent.packaging.graph.trt_parser import (
+    RESTRICTIONS,
     SOMETIME,
     SOMETIME_BETWEEN,
     TYPES_OF_8,
     TYPES_OF_9,
+    Restriction,
     Version,
 )
-from edge_agent.packaging.graph.trt_restrictions import RESTRICTIONS, Restriction
 
 OWN_FUNCTIONS_SINCE = (9, 0)
 INT64_SINCE = (9, 0)
@@ -27,12 +28,12 @@ INT32_RANGE = (-(2**31), 2**31 - 1)
 LIMITS = {"Slice": (1, 2), "Loop": (0,)}
 
 
-def check(graph: Graph, manifest: Manifest, trt_ver: str) -> Iterator[Finding]:
+def check(graph: Graph, manifest: Manifest, trt_ver: str) -> Iterator[GraphFinding]:
     """Find what TensorRT `trt_ver` ("8.5.2") would refuse or change."""
     version = _version(trt_ver)
     engine = "TensorRT {}.{}".format(*version)
-    if version > trt_operators.NEWEST_TABLE:
-        newest = "{}.{}".format(*trt_operators.NEWEST_TABLE)
+    if version > trt_parser.NEWEST_TABLE:
+        newest = "{}.{}".format(*trt_parser.NEWEST_TABLE)
         yield note(f"{engine} isn't known here; the graph was compared with TensorRT {newest}.")
     yield from _opset(graph, version, engine)
     yield from _operators(graph, version, engine)
@@ -48,21 +49,21 @@ def _version(text: str) -> Version:
     return int(major), int(minor)
 
 
-def _opset(graph: Graph, version: Version, engine: str) -> Iterator[Finding]:
-    came, newest = graph.opsets.get(DEFAULT_DOMAIN, 0), trt_operators.newest_opset(version)
-    oldest, listed = trt_operators.OLDEST_OPSET, trt_operators.OLDEST_LISTED
+def _opset(graph: Graph, version: Version, engine: str) -> Iterator[GraphFinding]:
+    opset, newest = graph.opsets.get(DEFAULT_DOMAIN, 0), trt_parser.newest_opset(version)
+    oldest, listed = trt_parser.OLDEST_OPSET, trt_parser.OLDEST_LISTED
     advice = f"Export it with opset {min(17, newest)}, or convert it with onnx.version_converter."
-    if not oldest <= came <= newest:
-        yield error(f"The graph has opset {came}; {engine} takes {oldest} to {newest}. {advice}")
-    elif came < listed:
+    if not oldest <= opset <= newest:
+        yield error(f"The graph has opset {opset}; {engine} takes {oldest} to {newest}. {advice}")
+    elif opset < listed:
         yield warning(
-            f"The graph has opset {came}; {engine} reads it, but vouches for {listed} to "
+            f"The graph has opset {opset}; {engine} reads it, but officially supports {listed} to "
             f"{newest} only. {advice}"
         )
 
 
-def _operators(graph: Graph, version: Version, engine: str) -> Iterator[Finding]:
-    known = trt_operators.operators(version)
+def _operators(graph: Graph, version: Version, engine: str) -> Iterator[GraphFinding]:
+    known = trt_parser.operators(version)
     used = graph.operators()
     own = graph.model.functions
     if own and version < OWN_FUNCTIONS_SINCE:
@@ -84,10 +85,10 @@ def _operators(graph: Graph, version: Version, engine: str) -> Iterator[Finding]
     yield from _missing([name for name in missing if name not in unsure], engine)
 
 
-def _missing(missing: List[str], engine: str) -> Iterator[Finding]:
+def _missing(missing: List[str], engine: str) -> Iterator[GraphFinding]:
     if missing:
-        later = sorted({f"{name} since {trt_operators.since(name)}" for name in missing
-                        if trt_operators.since(name)})  # fmt: skip
+        later = sorted({f"{name} since {trt_parser.since(name)}" for name in missing
+                        if trt_parser.since(name)})  # fmt: skip
         hint = f" ({', '.join(later)})" if later else ""
         yield error(
             f"{engine} doesn't have the operators {names(missing)}{hint}. Export the graph "
@@ -95,7 +96,7 @@ def _missing(missing: List[str], engine: str) -> Iterator[Finding]:
         )
 
 
-def _restriction(graph: Graph, restriction: Restriction, engine: str) -> Iterator[Finding]:
+def _restriction(graph: Graph, restriction: Restriction, engine: str) -> Iterator[GraphFinding]:
     hit = [
         label(node)
         for node in graph.of_type(*restriction.operators)
@@ -106,12 +107,12 @@ def _restriction(graph: Graph, restriction: Restriction, engine: str) -> Iterato
         yield error(sentence) if restriction.fatal else warning(sentence)
 
 
-def _image(graph: Graph, manifest: Manifest, engine: str) -> Iterator[Finding]:
+def _image(graph: Graph, manifest: Manifest, engine: str) -> Iterator[GraphFinding]:
     """TensorRT takes uint8 as a network's input only if a cast comes first."""
     if manifest.input.dtype != "uint8":
         return
-    readers = graph.readers(manifest.input.tensor)
-    others = [label(node) for node in readers if node.op_type != "Cast"]
+    consumers = graph.consumers(manifest.input.tensor)
+    others = [label(node) for node in consumers if node.op_type != "Cast"]
     if others:
         yield error(
             f"The uint8 input {manifest.input.tensor!r} goes into {names(others, 3)}; {engine} "
@@ -119,7 +120,7 @@ def _image(graph: Graph, manifest: Manifest, engine: str) -> Iterator[Finding]:
         )
 
 
-def _types(graph: Graph, version: Version, engine: str) -> Iterator[Finding]:
+def _types(graph: Graph, version: Version, engine: str) -> Iterator[GraphFinding]:
     kinds: List[Tuple[str, str]] = [
         (dtype_name(entry.data_type), name) for name, entry in graph.constants.items()
     ]
@@ -150,6 +151,6 @@ def _is_clamped(graph: Graph, name: str) -> bool:
         return False
     return any(
         taken == name and place not in LIMITS.get(node.op_type, ())
-        for node in graph.readers(name)
+        for node in graph.consumers(name)
         for place, taken in enumerate(node.input)
     )

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any, Dict
 
 from edge_agent.config import Settings, build
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.packaging.json_document import Document
 from edge_agent.packaging.migrate.migration import Notes, without_values
 
 SOCKET = "Socket"
 
 
-def matches(values: Dict[str, Any]) -> bool:
+def matches(values: Document) -> bool:
     """Whether this is the agent's configuration: its own setting, at most with ours beside it."""
     others = set(values) - {"accessControl"} - set(Settings.model_fields)
     return [key.lower() for key in others] == [SOCKET.lower()]
 
 
-def migrate(configuration: Dict[str, Any], notes: Notes) -> None:
+def migrate(configuration: Document, notes: Notes) -> None:
     """Write the configuration of our agent's component, if it needs any."""
     agent = notes.migration.agent
     ours = settings(configuration, agent, notes)
@@ -37,14 +37,14 @@ def component(notes: Notes) -> None:
     )  # fmt: skip
 
 
-def settings(given: Dict[str, Any], thing: str, notes: Notes) -> Dict[str, Any]:
+def settings(given: Document, thing: str, notes: Notes) -> Document:
     """Return our settings for what is given; what isn't known or not valid is left out."""
-    ours: Dict[str, Any] = {}
+    ours: Document = {}
     for key, value in given.items():
         if key.lower() == SOCKET.lower():
             ours.update(_socket(value, thing, notes))
         elif key == "accessControl":
-            notes.changed(f"{thing} {key}", "Left out: our agent's recipe asks for what it uses.")
+            notes.changed(f"{thing} {key}", "Left out: our agent's recipe has what it needs.")
         elif key in Settings.model_fields:
             ours.update(_own(key, value, thing, notes))
         else:
@@ -52,7 +52,7 @@ def settings(given: Dict[str, Any], thing: str, notes: Notes) -> Dict[str, Any]:
     return ours
 
 
-def _socket(value: Any, thing: str, notes: Notes) -> Dict[str, Any]:
+def _socket(value: object, thing: str, notes: Notes) -> Document:
     address = f"unix://{value}" if isinstance(value, str) and value.startswith("/") else value
     if not _own("server", {"socket": address}, f"{thing} {SOCKET}, as", notes):
         return {}
@@ -63,15 +63,14 @@ def _socket(value: Any, thing: str, notes: Notes) -> Dict[str, Any]:
     return {SOCKET: address}
 
 
-def _own(key: str, value: Any, thing: str, notes: Notes) -> Dict[str, Any]:
+def _own(key: str, value: object, thing: str, notes: Notes) -> Document:
     """Return one group of our settings when it is valid."""
-    group = {key: value}
-    tree = copy.deepcopy(group)
-    if key == "results" and isinstance(value, dict):
-        tree[key].setdefault("folder", "results")  # the component has one
+    checked = copy.deepcopy(value)
+    if key == "results" and isinstance(checked, dict):
+        checked.setdefault("folder", "results")  # the component has one
     try:
-        build(tree, {})
+        build({key: checked}, {})
     except InvalidConfiguration as error:
         notes.person(f"{thing} {key}", f"Left out. {without_values(error)}")
         return {}
-    return group
+    return {key: value}

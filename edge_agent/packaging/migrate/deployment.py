@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Dict, List, Tuple
 
 from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import parse_json
-from edge_agent.packaging.aws.request import to_json
+from edge_agent.packaging.aws.deployment import (
+    ANSWER_KEYS,
+    REQUEST_KEYS,
+    merge_of,
+    repeatable,
+    reset_of,
+    to_json,
+)
+from edge_agent.packaging.json_document import Document, inner
 from edge_agent.packaging.migrate import agent, models, versions
 from edge_agent.packaging.migrate.migration import Notes
 from edge_agent.packaging.recipe import AGENT
 
 AWS = "aws.greengrass."
 SAMPLES = "aws.greengrass.labs."  # private components, although of that name
-KEPT = ("targetArn", "deploymentName", "deploymentPolicies", "iotJobConfiguration", "tags")
-TOLD = (  # by GetDeployment, or of one call only
-    "deploymentId", "revisionId", "deploymentStatus", "iotJobId", "iotJobArn",
-    "creationTimestamp", "isLatestForTarget", "ResponseMetadata", "clientToken",
-)  # fmt: skip
+KNOWN = ("targetArn", *REQUEST_KEYS, *ANSWER_KEYS, "clientToken")
 # a local deployment's key → ours, by what the command line and the nucleus call it
 LOCAL_VERSIONS = ("componentsToMerge", "rootComponentVersionsToAdd")
 LOCAL_REMOVED = ("componentsToRemove", "rootComponentsToRemove")
@@ -30,12 +33,12 @@ LOCAL = (*LOCAL_VERSIONS, *LOCAL_REMOVED, LOCAL_SETTINGS, LOCAL_USERS)
 LOCAL_FOLDERS = ("recipeDirectoryPath", "artifactsDirectoryPath", "groupName")
 
 
-def matches(values: Dict[str, Any]) -> bool:
+def matches(values: Document) -> bool:
     """Whether this is a deployment."""
     return isinstance(values.get("components"), dict) or any(key in values for key in LOCAL)
 
 
-def migrate(values: Dict[str, Any], notes: Notes) -> None:
+def migrate(values: Document, notes: Notes) -> None:
     """Write the request, unless a person must change the deployment first."""
     stem = Path(notes.source).stem
     try:
@@ -57,50 +60,42 @@ def migrate(values: Dict[str, Any], notes: Notes) -> None:
     )
 
 
-def _given(values: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
+def _given(values: Document, notes: Notes) -> Document:
     """Return its components as CreateDeployment has them."""
     local = "components" not in values
-    for key in sorted(set(values) - {*KEPT, *TOLD, "components", *(LOCAL + LOCAL_FOLDERS) * local}):
+    for key in sorted(set(values) - {*KNOWN, *(LOCAL + LOCAL_FOLDERS) * local}):
         notes.person(key, "Left out: what is written here has no such key.")
-    components: Dict[str, Any] = _of_local(values, notes) if local else values["components"]
+    components = _of_local(values, notes) if local else inner(values, "components")
     if not components:
         raise InvalidConfiguration("It names no component.")
     return components
 
 
-def _request(values: Dict[str, Any], components: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
-    told = {**values, "tags": _own_tags(values.get("tags"))}
-    request = {key: told[key] for key in KEPT if told.get(key)}
-    if notes.migration.target:
-        request["targetArn"] = notes.migration.target
-    if "targetArn" not in request:
+def _request(values: Document, components: Document, notes: Notes) -> Document:
+    target = notes.migration.target or values.get("targetArn")
+    if not target:
         raise InvalidConfiguration("It has no target; name a thing or a group with --target-arn.")
-    ours: Dict[str, Any] = {}
-    for name, given in components.items():
-        if not isinstance(given, dict):
+    ours: Document = {}
+    for name, component in components.items():
+        if not isinstance(component, dict):
             raise InvalidConfiguration(f"components.{name} must be an object.")
         new = notes.migration.agent if name == AGENT else name
         if new in ours:
             raise InvalidConfiguration(f"It has {AGENT} and {new}; take the one out you don't use.")
-        ours[new] = _component(name, given, notes)
-    return {**request, "components": ours}
+        ours[new] = _component(name, component, notes)
+    others = {key: value for key, value in repeatable(values).items() if key != "components"}
+    return {"targetArn": target, **others, "components": ours}
 
 
-def _own_tags(tags: Any) -> Any:
-    """Leave out those of AWS itself, which can't be given."""
-    if not isinstance(tags, dict):
-        return tags
-    return {key: value for key, value in tags.items() if not key.startswith("aws:")}
-
-
-def _of_local(values: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
+def _of_local(values: Document, notes: Notes) -> Document:
     """Return a local deployment's components as CreateDeployment has them."""
-    found: Dict[str, Any] = {}
+    found: Dict[str, Document] = {}
     for key in LOCAL_VERSIONS:
-        for name, version in _object(values, key).items():
+        for name, version in inner(values, key).items():
             found[name] = {"componentVersion": version}
-    for name, change in _object(values, LOCAL_SETTINGS).items():
-        parts = {key.lower(): part for key, part in _object({name: change}, name).items()}
+    changes = inner(values, LOCAL_SETTINGS)
+    for name in changes:
+        parts = {key.lower(): part for key, part in inner(changes, name).items()}
         merge = parts.get("merge")
         update = {
             "merge": json.dumps(merge) if isinstance(merge, dict) else merge,
@@ -110,25 +105,21 @@ def _of_local(values: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
             found[name]["configurationUpdate"] = {k: v for k, v in update.items() if v}
         else:
             notes.person(f"{name} configuration", "Left out: its version isn't named; add it.")
-    for name, user in _object(values, LOCAL_USERS).items():
+    for name, user in inner(values, LOCAL_USERS).items():
         if name in found:
             found[name]["runWith"] = user
-    removed = [str(name) for key in LOCAL_REMOVED for name in values.get(key) or []]
-    for name in removed:
-        notes.person(name, f"Left out: take it off with edge-agent deploy --remove {name}.")
-    return found
+    for key in LOCAL_REMOVED:
+        removed = values.get(key) or []
+        if not isinstance(removed, list):
+            raise InvalidConfiguration(f"{key} must be a list.")
+        for name in removed:
+            notes.person(name, f"Left out: remove it with edge-agent deploy --remove {name}.")
+    return dict(found)
 
 
-def _object(values: Dict[str, Any], key: str) -> Dict[str, Any]:
-    value = values.get(key) or {}
-    if not isinstance(value, dict):
-        raise InvalidConfiguration(f"{key} must be an object.")
-    return value
-
-
-def _component(name: str, given: Dict[str, Any], notes: Notes) -> Dict[str, Any]:
-    update = given.get("configurationUpdate") or {}
-    merge, reset = _merge(name, update), _reset(name, update)
+def _component(name: str, given: Document, notes: Notes) -> Document:
+    update = inner(given, "configurationUpdate", f"{name}: configurationUpdate")
+    merge, reset = merge_of(name, update), reset_of(name, update)
     old = str(given.get("componentVersion", ""))
     if name == AGENT:
         merge, reset = _agent(old, merge, reset, notes)
@@ -145,31 +136,7 @@ def _component(name: str, given: Dict[str, Any], notes: Notes) -> Dict[str, Any]
     return {key: value for key, value in component.items() if value is not None}
 
 
-def _merge(name: str, update: Any) -> Dict[str, Any]:
-    """Return the settings that a deployment gives as JSON text inside its JSON."""
-    if not isinstance(update, dict):
-        raise InvalidConfiguration(f"{name}: configurationUpdate must be an object.")
-    text = update.get("merge") or "{}"
-    try:
-        settings = parse_json(text)
-    except (TypeError, ValueError):
-        settings = None
-    if not isinstance(settings, dict):
-        raise InvalidConfiguration(f"{name}: merge must be the text of a JSON object.")
-    return settings
-
-
-def _reset(name: str, update: Dict[str, Any]) -> List[str]:
-    """Return JSON pointers of the settings that go back to their defaults."""
-    pointers = update.get("reset") or []
-    if not isinstance(pointers, list) or not all(isinstance(one, str) for one in pointers):
-        raise InvalidConfiguration(f"{name}: reset must be a list of JSON pointers.")
-    return pointers
-
-
-def _agent(
-    old: str, merge: Dict[str, Any], reset: List[str], notes: Notes
-) -> Tuple[Dict[str, Any], List[str]]:
+def _agent(old: str, merge: Document, reset: List[str], notes: Notes) -> Tuple[Document, List[str]]:
     name = notes.migration.agent
     if old == __version__:
         notes.maps(name, f"Version {old} is ours already.")
@@ -182,15 +149,15 @@ def _agent(
 
 
 def _model(
-    name: str, old: str, merge: Dict[str, Any], reset: List[str], notes: Notes
-) -> Tuple[str, Dict[str, Any], List[str]]:
+    name: str, old: str, merge: Document, reset: List[str], notes: Notes
+) -> Tuple[str, Document, List[str]]:
     if name not in notes.migration.models:
         notes.person(
             name, "A model of the original: give its recipe to migrate too, for the commands that "
-            "make it anew.",
+            "make the new model.",
         )  # fmt: skip
     new = notes.migration.versions.get(name) or _next(old, name)
-    notes.changed(f"{name} {old}", f"{name} {new}, the model made anew.")
+    notes.changed(f"{name} {old}", f"{name} {new}, the new model.")
     known = [pointer for pointer in reset if pointer in ("", "/Autostart")]
     return new, models.settings(merge, name, notes), known
 
@@ -215,7 +182,7 @@ def _other(name: str, old: str, notes: Notes) -> str:
         notes.maps(name, "It stays as it is.")
     else:
         notes.person(
-            name, "It stays as it is, unseen. If it is a model of the original or calls one, give "
-            "its recipe to migrate too.",
+            name, "It stays as it is and wasn't checked. If it is a model of the original or calls "
+            "one, give its recipe to migrate too.",
         )  # fmt: skip
     return old

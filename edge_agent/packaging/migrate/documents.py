@@ -1,4 +1,7 @@
-"""Reads a file written by hand or by the AWS command line: JSON or YAML, plain values only."""
+"""Reads a file written by hand or by the AWS command line: JSON or YAML, plain values only.
+
+Recipes get their keys in the case of the reference: classic takes any case, lite only that one.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,53 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict
+from typing import TYPE_CHECKING, List, Mapping, Optional, Tuple, Type
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import parse_json
+from edge_agent.packaging.json_document import Document, inner
+
+if TYPE_CHECKING:
+    from yaml import MappingNode, Node, SafeLoader, ScalarNode
 
 LIMIT_BYTES = 1024 * 1024
 DEEPEST = 40
 LONGEST_NUMBER = 100  # characters
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
+# Schemas of recipes. None: any value; {"*": ...}: keys are names; [..]: a list; {..}: an object
+STEP = {"Script": None, "RequiresPrivilege": None, "Skipif": None, "Timeout": None, "Setenv": None}
+PHASES = ("bootstrap", "install", "startup", "run", "shutdown", "recover")
+ARTIFACT = {
+    "URI": None,
+    "Unarchive": None,
+    "Permission": {"Read": None, "Execute": None},
+    "Digest": None,
+    "Algorithm": None,
+}
+MANIFEST = {
+    "Name": None,
+    "Platform": {"os": None, "architecture": None, "runtime": None},
+    "Lifecycle": {**dict.fromkeys(PHASES, STEP), "Setenv": None},
+    "Selections": None,
+    "Artifacts": [ARTIFACT],
+}
+RECIPE = {
+    "RecipeFormatVersion": None,
+    "ComponentName": None,
+    "ComponentVersion": None,
+    "ComponentDescription": None,
+    "ComponentPublisher": None,
+    "ComponentType": None,
+    "ComponentSource": None,
+    "ComponentConfiguration": {"DefaultConfiguration": {"*": None}},
+    "ComponentDependencies": {"*": {"VersionRequirement": None, "DependencyType": None}},
+    "Manifests": [MANIFEST],
+    "Lifecycle": None,
+}
 
-def read(path: Path) -> Dict[str, Any]:
+
+def read(path: Path) -> Document:
     """Return the object in the file. Raises InvalidConfiguration.
 
     Only what JSON has: text, numbers, booleans, null, lists and objects with text as keys. An
@@ -35,11 +73,11 @@ def read(path: Path) -> Dict[str, Any]:
         )
     values = _parse(path, content)
     if "recipeOutputFormat" in values:
-        return _parse(path, _inner(path, values.get("recipe")))
+        return _parse(path, _decoded(path, values.get("recipe")))
     return values
 
 
-def _parse(path: Path, content: bytes) -> Dict[str, Any]:
+def _parse(path: Path, content: bytes) -> Document:
     try:
         text = content.decode("utf-8-sig")
         values = _from_json(text) if text.lstrip().startswith(("{", "[")) else _from_yaml(text)
@@ -56,21 +94,24 @@ def _parse(path: Path, content: bytes) -> Dict[str, Any]:
     return values
 
 
-def _inner(path: Path, recipe: Any) -> bytes:
+def _decoded(path: Path, recipe: object) -> bytes:
     try:
-        return base64.b64decode(recipe, validate=True)
-    except (TypeError, ValueError):
-        raise InvalidConfiguration(f"{path}: its recipe isn't base64.") from None
+        if isinstance(recipe, str):
+            return base64.b64decode(recipe, validate=True)
+    except ValueError:
+        pass
+    raise InvalidConfiguration(f"{path}: its recipe isn't base64.")
 
 
-def _from_json(text: str) -> Any:
+def _from_json(text: str) -> object:
     try:
-        return parse_json(text)
+        values: object = parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"it isn't JSON: {error}") from None
+    return values
 
 
-def _from_yaml(text: str) -> Any:
+def _from_yaml(text: str) -> object:
     try:
         import yaml
     except ImportError:
@@ -78,16 +119,19 @@ def _from_yaml(text: str) -> Any:
             "Reading YAML needs PyYAML: pip install 'edge-agent[package]'."
         ) from None
     try:
-        return yaml.load(text, Loader=_loader(yaml))
+        values: object = yaml.load(text, Loader=_loader())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ValueError(f"it is neither JSON nor YAML{where}") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError):  # by PyYAML's constructors
         raise ValueError("it has a value that doesn't fit its tag (!!...)") from None
+    return values
 
 
-def _loader(yaml: Any) -> Any:
+def _loader() -> Type[SafeLoader]:
+    import yaml
+
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """Refuses what grows without limit or says two things at once: aliases, merges, numbers
         to the base 60 or too long; leaves dates, as 2020-01-25, text.
@@ -98,28 +142,29 @@ def _loader(yaml: Any) -> Any:
             for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
-        def compose_node(self, parent: Any, index: Any) -> Any:
+        def compose_node(self, parent: Optional[Node], index: object) -> Node:
             if self.check_event(yaml.AliasEvent):
                 raise ValueError("it uses an alias (*name); write the value out")
             return super().compose_node(parent, index)
 
-        def flatten_mapping(self, node: Any) -> None:
+        def flatten_mapping(self, node: MappingNode) -> None:
             if any(key.tag.endswith(":merge") for key, _ in node.value):
                 raise ValueError("it merges objects ('<<'); write the values out")
             super().flatten_mapping(node)
 
-        def construct_scalar(self, node: Any) -> Any:
-            value = super().construct_scalar(node)
+        def construct_scalar(self, node: ScalarNode) -> str:
+            value: str = super().construct_scalar(node)
             if node.tag in NUMBERS:
                 _check_number(value)
             return value
 
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        def construct_mapping(self, node: MappingNode, deep: bool = False) -> Document:
             keys = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
             twice = sorted(key for key, times in keys.items() if times > 1)
             if twice:
                 raise ValueError(f"key {twice[0]!r} stands twice in one object")
-            return super().construct_mapping(node, deep)
+            values: Document = super().construct_mapping(node, deep)
+            return values
 
     return Loader
 
@@ -131,7 +176,7 @@ def _check_number(text: str) -> None:
         raise ValueError(f"it has a number of {len(text)} characters")
 
 
-def _check(value: Any, depth: int) -> None:
+def _check(value: object, depth: int) -> None:
     """Raise ValueError for what JSON doesn't have."""
     if depth > DEEPEST:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep")
@@ -141,9 +186,73 @@ def _check(value: Any, depth: int) -> None:
                 raise ValueError(f"key {key!r} isn't text; put it in quotes")  # noqa: TRY004
             _check(value[key], depth + 1)
     elif isinstance(value, list):
-        for inner in value:
-            _check(inner, depth + 1)
+        for entry in value:
+            _check(entry, depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError("it has a number that isn't finite")
     elif value is not None and not isinstance(value, (str, int, float)):
         raise ValueError(f"it has a value of type {type(value).__name__}, which JSON doesn't have")
+
+
+def name_of(values: Document) -> object:
+    """Return the component's name, whatever the key's case; None when there is none."""
+    return next((value for key, value in values.items() if key.lower() == "componentname"), None)
+
+
+def defaults(recipe: Document) -> Document:
+    """Return the settings of a canonical recipe."""
+    return inner(inner(recipe, "ComponentConfiguration"), "DefaultConfiguration")
+
+
+def canonical(values: Document) -> Tuple[Document, List[str], List[str]]:
+    """Return the recipe, the paths of keys whose case was changed, and those of unknown keys.
+
+    Unknown keys are left out, and so is null, except in settings. A step that is only text becomes
+    its Script. Raises InvalidConfiguration when a list or an object should stand somewhere.
+    """
+    renamed: List[str] = []
+    unknown: List[str] = []
+    return _object(values, RECIPE, "", renamed, unknown), renamed, unknown
+
+
+def _value(
+    value: object, schema: object, path: str, renamed: List[str], unknown: List[str]
+) -> object:
+    if schema is None:
+        return value
+    if schema is STEP and isinstance(value, str):
+        return {"Script": value}
+    if isinstance(schema, list):
+        if not isinstance(value, list):
+            raise InvalidConfiguration(f"{path} must be a list.")
+        return [
+            _value(entry, schema[0], f"{path}.{place}", renamed, unknown)
+            for place, entry in enumerate(value)
+        ]
+    if not isinstance(value, dict) or not isinstance(schema, dict):
+        raise InvalidConfiguration(f"{path} must be an object.")
+    return _object(value, schema, f"{path}.", renamed, unknown)
+
+
+def _object(
+    values: Document,
+    schema: Mapping[str, object],
+    prefix: str,
+    renamed: List[str],
+    unknown: List[str],
+) -> Document:
+    known = {key.lower(): key for key in schema}
+    found: Document = {}
+    for given, value in values.items():
+        key = given if "*" in schema else known.get(given.lower())
+        if key is None:
+            unknown.append(prefix + given)
+            continue
+        if key in found:
+            raise InvalidConfiguration(f"{prefix}{key} stands there twice, in different case.")
+        if key != given:
+            renamed.append(prefix + given)
+        rule = schema.get(key, schema.get("*"))
+        if value is not None or (rule is None and "*" in schema):
+            found[key] = _value(value, rule, prefix + key, renamed, unknown)
+    return found

@@ -7,17 +7,18 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Callable, List, Tuple
 
 from rich.console import Console
 from rich.markup import escape
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import NAME_PATTERN
-from edge_agent.packaging.aws.request import TARGET, check
+from edge_agent.packaging.aws.deployment import TARGET, check
+from edge_agent.packaging.json_document import Document
 from edge_agent.packaging.migrate import agent, client, deployment, documents, models
+from edge_agent.packaging.migrate.documents import canonical, defaults, name_of
 from edge_agent.packaging.migrate.migration import Migration, Notes
-from edge_agent.packaging.migrate.recipe_keys import canonical, defaults, name_of
 from edge_agent.packaging.recipe import AGENT
 
 Step = Callable[[], None]
@@ -62,7 +63,7 @@ def migrate(files: List[Path], migration: Migration) -> None:
         step()
 
 
-def _step(values: Dict[str, Any], notes: Notes, path: Path) -> Tuple[int, Step]:
+def _step(values: Document, notes: Notes, path: Path) -> Tuple[int, Step]:
     """Return when a file's turn is, and what is to be done with it."""
     if name_of(values) is not None:
         return _recipe_step(values, notes)
@@ -74,18 +75,18 @@ def _step(values: Dict[str, Any], notes: Notes, path: Path) -> Tuple[int, Step]:
     if agent.matches(values):
         return 1, lambda: agent.migrate(values, notes)
     raise InvalidConfiguration(
-        f"{path} is none of what can be migrated: a recipe (ComponentName), a deployment "
+        f"{path} can't be migrated. Expected a recipe (ComponentName), a deployment "
         "(components, componentsToMerge), a packaging job (ModelPackagingDescription) or the "
         "agent's configuration (Socket)."
     )
 
 
-def _recipe_step(values: Dict[str, Any], notes: Notes) -> Tuple[int, Step]:
+def _recipe_step(values: Document, notes: Notes) -> Tuple[int, Step]:
     recipe, renamed, unknown = canonical(values)
     name = str(recipe.get("ComponentName"))
     if not re.fullmatch(NAME_PATTERN, name) or not name.strip("."):
         raise InvalidConfiguration(
-            f"{notes.source}: ComponentName {name!r} is no component's name. Of a project of gdk, "
+            f"{notes.source}: ComponentName {name!r} isn't a valid name. Of a project of gdk, "
             "give the recipe that it builds, in greengrass-build/recipes."
         )
     if renamed:
@@ -117,9 +118,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _show(migration: Migration, as_json: bool) -> None:
-    report = migration.to_json()
     if as_json:
-        sys.stdout.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(migration.to_json(), indent=2, ensure_ascii=False) + "\n")
         return
     source = ""
     console = Console(soft_wrap=True, highlight=False)
@@ -131,5 +131,5 @@ def _show(migration: Migration, as_json: bool) -> None:
         console.print(f"  {word}  {escape(f'{found.thing}: {found.message}')}")
         for line in found.commands:
             console.print(f"             {escape(line)}")
-    for file in report["files"]:
+    for file in migration.paths:
         console.print(f"Written: {escape(file)}")

@@ -6,18 +6,19 @@ import re
 import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Set, Tuple
+from typing import Dict, List, Sequence, Set, Tuple
 
 from typing_extensions import Literal
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.packaging.json_document import Document
 
 # maps: works as it is. changed: ours says it otherwise. person: somebody must do something.
 Status = Literal["maps", "changed", "person"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class MigrationNote:
     """What became of one thing; `commands` are shell lines that do what the message says."""
 
     status: Status
@@ -38,14 +39,14 @@ class Migration:
     out: Path  # where the files will be
     agent: str  # our agent's component
     target: str = ""  # ARN that deployments without one go to
-    findings: List[Finding] = field(default_factory=list)
+    findings: List[MigrationNote] = field(default_factory=list)
     files: Dict[str, bytes] = field(default_factory=dict)
     versions: Dict[str, str] = field(default_factory=dict)
     models: Set[str] = field(default_factory=set)
     refused: Set[str] = field(default_factory=set)
 
     def write(self, name: str, content: bytes) -> None:
-        """Keep a file for the output folder. Raises InvalidConfiguration when it is there."""
+        """Add a file to the output folder. Raises InvalidConfiguration when it is there."""
         if self.files.get(name, content) != content:
             raise InvalidConfiguration(
                 f"Two of the files given would become {name}; migrate them one by one."
@@ -65,10 +66,14 @@ class Migration:
         """Whether anything can't be done here."""
         return any(finding.status == "person" for finding in self.findings)
 
-    def to_json(self) -> Dict[str, Any]:
+    @property
+    def paths(self) -> List[str]:
+        """Where the files will be."""
+        return [self.path(name) for name in sorted(self.files)]
+
+    def to_json(self) -> Document:
         """Return the report as plain values."""
-        files = [self.path(name) for name in sorted(self.files)]
-        return {"findings": [asdict(finding) for finding in self.findings], "files": files}
+        return {"findings": [asdict(note) for note in self.findings], "files": self.paths}
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Notes:
 
     def _add(self, status: Status, thing: str, message: str, *commands: Sequence[str]) -> None:
         lines = tuple(" ".join(map(shlex.quote, words)) for words in commands)
-        self.migration.findings.append(Finding(status, self.source, thing, message, lines))
+        self.migration.findings.append(MigrationNote(status, self.source, thing, message, lines))
 
 
 def without_values(error: Exception) -> str:

@@ -1,20 +1,21 @@
-"""The original's model components and packaging jobs: the model is made anew, by given commands."""
+"""The original's model components and packaging jobs: commands that make the new model."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import parse_json
+from edge_agent.packaging.json_document import Document, inner, objects, parse
 from edge_agent.packaging.migrate import versions
-from edge_agent.packaging.migrate.manifests import architectures_of
+from edge_agent.packaging.migrate.client import architectures_of
+from edge_agent.packaging.migrate.documents import defaults
 from edge_agent.packaging.migrate.migration import Notes, without_values
-from edge_agent.packaging.migrate.recipe_keys import defaults
 from edge_agent.packaging.migrate.scripts import Untranslatable
 from edge_agent.packaging.recipe import AGENT
-from edge_agent.packaging.target import ARCHITECTURES, OLDEST_TENSORRT, Target, parse
+from edge_agent.packaging.target import ARCHITECTURES, OLDEST_TENSORRT
+from edge_agent.packaging.target import parse as parse_target
 
 PUBLISHER = "lookout for vision"
 ARTIFACT = "_greengrass_model_component.zip"
@@ -22,7 +23,7 @@ OWN_SETTINGS = ("autostart", "modelconfidencethresholds")
 NEEDLESS = (
     "modelname", "modelversion", "modelmetadata", "pythonpath", "socket", "accesscontrol",
 )  # fmt: skip
-ANEW = (
+NEW_MODEL = (
     "The model can't be carried over: it is compiled with Neo for DLR and an old TensorRT. Train "
     "one from the dataset's exported manifest (with --images FOLDER for its pictures) or from a "
     "folder with normal/ and anomaly/, and package it under the same name, so that clients and "
@@ -38,12 +39,12 @@ JOB_KEYS = (
 )  # fmt: skip
 
 
-def matches(recipe: Dict[str, Any]) -> bool:
+def matches(recipe: Document) -> bool:
     """Whether a recipe is of a model component of the original."""
     artifacts = [
         str(artifact.get("URI", ""))
-        for manifest in recipe.get("Manifests", [])
-        for artifact in manifest.get("Artifacts", [])
+        for manifest in objects(recipe, "Manifests")
+        for artifact in objects(manifest, "Artifacts")
     ]
     return (
         PUBLISHER in str(recipe.get("ComponentPublisher", "")).lower()
@@ -52,13 +53,13 @@ def matches(recipe: Dict[str, Any]) -> bool:
     )
 
 
-def is_configuration(settings: Dict[str, Any]) -> bool:
+def is_configuration(settings: Document) -> bool:
     """Whether these are settings that only the original's model components have."""
     return any(key.lower() in OWN_SETTINGS for key in settings)
 
 
-def migrate(recipe: Dict[str, Any], notes: Notes) -> None:
-    """Say how the model is made anew; write the component's settings, if it needs any."""
+def migrate(recipe: Document, notes: Notes) -> None:
+    """Note how to make the new model; write the component's settings, if it needs any."""
     name, old = str(recipe["ComponentName"]), str(recipe.get("ComponentVersion"))
     try:
         version = versions.next_major(old)
@@ -71,7 +72,7 @@ def migrate(recipe: Dict[str, Any], notes: Notes) -> None:
     notes.migration.versions[name] = version
     number = version.split(".")[0]
     commands = _commands(name, number, target, (name, version), notes, BUCKET)
-    notes.person(name, f"{ANEW} {GPU}", *commands)
+    notes.person(name, f"{NEW_MODEL} {GPU}", *commands)
     ours = settings(defaults(recipe), name, notes)
     if ours.get("Autostart"):
         file = f"{name}.configuration.json"
@@ -79,20 +80,20 @@ def migrate(recipe: Dict[str, Any], notes: Notes) -> None:
         notes.migration.write(file, json.dumps(ours, indent=2).encode() + b"\n")
 
 
-def _architecture(recipe: Dict[str, Any]) -> str:
+def _architecture(recipe: Document) -> str:
     """Return the packaging API's word; ARCH when the recipe doesn't name exactly one."""
     found = {
         architecture
-        for manifest in recipe.get("Manifests", [])
-        for architecture in architectures_of(manifest.get("Platform", {}))
+        for manifest in objects(recipe, "Manifests")
+        for architecture in architectures_of(inner(manifest, "Platform"))
     }
     words = [word for word, architecture in ARCHITECTURES.items() if architecture in found]
     return words[0] if len(words) == 1 else "ARCH"
 
 
-def settings(given: Dict[str, Any], name: str, notes: Notes) -> Dict[str, Any]:
+def settings(given: Document, name: str, notes: Notes) -> Document:
     """Return the settings of our model component."""
-    ours: Dict[str, Any] = {}
+    ours: Document = {}
     for key, value in given.items():
         thing, known = f"{name} {key}", key.lower()
         if known == "autostart" and str(value).lower() in ("true", "false"):
@@ -103,7 +104,7 @@ def settings(given: Dict[str, Any], name: str, notes: Notes) -> Dict[str, Any]:
                 thing,
                 "Left out: these confidences sent results to review, which no setting of ours "
                 "does. Evaluate the new model, then set the agent's "
-                f"models.thresholds.{name}; results.capture.near_threshold keeps close frames.",
+                f"models.thresholds.{name}; results.capture.near_threshold stores close frames.",
             )
         elif known in NEEDLESS:
             notes.changed(thing, "Left out: our model component doesn't need it.")
@@ -112,7 +113,7 @@ def settings(given: Dict[str, Any], name: str, notes: Notes) -> Dict[str, Any]:
     return ours
 
 
-def job_of(values: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+def job_of(values: Document) -> Optional[Document]:
     """Return the packaging job in an answer of DescribeModelPackagingJob or a request to start one.
 
     None when there is none. Its settings are under `ModelPackagingConfiguration.Greengrass`.
@@ -126,9 +127,9 @@ def job_of(values: Dict[str, Any]) -> Optional[Dict[str, Any]]:
     return {**job, "ModelPackagingConfiguration": settings}
 
 
-def migrate_job(job: Dict[str, Any], notes: Notes) -> None:
-    """Say how the job is done with ours."""
-    given = job["ModelPackagingConfiguration"]["Greengrass"]
+def migrate_job(job: Document, notes: Notes) -> None:
+    """Note how the job is done with ours."""
+    given = inner(inner(job, "ModelPackagingConfiguration"), "Greengrass")
     name, project = str(given.get("ComponentName", "")), str(job.get("ProjectName", ""))
     number = str(job.get("ModelVersion", ""))
     old = given.get("ComponentVersion") or f"{number}.0.0"  # the API's default
@@ -145,12 +146,12 @@ def migrate_job(job: Dict[str, Any], notes: Notes) -> None:
     model = str(int(number) + 1) if number.isdigit() else version.split(".")[0]
     notes.migration.models.add(name)
     notes.migration.versions[name] = version
-    place = _place(given.get("S3OutputLocation") or {})
+    place = _place(given.get("S3OutputLocation"))
     commands = _commands(project or name, model, options, (name, version), notes, place)
-    notes.person(thing, f"{ANEW} Its target and options are in the commands.", *commands)
+    notes.person(thing, f"{NEW_MODEL} Its target and options are in the commands.", *commands)
 
 
-def _place(location: Any) -> List[str]:
+def _place(location: object) -> List[str]:
     """Return the options of `publish` for an S3OutputLocation."""
     if not isinstance(location, dict) or not location.get("Bucket"):
         return BUCKET
@@ -158,40 +159,28 @@ def _place(location: Any) -> List[str]:
     return ["--bucket", str(location["Bucket"]), *prefix]
 
 
-def _target(given: Dict[str, Any], thing: str, notes: Notes) -> List[str]:
+def _target(given: Document, thing: str, notes: Notes) -> List[str]:
     """Return the options of `package`; TensorRT is replaced when it is too old."""
     platform = given.get("TargetPlatform")
     text = None
     if isinstance(platform, dict):
         text = ",".join(f"{key.lower()}={value}" for key, value in platform.items() if value)
-    options = _options(given.get("CompilerOptions"))
+    options = parse(given.get("CompilerOptions") or "{}", "CompilerOptions")
     version = re.match(r"(\d+)\.(\d+)", str(options.get("trt-ver", "")))
     if version and tuple(map(int, version.groups())) < OLDEST_TENSORRT:
         options = _renewed(options, thing, notes)
     content = json.dumps(options) if options else None
-    target: Target = parse(given.get("TargetDevice") or None, text, content)
+    device = given.get("TargetDevice")
+    target = parse_target(str(device) if device else None, text, content)
     words = (
         ["--target-device", target.device] if target.device else ["--target-platform", text or ""]
     )
     return [*words, "--compiler-options", content] if content else words
 
 
-def _options(content: Any) -> Dict[str, Any]:
-    """Read compiler options, which are JSON text inside JSON. Raises ValueError."""
-    if not content:
-        return {}
-    try:
-        options = parse_json(content)
-    except (TypeError, ValueError):
-        options = None
-    if not isinstance(options, dict):
-        raise ValueError("CompilerOptions must be the text of a JSON object.")  # noqa: TRY004
-    return options
-
-
-def _renewed(options: Dict[str, Any], thing: str, notes: Notes) -> Dict[str, Any]:
+def _renewed(options: Document, thing: str, notes: Notes) -> Document:
     """Return the options for TensorRT 8.5; the device needs it as well."""
-    code = options.get("gpu-code")
+    code = str(options.get("gpu-code"))
     if code in NO_JETPACK_5:
         notes.person(
             f"{thing} CompilerOptions", f"{NO_JETPACK_5[code]} have no JetPack 5, so no TensorRT "
@@ -206,7 +195,7 @@ def _renewed(options: Dict[str, Any], thing: str, notes: Notes) -> Dict[str, Any
     return {**options, **CURRENT}
 
 
-def _descriptive(given: Dict[str, Any]) -> List[str]:
+def _descriptive(given: Document) -> List[str]:
     options = []
     if given.get("ComponentDescription"):
         options += ["--description", str(given["ComponentDescription"])]
@@ -218,7 +207,7 @@ def _descriptive(given: Dict[str, Any]) -> List[str]:
     return options
 
 
-def _is_tag(tag: Any) -> bool:
+def _is_tag(tag: object) -> bool:
     texts = [tag.get("Key"), tag.get("Value")] if isinstance(tag, dict) else [None]
     return all(isinstance(text, str) for text in texts) and "=" not in str(texts[0])
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Match, Tuple
+from typing import Dict, Iterator, List, Mapping, Match, Tuple
 
 from edge_agent.packaging.recipe import VARIABLE
 
@@ -40,7 +40,11 @@ class Program:
 
 
 def translate(
-    script: Any, setenv: Dict[str, Any], skipif: str, name: str, settings: Dict[str, Any]
+    script: object,
+    setenv: Mapping[str, object],
+    skipif: str,
+    name: str,
+    settings: Mapping[str, object],
 ) -> Program:
     """Return the program for a step; `name` is for its file, if it needs one.
 
@@ -60,7 +64,7 @@ def _double_quoted(found: Match[str]) -> str:
     return f'"{found[1]}"' if VARIABLE.search(found[1]) else found[0]
 
 
-def _check_variables(text: str, settings: Dict[str, Any]) -> None:
+def _check_variables(text: str, settings: Mapping[str, object]) -> None:
     foreign = FOREIGN.search(VARIABLE.sub("", text))
     if foreign:
         raise Untranslatable(
@@ -129,7 +133,7 @@ def _in_file(text: str, name: str) -> Program:
     return Program(f'exec sh "{{artifacts:path}}/{name}"{arguments}', content)
 
 
-def _exports(setenv: Dict[str, Any]) -> List[str]:
+def _exports(setenv: Mapping[str, object]) -> List[str]:
     lines = []
     for name, value in setenv.items():
         text = value if isinstance(value, str) else json.dumps(value)

@@ -9,7 +9,7 @@ from typing import Iterator
 import pytest
 from moto import mock_aws
 
-from edge_agent.packaging.aws import deploy_command, outcome, publish_command
+from edge_agent.packaging.aws import deploy_command, publish_command, session
 from tests.packaging.aws.cloud import REGION, SECRET, TOKEN, Cloud
 
 with warnings.catch_warnings():  # on CPython 3.8 it says that it's the last one for it
@@ -32,7 +32,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("NO_PROXY", "127.0.0.1"),
     ):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(outcome, "EVERY_S", 0.0)
+    monkeypatch.setattr(session, "POLL_EVERY_S", 0.0)
 
 
 @pytest.fixture(name="cloud")

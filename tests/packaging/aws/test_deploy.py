@@ -332,7 +332,7 @@ def test_a_request_can_come_from_a_file(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("[]", "expected a JSON object"),
+        ("[]", "must hold one JSON object"),
         ("{", "isn't JSON"),
         ('{"recipe": {}}', "has recipe; known: targetArn, deploymentName, components"),
         ('{"components": []}', "needs a componentVersion"),
@@ -357,7 +357,10 @@ def test_a_merge_that_is_no_object_as_text_is_refused(
     file.write_text(json.dumps({"components": {"plant.Bolts": given}}))
     cloud.deployed(THING, None)
     assert deploy("--from", file, "--reset", "plant.Bolts=/a") == 2
-    assert "plant.Bolts: configurationUpdate.merge isn't an object" in capsys.readouterr().err
+    assert (
+        "plant.Bolts: configurationUpdate.merge must be the text of a JSON object"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_the_service_model_forbids_is_a_sentence(
@@ -372,7 +375,7 @@ def test_what_the_service_model_forbids_is_a_sentence(
     cloud.greengrass.deactivate()
     cloud.greengrass._queue.clear()
     error = capsys.readouterr().err
-    assert "AWS wouldn't take the request" in error
+    assert "The request isn't valid for AWS" in error
     assert "components.plant.Bolts.configurationUpdate.merge" in error
 
 
@@ -427,8 +430,8 @@ def test_waiting_for_a_device_has_an_end(cloud: Cloud, capsys: pytest.CaptureFix
     cloud.effective("edge-1", "QUEUED")
     assert deploy("--component", "plant.Bolts=1.0.0", "--wait-s", "1e-9") == 1
     assert capsys.readouterr().err == (
-        "edge-agent: Not ended after 1e-09 s: edge-1 is QUEUED. The deployment new goes on; "
-        "a longer --wait-s follows it longer.\n"
+        "edge-agent: Not finished after 1e-09 s: edge-1 is QUEUED. The deployment new goes on; "
+        "a longer --wait-s waits longer.\n"
     )
 
 
@@ -493,7 +496,7 @@ def test_a_group_without_devices_has_nothing_to_wait_for(
     group.group()
     group.job({})
     assert to_the_group() == 0
-    assert "those that join it get the deployment" in capsys.readouterr().out
+    assert "devices that join it later get the deployment" in capsys.readouterr().out
 
 
 def test_all_pages_are_read(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:

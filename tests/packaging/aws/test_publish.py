@@ -12,7 +12,7 @@ from edge_agent.captures.upload import Place
 from edge_agent.cli import main
 from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder
-from edge_agent.packaging.aws.publish import CONTENT_TAG, Publication
+from edge_agent.packaging.aws.publish_command import CONTENT_TAG, Publication
 from edge_agent.packaging.aws.session import Aws
 from edge_agent.packaging.aws.upload import Bucket, upload
 from edge_agent.packaging.recipe import LIMIT_BYTES
@@ -98,7 +98,7 @@ def test_the_same_content_again_is_a_success_and_nothing_is_sent(
     assert publish(made) == 0
     assert cloud.keys() == []
     assert capsys.readouterr().out == (
-        "plant.Bolts 1.0.0 is there already, with the same content. It's DEPLOYABLE.\n"
+        "plant.Bolts 1.0.0 exists already, with the same content. It's DEPLOYABLE.\n"
     )
 
 
@@ -112,7 +112,7 @@ def test_other_content_of_the_same_version_is_refused_before_anything_is_sent(
     cloud.has("plant.Bolts", "DEPLOYABLE", there)
     assert publish(first, second) == 2
     assert cloud.keys() == []
-    assert "plant.Bolts 1.0.0 is there already, with other content" in capsys.readouterr().err
+    assert "plant.Bolts 1.0.0 exists already, with other content" in capsys.readouterr().err
 
 
 def test_a_version_that_others_made_is_not_ours(
@@ -121,8 +121,8 @@ def test_a_version_that_others_made_is_not_ours(
     cloud.has("plant.Bolts", "DEPLOYABLE", {})
     assert publish(folder(tmp_path / "c")) == 2
     assert capsys.readouterr().err == (
-        "edge-agent: plant.Bolts 1.0.0 is there already, with other content or addresses, and a "
-        "version can't be replaced. Package it again with a higher --component-version.\n"
+        "edge-agent: plant.Bolts 1.0.0 exists already, with other content or addresses. A "
+        "version can't be replaced: package it again with a higher --component-version.\n"
     )
 
 
@@ -222,7 +222,7 @@ def test_a_bucket_that_is_not_there_is_named(
     made = str(folder(tmp_path / "c"))
     assert main(["publish", made, "--bucket", "nowhere"]) == 2
     assert capsys.readouterr().err == (
-        "edge-agent: There is no s3://nowhere; create the bucket, or mend its name.\n"
+        "edge-agent: There is no s3://nowhere; create the bucket, or correct its name.\n"
     )
 
 
@@ -243,7 +243,7 @@ def test_what_is_uploaded_is_not_overwritten_with_other_content(
     upload(first, "s3://plant/line-4")
     upload(first, "s3://plant/line-4")  # the same again
 
-    with pytest.raises(InvalidRequest, match=f"s3://plant/{KEY} is there already, with other"):
+    with pytest.raises(InvalidRequest, match=f"s3://plant/{KEY} exists already, with other"):
         upload(
             folder(tmp_path / "second", content=b"another", description="2"), "s3://plant/line-4"
         )

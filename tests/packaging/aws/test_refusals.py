@@ -14,7 +14,7 @@ import pytest
 
 from edge_agent.cli import main
 from edge_agent.packaging.aws import session
-from edge_agent.packaging.aws.refusals import BAD_CREDENTIALS, refusal
+from edge_agent.packaging.aws.session import BAD_CREDENTIALS, refusal
 from tests.packaging.aws.cloud import SECRET, THING, TOKEN, folder
 
 DEPLOY = ["deploy", "--target-arn", THING, "--component", "plant.Bolts=1.0.0", "--wait-s", "0"]
@@ -86,11 +86,11 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 @pytest.mark.parametrize(
     ("status", "code", "sentence"),
     [
-        (403, "AccessDeniedException", "they need greengrass:ListDeployments. AWS: why"),
+        (403, "AccessDeniedException", "need greengrass:ListDeployments. AWS: why"),
         (400, "ValidationException", "refused ListDeployments (ValidationException): why"),
         (402, "ServiceQuotaExceededException", "(ServiceQuotaExceededException): why"),
-        (403, "ExpiredTokenException", "AWS doesn't take these credentials (ExpiredTokenExc"),
-        (403, "UnrecognizedClientException", "renew them, or name others"),
+        (403, "ExpiredTokenException", "AWS rejects these credentials (ExpiredTokenExc"),
+        (403, "UnrecognizedClientException", "renew them, or use others"),
     ],
 )
 def test_a_refusal_is_a_sentence(
@@ -124,16 +124,16 @@ def test_throttled_for_good_is_a_sentence(
     service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answers = [(429, "ThrottlingException", {"message": "slower"})]
-    assert "gets more calls than it takes (ThrottlingException)" in refused(capsys, *DEPLOY)
+    assert "gets too many calls (ThrottlingException)" in refused(capsys, *DEPLOY)
     assert len(service.asked) == 2
 
 
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [
-        (403, "s3://plant doesn't let these credentials in; they need s3:ListBucket."),
+        (403, "s3://plant denies access: these credentials need s3:ListBucket."),
         (404, "There is no s3://plant; create the bucket"),
-        (301, "s3://plant lies in another region"),
+        (301, "s3://plant is in another region"),
     ],
 )
 def test_a_bucket_that_refuses_is_a_sentence(
@@ -155,7 +155,7 @@ def test_no_endpoint_is_a_sentence(
         taken.bind(("127.0.0.1", 0))  # and doesn't listen
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
         error = refused(capsys, *DEPLOY)
-    assert "AWS IoT Greengrass can't be asked: Could not connect to the endpoint" in error
+    assert "AWS IoT Greengrass can't be reached: Could not connect to the endpoint" in error
     assert "Check the network and --region" in error
 
 
@@ -191,7 +191,7 @@ def test_an_unknown_profile_or_region_is_a_sentence(
     service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "profile (absent) could not be found" in refused(capsys, *DEPLOY, "--profile", "absent")
-    assert "Mend --region" in refused(capsys, *DEPLOY, "--region", "no region")
+    assert "Correct --region" in refused(capsys, *DEPLOY, "--region", "no region")
 
 
 def test_without_boto3_it_says_how_to_get_it(

@@ -60,7 +60,7 @@ def test_a_dependency_that_takes_ours_is_kept(requirement: str, tmp_path: Path) 
     assert recipe_of(migration)["ComponentDependencies"] == {
         AGENT: {"VersionRequirement": requirement, "DependencyType": "HARD"}
     }
-    assert "takes our agent" in said(migration, AGENT)
+    assert "includes our agent" in said(migration, AGENT)
 
 
 @pytest.mark.parametrize("requirement", ["1.1.1", "=1.1.1", "~1.1.0", "<1.2.0", "0.1.x"])

@@ -61,7 +61,7 @@ def test_a_component_without_a_recipe_is_left_to_a_person(tmp_path: Path) -> Non
 
     components = deployment_of(migration)["components"]
     assert components["plant.Camera"]["componentVersion"] == "1.0.3"
-    assert "unseen" in said(migration, "plant.Camera")
+    assert "wasn't checked" in said(migration, "plant.Camera")
     assert components["plant.Bolts"]["componentVersion"] == "4.0.0"  # Autostart tells
     assert "give its recipe" in said(migration, "plant.Bolts")
     assert "aws.greengrass.Nucleus" in [thing for thing, _ in found(migration, "maps")]
@@ -78,7 +78,7 @@ def test_what_became_of_a_recipe_that_was_given_is_told(tmp_path: Path) -> None:
         assert said(migration, name).endswith(
             f"Its recipe couldn't be migrated, see above; version {old} needs the old agent."
         )
-        assert "unseen" not in said(migration, name)
+        assert "wasn't checked" not in said(migration, name)
         assert "give its recipe" not in said(migration, name)
 
 
@@ -92,7 +92,7 @@ def test_samples_under_awss_name_arent_awss(tmp_path: Path) -> None:
     components = {"aws.greengrass.labs.Pipeline": {"componentVersion": "1.0.0"}}
     migration = migrated(tmp_path, deployment(components=components))
 
-    assert "unseen" in said(migration, "aws.greengrass.labs.Pipeline")
+    assert "wasn't checked" in said(migration, "aws.greengrass.labs.Pipeline")
 
 
 def test_our_agent_under_another_name_takes_the_place(tmp_path: Path) -> None:

@@ -86,10 +86,10 @@ def test_a_model_component_of_ours_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "sentence"),
     [
-        ({"a": 1}, "none of what can be migrated"),
-        ({"Socket": "unix:///a", "Other": 1}, "none of what can be migrated"),
-        ({"ComponentName": "../../etc"}, "is no component's name"),
-        ({"ComponentName": ".."}, "is no component's name"),
+        ({"a": 1}, "can't be migrated. Expected a recipe"),
+        ({"Socket": "unix:///a", "Other": 1}, "can't be migrated. Expected a recipe"),
+        ({"ComponentName": "../../etc"}, "isn't a valid name"),
+        ({"ComponentName": ".."}, "isn't a valid name"),
         ({"ComponentName": "{COMPONENT_NAME}"}, "greengrass-build/recipes"),
         ({"ComponentName": "a", "Manifests": {}}, "Manifests must be a list"),
         ({"ComponentName": "a", "Manifests": [1]}, "Manifests.0 must be an object"),

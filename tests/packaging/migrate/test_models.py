@@ -143,7 +143,7 @@ def test_a_recent_tensorrt_stays(tmp_path: Path) -> None:
         ("{", {}, "the text of a JSON object"),
         ('{"turbo": 1}', {}, "unknown option 'turbo'"),
         (None, {"TargetDevice": "jetson_mars"}, "jetson_mars isn't known"),
-        (None, {"Nothing": 1}, "No target came"),
+        (None, {"Nothing": 1}, "No target is named"),
         ('{"trt-ver": "7.1.3"', {"TargetDevice": "jetson_xavier"}, "the text of a JSON"),
     ],
 )

@@ -1,60 +1,63 @@
-"""A deployment, followed until every device of its target has ended it.
+"""The progress of a deployment, watched until every device of its target has ended it.
 
-A thing gets it by its shadow and tells of it in its effective deployments; a group gets it by an
-IoT job, whose executions are asked a page at a time, however many devices there are.
+A thing gets it by its shadow and reports it in its effective deployments; a group gets it by an IoT
+job, whose executions are read a page at a time, however many devices there are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Callable, Dict, List
+from typing import TYPE_CHECKING, Callable, Dict, List, Union
 
-from edge_agent.packaging.aws.outcome import Outcome, looks
-from edge_agent.packaging.aws.publish import GREENGRASS
-from edge_agent.packaging.aws.refusals import sentences
-from edge_agent.packaging.aws.session import Aws
+from edge_agent.packaging.aws.session import GREENGRASS, Aws, AwsOutcome, aws_errors, polls
+
+if TYPE_CHECKING:
+    from edge_agent.packaging.aws.session import Answer
 
 GOOD = ("SUCCEEDED", "COMPLETED")
 UNDER_WAY = ("QUEUED", "IN_PROGRESS")
 SILENT = "without an answer"
 LEFT = "REMOVED"  # from the group, meanwhile
-TOLD = 5  # devices named in a sentence
-
-Say = Callable[[str], None]
+MOST_NAMED = 5  # devices in a sentence
 
 
-def follow(aws: Aws, target: str, created: Dict[str, Any], wait_s: float, say: Say) -> Outcome:
+def watch(
+    aws: Aws, target: str, created: Answer, wait_s: float, report: Callable[[str], None]
+) -> AwsOutcome:
     """Wait for the end of `created`, the answer of create_deployment for the ARN `target`.
 
-    `say` is told what changes meanwhile. Raises InvalidRequest.
+    `report` gets each change of the state. Raises InvalidRequest.
     """
     kind, _, name = target.split(":", 5)[5].partition("/")  # a thing's name may have colons
-    watch: Any = _Thing if kind == "thing" else _Group
-    watched = watch(aws, name, created)
-    told = ""
-    for _ in looks(wait_s):
-        with sentences(GREENGRASS):
-            now = watched.look()
-        if now != told:
-            say(now)
-            told = now
-        if watched.ended:
-            return Outcome(watched.good, watched.sentence())
-    return Outcome(
+    progress: Union[_ThingProgress, _GroupProgress] = (
+        _ThingProgress(aws, name, created)
+        if kind == "thing"
+        else _GroupProgress(aws, name, created)
+    )
+    state = ""
+    for _ in polls(wait_s):
+        with aws_errors(GREENGRASS):
+            now = progress.poll()
+        if now != state:
+            report(now)
+            state = now
+        if progress.ended:
+            return AwsOutcome(progress.good, progress.sentence())
+    return AwsOutcome(
         False,
-        f"Not ended after {wait_s:g} s: {told}. The deployment {created['deploymentId']} goes on; "
-        "a longer --wait-s follows it longer.",
+        f"Not finished after {wait_s:g} s: {state}. The deployment {created['deploymentId']} goes "
+        "on; a longer --wait-s waits longer.",
     )
 
 
-class _Thing:
+class _ThingProgress:
     """The one device of a deployment to a thing."""
 
-    def __init__(self, aws: Aws, name: str, created: Dict[str, Any]) -> None:
+    def __init__(self, aws: Aws, name: str, created: Answer) -> None:
         self._aws, self._name, self._id = aws, name, created["deploymentId"]
-        self._state: Dict[str, Any] = {}
+        self._state: Answer = {}
 
-    def look(self) -> str:
+    def poll(self) -> str:
         self._state = execution(self._aws, self._name, self._id)
         return f"{self._name} is {self._status}"
 
@@ -71,15 +74,15 @@ class _Thing:
         return self._status in GOOD
 
     def sentence(self) -> str:
-        return f"{self._name} {self._status}{_why(self._state)}"
+        return f"{self._name} {self._status}{_reason(self._state)}"
 
 
-class _Group:
+class _GroupProgress:
     """The devices that were in a thing group, and in the groups below it, when it began."""
 
-    def __init__(self, aws: Aws, name: str, created: Dict[str, Any]) -> None:
+    def __init__(self, aws: Aws, name: str, created: Answer) -> None:
         self._aws, self._id, self._job = aws, created["deploymentId"], created.get("iotJobId", "")
-        with sentences("AWS IoT"):
+        with aws_errors("AWS IoT"):
             pages = aws.iot.get_paginator("list_things_in_thing_group").paginate(
                 thingGroupName=name, recursive=True
             )
@@ -87,7 +90,7 @@ class _Group:
         self._states: Dict[str, str] = {}
         self._status = ""
 
-    def look(self) -> str:
+    def poll(self) -> str:
         self._status = self._aws.greengrass.get_deployment(deploymentId=self._id).get(
             "deploymentStatus", ""
         )
@@ -125,37 +128,38 @@ class _Group:
 
     def sentence(self) -> str:
         if not self._states:
-            return "The group has no devices; those that join it get the deployment."
+            return "The group has no devices; devices that join it later get the deployment."
         bad = self._bad()
         words = [f"{len(self._states) - len(bad)} of {len(self._states)} devices SUCCEEDED"]
         if self._stopped:
             words.append(f"the deployment is {self._status}")
-        words += [f"{name} {self._states[name]}{self._reason(name)}" for name in bad[:TOLD]]
-        if len(bad) > TOLD:
-            words.append(f"and {len(bad) - TOLD} more")
+        words += [f"{name} {self._states[name]}{self._reason(name)}" for name in bad[:MOST_NAMED]]
+        if len(bad) > MOST_NAMED:
+            words.append(f"and {len(bad) - MOST_NAMED} more")
         return "; ".join(words)
 
     def _reason(self, name: str) -> str:
-        with sentences(GREENGRASS):
-            return _why(execution(self._aws, name, self._id))
+        with aws_errors(GREENGRASS):
+            return _reason(execution(self._aws, name, self._id))
 
 
-def execution(aws: Aws, thing: str, deployment_id: str) -> Dict[str, Any]:
-    """Return what a core device tells of a deployment (EffectiveDeployment); empty if nothing."""
+def execution(aws: Aws, thing: str, deployment_id: str) -> Answer:
+    """Return what a core device reports of a deployment (EffectiveDeployment); empty if nothing."""
     client = aws.greengrass
     pages = client.get_paginator("list_effective_deployments").paginate(coreDeviceThingName=thing)
     try:
         for page in pages:
             for found in page["effectiveDeployments"]:
                 if found["deploymentId"] == deployment_id:
-                    return dict(found)
+                    effective: Answer = found
+                    return effective
     except client.exceptions.ResourceNotFoundException:
-        pass  # it has never called home
+        pass  # it has never connected
     return {}
 
 
-def _why(state: Dict[str, Any]) -> str:
-    """Say what the device tells about the end, most general error first."""
+def _reason(state: Answer) -> str:
+    """Return what the device reports about the end, most general error first."""
     stack = state.get("statusDetails", {}).get("errorStack", [])
     reasons = list(filter(None, [state.get("reason", ""), " > ".join(stack)]))
     return f": {' · '.join(reasons)}" if reasons else ""

@@ -14,7 +14,8 @@ from onnx import TensorProto, numpy_helper
 
 from edge_agent import manifest
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
-from edge_agent.packaging.graph import memory, ort, tensors, trt
+from edge_agent.packaging.graph import memory, trt
+from edge_agent.packaging.graph.check import check_onnxruntime, check_tensors
 from edge_agent.packaging.graph.graph import Graph
 from edge_agent.packaging.graph.memory import estimate
 from tests.fakes import micro
@@ -142,7 +143,7 @@ def test_without_onnxruntime_the_graph_is_not_tried(monkeypatch: pytest.MonkeyPa
 
     notes = graphs.report(micro.graph("classification")).of("note")
 
-    assert "onnxruntime isn't installed here, so the graph wasn't tried." in notes
+    assert "onnxruntime isn't installed here, so the graph wasn't tested." in notes
 
 
 def quantised() -> bytes:
@@ -199,7 +200,7 @@ def test_calibration_pictures_nobody_uses_are_refused() -> None:
 def test_a_quantised_graph_in_another_precision_is_told_on_a_gpu() -> None:
     (doubt,) = warnings(quantised(), GPU)
 
-    assert "Say --precision int8." in doubt
+    assert "Use --precision int8." in doubt
 
 
 def notes(content: bytes, **changes: Any) -> List[str]:
@@ -252,7 +253,7 @@ def test_float16_input_is_refused_as_the_agent_can_not_feed_it() -> None:
     )
     described = {"tensor": "image", "height": 64, "width": 64, "dtype": "float32"}
 
-    assert "the agent can feed uint8 and float32" in errors(content, input=described)[0]
+    assert "the agent supplies uint8 and float32" in errors(content, input=described)[0]
 
 
 def test_stored_tensors_are_read_from_constant_nodes_as_well() -> None:
@@ -319,9 +320,9 @@ def test_a_damaged_graph_is_judged_or_refused_with_a_sentence(wounds: List[Any])
     try:
         graph = Graph(bytes(content))
         found = [
-            *tensors.check(graph, described, on_gpu=True),
+            *check_tensors(graph, described, on_gpu=True),
             *trt.check(graph, described, "8.5.2"),
-            *ort.check(graph),
+            *check_onnxruntime(graph),
             *memory.check(graph, described),
         ]
     except InvalidPackage:

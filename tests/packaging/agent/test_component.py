@@ -16,8 +16,14 @@ from edge_agent import __version__
 from edge_agent.config import ResultsSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import read
-from edge_agent.packaging.agent.component import ENVIRONMENT, PROJECT, Plan, recipe, write
-from edge_agent.packaging.agent.configuration import access_control
+from edge_agent.packaging.agent.component import (
+    ENVIRONMENT,
+    PROJECT,
+    ComponentPlan,
+    access_control,
+    recipe,
+    write,
+)
 from edge_agent.packaging.recipe import AGENT, VARIABLE, Architecture
 
 BOTH: Tuple[Architecture, ...] = ("amd64", "aarch64")
@@ -26,7 +32,7 @@ SOCKET = "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
 
 def values(name: str = AGENT, settings: Optional[Path] = None, **more: Any) -> Any:
     architectures = more.pop("architectures", BOTH)
-    plan = Plan(name, architectures, ("3.11",), settings=settings, **more)
+    plan = ComponentPlan(name, architectures, ("3.11",), settings=settings, **more)
     return json.loads(recipe(plan).to_json())
 
 
@@ -195,7 +201,9 @@ def test_scripts_that_lite_cuts_off_fail_instead_of_doing_half(tmp_path: Path) -
 
 
 def test_in_a_container_one_program_runs_and_nothing_is_installed(tmp_path: Path) -> None:
-    plan = Plan("plant.Agent", ("aarch64",), ("3.8",), True, image="registry/edge-agent:jetson")
+    plan = ComponentPlan(
+        "plant.Agent", ("aarch64",), ("3.8",), True, image="registry/edge-agent:jetson"
+    )
     write(tmp_path, plan)
     (file,) = (tmp_path / "recipes").iterdir()
     (manifest,) = json.loads(file.read_bytes())["Manifests"]
@@ -230,7 +238,7 @@ def test_the_containers_command_line_is_what_docker_gets(tmp_path: Path) -> None
 
 def test_without_the_projects_source_it_says_where_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfiguration, match="built from the project's source"):
-        recipe(Plan(AGENT, BOTH, ("3.11",)), tmp_path)
+        recipe(ComponentPlan(AGENT, BOTH, ("3.11",)), tmp_path)
 
 
 def test_gdk_builds_the_same_component() -> None:

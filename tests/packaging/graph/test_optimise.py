@@ -97,7 +97,7 @@ def test_another_process_makes_the_same_bytes(made: Any, tmp_path: Path) -> None
     program = (
         "import sys; from pathlib import Path\n"
         "from edge_agent.packaging.graph.optimise import optimise\n"
-        "from tests.packaging.test_graph_optimise import target\n"
+        "from tests.packaging.graph.test_optimise import target\n"
         "content, _ = optimise(Path(sys.argv[1]).read_bytes(), target(sys.argv[2]))\n"
         "Path(sys.argv[3]).write_bytes(content)\n"
     )

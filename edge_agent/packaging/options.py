@@ -1,20 +1,27 @@
-"""Options that `publish` and `deploy` share."""
+"""Options that several commands share: --out, NAME=VALUE, and the AWS account."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Dict, List, Tuple
 
 from edge_agent.errors import InvalidConfiguration
 
 
+def check_free(out: Path) -> None:
+    """Raise InvalidConfiguration when the folder of --out exists."""
+    if out.exists() or out.is_symlink():
+        raise InvalidConfiguration(f"{out} exists already; choose another --out or remove it.")
+
+
 def add_account_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define which account and region are asked, and how long to wait."""
+    """Define which account and region are used, and how long to wait."""
     parser.add_argument("--region", help="(default: the environment's or profile's)")
     parser.add_argument("--profile", help="of the AWS configuration (default: the environment's)")
     parser.add_argument(
         "--wait-s", type=float, default=600, metavar="SECONDS",
-        help="how long to follow it to its end; 0: don't (default: 600)",
+        help="how long to wait for the end; 0: don't (default: 600)",
     )  # fmt: skip
 
 

@@ -11,7 +11,12 @@ from onnx import TensorProto
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.packaging.draft import open_draft
-from edge_agent.packaging.graph.infer import EXAMPLES, doubts, example, manifest_for
+from edge_agent.packaging.graph.inferred_manifest import (
+    EXAMPLES,
+    assumptions,
+    example,
+    manifest_for,
+)
 from tests.fakes import micro
 from tests.packaging import graphs
 from tests.packaging.graphs import FLOAT, node, tensor
@@ -72,23 +77,23 @@ def test_an_export_of_anomalib_2_needs_no_more_than_a_name() -> None:
     spec = found.input
     assert (spec.tensor, spec.layout, spec.height, spec.width) == ("input", "NCHW", 256, 256)
     assert (spec.dtype, spec.scale) == ("float32", 1 / 255)
-    assert doubts(found) == ()
+    assert assumptions(found) == ()
 
 
 def test_an_export_of_anomalib_1_is_read_by_its_shapes_and_needs_the_scale() -> None:
     content = anomalib(outputs=("output", "1234"))
 
-    assert "The graph doesn't tell input.scale; " in refusal(content, NAMED)
+    assert "The graph doesn't have input.scale; " in refusal(content, NAMED)
     found = manifest_for(content, {**NAMED, "input": {"scale": 1 / 255}})
     assert (found.outputs.score, found.outputs.map) == ("1234", "output")
-    (doubt,) = doubts(found)
+    (doubt,) = assumptions(found)
     assert "decision.calibration" in doubt
 
 
 def test_an_export_without_a_size_needs_height_and_width() -> None:
     sentence = refusal(anomalib(size=None), NAMED)
 
-    assert "The graph doesn't tell input.height, input.width; put them into --manifest" in sentence
+    assert "The graph doesn't have input.height, input.width; put them into --manifest" in sentence
     assert "'input' float32 (?, 3, ?, ?)" in sentence
     sized = {**NAMED, "input": {"height": 128, "width": 96}}
     assert manifest_for(anomalib(size=None), sized).input.width == 96
@@ -104,7 +109,7 @@ def test_every_missing_key_is_named_with_an_example_that_gives_just_these() -> N
         "outputs": {"score": "score", "map": "map"},
     }
     assert sentence.startswith(
-        f"The graph doesn't tell {missing}; put them into --manifest FILE, for example "
+        f"The graph doesn't have {missing}; put them into --manifest FILE, for example "
         f"{json.dumps(shown)}. The graph has 'input' float32 (?, 3, ?, ?), 'pred_label' bool (?, 1)"
     )
 
@@ -122,9 +127,7 @@ def test_an_input_of_a_type_the_agent_does_not_have_is_refused() -> None:
         nodes, [graphs.image(TensorProto.FLOAT16)], [tensor("score", TensorProto.FLOAT16, ["N"])]
     )
 
-    assert "float16 (?, 64, 64, 3) can't be fed by the agent, which has uint8" in refusal(
-        content, NAMED
-    )
+    assert "float16 (?, 64, 64, 3); export the graph with uint8" in refusal(content, NAMED)
 
 
 def test_an_image_whose_channels_can_not_be_told_needs_its_layout() -> None:

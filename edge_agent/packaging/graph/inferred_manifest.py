@@ -1,4 +1,4 @@
-"""A manifest for a bare ONNX file: what the graph tells, and a JSON object with the rest.
+"""A manifest for a bare ONNX file: what the graph contains, and a JSON object with the rest.
 
 Known exports: anomalib 2 (output names of its InferenceBatch: pred_score, anomaly_map; calibrated,
 0 to 1) and anomalib 1 (`output`, uncalibrated); both take `input`, float32 NCHW of 0 to 1, and
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
-from edge_agent.fields import parse_json
 from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest, parse
-from edge_agent.packaging.graph.graph import Graph, Tensor
+from edge_agent.packaging import json_document
+from edge_agent.packaging.graph.graph import Graph, GraphTensor
+from edge_agent.packaging.json_document import Document
 
 # key of outputs → names it goes by, the surest first
 NAMES = {
@@ -28,8 +29,8 @@ CHANNELS = 3
 DEFAULT_BATCHES = [1]  # of a graph that takes any
 DTYPES = ("uint8", "float32")  # that the agent can feed
 
-# key that a graph may not tell → how it could be given
-EXAMPLES: Dict[str, Any] = {
+# key that a graph may not contain → how it could be given
+EXAMPLES: Document = {
     "name": "bolts",
     "input.tensor": "image",
     "input.height": 256,
@@ -40,22 +41,25 @@ EXAMPLES: Dict[str, Any] = {
 }
 
 
-def manifest_for(model: bytes, rest: Dict[str, Any]) -> Manifest:
-    """Complete `rest`, which wins over the graph. Raises InvalidConfiguration: which keys lack."""
+def manifest_for(model: bytes, given: Document) -> Manifest:
+    """Complete `given`, which wins over the graph. Raises InvalidConfiguration: missing keys."""
     graph = Graph(model)
-    values = dict(rest)
-    values["input"] = {**_input(graph), **_group(rest, "input")}
-    values["outputs"] = _group(rest, "outputs") or _outputs(graph, _classes(rest))
-    values["runtime"] = {**_runtime(graph), **_group(rest, "runtime")}
-    task = next((task for key, task in TASKS.items() if key in values["outputs"]), None)
-    if task:
-        values.setdefault("task", task)
-    values["files"] = [FileEntry.of(MODEL_FILE, model).model_dump()]
-    missing = _missing(values)
+    image = {**_input(graph), **_group(given, "input")}
+    outputs = _group(given, "outputs") or _outputs(graph, _classes(given))
+    tasks = [task for key, task in TASKS.items() if key in outputs]
+    values: Document = {
+        **({"task": tasks[0]} if tasks else {}),
+        **given,
+        "input": image,
+        "outputs": outputs,
+        "runtime": {**_runtime(graph), **_group(given, "runtime")},
+        "files": [FileEntry.of(MODEL_FILE, model).model_dump()],
+    }
+    missing = ([] if "name" in given else ["name"]) + _missing(image, outputs)
     if missing:
         there = ", ".join(map(str, (*graph.inputs, *graph.outputs)))
         raise InvalidConfiguration(
-            f"The graph doesn't tell {', '.join(missing)}; put them into --manifest FILE, for "
+            f"The graph doesn't have {', '.join(missing)}; put them into --manifest FILE, for "
             f"example {json.dumps(example(missing))}. The graph has {there}."
         )
     try:
@@ -64,47 +68,35 @@ def manifest_for(model: bytes, rest: Dict[str, Any]) -> Manifest:
         raise InvalidConfiguration(f"--manifest: {error}") from None
 
 
-def read_rest(path: Optional[Path]) -> Dict[str, Any]:
+def read_given(path: Optional[Path]) -> Document:
     """Read the file of --manifest. Raises InvalidConfiguration when it's no JSON object."""
-    if path is None:
-        return {}
-    try:
-        values = parse_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidConfiguration(f"--manifest {path} can't be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise InvalidConfiguration(f"--manifest {path} isn't JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise InvalidConfiguration(
-            f"--manifest {path} must hold one JSON object, not {type(values).__name__}."
-        )
-    return values
+    return json_document.read(path, "--manifest ") if path else {}
 
 
-def _group(rest: Dict[str, Any], name: str) -> Dict[str, Any]:
-    group = rest.get(name, {})
+def _group(given: Document, name: str) -> Document:
+    group = given.get(name, {})
     if not isinstance(group, dict):
         raise InvalidConfiguration(f"--manifest: {name} must be an object, not {group!r}.")
     return group
 
 
-def _classes(rest: Dict[str, Any]) -> int:
-    classes = rest.get("classes", [])
+def _classes(given: Document) -> int:
+    classes = given.get("classes", [])
     if not isinstance(classes, list):
         raise InvalidConfiguration(f"--manifest: classes must be a list, not {classes!r}.")
     return len(classes)
 
 
-def _input(graph: Graph) -> Dict[str, Any]:
+def _input(graph: Graph) -> Document:
     if len(graph.inputs) != 1:
         return {}
     (image,) = graph.inputs
     if image.dtype not in DTYPES:
         raise InvalidConfiguration(
-            f"The graph's input {image} can't be fed by the agent, which has "
-            f"{' and '.join(DTYPES)}; export the graph with one of these."
+            f"The agent can't supply the graph's input {image}; export the graph with "
+            f"{' or '.join(DTYPES)}."
         )
-    found: Dict[str, Any] = {"tensor": image.name, "dtype": image.dtype}
+    found: Document = {"tensor": image.name, "dtype": image.dtype}
     shape = image.shape or ()
     if len(shape) == 4:
         layouts = {"NHWC": (shape[3], shape[1:3]), "NCHW": (shape[1], shape[2:4])}
@@ -141,7 +133,7 @@ def _outputs(graph: Graph, classes: int) -> Dict[str, str]:
     return found
 
 
-def _is(entry: Tensor, key: str, classes: int) -> bool:
+def _is(entry: GraphTensor, key: str, classes: int) -> bool:
     shape = entry.shape or ()
     if key == "score":
         return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
@@ -150,40 +142,40 @@ def _is(entry: Tensor, key: str, classes: int) -> bool:
     return len(shape) == 4 and bool(classes) and shape[1] == classes + 1
 
 
-def _runtime(graph: Graph) -> Dict[str, Any]:
+def _runtime(graph: Graph) -> Document:
     shape = graph.inputs[0].shape if graph.inputs else None
     fixed = shape[0] if shape else None
     return {"batch_sizes": [fixed] if fixed else DEFAULT_BATCHES}
 
 
-def _missing(values: Dict[str, Any]) -> List[str]:
-    """Return the keys without which the agent can't feed the model or read its answers."""
-    image = values["input"]
+def _missing(image: Document, outputs: Mapping[str, object]) -> List[str]:
+    """Return the keys without which the agent can't feed the model or read its results."""
     needed = ["tensor", "height", "width", "layout"]
     if image.get("dtype") == "float32":
         needed.append("scale")
     missing = [f"input.{key}" for key in needed if key not in image]
-    if not values["outputs"]:
-        missing.append("outputs")
-    return [key for key in ("name",) if key not in values] + missing
+    return missing if outputs else [*missing, "outputs"]
 
 
-def example(missing: Sequence[str]) -> Dict[str, Any]:
+def example(missing: Sequence[str]) -> Document:
     """Return an object that gives the keys `missing`."""
-    values: Dict[str, Any] = {}
+    values: Document = {}
+    image: Document = {}
     for key in missing:
-        group, _, name = key.rpartition(".")
-        (values.setdefault(group, {}) if group else values)[name] = EXAMPLES[key]
+        if key.startswith("input."):
+            values["input"], image[key[len("input.") :]] = image, EXAMPLES[key]
+        else:
+            values[key] = EXAMPLES[key]
     return values
 
 
-def doubts(manifest: Manifest) -> Tuple[str, ...]:
+def assumptions(manifest: Manifest) -> Tuple[str, ...]:
     """Return sentences about what was taken for granted."""
     outputs = manifest.outputs
     names = {outputs.score, outputs.map}
     if manifest.decision.calibration is None and not names & ANOMALIB_OUTPUTS:
         return (
-            "The outputs are taken as calibrated, from 0 to 1; if they aren't, say so in "
-            "--manifest: decision.calibration with scale and shift.",
+            "The outputs are taken as calibrated, from 0 to 1; if they aren't, give "
+            "decision.calibration with scale and shift in --manifest.",
         )
     return ()

@@ -18,10 +18,10 @@ from edge_agent.errors import InvalidPackage
 from edge_agent.evaluation.labelled import read_frame
 from edge_agent.manifest import FileEntry, Manifest
 from edge_agent.packaging import archive
-from edge_agent.packaging.draft import Draft, open_draft
+from edge_agent.packaging.draft import PackageDraft, open_draft
 from edge_agent.packaging.graph import half
-from edge_agent.packaging.graph.findings import Finding
-from edge_agent.packaging.graph.half_rounding import in_float32
+from edge_agent.packaging.graph.findings import GraphFinding
+from edge_agent.packaging.graph.half import in_float32
 from edge_agent.packaging.preparation import Preparation
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.ort import OrtBackend
@@ -43,7 +43,7 @@ TOLERANCE = 0.05
 IMAGES = 40  # of a data set's test images
 
 
-def halved(content: bytes, **changes: Any) -> Tuple[Any, Finding]:
+def halved(content: bytes, **changes: Any) -> Tuple[Any, GraphFinding]:
     """The model that halve made of a micro graph without golden samples, parsed."""
     made, finding = half.halve(content, graphs.described(content, **changes), [])
     return made and onnx.load_model_from_string(made), finding
@@ -246,8 +246,10 @@ def test_a_branch_sees_what_it_takes_from_outside_in_float32() -> None:
     assert score == pytest.approx([3.0])
 
 
-def prepared(package: Path, version: str, preparation: Preparation = FP16) -> Tuple[Draft, Any]:
-    told: List[Finding] = []
+def prepared(
+    package: Path, version: str, preparation: Preparation = FP16
+) -> Tuple[PackageDraft, Any]:
+    told: List[GraphFinding] = []
     draft = preparation.apply(open_draft(package, None), graphs.gpu(version), told.append)
     return draft, draft.manifest.build
 
@@ -297,7 +299,7 @@ def test_a_golden_picture_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> N
 @pytest.fixture(name="trained", scope="module", params=["cookies"])
 def _trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Tuple[Path, Draft]:
+) -> Tuple[Path, PackageDraft]:
     """A model of real images, and the package made of it for TensorRT 11."""
     images = DATA / request.param
     if not images.is_dir():
@@ -315,7 +317,7 @@ def results(
         yield golden_check.Result.of(outputs, index, manifest)
 
 
-def test_on_real_images_verdicts_stay_and_scores_nearly(trained: Tuple[Path, Draft]) -> None:
+def test_on_real_images_verdicts_stay_and_scores_nearly(trained: Tuple[Path, PackageDraft]) -> None:
     images, draft = trained
     manifest = draft.manifest
     paths = sorted(path for path in (images / "test").rglob("*.*") if path.suffix != ".json")
@@ -337,7 +339,7 @@ def test_on_real_images_verdicts_stay_and_scores_nearly(trained: Tuple[Path, Dra
 
 @pytest.mark.skipif(sys.version_info < (3, 9), reason="this onnx takes minutes to resize")
 def test_the_reference_of_onnx_that_really_has_float16_computes_the_same(
-    trained: Tuple[Path, Draft],
+    trained: Tuple[Path, PackageDraft],
 ) -> None:
     _, draft = trained
     content, spec = draft.read(half.FILE_NAME), draft.manifest.input
@@ -352,7 +354,7 @@ def test_the_reference_of_onnx_that_really_has_float16_computes_the_same(
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")
 def test_the_parser_of_tensorrt_takes_it_and_builds_it_with_float16(
-    trained: Tuple[Path, Draft],
+    trained: Tuple[Path, PackageDraft],
 ) -> None:
     rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx isn't installed here")
     _, draft = trained

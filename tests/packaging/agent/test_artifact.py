@@ -14,13 +14,13 @@ import pytest
 from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.packaging.agent import artifact
-from edge_agent.packaging.agent.component import Plan
-from edge_agent.packaging.agent.wheels import Device, collect
+from edge_agent.packaging.agent.artifact import Device, collect_wheels
+from edge_agent.packaging.agent.component import ComponentPlan
 from edge_agent.packaging.recipe import AGENT, Architecture
 from edge_agent.types import ModelState
 from tests.fakes import micro
 from tests.fakes.agent import Agent
-from tests.packaging import tiny_agent
+from tests.packaging.agent import tiny_agent
 
 ARCHITECTURE: Architecture = "aarch64" if platform.machine() == "aarch64" else "amd64"
 
@@ -95,7 +95,7 @@ def test_conditions_of_dependencies_are_those_of_the_device(tmp_path: Path) -> N
     found = {}
     for architecture, python in (("aarch64", "3.8"), ("amd64", "3.12")):
         device = Device(architecture, python)  # type: ignore[arg-type]
-        wheels = collect(own, device, tmp_path / "limits.txt", tmp_path / "device")
+        wheels = collect_wheels(own, device, tmp_path / "limits.txt", tmp_path / "device")
         found[python] = [path.name.split("-")[0] for path in wheels]
 
     assert found == {
@@ -106,10 +106,12 @@ def test_conditions_of_dependencies_are_those_of_the_device(tmp_path: Path) -> N
 def test_a_jetson_uses_its_own_opencv(tmp_path: Path) -> None:
     needs = "Requires-Dist: opencv_python_headless>=4.8\n"
     own = tiny_agent.wheel(tmp_path, "edge_agent", "1.0", {}, needs)
-    (jetson,) = Plan("plant.Agent", ("aarch64",), ("3.11",), has_jetson=True).devices("aarch64")
+    (jetson,) = ComponentPlan("plant.Agent", ("aarch64",), ("3.11",), has_jetson=True).devices(
+        "aarch64"
+    )
 
     assert jetson.python == "3.8"
-    assert collect(own, jetson, tmp_path / "limits.txt", tmp_path) == [own]
+    assert collect_wheels(own, jetson, tmp_path / "limits.txt", tmp_path) == [own]
 
 
 def test_wheels_that_several_pythons_share_are_carried_once(tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_a_version_that_the_device_cannot_use_is_refused(tmp_path: Path) -> None
     tiny_agent.wheel(tmp_path / "device", "engine", "2.1", {})
 
     with pytest.raises(InvalidConfiguration, match=r"engine-2\.1.*versions <2 are needed"):
-        collect(own, Device("amd64", "3.8"), tmp_path / "limits.txt", tmp_path / "device")
+        collect_wheels(own, Device("amd64", "3.8"), tmp_path / "limits.txt", tmp_path / "device")
 
 
 def test_a_distribution_without_a_wheel_for_the_device_is_named(
@@ -144,4 +146,4 @@ def test_a_distribution_without_a_wheel_for_the_device_is_named(
     own = tiny_agent.wheel(tmp_path, "edge_agent", "1.0", {}, "Requires-Dist: engine>=3\n")
 
     with pytest.raises(InvalidConfiguration, match="No matching distribution found for engine>=3"):
-        collect(own, Device("amd64", "3.9"), tmp_path / "limits.txt", tmp_path / "device")
+        collect_wheels(own, Device("amd64", "3.9"), tmp_path / "limits.txt", tmp_path / "device")

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge_agent.errors import InvalidPackage
-from edge_agent.packaging.graph import trt_operators
+from edge_agent.packaging.graph import trt_parser
 from tests.fakes import micro
 from tests.packaging import graphs
 from tests.packaging.graphs import FLOAT, constant, errors, gpu, node, scorer, tensor, warnings
@@ -40,22 +40,22 @@ CONSTANTS = [
 
 
 def test_every_opset_is_from_a_known_version_and_they_rise() -> None:
-    assert list(trt_operators.OPSETS) == sorted(trt_operators.OPSETS)
-    assert list(trt_operators.OPSETS.values()) == sorted(trt_operators.OPSETS.values())
-    assert trt_operators.newest_opset((8, 5)) == 17
-    assert trt_operators.newest_opset((10, 3)) == 20
-    assert trt_operators.newest_opset((12, 0)) == 25
+    assert list(trt_parser.OPSETS) == sorted(trt_parser.OPSETS)
+    assert list(trt_parser.OPSETS.values()) == sorted(trt_parser.OPSETS.values())
+    assert trt_parser.newest_opset((8, 5)) == 17
+    assert trt_parser.newest_opset((10, 3)) == 20
+    assert trt_parser.newest_opset((12, 0)) == 25
 
 
 def test_every_operator_of_the_table_is_one_of_onnx() -> None:
     known = {schema.name for schema in onnx.defs.get_all_schemas_with_history()}
     of_caffe = {"ImageScaler", "ParametricSoftplus", "ScaledTanh"}  # once experimental
     newest = {"Attention", "RMSNormalization", "RotaryEmbedding", "TensorScatter"}
-    added = frozenset().union(*trt_operators.ADDED.values())
+    added = frozenset().union(*trt_parser.ADDED.values())
 
-    table = trt_operators.IN_8_5 | added | trt_operators.SOMETIME
+    table = trt_parser.IN_8_5 | added | trt_parser.SOMETIME
     assert table - of_caffe - newest <= known
-    assert not trt_operators.IN_8_5 & (added | trt_operators.SOMETIME)
+    assert not trt_parser.IN_8_5 & (added | trt_parser.SOMETIME)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_an_old_opset_the_parser_reads_is_a_doubt_only(opset: int) -> None:
 
     assert only_trt(content, "8.5.2", "error") == []
     assert only_trt(content, "8.5.2", "warning") == [
-        f"The graph has opset {opset}; TensorRT 8.5 reads it, but vouches for 9 to 17 only. Export "
-        "it with opset 17, or convert it with onnx.version_converter."
+        f"The graph has opset {opset}; TensorRT 8.5 reads it, but officially supports 9 to 17 "
+        "only. Export it with opset 17, or convert it with onnx.version_converter."
     ]
 
 

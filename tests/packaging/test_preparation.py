@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.packaging import archive
-from edge_agent.packaging.draft import Draft, open_draft
-from edge_agent.packaging.graph.build import Tuning
-from edge_agent.packaging.graph.findings import Finding
+from edge_agent.packaging.draft import PackageDraft, open_draft
+from edge_agent.packaging.graph.engine import Tuning
+from edge_agent.packaging.graph.findings import GraphFinding
 from edge_agent.packaging.preparation import Preparation
 from edge_agent.packaging.target import Target, parse
 from edge_agent.runtime.packages.graph_choice import instruction_set
@@ -24,7 +24,7 @@ from edge_agent.runtime.packages.package import Package
 from edge_agent.targets import Profile
 from tests.fakes import micro
 from tests.packaging import graphs
-from tests.packaging.test_graph_optimise import target as target_here
+from tests.packaging.graph.test_optimise import target as target_here
 
 
 def pictures(folder: Path, count: int, size: Tuple[int, int] = (80, 100)) -> Path:
@@ -40,8 +40,8 @@ def prepared(
     package: Path,
     target: Target,
     preparation: Preparation = Preparation(),  # noqa: B008
-) -> Tuple[Draft, List[Finding]]:
-    told: List[Finding] = []
+) -> Tuple[PackageDraft, List[GraphFinding]]:
+    told: List[GraphFinding] = []
     return preparation.apply(open_draft(package, None), target, told.append), told
 
 
@@ -77,7 +77,7 @@ def test_what_tensorrt_is_asked_for_stands_in_the_settings(tmp_path: Path) -> No
     assert told(plain) == (None, False, False)
 
 
-def told(draft: Draft) -> Tuple[Any, ...]:
+def told(draft: PackageDraft) -> Tuple[Any, ...]:
     build = draft.manifest.build
     assert build is not None
     return build.optimisation_level, build.hardware_compatible, build.version_compatible
@@ -88,7 +88,7 @@ REFUSED = [
     (Tuning(3, True, True), "8.5.2", "sm_86", "level and --hardware-compatible and --version-comp"),
     (Tuning(None, True), "10.3.0", "sm_75", "engines of sm_75 fit that GPU only"),
     (Tuning(None, True), "10.3.0", "sm_87", "not on Jetson"),
-    (Tuning(None, False, True), "8.6.1", "sm_61", "from sm_70 on"),
+    (Tuning(None, False, True), "8.6.1", "sm_61", "since sm_70"),
 ]
 TAKEN = [
     (Tuning(5), "8.6.1", "sm_61"), (Tuning(None, True), "8.6.1", "sm_80"),

@@ -11,8 +11,8 @@ from typing import Dict, List
 
 import pytest
 
-from tests.packaging import tiny_agent
-from tests.packaging.tiny_agent import component, environment, install, refusal, start
+from tests.packaging.agent import tiny_agent
+from tests.packaging.agent.tiny_agent import component, environment, install, refusal, start
 
 
 def versions(work: Path) -> List[str]:

@@ -13,10 +13,9 @@ import pytest
 
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import InputSpec, Manifest
-from edge_agent.packaging.draft import Draft
-from edge_agent.packaging.graph.build import Tuning, build_spec
-from edge_agent.packaging.graph.engine import build_here
-from edge_agent.packaging.graph.findings import Finding
+from edge_agent.packaging.draft import PackageDraft
+from edge_agent.packaging.graph.engine import Tuning, build_here, build_spec
+from edge_agent.packaging.graph.findings import GraphFinding
 from edge_agent.packaging.graph.graph import Graph
 from edge_agent.packaging.target import GpuOptions
 from edge_agent.runtime.backends import fingerprint
@@ -31,7 +30,7 @@ MODEL = micro.graph("classification")
 ARCH = {machine: arch for arch, machine in MACHINES.items()}[platform.machine()]
 OPTIONS = {"gpu-code": "sm_72", "trt-ver": "8.5.2", "cuda-ver": "11.4"}
 
-Build = Callable[..., Tuple[Dict[str, bytes], Finding]]
+Build = Callable[..., Tuple[Dict[str, bytes], GraphFinding]]
 
 
 def target(**options: str) -> TargetSpec:
@@ -61,7 +60,7 @@ def _build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
         installed: Any = FAKE,
         tuning: Tuning = Tuning(),  # noqa: B008
         **driver: Any,
-    ) -> Tuple[Dict[str, bytes], Finding]:
+    ) -> Tuple[Dict[str, bytes], GraphFinding]:
         monkeypatch.setitem(sys.modules, "tensorrt", installed)
         path = fake_cuda.driver(tmp_path, **driver)
         options = GpuOptions.model_validate(OPTIONS)
@@ -90,7 +89,7 @@ def test_the_engine_and_its_fingerprint_are_files_of_the_package(build: Build) -
 
 def test_the_package_lists_them(build: Build) -> None:
     files, _ = build()
-    draft = Draft(described(), {"model.onnx": MODEL}.__getitem__).add(files)
+    draft = PackageDraft(described(), {"model.onnx": MODEL}.__getitem__).add(files)
 
     listed = {entry.path: entry.sha256 for entry in draft.manifest.files}
     for path, content in files.items():
