@@ -47,6 +47,14 @@ def draw(seed: int, defect: Optional[str] = None) -> Part:
     return Part(light.expose(spoiled, station), _changed(picture, spoiled), defect)
 
 
+def draw_frame(width: int, height: int) -> NDArray[np.uint8]:
+    """Return a scratched part as a camera of `width` x `height` would see it: uint8 RGB."""
+    image = draw(seed=1, defect="scratch").image
+    rows = np.arange(height) * image.shape[0] // height
+    columns = np.arange(width) * image.shape[1] // width
+    return np.ascontiguousarray(image[rows][:, columns])
+
+
 def training_seed(seed: int, index: int) -> int:
     """Return the seed of the `index`-th good part to train on; never one of the line's."""
     return seed * SEEDS_A_RUN + index

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict
 
-from edge_agent.benchmark import board
+from edge_agent.benchmark import host_metrics
 from edge_agent.config import EngineSettings
 from edge_agent.errors import BackendUnavailable, InvalidConfiguration
 from edge_agent.gpu_check import (
@@ -86,7 +86,7 @@ def _check(site: Site, report: Report, arguments: argparse.Namespace) -> None:
             judging.check_data(site, report, source, trains=arguments.package is None)
         free = starting.settled(site, report)
         best = speed.check(site, report)
-        report.add(board_after_speed=board.state())
+        report.add(board_after_speed=host_metrics.state())
         report.check("engine from the cache", partial(starting.cached, site), "cached_start_s")
         footprint.check(site, report)
         if best is not None:
@@ -139,7 +139,7 @@ def _facts(machine: Machine, driver: Driver) -> Dict[str, Any]:
         "gpu_bytes": total,
         "called_through": driver.name,
         "cores": os.cpu_count(),
-        "board": board.state(),
+        "board": host_metrics.state(),
         "python": platform.python_version(),
     }
 

@@ -73,14 +73,14 @@ def _measured(site: Site, address: str, best: Speed, engine: str, rows: Rows) ->
     The frames have the model's size.
     """
     from edge_agent.benchmark.clients import IN_FLIGHT
-    from edge_agent.benchmark.results import Load
+    from edge_agent.benchmark.jobs import Fleet
+    from edge_agent.benchmark.results import ClientLoad
     from edge_agent.benchmark.served import MODEL
-    from edge_agent.benchmark.workers import Fleet
 
     frame, seconds, clients = site.folder / "frame.npy", site.scope.seconds, site.scope.clients
     np.save(frame, site.pictures[0])
-    one_each = Load("shared_memory", clients)
-    several_each = Load("shared_memory", clients, rate_fps=MORE_THAN_POSSIBLE * best.loop)
+    one_each = ClientLoad("shared_memory", clients)
+    several_each = ClientLoad("shared_memory", clients, rate_fps=MORE_THAN_POSSIBLE * best.loop)
     with Fleet(address, MODEL, str(frame), clients) as fleet:
         fleet.turn(one_each, min(1.0, seconds))  # warms caches and mappings
         tallies = [fleet.turn(load, seconds) for load in (one_each, several_each)]
