@@ -1,7 +1,7 @@
 """`python -m edge_agent.gpu_check`: builds, compares, measures and breaks engines on this GPU.
 
 Exit status 0: no check failed; 1: one did, or with --strict a goal wasn't measured; 2: nothing can
-be checked here, standard error says why.
+be checked here, the reason is on standard error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CANT_CHECK = 2
 
 
 def main(words: List[str]) -> int:
-    """Check what is asked for."""
+    """Run the requested checks."""
     arguments = _parser().parse_args(words)
     missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:

@@ -34,12 +34,12 @@ KERNEL = b"""
 class FaultyLoop(EngineLoop):
     """The loop, with the fault."""
 
-    demand: ClassVar[Path]
+    trigger: ClassVar[Path]
 
     def submit(self, slot: Slot, count: int, frames: Sequence[FrameIn] = ()) -> None:
-        """Enqueue the batch, behind the fault when it is demanded."""
-        if self.demand.exists():
-            self.demand.unlink()
+        """Enqueue the batch, behind the fault when it is triggered."""
+        if self.trigger.exists():
+            self.trigger.unlink()
             fault = self._driver.load_function(KERNEL, NAME)
             self._driver.launch(fault, ONE, ONE, (), self._compute)
         super().submit(slot, count, frames)
@@ -47,7 +47,7 @@ class FaultyLoop(EngineLoop):
 
 def main(arguments: List[str]) -> int:
     """Serve as `trt_worker` does, with a loop that can break."""
-    FaultyLoop.demand = Path(arguments[0])
+    FaultyLoop.trigger = Path(arguments[0])
     trt_worker.EngineLoop = FaultyLoop  # type: ignore[attr-defined]
     return trt_worker.main(arguments[1:])
 

@@ -1,4 +1,4 @@
-"""The CUDA loop in this very process, without the agent around it."""
+"""The agent's CUDA loop in this process, without the agent around it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import mmap
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Iterator, List, Sequence, Tuple, cast
+from typing import TYPE_CHECKING, Iterator, List, Sequence, Tuple, cast
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class WithoutGraphs:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._driver, name)
 
     def begin_capture(self, stream: int) -> None:
@@ -39,7 +39,7 @@ class WithoutGraphs:
 
 
 @dataclass
-class Run:
+class LoopRun:
     """Batches of one size, one after the other; `parts_ms` are their times in the GPU's view."""
 
     frames: int = 0
@@ -58,28 +58,28 @@ class Run:
         return float(np.median(self.latencies_ms))
 
 
-class Loop:
+class PinnedLoop:
     """An engine with `RING` pinned slots full of pictures."""
 
     def __init__(self, loop: EngineLoop, slots: Sequence[Slot]) -> None:
         self._loop, self._slots = loop, slots
         self.tensors, self.max_batch, self.remarks = loop.tensors, loop.max_batch, loop.remarks
 
-    def ring(self, count: int, seconds: float) -> Run:
+    def ring(self, count: int, seconds: float) -> LoopRun:
         """Keep all slots busy with batches of `count`."""
         return self._drive(self._slots, count, seconds)
 
-    def one_by_one(self, count: int, seconds: float) -> Run:
+    def one_by_one(self, count: int, seconds: float) -> LoopRun:
         """Wait for each batch before the next is begun."""
         return self._drive(self._slots[:1], count, seconds)
 
-    def _drive(self, slots: Sequence[Slot], count: int, seconds: float) -> Run:
+    def _drive(self, slots: Sequence[Slot], count: int, seconds: float) -> LoopRun:
         for _ in range(WARM_UP):
             for slot in slots:
                 self._loop.submit(slot, count)
             for slot in slots:
                 self._loop.wait(slot)
-        run, began = Run(), time.perf_counter()
+        run, began = LoopRun(), time.perf_counter()
         begun = {}
         for index, slot in enumerate(slots):
             begun[index] = time.perf_counter()
@@ -97,13 +97,13 @@ class Loop:
 
 
 @contextmanager
-def opened(site: Site, with_graphs: bool = True, slots: int = RING) -> Iterator[Loop]:
+def opened(site: Site, with_graphs: bool = True, slots: int = RING) -> Iterator[PinnedLoop]:
     """Open the site's engine; everything is given back at the end."""
     driver = site.driver if with_graphs else cast(Driver, WithoutGraphs(site.driver))
     loop = EngineLoop(site.trt, driver, site.engine.read_bytes())
     try:
         with _slots(loop, site.pictures, slots) as ready:
-            yield Loop(loop, ready)
+            yield PinnedLoop(loop, ready)
     finally:
         loop.close()
 
@@ -138,7 +138,7 @@ def _fill(
                 target[index] = pictures[index % len(pictures)]
 
 
-def _record(run: Run, count: int, latency_ms: float, times: Times) -> None:
+def _record(run: LoopRun, count: int, latency_ms: float, times: Times) -> None:
     run.frames += count
     run.latencies_ms.append(latency_ms)
     run.parts_ms.append((times.copy_in_ms, times.compute_ms, times.copy_out_ms))

@@ -8,24 +8,26 @@ from typing import Callable
 
 from edge_agent.errors import BackendUnavailable
 from edge_agent.gpu_check.models import PRECISIONS, at_precision, good_pictures
-from edge_agent.gpu_check.report import Report, Rows, Skipped, Tell
+from edge_agent.gpu_check.report import AcceptanceReport, Print, Rows, Skipped
 from edge_agent.gpu_check.site import MIB, Site
 from edge_agent.runtime.engines.build import Progress
 from edge_agent.runtime.engines.supply import EngineOrder
 from edge_agent.targets import Precision
 
-TELL_EVERY_S = 15.0
+PRINT_EVERY_S = 15.0
 
 
-def check(site: Site, report: Report) -> None:
+def check(site: Site, report: AcceptanceReport) -> None:
     """Build one engine a precision."""
     rows = report.table("Engines", "precision", "seconds", "MiB", "graph")
     for precision in PRECISIONS:
-        report.check(f"engine {precision}", partial(build, site, precision, rows, report.tell))
+        report.check(
+            f"engine {precision}", partial(build, site, precision, rows, report.print_line)
+        )
 
 
-def build(site: Site, precision: Precision, rows: Rows, tell: Tell) -> str:
-    """Build one and note it in `site`; a row goes into `rows`. Raises as a check."""
+def build(site: Site, precision: Precision, rows: Rows, print_line: Print) -> str:
+    """Build one and record it in `site`; a row goes into `rows`. Raises as a check."""
     typed = not site.machine.has_fp16_flag
     if precision == "int8" and typed:
         raise Skipped("this TensorRT takes int8 from the graph alone, and this graph has none")
@@ -35,7 +37,7 @@ def build(site: Site, precision: Precision, rows: Rows, tell: Tell) -> str:
     package = at_precision(site.base, precision, site.scope.batches, good, typed, folder)
     candidate = next(site.supply.candidates(package))
     began = time.monotonic()
-    site.supply.build(EngineOrder(candidate), _told(tell, precision))
+    site.supply.build(EngineOrder(candidate), _progress_printer(print_line, precision))
     seconds = time.monotonic() - began
     refusal = site.supply.refusal(candidate)
     if refusal:
@@ -47,14 +49,14 @@ def build(site: Site, precision: Precision, rows: Rows, tell: Tell) -> str:
     return f"built in {seconds:.1f} s, {size_mib:.1f} MiB"
 
 
-def _told(tell: Tell, precision: str) -> Callable[[Progress], None]:
-    """Return what passes the progress on, not too often."""
+def _progress_printer(print_line: Print, precision: str) -> Callable[[Progress], None]:
+    """Return a callback that prints the progress, not too often."""
     last_s = time.monotonic()
 
     def on_progress(progress: Progress) -> None:
         nonlocal last_s
-        if time.monotonic() - last_s >= TELL_EVERY_S:
+        if time.monotonic() - last_s >= PRINT_EVERY_S:
             last_s = time.monotonic()
-            tell(f"         engine {precision}: {progress}")
+            print_line(f"         engine {precision}: {progress}")
 
     return on_progress

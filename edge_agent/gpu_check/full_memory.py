@@ -1,7 +1,7 @@
-"""`crowded ENGINE`: what becomes of an engine when the GPU's memory is full; a process of its own.
+"""`full_memory ENGINE`: loads an engine while the GPU's memory is full; a process of its own.
 
-Tells one JSON object: how much was `taken` (bytes), the sentence with which the engine was
-`refused`, null when it wasn't, and whether it `works` when there is room again.
+Writes one JSON object: how much was `taken` (bytes), the sentence with which the engine was
+`refused`, null when it wasn't, and whether it `works` when there is memory again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import mmap
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Tuple
 
 from edge_agent.errors import EdgeAgentError, GpuFailed
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
@@ -24,10 +24,10 @@ SMALLEST = 16 * 1024
 
 
 def main(arguments: List[str]) -> int:
-    """Compute, fill the memory, try, make room, try again."""
+    """Compute, fill the memory, try, free it, try again."""
     engine, driver, trt = Path(arguments[0]).read_bytes(), open_driver(), library()
     with driver.context():
-        compute(trt, driver, engine)  # so that libraries have what they keep, and only engines lack
+        compute(trt, driver, engine)  # libraries then hold all that they ever do
         taken, refused = fill(driver), None
         total = sum(size for _, size in taken)
         try:
@@ -41,9 +41,10 @@ def main(arguments: List[str]) -> int:
     return 0
 
 
-def fill(driver: Driver) -> List[Any]:
+def fill(driver: Driver) -> List[Tuple[int, int]]:
     """Allocate until nothing is left; returns (address, size) of each piece."""
-    taken, size = [], driver.free_bytes()
+    size = driver.free_bytes()
+    taken: List[Tuple[int, int]] = []
     while size >= SMALLEST:
         try:
             taken.append((driver.allocate(size), size))

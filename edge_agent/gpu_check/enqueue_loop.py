@@ -1,4 +1,4 @@
-"""The pure enqueue loop: what the engine does when nothing is around it, as trtexec measures it.
+"""The engine alone, as trtexec measures it.
 
 Batches are enqueued back to back on one stream, by a call each or as a CUDA graph that is replayed;
 input and output stay in the GPU's memory.
@@ -23,7 +23,7 @@ AHEAD = 16  # batches enqueued before one is waited for
 PLAIN, GRAPH = "plain", "graph"
 
 
-class PureLoop:
+class EnqueueLoop:
     """One execution context, that of the agent's loop for batches of one size."""
 
     def __init__(self, site: Site, tensors: Sequence[Tensor], batch: int) -> None:
@@ -111,7 +111,7 @@ class PureLoop:
         try:
             self._plain()
         except BackendUnavailable:
-            with suppress(GpuFailed):  # a spoilt one; the stream takes work again all the same
+            with suppress(GpuFailed):  # an invalid one; afterwards the stream takes work again
                 self._driver.destroy_graph(self._driver.end_capture(self._stream))
             raise
         return self._driver.end_capture(self._stream)

@@ -1,4 +1,4 @@
-"""Whether each engine judges as the model does in onnxruntime on the CPU."""
+"""Whether each engine gives the results of the model in onnxruntime on the CPU."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from edge_agent.demo import SEED
 from edge_agent.errors import BackendUnavailable
 from edge_agent.evaluation.labelled import LabelledImages, read_frame
-from edge_agent.gpu_check import building
+from edge_agent.gpu_check import engine_build
 from edge_agent.gpu_check.models import TOLERANCE, at_model_size
-from edge_agent.gpu_check.report import Failed, Report, Rows, Skipped
+from edge_agent.gpu_check.report import AcceptanceReport, Failed, Rows, Skipped
 from edge_agent.gpu_check.site import CUDA_PROVIDER, Site
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import Backend, BackendOptions
@@ -43,9 +43,9 @@ class Comparison:
     map: float
 
     @classmethod
-    def of(cls, wanted: Results, got: Results) -> Comparison:
+    def of(cls, expected: Results, got: Results) -> Comparison:
         """Compare picture by picture."""
-        pairs = list(zip(wanted, got))
+        pairs = list(zip(expected, got))
         return cls(
             sum(one.anomalous == other.anomalous for one, other in pairs),
             len(pairs),
@@ -64,17 +64,17 @@ class Comparison:
         )
 
 
-def check(site: Site, report: Report) -> None:
-    """Compare every engine on drawn parts; those that agree are noted in `site.equal`."""
+def check(site: Site, report: AcceptanceReport) -> None:
+    """Compare every engine on drawn parts; those that agree are listed in `site.equal`."""
     rows = report.table("Engines beside onnxruntime on the CPU", *COLUMNS)
-    wanted = reference(site.base, site.pictures)
+    expected = reference(site.base, site.pictures)
     for precision in site.engines:
-        if report.check(f"parity {precision}", partial(_engine, site, precision, wanted, rows)):
+        if report.check(f"parity {precision}", partial(_engine, site, precision, expected, rows)):
             site.equal.append(precision)
-    report.check(f"parity {CUDA_PROVIDER}", partial(_provider, site, wanted, rows))
+    report.check(f"parity {CUDA_PROVIDER}", partial(_provider, site, expected, rows))
 
 
-def check_data(site: Site, report: Report, source: Path, trains: bool) -> None:
+def check_data(site: Site, report: AcceptanceReport, source: Path, trains: bool) -> None:
     """Compare verdicts on real pictures: of `source`/test, or `source` where it has no such part.
 
     Scores and maps may differ: float16 differs by more on some models than drawn parts need.
@@ -86,35 +86,35 @@ def check_data(site: Site, report: Report, source: Path, trains: bool) -> None:
 
 
 def reference(package: Package, pictures: Pictures) -> Results:
-    """Judge with the model itself."""
+    """Run the model itself."""
     manifest = package.manifest
     with closing(OrtBackend(package.read_model(), manifest, BackendOptions())) as backend:
         return _results(backend, manifest, pictures, count=1)
 
 
 def _results(backend: Backend, manifest: Manifest, pictures: Pictures, count: int) -> Results:
-    judged = golden_check.run(backend, manifest, pictures, count)
-    return [golden_check.Result.of(outputs, index, manifest) for outputs, index in judged]
+    found = golden_check.run(backend, manifest, pictures, count)
+    return [golden_check.Result.of(outputs, index, manifest) for outputs, index in found]
 
 
-def _engine(site: Site, precision: str, wanted: Results, rows: Rows) -> str:
+def _engine(site: Site, precision: str, expected: Results, rows: Rows) -> str:
     allowed = TOLERANCE[precision]
-    worst = _compare(site, precision, partial(site.backend, precision), allowed, wanted, rows)
+    worst = _compare(site, precision, partial(site.backend, precision), allowed, expected, rows)
     if worst.is_within(allowed):
         return str(worst)
     if precision == "int8":
-        raise Skipped(f"{worst}; the agent would step down to fp16")
-    raise Failed(f"{worst}; {allowed:g} is allowed, and no other verdict")
+        raise Skipped(f"{worst}; the agent would use fp16 instead")
+    raise Failed(f"{worst}; {allowed:g} is allowed, and all verdicts must be equal")
 
 
-def _provider(site: Site, wanted: Results, rows: Rows) -> str:
+def _provider(site: Site, expected: Results, rows: Rows) -> str:
     allowed = TOLERANCE["fp32"]
     try:
-        worst = _compare(site, CUDA_PROVIDER, site.cuda_provider, allowed, wanted, rows)
+        worst = _compare(site, CUDA_PROVIDER, site.cuda_provider, allowed, expected, rows)
     except BackendUnavailable as error:
         raise Skipped(str(error)) from None
     if not worst.is_within(allowed):
-        raise Failed(f"{worst}; {allowed:g} is allowed, and no other verdict")
+        raise Failed(f"{worst}; {allowed:g} is allowed, and all verdicts must be equal")
     return str(worst)
 
 
@@ -123,10 +123,10 @@ def _compare(
     name: str,
     open_backend: Callable[[], Backend],
     allowed: Optional[float],
-    wanted: Results,
+    expected: Results,
     rows: Rows,
 ) -> Comparison:
-    """Judge one at a time and in the largest batches; return the comparison that is worse.
+    """Compare one at a time and in the largest batches; return the worse comparison.
 
     allowed: difference of scores and maps, for the table; None: any.
     """
@@ -134,14 +134,14 @@ def _compare(
     with closing(open_backend()) as backend:
         for count in sorted({1, backend.max_batch}):
             results = _results(backend, site.base.manifest, site.pictures, count)
-            one = Comparison.of(wanted, results)
+            one = Comparison.of(expected, results)
             cells = (f"{one.equal} of {one.total}", f"{one.score:.5f}", f"{one.map:.5f}")
             rows.append((name, str(count), *cells, "any" if allowed is None else f"{allowed:g}"))
             found.append(one)
     return max(found, key=lambda one: (one.total - one.equal, max(one.score, one.map)))
 
 
-def _data(site: Site, report: Report, source: Path, trains: bool, rows: Rows) -> str:
+def _data(site: Site, report: AcceptanceReport, source: Path, trains: bool, rows: Rows) -> str:
     package = _trained(site, source) if trains else site.base
     folder = _part(source, "test")
     images = LabelledImages.of(folder)
@@ -150,11 +150,11 @@ def _data(site: Site, report: Report, source: Path, trains: bool, rows: Rows) ->
         raise Skipped(f"{folder} has neither normal/ nor anomaly/ with images in it")
     pictures = [at_model_size(read_frame(path).pixels, package.manifest) for path in paths]
     own = site.on(package, pictures)
-    building.build(own, "fp16", [], report.tell)
-    wanted = reference(package, pictures)
-    worst = _compare(own, "fp16", partial(own.backend, "fp16"), None, wanted, rows)
+    engine_build.build(own, "fp16", [], report.print_line)
+    expected = reference(package, pictures)
+    worst = _compare(own, "fp16", partial(own.backend, "fp16"), None, expected, rows)
     if worst.equal < worst.total:
-        raise Failed(f"{worst}; no other verdict is allowed")
+        raise Failed(f"{worst}; all verdicts must be equal")
     return str(worst)
 
 

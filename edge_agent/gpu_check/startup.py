@@ -1,14 +1,18 @@
-"""A device's first start of a model: served by the CPU at once, by TensorRT when it is built."""
+"""How soon a model starts: from an engine in the cache, and on a device that has none yet.
+
+Without one the CPU serves at once, and TensorRT when its engine is built.
+"""
 
 from __future__ import annotations
 
 import shutil
 import time
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, List
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.gpu_check.report import Failed, Report, Rows
+from edge_agent.gpu_check.report import AcceptanceReport, Failed, Rows
 from edge_agent.gpu_check.serving import serve
 from edge_agent.gpu_check.site import Site
 from edge_agent.runtime.backends.ort import OrtBackend
@@ -17,13 +21,25 @@ from edge_agent.runtime.backends.trt import TrtBackend
 if TYPE_CHECKING:
     from edge_agent.client import Client
 
-WITHIN_S = 3600.0
-LOOK_EVERY_S = 0.2
+BUILT_WITHIN_S = 3600.0
+POLL_EVERY_S = 0.2
 PAUSE_S = 0.02  # between calls, as cameras make them: building needs the CPU too
 CALLS_AFTER = 20  # by the new engine
 
 
-def check(site: Site, report: Report) -> None:
+def from_cache(site: Site) -> str:
+    """Open an engine of the cache in a new process and compute one picture."""
+    began = time.monotonic()
+    with closing(site.backend()) as backend:
+        backend.run(backend.slots()[:1])
+        seconds = time.monotonic() - began
+    goal = site.scope.goals["cached_start_s"]
+    if seconds >= goal:
+        raise Failed(f"first result after {seconds:.2f} s; less than {goal:g} s is required")
+    return f"first result after {seconds:.2f} s"
+
+
+def check(site: Site, report: AcceptanceReport) -> None:
     """Start once with an empty cache."""
     rows = report.table("Cold start", "RUNNING on the CPU, s", "on TensorRT, s", "calls meanwhile")
     report.check("StartModel without an engine", partial(_start, site, rows))
@@ -43,7 +59,7 @@ def _start(site: Site, rows: Rows) -> str:
             info = client.start(MODEL)
             running_s = time.monotonic() - began
             if not _is_by(OrtBackend.name, info.message):
-                raise Failed(f"the CPU wasn't the first to serve: {info.message}")
+                raise Failed(f"the CPU did not serve first: {info.message}")
             failed: List[str] = []
             calls = _call_until_swapped(client, MODEL, site, failed)
             swapped_s = time.monotonic() - began
@@ -57,12 +73,12 @@ def _start(site: Site, rows: Rows) -> str:
 
 def _call_until_swapped(client: Client, model: str, site: Site, failed: List[str]) -> int:
     """Call all the time until TensorRT serves; returns how often."""
-    calls, end, message = 0, time.monotonic() + WITHIN_S, ""
+    calls, end, message = 0, time.monotonic() + BUILT_WITHIN_S, ""
     while not _is_by(TrtBackend.name, message):
         if time.monotonic() > end or f"Not on {TrtBackend.name}" in message:
             raise Failed(f"TensorRT doesn't serve: {message}")
-        look = time.monotonic() + LOOK_EVERY_S
-        while time.monotonic() < look:
+        next_poll = time.monotonic() + POLL_EVERY_S
+        while time.monotonic() < next_poll:
             calls += _call(client, model, site, 1, failed)
         message = client.describe(model).message
     return calls
