@@ -37,7 +37,7 @@ JOBS = {
 }
 
 
-class Job(Protocol):
+class BenchmarkJob(Protocol):
     """What a process does; it gets ready when it is entered as a context."""
 
     def turn(self, **options: Any) -> Mapping[str, object]:
@@ -177,7 +177,7 @@ def main(words: List[str]) -> int:
     memory.keep_heap()  # clients and raw engines get the process settings of the agent
     module, name = JOBS[words[0]]
     try:
-        opened: ContextManager[Job] = getattr(import_module(module), name)(**json.loads(words[1]))
+        opened: ContextManager[BenchmarkJob] = getattr(import_module(module), name)(**json.loads(words[1]))
         with opened as job:
             _write({})
             for line in sys.stdin:

@@ -60,7 +60,7 @@ GOOD, DEFECTIVE, INK = "#2f7fb5", "#d9622b", "#5d6b7a"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the page says besides the verdicts: `seconds` from the first part to the last."""
+    """What the page shows besides the verdicts: `seconds` from the first part to the last."""
 
     trained_on: int
     seed: int
@@ -94,16 +94,16 @@ def build(line: Sequence[InspectedPart], summary: Summary, facts: Facts) -> str:
 def _story(facts: Facts) -> str:
     return (
         f"<p>A model was trained on {facts.trained_on} drawn pictures of good plates and never saw "
-        "a defect. The agent served it in a process of its own and judged the parts below, frame "
-        "by frame, through shared memory. Verdicts, masks and boxes are the agent's; the truth is "
-        f"the drawing's (seed {facts.seed}). The pictures are drawn, so the figures show that "
+        "a defect. The agent served it in a process of its own and inspected the parts below, "
+        "frame by frame, through shared memory. Verdicts, masks and boxes are the agent's; the "
+        f"truth is the drawing's (seed {facts.seed}). The pictures are drawn, so the figures show that "
         "everything works together, not how well your parts will do.</p>"
     )
 
 
 def _cards(summary: Summary, facts: Facts) -> str:
     cards = (
-        (f"{summary.right} / {summary.total}", "parts judged right"),
+        (f"{summary.right} / {summary.total}", "verdicts that are right"),
         (f"{summary.located[0]} / {summary.located[1]}", "caught defects touched by the mask"),
         (f"{summary.p50_ms:.1f} ms", f"median latency; 90 % within {summary.p90_ms:.1f} ms"),
         (f"{facts.seconds:.0f} s", "to draw, train, serve and inspect"),

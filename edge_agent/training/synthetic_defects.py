@@ -1,6 +1,6 @@
 """Artificial defects: spots cut from one good image and pasted into another.
 
-They tell how strongly a defect may show where no real one is at hand; after CutPaste
+They are a measure of how strongly a defect may show where there is no real one; after CutPaste
 (arXiv 2104.04015), with soft oval borders and a change of brightness.
 """
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-MOST = 60  # images spoiled
+MOST = 60  # images with a defect
 SIDES = (0.06, 0.2)  # of a spot, as shares of the image's mean side
 BRIGHTNESS = 20.0  # grey levels a spot is lighter or darker at most
 
 
-def spoil(images: Pixels, random: np.random.Generator) -> Pixels:
+def add_defects(images: Pixels, random: np.random.Generator) -> Pixels:
     """Return copies of the `images` (n, H, W, 3), at most MOST of them, with one spot each."""
     count = min(len(images), MOST)
-    spoiled = images[np.sort(random.choice(len(images), count, replace=False))]
-    for target in spoiled:
+    defective = images[np.sort(random.choice(len(images), count, replace=False))]
+    for target in defective:
         _paste(target, images[random.integers(len(images))], random)
-    return spoiled
+    return defective
 
 
 def _paste(target: Pixels, source: Pixels, random: np.random.Generator) -> None:
