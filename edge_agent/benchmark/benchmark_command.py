@@ -34,21 +34,31 @@ Value = TypeVar("Value")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `benchmark`."""
     add = parser.add_argument
-    add("--socket", metavar="ADDRESS", help="of a running agent (default: one of its own)")
-    add("--model", help="model component to measure; with --socket")
-    add("--package", type=Path, help="model package (default: the demo's; with --socket no raw)")
-    add("--units", type=int, help="inference units of agent and raw (default: the manifest's)")
+    add("--socket", metavar="ADDRESS", help="of a running agent (default: start one)")
+    add("--model", help="model component to measure; only with --socket")
+    add("--package", type=Path, help="model package (default: the demo's, without --socket)")
+    add(
+        "--units",
+        type=int,
+        help="inference units of agent and raw engine (default: the manifest's)",
+    )
     add("--threads", type=int, help="engine threads of a unit (default: cores / units)")
-    add("--batches", action="store_true", help="the model's batch sizes on a CPU as well")
+    add("--batches", action="store_true", help="use the model's batch sizes on a CPU too")
     add("--clients", default="1,2,4,8", help="clients in the closed loop (%(default)s)")
     add("--rate", default="", metavar="FPS", help="frames a second due in the open loop: 30,60")
-    add("--transport", default=",".join(TRANSPORTS), help="%(default)s")
+    add("--transport", default=",".join(TRANSPORTS), help="to measure (%(default)s)")
     add("--compare", metavar="URL", help="also a KServe V2 server: grpc://HOST:PORT/MODEL")
     add("--size", default="1920x1080", help="of the frames: 1920x1080,640x480 (%(default)s)")
     add("--seconds", type=float, default=5.0, help="of each measurement (%(default)s)")
     add("--rounds", type=int, default=300, help="single calls of each kind (%(default)s)")
-    add("--json", nargs="?", const=STDOUT, metavar="FILE", help="one JSON object")
-    add("--html", type=Path, metavar="FILE", help="a page with plots")
+    add(
+        "--json",
+        nargs="?",
+        const=STDOUT,
+        metavar="FILE",
+        help="write one JSON object (to standard output)",
+    )
+    add("--html", type=Path, metavar="FILE", help="write a page with plots")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -177,7 +177,8 @@ def main(words: List[str]) -> int:
     memory.keep_heap()  # clients and raw engines get the process settings of the agent
     module, name = JOBS[words[0]]
     try:
-        opened: ContextManager[BenchmarkJob] = getattr(import_module(module), name)(**json.loads(words[1]))
+        job_class = getattr(import_module(module), name)
+        opened: ContextManager[BenchmarkJob] = job_class(**json.loads(words[1]))
         with opened as job:
             _write({})
             for line in sys.stdin:

@@ -67,9 +67,9 @@ class Camera:
     """Calls DetectAnomalies with one image again and again, prepared as far as a camera's would be.
 
     Over shared memory the frame lies in the segment already, as a camera driver puts it there, and
-    the mask is asked for in the same segment, so that every call is the same message; over bytes
-    both travel in the messages. Calls may overlap: the frame is only read, and nobody looks at the
-    mask.
+    the mask is requested in the same segment, so that every call is the same message; over bytes
+    both travel in the messages. Calls may overlap: the frame is only read, and the mask is not
+    looked at.
     """
 
     def __init__(self, address: str, model: str, image: NDArray[np.uint8]) -> None:

@@ -96,8 +96,8 @@ def _story(facts: Facts) -> str:
         f"<p>A model was trained on {facts.trained_on} drawn pictures of good plates and never saw "
         "a defect. The agent served it in a process of its own and inspected the parts below, "
         "frame by frame, through shared memory. Verdicts, masks and boxes are the agent's; the "
-        f"truth is the drawing's (seed {facts.seed}). The pictures are drawn, so the figures show that "
-        "everything works together, not how well your parts will do.</p>"
+        f"truth is the drawing's (seed {facts.seed}). The pictures are drawn, so the figures show "
+        "that everything works together, not how well your parts will do.</p>"
     )
 
 

@@ -1,7 +1,7 @@
 """How a client calls each kind of server: one frame there, score and mask back.
 
-What a camera would have ready lies ready: the frame in shared memory where the server takes it from
-there, the pixels as bytes everywhere else. A message that carries pixels is built again for
+The frame is prepared as far as a camera's would be: in shared memory where the server reads it from
+there, as bytes everywhere else. A message that carries pixels is built again for
 each call, as it would be for a new frame.
 """
 
@@ -38,7 +38,7 @@ CALL_LIMIT_S = 30.0
 
 @dataclass(frozen=True)
 class PeerReply:
-    """What a server said about the frame: its score, the share of mask pixels that aren't white."""
+    """A server's result for the frame: its score, the share of mask pixels that aren't white."""
 
     score: float
     marked: float
