@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--units",
         type=int,
-        help="inference units of agent and raw engine (default: the manifest's)",
+        help="of agent and raw engine (default: the manifest's)",
     )
     add("--threads", type=int, help="engine threads of a unit (default: cores / units)")
     add("--batches", action="store_true", help="use the model's batch sizes on a CPU too")
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=STDOUT,
         metavar="FILE",
-        help="write one JSON object (to standard output)",
+        help="write one JSON object",
     )
     add("--html", type=Path, metavar="FILE", help="write a page with plots")
 
