@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class GraphBuilder:
         self._nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
         return output
 
-    def conv(self, tensor: str, weights: NDArray[np.float32], **attributes: object) -> str:
+    def conv(self, tensor: str, weights: NDArray[np.float32], **attributes: Any) -> str:
         """Append a convolution with `weights` of shape (out, in, height, width)."""
         return self.add("Conv", tensor, self.constant(weights), **attributes)
 
