@@ -77,10 +77,7 @@ LIBRARIES = {
     "yaml": ["packaging.recipe", "packaging.migrate"],
     "sqlite3": ["runtime.results.spool"],
     "rich": ["doctor", *TOOLS],
-    "mlserver": ["benchmark.peers.mlserver"],
-    "litserve": ["benchmark.peers.litserve"],
-    "fastapi": ["benchmark.peers.litserve"],
-    "pytriton": ["benchmark.peers.pytriton"],
+    **{library: [] for library in ("mlserver", "litserve", "fastapi", "pytriton")},  # scripts/peers
 }
 
 # module → why it may be longer than 450 lines

@@ -7,8 +7,8 @@ transport   The one of highest throughput; among those within the margin of it, 
 clients     The fewest that reach the throughput of that transport within the margin. More only
             wait for each other.
 capacity    The throughput there.
-steady      What to plan with: 80 % of the capacity; where --rate shows that more is kept up with,
-            or that so much is not, the highest rate at which no frame was lost and no queue grew.
+steady      What to plan with: 80 % of the capacity. If --rate shows that the agent can do more, or
+            less: the highest rate at which no frame was lost and no queue grew.
 units, threads   The fewest units whose raw throughput is within the margin of the best split of
             the cores: with fewer units each frame has more threads, so a single frame is faster.
             Unknown without a package.
@@ -17,10 +17,10 @@ units, threads   The fewest units whose raw throughput is within the margin of t
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
-from edge_agent.benchmark.kserve_camera import TRANSPORT
-from edge_agent.benchmark.results import Measurement, SizeReport, Split
+from edge_agent.benchmark.kserve import TRANSPORT
+from edge_agent.benchmark.results import Measurement, Recommendation, SizeReport, Split
 
 MARGIN = 0.05
 HEADROOM = 0.8
@@ -28,7 +28,7 @@ HEADROOM = 0.8
 
 def recommend(
     size: SizeReport, splits: Sequence[Split], units: int, threads: int
-) -> Dict[str, Any]:
+) -> Recommendation:
     """Apply the rules; `reasons` has a sentence for each."""
     closed = [
         one
@@ -48,7 +48,7 @@ def recommend(
         f"{MARGIN:.0%}.",
         steady_reason,
     ]
-    advice: Dict[str, Any] = {
+    advice: Recommendation = {
         "transport": transport,
         "clients": chosen.load.clients,
         "capacity_fps": round(chosen.throughput_fps, 1),
@@ -56,7 +56,7 @@ def recommend(
         "reasons": reasons,
     }
     if size.raw is not None:
-        advice.update(_split(splits, units, threads, reasons))
+        advice["units"], advice["threads"] = _split(splits, units, threads, reasons)
     return advice
 
 
@@ -85,13 +85,18 @@ def _steady(size: SizeReport, chosen: Measurement) -> Tuple[float, str]:
     lost = min((rate for rate, kept_up in opened if not kept_up), default=math.inf)
     kept = max((rate for rate, kept_up in opened if kept_up and rate < lost), default=0.0)
     if lost <= planned_fps and not kept:
-        return HEADROOM * lost, f"Not even {lost:g} frames/s were kept up with; try lower rates."
+        return (
+            HEADROOM * lost,
+            f"The agent could not keep up with {lost:g} frames/s; try lower rates.",
+        )
     if lost <= planned_fps or kept > planned_fps:
-        return kept, f"{kept:g} frames/s is the highest rate that was kept up with."
+        return kept, f"{kept:g} frames/s is the highest rate that the agent kept up with."
     return planned_fps, f"Plan with {HEADROOM:.0%} of that, so that bursts do not queue."
 
 
-def _split(splits: Sequence[Split], units: int, threads: int, reasons: List[str]) -> Dict[str, int]:
+def _split(
+    splits: Sequence[Split], units: int, threads: int, reasons: List[str]
+) -> Tuple[int, int]:
     everything = [Split(units, threads, 1.0), *splits]
     best = max(split.throughput_of_served_split for split in everything)
     good = [s for s in everything if s.throughput_of_served_split >= (1 - MARGIN) * best]
@@ -105,4 +110,4 @@ def _split(splits: Sequence[Split], units: int, threads: int, reasons: List[str]
             f"{units} x {threads}, which was measured here; measure the agent again with "
             f"--units {chosen.units} --threads {chosen.threads}."
         )
-    return {"units": chosen.units, "threads": chosen.threads}
+    return chosen.units, chosen.threads

@@ -10,16 +10,16 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable, List, Tuple, TypeVar
+from typing import Callable, List, Tuple, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
 
 from edge_agent.benchmark import page, served, table
-from edge_agent.benchmark.kserve_camera import TRANSPORT, parse
-from edge_agent.benchmark.measure import Run
-from edge_agent.benchmark.plan import Plan
-from edge_agent.benchmark.results import Load, Report
+from edge_agent.benchmark.jobs import exit_on_signal
+from edge_agent.benchmark.kserve import TRANSPORT, parse_url
+from edge_agent.benchmark.measure import BenchmarkPlan, BenchmarkRun
+from edge_agent.benchmark.results import BenchmarkReport, ClientLoad
 from edge_agent.errors import InvalidRequest
 from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision.frame import LARGEST, SMALLEST
@@ -34,72 +34,84 @@ Value = TypeVar("Value")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `benchmark`."""
     add = parser.add_argument
-    add("--socket", metavar="ADDRESS", help="of a running agent (default: one of its own)")
-    add("--model", help="model component to measure; with --socket")
-    add("--package", type=Path, help="model package (default: the demo's; with --socket no raw)")
-    add("--units", type=int, help="inference units of agent and raw (default: the manifest's)")
+    add("--socket", metavar="ADDRESS", help="of a running agent (default: start one)")
+    add("--model", help="model component to measure; only with --socket")
+    add("--package", type=Path, help="model package (default: the demo's, without --socket)")
+    add(
+        "--units",
+        type=int,
+        help="of agent and raw engine (default: the manifest's)",
+    )
     add("--threads", type=int, help="engine threads of a unit (default: cores / units)")
-    add("--batches", action="store_true", help="the model's batch sizes on a CPU as well")
+    add("--batches", action="store_true", help="use the model's batch sizes on a CPU too")
     add("--clients", default="1,2,4,8", help="clients in the closed loop (%(default)s)")
     add("--rate", default="", metavar="FPS", help="frames a second due in the open loop: 30,60")
-    add("--transport", default=",".join(TRANSPORTS), help="%(default)s")
+    add("--transport", default=",".join(TRANSPORTS), help="to measure (%(default)s)")
     add("--compare", metavar="URL", help="also a KServe V2 server: grpc://HOST:PORT/MODEL")
     add("--size", default="1920x1080", help="of the frames: 1920x1080,640x480 (%(default)s)")
     add("--seconds", type=float, default=5.0, help="of each measurement (%(default)s)")
     add("--rounds", type=int, default=300, help="single calls of each kind (%(default)s)")
-    add("--json", nargs="?", const=STDOUT, metavar="FILE", help="one JSON object")
-    add("--html", type=Path, metavar="FILE", help="a page with plots")
+    add(
+        "--json",
+        nargs="?",
+        const=STDOUT,
+        metavar="FILE",
+        help="write one JSON object",
+    )
+    add("--html", type=Path, metavar="FILE", help="write a page with plots")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and report; 1 when frames failed."""
     _check(arguments)
     loads, sizes = _loads(arguments), tuple(_list("--size", arguments.size, _size))
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, exit_on_signal)
     console = Console(stderr=True)
     with ExitStack() as stack:
         plan = _plan(arguments, loads, sizes, stack, console)
         with Progress(console=console) as progress:
             task = progress.add_task("Measuring", total=plan.steps)
-            report = Run(plan, lambda: progress.advance(task)).report()
+            report = BenchmarkRun(plan, lambda: progress.advance(task)).report()
     _write(report, arguments)
     return 1 if any(one.failures for size in report.sizes for one in size.measurements) else 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
     if bool(arguments.socket) != bool(arguments.model):
-        raise InvalidRequest("--socket and --model belong together: give both or none.")
+        raise InvalidRequest("--socket and --model belong together: give both or neither.")
     for name, least in (("units", 1), ("threads", 1), ("rounds", 1), ("seconds", 0.1)):
         value = getattr(arguments, name)
         if value is not None and not least <= value <= 86400:
             raise InvalidRequest(f"--{name} is {value}; expected {least} to 86400.")
     if arguments.compare:
-        parse(arguments.compare)
+        parse_url(arguments.compare)
         if arguments.socket and not arguments.package:
             raise InvalidRequest("--compare needs --package: both servers must have that model.")
     for file in (arguments.html, arguments.json):
         if file not in (None, STDOUT) and not Path(file).resolve().parent.is_dir():
-            raise InvalidRequest(f"Can't write {file}: there is no folder for it.")
+            raise InvalidRequest(f"Can't write {file}: its folder does not exist; create it first.")
 
 
-def _loads(arguments: argparse.Namespace) -> Tuple[Load, ...]:
+def _loads(arguments: argparse.Namespace) -> Tuple[ClientLoad, ...]:
     """Return the closed loops, then the open ones, which use as many clients as the largest."""
     clients = sorted(set(_list("--clients", arguments.clients, _clients)))
     rates = sorted(set(_list("--rate", arguments.rate, _rate))) if arguments.rate else []
     transports = _list("--transport", arguments.transport, _transport)
     transports += [TRANSPORT] if arguments.compare else []
-    closed = [Load(transport, count) for transport in transports for count in clients]
-    opened = [Load(transport, clients[-1], rate) for transport in transports for rate in rates]
+    closed = [ClientLoad(transport, count) for transport in transports for count in clients]
+    opened = [
+        ClientLoad(transport, clients[-1], rate) for transport in transports for rate in rates
+    ]
     return tuple(dict.fromkeys(closed + opened))
 
 
 def _plan(
     arguments: argparse.Namespace,
-    loads: Tuple[Load, ...],
+    loads: Tuple[ClientLoad, ...],
     sizes: Tuple[Tuple[int, int], ...],
     stack: ExitStack,
     console: Console,
-) -> Plan:
+) -> BenchmarkPlan:
     """Find or start the agent; what is started ends with `stack`."""
     package = arguments.package
     if not arguments.socket and package is None:
@@ -116,17 +128,17 @@ def _plan(
         address, model = stack.enter_context(own), served.MODEL
     served.check_running(address, model)
     measured = arguments.seconds, arguments.rounds, arguments.compare
-    return Plan(address, model, package, units, threads, loads, sizes, *measured)
+    return BenchmarkPlan(address, model, package, units, threads, loads, sizes, *measured)
 
 
 def _demo_package(folder: Path, console: Console) -> Path:
-    from edge_agent.demo.run import make_package
+    from edge_agent.demo.package import make_package
 
     console.print("Training the demo's model; give another one with --package.")
     return make_package(folder)
 
 
-def _write(report: Report, arguments: argparse.Namespace) -> None:
+def _write(report: BenchmarkReport, arguments: argparse.Namespace) -> None:
     content = json.dumps(report.record()) + "\n"
     if arguments.json == STDOUT:
         sys.stdout.write(content)
@@ -136,11 +148,6 @@ def _write(report: Report, arguments: argparse.Namespace) -> None:
             Path(arguments.json).write_text(content, encoding="utf-8")
     if arguments.html:
         arguments.html.write_text(page.build(report), encoding="utf-8")
-
-
-def _leave(number: int, _: Any) -> None:
-    """Unwind on a signal, so that nothing outlives the benchmark."""
-    raise SystemExit(128 + number)
 
 
 def _list(option: str, text: str, read: Callable[[str], Value]) -> List[Value]:

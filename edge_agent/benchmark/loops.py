@@ -1,4 +1,4 @@
-"""Closed and open loop: when the next frame is due, and what became of each.
+"""Closed and open loop: when the next frame is due, and the result of each call.
 
 Latency counts from the time a frame was due, so that a frame that could not be sent in time because
 earlier ones were still in flight shows its wait (no coordinated omission, see G. Tene's wrk2).
@@ -6,28 +6,36 @@ earlier ones were still in flight shows its wait (no coordinated omission, see G
 
 from __future__ import annotations
 
+import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Optional, Protocol
 
-from edge_agent.benchmark import server_timing
 from edge_agent.errors import EdgeAgentError
 
 GONE = "UNAVAILABLE"
 OK = "OK"
+SERVER_TIMING = "server-timing"  # trailing metadata with the agent's milliseconds a stage
+
+# W3C Server Timing, https://www.w3.org/TR/server-timing/: `compute;dur=5.01, send;dur=0.05`
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_VALUE = r'(?:"(?:[^"\\]|\\.)*"|[^\s,;"]+)'
+_METRIC = re.compile(rf"({_TOKEN})((?:\s*;\s*{_TOKEN}\s*=\s*{_VALUE})*)\s*(?:,|$)")
+_PARAMETER = re.compile(rf"({_TOKEN})\s*=\s*({_VALUE})")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of a call: the name of its status, and the agent's times as it tells them."""
+class CallResult:
+    """The name of a call's status, and the times that the agent reports in SERVER_TIMING."""
 
     status: str = OK
     server_timing: str = ""
 
     def check(self) -> None:
-        """Raise unless the frame was judged: calls that fail are not worth measuring one by one."""
+        """Raise unless the frame was inspected: failing calls are not worth measuring singly."""
         if self.status != OK:
-            raise EdgeAgentError(f"The benchmark's frame is answered with {self.status}.")
+            raise EdgeAgentError(f"The call with the benchmark's frame failed: {self.status}.")
 
 
 @dataclass
@@ -58,19 +66,19 @@ class Tally:
         """What the measuring process itself spent; 0 when no frame was answered."""
         return 1000 * self.cpu_s / len(self.latencies_ms) if self.latencies_ms else 0.0
 
-    def record(self, answer: Answer, times: Times, end_s: float) -> None:
+    def record(self, result: CallResult, times: CallTimes, end_s: float) -> None:
         """Add one frame of a turn that ends at `end_s`."""
-        if answer.status != OK:
-            self.failures[answer.status] = self.failures.get(answer.status, 0) + 1
+        if result.status != OK:
+            self.failures[result.status] = self.failures.get(result.status, 0) + 1
             return
         self.latencies_ms.append(round(1000 * (times.done_s - times.due_s), 4))
         inside = (end_s - times.sent_s) / max(times.done_s - times.sent_s, 1e-9)
         self.frames_within += min(1.0, max(0.0, inside))
-        for stage, stage_ms in server_timing.parse(answer.server_timing).items():
+        for stage, stage_ms in parse_server_timing(result.server_timing).items():
             self.stages_ms.setdefault(stage, []).append(stage_ms)
 
     def merge(self, other: Tally) -> None:
-        """Add what `other` counted; `seconds` are added by who knows what ran side by side."""
+        """Add what `other` counted; the caller, who knows what ran side by side, adds `seconds`."""
         self.frames_within += other.frames_within
         self.latencies_ms += other.latencies_ms
         self.not_sent += other.not_sent
@@ -83,7 +91,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Times:
+class CallTimes:
     """Of one frame, on one monotonic clock."""
 
     due_s: float
@@ -91,14 +99,14 @@ class Times:
     done_s: float
 
 
-class Pace(Protocol):
-    """Says when the next frame is due."""
+class LoadSchedule(Protocol):
+    """When the next frame is due."""
 
     def next_due_s(self) -> Optional[float]:
         """Return the due time of the next frame, None when the turn is over."""
 
 
-class ClosedPace:
+class ClosedLoop:
     """The next frame is due as soon as the last one is answered."""
 
     def __init__(self, begin_s: float, end_s: float, clock: Callable[[], float]) -> None:
@@ -110,8 +118,8 @@ class ClosedPace:
         return now_s if now_s < self._end_s else None
 
 
-class OpenPace:
-    """Frames are due every `period_s` from `begin_s` on, whatever became of those before.
+class OpenLoop:
+    """Frames are due every `period_s` from `begin_s` on, whether or not earlier ones are answered.
 
     Shared by the threads that send them: each due time is given out once.
     """
@@ -130,15 +138,15 @@ class OpenPace:
 
 
 def drive(
-    pace: Pace,
+    schedule: LoadSchedule,
     end_s: float,
-    call: Callable[[], Answer],
+    call: Callable[[], CallResult],
     clock: Callable[[], float],
     wait: Callable[[float], None],
 ) -> Tally:
-    """Send frames at `pace`, one after another, until the turn ends or the agent is gone."""
+    """Send frames by `schedule`, one after another, until the turn ends or the agent is gone."""
     tally = Tally()
-    due_s = pace.next_due_s()
+    due_s = schedule.next_due_s()
     while due_s is not None:
         taken_s = clock()
         if taken_s >= end_s:
@@ -146,9 +154,20 @@ def drive(
         else:
             wait(max(0.0, due_s - taken_s))
             sent_s = clock()
-            answer = call()
-            tally.record(answer, Times(due_s, sent_s, clock()), end_s)
-            if answer.status == GONE:
+            result = call()
+            tally.record(result, CallTimes(due_s, sent_s, clock()), end_s)
+            if result.status == GONE:
                 break
-        due_s = pace.next_due_s()
+        due_s = schedule.next_due_s()
     return tally
+
+
+def parse_server_timing(header: str) -> Dict[str, float]:
+    """Return the metrics that have a duration, in the header's order; others are ignored."""
+    stages: Dict[str, float] = {}
+    for metric, parameters in _METRIC.findall(header):
+        for name, value in _PARAMETER.findall(parameters):
+            if name.lower() == "dur":
+                with suppress(ValueError):
+                    stages[metric] = float(value.strip('"'))
+    return stages

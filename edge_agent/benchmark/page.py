@@ -11,7 +11,7 @@ from edge_agent.benchmark.charts import Axis, Series
 from edge_agent.benchmark.results import CURVE
 
 if TYPE_CHECKING:
-    from edge_agent.benchmark.results import Measurement, Report, SizeReport
+    from edge_agent.benchmark.results import BenchmarkReport, Measurement, SizeReport
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d2733; --soft: #5d6b7a; --line: #dde3ea; }
@@ -48,7 +48,7 @@ td { font-variant-numeric: tabular-nums; }
 MORE = ("clients' CPU ms", "agent's MiB")
 
 
-def build(report: Report) -> str:
+def build(report: BenchmarkReport) -> str:
     """Return the page."""
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -65,9 +65,9 @@ def build(report: Report) -> str:
 """
 
 
-def _story(report: Report) -> str:
+def _story(report: BenchmarkReport) -> str:
     machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
-    told = (
+    raw = (
         "Raw: the same preprocess, engine and postprocess in one process without a server, "
         f"{table.counted(report.units, 'inference unit')} of "
         f"{table.counted(report.threads, 'thread')}, all busy, in turns with the agent's, so "
@@ -81,7 +81,7 @@ def _story(report: Report) -> str:
         f"<p>Model {escape(report.model)}, measured through the agent's public socket by client "
         f"processes of their own. Closed loop: a client sends its next frame when it has the "
         "answer. Open loop: frames are due at a rate, and latency counts from when they were due. "
-        f"{told}</p>"
+        f"{raw}</p>"
         f'<p class="note">{escape(machine)}{escape("; " + more) if more else ""}</p>'
     )
 
@@ -97,7 +97,7 @@ def _size(size: SizeReport) -> str:
 
 def _cards(size: SizeReport) -> str:
     best = max(size.measurements, key=lambda one: one.throughput_fps)
-    added = size.single_calls["added_p50_ms"].get("shared_memory")
+    added = size.single_calls.added_p50_ms.get("shared_memory")
     cards = [
         (f"{best.throughput_fps:.1f}/s", f"frames, {_named(best)}"),
         (table.percent(best.throughput_of_raw), "of the raw engine's throughput there"),
@@ -164,7 +164,7 @@ def _stages(name: str, measurements: List[Measurement]) -> str:
         return ""
     title = f"Mean time of a frame over {name}"
     note = (
-        '<p class="note">Stages as the agent tells them; elsewhere is gRPC, kernel and client. '
+        '<p class="note">Stages as the agent reports them; elsewhere is gRPC, kernel and client. '
         "Open loops that fell behind are left out.</p>"
     )
     return _panel(title, charts.stacked(title, rows, "ms") + note)
@@ -186,19 +186,19 @@ def _single_calls(size: SizeReport) -> str:
     rows = "".join(
         f"<tr><th>{name.replace('_', ' ')}</th>"
         + "".join(f"<td>{point:.3f}</td>" for point in points)
-        + f"<td>{_added(single['added_p50_ms'].get(name))}</td></tr>"
-        for name, points in single["p50_p90_p99_ms"].items()
+        + f"<td>{_added(single.added_p50_ms.get(name))}</td></tr>"
+        for name, points in single.p50_p90_p99_ms.items()
     )
     head = "".join(f"<th>{column}</th>" for column in ("", "p50 ms", "p90", "p99", "added"))
     note = (
-        f'<p class="note">{single["rounds"]} calls of each kind, in blocks that take turns. '
+        f'<p class="note">{single.rounds} calls of each kind, in blocks that take turns. '
         f"{table.kinds(size)} One plain copy of the frame takes "
-        f"{single['frame_copy_ms']:.3f} ms.</p>"
+        f"{single.frame_copy_ms:.3f} ms.</p>"
     )
     return _panel("One call at a time", f"<table><tr>{head}</tr>{rows}</table>{note}")
 
 
-def _advice(report: Report) -> str:
+def _advice(report: BenchmarkReport) -> str:
     advice = report.recommended
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in advice["reasons"])
     return (

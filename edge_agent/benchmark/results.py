@@ -1,9 +1,9 @@
-"""What a run is asked for and what it found: frozen values, and the sums that make them."""
+"""What a run is to measure and what it found: frozen values, and the sums that make them."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple, TypedDict
 
 import numpy as np
 
@@ -16,7 +16,7 @@ KEPT_UP = 0.95  # of the rate, answered within the turns; the rest was in flight
 
 
 @dataclass(frozen=True)
-class Load:
+class ClientLoad:
     """What clients do together: closed loop, or `rate_fps` frames a second due in the open loop."""
 
     transport: str
@@ -53,7 +53,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Usage:
+class ProcessUsage:
     """What a process used in the turns of one load; the peak is of its life so far."""
 
     cpu_s: float
@@ -61,7 +61,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawResult:
     """The raw engine with all units busy. `latency_ms` is that of a unit among busy ones."""
 
     frames: int
@@ -70,7 +70,7 @@ class Raw:
     latency_ms: Optional[Latency]
 
     @classmethod
-    def of(cls, tally: Tally) -> Raw:
+    def of(cls, tally: Tally) -> RawResult:
         """Sum up turns."""
         return cls(
             len(tally.latencies_ms),
@@ -89,7 +89,7 @@ class Measurement:
     Jain's index of the clients' frames: 1 when all got the same (R. Jain et al., DEC-TR-301, 1984).
     """
 
-    load: Load
+    load: ClientLoad
     seconds: float
     frames: int
     throughput_fps: float
@@ -100,12 +100,12 @@ class Measurement:
     clients_cpu_s: float
     clients_cpu_ms_per_frame: float
     fairness: float
-    agent: Optional[Usage] = None
+    agent: Optional[ProcessUsage] = None
     agent_cpu_ms_per_frame: Optional[float] = None
-    raw: Optional[Raw] = None
+    raw: Optional[RawResult] = None
     throughput_of_raw: Optional[float] = None
     cpu_of_raw: Optional[float] = None
-    board: Mapping[str, Any] = field(default_factory=dict)
+    board: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def kept_up(self) -> bool:
@@ -124,39 +124,64 @@ class Split:
 
 
 @dataclass(frozen=True)
-class SizeReport:
-    """Everything measured with frames of one size; `single_calls` is `single_calls()`'s."""
+class SingleCalls:
+    """Calls one at a time, `rounds` of each kind, in milliseconds by kind.
 
-    size: str
-    measurements: Tuple[Measurement, ...]
-    single_calls: Dict[str, Any]
-    raw: Optional[Raw]
+    `added_p50_ms` is what serving adds to the raw engine's median; empty without a raw engine.
+    """
+
+    rounds: int
+    p50_p90_p99_ms: Dict[str, List[float]]
+    added_p50_ms: Dict[str, float]
+    frame_copy_ms: float
 
 
 @dataclass(frozen=True)
-class Report:
+class SizeReport:
+    """Everything measured with frames of one size."""
+
+    size: str
+    measurements: Tuple[Measurement, ...]
+    single_calls: SingleCalls
+    raw: Optional[RawResult]
+
+
+class Recommendation(TypedDict, total=False):
+    """A configuration; units and threads where a package is known. Only reasons: there is none."""
+
+    transport: str
+    clients: int
+    capacity_fps: float
+    steady_fps: float
+    units: int
+    threads: int
+    reasons: List[str]
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
     """A whole run. units and threads are those of the agent started here and of the raw engine."""
 
-    machine: Dict[str, Any]
+    machine: Dict[str, object]
     model: str
     address: str
     units: int
     threads: int
     sizes: Tuple[SizeReport, ...]
     splits: Tuple[Split, ...]
-    recommended: Dict[str, Any]
+    recommended: Recommendation
 
-    def record(self) -> Dict[str, Any]:
+    def record(self) -> Dict[str, object]:
         """Return it for JSON."""
         return asdict(self)
 
 
 def measurement(
-    load: Load,
+    load: ClientLoad,
     tally: Tally,
     raw: Optional[Tally],
-    agent: Optional[Usage],
-    board: Mapping[str, Any],
+    agent: Optional[ProcessUsage],
+    board: Mapping[str, object],
 ) -> Measurement:
     """Sum up all turns of `load`."""
     frames, latency = len(tally.latencies_ms), Latency.of(tally.latencies_ms)
@@ -179,7 +204,7 @@ def measurement(
         fairness=round(jain(list(tally.frames_of.values())), 4),
         agent=agent,
         agent_cpu_ms_per_frame=_rounded(agent_ms),
-        raw=Raw.of(raw) if raw else None,
+        raw=RawResult.of(raw) if raw else None,
         throughput_of_raw=_rounded(throughput_of_raw),
         cpu_of_raw=_rounded(cpu_of_raw),
         board=board,
@@ -195,9 +220,9 @@ def jain(frames: Sequence[int]) -> float:
 def stage_means(
     stages_ms: Mapping[str, Sequence[float]], latency: Optional[Latency]
 ) -> Dict[str, float]:
-    """Return the mean of each stage, and as `elsewhere` what of the latency no stage tells.
+    """Return the mean of each stage, and as `elsewhere` the rest of the latency.
 
-    `elsewhere` is gRPC, the kernel and the client. Empty when the agent tells no times.
+    `elsewhere` is gRPC, the kernel and the client. Empty when the agent reports no times.
     """
     means = {stage: round(float(np.mean(values)), 3) for stage, values in stages_ms.items()}
     if means and latency:
@@ -205,12 +230,11 @@ def stage_means(
     return means
 
 
-def single_calls(turns: Sequence[Mapping[str, Sequence[float]]]) -> Dict[str, Any]:
-    """Return medians, 90 % and 99 % points, and what serving adds to raw's median, in milliseconds.
+def single_calls(turns: Sequence[Mapping[str, Sequence[float]]]) -> SingleCalls:
+    """Sum up `turns`: seconds of the calls of every kind, made one after the other.
 
-    turns: seconds of the calls of every kind, made one after the other. Served and raw medians are
-    compared turn by turn and the median of that is taken, because the speed of many machines
-    changes from minute to minute by more than serving adds.
+    Served and raw medians are compared turn by turn and the median of that is taken, because the
+    speed of many machines changes from minute to minute by more than serving adds.
     """
     times_ms = {name: 1000 * np.array([turn[name] for turn in turns]) for name in turns[0]}
     points = {
@@ -224,12 +248,7 @@ def single_calls(turns: Sequence[Mapping[str, Sequence[float]]]) -> Dict[str, An
         for name in ("shared_memory", "bytes", "bare_server")
         if "raw" in medians and name in medians
     }
-    return {
-        "rounds": times_ms["copy"].size,
-        "p50_p90_p99_ms": points,
-        "added_p50_ms": added,
-        "frame_copy_ms": copy_ms,
-    }
+    return SingleCalls(int(times_ms["copy"].size), points, added, copy_ms)
 
 
 def _points(values: Sequence[float], percents: Sequence[float]) -> List[float]:

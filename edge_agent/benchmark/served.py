@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator, Optional
 
 import grpc
 import numpy as np
 
-from edge_agent.benchmark import server_timing
-from edge_agent.benchmark.loops import OK, Answer
+from edge_agent.benchmark.loops import OK, SERVER_TIMING, CallResult
 from edge_agent.client import Client
 from edge_agent.client.segment import FrameSegment
-from edge_agent.errors import AgentUnavailable, WrongModelState
+from edge_agent.demo.agent_process import AgentProcess
+from edge_agent.errors import WrongModelState
 from edge_agent.types import ModelState
 from edge_agent.wire import edge_agent_pb2 as wire
 
 if TYPE_CHECKING:
-    from subprocess import Popen
-
     from numpy.typing import NDArray
 
 MODEL = "benchmark"
 DETECT = "/AWS.LookoutVision.EdgeAgent/DetectAnomalies"
 CALL_LIMIT_S = 10.0
-READY_WITHIN_S = 30
-GONE_WITHIN_S = 15.0
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -44,24 +38,17 @@ def agent(package: Path, units: int, threads: int, *settings: str) -> Iterator[s
     settings: further ones, NAME=VALUE.
     """
     with tempfile.TemporaryDirectory(prefix="edge-agent-benchmark-") as folder:
-        models = Path(folder) / "models"
-        models.mkdir()
         suffix = ".zip" if package.is_file() else ""
-        (models / (MODEL + suffix)).symlink_to(package.resolve())
-        address = f"unix://{folder}/agent.sock"
-        command = [sys.executable, "-m", "edge_agent", "serve", "--models", str(models)]
-        command += ["--socket", address, "--set", f"engine.threads={threads}"]
-        command += ["--set", f"engine.min_inference_units={units}"]
-        command += ["--set", f"engine.max_inference_units={units}", "--set", "log_level=WARNING"]
-        for setting in settings:
-            command += ["--set", setting]
-        # a session of its own: Ctrl-C reaches only the benchmark, which then stops the agent
-        process = subprocess.Popen(command, start_new_session=True)
-        try:
-            _start(process, address)
-            yield address
-        finally:
-            _stop(process)
+        (Path(folder) / (MODEL + suffix)).symlink_to(package.resolve())
+        split = (
+            f"engine.threads={threads}",
+            f"engine.min_inference_units={units}",
+            f"engine.max_inference_units={units}",
+        )
+        with AgentProcess(Path(folder), (*split, "log_level=WARNING", *settings)) as running:
+            with Client(running.address) as client:
+                client.start(MODEL)
+            yield running.address
 
 
 def check_running(address: str, model: str) -> None:
@@ -76,36 +63,13 @@ def check_running(address: str, model: str) -> None:
         )
 
 
-def _start(process: Popen[bytes], address: str) -> None:
-    with Client(address) as client:
-        for _ in range(READY_WITHIN_S):
-            if process.poll() is not None:
-                break
-            try:
-                client.wait_ready(1.0)
-            except AgentUnavailable:
-                continue
-            client.start(MODEL)
-            return
-    raise AgentUnavailable("The agent to measure did not come up; its log is above.")
-
-
-def _stop(process: Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(GONE_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 class Camera:
     """Calls DetectAnomalies with one image again and again, prepared as far as a camera's would be.
 
     Over shared memory the frame lies in the segment already, as a camera driver puts it there, and
-    the mask is asked for in the same segment, so that every call is the same message; over bytes
-    both travel in the messages. Calls may overlap: the frame is only read, and nobody looks at the
-    mask.
+    the mask is requested in the same segment, so that every call is the same message; over bytes
+    both travel in the messages. Calls may overlap: the frame is only read, and the mask is not
+    looked at.
     """
 
     def __init__(self, address: str, model: str, image: NDArray[np.uint8]) -> None:
@@ -132,15 +96,15 @@ class Camera:
     def __enter__(self) -> Camera:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._channel.close()
         self._segment.close()
 
-    def by_shared_memory(self) -> Answer:
+    def by_shared_memory(self) -> CallResult:
         """One call; frame and mask by name."""
         return self._call(self._request)
 
-    def by_bytes(self) -> Answer:
+    def by_bytes(self) -> CallResult:
         """One call; frame and mask in the messages."""
         bitmap = wire.Bitmap(width=self._width, height=self._height, byte_data=self._pixels)
         return self._call(self._detect_request(bitmap, None))
@@ -155,15 +119,17 @@ class Camera:
         reply: bytes = self._describe(request, timeout=CALL_LIMIT_S)
         return reply
 
-    def _call(self, request: wire.DetectAnomaliesRequest) -> Answer:
+    def _call(self, request: wire.DetectAnomaliesRequest) -> CallResult:
         try:
             _, call = self._detect.with_call(request, timeout=CALL_LIMIT_S)
         except grpc.RpcError as error:
-            return Answer(error.code().name)
+            return CallResult(error.code().name)
         metadata = dict(call.trailing_metadata() or ())
-        return Answer(OK, metadata.get(server_timing.KEY, ""))
+        return CallResult(OK, metadata.get(SERVER_TIMING, ""))
 
-    def _detect_request(self, bitmap: wire.Bitmap, mask: Any) -> wire.DetectAnomaliesRequest:
+    def _detect_request(
+        self, bitmap: wire.Bitmap, mask: Optional[wire.AnomalyMaskParams]
+    ) -> wire.DetectAnomaliesRequest:
         return wire.DetectAnomaliesRequest(
             model_component=self._model, bitmap=bitmap, anomaly_mask_params=mask
         )

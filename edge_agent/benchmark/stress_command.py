@@ -11,18 +11,22 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Dict, List, Union
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from edge_agent.benchmark import publishing, quiet, served, stress
-from edge_agent.benchmark.measure import draw_frame
+from edge_agent.benchmark import feature_costs, served, stress
+from edge_agent.demo.package import make_package
+from edge_agent.demo.parts import draw_frame
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.packages.package import Package
 
 SCENARIOS = ("overload", "flood", "quiet", "publishing")
+ScenarioResult = Union[
+    stress.Overload, stress.Flood, feature_costs.QuietLine, feature_costs.Publishing
+]
 
 
 def main(words: List[str]) -> int:
@@ -43,29 +47,31 @@ def main(words: List[str]) -> int:
     return 0
 
 
-def measure(arguments: argparse.Namespace, console: Console) -> Dict[str, Any]:
+def measure(arguments: argparse.Namespace, console: Console) -> Dict[str, ScenarioResult]:
     """Return the result of each scenario, on an agent of its own."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-agent-stress-")))
-        package = arguments.package or _demo_package(folder)
-        Package(package)  # says what is wrong with it before anything starts
+        package = arguments.package or make_package(folder)
+        Package(package)  # raises before anything starts
         frame = folder / "frame.npy"
         np.save(frame, draw_frame(1920, 1080))
         cores = os.cpu_count() or 1
         split = arguments.units, arguments.threads or max(1, cores // arguments.units)
-        results: Dict[str, Any] = {}
+        results: Dict[str, ScenarioResult] = {}
         for name in arguments.scenario or SCENARIOS:
             console.print(f"Measuring {name} …")
             if name == "quiet":
-                results[name] = quiet.quiet_line(package, frame, *split, arguments.rounds)
+                results[name] = feature_costs.quiet_line(package, frame, *split, arguments.rounds)
                 continue
             if name == "publishing":
-                results[name] = publishing.publishing(package, frame, *split, arguments.turns)
+                results[name] = feature_costs.publishing(package, frame, *split, arguments.turns)
                 continue
             with served.agent(package, *split) as address:
-                run: Callable[..., Any] = getattr(stress, name)
-                much = arguments.seconds if name == "overload" else arguments.in_flight
-                results[name] = run(address, served.MODEL, str(frame), much)
+                target = (address, served.MODEL, str(frame))
+                if name == "overload":
+                    results[name] = stress.overload(*target, arguments.seconds)
+                else:
+                    results[name] = stress.flood(*target, arguments.in_flight)
         return results
 
 
@@ -84,13 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _demo_package(folder: Path) -> Path:
-    from edge_agent.demo.run import make_package
-
-    return make_package(folder)
-
-
-def _table(title: str, result: Any) -> Table:
+def _table(title: str, result: ScenarioResult) -> Table:
     table = Table(title, "")
     for name, value in stress.rows(result):
         table.add_row(name, value)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from edge_agent.benchmark.calls import BLOCK
-from edge_agent.benchmark.results import Measurement, Report, SizeReport
+from edge_agent.benchmark.raw import BLOCK
+from edge_agent.benchmark.results import BenchmarkReport, Measurement, Recommendation, SizeReport
 
 EMPTY_CALL = "Empty call: a DescribeModel."
 BARE_SERVER = (
@@ -20,7 +20,7 @@ BARE_SERVER = (
 COLUMNS = ("fps", "of raw", "p50 ms", "p90", "p99", "max", "CPU ms", "of raw", "lost")
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: BenchmarkReport, console: Console) -> None:
     """Print everything a person needs; JSON and page have more."""
     for size in report.sizes:
         for transport, measurements in by_transport(size):
@@ -39,7 +39,7 @@ def by_transport(size: SizeReport) -> Iterator[Tuple[str, List[Measurement]]]:
         yield transport.replace("_", " "), chosen
 
 
-def recommended_line(advice: Dict[str, Any]) -> str:
+def recommended_line(advice: Recommendation) -> str:
     """Return the recommended configuration in a line; empty when there is none."""
     if "transport" not in advice:
         return ""
@@ -53,8 +53,8 @@ def recommended_line(advice: Dict[str, Any]) -> str:
 
 
 def kinds(size: SizeReport) -> str:
-    """Tell what the kinds of single calls are that don't explain themselves."""
-    has_bare = "bare_server" in size.single_calls["added_p50_ms"]
+    """Return what the kinds of single calls are that don't explain themselves."""
+    has_bare = "bare_server" in size.single_calls.added_p50_ms
     return f"{EMPTY_CALL} {BARE_SERVER}" if has_bare else EMPTY_CALL
 
 
@@ -114,19 +114,19 @@ def _stages(measurements: List[Measurement]) -> Table:
 
 def _single_calls(size: SizeReport) -> Table:
     single = size.single_calls
-    title = f"one call at a time, {single['rounds']} of each kind in blocks of {BLOCK}"
+    title = f"one call at a time, {single.rounds} of each kind in blocks of {BLOCK}"
     table = _table(title, "kind", "p50 ms", "p90", "p99", "added to raw p50")
-    for name, points in single["p50_p90_p99_ms"].items():
-        added = single["added_p50_ms"].get(name)
+    for name, points in single.p50_p90_p99_ms.items():
+        added = single.added_p50_ms.get(name)
         more = "" if added is None else f"{added:+.3f} ms"
         table.add_row(name.replace("_", " "), *(f"{point:.3f}" for point in points), more)
     return table
 
 
-def _remarks(size: SizeReport, report: Report) -> str:
+def _remarks(size: SizeReport, report: BenchmarkReport) -> str:
     lines = [
         f"{kinds(size)} One plain copy of the frame takes "
-        f"{size.single_calls['frame_copy_ms']:.3f} ms; over bytes the frame and its mask are "
+        f"{size.single_calls.frame_copy_ms:.3f} ms; over bytes the frame and its mask are "
         "copied several times by client, kernel and agent."
     ]
     if size.raw:
@@ -146,7 +146,7 @@ def _remarks(size: SizeReport, report: Report) -> str:
     return "\n".join(lines)
 
 
-def _recommended(advice: Dict[str, Any]) -> str:
+def _recommended(advice: Recommendation) -> str:
     reasons = "\n".join(f"  {reason}" for reason in advice["reasons"])
     return f"\n[bold]Recommended: {recommended_line(advice) or 'nothing'}[/bold]\n{reasons}"
 

@@ -1,4 +1,4 @@
-"""What goes wrong on the line: each function spoils one plate, as large as `random` says."""
+"""What goes wrong on the line: each function damages one plate, at random."""
 
 from __future__ import annotations
 

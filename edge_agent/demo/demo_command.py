@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _leave(number: int, _: Any) -> None:
+def _leave(number: int, _: object) -> None:
     """Unwind on a signal, so that the agent does not outlive the demo."""
     raise SystemExit(128 + number)
 

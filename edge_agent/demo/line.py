@@ -1,4 +1,4 @@
-"""What came of a line of parts: the agent's verdicts beside the drawn truth, and their sums."""
+"""The results of a line of parts: the agent's verdicts beside the drawn truth, and their sums."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judged:
+class InspectedPart:
     """One part after the camera. `defect` is the truth, None for a good part.
 
-    `located` tells whether the mask touches the drawn defect, None where there is nothing to
-    locate. `thumbnail` is a JPEG of the marked frame. The prediction holds no mask any more.
+    `located` is whether the mask touches the drawn defect, None where there is nothing to
+    locate. `thumbnail` is a JPEG of the marked frame. The prediction has no mask any more.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Summary:
     """Sums over a line of parts.
 
     `table[truth][verdict]` counts parts, False good or normal, True defective or anomalous.
-    `caught`: for every defect (judged anomalous, all). `located`: (mask on the defect, caught).
+    `caught`: for every defect (found anomalous, all). `located`: (mask on the defect, caught).
     """
 
     table: Tuple[Tuple[int, int], Tuple[int, int]]
@@ -58,7 +58,7 @@ class Summary:
 
     @property
     def right(self) -> int:
-        """Parts judged as they are."""
+        """Parts with the right verdict."""
         return self.table[0][0] + self.table[1][1]
 
     @property
@@ -67,7 +67,7 @@ class Summary:
         return sum(map(sum, self.table))
 
 
-def summarise(line: Sequence[Judged]) -> Summary:
+def summarise(line: Sequence[InspectedPart]) -> Summary:
     """Count a line of at least one part."""
     counts = [[0, 0], [0, 0]]
     for part in line:
@@ -83,9 +83,9 @@ def summarise(line: Sequence[Judged]) -> Summary:
     )
 
 
-def _caught(line: Sequence[Judged]) -> Dict[str, Tuple[int, int]]:
+def _caught(line: Sequence[InspectedPart]) -> Dict[str, Tuple[int, int]]:
     verdicts: Dict[str, List[bool]] = {}
     for part in line:
         if part.defect:
             verdicts.setdefault(part.defect, []).append(part.prediction.is_anomalous)
-    return {defect: (sum(told), len(told)) for defect, told in sorted(verdicts.items())}
+    return {defect: (sum(found), len(found)) for defect, found in sorted(verdicts.items())}

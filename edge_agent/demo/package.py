@@ -6,12 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable
 
-from edge_agent.demo import parts
-from edge_agent.demo.pictures import emptied, write
+from edge_agent.demo import SEED, parts
+from edge_agent.runtime.vision.picture_files import png
 from edge_agent.training import trainer
 
 MODEL = "demo"
 GOOD_PARTS = 100
+
+
+def make_package(folder: Path, good_parts: int = GOOD_PARTS) -> Path:
+    """Draw good parts into `folder`, train on them and return the model package's folder.
+
+    It is the same model each time.
+    """
+    draw_good_parts(folder / "parts", good_parts, SEED)
+    return train(folder / "parts", folder / "models", SEED, lambda _: None)
 
 
 def draw_good_parts(folder: Path, count: int, seed: int) -> None:
@@ -19,15 +28,24 @@ def draw_good_parts(folder: Path, count: int, seed: int) -> None:
     normal = emptied(folder / "normal")
 
     def draw(index: int) -> None:
-        write(normal / f"{index + 1:03}.png", parts.draw(parts.training_seed(seed, index)).image)
+        picture = parts.draw(parts.training_seed(seed, index)).image
+        (normal / f"{index + 1:03}.png").write_bytes(png(picture))
 
     with ThreadPoolExecutor() as pool:  # numpy and OpenCV work without the interpreter's lock
         list(pool.map(draw, range(count)))
 
 
-def train(folder: Path, models: Path, seed: int, tell: Callable[[str], None]) -> Path:
+def train(folder: Path, models: Path, seed: int, progress: Callable[[str], None]) -> Path:
     """Train on `folder`/normal and return the package, a folder inside `models`."""
     package = models / MODEL
     models.mkdir(parents=True, exist_ok=True)
-    trainer.train(folder, package, normal_only=True, name=MODEL, seed=seed, progress=tell)
+    trainer.train(folder, package, normal_only=True, name=MODEL, seed=seed, progress=progress)
     return package
+
+
+def emptied(folder: Path) -> Path:
+    """Make `folder`, remove the pictures an earlier run left in it, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in folder.glob("*.png"):
+        picture.unlink()
+    return folder

@@ -30,9 +30,9 @@ class Part:
 
 
 def draw(seed: int, defect: Optional[str] = None) -> Part:
-    """Draw the plate of `seed`, spoiled by `defect` (a key of DEFECTS) or faultless.
+    """Draw the plate of `seed`, with `defect` (a key of DEFECTS) or faultless.
 
-    The spoiled and the faultless plate of one seed differ in nothing but the defect.
+    The defective and the faultless plate of one seed differ in nothing but the defect.
     """
     random = np.random.default_rng([seed, 0])
     good = plate.lay(random)
@@ -43,8 +43,16 @@ def draw(seed: int, defect: Optional[str] = None) -> Part:
         return Part(light.expose(picture, station), untouched, None)
     bad = copy.deepcopy(good)
     DEFECTS[defect](bad, np.random.default_rng([seed, 1]))
-    spoiled = light.shine(plate.surface(bad), station)
-    return Part(light.expose(spoiled, station), _changed(picture, spoiled), defect)
+    defective = light.shine(plate.surface(bad), station)
+    return Part(light.expose(defective, station), _changed(picture, defective), defect)
+
+
+def draw_frame(width: int, height: int) -> NDArray[np.uint8]:
+    """Return a scratched part as a camera of `width` x `height` would see it: uint8 RGB."""
+    image = draw(seed=1, defect="scratch").image
+    rows = np.arange(height) * image.shape[0] // height
+    columns = np.arange(width) * image.shape[1] // width
+    return np.ascontiguousarray(image[rows][:, columns])
 
 
 def training_seed(seed: int, index: int) -> int:
@@ -56,8 +64,8 @@ def mixed(count: int, seed: int) -> List[Tuple[int, Optional[str]]]:
     """Plan a line of `count` parts: (seed of the part, its defect or None), in random order."""
     random = np.random.default_rng([seed, 2])
     kinds = list(DEFECTS)
-    spoiled = [kinds[index % len(kinds)] for index in range(round(count * DEFECT_SHARE))]
-    line: List[Optional[str]] = [*spoiled, *([None] * (count - len(spoiled)))]
+    defective = [kinds[index % len(kinds)] for index in range(round(count * DEFECT_SHARE))]
+    line: List[Optional[str]] = [*defective, *([None] * (count - len(defective)))]
     first = seed * SEEDS_A_RUN + SEEDS_A_RUN // 2
     return [(first + place, line[index]) for place, index in enumerate(random.permutation(count))]
 

@@ -8,23 +8,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, Optional
 
+import cv2
+
 from edge_agent.client import Client
-from edge_agent.demo import SEED, agent, page, parts
-from edge_agent.demo.line import Judged, Summary, summarise
-from edge_agent.demo.package import GOOD_PARTS, MODEL, draw_good_parts, train
-from edge_agent.demo.pictures import emptied, thumbnail, write
+from edge_agent.demo import page, parts
+from edge_agent.demo.agent_process import AgentProcess
+from edge_agent.demo.line import InspectedPart, Summary, summarise
+from edge_agent.demo.package import GOOD_PARTS, MODEL, draw_good_parts, emptied, train
 from edge_agent.runtime.vision import overlay
+from edge_agent.runtime.vision.picture_files import jpeg, png
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
 
     from edge_agent.types import Prediction
 
-
-def make_package(folder: Path) -> Path:
-    """Draw good parts into `folder`, train on them and return the model package's folder."""
-    draw_good_parts(folder / "parts", GOOD_PARTS, SEED)
-    return train(folder / "parts", folder / "models", SEED, lambda _: None)
+THUMBNAIL_WIDTH, THUMBNAIL_QUALITY = 400, 84
 
 
 @dataclass(frozen=True)
@@ -62,41 +63,51 @@ class Demo:
     def _detail(self, text: str) -> None:
         self.console.print(f"  {text}", style="dim", markup=False)
 
-    def _inspect(self) -> List[Judged]:
+    def _inspect(self) -> List[InspectedPart]:
         emptied(self.out / "overlays")
-        models, log = self.out / "models", self.out / "agent.log"
+        agent = AgentProcess(self.out / "models", log=self.out / "agent.log")
         plan = list(enumerate(parts.mixed(self.parts, self.seed), start=1))
-        with agent.running(models, log) as address, Client(address) as client:
+        with agent, Client(agent.address) as client:
             client.start(MODEL)
-            self._detail(f"model {MODEL} is RUNNING at {address}")
-            return [self._judge(client, number, *part) for number, part in plan]
+            self._detail(f"model {MODEL} is RUNNING at {agent.address}")
+            line = [self._inspect_part(client, number, *part) for number, part in plan]
+        agent.check_exit()
+        return line
 
-    def _judge(self, client: Client, number: int, seed: int, defect: Optional[str]) -> Judged:
+    def _inspect_part(
+        self, client: Client, number: int, seed: int, defect: Optional[str]
+    ) -> InspectedPart:
         part = parts.draw(seed, defect)
         began = time.perf_counter()
         prediction = client.detect(MODEL, part.image, transport="shared_memory")
         latency_ms = (time.perf_counter() - began) * 1000.0
-        judged = Judged(
+        inspected = InspectedPart(
             number=number,
             defect=defect,
             prediction=replace(prediction, mask=None),
             latency_ms=latency_ms,
             located=_located(part, prediction),
-            thumbnail=thumbnail(overlay.highlight(part.image, prediction)),
+            thumbnail=_thumbnail(overlay.highlight(part.image, prediction)),
         )
-        name = f"{number:03}-{judged.truth.replace(' ', '-')}-{judged.verdict}.png"
-        write(self.out / "overlays" / name, overlay.draw(part.image, prediction))
-        self._tell(judged)
-        return judged
+        name = f"{number:03}-{inspected.truth.replace(' ', '-')}-{inspected.verdict}.png"
+        (self.out / "overlays" / name).write_bytes(png(overlay.draw(part.image, prediction)))
+        self._print(inspected)
+        return inspected
 
-    def _tell(self, judged: Judged) -> None:
-        prediction = judged.prediction
-        ending = "[green]right[/green]" if judged.right else "[bold red]WRONG[/bold red]"
+    def _print(self, inspected: InspectedPart) -> None:
+        prediction = inspected.prediction
+        ending = "[green]right[/green]" if inspected.right else "[bold red]WRONG[/bold red]"
         self.console.print(
-            f"  {judged.number:3}  {judged.truth:<12}  {judged.verdict:<7}"
+            f"  {inspected.number:3}  {inspected.truth:<12}  {inspected.verdict:<7}"
             f"  score {prediction.score:.3f}  confidence {prediction.confidence:.3f}"
-            f"  {judged.latency_ms:5.1f} ms  {ending}"
+            f"  {inspected.latency_ms:5.1f} ms  {ending}"
         )
+
+
+def _thumbnail(picture: NDArray[np.uint8]) -> bytes:
+    height = round(picture.shape[0] * THUMBNAIL_WIDTH / picture.shape[1])
+    small = cv2.resize(picture, (THUMBNAIL_WIDTH, height), interpolation=cv2.INTER_AREA)
+    return jpeg(small, THUMBNAIL_QUALITY)
 
 
 def _located(part: parts.Part, prediction: Prediction) -> Optional[bool]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edge_agent.evaluation.evaluator import Report
+    from edge_agent.evaluation.evaluator import EvaluationReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Judge the images and write the figures."""
+    """Inspect the images and write the figures."""
     from rich.console import Console
 
     from edge_agent.evaluation.evaluator import evaluate
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _table(report: Report) -> Table:
+def _table(report: EvaluationReport) -> Table:
     from rich.table import Table
 
     table = Table(title=f"Model {report.model}, version {report.version}", show_header=False)

@@ -1,11 +1,11 @@
-"""Judges labelled images with a package, exactly as the agent would serve it."""
+"""Inspects labelled images with a package, exactly as the agent would serve it."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -29,8 +29,8 @@ BACKENDS = ("onnxruntime",)
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a package does on labelled images.
+class EvaluationReport:
+    """How well a package does on labelled images.
 
     Scores are calibrated; precision, recall and f1 are of the verdicts as served, best_f1 is what
     the best threshold would give. pixel_auroc needs masks. latency_ms: median of one image on one
@@ -54,20 +54,20 @@ class Report:
     pixel_auroc: Optional[float]
     latency_ms: float
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> Dict[str, object]:
         """Return the figures as JSON has them."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Inspected:
     path: Path
     prediction: Prediction
     values: Optional[NDArray[np.float32]]  # raw anomaly map (h, w)
     latency_ms: float
 
 
-class Judge:
+class Predictor:
     """A package opened for one frame at a time; a context manager that frees the engine."""
 
     def __init__(self, package: Path) -> None:
@@ -80,13 +80,13 @@ class Judge:
         spec = self.manifest.input
         self._batch = np.empty((1, *item_shape(spec)), np.dtype(spec.dtype))
 
-    def __enter__(self) -> Judge:
+    def __enter__(self) -> Predictor:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._backend.close()
 
-    def judge(self, frame: Frame) -> Tuple[Prediction, Dict[str, NDArray[Any]]]:
+    def predict(self, frame: Frame) -> Tuple[Prediction, Mapping[str, NDArray[np.float32]]]:
         """Return the verdict as served and the raw outputs it was made of."""
         write_input(frame, self.manifest.input, self._batch[0])
         outputs = self._backend.run(self._batch)
@@ -97,48 +97,48 @@ def evaluate(
     package: Path,
     source: Path,
     options: ManifestOptions = ALL,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Report:
-    """Judge `source`/normal and `source`/anomaly, or what a label manifest names, with `package`.
+    on_remark: Callable[[str], None] = lambda _: None,
+) -> EvaluationReport:
+    """Inspect `source`/normal and `source`/anomaly, or what a label manifest names, with `package`.
 
-    tell: takes remarks about the labels. Raises InvalidConfiguration when there are no images of
-    one kind, and what opening a package raises.
+    on_remark: gets remarks about the labels. Raises InvalidConfiguration when there are no images
+    of one kind, and what opening a package raises.
     """
     found = LabelledImages.of(source, options)
     for remark in found.remarks:
-        tell(remark)
+        on_remark(remark)
     for label, paths in ((NORMAL, found.normal), (ANOMALY, found.anomaly)):
         if not paths:
             place = source / label if source.is_dir() else f"{source}, of class-name {label},"
             raise InvalidConfiguration(
                 f"{place} holds no images; evaluation needs normal and anomalous ones."
             )
-    with Judge(package) as judge:
-        normal = [_judge(judge, path) for path in found.normal]
-        anomaly = [_judge(judge, path) for path in found.anomaly]
-        return _report(judge.manifest, normal, anomaly, _masks_folder(source))
+    with Predictor(package) as predictor:
+        normal = [_inspect(predictor, path) for path in found.normal]
+        anomaly = [_inspect(predictor, path) for path in found.anomaly]
+        return _report(predictor.manifest, normal, anomaly, _masks_folder(source))
 
 
-def _judge(judge: Judge, path: Path) -> _Judged:
+def _inspect(predictor: Predictor, path: Path) -> _Inspected:
     frame = read_frame(path)
     began = time.perf_counter()
-    prediction, outputs = judge.judge(frame)
+    prediction, outputs = predictor.predict(frame)
     latency_ms = (time.perf_counter() - began) * 1000.0
-    name = judge.manifest.outputs.map if judge.manifest.task == "anomaly_map" else None
+    name = predictor.manifest.outputs.map if predictor.manifest.task == "anomaly_map" else None
     values = outputs[name][0] if name else None
-    return _Judged(
+    return _Inspected(
         path, prediction, None if values is None else values.reshape(values.shape[-2:]), latency_ms
     )
 
 
 def _report(
-    manifest: Manifest, normal: List[_Judged], anomaly: List[_Judged], masks: Optional[Path]
-) -> Report:
+    manifest: Manifest, normal: List[_Inspected], anomaly: List[_Inspected], masks: Optional[Path]
+) -> EvaluationReport:
     good, bad = _scores(normal), _scores(anomaly)
     alarms, found = _alarms(normal), _alarms(anomaly)
-    served = metrics.verdicts(alarms, found)
+    served = metrics.precision_recall(alarms, found)
     best, best_threshold = metrics.best_f1(good, bad)
-    return Report(
+    return EvaluationReport(
         model=manifest.name,
         version=manifest.version,
         count_normal=len(normal),
@@ -158,12 +158,12 @@ def _report(
     )
 
 
-def _scores(judged: Sequence[_Judged]) -> List[float]:
-    return [item.prediction.score for item in judged]
+def _scores(inspected: Sequence[_Inspected]) -> List[float]:
+    return [item.prediction.score for item in inspected]
 
 
-def _alarms(judged: Sequence[_Judged]) -> List[bool]:
-    return [item.prediction.is_anomalous for item in judged]
+def _alarms(inspected: Sequence[_Inspected]) -> List[bool]:
+    return [item.prediction.is_anomalous for item in inspected]
 
 
 def _masks_folder(source: Path) -> Optional[Path]:
@@ -171,7 +171,7 @@ def _masks_folder(source: Path) -> Optional[Path]:
     return next((place for place in places if place.is_dir()), None)
 
 
-def _pixel_auroc(anomaly: Sequence[_Judged], masks: Path) -> Optional[float]:
+def _pixel_auroc(anomaly: Sequence[_Inspected], masks: Path) -> Optional[float]:
     """Rank the map's values at the map's size; a mask is masks/<base name>.png, not 0 = defect."""
     good: List[NDArray[np.float32]] = []
     bad: List[NDArray[np.float32]] = []

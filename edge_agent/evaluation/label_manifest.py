@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote
 
 from edge_agent.errors import InvalidConfiguration
@@ -22,7 +22,7 @@ S3, FILE = "s3://", "file://"
 
 @dataclass(frozen=True)
 class ManifestOptions:
-    """What of a manifest is meant.
+    """Which lines of a manifest to read, and where its images are.
 
     images: the folder that holds what the bucket of its s3:// URIs holds. model: only frames that
     were captured with this one; None: all, unless several models captured.
@@ -36,7 +36,7 @@ ALL = ManifestOptions()
 
 
 @dataclass(frozen=True)
-class Entry:
+class LabelEntry:
     """One line: an image, its label ("" for none), whether a person gave it, whose capture."""
 
     reference: str
@@ -45,13 +45,13 @@ class Entry:
     model: str
 
     @classmethod
-    def of(cls, line: Dict[str, Any]) -> Entry:
+    def of(cls, line: Mapping[str, object]) -> LabelEntry:
         """Read a line that has a source-ref."""
         label = _group(line, "anomaly-label-metadata")
         name = label.get("class-name")
         return cls(
-            reference=line["source-ref"],
-            label=name if name in (NORMAL, ANOMALY) else "",
+            reference=str(line["source-ref"]),
+            label=str(name) if name in (NORMAL, ANOMALY) else "",
             confirmed=label.get("human-annotated") == "yes",
             model=str(_group(line, "edge-agent").get("model", "")),
         )
@@ -64,7 +64,7 @@ class LabelManifest:
     `model` captured them, None where that isn't known; `remarks` are sentences for the user.
     """
 
-    entries: Dict[Path, Entry]
+    entries: Dict[Path, LabelEntry]
     model: Optional[str]
     remarks: Tuple[str, ...]
 
@@ -90,7 +90,7 @@ class LabelManifest:
         return tuple(path for path, entry in self.entries.items() if entry.label == label)
 
 
-def _entries(source: Path) -> Iterator[Entry]:
+def _entries(source: Path) -> Iterator[LabelEntry]:
     for number, raw in enumerate(source.read_bytes().splitlines(), start=1):
         if not raw.strip():
             continue
@@ -103,21 +103,22 @@ def _entries(source: Path) -> Iterator[Entry]:
                 f"{source}, line {number}, names no image; each line of a manifest must be a JSON "
                 "object with source-ref."
             )
-        yield Entry.of(line)
+        yield LabelEntry.of(line)
 
 
-def _model(source: Path, entries: List[Entry], asked: Optional[str]) -> Optional[str]:
+def _model(source: Path, entries: List[LabelEntry], requested: Optional[str]) -> Optional[str]:
     known = sorted({entry.model for entry in entries if entry.model})
-    if asked is not None and asked not in known:
+    if requested is not None and requested not in known:
         raise InvalidConfiguration(
-            f"{source} has no captures of {asked!r}; models in it: {', '.join(known) or 'none'}."
+            f"{source} has no captures of {requested!r}; models in it: "
+            f"{', '.join(known) or 'none'}."
         )
-    if asked is None and len(known) > 1:
+    if requested is None and len(known) > 1:
         raise InvalidConfiguration(
             f"{source} holds captures of several models; choose one with --model: "
             f"{', '.join(known)}."
         )
-    return asked or (known[0] if known else None)
+    return requested or (known[0] if known else None)
 
 
 def _path(source: Path, reference: str, images: Optional[Path]) -> Path:
@@ -135,7 +136,7 @@ def _path(source: Path, reference: str, images: Optional[Path]) -> Path:
 
 
 def _remarks(
-    source: Path, unlabelled: int, missing: List[Path], used: List[Entry]
+    source: Path, unlabelled: int, missing: List[Path], used: List[LabelEntry]
 ) -> Iterator[str]:
     if unlabelled:
         yield (
@@ -143,15 +144,18 @@ def _remarks(
             "left out."
         )
     if missing:
-        yield f"{len(missing)} images of {source} aren't there and are left out: {missing[0]} ..."
+        yield (
+            f"{len(missing)} image files that {source} names do not exist and are left out: "
+            f"{missing[0]} ..."
+        )
     guessed = sum(not entry.confirmed for entry in used)
     if guessed:
         yield (
-            f"{guessed} of {len(used)} labels in {source} are a model's own verdicts that nobody "
-            "confirmed; look at the images and correct class-name where it is wrong."
+            f"{guessed} of {len(used)} labels in {source} are verdicts of a model that no person "
+            "has confirmed; check these images and correct class-name where it is wrong."
         )
 
 
-def _group(line: Dict[str, Any], key: str) -> Dict[str, Any]:
+def _group(line: Mapping[str, object], key: str) -> Mapping[str, object]:
     group = line.get(key)
     return group if isinstance(group, dict) else {}

@@ -56,7 +56,7 @@ def read_frame(path: Path) -> Frame:
     """Decode an image file into RGB. Raises InvalidConfiguration for one that cannot be used."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise InvalidConfiguration(f"{path} can't be read as an image; mend or remove it.")
+        raise InvalidConfiguration(f"{path} can't be read as an image; repair or remove it.")
     height, width = image.shape[:2]
     if min(height, width) < SMALLEST:
         raise InvalidConfiguration(

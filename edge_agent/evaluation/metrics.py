@@ -1,4 +1,4 @@
-"""Figures of merit of scores against labels. Pure; ties count half, as a coin would decide them."""
+"""Figures of merit of scores against labels. Ties count half, as a coin would decide them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-class Verdicts(NamedTuple):
+class PrecisionRecall(NamedTuple):
     """Precision, recall and their harmonic mean F1 of one set of verdicts; 0 where undefined."""
 
     precision: float
@@ -45,12 +45,14 @@ def best_f1(normal: ArrayLike, anomaly: ArrayLike) -> Tuple[float, float]:
     return float(f1[best]), float(scores[best])
 
 
-def verdicts(normal: ArrayLike, anomaly: ArrayLike) -> Verdicts:
-    """Judge verdicts, True for "anomalous", on the normal and the anomalous items."""
+def precision_recall(normal: ArrayLike, anomaly: ArrayLike) -> PrecisionRecall:
+    """Rate verdicts, True for "anomalous", on the normal and the anomalous items."""
     false_alarms, found = int(np.sum(normal)), int(np.sum(anomaly))
     precision = found / max(found + false_alarms, 1)
     recall = found / max(np.size(anomaly), 1)
-    return Verdicts(precision, recall, 2.0 * precision * recall / max(precision + recall, 1e-12))
+    return PrecisionRecall(
+        precision, recall, 2.0 * precision * recall / max(precision + recall, 1e-12)
+    )
 
 
 def _curve(

@@ -1,7 +1,7 @@
 """`python -m edge_agent.gpu_check`: builds, compares, measures and breaks engines on this GPU.
 
 Exit status 0: no check failed; 1: one did, or with --strict a goal wasn't measured; 2: nothing can
-be checked here, standard error says why.
+be checked here, the reason is on standard error.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ CANT_CHECK = 2
 
 
 def main(words: List[str]) -> int:
-    """Check what is asked for."""
+    """Run the requested checks."""
     arguments = _parser().parse_args(words)
     missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
     if missing:
         return _refuse(
             f"{sys.executable} (Python {platform.python_version()}) lacks {', '.join(missing)}; "
-            f"install what is missing: {sys.executable} -m pip install {' '.join(missing)}"
+            f"install them: {sys.executable} -m pip install {' '.join(missing)}"
         )
     # gRPC's fork handlers may crash a process that starts others after it was a client.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -73,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--parts", type=_count, default=100, help="drawn parts to train on (%(default)s)")
     add(
         "--within", type=_count, default=540, metavar="SECONDS",
-        help="what isn't begun by then is skipped (%(default)s)",
+        help="checks that have not started by then are skipped (%(default)s)",
     )  # fmt: skip
-    add("--strict", action="store_true", help="a goal that wasn't measured is a failure")
+    add("--strict", action="store_true", help="a goal that was not measured is a failure")
     add(
         "--goal", action="append", default=[], metavar="NAME=VALUE",
         help="another goal: loop=0.95, served=0.85, overlap=1.0, cached_start_s=2.0",

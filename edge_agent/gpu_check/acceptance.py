@@ -11,24 +11,23 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict
+from typing import Dict
 
-from edge_agent.benchmark import board
+from edge_agent.benchmark import host_metrics
 from edge_agent.config import EngineSettings
+from edge_agent.demo.package import make_package
 from edge_agent.errors import BackendUnavailable, InvalidConfiguration
 from edge_agent.gpu_check import (
-    building,
-    cold,
+    engine_build,
     faults,
-    footprint,
-    judging,
-    leaks,
+    memory,
     models,
+    parity,
     serving,
     speed,
-    starting,
+    startup,
 )
-from edge_agent.gpu_check.report import Ended, Report
+from edge_agent.gpu_check.report import AcceptanceReport, Ended
 from edge_agent.gpu_check.site import GOALS, Scope, Site
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
 from edge_agent.runtime.backends.trt_engine import library
@@ -40,7 +39,7 @@ FILE = "gpu_check.json"
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> int:
-    """Check; works in `folder`. Returns 1 when a check failed, or a goal is missing and mustn't.
+    """Check; works in `folder`. Returns 1 when a check failed, or a required goal is missing.
 
     SIGTERM and SIGINT skip what is left. Raises EdgeAgentError when nothing can be checked: no GPU,
     no TensorRT, a wrong option.
@@ -53,16 +52,16 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
     goals = [name for name in GOALS if name != "overlap" or not machine.gpu.is_integrated]
     driver = open_driver()
     facts = _facts(machine, driver)
-    report = Report(facts, _tell, arguments.out / FILE, goals, arguments.within)
-    _tell(_title(machine, driver))
+    report = AcceptanceReport(facts, _print, arguments.out / FILE, goals, arguments.within)
+    _print(_title(machine, driver))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, partial(_end, report))
     try:
         _check(_site(arguments, folder, scope, machine, driver), report, arguments)
     except Ended as ended:  # while the model was trained
-        _tell(str(ended))
+        _print(str(ended))
     report.save()
-    _tell("\n" + report.summary())
+    _print("\n" + report.summary())
     return 1 if report.has_failed or (arguments.strict and report.unmeasured) else 0
 
 
@@ -70,7 +69,7 @@ def _site(
     arguments: argparse.Namespace, folder: Path, scope: Scope, machine: Machine, driver: Driver
 ) -> Site:
     package = Package(arguments.package) if arguments.package else None
-    base = package or models.demo(folder, scope.good_parts)
+    base = package or Package(make_package(folder, scope.good_parts))
     return Site(
         folder=folder, scope=scope, machine=machine, trt=library(), driver=driver,
         supply=EngineSupply(EngineSettings(backends=("tensorrt",), cache=folder / "engines")),
@@ -78,27 +77,27 @@ def _site(
     )  # fmt: skip
 
 
-def _check(site: Site, report: Report, arguments: argparse.Namespace) -> None:
-    with site.driver.context():  # held all the time: libraries don't like to see it go and come
-        building.check(site, report)
-        judging.check(site, report)
+def _check(site: Site, report: AcceptanceReport, arguments: argparse.Namespace) -> None:
+    with site.driver.context():  # held all the time, for libraries that allow no other
+        engine_build.check(site, report)
+        parity.check(site, report)
         for source in arguments.data:
-            judging.check_data(site, report, source, trains=arguments.package is None)
-        free = starting.settled(site, report)
+            parity.check_data(site, report, source, trains=arguments.package is None)
+        free = memory.settled(site, report)
         best = speed.check(site, report)
-        report.add(board_after_speed=board.state())
-        report.check("engine from the cache", partial(starting.cached, site), "cached_start_s")
-        footprint.check(site, report)
+        report.add(board_after_speed=host_metrics.state())
+        report.check("engine from the cache", partial(startup.from_cache, site), "cached_start_s")
+        memory.check_engine(site, report)
         if best is not None:
             serving.check(site, report, best)
-        cold.check(site, report)
-        leaks.check(site, report)
+        startup.check(site, report)
+        memory.check_leaks(site, report)
         faults.check(site, report)
-        report.check("GPU memory at the end", partial(starting.memory, site, free))
+        report.check("GPU memory at the end", partial(memory.at_the_end, site, free))
 
 
-def _end(report: Report, number: int, _frame: Any) -> None:
-    """End the run, once; who asks again waits for the clean-up."""
+def _end(report: AcceptanceReport, number: int, _frame: object) -> None:
+    """End the run, once; after further signals it still cleans up."""
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: None)
     report.end(f"ended by {signal.Signals(number).name}")
@@ -108,7 +107,9 @@ def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidConfiguration(f"--out {out} can't be made: {error.strerror}.") from None
+        raise InvalidConfiguration(
+            f"The folder --out {out} can't be created: {error.strerror}."
+        ) from None
 
 
 def _scope(arguments: argparse.Namespace) -> Scope:
@@ -131,7 +132,7 @@ def _scope(arguments: argparse.Namespace) -> Scope:
     )
 
 
-def _facts(machine: Machine, driver: Driver) -> Dict[str, Any]:
+def _facts(machine: Machine, driver: Driver) -> Dict[str, object]:
     with driver.context():
         total = driver.total_bytes()
     return {
@@ -139,7 +140,7 @@ def _facts(machine: Machine, driver: Driver) -> Dict[str, Any]:
         "gpu_bytes": total,
         "called_through": driver.name,
         "cores": os.cpu_count(),
-        "board": board.state(),
+        "board": host_metrics.state(),
         "python": platform.python_version(),
     }
 
@@ -154,6 +155,6 @@ def _title(machine: Machine, driver: Driver) -> str:
     )
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

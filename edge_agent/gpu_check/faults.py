@@ -1,4 +1,4 @@
-"""Faults made on purpose: each must end in a sentence, and the next call must be answered."""
+"""Faults injected on purpose: each must end in a sentence, and the next call be answered."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator, Tuple
+from typing import Callable, Iterator, Tuple
 
 import numpy as np
 
 from edge_agent.errors import AgentUnavailable, EdgeAgentError, ModelError
-from edge_agent.gpu_check.report import Failed, Report, Skipped
+from edge_agent.gpu_check.report import AcceptanceReport, Failed, Skipped
 from edge_agent.gpu_check.site import MIB, Site
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.fingerprint import Fingerprint
@@ -28,20 +28,20 @@ from edge_agent.runtime.engines.cache import EngineCache
 
 WORKER = "edge_agent.runtime.backends.trt_worker"
 FAULTY = "edge_agent.gpu_check.faulty_worker"
-CROWDED = "edge_agent.gpu_check.crowded"
+FULL_MEMORY = "edge_agent.gpu_check.full_memory"
 FAILS_WITHIN_S = 3.0  # the very next call should
-BACK_WITHIN_S = 60.0
-CROWDED_WITHIN_S = 300.0
+RECOVERS_WITHIN_S = 60.0
+FULL_MEMORY_WITHIN_S = 300.0
 PAUSE_S = 0.02
 
 
-def check(site: Site, report: Report) -> None:
-    """Make them one after the other."""
+def check(site: Site, report: AcceptanceReport) -> None:
+    """Inject them one after the other."""
     report.check("fault: engine cut short", partial(_cut_short, site))
     report.check("fault: engine of other software", partial(_of_another, site))
     report.check("fault: illegal address", partial(_illegal_address, site))
     report.check("fault: worker killed", partial(_killed, site))
-    report.check("fault: GPU memory full", partial(_crowded, site))
+    report.check("fault: GPU memory full", partial(_full_memory, site))
 
 
 def _cut_short(site: Site) -> str:
@@ -52,24 +52,24 @@ def _cut_short(site: Site) -> str:
         TrtBackend(short, site.manifest, BackendOptions()).close()
     except ModelError as error:
         return str(error)
-    raise Failed("half an engine was loaded as if it were whole")
+    raise Failed("half an engine was loaded without an error")
 
 
 def _of_another(site: Site) -> str:
     """Look in a cache for an engine that was changed on disk, and for one of another TensorRT."""
     cache = EngineCache(site.folder / "other", 1024 * MIB)
-    wanted = _fingerprint(site)
+    expected = _fingerprint(site)
     copy = site.folder / "copy.engine"
     copy.write_bytes(site.engine.read_bytes())
-    kept = cache.store(wanted, copy, 1.0)
-    newer = wanted.model_copy(update={"tensorrt": "99.0"})
+    kept = cache.store(expected, copy, 1.0)
+    newer = expected.model_copy(update={"tensorrt": "99.0"})
     why = cache.why_not(newer)
     if cache.find(newer) is not None or "99.0" not in why:
-        raise Failed(f"an engine for {wanted.tensorrt} was found for 99.0 ({why or 'no reason'})")
+        raise Failed(f"an engine for {expected.tensorrt} was found for 99.0 ({why or 'no reason'})")
     kept.write_bytes(kept.read_bytes()[:-1])
-    if cache.find(wanted) is not None:
+    if cache.find(expected) is not None:
         raise Failed("an engine that was changed on disk is still found")
-    return f"not used: {why}; one changed on disk is put aside"
+    return f"not used: {why}; one that was changed on disk is not used either"
 
 
 def _fingerprint(site: Site) -> Fingerprint:
@@ -77,15 +77,15 @@ def _fingerprint(site: Site) -> Fingerprint:
 
 
 def _illegal_address(site: Site) -> str:
-    demand = site.folder / "demand"
-    with _slot(site, (sys.executable, "-m", FAULTY, str(demand))) as (worker, slot):
+    trigger = site.folder / "trigger"
+    with _slot(site, (sys.executable, "-m", FAULTY, str(trigger))) as (worker, slot):
         worker.run(slot, 1)
-        demand.touch()
-        said = _fails(partial(worker.run, slot, 1))
-        seconds = _comes_back(partial(worker.run, slot, 1))
+        trigger.touch()
+        error = _fails(partial(worker.run, slot, 1))
+        seconds = _recovers(partial(worker.run, slot, 1))
         if worker.restarts != 1:
-            raise Failed(f"the worker was started again {worker.restarts} times, not once")
-    return f"{said} Answers again after {seconds:.1f} s"
+            raise Failed(f"the worker was restarted {worker.restarts} times; expected 1")
+    return f"{error} Answers again after {seconds:.1f} s"
 
 
 @contextmanager
@@ -106,54 +106,54 @@ def _killed(site: Site) -> str:
     """Kill the worker while it computes; the next answer must be the same as before."""
     with closing(site.backend()) as backend:
         batch = backend.slots()[: backend.max_batch]
-        wanted = {name: np.array(value) for name, value in backend.run(batch).items()}
+        expected = {name: np.array(value) for name, value in backend.run(batch).items()}
         with ThreadPoolExecutor(1) as pool:
             failing = pool.submit(_fails, lambda: backend.run(batch))
             os.kill(child(WORKER), signal.SIGKILL)
-            said = failing.result()
-        seconds = _comes_back(lambda: backend.run(batch))
+            error = failing.result()
+        seconds = _recovers(lambda: backend.run(batch))
         got = backend.run(batch)
-        if not all(np.allclose(got[name], value, atol=1e-3) for name, value in wanted.items()):
-            raise Failed("the worker that was started again gives other results")
-    return f"{said} Answers again after {seconds:.1f} s"
+        if not all(np.allclose(got[name], value, atol=1e-3) for name, value in expected.items()):
+            raise Failed("the restarted worker gives other results")
+    return f"{error} Answers again after {seconds:.1f} s"
 
 
-def _crowded(site: Site) -> str:
+def _full_memory(site: Site) -> str:
     if site.driver.gpu().is_integrated:
-        raise Skipped("the GPU shares the machine's memory, which isn't to be filled")
-    command = [sys.executable, "-m", CROWDED, str(site.engine)]
-    ended = subprocess.run(command, capture_output=True, timeout=CROWDED_WITHIN_S, check=False)
+        raise Skipped("the GPU shares the machine's memory, which must not be filled")
+    command = [sys.executable, "-m", FULL_MEMORY, str(site.engine)]
+    ended = subprocess.run(command, capture_output=True, timeout=FULL_MEMORY_WITHIN_S, check=False)
     if ended.returncode:
         last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise Failed(f"the process ended with {ended.returncode}: {''.join(last)}")
-    told = json.loads(ended.stdout.decode().splitlines()[-1])
-    if told["refused"] is None:
+    found = json.loads(ended.stdout.decode().splitlines()[-1])
+    if found["refused"] is None:
         raise Skipped(
-            f"the engine fits into what was left when {told['taken'] // MIB} MiB were taken"
+            f"the engine fits into what was left when {found['taken'] // MIB} MiB were taken"
         )
-    return f"{told['refused']} Works when there is room again"
+    return f"{found['refused']} Works again when memory is free"
 
 
-def _fails(call: Callable[[], Any]) -> str:
-    """Repeat `call` until it fails in the way that says: call again; return the sentence."""
+def _fails(call: Callable[[], object]) -> str:
+    """Repeat `call` until it fails with an error that can be retried; return the sentence."""
     end = time.monotonic() + FAILS_WITHIN_S
     while time.monotonic() < end:
         try:
             call()
         except AgentUnavailable as error:
             return str(error)
-    raise Failed(f"calls were answered for {FAILS_WITHIN_S:g} s after the fault")
+    raise Failed(f"calls were still answered {FAILS_WITHIN_S:g} s after the fault")
 
 
-def _comes_back(call: Callable[[], Any]) -> float:
+def _recovers(call: Callable[[], object]) -> float:
     """Repeat `call` until it is answered; return after how many seconds."""
     began = time.monotonic()
     while True:
         try:
             call()
         except EdgeAgentError as error:
-            if time.monotonic() - began > BACK_WITHIN_S:
-                raise Failed(f"no answer for {BACK_WITHIN_S:g} s: {error}") from None
+            if time.monotonic() - began > RECOVERS_WITHIN_S:
+                raise Failed(f"no answer for {RECOVERS_WITHIN_S:g} s: {error}") from None
             time.sleep(PAUSE_S)
         else:
             return time.monotonic() - began

@@ -35,12 +35,12 @@ KERNEL = b"""
 class FaultyLoop(EngineLoop):
     """The loop, with the fault."""
 
-    demand: ClassVar[Path]
+    trigger: ClassVar[Path]
 
     def submit(self, slot: Slot, count: int) -> None:
-        """Enqueue the batch, behind the fault when it is demanded."""
-        if self.demand.exists():
-            self.demand.unlink()
+        """Enqueue the batch, behind the fault when it is triggered."""
+        if self.trigger.exists():
+            self.trigger.unlink()
             launch_fault(self._compute)
         super().submit(slot, count)
 
@@ -62,7 +62,7 @@ def launch_fault(stream: int) -> None:
 
 def main(arguments: List[str]) -> int:
     """Serve as `trt_worker` does, with a loop that can break."""
-    FaultyLoop.demand = Path(arguments[0])
+    FaultyLoop.trigger = Path(arguments[0])
     trt_worker.EngineLoop = FaultyLoop  # type: ignore[attr-defined]
     return trt_worker.main(arguments[1:])
 

@@ -1,4 +1,4 @@
-"""The model that is checked, once for each precision, and the pictures it is checked with."""
+"""The models of the checks: one for each precision, one that does nothing; and their pictures."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from edge_agent.demo import SEED, parts
-from edge_agent.demo.package import draw_good_parts, train
 from edge_agent.gpu_check.report import Skipped
-from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest
+from edge_agent.manifest import MODEL_FILE, Decision, FileEntry, Manifest, Statistics
 from edge_agent.packaging.graph import half
 from edge_agent.runtime.engines.spec import build_spec
 from edge_agent.runtime.models import golden_check
 from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision.picture_files import png
-from edge_agent.runtime.vision.preprocess import write_input
+from edge_agent.runtime.vision.preprocess import item_shape, write_input
 from edge_agent.targets import Precision
 from edge_agent.training import package as package_folder
 from edge_agent.types import Frame
@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 
 PRECISIONS: Tuple[Precision, ...] = ("fp32", "fp16", "int8")
 TOLERANCE = {"fp32": 0.001, "fp16": 0.05, "int8": 0.1}  # of scores and maps, 0 to 1
-
-
-def demo(folder: Path, good_parts: int) -> Package:
-    """Draw good parts into `folder` and train on them; the same model each time."""
-    draw_good_parts(folder / "parts", good_parts, SEED)
-    return Package(train(folder / "parts", folder / "models", SEED, lambda _: None))
+OPSET = 13
+MAP_STEP = 4  # pixels of the input to one of the map, as trained models have it
 
 
 def good_pictures(count: int, manifest: Manifest) -> List[Pixels]:
@@ -106,3 +102,54 @@ def _half_graph(model: bytes, package: Package, manifest: Manifest) -> bytes:
     if content is None:
         raise Skipped(finding.text)
     return content
+
+
+def write_noop(out: Path, like: Manifest) -> Path:
+    """Write a package that computes next to nothing and finds every picture good.
+
+    It has the inputs and outputs of `like`. An agent that serves it is as fast as everything around
+    the engine is.
+    """
+    model = _noop_graph(like)
+    update: Dict[str, object] = {
+        "decision": Decision(), "statistics": Statistics(), "golden": (), "target": None,
+        "build": None, "optimised": None, "files": (FileEntry.of(MODEL_FILE, model),),
+    }  # fmt: skip
+    package_folder.write(out, like.model_copy(update=update), {MODEL_FILE: model})
+    return out
+
+
+def _noop_graph(like: Manifest) -> bytes:
+    """Return zeros of the shapes of all outputs, made of one value of each picture."""
+    spec, node, names = like.input, helper.make_node, like.outputs
+    height, width = (max(1, size // MAP_STEP) for size in (spec.height, spec.width))
+    maps = {names.map: (1, 1, height, width)}
+    maps[names.class_maps] = (1, 1 + len(like.classes), height, width)
+    nodes = [
+        node("Slice", [spec.tensor, "begin", "end", "axes"], ["corner"]),
+        node("Cast", ["corner"], ["value"], to=TensorProto.FLOAT),
+        node("Mul", ["value", "zero"], ["nothing"]),
+    ]
+    outputs = []
+    constants = [
+        helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+        *(_numbers(*each) for each in (("begin", [0] * 3), ("end", [1] * 3), ("axes", [1, 2, 3]))),
+    ]
+    if names.score is not None:
+        nodes.append(node("ReduceMax", ["nothing"], [names.score], axes=[1, 2, 3], keepdims=0))
+        outputs.append(helper.make_tensor_value_info(names.score, TensorProto.FLOAT, ["N"]))
+    for name, shape in maps.items():
+        if name is not None:
+            constants.append(_numbers(f"shape of {name}", shape))
+            nodes.append(node("Expand", ["nothing", f"shape of {name}"], [name]))
+            info = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape[1:]])
+            outputs.append(info)
+    kind = TensorProto.UINT8 if spec.dtype == "uint8" else TensorProto.FLOAT
+    image = helper.make_tensor_value_info(spec.tensor, kind, ["N", *item_shape(spec)])
+    graph = helper.make_graph(nodes, "nothing", [image], outputs, constants)
+    opset = [helper.make_opsetid("", OPSET)]
+    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
+
+
+def _numbers(name: str, values: Sequence[int]) -> TensorProto:
+    return helper.make_tensor(name, TensorProto.INT64, [len(values)], values)

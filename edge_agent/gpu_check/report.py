@@ -1,4 +1,4 @@
-"""What the checks found: a line each as they end, tables at the end, JSON beside them."""
+"""The results of the checks: a line each as they end, tables at the end, JSON beside them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.system.files import write_atomically
@@ -14,24 +14,24 @@ from edge_agent.runtime.system.files import write_atomically
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 NAME_WIDTH = 34  # of a check, in its line
 
-Tell = Callable[[str], None]
+Print = Callable[[str], None]
 Rows = List[Tuple[str, ...]]
 
 
 class Skipped(Exception):
-    """The check can't be made here; the message says why."""
+    """The check can't be made here; the message is the reason."""
 
 
 class Failed(Exception):
-    """What was found isn't what it must be; the message says both."""
+    """The result isn't as required; the message has both."""
 
 
 class Ended(BaseException):
-    """The run was asked to end; the message says by what."""
+    """The run was requested to end; the message is the reason."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """How a check ended; `detail` is for people."""
 
     name: str
@@ -56,33 +56,33 @@ class Table:
         return "\n".join([self.title, *_aligned([self.columns, *self.rows])])
 
 
-class Report:
-    """Runs checks and keeps what came of them; `tell` takes each line as soon as it is known.
+class AcceptanceReport:
+    """Runs checks and records their outcomes; `print_line` gets each line as soon as it is known.
 
-    out: file of the JSON, written anew after every check. goals: what is to be measured.
+    out: file of the JSON, written again after every check. goals: what is to be measured.
     within_s: from now on; checks that aren't begun by then are skipped.
     """
 
     def __init__(
         self,
-        machine: Dict[str, Any],
-        tell: Tell,
+        machine: Dict[str, object],
+        print_line: Print,
         out: Optional[Path] = None,
         goals: Sequence[str] = (),
         within_s: float = float("inf"),
     ) -> None:
-        self.tell = tell
+        self.print_line = print_line
         self._machine, self._out, self._goals = machine, out, goals
         self._end_s, self._over = time.monotonic() + within_s, ""
-        self._late = f"{within_s:g} s were over (--within)"
+        self._late = f"the {within_s:g} s of --within were over"
         self._is_running = False
-        self._outcomes: List[Outcome] = []
+        self._outcomes: List[CheckOutcome] = []
         self._tables: List[Table] = []
 
     def check(self, name: str, step: Callable[[], str], goal: str = "") -> bool:
         """Run `step`, which returns what it found or raises Skipped or Failed; whether it is ok.
 
-        Any other error is a failure as well: one check never keeps the others from being made.
+        Another exception is a failure as well: the next checks are made all the same.
         """
         began = time.monotonic()
         try:
@@ -94,14 +94,14 @@ class Report:
             state, detail = FAILED, str(error)
         except Exception as error:
             state, detail = FAILED, f"{type(error).__name__}: {error}"
-        outcome = Outcome(name, state, detail, round(time.monotonic() - began, 3), goal)
+        outcome = CheckOutcome(name, state, detail, round(time.monotonic() - began, 3), goal)
         self._outcomes.append(outcome)
-        self.tell(str(outcome))
+        self.print_line(str(outcome))
         self.save()
         return state == OK
 
     def end(self, why: str) -> None:
-        """Skip what is left. Raises Ended in the check that is made, and before the first one."""
+        """Skip what is left. Raises Ended in the check that runs, and before the first one."""
         self._over = why
         if self._is_running or not self._outcomes:
             raise Ended(why)
@@ -111,7 +111,7 @@ class Report:
         if self._out is not None:
             write_atomically(self._out, self.to_json(), mode=0o666, sync=False)
 
-    def add(self, **facts: Any) -> None:
+    def add(self, **facts: object) -> None:
         """Add facts of the machine."""
         self._machine.update(facts)
 
@@ -133,7 +133,7 @@ class Report:
             outcomes = [each for each in self._outcomes if each.goal == goal]
             skipped = [each.detail for each in outcomes if each.state == SKIPPED]
             if skipped or not outcomes:
-                found[goal] = skipped[0] if skipped else "what it needs failed"
+                found[goal] = skipped[0] if skipped else "a check before it failed"
         return found
 
     def summary(self) -> str:
@@ -173,7 +173,7 @@ class Report:
             raise Skipped(self._over or self._late)
 
 
-def _value(cell: str) -> Any:
+def _value(cell: str) -> Union[float, str]:
     """Return the number that a cell shows; other text as it is."""
     try:
         return float(cell)

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Iterator, List, Mapping
 
 import numpy as np
 
-from edge_agent.gpu_check import fronting
-from edge_agent.gpu_check.report import Failed, Report, Rows, Skipped
+from edge_agent.gpu_check import models
+from edge_agent.gpu_check.report import AcceptanceReport, Failed, Rows, Skipped
 from edge_agent.gpu_check.site import Site
 from edge_agent.gpu_check.speed import Speed
 from edge_agent.runtime.backends.trt import TrtBackend
@@ -24,7 +24,7 @@ NEEDED = ("grpc_health", "grpc_reflection", "prometheus_client", "sqlite3")
 UNITS = 3  # of the front alone: as many as TensorRT has
 
 
-def check(site: Site, report: Report, best: Speed) -> None:
+def check(site: Site, report: AcceptanceReport, best: Speed) -> None:
     """Compare the agent with the loop, and see how soon a model runs that was built before."""
     clients = site.scope.clients
     columns = ("engine", "under way", "frames/s", "of the loop", *MS)
@@ -39,8 +39,8 @@ def check(site: Site, report: Report, best: Speed) -> None:
 
 
 def _front(site: Site, best: Speed, front: List[float], rows: Rows) -> str:
-    """Serve a model that computes next to nothing, on the CPU: what the agent itself takes."""
-    path = fronting.write(site.folder / "front", site.manifest)
+    """Serve a model that computes next to nothing, on the CPU, to measure the agent itself."""
+    path = models.write_noop(site.folder / "front", site.manifest)
     settings = {
         "backends": ["onnxruntime"], "threads": 1, "cpu_batches": True,
         "min_inference_units": UNITS, "max_inference_units": UNITS,
@@ -61,9 +61,9 @@ def _served(site: Site, best: Speed, front: List[float], starts: List[float], ro
     found = f"{fps:.0f} frames/s, {share:.3f} of the loop"
     if front:
         limit = "front" if front[0] < best.loop else "engine"
-        found += f"; the {limit} limits, as the front alone does {front[0]:.0f}"
+        found += f"; the {limit} is the limit: the front alone reaches {front[0]:.0f}"
     if share < goal:
-        raise Failed(f"{found}; at least {goal:g} is wanted")
+        raise Failed(f"{found}; at least {goal:g} is required")
     return found
 
 
@@ -73,21 +73,21 @@ def _measured(site: Site, address: str, best: Speed, engine: str, rows: Rows) ->
     The frames have the model's size.
     """
     from edge_agent.benchmark.clients import IN_FLIGHT
-    from edge_agent.benchmark.results import Load
+    from edge_agent.benchmark.jobs import Fleet
+    from edge_agent.benchmark.results import ClientLoad
     from edge_agent.benchmark.served import MODEL
-    from edge_agent.benchmark.workers import Fleet
 
     frame, seconds, clients = site.folder / "frame.npy", site.scope.seconds, site.scope.clients
     np.save(frame, site.pictures[0])
-    one_each = Load("shared_memory", clients)
-    several_each = Load("shared_memory", clients, rate_fps=MORE_THAN_POSSIBLE * best.loop)
+    one_each = ClientLoad("shared_memory", clients)
+    several_each = ClientLoad("shared_memory", clients, rate_fps=MORE_THAN_POSSIBLE * best.loop)
     with Fleet(address, MODEL, str(frame), clients) as fleet:
         fleet.turn(one_each, min(1.0, seconds))  # warms caches and mappings
         tallies = [fleet.turn(load, seconds) for load in (one_each, several_each)]
     for tally, under_way in zip(tallies, (clients, IN_FLIGHT * clients)):
         if tally.failures or not tally.latencies_ms:
             raise Failed(f"calls failed: {tally.failures or 'all'}")
-        points = np.percentile(tally.latencies_ms, (50, 99))  # of several they tell of the backlog
+        points = np.percentile(tally.latencies_ms, (50, 99))  # with several they show the backlog
         latencies = [f"{point:.2f}" if under_way == clients else "-" for point in points]
         fps = tally.throughput_fps
         rows.append((engine, str(under_way), f"{fps:.0f}", f"{fps / best.loop:.3f}", *latencies))
@@ -96,26 +96,26 @@ def _measured(site: Site, address: str, best: Speed, engine: str, rows: Rows) ->
 
 def _start(site: Site, starts: List[float]) -> str:
     if not starts:
-        raise Skipped("the agent didn't serve")
+        raise Skipped("the agent did not serve")
     goal = site.scope.goals["cached_start_s"]
     if starts[0] >= goal:
-        raise Failed(f"RUNNING after {starts[0]:.2f} s; less than {goal:g} s is wanted")
+        raise Failed(f"RUNNING after {starts[0]:.2f} s; less than {goal:g} s is required")
     return f"RUNNING after {starts[0]:.2f} s"
 
 
 @contextmanager
-def serve(package: Path, engine: Dict[str, Any]) -> Iterator[str]:
+def serve(package: Path, engine: Mapping[str, object]) -> Iterator[str]:
     """Run an agent with these settings of engines; yields its address. Raises Skipped."""
-    missing = [reason for reason in map(_cant_import, NEEDED) if reason]
+    missing = [reason for reason in map(_import_error, NEEDED) if reason]
     if missing:
-        raise Skipped(f"the agent needs what isn't here: {'; '.join(missing)}")
+        raise Skipped(f"the agent needs modules that are missing: {'; '.join(missing)}")
     from edge_agent.benchmark.served import agent
 
     with agent(package, 1, 1, f"engine={json.dumps(engine)}") as address:
         yield address
 
 
-def _cant_import(module: str) -> str:
+def _import_error(module: str) -> str:
     try:
         import_module(module)
     except ImportError as error:

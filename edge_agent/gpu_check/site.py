@@ -60,7 +60,7 @@ class Site:
     driver: Driver
     supply: EngineSupply
     base: Package
-    pictures: Sequence[NDArray[np.uint8]]  # to judge, of the model's size
+    pictures: Sequence[NDArray[np.uint8]]  # to inspect, of the model's size
     packages: Dict[str, Package] = field(default_factory=dict)
     engines: Dict[str, Path] = field(default_factory=dict)
     equal: List[str] = field(default_factory=list)  # precisions that give the model's results
@@ -90,8 +90,7 @@ class Site:
 
     def on(self, base: Package, pictures: Sequence[NDArray[np.uint8]]) -> Site:
         """Return a site for another model on the same machine."""
-        fresh: Dict[str, Any] = {"packages": {}, "engines": {}, "equal": []}
-        return replace(self, base=base, pictures=pictures, **fresh)
+        return replace(self, base=base, pictures=pictures, packages={}, engines={}, equal=[])
 
     def backend(self, precision: str = "") -> TrtBackend:
         """Open an engine in a worker process, as the agent does."""

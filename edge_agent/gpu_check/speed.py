@@ -12,15 +12,15 @@ from typing import Callable, List, Optional, Sequence, Tuple, TypeVar
 import numpy as np
 
 from edge_agent.errors import BackendUnavailable, InvalidPackage
-from edge_agent.gpu_check import looping
-from edge_agent.gpu_check.pure import PureLoop
-from edge_agent.gpu_check.report import Failed, Report, Rows, Skipped
+from edge_agent.gpu_check import engine_loop
+from edge_agent.gpu_check.enqueue_loop import EnqueueLoop
+from edge_agent.gpu_check.report import AcceptanceReport, Failed, Rows, Skipped
 from edge_agent.gpu_check.site import CUDA_PROVIDER, Site
 from edge_agent.runtime.backends.base import Backend
 
 T = TypeVar("T")
 TURNS = 3  # of what is compared, one after the other; the median of their ratios counts
-FEWEST_COPIES = 0.01  # of all the time: fewer can't be told from noise
+FEWEST_COPIES = 0.01  # of all the time: fewer are lost in noise
 BATCH = "batch"
 
 
@@ -77,7 +77,7 @@ class Speed:
         return (str(self.batch), *found, cuda)
 
 
-def check(site: Site, report: Report) -> Optional[Speed]:
+def check(site: Site, report: AcceptanceReport) -> Optional[Speed]:
     """Measure every batch size; returns the one at which the loop is fastest."""
     engines = ("engine alone", "loop", "worker process", CUDA_PROVIDER)
     rates = report.table(
@@ -112,22 +112,22 @@ def check(site: Site, report: Report) -> Optional[Speed]:
 def _speed(site: Site, batch: int) -> Tuple[Speed, str]:
     """Measure batches of one size; returns the loop's remarks as well."""
     some_s = site.scope.seconds / TURNS
-    with looping.opened(site) as loop:
+    with engine_loop.opened(site) as loop:
         loop_ms = loop.one_by_one(batch, some_s).p50_ms
-        with closing(PureLoop(site, loop.tensors, batch)) as pure:
-            turns = [_turn(loop, pure, batch, some_s) for _ in range(TURNS)]
+        with closing(EnqueueLoop(site, loop.tensors, batch)) as enqueue:
+            turns = [_turn(loop, enqueue, batch, some_s) for _ in range(TURNS)]
             turn = _median(turns, lambda one: one.share)
-            alone_ms = min(pure.latency_ms(way, some_s) for way in pure.ways)
+            alone_ms = min(enqueue.latency_ms(way, some_s) for way in enqueue.ways)
         remarks = " ".join(loop.remarks)
-    with looping.opened(site, with_graphs=False) as loop:
+    with engine_loop.opened(site, with_graphs=False) as loop:
         plain = loop.ring(batch, some_s)
     worker, cuda = _worker(site, batch), _cuda(site, batch)
     return Speed(batch, turn, plain.fps, alone_ms, loop_ms, worker, cuda), remarks
 
 
-def _turn(loop: looping.Loop, pure: PureLoop, batch: int, seconds: float) -> Turn:
+def _turn(loop: engine_loop.PinnedLoop, enqueue: EnqueueLoop, batch: int, seconds: float) -> Turn:
     loop_fps = loop.ring(batch, seconds).fps
-    alone = {way: batch * pure.batches_per_s(way, seconds) for way in pure.ways}
+    alone = {way: batch * enqueue.batches_per_s(way, seconds) for way in enqueue.ways}
     way = max(alone, key=alone.__getitem__)
     return Turn(alone[way], way, loop_fps)
 
@@ -140,7 +140,7 @@ def _share(site: Site, best: Speed) -> str:
     goal, share = site.scope.goals["loop"], best.turn.share
     found = f"{share:.3f} of the engine alone, with batches of {best.batch} in {site.precision}"
     if share < goal:
-        raise Failed(f"{found}; at least {goal:g} is wanted")
+        raise Failed(f"{found}; at least {goal:g} is required")
     return found
 
 
@@ -149,7 +149,7 @@ def _overlap(site: Site, batch: int, rows: Rows) -> str:
     if site.driver.gpu().is_integrated:
         raise Skipped("the GPU shares the CPU's memory, so that nothing is copied")
     some_s, ratios = site.scope.seconds / TURNS, []
-    with looping.opened(site) as loop:
+    with engine_loop.opened(site) as loop:
         for _ in range(TURNS):
             one = loop.one_by_one(batch, some_s)
             ratios.append(loop.ring(batch, some_s).fps / one.fps)
@@ -158,13 +158,13 @@ def _overlap(site: Site, batch: int, rows: Rows) -> str:
     share = (begin + end) / max(begin + compute + end, 1e-9)
     overlap, goal = float(np.median(ratios)), site.scope.goals["overlap"]
     found = (
-        f"{looping.RING} batches under way give {overlap:.3f} of the frames that one gives, with "
-        f"batches of {batch} (copies: {share:.1%} of their time)"
+        f"{engine_loop.RING} batches in flight give {overlap:.3f} of the frames that one gives, "
+        f"with batches of {batch} (copies: {share:.1%} of their time)"
     )
     if share < FEWEST_COPIES:
-        raise Skipped(f"{found}: too few copies to tell")
+        raise Skipped(f"{found}: too few copies to measure")
     if overlap < goal:
-        raise Failed(f"{found}; at least {goal:g} is wanted")
+        raise Failed(f"{found}; at least {goal:g} is required")
     return found
 
 
@@ -192,7 +192,7 @@ def _rate(units: Sequence[Backend], batch: int, seconds: float) -> Rate:
     """Measure one unit alone, then keep every unit busy on a thread of its own."""
     with ThreadPoolExecutor(len(units)) as pool:
         for unit in units:
-            for _ in range(looping.WARM_UP):
+            for _ in range(engine_loop.WARM_UP):
                 unit.run(unit.slots()[:batch])
         alone_ms = _drive(units[0], batch, time.perf_counter() + seconds)
         began = time.perf_counter()

@@ -22,23 +22,23 @@ RIDGE = 1e-3  # on slope and offset, for scores of deviation 1
 NEWTON_STEPS = 30
 
 
-def from_normals(normal: Floats, spoiled: Floats) -> Calibration:
+def from_normals(normal: Floats, synthetic: Floats) -> Calibration:
     """Place the threshold by the raw scores of unseen good images and of artificial defects.
 
     At the upper end of the good ones; where artificial defects stand clear of it, an eighth of the
     way to them.
     """
     threshold = float(np.quantile(normal, 1.0 - FALSE_ALARMS))
-    room = float(np.quantile(spoiled, FAINT)) - threshold
+    room = float(np.quantile(synthetic, FAINT)) - threshold
     return _through(threshold + NEARER_GOOD * max(room, 0.0), normal)
 
 
-def from_both(normal: Floats, anomaly: Floats, spoiled: Floats) -> Calibration:
+def from_both(normal: Floats, anomaly: Floats, synthetic: Floats) -> Calibration:
     """Fit the sigmoid to the raw scores of unseen good and of bad images, both of equal weight.
 
     Smoothed targets keep it finite (Platt, "Probabilistic outputs for support vector machines",
-    1999), by the rarer kind's count, so that the threshold leans to neither. Labels that the score
-    runs against are not followed.
+    1999), by the rarer kind's count, so that the threshold favours neither. Labels that
+    contradict the score are not used.
     """
     scores = np.concatenate((normal, anomaly)).astype(np.float64)
     middle, width = scores.mean(), max(float(scores.std()), 1e-6)
@@ -48,7 +48,7 @@ def from_both(normal: Floats, anomaly: Floats, spoiled: Floats) -> Calibration:
     targets = np.repeat([doubt, 1.0 - doubt], counts)
     slope, offset = _logistic((scores - middle) / width, targets, weights)
     if slope <= 0.0:
-        return from_normals(normal, spoiled)
+        return from_normals(normal, synthetic)
     return Calibration(scale=slope / width, shift=offset - slope * middle / width)
 
 

@@ -1,4 +1,4 @@
-"""The training images at the model's size, and the simple facts about their files."""
+"""The training images at the model's size, and facts about their files that may leak the label."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ANOMALY, NORMAL, ManifestOptions
 from edge_agent.evaluation.labelled import LabelledImages, read_frame
 from edge_agent.manifest import InputSpec
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 FEWEST_NORMALS = 10
 SHAPES = ((256, 256), (192, 384), (384, 192), (128, 512), (512, 128))  # height, width
 MULTIPLE = 16  # rows and columns divide by it
+LEAKING = ("PNG", "JPEG", "width", "height", "colourless share", "mid-tone share", "brightness")
+FEWEST_TO_RANK = 5  # images a label, below which chance alone separates
+SEPARATED = 0.98  # AUROC
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,25 @@ def _file_facts(path: Path, frame: Frame) -> Dict[str, float]:
 def _light_facts(pixels: NDArray[np.uint8]) -> Dict[str, float]:
     light = measure(pixels)
     return {"brightness": light.brightness, "sharpness": light.sharpness}
+
+
+def leak_warnings(normal: Pictures, anomaly: Pictures) -> List[str]:
+    """Return a sentence for each fact about the files that separates the labels.
+
+    Such a data leak shows how images were taken or stored, not what is wrong with the part.
+    """
+    if min(len(normal), len(anomaly)) < FEWEST_TO_RANK:
+        return []
+    found = []
+    for name in LEAKING:
+        area = metrics.auroc(normal.facts[name], anomaly.facts[name])
+        if max(area, 1.0 - area) >= SEPARATED:
+            found.append(
+                f"Warning: {name} alone separates normal from anomaly (AUROC {area:.2f}). "
+                "Results on such images do not show whether defects are found: take and store the "
+                "images of both labels in the same way."
+            )
+    return found
 
 
 def find(source: Path, normal_only: bool, options: ManifestOptions) -> LabelledImages:

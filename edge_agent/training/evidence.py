@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_agent.training import spots
-from edge_agent.training.coreset import CANDIDATES
+from edge_agent.training import synthetic_defects
 from edge_agent.training.features import feature_model
 from edge_agent.training.graph import IMAGE, Session
-from edge_agent.training.head import coordinates
+from edge_agent.training.head import CANDIDATES, coordinates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,21 +20,21 @@ if TYPE_CHECKING:
 
 # Steps of rows and columns: mirrored left to right, top to bottom, both.
 MIRRORS = ((1, -1), (-1, 1), (-1, -1))
-PLENTY = 2  # times the candidates of a coreset that are kept of each mirroring
+PLENTY = 2  # times the candidates of a coreset that are drawn of each mirroring
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the images show, before anything is fitted.
 
-    normal, anomaly, spoiled: features (n, channels, rows, columns) of good images, of bad ones, and
-    of good ones with artificial defects. patches: (n normal, m, channels + 2), patches of each good
-    image and of its mirror images, their place from -1 to 1 at the end.
+    normal, anomaly, synthetic: features (n, channels, rows, columns) of good images, of bad ones,
+    and of good ones with artificial defects. patches: (n normal, m, channels + 2), patches of each
+    good image and of its mirror images, their place from -1 to 1 at the end.
     """
 
     normal: Floats
     anomaly: Floats
-    spoiled: Floats
+    synthetic: Floats
     patches: Floats
 
     @classmethod
@@ -48,9 +47,11 @@ class Evidence:
             mirrored = np.ascontiguousarray(normal[:, ::down, ::right])
             features = session.run_all(IMAGE, mirrored)["features"]
             patches.append(_some_patches(features, random))
-        spoiled = session.run_all(IMAGE, spots.spoil(normal, random))["features"]
+        synthetic = session.run_all(IMAGE, synthetic_defects.add_defects(normal, random))[
+            "features"
+        ]
         bad = session.run_all(IMAGE, anomaly)["features"] if len(anomaly) else good[:0]
-        return cls(good, bad, spoiled, np.concatenate(patches, axis=1))
+        return cls(good, bad, synthetic, np.concatenate(patches, axis=1))
 
 
 def _some_patches(features: Floats, random: np.random.Generator) -> Floats:

@@ -1,4 +1,4 @@
-"""Golden samples: pictures with their results, that every engine must give back on the device."""
+"""Golden samples: pictures with their results, that every engine must reproduce on the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.runtime.models import golden_check
 from edge_agent.runtime.vision.picture_files import png
 from edge_agent.runtime.vision.postprocess import Postprocessor
-from edge_agent.training import spots
+from edge_agent.training import synthetic_defects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,10 +28,10 @@ MARGIN = 0.1  # by so much a threshold may be moved without another verdict
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Candidate:
     picture: Pixels
     result: golden_check.Result
-    steady: bool  # an engine that is nearly right gives the same verdict
+    stable: bool  # an engine that is nearly right gives the same verdict
 
 
 def samples(
@@ -40,12 +40,12 @@ def samples(
     """Return `manifest.golden` and the files it names by path, of `most` pictures or fewer.
 
     pictures: uint8 RGB (H, W, 3) of the model's input size. Those left out are so near a threshold
-    that a good engine might judge otherwise. Among the others normal and anomalous ones are taken
-    in turn, the nearest to the threshold first: there the score tells most. The very steps of the
-    agent make the results. Raises ModelError.
+    that a good engine might give the other verdict. Among the others normal and anomalous ones are
+    taken in turn, the nearest to the threshold first: there the score matters most. The results are
+    made by the same steps as in the agent. Raises ModelError.
     """
-    judged = [each for each in _judge(model, manifest, pictures) if each.steady]
-    chosen = _choose(judged, manifest.decision.threshold, most)
+    stable = [each for each in _inspect(model, manifest, pictures) if each.stable]
+    chosen = _choose(stable, manifest.decision.threshold, most)
     paths = [f"{FOLDER}/{index}.png" for index in range(len(chosen))]
     golden = tuple(each.result.to_sample(path) for path, each in zip(paths, chosen))
     return golden, {path: png(each.picture) for path, each in zip(paths, chosen)}
@@ -54,7 +54,7 @@ def samples(
 def candidates(normal: Pixels, anomaly: Pixels, seed: int) -> List[Pixels]:
     """Draw some training images (n, H, W, 3) of each kind; artificial defects where none is bad."""
     random = np.random.default_rng(seed)
-    bad = anomaly if len(anomaly) else spots.spoil(normal, random)
+    bad = anomaly if len(anomaly) else synthetic_defects.add_defects(normal, random)
     return [*_draw(normal, random), *_draw(bad, random)]
 
 
@@ -63,14 +63,14 @@ def _draw(images: Pixels, random: np.random.Generator) -> Pixels:
     return images[np.sort(random.choice(len(images), count, replace=False))]
 
 
-def _judge(model: bytes, manifest: Manifest, pictures: Sequence[Pixels]) -> List[_Judged]:
+def _inspect(model: bytes, manifest: Manifest, pictures: Sequence[Pixels]) -> List[_Candidate]:
     backend = open_backend(BACKENDS, model, manifest, BackendOptions(threads=1))
     try:
         return [
-            _Judged(
+            _Candidate(
                 picture,
                 golden_check.Result.of(outputs, index, manifest),
-                _is_steady(outputs, index, manifest),
+                _is_stable(outputs, index, manifest),
             )
             for picture, (outputs, index) in zip(
                 pictures, golden_check.run(backend, manifest, pictures, count=1)
@@ -80,14 +80,14 @@ def _judge(model: bytes, manifest: Manifest, pictures: Sequence[Pixels]) -> List
         backend.close()
 
 
-def _is_steady(outputs: golden_check.Outputs, index: int, manifest: Manifest) -> bool:
+def _is_stable(outputs: golden_check.Outputs, index: int, manifest: Manifest) -> bool:
     """Whether the verdict stays when both thresholds move by MARGIN either way."""
     verdicts = set()
     for shift in (-MARGIN, MARGIN):
         moved = manifest.model_copy(update={"decision": _moved(manifest.decision, shift)})
         spec = manifest.input
-        judged = Postprocessor(moved).predict(outputs, index, spec.width, spec.height)
-        verdicts.add(judged.is_anomalous)
+        prediction = Postprocessor(moved).predict(outputs, index, spec.width, spec.height)
+        verdicts.add(prediction.is_anomalous)
     return len(verdicts) == 1
 
 
@@ -97,8 +97,8 @@ def _moved(decision: Decision, shift: float) -> Decision:
     return decision.model_copy(update=values)
 
 
-def _choose(judged: Sequence[_Judged], threshold: float, most: int) -> List[_Judged]:
-    nearest = sorted(judged, key=lambda each: abs(each.result.score - threshold))
+def _choose(stable: Sequence[_Candidate], threshold: float, most: int) -> List[_Candidate]:
+    nearest = sorted(stable, key=lambda each: abs(each.result.score - threshold))
     normal = [each for each in nearest if not each.result.anomalous]
     anomalous = [each for each in nearest if each.result.anomalous]
     few = min(len(normal), len(anomalous))

@@ -11,7 +11,8 @@ import numpy as np
 from edge_agent.errors import BackendUnavailable
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from onnx import NodeProto, TensorProto, ValueInfoProto
 
 OPSET = 13  # TensorRT 8.5 and every onnxruntime in use read it
 IR_VERSION = 8
@@ -36,12 +37,12 @@ class GraphBuilder:
     """A graph under construction; tensors are known by the names its methods return."""
 
     def __init__(self) -> None:
-        self._nodes: List[Any] = []
-        self._constants: List[Any] = []
-        self._inputs: List[Any] = []
-        self._outputs: List[Any] = []
+        self._nodes: List[NodeProto] = []
+        self._constants: List[TensorProto] = []
+        self._inputs: List[ValueInfoProto] = []
+        self._outputs: List[ValueInfoProto] = []
 
-    def input(self, name: str, dtype: Any, shape: Shape) -> str:
+    def input(self, name: str, dtype: DTypeLike, shape: Shape) -> str:
         """Declare a graph input of the numpy `dtype`."""
         self._inputs.append(_described(name, dtype, shape))
         return name
@@ -51,7 +52,7 @@ class GraphBuilder:
         self.add("Identity", tensor, name=name)
         self._outputs.append(_described(name, np.float32, shape))
 
-    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+    def constant(self, value: ArrayLike, dtype: DTypeLike = np.float32) -> str:
         """Store `value` inside the graph."""
         from onnx import numpy_helper
 
@@ -60,7 +61,7 @@ class GraphBuilder:
         self._constants.append(numpy_helper.from_array(array, name))
         return name
 
-    def add(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+    def add(self, operator: str, *inputs: str, name: str = "", **attributes: object) -> str:
         """Append an operator with one output and return that output's name."""
         from onnx import helper
 
@@ -102,7 +103,7 @@ class GraphBuilder:
         return content
 
 
-def _described(name: str, dtype: Any, shape: Shape) -> Any:
+def _described(name: str, dtype: DTypeLike, shape: Shape) -> ValueInfoProto:
     from onnx import helper
 
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
@@ -122,7 +123,7 @@ class Session:
             model, options, providers=["CPUExecutionProvider"]
         )
 
-    def run_all(self, name: str, items: NDArray[Any]) -> Dict[str, NDArray[Any]]:
+    def run_all(self, name: str, items: NDArray[np.generic]) -> Dict[str, NDArray[np.float32]]:
         """Feed `items` to input `name`, a few at a time; outputs by name, one row an item."""
         outputs = [output.name for output in self._session.get_outputs()]
         parts = [

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, List, Tuple
 
 import numpy as np
 
-from edge_agent.training import coreset
 from edge_agent.training.features import gaussian
 from edge_agent.training.graph import BATCH, GraphBuilder, Size
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 BANK = 2000  # patches remembered
+CANDIDATES = 20000  # patches the coreset is chosen from
+PROJECTION = 16  # dimensions in which candidates are compared (Johnson-Lindenstrauss)
 POSITION_WEIGHT = 2.0  # of coordinates from -1 to 1, next to channels of deviation 1
 BLURS = (0.8, 3.0)  # sigma in patches: small marks, and faint ones that cover more
 ENLARGE = 2  # the map against the grid of patches, each way
@@ -46,8 +47,8 @@ class Bank:
         deviation = np.maximum(deviation, floor).astype(np.float32)
         offset = np.append(mean, np.zeros(2, np.float32))
         scale = np.append(1.0 / deviation, np.full(2, position_weight, np.float32))
-        candidates = (coreset.draw(patches, random) - offset) * scale
-        return cls(mean, deviation, position_weight, coreset.choose(candidates, BANK, random))
+        candidates = (draw_patches(patches, random) - offset) * scale
+        return cls(mean, deviation, position_weight, coreset(candidates, BANK, random))
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,33 @@ class Norm:
     distance: Floats
     peak: Floats
     spread: Floats
+
+
+def draw_patches(patches: Floats, random: np.random.Generator, count: int = CANDIDATES) -> Floats:
+    """Return at most `count` of the `patches` (n, channels), drawn at random."""
+    if len(patches) <= count:
+        return patches
+    return patches[np.sort(random.choice(len(patches), count, replace=False))]
+
+
+def coreset(patches: Floats, count: int, random: np.random.Generator) -> Floats:
+    """Return at most `count` of the `patches` (n, channels), each as far as can be from the rest.
+
+    PatchCore's greedy choice: the next one is the candidate farthest from all chosen so far.
+    """
+    if len(patches) <= count:
+        return patches
+    projection = random.standard_normal((patches.shape[1], PROJECTION)).astype(np.float32)
+    points = patches @ projection
+    squares = np.einsum("ij,ij->i", points, points)
+    nearest = np.full(len(points), np.inf, np.float32)
+    chosen = [int(random.integers(len(points)))]
+    while len(chosen) < count:
+        last = chosen[-1]
+        distances = squares + squares[last] - 2.0 * (points @ points[last])
+        np.minimum(nearest, distances, out=nearest)
+        chosen.append(int(nearest.argmax()))
+    return patches[chosen]
 
 
 def coordinates(rows: int, columns: int) -> Floats:
@@ -121,8 +149,8 @@ def append_score(graph: GraphBuilder, distance: str, norm: Norm) -> Tuple[str, s
     """Append distance (N, 1, rows, columns) → map (N, 1, 2 rows, 2 columns) and score (N,).
 
     In robust deviations of good images' peaks. The score is the highest peak of any blur; the map
-    is the narrowest blur's, which keeps to the defect. So a faint, broad finding may raise the
-    score alone.
+    is the narrowest blur's, which stays close to the defect. So a faint, broad finding may raise
+    the score alone.
     """
     surprises = [
         graph.add("Mul", graph.add("Sub", excess, graph.constant(peak)), graph.constant(1 / spread))

@@ -1,4 +1,4 @@
-"""The table of `scripts/auroc`: each set of images, trained on normals only, judged on its test."""
+"""The table of `scripts/auroc`: each set of images, trained on normals only, tested on its test."""
 
 from __future__ import annotations
 

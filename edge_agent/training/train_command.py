@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train and say where the package is."""
+    """Train and print where the package is."""
     from rich.console import Console
 
     from edge_agent.evaluation.label_manifest import ManifestOptions

@@ -27,7 +27,7 @@ from edge_agent.manifest import (
     RuntimeSpec,
     Statistics,
 )
-from edge_agent.training import calibration, dataset, golden, graph, head, leak, package, validation
+from edge_agent.training import calibration, dataset, golden, graph, head, package, validation
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.evidence import Evidence
 from edge_agent.training.features import STRIDE, append_features, append_image
@@ -78,7 +78,7 @@ def train(
         f"{len(normal)} normal and {len(anomaly)} anomalous images, "
         f"trained at {spec.width}x{spec.height} pixels"
     )
-    for warning in leak.warnings(normal, anomaly):
+    for warning in dataset.leak_warnings(normal, anomaly):
         progress(warning)
     validated = _validate(normal, anomaly, seed, progress)
     decided = _calibrate(validated)
@@ -156,8 +156,8 @@ def _validate(
 
 def _calibrate(validated: Validated) -> Calibration:
     if len(validated.anomaly):
-        return calibration.from_both(validated.normal, validated.anomaly, validated.spoiled)
-    return calibration.from_normals(validated.normal, validated.spoiled)
+        return calibration.from_both(validated.normal, validated.anomaly, validated.synthetic)
+    return calibration.from_normals(validated.normal, validated.synthetic)
 
 
 def _with_golden(

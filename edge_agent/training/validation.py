@@ -22,9 +22,9 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Validated:
-    """A bank fitted on all good images, and what cross-validation says of it.
+    """A bank fitted on all good images, and the result of its cross-validation.
 
-    normal, anomaly, spoiled: raw scores (n,) of unseen good images, of bad ones and of good ones
+    normal, anomaly, synthetic: raw scores (n,) of unseen good images, of bad ones and of good ones
     with artificial defects.
     """
 
@@ -32,7 +32,7 @@ class Validated:
     norm: Norm
     normal: Floats
     anomaly: Floats
-    spoiled: Floats
+    synthetic: Floats
 
     @property
     def auroc(self) -> float:
@@ -56,15 +56,15 @@ def validate(evidence: Evidence, position_weight: float, seed: int) -> Validated
         ]
     )
     bank, norm = _fit(evidence.patches, position_weight, seed), _norm(unseen)
-    normal, spoiled = _scores(norm, unseen), _scores(norm, _distances(bank, evidence.spoiled))
+    normal, synthetic = _scores(norm, unseen), _scores(norm, _distances(bank, evidence.synthetic))
     if not len(evidence.anomaly):
-        return Validated(bank, norm, normal, normal[:0], spoiled)
+        return Validated(bank, norm, normal, normal[:0], synthetic)
     anomaly = _scores(norm, _distances(bank, evidence.anomaly))
-    return Validated(bank, norm, normal, anomaly, spoiled)
+    return Validated(bank, norm, normal, anomaly, synthetic)
 
 
 def choose(evidence: Evidence, position_weights: Sequence[float], seed: int) -> Validated:
-    """Validate each position weight and keep the one that ranks best; the first of equals."""
+    """Validate each position weight; return the one that ranks best, the first of equals."""
     candidates = [validate(evidence, weight, seed) for weight in position_weights]
     return max(candidates, key=lambda each: each.auroc)
 

@@ -6,13 +6,14 @@ from typing import Any, Optional
 
 from edge_agent.benchmark.advice import recommend
 from edge_agent.benchmark.results import (
+    BenchmarkReport,
+    ClientLoad,
     Latency,
-    Load,
     Measurement,
-    Raw,
-    Report,
+    ProcessUsage,
+    RawResult,
+    SingleCalls,
     SizeReport,
-    Usage,
 )
 
 
@@ -25,7 +26,7 @@ def measured(
     **more: Any,
 ) -> Measurement:
     values = {
-        "load": Load(transport, clients, rate_fps),
+        "load": ClientLoad(transport, clients, rate_fps),
         "seconds": 1.0,
         "frames": int(fps),
         "throughput_fps": fps,
@@ -36,7 +37,7 @@ def measured(
         "clients_cpu_s": 0.1,
         "clients_cpu_ms_per_frame": 1.0,
         "fairness": 1.0,
-        "agent": Usage(1.0, 123.0),
+        "agent": ProcessUsage(1.0, 123.0),
         "agent_cpu_ms_per_frame": 11.0,
         "throughput_of_raw": 0.9,
         "cpu_of_raw": 1.1,
@@ -45,7 +46,7 @@ def measured(
     return Measurement(**values)
 
 
-RAW = Raw(100, 100.0, 10.0, Latency.of([10.0]))
+RAW = RawResult(100, 100.0, 10.0, Latency.of([10.0]))
 CLOSED = (
     measured("shared_memory", 1, 80.0, 11.0),
     measured("shared_memory", 2, 96.0, 20.0),
@@ -56,17 +57,17 @@ CLOSED = (
 )
 
 
-def size(*measurements: Measurement, raw: Optional[Raw] = RAW) -> SizeReport:
-    single = {
-        "rounds": 20,
-        "p50_p90_p99_ms": {"shared_memory": [11.0, 12.0, 13.0], "raw": [10.0, 11.0, 12.0]},
-        "added_p50_ms": {"shared_memory": 1.0, "bytes": 9.0},
-        "frame_copy_ms": 0.2,
-    }
+def size(*measurements: Measurement, raw: Optional[RawResult] = RAW) -> SizeReport:
+    single = SingleCalls(
+        rounds=20,
+        p50_p90_p99_ms={"shared_memory": [11.0, 12.0, 13.0], "raw": [10.0, 11.0, 12.0]},
+        added_p50_ms={"shared_memory": 1.0, "bytes": 9.0},
+        frame_copy_ms=0.2,
+    )
     return SizeReport("640x480", measurements, single, raw)
 
 
-def report(*measurements: Measurement, model: str = "bolts") -> Report:
+def report(*measurements: Measurement, model: str = "bolts") -> BenchmarkReport:
     one = size(*measurements)
     advice = recommend(one, (), 1, 2)
-    return Report({"cores": 2}, model, "unix:///a.sock", 1, 2, (one,), (), advice)
+    return BenchmarkReport({"cores": 2}, model, "unix:///a.sock", 1, 2, (one,), (), advice)

@@ -66,7 +66,7 @@ def test_an_open_loop_that_fell_behind_is_not_among_the_stages(html: str) -> Non
     assert ("4 clients" in drawing, "30/s open" in drawing) == (True, False)
 
 
-def test_what_was_lost_is_told(html: str) -> None:
+def test_what_was_lost_is_shown(html: str) -> None:
     assert "2 INTERNAL, 7 unsent" in html
 
 
@@ -81,7 +81,7 @@ def test_a_page_of_a_run_without_any_answer_can_be_made() -> None:
     assert "nothing to recommend" in page.build(report(failed))
 
 
-def test_the_table_fits_80_columns_and_tells_the_same() -> None:
+def test_the_table_fits_80_columns_and_shows_the_same() -> None:
     console = Console(file=StringIO(), width=80)
     table.show(REPORT, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]

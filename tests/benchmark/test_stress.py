@@ -31,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuple[str, str]]
         yield address, str(frame)
 
 
-def test_an_overload_is_refused_while_questions_are_answered(place: Tuple[str, str]) -> None:
+def test_an_overload_is_refused_while_probes_are_answered(place: Tuple[str, str]) -> None:
     address, frame = place
     found = stress.overload(address, MODEL, frame, 1.5)
     assert found.offered_fps == pytest.approx(stress.OVERLOAD * found.capacity_fps)
@@ -74,6 +74,8 @@ def test_publishing_is_measured_beside_no_publishing(
     assert found["publish_p99_us"] >= found["publish_p50_us"] > 0
 
 
-def test_a_package_that_is_none_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_package_that_is_none_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert stress_command.main(["--package", str(tmp_path)]) == 2
     assert "manifest.json" in capsys.readouterr().err

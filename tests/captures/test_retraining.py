@@ -12,7 +12,7 @@ import pytest
 from edge_agent.cli import main
 from edge_agent.config import CaptureSettings
 from edge_agent.demo import parts
-from edge_agent.evaluation.evaluator import Judge
+from edge_agent.evaluation.evaluator import Predictor
 from edge_agent.manifest import parse
 from edge_agent.runtime.results.capture import Capture
 from edge_agent.runtime.results.kept.shot import Shot
@@ -32,11 +32,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = place / "captures"
     settings = CaptureSettings(folder=kept, per_minute=100, sample=1.0, format="jpeg")
     capture = Capture(settings, random.Random(1))
-    with Judge(place / "old") as judge:
+    with Predictor(place / "old") as judge:
         for number in range(GOOD + BAD):
             defect = "scratch" if number >= GOOD else None
             image = parts.draw(parts.training_seed(5, number), defect).image
-            prediction, _ = judge.judge(Frame(image))
+            prediction, _ = judge.predict(Frame(image))
             reason = capture.choose("bolts", prediction)
             taken = Shot(
                 f"{number:03}", "bolts", "1", NOON, reason, image, True, prediction, prediction.mask

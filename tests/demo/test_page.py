@@ -7,24 +7,26 @@ from typing import Optional
 import pytest
 
 from edge_agent.demo import page
-from edge_agent.demo.line import Judged, summarise
+from edge_agent.demo.line import InspectedPart, summarise
 from edge_agent.types import Prediction
 
 FACTS = page.Facts(trained_on=60, seed=7, seconds=31.4, threshold=0.5)
 
 
-def _judged(number: int, defect: Optional[str], score: float, latency_ms: float = 10.0) -> Judged:
+def _part(
+    number: int, defect: Optional[str], score: float, latency_ms: float = 10.0
+) -> InspectedPart:
     prediction = Prediction(score >= 0.5, 0.9, score, 0.5)
     located = None if defect is None else True
-    return Judged(number, defect, prediction, latency_ms, located, b"picture %d" % number)
+    return InspectedPart(number, defect, prediction, latency_ms, located, b"picture %d" % number)
 
 
 LINE = [
-    _judged(1, None, 0.1, 8.0),
-    _judged(2, None, 0.7, 9.0),
-    _judged(3, "dent", 0.9, 10.0),
-    _judged(4, "stain", 0.2, 11.0),
-    _judged(5, "dent", 0.8, 30.0),
+    _part(1, None, 0.1, 8.0),
+    _part(2, None, 0.7, 9.0),
+    _part(3, "dent", 0.9, 10.0),
+    _part(4, "stain", 0.2, 11.0),
+    _part(5, "dent", 0.8, 30.0),
 ]
 
 
@@ -48,7 +50,7 @@ def test_the_page_shows_every_part_and_marks_the_wrong_ones(html: str) -> None:
     assert html.count('<figure class="right">') == 3
 
 
-def test_the_page_tells_the_sums(html: str) -> None:
+def test_the_page_shows_the_sums(html: str) -> None:
     for text in ("3 / 5", "10.0 ms", "trained on 60 drawn pictures", "2 of 2", "0 of 1"):
         assert text in html
 
@@ -72,7 +74,7 @@ def test_the_page_is_well_formed(html: str) -> None:
 
 
 def test_text_on_the_page_is_escaped() -> None:
-    line = [_judged(1, '<b>&"dent', 0.9)]
+    line = [_part(1, '<b>&"dent', 0.9)]
     html = page.build(line, summarise(line), FACTS)
     assert '<b>&"dent' not in html
     assert html.count("&lt;b&gt;&amp;&quot;dent") == 2

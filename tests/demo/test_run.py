@@ -15,9 +15,9 @@ def test_the_demo_draws_trains_serves_inspects_and_reports(tmp_path: Path) -> No
     terminal = Console(record=True, width=120, force_terminal=False)
     summary = Demo(tmp_path, parts=3, seed=3, console=terminal, good_parts=10).run()
 
-    told = terminal.export_text()
-    assert told.count(" ms  right") == summary.right
-    assert told.count(" ms  WRONG") == summary.total - summary.right
+    printed = terminal.export_text()
+    assert printed.count(" ms  right") == summary.right
+    assert printed.count(" ms  WRONG") == summary.total - summary.right
     assert summary.total == 3
     assert sum(summary.table[1]) == 1
 

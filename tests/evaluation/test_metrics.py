@@ -31,6 +31,6 @@ def test_the_best_f1_comes_with_its_threshold() -> None:
 
 
 def test_verdicts_are_counted() -> None:
-    counted = metrics.verdicts([True, False, False], [True, True, False])
+    counted = metrics.precision_recall([True, False, False], [True, True, False])
     assert counted == pytest.approx((2 / 3, 2 / 3, 2 / 3))
-    assert metrics.verdicts([False], [False]) == (0.0, 0.0, 0.0)
+    assert metrics.precision_recall([False], [False]) == (0.0, 0.0, 0.0)

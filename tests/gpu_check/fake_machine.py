@@ -82,8 +82,8 @@ def gpu_check(words: List[str], environment: Dict[str, str]) -> subprocess.Compl
 
 def states(out: Path) -> Dict[str, str]:
     """How each check ended, from the JSON."""
-    told = json.loads((out / "gpu_check.json").read_bytes())
-    return {check["name"]: check["state"] for check in told["checks"]}
+    found = json.loads((out / "gpu_check.json").read_bytes())
+    return {check["name"]: check["state"] for check in found["checks"]}
 
 
 def _kernels(folder: Path, is_harmful: bool) -> Path:

@@ -23,8 +23,8 @@ import base64, onnx
 from onnx import helper
 load = fake_tensorrt_runtime._Engine.__init__
 def spoil(self, logger, runtime, told):
-    if told["flags"] == ["FP16", "TF32"]:
-        model = onnx.load_model_from_string(base64.b64decode(told["model"]))
+    if found["flags"] == ["FP16", "TF32"]:
+        model = onnx.load_model_from_string(base64.b64decode(found["model"]))
         model.graph.initializer.append(helper.make_tensor("off", 1, [], [0.9]))
         for node in model.graph.node:
             if node.op_type == "ReduceMax":
@@ -66,7 +66,7 @@ def test_without_tensorrt_it_names_what_brings_it(tmp_path: Path) -> None:
     assert "TensorRT isn't installed. " in run.stderr
 
 
-def test_a_python_without_the_packages_is_told_which_to_install(tmp_path: Path) -> None:
+def test_a_python_without_the_packages_is_an_error_that_names_them(tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     run = gpu_check([], {**clean(), "VENV": str(bare)})
@@ -94,9 +94,9 @@ def test_the_whole_run_passes_on_a_good_machine(tmp_path: Path, package: Path) -
     assert run.stdout.startswith(f"{NAME} (sm_72)")
     assert _not_ok(out) == {"parity onnxruntime-cuda": "skipped"}
     assert run.stdout.splitlines()[-1] == "not measured: nothing"
-    told = _told(out)
-    assert told["machine"]["gpu"]["name"] == NAME
-    tables = told["tables"]
+    found = _found(out)
+    assert found["machine"]["gpu"]["name"] == NAME
+    tables = found["tables"]
     assert [row["precision"] for row in tables["Engines"]] == ["fp32", "fp16", "int8"]
     assert [row["batch"] for row in tables["Frames a second"]] == [1, 3]
     assert {row["alone: plain or graph"] for row in tables["Frames a second"]} <= {"plain", "graph"}
@@ -132,19 +132,19 @@ def test_an_early_end_keeps_what_was_found_and_leaves_nothing(
             lines.append(run.stdout.readline())
             assert lines[-1], run.communicate()
             if len(lines) > 2:  # the title, a check and what is there of the next one
-                assert len(_told(out)["checks"]) >= len(lines) - 2
+                assert len(_found(out)["checks"]) >= len(lines) - 2
         run.terminate()
         rest, problems = run.communicate(timeout=60)
     assert run.returncode == 1, rest + problems  # --strict
     assert rest.splitlines()[-1].startswith("not measured: loop (")
-    told = _told(out)
-    assert told["machine"]["tensorrt"] == "11.4.0"
-    assert set(told["not_measured"]) == {"loop", "served", "overlap", "cached_start_s"}
-    ends = {check["name"]: check for check in told["checks"]}
+    found = _found(out)
+    assert found["machine"]["tensorrt"] == "11.4.0"
+    assert set(found["not_measured"]) == {"loop", "served", "overlap", "cached_start_s"}
+    ends = {check["name"]: check for check in found["checks"]}
     assert ends["GPU memory at the end"]["state"] == "skipped"
     assert "ended by SIGTERM" in ends["fault: worker killed"]["detail"]
-    assert "FAILED" not in {check["state"] for check in told["checks"]}
-    graphs = {row["precision"]: row["graph"] for row in told["tables"]["Engines"]}
+    assert "FAILED" not in {check["state"] for check in found["checks"]}
+    graphs = {row["precision"]: row["graph"] for row in found["tables"]["Engines"]}
     half = {"fp16": "model.half.onnx"} if trains else {}  # needs golden samples
     assert graphs == {"fp32": "model.onnx", **half}
     assert not list(work.glob("edge-agent-*"))
@@ -171,7 +171,7 @@ def test_what_is_wrong_fails_and_nothing_else(tmp_path: Path, package: Path) -> 
         "2 starts and stops",
         "fault: illegal address",
     }
-    real = _told(out)["tables"]["Real pictures: data"]
+    real = _found(out)["tables"]["Real pictures: data"]
     assert {row["verdicts equal"] for row in real} == {"2 of 2"}
     assert min(row["scores differ by"] for row in real) > 0.05
 
@@ -188,7 +188,7 @@ def _running(words: List[str], here: Dict[str, str]) -> Iterator[subprocess.Pope
             run.terminate()
 
 
-def _told(out: Path) -> Dict[str, Any]:
+def _found(out: Path) -> Dict[str, Any]:
     return dict(json.loads((out / "gpu_check.json").read_bytes()))
 
 

@@ -1,4 +1,4 @@
-"""Parts of the acceptance run, where they can be seen to fail by themselves."""
+"""Parts of the acceptance run, each made to fail alone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edge_agent.gpu_check import fronting, leaks, serving, speed
+from edge_agent.gpu_check import memory, models, serving, speed
 from edge_agent.gpu_check.report import Failed, Skipped
 from edge_agent.gpu_check.site import MIB
 from edge_agent.manifest import parse
 from tests.fakes import micro
 
-STILL = leaks.Usage(0, 0, 0, 0)
+STILL = memory.ResourceUsage(0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_python_without_sqlite_is_named_as_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sqlite3", None)
-    with pytest.raises(Skipped, match="needs what isn't here: sqlite3"):
+    with pytest.raises(Skipped, match="needs modules that are missing: sqlite3"):
         serving.serve(tmp_path, {}).__enter__()
 
 
@@ -46,7 +46,7 @@ def test_a_round_that_leaves_a_file_open_fails(tmp_path: Path, site: Any) -> Non
 
     try:
         with pytest.raises(Failed, match="files are left open"):
-            leaks._rounds(site, step, 4, 1)
+            memory._rounds(site, step, 4, 1)
     finally:
         for file in left:
             file.close()
@@ -61,7 +61,7 @@ def test_a_round_that_leaves_a_thread_fails(site: Any) -> None:
 
     try:
         with pytest.raises(Failed, match="threads are left"):
-            leaks._rounds(site, step, 4, 1)
+            memory._rounds(site, step, 4, 1)
     finally:
         end.set()
         for thread in left:
@@ -70,15 +70,15 @@ def test_a_round_that_leaves_a_thread_fails(site: Any) -> None:
 
 def test_rounds_that_give_all_back_pass(site: Any) -> None:
     step: Callable[[Any], None] = lambda _: None  # noqa: E731
-    assert "open files +0, threads +0" in leaks._rounds(site, step, 4, 1)
+    assert "open files +0, threads +0" in memory._rounds(site, step, 4, 1)
 
 
 def test_what_is_taken_once_is_no_leak_and_what_goes_on_is_one() -> None:
-    once = leaks.Usage(20 * MIB, 20 * MIB, 1, 1)
-    assert leaks._leak(once, STILL, 1) == ""
-    growing = leaks.Usage(6 * MIB, 0, 0, 0)
-    assert leaks._leak(growing, growing, 1) == "it takes more and more"
-    assert leaks._leak(leaks.Usage(40 * MIB, 0, 0, 0), STILL, 1) == (
+    once = memory.ResourceUsage(20 * MIB, 20 * MIB, 1, 1)
+    assert memory._leak(once, STILL, 1) == ""
+    growing = memory.ResourceUsage(6 * MIB, 0, 0, 0)
+    assert memory._leak(growing, growing, 1) == "memory use grows with each round"
+    assert memory._leak(memory.ResourceUsage(40 * MIB, 0, 0, 0), STILL, 1) == (
         "more than 32 MiB aren't given back"
     )
 
@@ -91,7 +91,7 @@ def test_the_turn_in_the_middle_counts() -> None:
 @pytest.mark.parametrize("task", ["classification", "anomaly_map", "segmentation"])
 def test_the_front_is_measured_with_the_outputs_of_the_model(tmp_path: Path, task: str) -> None:
     like = parse((micro.write(tmp_path / "model", task) / "manifest.json").read_bytes())
-    folder = fronting.write(tmp_path / "front", like)
+    folder = models.write_noop(tmp_path / "front", like)
     session = onnxruntime.InferenceSession(
         str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
     )

@@ -1,4 +1,4 @@
-"""How checks end, and what is told of them."""
+"""How checks end, and what is reported of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import List
 import pytest
 
 from edge_agent.errors import BackendUnavailable
-from edge_agent.gpu_check.report import Ended, Failed, Report, Skipped
+from edge_agent.gpu_check.report import AcceptanceReport, Ended, Failed, Skipped
 
 
 def test_a_check_that_breaks_fails_and_the_next_one_is_made() -> None:
-    told: List[str] = []
-    report = Report({}, told.append)
+    lines: List[str] = []
+    report = AcceptanceReport({}, lines.append)
 
     def broken() -> str:
         raise ZeroDivisionError("by hand")
@@ -22,12 +22,12 @@ def test_a_check_that_breaks_fails_and_the_next_one_is_made() -> None:
     assert not report.check("broken", broken)
     assert report.check("good", lambda: "fine")
     assert report.has_failed
-    assert "FAILED   broken" in told[0]
-    assert "ZeroDivisionError: by hand" in told[0]
+    assert "FAILED   broken" in lines[0]
+    assert "ZeroDivisionError: by hand" in lines[0]
 
 
 def test_a_skipped_check_says_why_and_fails_nothing() -> None:
-    report = Report({}, lambda _: None)
+    report = AcceptanceReport({}, lambda _: None)
 
     def skipped() -> str:
         raise Skipped("there is nothing to check")
@@ -39,43 +39,43 @@ def test_a_skipped_check_says_why_and_fails_nothing() -> None:
     )
 
 
-def test_sentences_of_ours_are_told_as_they_are() -> None:
-    report = Report({}, lambda _: None)
+def test_sentences_of_ours_are_reported_as_they_are() -> None:
+    report = AcceptanceReport({}, lambda _: None)
     for error in (Failed("too slow"), BackendUnavailable("no TensorRT")):
 
         def fails(error: Exception = error) -> str:
             raise error
 
         report.check("fails", fails)
-    told = json.loads(report.to_json())["checks"]
-    assert [check["detail"] for check in told] == ["too slow", "no TensorRT"]
+    found = json.loads(report.to_json())["checks"]
+    assert [check["detail"] for check in found] == ["too slow", "no TensorRT"]
 
 
 def test_the_json_is_whole_after_every_check(tmp_path: Path) -> None:
     out = tmp_path / "gpu_check.json"
-    report = Report({}, lambda _: None, out)
+    report = AcceptanceReport({}, lambda _: None, out)
     for count in (1, 2):
         report.check(str(count), lambda: "fine")
         assert len(json.loads(out.read_bytes())["checks"]) == count
     assert [path.name for path in tmp_path.iterdir()] == ["gpu_check.json"]
 
 
-def test_who_is_asked_to_end_skips_the_rest_and_says_why() -> None:
-    report = Report({}, lambda _: None)
+def test_a_run_that_is_to_end_skips_the_rest_and_says_why() -> None:
+    report = AcceptanceReport({}, lambda _: None)
 
     def ended() -> str:
         report.end("ended by SIGTERM")
-        return "never told"
+        return "never returned"
 
     assert not report.check("one", ended)
     assert not report.check("another", lambda: "never made")
     assert not report.has_failed
-    told = json.loads(report.to_json())["checks"]
-    assert [check["detail"] for check in told] == ["ended by SIGTERM"] * 2
+    found = json.loads(report.to_json())["checks"]
+    assert [check["detail"] for check in found] == ["ended by SIGTERM"] * 2
 
 
 def test_an_end_is_raised_before_the_first_check_and_not_between_two() -> None:
-    report = Report({}, lambda _: None)
+    report = AcceptanceReport({}, lambda _: None)
     with pytest.raises(Ended, match="by hand"):
         report.end("by hand")
     report.check("one", lambda: "never made")
@@ -84,14 +84,14 @@ def test_an_end_is_raised_before_the_first_check_and_not_between_two() -> None:
 
 
 def test_what_isnt_begun_in_time_is_skipped() -> None:
-    report = Report({}, lambda _: None, within_s=0)
+    report = AcceptanceReport({}, lambda _: None, within_s=0)
     assert not report.check("late", lambda: "never made")
     assert not report.has_failed
-    assert "0 s were over (--within)" in report.summary()
+    assert "the 0 s of --within were over" in report.summary()
 
 
 def test_a_goal_counts_as_measured_when_none_of_its_checks_was_skipped() -> None:
-    report = Report({}, lambda _: None, goals=["made", "missed", "half", "never"])
+    report = AcceptanceReport({}, lambda _: None, goals=["made", "missed", "half", "never"])
 
     def skipped() -> str:
         raise Skipped("no sqlite3")
@@ -104,19 +104,19 @@ def test_a_goal_counts_as_measured_when_none_of_its_checks_was_skipped() -> None
     report.check("three", lambda: "fine", "half")
     report.check("four", skipped, "half")
     last = report.summary().splitlines()[-1]
-    wanted = "missed (no sqlite3); half (no sqlite3); never (what it needs failed)"
+    wanted = "missed (no sqlite3); half (no sqlite3); never (a check before it failed)"
     assert last == f"not measured: {wanted}"
     assert set(json.loads(report.to_json())["not_measured"]) == {"missed", "half", "never"}
 
 
 def test_tables_come_before_the_checks_and_as_numbers_in_json() -> None:
-    report = Report({"gpu": "none"}, lambda _: None)
+    report = AcceptanceReport({"gpu": "none"}, lambda _: None)
     report.table("Speed", "batch", "engine").append(("4", "loop"))
     report.table("Empty", "batch")
     report.check("good", lambda: "fine")
     summary = report.summary()
     assert summary.startswith("Speed\nbatch  engine\n4      loop\n\nChecks\n")
     assert "Empty" not in summary
-    told = json.loads(report.to_json())
-    assert told["tables"]["Speed"] == [{"batch": 4.0, "engine": "loop"}]
-    assert told["machine"] == {"gpu": "none"}
+    found = json.loads(report.to_json())
+    assert found["tables"]["Speed"] == [{"batch": 4.0, "engine": "loop"}]
+    assert found["machine"] == {"gpu": "none"}

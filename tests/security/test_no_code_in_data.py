@@ -35,9 +35,6 @@ FORBIDDEN_ARGUMENTS = {"allow_pickle": "True", "shell": "True"}
 
 # file, what is found in it → why it may
 EXCEPTIONS = {
-    ("edge_agent/benchmark/peers/load.py", "multiprocessing"): (
-        "a tool for developers; its pipes have no name and lie between it and its own children"
-    ),
     ("edge_agent/packaging/migrate/documents.py", "yaml.load"): (
         "its Loader is a class derived from SafeLoader, see below"
     ),

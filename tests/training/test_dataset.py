@@ -58,7 +58,7 @@ def test_an_image_that_is_too_small_is_named_with_its_size(tmp_path: Path) -> No
         ((200, 2000), (128, 512)),
     ],
 )
-def test_the_input_size_follows_the_images(tmp_path: Path, image: object, model: object) -> None:
+def test_the_input_size_is_that_of_the_images(tmp_path: Path, image: object, model: object) -> None:
     path = tmp_path / "image.png"
     assert cv2.imwrite(str(path), np.zeros((*image, 3), np.uint8))
     assert dataset.input_size([path]) == model
@@ -70,10 +70,10 @@ def test_labels_that_show_in_the_files_raise_a_warning(tmp_path: Path) -> None:
         image = cv2.imread(str(path))
         path.unlink()
         assert cv2.imwrite(str(path.with_suffix(".jpg")), image)
-    said: List[str] = []
-    train(folder, tmp_path / "out", progress=said.append)
-    assert any("JPEG alone tells normal from anomaly" in text for text in said)
-    assert not any("width alone" in text for text in said)
+    messages: List[str] = []
+    train(folder, tmp_path / "out", progress=messages.append)
+    assert any("JPEG alone separates normal from anomaly" in text for text in messages)
+    assert not any("width alone" in text for text in messages)
 
 
 def test_a_folder_name_becomes_a_model_name() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_agent.training import coreset, head
+from edge_agent.training import head
 from edge_agent.training.features import filter_bank
 from edge_agent.training.graph import Session
 
@@ -44,7 +44,7 @@ def test_position_explains_all_where_images_never_change_and_nothing_in_noise() 
 def test_a_coreset_keeps_the_patches_that_differ() -> None:
     patches = np.zeros((100, 3), np.float32)
     patches[7], patches[40] = (9, 0, 0), (0, 9, 0)
-    chosen = coreset.choose(patches, 3, np.random.default_rng(0))
+    chosen = head.coreset(patches, 3, np.random.default_rng(0))
     assert {tuple(row) for row in chosen.tolist()} == {(0, 0, 0), (9, 0, 0), (0, 9, 0)}
 
 
