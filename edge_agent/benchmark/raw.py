@@ -17,8 +17,7 @@ from edge_agent.benchmark.loops import Answer, ClosedPace, Tally, drive
 from edge_agent.client.segment import FrameSegment
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
-from edge_agent.runtime.batching.batch import Item
-from edge_agent.runtime.models.inference_unit import InferenceUnit
+from edge_agent.runtime.models.inference_unit import FrameItem, InferenceUnit
 from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.frame import OpenFrame
@@ -41,7 +40,7 @@ class RawEngine:
 
     def detect(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Prediction:
         """Judge `image`, writing the mask into `mask`; both uint8 (height, width, 3)."""
-        item = Item(OpenFrame(Frame(image), mask_target=mask), time.monotonic(), Caller())
+        item = FrameItem(OpenFrame(Frame(image), mask_target=mask), time.monotonic(), Caller())
         self._unit.compute([item])
         prediction: Prediction = item.future.result()
         return prediction

@@ -12,27 +12,33 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Any, Deque, Dict, List, Optional, Sequence
+from typing import Deque, Dict, Generic, List, Optional, Sequence, Tuple, TypeVar
 
 from edge_agent.errors import DeadlineExceeded, Overloaded
 from edge_agent.types import Caller, Priority, StageTimes
 
+REMEMBERED = 32  # batches,
+REMEMBERED_S = 10.0  # and for how long the last of them counts
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True, eq=False)
-class Item:
+class Item(Generic[Work, Result]):
     """A frame to compute: its work, when it came (monotonic seconds), who waits, its own future.
 
     `held_bytes` is the memory of ours that it keeps while it waits.
     """
 
-    work: Any
+    work: Work
     arrived: float
     caller: Caller
     times: StageTimes = field(default_factory=StageTimes)
     held_bytes: int = 0
-    future: Future[Any] = field(default_factory=Future)
+    future: Future[Result] = field(default_factory=Future)
 
-    def resolve(self, result: Any) -> None:
+    def resolve(self, result: Result) -> None:
         """Give the caller `result`, unless it has an answer already."""
         try:
             self.future.set_result(result)
@@ -57,12 +63,12 @@ class Item:
             )
 
 
-class Queue:
+class Queue(Generic[Work, Result]):
     """At most `capacity` items that hold at most `capacity_bytes`."""
 
     def __init__(self, capacity: int, capacity_bytes: int) -> None:
         self._capacity, self._capacity_bytes = capacity, capacity_bytes
-        self._turns: Dict[Priority, OrderedDict[str, Deque[Item]]] = {
+        self._turns: Dict[Priority, OrderedDict[str, Deque[Item[Work, Result]]]] = {
             priority: OrderedDict() for priority in Priority
         }
         self._length = self._bytes = 0
@@ -70,7 +76,7 @@ class Queue:
     def __len__(self) -> int:
         return self._length
 
-    def offer(self, item: Item, frame_s: float) -> None:
+    def offer(self, item: Item[Work, Result], frame_s: float) -> None:
         """Append `item`; one frame is done every `frame_s` seconds.
 
         Raises Overloaded at once when the queue is full and no other caller's item has to go.
@@ -89,13 +95,13 @@ class Queue:
         self._length += 1
         self._bytes += item.held_bytes
 
-    def take(self, now: float, limit: int, needed_s: float = 0.0) -> List[Item]:
+    def take(self, now: float, limit: int, needed_s: float = 0.0) -> List[Item[Work, Result]]:
         """Remove and return up to `limit` items to compute now, which takes `needed_s` at least.
 
         Cancelled items are skipped; late ones are failed with DeadlineExceeded. Every item
         returned is marked as running, so that nobody can cancel it any more.
         """
-        batch: List[Item] = []
+        batch: List[Item[Work, Result]] = []
         while len(batch) < limit and self._length:
             item = self._next()
             if not item.future.set_running_or_notify_cancel():
@@ -114,12 +120,12 @@ class Queue:
             waiting[0].arrived for turns in self._turns.values() for waiting in turns.values()
         )
 
-    def _full(self, item: Item) -> bool:
+    def _full(self, item: Item[Work, Result]) -> bool:
         if self._length >= self._capacity:
             return True
         return self._length > 0 and self._bytes + item.held_bytes > self._capacity_bytes
 
-    def _next(self) -> Item:
+    def _next(self) -> Item[Work, Result]:
         turns = next(turns for turns in self._turns.values() if turns)
         item = next(iter(turns.values()))[0]
         self._remove(item)
@@ -127,7 +133,7 @@ class Queue:
             turns.move_to_end(item.caller.name)
         return item
 
-    def _remove(self, item: Item) -> None:
+    def _remove(self, item: Item[Work, Result]) -> None:
         turns = self._turns[item.caller.priority]
         waiting = turns[item.caller.name]
         if waiting[0] is item:
@@ -145,16 +151,50 @@ class Queue:
                 if item.future.cancelled():
                     self._remove(item)
 
-    def _victim(self, item: Item) -> Optional[Item]:
+    def _victim(self, item: Item[Work, Result]) -> Optional[Item[Work, Result]]:
         """Return the item that has to go for `item` to come, one of a caller with more waiting."""
         for priority in reversed(list(Priority)):
             turns = self._turns[priority]
             own = (
                 len(turns.get(item.caller.name, ())) + 1 if priority is item.caller.priority else 0
             )
-            longest: Sequence[Item] = max(turns.values(), key=len, default=())
+            longest: Sequence[Item[Work, Result]] = max(turns.values(), key=len, default=())
             if len(longest) > own and longest[-1].held_bytes >= item.held_bytes:
                 return longest[-1]
             if priority is item.caller.priority:
                 return None
         return None
+
+
+class BatchDurations:
+    """How long a batch takes, from the last ones; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._last: Deque[Tuple[float, int]] = deque()  # seconds, frames
+        self._total_s, self._total = 0.0, 0
+        self._added_at = 0.0
+        self._least_s = 0.0
+        self.frame_s = 0.0  # how long one instance takes for a frame on average; 0: unknown
+
+    def add(self, now: float, seconds: float, frames: int) -> None:
+        """Add a batch that ended `now`. Runs for every frame, hence the running sums."""
+        if now - self._added_at > REMEMBERED_S:
+            self._last.clear()
+            self._total_s, self._total = 0.0, 0
+        self._added_at = now
+        self._last.append((seconds, frames))
+        self._total_s += seconds
+        self._total += frames
+        if len(self._last) == 1 or seconds < self._least_s:
+            self._least_s = seconds
+        if len(self._last) > REMEMBERED:
+            gone_s, gone = self._last.popleft()
+            self._total_s -= gone_s
+            self._total -= gone
+            if gone_s <= self._least_s:
+                self._least_s = min(seconds for seconds, _ in self._last)
+        self.frame_s = self._total_s / self._total
+
+    def least_s(self, now: float) -> float:
+        """Return how long a frame takes at least; 0 when none was computed lately."""
+        return self._least_s if now - self._added_at <= REMEMBERED_S else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from edge_agent.runtime.batching.batcher import Load
+from edge_agent.runtime.batching.batcher import QueueLoad
 
 BUSY = 0.9  # of all units' time: more is asked than they can do
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between attempts to replace a unit that was lost
@@ -36,7 +36,7 @@ class Scaler:
         self._replace_at, self._pause_s = 0.0, FIRST_PAUSE_S
         self._instances = 0  # at the last decision
 
-    def decide(self, now: float, load: Load) -> int:
+    def decide(self, now: float, load: QueueLoad) -> int:
         """Return +1, 0 or -1 units for the `load` since the last decision."""
         limits = self.limits
         before, self._instances = self._instances, load.instances

@@ -17,7 +17,7 @@ from edge_agent.runtime.vision.input_check import InputCheck
 from edge_agent.runtime.vision.light import measure
 from edge_agent.runtime.vision.postprocess import Postprocessor
 from edge_agent.runtime.vision.preprocess import write_input
-from edge_agent.types import CameraProblem
+from edge_agent.types import CameraProblem, Prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+FrameItem = Item[OpenFrame, Prediction]
 Problems = Tuple[CameraProblem, ...]
 
 
@@ -70,9 +71,9 @@ class InferenceUnit:
             self._verdicts.postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
         self._verdicts.placement.decide(self._backend, self._spec, self._slots)
 
-    def compute(self, batch: List[Item]) -> None:
+    def compute(self, batch: List[FrameItem]) -> None:
         """Resolve every item with a Prediction or an error of its own."""
-        placed: List[Tuple[Item, Optional[Problems]]] = []
+        placed: List[Tuple[FrameItem, Optional[Problems]]] = []
         began = time.monotonic()
         for item in batch:
             try:
@@ -106,28 +107,27 @@ class InferenceUnit:
         """Free the engine."""
         self._backend.close()
 
-    def _place(self, item: Item, index: int) -> Optional[Problems]:
+    def _place(self, item: FrameItem, index: int) -> Optional[Problems]:
         """Put a frame in its place; return what is wrong with the picture, None: not looked yet."""
         frame = item.work.frame
         if self._verdicts.placement.takes(frame) and self._backend.place(index, frame.pixels):
             return None
         return self._look(item, write_input(frame, self._spec, self._slots[index]))
 
-    def _look(self, item: Item, pixels: NDArray[np.uint8]) -> Problems:
+    def _look(self, item: FrameItem, pixels: NDArray[np.uint8]) -> Problems:
         """Return what is wrong with the picture; `pixels` are those the model gets."""
         return self._verdicts.input_check.judge(measure(pixels), item.caller.name)
 
     def _judge(
         self,
-        item: Item,
+        item: FrameItem,
         problems: Optional[Problems],
         outputs: Dict[str, NDArray[Any]],
         index: int,
         postprocessor: Postprocessor,
     ) -> None:
         began = time.monotonic()
-        opened: OpenFrame = item.work
-        frame = opened.frame
+        opened, frame = item.work, item.work.frame
         try:
             if problems is None:
                 problems = self._look(item, read_input(self._slots[index], self._spec))
