@@ -42,7 +42,10 @@ COMMANDS = {
         "edge_agent.benchmark.benchmark_command",
         "measure an agent under load beside its engine",
     ),
-    "doctor": ("edge_agent.doctor", "tell what this machine has and what is missing"),
+    "doctor": (
+        "edge_agent.doctor.doctor_command",
+        "show what this machine has and what is missing",
+    ),
     "version": ("edge_agent.version", "print the version"),
 }
 

@@ -1,6 +1,6 @@
-"""Computes a tiny model with each provider of onnxruntime, and asks the GPU for its memory.
+"""Computes a tiny model with each provider of onnxruntime, and reads the memory of the GPU.
 
-`python -m edge_agent.doctor.trial` tells what came of it; in a process of its own, as libraries
+`python -m edge_agent.doctor.trial` reports the outcome; in a process of its own, because libraries
 that don't fit each other may crash.
 """
 
@@ -11,7 +11,7 @@ from typing import Tuple, Type
 
 import numpy as np
 
-from edge_agent.doctor.findings import MIB
+from edge_agent.doctor import MIB
 from edge_agent.errors import EdgeAgentError
 from edge_agent.manifest import MODEL_FILE, FileEntry, InputSpec, Manifest, OutputSpec
 from edge_agent.runtime.backends.base import BackendOptions
@@ -39,12 +39,12 @@ MANIFEST = Manifest(
 
 
 def main() -> None:
-    """Tell "computes on the CPU" or why not by backend, and the GPU's memory."""
-    with answering() as tell:
-        tell({"memory": _memory()})
+    """Report for each backend the device or why it doesn't compute, and the GPU's memory."""
+    with answering() as report:
+        report({"memory": _memory()})
         for kind in (OrtBackend, OrtCudaBackend):
             device, reason = compute(kind)
-            tell({kind.name: {"device": device, "reason": reason}})
+            report({kind.name: {"device": device, "reason": reason}})
 
 
 def compute(kind: Type[OrtBackend]) -> Tuple[str, str]:

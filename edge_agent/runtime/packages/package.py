@@ -19,7 +19,7 @@ from edge_agent.runtime.packages.signature import Identity, TrustedKeys
 MANIFEST_LIMIT_BYTES = 1024 * 1024
 DEFAULT_LIMIT_BYTES = 2048 * 1024 * 1024
 MOST_FILES = 1024  # listed; a package for calibration has some 530
-SENTENCE_LENGTH = 2000  # of what is wrong with a manifest; one answer tells of all models
+SENTENCE_LENGTH = 2000  # of what is wrong with a manifest; one answer lists all models
 
 
 class Package:
