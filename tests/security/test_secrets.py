@@ -195,7 +195,7 @@ def test_a_settings_file_with_a_secret_that_others_can_read_is_warned_of(
         caplog.clear()
         file.chmod(mode)
         load(file, {})
-        assert ("can be read by others: chmod o=" in caplog.text) is warned
+        assert ("other users can read it: chmod o=" in caplog.text) is warned
         assert CANARY not in caplog.text
     file.write_text("{}")
     file.chmod(0o644)
