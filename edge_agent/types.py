@@ -34,7 +34,7 @@ class ModelState(enum.Enum):
 
 @dataclass(frozen=True)
 class BuildState:
-    """How far an engine is, 0 to 1, and how many seconds are left; None: nobody knows."""
+    """How far an engine's build is, 0 to 1, and how many seconds are left; None: unknown."""
 
     done: float
     left_s: Optional[float] = None
@@ -42,7 +42,7 @@ class BuildState:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What Describe and List tell of a model. `message` is for people; `arn` may be empty.
+    """What Describe and List report of a model. `message` is for people; `arn` may be empty.
 
     `inference_units` are in service now; a RUNNING model without any has lost them to a hang. It
     may have `least_units` to `most_units` of them, and `desired_units` at present. `engine`: what
@@ -95,7 +95,7 @@ Lane = Priority  # its name up to version 1.3, for client programs
 class Caller(NamedTuple):
     """Who waits for an answer, and how long.
 
-    `name` tells callers apart who take turns: a camera, a connection; `camera_id` is set when the
+    `name` distinguishes callers who take turns: a camera, a connection; `camera_id` is set when the
     caller gave one. `deadline` is the monotonic time in seconds after which nobody waits; None: for
     ever. `on_cancel` takes what is to be called, on any thread, once nobody waits any more; it
     returns False when that is so already. `is_local`: the call came through a Unix socket.

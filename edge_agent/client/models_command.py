@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any, Dict, List
+from typing import Dict, List
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it and show the models concerned."""
+    """Carry out the action and show the models concerned."""
     with Client(arguments.address, timeout_s=max(30.0, arguments.wait)) as client:
         if arguments.action == "list":
             infos = client.models()
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _record(info: ModelInfo) -> Dict[str, Any]:
+def _record(info: ModelInfo) -> Dict[str, object]:
     return {
         "model_component": info.name,
         "status": info.state.name,

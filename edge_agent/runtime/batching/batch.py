@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 class Item(Generic[Work, Result]):
     """A frame to compute: its work, when it came (monotonic seconds), who waits, its own future.
 
-    `held_bytes` is the memory of ours that it keeps while it waits.
+    `held_bytes` is the memory of ours that it holds while it waits.
     """
 
     work: Work

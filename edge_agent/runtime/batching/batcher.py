@@ -51,7 +51,7 @@ class BatchingOptions:
 
 @dataclass(frozen=True)
 class QueueLoad:
-    """What happened since the last look: `busy` is the share of all instances' time, 0 to 1."""
+    """The load since the last look: `busy` is the share of all instances' time, 0 to 1."""
 
     instances: int
     waiting: int
@@ -103,7 +103,7 @@ class Batcher(Generic[Work, Result]):
     def run(self, item: Item[Work, Result]) -> Result:
         """Compute `item` and return its result, in this thread when an instance is idle.
 
-        Raises Overloaded, DeadlineExceeded, AgentUnavailable, CancelledError when the caller went
+        Raises Overloaded, DeadlineExceeded, AgentUnavailable, CancelledError when the caller left
         while the item waited, Retired when closing, and what the instance failed the item with.
         """
         worker = self._admit(item)
@@ -162,7 +162,7 @@ class Batcher(Generic[Work, Result]):
         for item in cut:
             item.fail(
                 AgentUnavailable(
-                    f"The engine hung for more than {limit_s:g} s and is replaced; call again."
+                    f"The engine didn't answer for {limit_s:g} s and is being replaced; call again."
                 )
             )
         for worker in hung:
@@ -177,7 +177,7 @@ class Batcher(Generic[Work, Result]):
             return self._in_service()
 
     def load(self) -> QueueLoad:
-        """Return what happened since it was asked last."""
+        """Return the load since the last call of this."""
         with self._lock:
             now, instances = self._clock(), self._in_service()
             working_s = sum(now - max(w.since, self._looked) for w in self._busy if w.batch)
@@ -235,7 +235,7 @@ class Batcher(Generic[Work, Result]):
     def _may_borrow(self, worker: _Worker[Work, Result]) -> bool:
         """Only an engine that can be interrupted may run in a caller's thread.
 
-        The others would keep the caller for ever when they hang. Nor may one that is to gather.
+        The others would block the caller for ever when they hang. Nor may one that is to gather.
         """
         return worker.instance.can_interrupt and not self._gathers(worker)
 

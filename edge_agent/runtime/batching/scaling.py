@@ -7,7 +7,7 @@ from typing import Optional
 
 from edge_agent.runtime.batching.batcher import QueueLoad
 
-BUSY = 0.9  # of all units' time: more is asked than they can do
+BUSY = 0.9  # of all units' time: more comes than they can do
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between attempts to replace a unit that was lost
 SPARE = 0.7  # of the remaining units' time: one fewer would still have room
 
@@ -26,7 +26,7 @@ class Limits:
 class Scaler:
     """Remembers since when there are too few or too many units.
 
-    Whoever puts other `limits` in place changes what the next decision goes by.
+    The next decision uses `limits` as they are then; they may be replaced.
     """
 
     def __init__(self, limits: Limits) -> None:

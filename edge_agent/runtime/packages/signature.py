@@ -5,7 +5,7 @@ that the package is, "version": of that component, "key": first 16 hex digits of
 raw public key, "signature": base64 of the 64 bytes of RFC 8032 over `Identity.document`}.
 
 Format 1 has no format, component and version; its signature is over manifest.json as it is. So it
-says whose a package is, but neither what nor how old.
+proves who signed a package, but neither what it is nor how old.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class TrustedKeys:
         trusted = f"Trusted by {SETTING}: {', '.join(sorted(self.keys))}."
         if signature_file is None:
             raise InvalidPackage(
-                f"{package} isn't signed: it has no {FILE_NAME}. Make it anew with a signing key. "
-                f"{trusted}"
+                f"{package} isn't signed: it has no {FILE_NAME}. Package it again with a signing "
+                f"key. {trusted}"
             )
         try:
             signature = read_json(Signature, signature_file)
@@ -135,8 +135,8 @@ class TrustedKeys:
         _verify(package, key, signature, content)
         if signature.identity is None and not self.allow_unbound:
             raise InvalidPackage(
-                f"{package}: {FILE_NAME} has format 1, which says neither of which component nor "
-                "of which version the package is. Package and sign it again with this release of "
+                f"{package}: {FILE_NAME} has format 1, which names neither the component nor "
+                "the version of the package. Package and sign it again with this release of "
                 f"edge-agent, or set {UNBOUND_SETTING}."
             )
         return signature.identity

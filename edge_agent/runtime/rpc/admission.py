@@ -1,9 +1,9 @@
-"""Which calls may come in: every message is read within the memory budget and a time limit.
+"""Which calls are admitted: every message is read within the memory budget and a time limit.
 
 gRPC reads a unary request before its handler sees the call. Here each method is registered as one
 that streams its request, which is the same on the wire, and its only message is read once there is
 room for it. What gRPC holds of a call before that is at most one flow-control window. An answer
-counts until gRPC has sent it. A caller who keeps either waiting for too long is cut off.
+counts until gRPC has sent it. The call of a caller who is too slow with either is ended.
 
 All of this uses grpc's public interface. What that cannot bound: the connections themselves, about
 100 KiB each, and what they send before their first call (see SECURITY.md).
@@ -94,8 +94,8 @@ class Admission:
     def stream(self, method: StreamMethod) -> grpc.RpcMethodHandler:
         """Return a handler of a `method` that reads its messages when it likes.
 
-        Only the first must come in time. Room for one message that comes in is kept while the call
-        is open; what it has read and is about to send is the method's to account for.
+        Only the first must come in time. Memory for one message is reserved while the call is
+        open; what it has read and is about to send is the method's to account for.
         """
 
         def answers(
@@ -215,7 +215,9 @@ class Admission:
             requests: Iterator[bytes], context: CallContext, lease: Lease
         ) -> Iterator[bytes]:
             if not self._others.acquire(blocking=False):
-                raise AgentUnavailable(f"{OTHER_STREAMS} such calls are open; close some of them.")
+                raise AgentUnavailable(
+                    f"{OTHER_STREAMS} calls of this kind are open; close some of them."
+                )
             try:
                 yield from answers(requests, context, lease)
             finally:
@@ -254,12 +256,12 @@ class Admission:
         )
 
     def _report(self, before: CallFigures) -> CallFigures:
-        """Log what was cut off since the last time."""
+        """Log the calls that were ended since the last time."""
         now = self.figures()
         if now[2:] != before[2:]:
             log.warning(
-                "Calls were ended: %d that were too slow to send or to read, %d that were slow "
-                "while memory was short; %d were refused because server.memory_mib was used up.",
+                "Calls were ended: %d were too slow to send or to read, %d were slow while memory "
+                "was short, %d were refused because server.memory_mib was used up.",
                 now.slow - before.slow,
                 now.evicted - before.evicted,
                 now.refused - before.refused,

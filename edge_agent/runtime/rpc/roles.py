@@ -1,6 +1,6 @@
 """Who may start and stop models: everybody who may connect, or operators only.
 
-gRPC's public interface does not tell which user calls through a Unix socket, so operators have a
+gRPC's public interface does not show which user calls through a Unix socket, so operators have a
 socket of their own, with its own group; on TCP they are known by the names in their certificates.
 """
 

@@ -42,7 +42,7 @@ HANDSHAKE_WITHIN_S = 10.0
 # grpcio before 1.84 looks at the limit only after inflating: 1 MiB becomes 1 GiB.
 INFLATES_BOUNDED = (1, 84)
 ONLY_PLAIN = 1 << 0  # the bit of "identity" among gRPC's compression algorithms
-ASK_ALIVE_EVERY_S, ALIVE_WITHIN_S = 60.0, 20.0  # whether the other end of a connection lives
+KEEPALIVE_EVERY_S, KEEPALIVE_WITHIN_S = 60.0, 20.0  # pings, and their answers
 
 
 class SocketFile(NamedTuple):
@@ -104,13 +104,13 @@ class Server:
         self._admission.start()
 
     def show(self, info: ModelInfo) -> None:
-        """Tell the health service a model's state, under the model's name."""
+        """Report a model's state to the health service, under the model's name."""
         kind = health_pb2.HealthCheckResponse
         serving = info.state is ModelState.RUNNING and info.inference_units > 0
         self._set_health(info.name, kind.SERVING if serving else kind.NOT_SERVING)
 
     def forget(self, name: str) -> None:
-        """Tell the health service that a model is gone."""
+        """Report to the health service that a model was removed."""
         self._set_health(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
 
     def calls(self) -> CallFigures:
@@ -122,7 +122,9 @@ class Server:
         self._health.enter_graceful_shutdown()
         for server in self._servers:
             server.stop(within_s)
-        time.sleep(FLUSH_S)  # until watchers of the health have heard and the last call is counted
+        time.sleep(
+            FLUSH_S
+        )  # until watchers of the health are notified and the last call is counted
         self._servicer.finish(within_s)
         # A client that stays connected would use up the whole time, with nothing left to finish.
         for stopped in [server.stop(FLUSH_S) for server in self._servers]:
@@ -166,7 +168,7 @@ class Server:
                     file.path.unlink()
 
     def _set_health(self, name: str, status: int) -> None:
-        """Watchers hear of changes only, as the health protocol has it."""
+        """Watchers are notified of changes only, as in the health protocol."""
         if self._shown.get(name) != status:
             self._shown[name] = status
             self._health.set(name, status)
@@ -206,8 +208,8 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", 2 * CALLS_PENDING),
         ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_WITHIN_S)),
         ("grpc.max_connection_idle_ms", int(1000 * settings.connection_idle_s)),
-        ("grpc.keepalive_time_ms", int(1000 * ASK_ALIVE_EVERY_S)),
-        ("grpc.keepalive_timeout_ms", int(1000 * ALIVE_WITHIN_S)),
+        ("grpc.keepalive_time_ms", int(1000 * KEEPALIVE_EVERY_S)),
+        ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_WITHIN_S)),
     ]
 
 
@@ -216,7 +218,7 @@ def _owner(name: str) -> int:
     try:
         return pwd.getpwnam(name).pw_uid if name else OWN
     except KeyError:
-        raise InvalidConfiguration(f"server.socket_owner: no user {name}") from None
+        raise InvalidConfiguration(f"server.socket_owner: this system has no user {name}") from None
 
 
 def _group(name: str) -> int:
@@ -225,7 +227,9 @@ def _group(name: str) -> int:
         return grp.getgrnam(name or protocol.SOCKET_GROUP).gr_gid
     except KeyError:
         if name:
-            raise InvalidConfiguration(f"server.socket_group: no group {name}") from None
+            raise InvalidConfiguration(
+                f"server.socket_group: this system has no group {name}"
+            ) from None
         return OWN
 
 
@@ -253,7 +257,9 @@ def _credentials(settings: ServerSettings) -> Optional[grpc.ServerCredentials]:
         pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
         client_ca = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
     except OSError as error:
-        raise InvalidConfiguration(f"TLS file {error.filename}: {error.strerror}") from None
+        raise InvalidConfiguration(
+            f"TLS file {error.filename} can't be read: {error.strerror}"
+        ) from None
     return grpc.ssl_server_credentials(
         [pair], root_certificates=client_ca, require_client_auth=client_ca is not None
     )

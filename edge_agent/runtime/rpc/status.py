@@ -28,7 +28,7 @@ def of(error: BaseException) -> Tuple[grpc.StatusCode, str]:
         return grpc.StatusCode[error.status], _shortened(str(error))
     fault = uuid.uuid4().hex[:12]
     log.error("Fault %s in a call.", fault, exc_info=error, extra={"facts": {"fault": fault}})
-    return grpc.StatusCode.INTERNAL, f"Internal fault {fault}; the agent's log says more."
+    return grpc.StatusCode.INTERNAL, f"Internal fault {fault}; see the agent's log for details."
 
 
 def abort(context: CallContext, error: Exception) -> NoReturn:
