@@ -10,5 +10,5 @@ import os
 __version__ = "1.3.0"
 
 # From 1.29 on onnxruntime writes a device id into the home folder and calls its maker as soon as it
-# is imported; nothing said to it afterwards stops that. Set, not offered: nothing may phone home.
+# is imported; no setting stops that afterwards. Always set: nothing may phone home.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -1,4 +1,4 @@
-"""The `edge-agent` command: names its sub-commands and loads only the one that is asked for."""
+"""The `edge-agent` command: names its sub-commands and loads only the one that is called."""
 
 from __future__ import annotations
 
@@ -42,13 +42,16 @@ COMMANDS = {
         "edge_agent.benchmark.benchmark_command",
         "measure an agent under load beside its engine",
     ),
-    "doctor": ("edge_agent.doctor", "tell what this machine has and what is missing"),
+    "doctor": (
+        "edge_agent.doctor.doctor_command",
+        "show what this machine has and what is missing",
+    ),
     "version": ("edge_agent.version", "print the version"),
 }
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run a sub-command and return its exit code; 2 for what the user can mend."""
+    """Run a sub-command and return its exit code; 2 for what the user can correct."""
     given = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return int(import_module(COMMANDS[given.command][0]).run(given))
@@ -64,9 +67,9 @@ def parse(words: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="edge-agent", description="Edge inference agent.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    asked = next((word for word in words if not word.startswith("-")), None)
+    called = next((word for word in words if not word.startswith("-")), None)
     for name, (module, help_line) in COMMANDS.items():
         command = commands.add_parser(name, help=help_line, description=help_line)
-        if name == asked:
+        if name == called:
             import_module(module).add_arguments(command)
     return parser.parse_args(words)

@@ -19,12 +19,14 @@ from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, groups_in, is_secret, parse_json, read
+from edge_agent.protocol import DEFAULT_SOCKET, UNIX_SCHEME
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SOCKET = "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
 ENVIRONMENT_PREFIX = "EDGE_AGENT_"
 MIB = 1024 * 1024
+
+Tree = Dict[str, object]  # of settings, not validated
 
 Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
 Units = Annotated[int, Field(ge=1, le=64)]
@@ -49,7 +51,7 @@ class ServerSettings(Strict):
     tls_certificate: Optional[Path] = None  # PEM chain
     tls_key: Optional[Path] = None  # PEM
     tls_client_ca: Optional[Path] = None  # PEM; clients must then show a certificate of it
-    tcp_without_client_certificates: bool = False  # beyond this machine: whoever gets there calls
+    tcp_without_client_certificates: bool = False  # beyond this machine: every client is served
     shared_memory_over_tcp: bool = False  # callers on TCP may name shared memory of this machine
     # Which segments an agent with root's rights uses for its callers: those of its own user and
     # those open to the socket's group or to everyone, or any.
@@ -70,7 +72,7 @@ class ServerSettings(Strict):
     def _absolute(cls, socket: Optional[str]) -> Optional[str]:
         if socket is None:
             return None
-        path = socket[len("unix://") :]
+        path = socket[len(UNIX_SCHEME) :]
         if not path.startswith("/"):
             raise ValueError("must be unix:// followed by an absolute path")
         if len(path.encode()) > 107:
@@ -84,7 +86,7 @@ class ServerSettings(Strict):
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key as well")
         if self.operator_certificates and not self.tls_client_ca:
-            raise ValueError("operator_certificates needs tls_client_ca, which vouches for them")
+            raise ValueError("operator_certificates needs tls_client_ca, which verifies them")
         if self.operator_socket == self.socket:
             raise ValueError("operator_socket must be another path than socket")
         if self.operator_group and self.operator_group == self.socket_group:
@@ -99,18 +101,18 @@ class ServerSettings(Strict):
         if not (self.tls_client_ca or self.tcp_without_client_certificates):
             raise ValueError(
                 f"tcp on {host} needs tls_client_ca, so that clients must show a certificate; or "
-                "set server.tcp_without_client_certificates to true to serve whoever gets there"
+                "set server.tcp_without_client_certificates to true to serve every client"
             )
         return self
 
     @property
     def socket_path(self) -> Path:
         """The socket as a file name."""
-        return Path(self.socket[len("unix://") :])
+        return Path(self.socket[len(UNIX_SCHEME) :])
 
 
 class ModelsSettings(Strict):
-    """Which models there are and how they are looked after."""
+    """Which models there are, when they start, and what they may use."""
 
     folder: Optional[Path] = None  # every sub-folder or zip with a manifest is a model
     records: Optional[Path] = None  # models.d: one registration record (JSON) a model
@@ -154,12 +156,12 @@ class EngineSettings(Strict):
     @model_validator(mode="after")
     def _can_wait(self) -> EngineSettings:
         if self.wait_for_engine and self.backends and "tensorrt" not in self.backends:
-            raise ValueError("wait_for_engine waits for tensorrt, which backends leaves out")
+            raise ValueError("wait_for_engine needs tensorrt in backends")
         return self
 
 
 class OutboxSettings(Strict):
-    """What waits on disk until it is delivered."""
+    """Results that are stored on disk until they are delivered."""
 
     limit_mib: Annotated[int, Field(ge=1)] = 256
     max_age_h: Annotated[float, Field(gt=0.0)] = 168.0
@@ -241,7 +243,7 @@ class CommandsSettings(Strict):
 
 
 class ResultsSettings(Strict):
-    """What becomes of the verdicts besides the answers."""
+    """Where verdicts go besides the answers."""
 
     folder: Optional[Path] = None  # outbox and counters; needed as soon as results go anywhere
     thing: str = ""  # empty: AWS_IOT_THING_NAME, else the host's name
@@ -266,7 +268,9 @@ class ResultsSettings(Strict):
     @model_validator(mode="after")
     def _has_folder(self) -> ResultsSettings:
         if self.go_somewhere and self.folder is None:
-            raise ValueError("folder must be set: results wait there until they are delivered")
+            raise ValueError(
+                "folder must be set: results are stored there until they are delivered"
+            )
         if self.commands.allow and not (self.mqtt.endpoint or self.greengrass.topic):
             raise ValueError("commands need mqtt.endpoint or greengrass.topic")
         return self
@@ -297,9 +301,7 @@ def load(
     return build(from_file(file) if file else {}, environment, assignments)
 
 
-def build(
-    tree: Dict[str, Any], environment: Mapping[str, str], assignments: Iterable[str] = ()
-) -> Settings:
+def build(tree: Tree, environment: Mapping[str, str], assignments: Iterable[str] = ()) -> Settings:
     """Make settings of `tree`, which is changed; environment and assignments win. Raises as `load`.
 
     "5" and "true" count as numbers and booleans.
@@ -314,12 +316,12 @@ def build(
             raise InvalidConfiguration(
                 f"--set {re.split('[^a-z0-9_.]', assignment)[0]}...: expected NAME=VALUE"
             )
-        given: Dict[str, Any] = {}
+        given: Tree = {}
         _put(given, path_text.split("."), value, f"--set {path_text}")
         for name in secret_names(given):
             raise InvalidConfiguration(
-                f"--set {name}: every user of this device sees a command line. Set it in a file "
-                f"(results.mqtt.pkcs11_pin_file) or in the environment ({_variable(name)})."
+                f"--set {name}: every user of this device can read a command line. Set it in a "
+                f"file (results.mqtt.pkcs11_pin_file) or in the environment ({_variable(name)})."
             )
         _put(tree, path_text.split("."), value, f"--set {path_text}")
     try:
@@ -328,7 +330,7 @@ def build(
         raise InvalidConfiguration(f"Configuration: {error}") from None
 
 
-def from_file(file: Path) -> Dict[str, Any]:
+def from_file(file: Path) -> Tree:
     """Read a settings file (JSON) as it is. Raises InvalidConfiguration."""
     try:
         with file.open("rb") as opened:
@@ -342,11 +344,16 @@ def from_file(file: Path) -> Dict[str, Any]:
         raise InvalidConfiguration(f"Configuration file {file} must hold one JSON object.")
     for name in secret_names(tree):
         if mode & 0o007:
-            log.warning("%s holds %s and can be read by others: chmod o= %s", file, name, file)
+            log.warning(
+                "%s contains the secret %s, and other users can read it: chmod o= %s",
+                file,
+                name,
+                file,
+            )
     return tree
 
 
-def secret_names(tree: Any, kind: Type[Strict] = Settings, path: str = "") -> List[str]:
+def secret_names(tree: object, kind: Type[Strict] = Settings, path: str = "") -> List[str]:
     """Return the dotted names of the secrets that are set in a tree of settings, right or wrong."""
     found: List[str] = []
     for key, value in tree.items() if isinstance(tree, dict) else ():
@@ -369,7 +376,7 @@ def _holds_secret(name: str, value: str) -> bool:
         return True
     if not name.startswith(ENVIRONMENT_PREFIX):
         return False
-    given: Dict[str, Any] = {}
+    given: Tree = {}
     with suppress(InvalidConfiguration):
         _put(given, name[len(ENVIRONMENT_PREFIX) :].lower().split("__"), value, name)
     return bool(secret_names(given))
@@ -389,11 +396,12 @@ def _parsed(content: Union[str, bytes], source: str) -> Any:
         raise InvalidConfiguration(f"{source} isn't JSON: {error}") from None
 
 
-def _put(tree: Dict[str, Any], path: list[str], value: str, source: str) -> None:
+def _put(tree: Tree, path: list[str], value: str, source: str) -> None:
     for part in path[:-1]:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
+        group = tree.setdefault(part, {})
+        if not isinstance(group, dict):
             raise InvalidConfiguration(f"{source}: {part!r} is a value, not a group of settings")
+        tree = group
     if value.lstrip().startswith("{"):  # a whole group of settings
         tree[path[-1]] = _parsed(value, f"{source}: the value")
     else:

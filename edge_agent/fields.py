@@ -1,12 +1,15 @@
-"""The rules for everything a person writes by hand: frozen, strict, unknown keys named back."""
+"""The rules for documents that people write: frozen, strict, an unknown key is an error."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any, Dict, List, Sequence, Tuple, Type, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple, Type, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MOST_SENTENCES = 20
 
@@ -22,7 +25,7 @@ T = TypeVar("T", bound=Strict)
 LONGEST_INTEGER = 400  # digits; converting them takes the square of their number
 
 
-def read(kind: Type[T], values: Any) -> T:
+def read(kind: Type[T], values: object) -> T:
     """Build `kind` from settings; "5" and "true" count as numbers and booleans.
 
     Raises ValueError: a sentence for every wrong field.
@@ -35,6 +38,9 @@ def read(kind: Type[T], values: Any) -> T:
 
 def read_json(kind: Type[T], content: bytes) -> T:
     """Build `kind` from JSON text; every value must have its own JSON type.
+
+    The text is read twice: only `parse_json` refuses a key that stands twice, only pydantic's own
+    reader is strict and yet takes a list for a tuple.
 
     Raises ValueError: a sentence for every wrong field, or why it is no JSON to `parse_json`.
     """
@@ -66,13 +72,15 @@ def parse_json(content: Union[str, bytes]) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+def _unique(pairs: List[Tuple[str, object]]) -> Dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):
         seen = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"key {_short(key)} stands twice in one object; keep one of them")
+                raise ValueError(
+                    f"key {_short(key)} appears twice in one object; remove one of them"
+                )
             seen.add(key)
     return values
 
@@ -99,7 +107,7 @@ def _sentences(kind: Type[Strict], error: ValidationError) -> str:
     return "; ".join([_sentence(kind, item) for item in shown[:MOST_SENTENCES]] + more)
 
 
-def _sentence(kind: Type[Strict], item: Any) -> str:
+def _sentence(kind: Type[Strict], item: ErrorDetails) -> str:
     where = ".".join(map(_plain, item["loc"])) or "the whole document"
     if item["type"] == "extra_forbidden":
         known = ", ".join(sorted(_group(kind, item["loc"][:-1]).model_fields))
@@ -113,13 +121,13 @@ def _sentence(kind: Type[Strict], item: Any) -> str:
     return f"{where}: {message[0].lower()}{message[1:]}{came}"
 
 
-def _plain(part: Any) -> str:
+def _plain(part: object) -> str:
     """Name a key in a sentence, which may get into a log; strangers choose what it holds."""
     text = str(part)
     return text if text.isprintable() else repr(text)
 
 
-def is_secret(kind: Type[Strict], path: Sequence[Any]) -> bool:
+def is_secret(kind: Type[Strict], path: Sequence[object]) -> bool:
     """Whether `path` leads to a secret field of `kind`, or into one."""
     for part in path:
         field = kind.model_fields.get(part) if isinstance(part, str) else None
@@ -134,15 +142,15 @@ def is_secret(kind: Type[Strict], path: Sequence[Any]) -> bool:
     return False
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, (dict, list, tuple)):  # a secret may stand somewhere in it
         return "an object" if isinstance(value, dict) else "a list"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _group(kind: Type[Strict], path: Any) -> Type[Strict]:
-    """Follow `path` through the annotations to the group the unknown key was found in."""
+def _group(kind: Type[Strict], path: Sequence[Union[str, int]]) -> Type[Strict]:
+    """Return the group that the unknown key at the end of `path` was found in."""
     for part in path:
         if isinstance(part, int):
             continue
@@ -150,7 +158,7 @@ def _group(kind: Type[Strict], path: Any) -> Type[Strict]:
     return kind
 
 
-def groups_in(annotation: Any) -> list[Type[Strict]]:
+def groups_in(annotation: object) -> list[Type[Strict]]:
     """Return the groups of fields that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, Strict):
         return [annotation]

@@ -2,9 +2,9 @@
 
 Extra facts go in as `extra={"facts": {...}}`; they become keys of the object.
 
-What is logged comes in part from strangers: clients, brokers, packages. Hence no character of it
-breaks a line or steers a terminal, every line has a greatest length, and every place in the code
-(of ours or of a library) may write only so many lines a minute; how many were left out is said.
+Part of what is logged comes from strangers: clients, brokers, packages. Hence no character of it
+breaks a line or controls a terminal, the length of lines is limited, and every place in the code
+(ours or a library's) may write a limited number of lines a minute; the lines left out are counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, TextIO, Tuple
 
 OURS = "edge_agent"
 SUMMARY_EVERY_S = 60.0
@@ -68,8 +68,8 @@ def _cut(text: str, characters: int) -> str:
     return f"{text[:half]} ... {left_out} characters left out ... {text[-half:]}"
 
 
-def _told(text: Callable[[], str], characters: int) -> str:
-    """Return what `text` gives, fit for a line; a library's own faults in logging are said."""
+def _line(text: Callable[[], str], characters: int) -> str:
+    """Return what `text` gives, fit for a line; a library's own errors in logging are named."""
     try:
         found = text()
     except Exception as error:
@@ -78,7 +78,7 @@ def _told(text: Callable[[], str], characters: int) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
-    return _told(record.getMessage, _limit(record).characters)
+    return _line(record.getMessage, _limit(record).characters)
 
 
 def _traceback(record: logging.LogRecord) -> str:
@@ -90,7 +90,7 @@ def _traceback(record: logging.LogRecord) -> str:
     for link in reversed(_chain(error)):
         frames = traceback.extract_tb(link.__traceback__)[-FRAMES:]
         lines += [f"  File {frame.filename}, line {frame.lineno}, {frame.name}" for frame in frames]
-        lines.append(f"{type(link).__qualname__}: {_told(link.__str__, characters)}")
+        lines.append(f"{type(link).__qualname__}: {_line(link.__str__, characters)}")
     return _cut("\n".join(map(printable, lines)), characters)
 
 
@@ -111,13 +111,13 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for `record`."""
-        line: Dict[str, Any] = {
+        line: Dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
             "level": record.levelname,
             "logger": printable(record.name),
             "message": _message(record),
         }
-        facts: Dict[str, Any] = getattr(record, "facts", {})
+        facts: Dict[str, object] = getattr(record, "facts", {})
         line.update({name: _fact(value) for name, value in facts.items()})
         error = _traceback(record)
         if error:
@@ -125,7 +125,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def _fact(value: Any) -> Any:
+def _fact(value: object) -> object:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return printable(_cut(str(value), LIMIT_OF_OURS.characters))
@@ -165,11 +165,11 @@ class _Bucket:
 class LimitedHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not generic on 3.8
     """Writes a line unless its place in the code has written too many.
 
-    DEBUG lines of our own pass: who asks for them wants them all. What was left out is said once a
-    minute for each place, with the next line of any, and at the end.
+    DEBUG lines of our own pass: who sets that level wants them all. The number of lines left out is
+    logged once a minute for each place, with the next line of any, and at the end.
     """
 
-    def __init__(self, stream: Any, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(stream)
         self._clock = clock
         self._buckets: Dict[Place, _Bucket] = {}
@@ -177,16 +177,16 @@ class LimitedHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not ge
     def emit(self, record: logging.LogRecord) -> None:
         """Write `record` or count it; called under the handler's lock."""
         now = self._clock()
-        self._say_left_out(now - SUMMARY_EVERY_S)
+        self._log_left_out(now - SUMMARY_EVERY_S)
         asked_for = record.levelno <= logging.DEBUG and is_ours(record)
         if asked_for or self._bucket(record, now).takes(now):
             super().emit(record)
 
     def close(self) -> None:
-        """Say what was left out until now."""
+        """Log what was left out until now."""
         self.acquire()
         try:
-            self._say_left_out(self._clock())
+            self._log_left_out(self._clock())
         finally:
             self.release()
         super().close()
@@ -198,10 +198,10 @@ class LimitedHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not ge
             place = ("many loggers", 0, logging.WARNING)
         return self._buckets.setdefault(place, _Bucket(_limit(record), now))
 
-    def _say_left_out(self, counted_before: float) -> None:
+    def _log_left_out(self, counted_before: float) -> None:
         for (name, line, level), bucket in list(self._buckets.items()):
             if bucket.left_out and bucket.counted_at <= counted_before:
-                text = "%d more lines like it (of line %d of this logger) were left out."
+                text = "%d more lines like this one (from line %d of this logger) were left out."
                 super().emit(
                     logging.LogRecord(name, level, "", line, text, (bucket.left_out, line), None)
                 )
@@ -223,7 +223,7 @@ def configure(level: str) -> None:
 
 
 def set_level(level: str) -> None:
-    """Let the agent's log have lines of `level` and above."""
+    """Log the agent's own lines of `level` and above."""
     logging.getLogger(OURS).setLevel(level)
 
 
@@ -233,7 +233,7 @@ def _log_of_thread(failed: threading.ExceptHookArgs) -> None:
         _log_uncaught("An exception ended the thread %s.", name, failed.exc_value)
 
 
-def _log_unraisable(failed: Any) -> None:
+def _log_unraisable(failed: sys.UnraisableHookArgs) -> None:
     what = failed.err_msg or f"Exception ignored in {failed.object!r:.200}"
     _log_uncaught("%s", what, failed.exc_value)
 

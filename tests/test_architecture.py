@@ -26,7 +26,7 @@ TOOLS = (
     "captures",
     "gpu_check",
 )
-SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "wire")
+SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "protocol", "wire")
 
 ABOVE_PACKAGES = tuple(
     f"runtime.{room}"

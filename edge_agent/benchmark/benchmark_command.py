@@ -21,8 +21,8 @@ from edge_agent.benchmark.kserve import TRANSPORT, parse_url
 from edge_agent.benchmark.measure import BenchmarkPlan, BenchmarkRun
 from edge_agent.benchmark.results import BenchmarkReport, ClientLoad
 from edge_agent.errors import InvalidRequest
+from edge_agent.protocol import LARGEST_SIDE_PX, SMALLEST_SIDE_PX
 from edge_agent.runtime.packages.package import Package
-from edge_agent.runtime.vision.frame import LARGEST, SMALLEST
 
 TRANSPORTS = ("shared_memory", "bytes")
 MOST_CLIENTS = 256
@@ -183,6 +183,6 @@ def _size(word: str) -> Tuple[int, int]:
     width, x, height = word.partition("x")
     if not (x and width.isdecimal() and height.isdecimal()):
         raise ValueError("WIDTHxHEIGHT with commas between")
-    if not all(SMALLEST <= side <= LARGEST for side in (int(width), int(height))):
-        raise ValueError(f"sides of {SMALLEST} to {LARGEST}")
+    if not all(SMALLEST_SIDE_PX <= side <= LARGEST_SIDE_PX for side in (int(width), int(height))):
+        raise ValueError(f"sides of {SMALLEST_SIDE_PX} to {LARGEST_SIDE_PX}")
     return int(width), int(height)

@@ -16,7 +16,6 @@ from edge_agent.errors import EdgeAgentError
 
 GONE = "UNAVAILABLE"
 OK = "OK"
-SERVER_TIMING = "server-timing"  # trailing metadata with the agent's milliseconds a stage
 
 # W3C Server Timing, https://www.w3.org/TR/server-timing/: `compute;dur=5.01, send;dur=0.05`
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -27,7 +26,7 @@ _PARAMETER = re.compile(rf"({_TOKEN})\s*=\s*({_VALUE})")
 
 @dataclass(frozen=True)
 class CallResult:
-    """The name of a call's status, and the times that the agent reports in SERVER_TIMING."""
+    """The name of a call's status, and the times of its stages that the agent reports."""
 
     status: str = OK
     server_timing: str = ""

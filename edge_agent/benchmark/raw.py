@@ -16,13 +16,13 @@ import grpc
 import numpy as np
 
 from edge_agent.benchmark.loops import CallResult, ClosedLoop, Tally, drive
-from edge_agent.benchmark.served import DETECT, Camera
+from edge_agent.benchmark.served import Camera
 from edge_agent.client.segment import FrameSegment
 from edge_agent.errors import EdgeAgentError
+from edge_agent.protocol import DETECT_ANOMALIES
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
-from edge_agent.runtime.batching.batch import Item
-from edge_agent.runtime.models.inference_unit import InferenceUnit
+from edge_agent.runtime.models.inference_unit import FrameItem, InferenceUnit
 from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.frame import OpenFrame
@@ -49,7 +49,7 @@ class RawEngine:
 
     def detect(self, image: Pixels, mask: Pixels) -> Prediction:
         """Inspect `image`, writing the mask into `mask`; both uint8 (height, width, 3)."""
-        item = Item(OpenFrame(Frame(image), mask_target=mask), time.monotonic(), Caller())
+        item = FrameItem(OpenFrame(Frame(image), mask_target=mask), time.monotonic(), Caller())
         self._unit.compute([item])
         prediction: Prediction = item.future.result()
         return prediction
@@ -116,7 +116,7 @@ class BareServerJob:
                 return b""  # an answer whose fields are all 0
 
             server = grpc.server(ThreadPoolExecutor(1))
-            _, service, name = DETECT.split("/")
+            _, service, name = DETECT_ANOMALIES.split("/")
             handler = grpc.unary_unary_rpc_method_handler(detect)
             server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(service, {name: handler}),)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Iterator, Optional
 import grpc
 import numpy as np
 
-from edge_agent.benchmark.loops import OK, SERVER_TIMING, CallResult
+from edge_agent import protocol
+from edge_agent.benchmark.loops import OK, CallResult
 from edge_agent.client import Client
 from edge_agent.client.segment import FrameSegment
 from edge_agent.demo.agent_process import AgentProcess
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL = "benchmark"
-DETECT = "/AWS.LookoutVision.EdgeAgent/DetectAnomalies"
 CALL_LIMIT_S = 10.0
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -76,11 +76,11 @@ class Camera:
         self._model = model
         self._channel = grpc.insecure_channel(address, OPTIONS)
         self._detect = self._channel.unary_unary(
-            DETECT,
+            protocol.DETECT_ANOMALIES,
             request_serializer=wire.DetectAnomaliesRequest.SerializeToString,
             response_deserializer=wire.DetectAnomaliesResponse.FromString,
         )
-        self._describe = self._channel.unary_unary("/AWS.LookoutVision.EdgeAgent/DescribeModel")
+        self._describe = self._channel.unary_unary(protocol.DESCRIBE_MODEL)
         self._height, self._width = image.shape[:2]
         self._pixels = image.tobytes()
         self._segment = FrameSegment(image.nbytes, address)
@@ -125,7 +125,7 @@ class Camera:
         except grpc.RpcError as error:
             return CallResult(error.code().name)
         metadata = dict(call.trailing_metadata() or ())
-        return CallResult(OK, metadata.get(SERVER_TIMING, ""))
+        return CallResult(OK, metadata.get(protocol.SERVER_TIMING, ""))
 
     def _detect_request(
         self, bitmap: wire.Bitmap, mask: Optional[wire.AnomalyMaskParams]

@@ -20,6 +20,7 @@ from edge_agent.benchmark import host_metrics
 from edge_agent.benchmark.jobs import ANSWER_WITHIN_S, LEAD_S, Fleet, JobProcess
 from edge_agent.benchmark.loops import Tally
 from edge_agent.benchmark.results import ClientLoad
+from edge_agent.protocol import DESCRIBE_MODEL
 from edge_agent.wire import edge_agent_pb2 as wire
 
 POLITE = 7
@@ -30,7 +31,6 @@ REFUSED = "RESOURCE_EXHAUSTED"
 PROBE_EVERY_S = 0.1
 PROBE_LIMIT_S = 10.0
 HEALTH = "/grpc.health.v1.Health/Check"
-DESCRIBE = "/AWS.LookoutVision.EdgeAgent/DescribeModel"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class HealthProber:
         self.times_ms: List[float] = []
         self.rss_mib: List[float] = []  # now and then
         self._channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
-        self._describe = self._channel.unary_unary(DESCRIBE)
+        self._describe = self._channel.unary_unary(DESCRIBE_MODEL)
         self._health = self._channel.unary_unary(HEALTH)
         name = model.encode()
         self._describe_request = wire.DescribeModelRequest(model_component=model)

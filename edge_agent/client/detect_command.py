@@ -8,29 +8,29 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Dict, List, Optional
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from edge_agent import protocol
 from edge_agent.client import images
 from edge_agent.client.client import Client
-from edge_agent.config import DEFAULT_SOCKET
 from edge_agent.errors import AgentUnavailable, InvalidRequest, UserError
 from edge_agent.runtime.vision import overlay
 from edge_agent.types import ModelState, Prediction
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One image and what became of it; `problem` says why there is no prediction."""
+class DetectedImage:
+    """One image and its outcome; `error` is the reason when there is no prediction."""
 
     path: Path
     latency_ms: float = 0.0
     prediction: Optional[Prediction] = None
-    problem: str = ""
+    error: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="model component (default: the one that is RUNNING)")
     parser.add_argument("--overlay", type=Path, help="picture to write; a folder for many images")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--address", default=DEFAULT_SOCKET, help="of the agent")
+    parser.add_argument("--address", default=protocol.DEFAULT_SOCKET, help="of the agent")
     parser.add_argument("--transport", choices=["shared_memory", "bytes"], default="shared_memory")
 
 
@@ -49,14 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=arguments.json)
     with Client(arguments.address) as client:
         model = arguments.model or _only_running(client)
-        judged: List[Judged] = []
+        judged: List[DetectedImage] = []
         for path in track(paths, "Inspecting", console=console, disable=len(paths) == 1):
             judged.append(_judge(client, model, path, arguments))
             if arguments.json:
                 sys.stdout.write(json.dumps(_record(judged[-1])) + "\n")
     if not arguments.json:
         _print(console, judged)
-    return 1 if any(item.problem for item in judged) else 0
+    return 1 if any(item.error for item in judged) else 0
 
 
 def _only_running(client: Client) -> str:
@@ -70,8 +70,8 @@ def _only_running(client: Client) -> str:
     return running[0]
 
 
-def _judge(client: Client, model: str, path: Path, arguments: argparse.Namespace) -> Judged:
-    """Judge one file; a bad image is reported, an agent that is gone ends the run."""
+def _judge(client: Client, model: str, path: Path, arguments: argparse.Namespace) -> DetectedImage:
+    """Judge one file; a bad image is reported, an agent that doesn't answer ends the run."""
     try:
         image = images.load(path)
         began = time.perf_counter()
@@ -84,13 +84,13 @@ def _judge(client: Client, model: str, path: Path, arguments: argparse.Namespace
     except AgentUnavailable:
         raise
     except UserError as error:
-        return Judged(path, problem=str(error))
-    return Judged(path, latency_ms, prediction)
+        return DetectedImage(path, error=str(error))
+    return DetectedImage(path, latency_ms, prediction)
 
 
-def _record(item: Judged) -> Dict[str, Any]:
+def _record(item: DetectedImage) -> Dict[str, object]:
     if item.prediction is None:
-        return {"image": str(item.path), "error": item.problem}
+        return {"image": str(item.path), "error": item.error}
     prediction = item.prediction
     return {
         "image": str(item.path),
@@ -107,13 +107,13 @@ def _record(item: Judged) -> Dict[str, Any]:
     }
 
 
-def _print(console: Console, judged: List[Judged]) -> None:
+def _print(console: Console, judged: List[DetectedImage]) -> None:
     table = Table()
     for title in ("image", "verdict", "score", "confidence", "regions", "ms"):
         table.add_column(title, justify="left" if title in ("image", "verdict") else "right")
     for item in judged:
         if item.prediction is None:
-            table.add_row(escape(item.path.name), f"[yellow]{escape(item.problem)}")
+            table.add_row(escape(item.path.name), f"[yellow]{escape(item.error)}")
             continue
         prediction = item.prediction
         table.add_row(

@@ -1,4 +1,4 @@
-"""Pictures from files, as the frames a camera would give."""
+"""Image files as frames."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def find(paths: Iterable[Path]) -> List[Path]:
         else:
             raise InvalidRequest(f"{path} doesn't exist.")
     if not found:
-        raise InvalidRequest(f"No images there; known endings: {', '.join(SUFFIXES)}.")
+        raise InvalidRequest(f"No images found; known file endings: {', '.join(SUFFIXES)}.")
     return found
 
 
@@ -48,4 +48,4 @@ def save(path: Path, image: NDArray[np.uint8]) -> None:
     """Write uint8 RGB (height, width, 3). Raises InvalidRequest when that cannot be done."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() not in SUFFIXES or not cv2.imwrite(str(path), image[:, :, ::-1]):
-        raise InvalidRequest(f"{path} can't be written; known endings: {', '.join(SUFFIXES)}.")
+        raise InvalidRequest(f"{path} can't be written; known file endings: {', '.join(SUFFIXES)}.")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any, Dict, List
+from typing import Dict, List
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edge_agent import protocol
 from edge_agent.client.client import Client
-from edge_agent.config import DEFAULT_SOCKET
 from edge_agent.types import ModelInfo
 
 
@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `models`."""
     parser.add_argument("action", choices=["list", "describe", "start", "stop"])
     parser.add_argument("model", nargs="?", default="", help="model component; not for list")
-    parser.add_argument("--address", default=DEFAULT_SOCKET, help="of the agent")
+    parser.add_argument("--address", default=protocol.DEFAULT_SOCKET, help="of the agent")
     parser.add_argument("--wait", type=float, default=60.0, help="seconds start waits for RUNNING")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it and show the models concerned."""
+    """Carry out the action and show the models concerned."""
     with Client(arguments.address, timeout_s=max(30.0, arguments.wait)) as client:
         if arguments.action == "list":
             infos = client.models()
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _record(info: ModelInfo) -> Dict[str, Any]:
+def _record(info: ModelInfo) -> Dict[str, object]:
     return {
         "model_component": info.name,
         "status": info.state.name,

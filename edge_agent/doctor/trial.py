@@ -1,6 +1,6 @@
-"""Computes a tiny model with each provider of onnxruntime, and asks the GPU for its memory.
+"""Computes a tiny model with each provider of onnxruntime, and reads the memory of the GPU.
 
-`python -m edge_agent.doctor.trial` reports what came of it; in a process of its own, as libraries
+`python -m edge_agent.doctor.trial` reports the outcome; in a process of its own, because libraries
 that don't fit each other may crash.
 """
 
@@ -11,7 +11,7 @@ from typing import Tuple, Type
 
 import numpy as np
 
-from edge_agent.doctor.findings import MIB
+from edge_agent.doctor import MIB
 from edge_agent.errors import EdgeAgentError
 from edge_agent.manifest import MODEL_FILE, FileEntry, InputSpec, Manifest, OutputSpec
 from edge_agent.runtime.backends.base import BackendOptions
@@ -39,7 +39,7 @@ MANIFEST = Manifest(
 
 
 def main() -> None:
-    """Report the device or why there is none by backend, and the GPU's memory."""
+    """Report for each backend the device or why it doesn't compute, and the GPU's memory."""
     with answering() as report:
         report({"memory": _memory()})
         for kind in (OrtBackend, OrtCudaBackend):

@@ -6,6 +6,7 @@ import base64
 import fcntl
 import json
 import logging
+import os
 import shutil
 import time
 import uuid

@@ -39,7 +39,7 @@ STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
 VERSIONS_FILE = "versions.json"
 
-Wish = Union[int, Settings]  # stop with this exit status; go by these settings
+AgentEvent = Union[int, Settings]  # stop with this exit status; apply these settings
 
 
 def run(settings: Settings, component: Optional[Component] = None) -> int:
@@ -49,10 +49,12 @@ def run(settings: Settings, component: Optional[Component] = None) -> int:
     """
     memory.keep_heap()
     preprocess.use_one_thread()  # inference units are the parallelism; more would fight them
-    wishes: SimpleQueue[Wish] = SimpleQueue()  # its put may interrupt any line, its own as well
+    events: SimpleQueue[AgentEvent] = (
+        SimpleQueue()
+    )  # its put may interrupt any line, its own as well
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: wishes.put(0))
-    agent = _Agent(settings, wishes, component)
+        signal.signal(number, lambda _number, _frame: events.put(0))
+    agent = _Agent(settings, events, component)
     agent.start()
     status = agent.serve()
     agent.stop()
@@ -67,9 +69,9 @@ class _Agent:
     """The rooms, and the main thread's work between `start` and `stop`."""
 
     def __init__(
-        self, settings: Settings, wishes: SimpleQueue[Wish], component: Optional[Component]
+        self, settings: Settings, events: SimpleQueue[AgentEvent], component: Optional[Component]
     ) -> None:
-        self._settings, self._wishes, self._component = settings, wishes, component
+        self._settings, self._events, self._component = settings, events, component
         self._most_descriptors = descriptors.raise_limit()
         self._access = SegmentAccess(
             settings.server.shared_memory_over_tcp, settings.server.segment_access == "any"
@@ -81,11 +83,11 @@ class _Agent:
         self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
         self._metrics = Metrics()
         nucleus = component.nucleus if component else None
-        self._room = ResultsRoom(settings.results, self._metrics, self._lose, nucleus)
+        self._room = ResultsRoom(settings.results, self._metrics, self._stop_with_error, nucleus)
         self._registry = Registry(
             settings.models,
             settings.engine,
-            on_change=self._show,
+            on_change=self._publish_state,
             on_gone=self._forget,
             decisions=folder / DECISIONS_FILE if folder else None,
         )
@@ -97,57 +99,57 @@ class _Agent:
         self._server = Server(settings.server, detector, self._metrics)
 
     def start(self) -> None:
-        """Listen → know the models → results → answer calls → tell the nucleus."""
+        """Listen → find the models → results → answer calls → report to the nucleus."""
         addresses = self._server.listen()
         self._access.group = self._settings.server.socket_path.lstat().st_gid
         if self._settings.server.metrics is not None:
             addresses.append(_serve_metrics(self._metrics, self._settings.server.metrics))
         descriptors.RESERVE.fill()
-        self._look()  # before the first call, which must not find a model missing
+        self._sync_models()  # before the first call, which must not find a model missing
         self._room.start()
         self._server.start()
         if self._component is not None:
-            self._component.when_lost(self._lose)
+            self._component.when_lost(self._stop_with_error)
             figures = self._metrics
-            self._component.serve(self._wishes.put, figures.quiet_for_s, figures.totals)
+            self._component.serve(self._events.put, figures.quiet_for_s, figures.totals)
         log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
 
     def serve(self) -> int:
-        """Look after everything until told to stop; returns the exit status."""
-        while not isinstance(wish := self._next_wish(), int):
-            if wish is not None:
-                self._follow(wish)
+        """Supervise everything until a stop is requested; returns the exit status."""
+        while not isinstance(event := self._next_event(), int):
+            if event is not None:
+                self._apply(event)
             self._frames.sweep()
-            self._look()
-            self._tend()
-        return wish
+            self._sync_models()
+            self._maintain_results()
+        return event
 
     def stop(self) -> None:
         """No new calls, those in flight finish → engines → results."""
-        log.info("Stopping: no new calls; those in flight may finish.")
+        log.info("Stopping: new calls are refused, calls in progress may finish.")
         self._server.stop(self._settings.server.stop_within_s)
         self._registry.close(FREE_WITHIN_S)
         self._room.close(STORE_WITHIN_S)
         descriptors.RESERVE.release()
         log.info("Stopped.")
 
-    def _next_wish(self) -> Optional[Wish]:
-        """Return None when it is time to look after the models again."""
+    def _next_event(self) -> Optional[AgentEvent]:
+        """Return the next event, None when it is time for the regular work."""
         try:
-            return self._wishes.get(timeout=self._settings.models.rescan_every_s)
+            return self._events.get(timeout=self._settings.models.rescan_every_s)
         except Empty:
             return None
 
-    def _look(self) -> None:
-        """Take over what is deployed now; an unreadable folder leaves everything as it was."""
+    def _sync_models(self) -> None:
+        """Apply what is deployed now; an unreadable folder changes nothing."""
         try:
             with descriptors.RESERVE.lent():
                 self._registry.sync(self._store.scan())
                 self._registry.tend()
         except Exception:
-            log.exception("Looking after the models failed; trying again.")
+            log.exception("The models couldn't be checked. The agent tries again.")
 
-    def _tend(self) -> None:
+    def _maintain_results(self) -> None:
         try:
             with descriptors.RESERVE.lent():
                 self._room.tend()
@@ -155,18 +157,21 @@ class _Agent:
             self._metrics.has_descriptors(descriptors.in_use(), self._most_descriptors)
             self._metrics.has_calls(*self._server.calls())
         except Exception:
-            log.exception("Looking after the results failed; trying again.")
+            log.exception("The results couldn't be checked. The agent tries again.")
 
-    def _follow(self, settings: Settings) -> None:
+    def _apply(self, settings: Settings) -> None:
         try:
             waiting = self._live.follow(settings)
         except Exception:
-            log.exception("The new settings couldn't all be put into force.")
+            log.exception("Not all new settings could be applied.")
             return
         if waiting:
-            log.warning("These settings wait for a restart of the agent: %s.", ", ".join(waiting))
+            log.warning(
+                "These settings are applied at the next restart of the agent: %s.",
+                ", ".join(waiting),
+            )
 
-    def _show(self, info: ModelInfo) -> None:
+    def _publish_state(self, info: ModelInfo) -> None:
         self._server.show(info)
         units = info.inference_units, info.desired_units, info.least_units, info.most_units
         self._metrics.has_units(info.name, *units)
@@ -177,9 +182,9 @@ class _Agent:
         self._metrics.forget(name)
         self._room.forget(name)
 
-    def _lose(self, why: str) -> None:
+    def _stop_with_error(self, why: str) -> None:
         log.error("%s", why)
-        self._wishes.put(EXIT_STATUS)
+        self._events.put(EXIT_STATUS)
 
 
 def _serve_metrics(metrics: Metrics, address: str) -> str:

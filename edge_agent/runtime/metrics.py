@@ -1,4 +1,4 @@
-"""Every counter and histogram, defined once; served in the Prometheus text format when asked for.
+"""Every counter and histogram, defined once; served in the Prometheus text format on request.
 
 The names are those of the original's CloudWatch metrics (namespace AWS/LookoutVision) where they
 exist, with the prefix `edge_agent_`; counters end in `_total` as Prometheus wants it.
@@ -219,7 +219,7 @@ class Metrics:
 
 
 class _Handler(WSGIRequestHandler):
-    """Gives up a connection that asks for nothing; logs no request."""
+    """Closes a connection that sends nothing; logs no request."""
 
     timeout = 5.0  # of socketserver.StreamRequestHandler
 
@@ -238,7 +238,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._places = threading.BoundedSemaphore(CONNECTIONS)
         super().__init__(address, handler)
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
+    def verify_request(self, request: object, client_address: object) -> bool:
         """Whether there is a place for the connection."""
         return self._places.acquire(blocking=False)
 
@@ -249,14 +249,14 @@ class _Server(ThreadingMixIn, WSGIServer):
         finally:
             self._places.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         """Log a line instead of printing a traceback for each connection that is lost."""
         reason = sys.exc_info()[1]
-        log.warning("A request of %s for the metrics failed: %r.", client_address, reason)
+        log.warning("A request for the metrics from %s failed: %r.", client_address, reason)
 
 
 def _show(gauge: Gauge, model: str, value: Optional[float]) -> None:
-    """Set a model's sample, or leave it out where there is nothing to tell."""
+    """Set a model's sample, or remove it where there is no value."""
     if value is None:
         with suppress(KeyError):
             gauge.remove(model)

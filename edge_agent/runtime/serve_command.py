@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+    """Serve until a stop is requested."""
     given = {
         "models.folder": arguments.models,
         "models.records": arguments.records,

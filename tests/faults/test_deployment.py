@@ -247,11 +247,11 @@ def test_a_broken_record_is_left_out_and_logged_once(
     record(agent, f"beside-{kind}")
     try:
         until(lambda: f"beside-{kind}" in names(caller))
-        until(lambda: f"{file} is left out" in agent.log())
+        until(lambda: f"{file} is ignored" in agent.log())
         assert "x" not in names(caller)
     finally:
         file.unlink()
-    assert agent.log().count(f"{file} is left out") == 1
+    assert agent.log().count(f"{file} is ignored") == 1
 
 
 def test_a_record_with_a_decision_that_cannot_be_fails_with_its_reason(

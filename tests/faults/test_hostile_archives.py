@@ -373,5 +373,5 @@ def test_pipes_instead_of_a_record_and_of_a_package_dont_hang_the_agent(tmp_path
     )
     with agent:
         assert "isn't a plain file" in agent.wait_for("bad", ModelState.FAILED).message
-        assert "a.json is left out: it isn't a plain file" in agent.log()
+        assert "a.json is ignored: it isn't a plain file" in agent.log()
     shutil.rmtree(tmp_path / "models.d")

@@ -52,7 +52,7 @@ def test_a_killed_agent_comes_back_with_its_autostart_models(tmp_path: Path) -> 
         assert caller.wait("automatic", RUNNING)
         assert caller.detect("automatic", plain(255)).is_anomalous
         assert caller.describe("manual").status == STOPPED
-        assert "left by an agent that is gone" in agent.log()
+        assert "left by an agent that has ended" in agent.log()
 
 
 def test_autostart_starts_every_model_of_the_folder(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_unit_that_hangs_is_replaced_and_its_callers_may_try_again(tmp_path: P
         stuck = caller.detect_later("trap", plain(255, blue=255))
         waiting = caller.detect_later("trap", plain(255))
         assert stuck.code() is grpc.StatusCode.UNAVAILABLE
-        assert "hung for more than 0.5 s and is replaced; call again" in stuck.details()
+        assert "didn't answer for 0.5 s and is being replaced; call again" in stuck.details()
         assert next(watch).status == NOT_SERVING
         assert next(watch).status == SERVING
         watch.cancel()

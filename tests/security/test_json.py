@@ -120,11 +120,11 @@ def test_a_key_that_stands_twice_is_refused_by_its_name(tmp_path: Path, document
     read, good, key = READERS[document]
     with pytest.raises((ValueError, EdgeAgentError)) as error:
         read(tmp_path, doubled(good, key))
-    assert f"key {key!r} stands twice in one object" in str(error.value)
+    assert f"key {key!r} appears twice in one object" in str(error.value)
 
 
 def test_a_key_written_in_two_ways_is_the_same_key() -> None:
-    with pytest.raises(ValueError, match="key 'name' stands twice"):
+    with pytest.raises(ValueError, match="key 'name' appears twice"):
         parse_json('{"name": 1, "n\\u0061me": 2}')
 
 

@@ -96,7 +96,7 @@ def test_bad_headers_write_a_bounded_log(tmp_path: Path) -> None:
                     connection.call(LIST if number % 2 else DETECT, header, content=b"\x08\xff")
         assert len(agent.log()) - before < MOST_BYTES
         assert agent.stop() == 0
-    assert re.search(r"\d+ more lines like it .* were left out", agent.log())
+    assert re.search(r"\d+ more lines like this one .* were left out", agent.log())
     assert max(map(len, agent.log().splitlines())) < 10_000
 
 
@@ -154,7 +154,7 @@ def test_a_foreign_logger_has_ten_lines_and_then_a_few_a_minute(log: Log) -> Non
         log.write("grpc._server", 7, "Bad %d", second)
     plain = [line for line in log.lines() if "Bad" in line]
     assert 10 <= len(plain) <= 10 + 5 * 10
-    assert sum("more lines like it" in line for line in log.lines()) <= 10
+    assert sum("more lines like this one" in line for line in log.lines()) <= 10
 
 
 def test_one_place_that_floods_silences_no_other(log: Log) -> None:
@@ -170,7 +170,7 @@ def test_what_was_left_out_is_said_at_the_end(log: Log) -> None:
     for number in range(322):
         log.write("urllib3", 7, f"Retry {number}")
     log.handler.close()
-    assert "312 more lines like it" in log.lines()[-1]
+    assert "312 more lines like this one" in log.lines()[-1]
 
 
 def test_logger_names_without_number_use_no_memory_without_bound(log: Log) -> None:

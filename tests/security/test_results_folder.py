@@ -14,7 +14,7 @@ from typing import Dict, Iterator
 import pytest
 
 from edge_agent.config import build
-from edge_agent.doctor import results as doctor_results
+from edge_agent.doctor import agent as doctor_agent
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.results.dead_letters import DeadLetters
@@ -262,7 +262,7 @@ def test_the_doctor_of_another_user_says_that_it_may_not_read_the_status(shared:
 
     os.seteuid(61001)
     try:
-        found = {finding.what: finding.detail for finding in doctor_results.found(settings)}
+        found = {result.what: result.detail for result in doctor_agent.results(settings)}
     finally:
         os.seteuid(0)
     assert "Permission denied" in found["results"]

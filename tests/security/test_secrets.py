@@ -13,7 +13,6 @@ from typing import Any, Dict, Iterator, List, Type
 import pytest
 from pydantic import SecretStr
 
-from edge_agent import doctor
 from edge_agent.cli import main, parse
 from edge_agent.config import (
     ENVIRONMENT_PREFIX,
@@ -24,6 +23,7 @@ from edge_agent.config import (
     secret_names,
     without_secrets,
 )
+from edge_agent.doctor import doctor_command
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, groups_in, is_secret
 from edge_agent.runtime.engines import build_process
@@ -89,7 +89,7 @@ def test_a_secret_on_the_command_line_is_refused_without_showing_it(name: str) -
     ):
         said = error_of(None, {}, [assignment])
         assert CANARY not in said
-        assert "every user of this device sees a command line" in said
+        assert "every user of this device can read a command line" in said
         assert variable(name) in said
 
 
@@ -197,7 +197,7 @@ def test_a_settings_file_with_a_secret_that_others_can_read_is_warned_of(
         caplog.clear()
         file.chmod(mode)
         load(file, {})
-        assert ("can be read by others: chmod o=" in caplog.text) is warned
+        assert ("other users can read it: chmod o=" in caplog.text) is warned
         assert CANARY not in caplog.text
     file.write_text("{}")
     file.chmod(0o644)
@@ -247,7 +247,7 @@ def test_the_doctor_shows_no_secret(
             monkeypatch.setenv(variable(PIN), CANARY)
         for form in ([], ["--json"]):
             words = [word for place in (*places, *more) for word in ("--set", place)]
-            doctor.run(parse(["doctor", *form, *words]))
+            doctor_command.run(parse(["doctor", *form, *words]))
     captured = capfd.readouterr()
     assert "can be used by every user" in captured.out
     assert CANARY not in captured.out + captured.err

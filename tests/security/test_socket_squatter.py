@@ -143,7 +143,7 @@ def test_a_socket_that_cant_be_asked_is_named_with_its_owner(sticky: Path, what:
     with squatter(path, what), acting_as(OPERATOR if what == "closed" else 0):
         said = refusal(path)
         assert "Can't tell whether an agent serves" in said
-        assert f"of user {STRANGER}" in said
+        assert f"owned by user {STRANGER}" in said
         assert path.is_socket()
 
 
@@ -165,7 +165,7 @@ def test_root_takes_over_from_a_dead_socket_and_says_whose_it_was(
     with squatter(path, "dead"):
         claim(path)
     assert not path.exists()
-    assert f"It was of user {STRANGER}." in caplog.text
+    assert f"It belonged to user {STRANGER}." in caplog.text
 
 
 @needs_root

@@ -1,6 +1,6 @@
 """What is computed next: decisions without threads, clocks or I/O.
 
-Lanes: inspection goes before re-scoring. Inside a lane the callers take turns (round robin), so
+Inspection goes before re-scoring. Within a priority the callers take turns (round robin), so
 that one who floods the queue delays only itself. A full queue refuses the newcomer, unless another
 caller takes up more than its share: then that one's newest frame is refused instead (longest queue
 drop, as in fair queueing of packets: B. Suter et al., "Design considerations for supporting TCP
@@ -12,27 +12,33 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from typing import Any, Deque, Dict, List, Optional, Sequence
+from typing import Deque, Dict, Generic, List, Optional, Sequence, Tuple, TypeVar
 
 from edge_agent.errors import DeadlineExceeded, Overloaded
-from edge_agent.types import Caller, Lane, StageTimes
+from edge_agent.types import Caller, Priority, StageTimes
+
+REMEMBERED = 32  # batches,
+REMEMBERED_S = 10.0  # and for how long the last of them counts
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Item:
+class Item(Generic[Work, Result]):
     """A frame to compute: its work, when it came (monotonic seconds), who waits, its own future.
 
-    `held_bytes` is the memory of ours that it keeps while it waits.
+    `held_bytes` is the memory of ours that it holds while it waits.
     """
 
-    work: Any
+    work: Work
     arrived: float
     caller: Caller
     times: StageTimes = field(default_factory=StageTimes)
     held_bytes: int = 0
-    future: Future[Any] = field(default_factory=Future)
+    future: Future[Result] = field(default_factory=Future)
 
-    def resolve(self, result: Any) -> None:
+    def resolve(self, result: Result) -> None:
         """Give the caller `result`, unless it has an answer already."""
         try:
             self.future.set_result(result)
@@ -57,20 +63,20 @@ class Item:
             )
 
 
-class Queue:
+class Queue(Generic[Work, Result]):
     """At most `capacity` items that hold at most `capacity_bytes`."""
 
     def __init__(self, capacity: int, capacity_bytes: int) -> None:
         self._capacity, self._capacity_bytes = capacity, capacity_bytes
-        self._lanes: Dict[Lane, OrderedDict[str, Deque[Item]]] = {
-            lane: OrderedDict() for lane in Lane
+        self._turns: Dict[Priority, OrderedDict[str, Deque[Item[Work, Result]]]] = {
+            priority: OrderedDict() for priority in Priority
         }
         self._length = self._bytes = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def offer(self, item: Item, frame_s: float) -> None:
+    def offer(self, item: Item[Work, Result], frame_s: float) -> None:
         """Append `item`; one frame is done every `frame_s` seconds.
 
         Raises Overloaded at once when the queue is full and no other caller's item has to go.
@@ -84,18 +90,18 @@ class Queue:
                 raise refusal
             self._remove(victim)
             victim.fail(refusal)
-        turns = self._lanes[item.caller.lane]
+        turns = self._turns[item.caller.priority]
         turns.setdefault(item.caller.name, deque()).append(item)
         self._length += 1
         self._bytes += item.held_bytes
 
-    def take(self, now: float, limit: int, needed_s: float = 0.0) -> List[Item]:
+    def take(self, now: float, limit: int, needed_s: float = 0.0) -> List[Item[Work, Result]]:
         """Remove and return up to `limit` items to compute now, which takes `needed_s` at least.
 
         Cancelled items are skipped; late ones are failed with DeadlineExceeded. Every item
         returned is marked as running, so that nobody can cancel it any more.
         """
-        batch: List[Item] = []
+        batch: List[Item[Work, Result]] = []
         while len(batch) < limit and self._length:
             item = self._next()
             if not item.future.set_running_or_notify_cancel():
@@ -111,24 +117,24 @@ class Queue:
     def oldest(self) -> float:
         """Return when the longest waiting item came; the queue must not be empty."""
         return min(
-            waiting[0].arrived for turns in self._lanes.values() for waiting in turns.values()
+            waiting[0].arrived for turns in self._turns.values() for waiting in turns.values()
         )
 
-    def _full(self, item: Item) -> bool:
+    def _full(self, item: Item[Work, Result]) -> bool:
         if self._length >= self._capacity:
             return True
         return self._length > 0 and self._bytes + item.held_bytes > self._capacity_bytes
 
-    def _next(self) -> Item:
-        turns = next(turns for turns in self._lanes.values() if turns)
+    def _next(self) -> Item[Work, Result]:
+        turns = next(turns for turns in self._turns.values() if turns)
         item = next(iter(turns.values()))[0]
         self._remove(item)
         if item.caller.name in turns:
             turns.move_to_end(item.caller.name)
         return item
 
-    def _remove(self, item: Item) -> None:
-        turns = self._lanes[item.caller.lane]
+    def _remove(self, item: Item[Work, Result]) -> None:
+        turns = self._turns[item.caller.priority]
         waiting = turns[item.caller.name]
         if waiting[0] is item:
             waiting.popleft()
@@ -140,19 +146,55 @@ class Queue:
         self._bytes -= item.held_bytes
 
     def _forget_cancelled(self) -> None:
-        for turns in self._lanes.values():
+        for turns in self._turns.values():
             for item in [item for waiting in turns.values() for item in waiting]:
                 if item.future.cancelled():
                     self._remove(item)
 
-    def _victim(self, item: Item) -> Optional[Item]:
+    def _victim(self, item: Item[Work, Result]) -> Optional[Item[Work, Result]]:
         """Return the item that has to go for `item` to come, one of a caller with more waiting."""
-        for lane in reversed(list(Lane)):
-            turns = self._lanes[lane]
-            own = len(turns.get(item.caller.name, ())) + 1 if lane is item.caller.lane else 0
-            longest: Sequence[Item] = max(turns.values(), key=len, default=())
+        for priority in reversed(list(Priority)):
+            turns = self._turns[priority]
+            own = (
+                len(turns.get(item.caller.name, ())) + 1 if priority is item.caller.priority else 0
+            )
+            longest: Sequence[Item[Work, Result]] = max(turns.values(), key=len, default=())
             if len(longest) > own and longest[-1].held_bytes >= item.held_bytes:
                 return longest[-1]
-            if lane is item.caller.lane:
+            if priority is item.caller.priority:
                 return None
         return None
+
+
+class BatchDurations:
+    """How long a batch takes, from the last ones; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._last: Deque[Tuple[float, int]] = deque()  # seconds, frames
+        self._total_s, self._total = 0.0, 0
+        self._added_at = 0.0
+        self._least_s = 0.0
+        self.frame_s = 0.0  # how long one instance takes for a frame on average; 0: unknown
+
+    def add(self, now: float, seconds: float, frames: int) -> None:
+        """Add a batch that ended `now`. Runs for every frame, hence the running sums."""
+        if now - self._added_at > REMEMBERED_S:
+            self._last.clear()
+            self._total_s, self._total = 0.0, 0
+        self._added_at = now
+        self._last.append((seconds, frames))
+        self._total_s += seconds
+        self._total += frames
+        if len(self._last) == 1 or seconds < self._least_s:
+            self._least_s = seconds
+        if len(self._last) > REMEMBERED:
+            gone_s, gone = self._last.popleft()
+            self._total_s -= gone_s
+            self._total -= gone
+            if gone_s <= self._least_s:
+                self._least_s = min(seconds for seconds, _ in self._last)
+        self.frame_s = self._total_s / self._total
+
+    def least_s(self, now: float) -> float:
+        """Return how long a frame takes at least; 0 when none was computed lately."""
+        return self._least_s if now - self._added_at <= REMEMBERED_S else 0.0

@@ -12,22 +12,21 @@ import threading
 import time
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Callable, List, Optional, Protocol, Sequence
+from typing import Callable, Generic, List, Optional, Protocol, Sequence
 
 from edge_agent.errors import AgentUnavailable, WrongModelState
-from edge_agent.runtime.batching.batch import Item, Queue
-from edge_agent.runtime.batching.pace import Pace
+from edge_agent.runtime.batching.batch import BatchDurations, Item, Queue, Result, Work
 
 THREAD_NAME = "instance"
 
 
-class Instance(Protocol):
+class Instance(Protocol[Work, Result]):
     """Computes batches on any thread, one at a time; owns its engine and buffers."""
 
     max_batch: int
     can_interrupt: bool  # whether `interrupt` ends a computation
 
-    def compute(self, batch: List[Item]) -> None:
+    def compute(self, batch: List[Item[Work, Result]]) -> None:
         """Resolve every item, with an answer or an error of its own; must not raise."""
 
     def interrupt(self) -> None:
@@ -51,8 +50,8 @@ class BatchingOptions:
 
 
 @dataclass(frozen=True)
-class Load:
-    """What happened since the last look: `busy` is the share of all instances' time, 0 to 1."""
+class QueueLoad:
+    """The load since the last look: `busy` is the share of all instances' time, 0 to 1."""
 
     instances: int
     waiting: int
@@ -60,28 +59,30 @@ class Load:
     busy: float
 
 
-class _Worker:
+class _Worker(Generic[Work, Result]):
     """An instance, what it computes, and the batches handed to its thread.
 
     An empty batch makes the thread look into the queue, None ends it. Who `ends` takes no further
     batch.
     """
 
-    def __init__(self, instance: Instance, work: Callable[[_Worker], None]) -> None:
+    def __init__(
+        self, instance: Instance[Work, Result], work: Callable[[_Worker[Work, Result]], None]
+    ) -> None:
         self.instance = instance
         self.thread = threading.Thread(target=work, args=(self,), name=THREAD_NAME, daemon=True)
-        self.inbox: SimpleQueue[Optional[List[Item]]] = SimpleQueue()
-        self.batch: List[Item] = []
+        self.inbox: SimpleQueue[Optional[List[Item[Work, Result]]]] = SimpleQueue()
+        self.batch: List[Item[Work, Result]] = []
         self.since = 0.0
         self.ends = False
 
 
-class Batcher:
+class Batcher(Generic[Work, Result]):
     """Owns the queue, the instances and their threads, until `close`."""
 
     def __init__(
         self,
-        instances: Sequence[Instance],
+        instances: Sequence[Instance[Work, Result]],
         options: BatchingOptions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -89,20 +90,20 @@ class Batcher:
         self._clock = clock
         self._lock = threading.Lock()
         self._filled = threading.Condition(self._lock)
-        self._queue = Queue(options.queue_length, options.queue_bytes)
+        self._queue: Queue[Work, Result] = Queue(options.queue_length, options.queue_bytes)
         self._closing = False
-        self._idle: List[_Worker] = []
-        self._busy: List[_Worker] = []
+        self._idle: List[_Worker[Work, Result]] = []
+        self._busy: List[_Worker[Work, Result]] = []
         self._threads: List[threading.Thread] = []
-        self._pace = Pace()
+        self._durations = BatchDurations()
         self._looked, self._waited, self._busy_s = clock(), 0, 0.0
         for instance in instances:
             self.add(instance)
 
-    def run(self, item: Item) -> Any:
+    def run(self, item: Item[Work, Result]) -> Result:
         """Compute `item` and return its result, in this thread when an instance is idle.
 
-        Raises Overloaded, DeadlineExceeded, AgentUnavailable, CancelledError when the caller went
+        Raises Overloaded, DeadlineExceeded, AgentUnavailable, CancelledError when the caller left
         while the item waited, Retired when closing, and what the instance failed the item with.
         """
         worker = self._admit(item)
@@ -111,11 +112,11 @@ class Batcher:
             batch = self._next(worker)
             if batch:
                 worker.inbox.put(batch)
-        elif not item.caller.when_gone(item.future.cancel):
+        elif not item.caller.on_cancel(item.future.cancel):
             item.future.cancel()
         return item.future.result()
 
-    def add(self, instance: Instance) -> None:
+    def add(self, instance: Instance[Work, Result]) -> None:
         """Take one more instance into service. Raises Retired when closing."""
         worker = _Worker(instance, self._work)
         with self._lock:
@@ -161,7 +162,7 @@ class Batcher:
         for item in cut:
             item.fail(
                 AgentUnavailable(
-                    f"The engine hung for more than {limit_s:g} s and is replaced; call again."
+                    f"The engine didn't answer for {limit_s:g} s and is being replaced; call again."
                 )
             )
         for worker in hung:
@@ -175,13 +176,13 @@ class Batcher:
         with self._lock:
             return self._in_service()
 
-    def load(self) -> Load:
-        """Return what happened since it was asked last."""
+    def load(self) -> QueueLoad:
+        """Return the load since the last call of this."""
         with self._lock:
             now, instances = self._clock(), self._in_service()
             working_s = sum(now - max(w.since, self._looked) for w in self._busy if w.batch)
             span_s = max(1e-9, (now - self._looked) * max(1, instances))
-            load = Load(
+            load = QueueLoad(
                 instances, len(self._queue), self._waited, (self._busy_s + working_s) / span_s
             )
             self._looked, self._waited, self._busy_s = now, 0, 0.0
@@ -207,18 +208,18 @@ class Batcher:
             item.fail(WrongModelState("The model is STOPPING."))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _admit(self, item: Item) -> Optional[_Worker]:
+    def _admit(self, item: Item[Work, Result]) -> Optional[_Worker[Work, Result]]:
         """Return an idle worker to compute `item` with, None when the item was queued."""
         with self._lock:
             if self._closing:
                 raise Retired
-            item.check(item.arrived, self._pace.least_s(item.arrived))
+            item.check(item.arrived, self._durations.least_s(item.arrived))
             worker = self._idle.pop() if self._idle else None
             if worker is not None and self._may_borrow(worker):
                 self._begin(worker, [item])
                 return worker
             try:
-                self._queue.offer(item, self._pace.frame_s / max(1, self._in_service()))
+                self._queue.offer(item, self._durations.frame_s / max(1, self._in_service()))
             except Exception:
                 if worker is not None:
                     self._idle.append(worker)
@@ -231,29 +232,29 @@ class Batcher:
             self._waited += worker is None
             return None
 
-    def _may_borrow(self, worker: _Worker) -> bool:
+    def _may_borrow(self, worker: _Worker[Work, Result]) -> bool:
         """Only an engine that can be interrupted may run in a caller's thread.
 
-        The others would keep the caller for ever when they hang. Nor may one that is to gather.
+        The others would block the caller for ever when they hang. Nor may one that is to gather.
         """
         return worker.instance.can_interrupt and not self._gathers(worker)
 
-    def _gathers(self, worker: _Worker) -> bool:
+    def _gathers(self, worker: _Worker[Work, Result]) -> bool:
         return self._options.gather_s > 0.0 and worker.instance.max_batch > 1
 
-    def _begin(self, worker: _Worker, batch: List[Item]) -> None:
+    def _begin(self, worker: _Worker[Work, Result], batch: List[Item[Work, Result]]) -> None:
         worker.batch, worker.since = batch, self._clock()
         for item in batch:
             item.times.queue = worker.since - item.arrived
         if worker not in self._busy:
             self._busy.append(worker)
 
-    def _next(self, worker: _Worker) -> List[Item]:
+    def _next(self, worker: _Worker[Work, Result]) -> List[Item[Work, Result]]:
         """Return what `worker` computes next; when nothing waits it is idle, or ends."""
         with self._lock:
             now = self._clock()
             if worker.batch:
-                self._pace.note(now, now - worker.since, len(worker.batch))
+                self._durations.add(now, now - worker.since, len(worker.batch))
                 self._busy_s += now - max(worker.since, self._looked)
                 worker.batch = []
             if worker.ends:
@@ -263,10 +264,12 @@ class Batcher:
                 return []
             if self._gathers(worker):
                 self._gather(worker)
-            batch: List[Item] = []
+            batch: List[Item[Work, Result]] = []
             if len(self._queue):
                 now = self._clock()
-                batch = self._queue.take(now, worker.instance.max_batch, self._pace.least_s(now))
+                batch = self._queue.take(
+                    now, worker.instance.max_batch, self._durations.least_s(now)
+                )
             if batch:
                 self._begin(worker, batch)
                 return batch
@@ -277,7 +280,7 @@ class Batcher:
                 self._idle.append(worker)
             return []
 
-    def _gather(self, worker: _Worker) -> None:
+    def _gather(self, worker: _Worker[Work, Result]) -> None:
         """Wait until the batch is full or its first frame has waited long enough."""
         while 0 < len(self._queue) < worker.instance.max_batch and not self._closing:
             rest_s = self._queue.oldest() + self._options.gather_s - self._clock()
@@ -288,7 +291,7 @@ class Batcher:
     def _in_service(self) -> int:
         return len(self._idle) + sum(not worker.ends for worker in self._busy)
 
-    def _work(self, worker: _Worker) -> None:
+    def _work(self, worker: _Worker[Work, Result]) -> None:
         while True:
             batch = worker.inbox.get()
             if batch is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from edge_agent.runtime.batching.batcher import Load
+from edge_agent.runtime.batching.batcher import QueueLoad
 
-BUSY = 0.9  # of all units' time: more is asked than they can do
+BUSY = 0.9  # of all units' time: more comes than they can do
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between attempts to replace a unit that was lost
 SPARE = 0.7  # of the remaining units' time: one fewer would still have room
 
@@ -26,7 +26,7 @@ class Limits:
 class Scaler:
     """Remembers since when there are too few or too many units.
 
-    Whoever puts other `limits` in place changes what the next decision goes by.
+    The next decision uses `limits` as they are then; they may be replaced.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -36,7 +36,7 @@ class Scaler:
         self._replace_at, self._pause_s = 0.0, FIRST_PAUSE_S
         self._instances = 0  # at the last decision
 
-    def decide(self, now: float, load: Load) -> int:
+    def decide(self, now: float, load: QueueLoad) -> int:
         """Return +1, 0 or -1 units for the `load` since the last decision."""
         limits = self.limits
         before, self._instances = self._instances, load.instances

@@ -16,7 +16,7 @@ from edge_agent.runtime.vision.input_check import InputCheck
 from edge_agent.runtime.vision.light import measure
 from edge_agent.runtime.vision.postprocess import Postprocessor
 from edge_agent.runtime.vision.preprocess import write_input
-from edge_agent.types import CameraProblem
+from edge_agent.types import CameraProblem, Prediction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+FrameItem = Item[OpenFrame, Prediction]
 Problems = Tuple[CameraProblem, ...]
 
 
@@ -66,9 +67,9 @@ class InferenceUnit:
             outputs = self._backend.try_out(self._slots[:count])
             self._verdicts.postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
 
-    def compute(self, batch: List[Item]) -> None:
+    def compute(self, batch: List[FrameItem]) -> None:
         """Resolve every item with a Prediction or an error of its own."""
-        placed: List[Tuple[Item, Problems]] = []
+        placed: List[Tuple[FrameItem, Problems]] = []
         began = time.monotonic()
         for item in batch:
             try:
@@ -102,22 +103,21 @@ class InferenceUnit:
         """Free the engine."""
         self._backend.close()
 
-    def _preprocess(self, item: Item, index: int) -> Problems:
+    def _preprocess(self, item: FrameItem, index: int) -> Problems:
         """Write a frame into its place in the batch; return what is wrong with the picture."""
         pixels = write_input(item.work.frame, self._spec, self._slots[index])
         return self._verdicts.input_check.judge(measure(pixels), item.caller.name)
 
     def _judge(
         self,
-        item: Item,
+        item: FrameItem,
         problems: Problems,
         outputs: Dict[str, NDArray[Any]],
         index: int,
         postprocessor: Postprocessor,
     ) -> None:
         began = time.monotonic()
-        opened: OpenFrame = item.work
-        frame = opened.frame
+        opened, frame = item.work, item.work.frame
         try:
             if item.future.done():  # given up meanwhile: its caller's memory is no longer ours
                 return

@@ -13,13 +13,12 @@ from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import BackendUnavailable, EdgeAgentError, ModelError, NotBuilt
 from edge_agent.manifest import Decision, Manifest, RuntimeSpec
 from edge_agent.runtime.backends.base import BackendOptions
-from edge_agent.runtime.batching.batch import Item
 from edge_agent.runtime.batching.batcher import Batcher, BatchingOptions
 from edge_agent.runtime.batching.scaling import Limits, Scaler
 from edge_agent.runtime.engines.plan import TENSORRT
 from edge_agent.runtime.engines.supply import Candidate, EngineSupply
 from edge_agent.runtime.models.backend_selection import Opened, Opening
-from edge_agent.runtime.models.inference_unit import InferenceUnit, Verdicts
+from edge_agent.runtime.models.inference_unit import FrameItem, InferenceUnit, Verdicts
 from edge_agent.runtime.packages.deployments import Registration
 from edge_agent.runtime.system import memory
 from edge_agent.runtime.vision.frame import OpenFrame
@@ -41,7 +40,7 @@ class Loaded:
     packaged: Manifest
     manifest: Manifest
     verdicts: Verdicts
-    batcher: Batcher
+    batcher: Batcher[OpenFrame, Prediction]
     scaler: Scaler
     opened: Opened
     pending: Optional[Candidate]  # the engine it would rather be served by, not built yet
@@ -67,9 +66,8 @@ class Loaded:
     def predict(self, opened: OpenFrame, request: DetectRequest) -> Prediction:
         """Judge a frame. Raises as Batcher.run."""
         held_bytes = opened.held_bytes
-        item = Item(opened, time.monotonic(), request.caller, request.times, held_bytes)
-        prediction: Prediction = self.batcher.run(item)
-        return prediction
+        item = FrameItem(opened, time.monotonic(), request.caller, request.times, held_bytes)
+        return self.batcher.run(item)
 
     def decide(self, registration: Registration) -> str:
         """Judge by another registration of the same package from the next batch on.

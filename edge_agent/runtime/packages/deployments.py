@@ -14,7 +14,7 @@ import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 from pydantic import Field
 from typing_extensions import Annotated
@@ -37,7 +37,7 @@ class Record(Strict):
     package: Annotated[str, Field(pattern=r"^/")]
     autostart: bool = False
     model_arn: str = ""
-    decision: Dict[str, Any] = Field(default_factory=dict)
+    decision: Dict[str, object] = Field(default_factory=dict)
     signed_as: Optional[Annotated[str, Field(pattern=NAME_PATTERN)]] = None
     allow_downgrade: bool = False
 
@@ -61,7 +61,7 @@ class Registration:
     allow_downgrade: bool = False
 
     def open(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Package:
-        """Return its package, by a trusted key if that is asked for.
+        """Return its package; where keys are trusted, one of them must have signed it.
 
         Raises InvalidPackage; also when it was signed as another component or, unless that is
         allowed, an older version of it was served before.
@@ -72,7 +72,7 @@ class Registration:
         return package
 
     def served(self, package: Package) -> None:
-        """Note that its package serves from now on."""
+        """Record that its package serves from now on."""
         if package.identity is not None and self.versions is not None:
             self.versions.served(package.identity)
 
@@ -107,18 +107,18 @@ class Registration:
 
 
 class Store:
-    """Reads what is deployed, anew on each `scan`; unusable entries are logged once, left out."""
+    """Reads what is deployed, on each `scan`; unusable entries are logged once and left out."""
 
     def __init__(self, settings: ModelsSettings, versions: Optional[Path] = None) -> None:
         """Read the trusted keys. Raises InvalidConfiguration when they can't be used.
 
-        `versions`: where it is kept which versions were served; None: until the process ends.
+        `versions`: file of the versions that were served; None: remembered until the process ends.
         """
         self._settings = settings
         keys, allow_unbound = settings.trusted_keys, settings.allow_unbound_signatures
         self._trusted = TrustedKeys.read(keys, allow_unbound) if keys else None
         self._versions = ServedVersions(versions) if keys else None
-        self._complained: Dict[Path, Tuple[int, ...]] = {}
+        self._reported: Dict[Path, Tuple[int, ...]] = {}
         self._known: Dict[Path, Tuple[Tuple[int, ...], str, str]] = {}  # stamp, ARN, digest
 
     def scan(self) -> Dict[str, Registration]:
@@ -134,7 +134,7 @@ class Store:
             if not self._is_package(path):
                 continue
             if not re.fullmatch(NAME_PATTERN, name):
-                self._complain(path, f"its name must match {NAME_PATTERN}")
+                self._report(path, f"its name must match {NAME_PATTERN}")
                 continue
             package_stamp = stamp(path)
             arn, digest = self._facts(path, package_stamp)
@@ -149,7 +149,7 @@ class Store:
             is_zip = path.suffix == ".zip" and path.is_file()
             return is_zip or (path / FILE_NAME).is_file()
         except OSError as error:
-            self._complain(path, f"it can't be looked into ({error.strerror})")
+            self._report(path, f"it can't be read ({error.strerror})")
             return False
 
     def _from_records(self) -> Iterator[Registration]:
@@ -157,16 +157,16 @@ class Store:
         for path in sorted(folder.glob("*.json")) if folder and folder.is_dir() else ():
             try:
                 if not path.is_file():  # reading a pipe would wait for ever
-                    self._complain(path, "it isn't a plain file")
+                    self._report(path, "it isn't a plain file")
                     continue
                 record = read_json(Record, path.read_bytes())
             except (OSError, ValueError) as error:
-                self._complain(path, str(error))
+                self._report(path, str(error))
                 continue
             package = Path(record.package)
             package_stamp = stamp(package)
             if not package_stamp:
-                self._complain(path, f"its package {package} isn't there")
+                self._report(path, f"its package {package} doesn't exist")
                 continue
             arn, digest = self._facts(package, package_stamp)
             yield Registration(
@@ -191,16 +191,16 @@ class Store:
                 package = Package(path, trusted=self._trusted)
                 facts = package.manifest.model_arn, package.digest
             except EdgeAgentError:
-                facts = "", ""  # said in full when the model is started
+                facts = "", ""  # the start of the model gives the reason
             known = self._known[path] = (package_stamp, *facts)
         return known[1:]
 
-    def _complain(self, path: Path, why: str) -> None:
+    def _report(self, path: Path, why: str) -> None:
         try:
             facts = path.stat()
         except OSError:
             return  # gone since it was listed
         version = (facts.st_mtime_ns, facts.st_size)
-        if self._complained.get(path) != version:
-            self._complained[path] = version
-            log.warning("%s is left out: %s", path, why)
+        if self._reported.get(path) != version:
+            self._reported[path] = version
+            log.warning("%s is ignored: %s", path, why)

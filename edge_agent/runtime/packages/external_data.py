@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any, Iterable, Iterator
+from typing import Iterable, Iterator, Union
 
 from google.protobuf.message import DecodeError
 
@@ -34,7 +34,7 @@ def check(model: bytes) -> None:
                 )
 
 
-def _tensors(holder: Any) -> Iterator[Any]:
+def _tensors(holder: Union[onnx.Graph, onnx.Function]) -> Iterator[onnx.Tensor]:
     """Yield each tensor of a graph or function, those of nested graphs included."""
     yield from getattr(holder, "initializer", ())
     yield from _parts(getattr(holder, "sparse_initializer", ()))
@@ -52,6 +52,6 @@ def _tensors(holder: Any) -> Iterator[Any]:
             yield from _tensors(graph)
 
 
-def _parts(sparse: Iterable[Any]) -> Iterator[Any]:
+def _parts(sparse: Iterable[onnx.SparseTensor]) -> Iterator[onnx.Tensor]:
     for tensor in sparse:
         yield from (tensor.values, tensor.indices)

@@ -53,7 +53,7 @@ def find(package: Path, name: str, limit_bytes: int) -> Optional[bytes]:
     except OSError as error:
         raise InvalidPackage(f"{package}: can't read {name}: {error.strerror}.") from None
     except _BAD_ZIP as error:
-        raise InvalidPackage(f"{package} isn't a readable zip: {error}. Make it anew.") from None
+        raise InvalidPackage(f"{package} isn't a readable zip: {error}. Create it again.") from None
     if content is not None and len(content) > limit_bytes:
         raise _too_large(package, name, limit_bytes)
     return content
@@ -106,7 +106,7 @@ def _check_end(archive: Path, file: BinaryIO) -> int:
     if tail[-_END.size :][:4] != _END_SIGNATURE:
         raise InvalidPackage(
             f"{archive} isn't a readable zip: it doesn't end with a zip's directory. It was cut "
-            "short, or has a comment or other data at its end; copy or make it anew."
+            "short, or has a comment or other data at its end; copy or create it again."
         )
     *_, entries, directory_bytes, start, comment_bytes = _END.unpack(tail[-_END.size :])
     if tail[: -_END.size].startswith(_ZIP64_SIGNATURE):
@@ -116,7 +116,7 @@ def _check_end(archive: Path, file: BinaryIO) -> int:
     if start + directory_bytes + _END.size != size or comment_bytes:
         raise InvalidPackage(
             f"{archive} has data in it that belongs to no file, before its directory or behind "
-            "it; make it anew."
+            "it; create it again."
         )
     return int(start)
 
@@ -136,9 +136,9 @@ def _check_entries(archive: Path, entries: List[zipfile.ZipInfo], end: int) -> N
         name = entry.filename[:NAME_LENGTH]
         _check_entry(archive, entry, name)
         if entry.filename in names:
-            raise InvalidPackage(f"{archive} holds two files {name}; make it anew.")
+            raise InvalidPackage(f"{archive} holds two files {name}; create it again.")
         if entry.header_offset + _HEADER_BYTES + entry.compress_size > end:
-            raise InvalidPackage(f"{archive}: {name} overlaps another file; make it anew.")
+            raise InvalidPackage(f"{archive}: {name} overlaps another file; create it again.")
         names.add(entry.filename)
         end = entry.header_offset
 
@@ -147,9 +147,9 @@ def _check_entry(archive: Path, entry: zipfile.ZipInfo, name: str) -> None:
     plain = unicodedata.normalize("NFKC", entry.filename)  # wide dots and slashes as well
     place = PureWindowsPath(plain)  # knows drives and both kinds of slashes
     if place.drive or place.root or ".." in place.parts:
-        raise InvalidPackage(f"{archive}: {name!r} leads out of the package; make it anew.")
+        raise InvalidPackage(f"{archive}: {name!r} leads out of the package; create it again.")
     if entry.orig_filename != entry.filename:
-        raise InvalidPackage(f"{archive}: {name!r} goes by two names; make the zip anew.")
+        raise InvalidPackage(f"{archive}: {name!r} goes by two names; create the zip again.")
     _check_kind(archive, name, entry.external_attr >> 16)
     if entry.flag_bits & _ENCRYPTED:
         raise InvalidPackage(f"{archive}: {name} is encrypted; pack it without a password.")

@@ -34,7 +34,7 @@ class GraphHost:
 
 
 def instruction_set(machine: str = platform.machine(), cpu_info: Path = CPU_INFO) -> str:
-    """Return the processor's in a word: skylake-avx512, core-avx2, arm64+asimddp, x86_64."""
+    """Return the processor's instruction set: skylake-avx512, core-avx2, arm64+asimddp, x86_64."""
     flags = _flags(cpu_info)
     if machine == "aarch64":
         return "+".join(("arm64", *(name for name in ARM if name in flags)))

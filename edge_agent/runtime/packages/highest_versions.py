@@ -1,6 +1,6 @@
 """The highest signed version that this device has served of each component, kept over restarts.
 
-It is what an older package, signed once and perhaps known to be faulty since, is measured by.
+An older package, which was signed once and may be known as faulty since, is refused.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ServedVersions:
         )
 
     def served(self, identity: Identity) -> None:
-        """Keep the version if it is the highest; one that can't be written holds until the end."""
+        """Store the version if it is the highest; if that fails, remember it until the end."""
         with self._lock:
             highest = self._highest.get(identity.component)
             if highest is not None and identity.order <= highest.order:
@@ -63,8 +63,9 @@ class ServedVersions:
             try:
                 self._write()
             except OSError as error:
-                log.error(  # noqa: TRY400 - the disk's fault, and said in full
-                    "%s can't be written (%s): %s is known as served only until the agent ends.",
+                log.error(  # noqa: TRY400 - the disk's fault, no traceback needed
+                    "%s can't be written (%s). After a restart the agent won't know that %s was "
+                    "served.",
                     self._path, error.strerror, identity,
                 )  # fmt: skip
 
@@ -87,9 +88,9 @@ def _read(path: Path) -> Dict[str, Identity]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        log.error(  # noqa: TRY400 - the file's fault, and said in full
-            "%s can't be read (%s): older versions of signed models are taken again. Put the file "
-            "back, or remove it.", path, error,
+        log.error(  # noqa: TRY400 - the file's fault, no traceback needed
+            "%s can't be read (%s): older versions of signed models are accepted again. Restore "
+            "the file, or remove it.", path, error,
         )  # fmt: skip
         return {}
     return {each.component: Identity(each.component, each.version) for each in served}

@@ -19,7 +19,7 @@ from edge_agent.runtime.packages.signature import Identity, TrustedKeys
 MANIFEST_LIMIT_BYTES = 1024 * 1024
 DEFAULT_LIMIT_BYTES = 2048 * 1024 * 1024
 MOST_FILES = 1024  # listed; a package for calibration has some 530
-SENTENCE_LENGTH = 2000  # of what is wrong with a manifest; one answer tells of all models
+SENTENCE_LENGTH = 2000  # of what is wrong with a manifest; one answer lists all models
 
 
 class Package:
@@ -49,11 +49,13 @@ class Package:
         self.digest = hashlib.sha256(content).hexdigest()
         names = {entry.path for entry in self.manifest.files}
         if len(names) < len(self.manifest.files):
-            raise InvalidPackage(f"{path}: {FILE_NAME} lists a file twice; make the package anew.")
+            raise InvalidPackage(
+                f"{path}: {FILE_NAME} lists a file twice; create the package again."
+            )
         if len(names) > MOST_FILES:
             raise InvalidPackage(
-                f"{path} lists {len(names)} files; {MOST_FILES} at most are read. Leave out what "
-                "the model doesn't need."
+                f"{path} lists {len(names)} files; at most {MOST_FILES} are allowed. Leave out "
+                "what the model doesn't need."
             )
         total = sum(entry.size for entry in self.manifest.files)
         if total > limit_bytes:
@@ -73,7 +75,7 @@ class Package:
             raise InvalidPackage(
                 f"{self.path}: {name} was altered or damaged. Its sha-256 is {digest} "
                 f"({len(content)} bytes); the manifest says {entry.sha256} ({entry.size} bytes). "
-                "Deploy it anew."
+                "Deploy it again."
             )
         return content
 

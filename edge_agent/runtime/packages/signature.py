@@ -1,11 +1,11 @@
-"""Whose packages this device takes, and as what: `manifest.sig` against models.trusted_keys.
+"""Whose packages this device accepts, and as what: `manifest.sig` against models.trusted_keys.
 
 manifest.sig is JSON: {"format": 2, "algorithm": "Ed25519", "component": name of the model component
 that the package is, "version": of that component, "key": first 16 hex digits of the sha-256 of the
 raw public key, "signature": base64 of the 64 bytes of RFC 8032 over `Identity.document`}.
 
 Format 1 has no format, component and version; its signature is over manifest.json as it is. So it
-says whose a package is, but neither what nor how old.
+proves who signed a package, but neither what it is nor how old.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Tuple
+from types import ModuleType
+from typing import TYPE_CHECKING, List, Mapping, Optional, Tuple
 
 from pydantic import Field, model_validator
 from typing_extensions import Annotated, Literal
@@ -25,6 +26,9 @@ from edge_agent import manifest
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.fields import Strict, read_json
 from edge_agent.manifest import NAME_PATTERN, VERSION_PATTERN
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FILE_NAME = "manifest.sig"
 LIMIT_BYTES = 4096
@@ -45,7 +49,7 @@ class Identity:
 
     @property
     def order(self) -> Tuple[int, ...]:
-        """What versions are compared by."""
+        """The numbers that versions are compared by."""
         return tuple(int(part) for part in self.version.split("."))
 
     def document(self, content: bytes) -> bytes:
@@ -87,10 +91,10 @@ class Signature(Strict):
 class TrustedKeys:
     """Ed25519 public keys by their id; one of them must have signed a package.
 
-    allow_unbound: signatures of format 1 are taken as well.
+    allow_unbound: signatures of format 1 are accepted as well.
     """
 
-    keys: Mapping[str, Any]
+    keys: Mapping[str, Ed25519PublicKey]
     allow_unbound: bool = False
 
     @classmethod
@@ -115,8 +119,8 @@ class TrustedKeys:
         trusted = f"Trusted by {SETTING}: {', '.join(sorted(self.keys))}."
         if signature_file is None:
             raise InvalidPackage(
-                f"{package} isn't signed: it has no {FILE_NAME}. Make it anew with a signing key. "
-                f"{trusted}"
+                f"{package} isn't signed: it has no {FILE_NAME}. Package it again with a signing "
+                f"key. {trusted}"
             )
         try:
             signature = read_json(Signature, signature_file)
@@ -131,19 +135,19 @@ class TrustedKeys:
         _verify(package, key, signature, content)
         if signature.identity is None and not self.allow_unbound:
             raise InvalidPackage(
-                f"{package}: {FILE_NAME} has format 1, which says neither of which component nor "
-                "of which version the package is. Package and sign it again with this release of "
+                f"{package}: {FILE_NAME} has format 1, which names neither the component nor "
+                "the version of the package. Package and sign it again with this release of "
                 f"edge-agent, or set {UNBOUND_SETTING}."
             )
         return signature.identity
 
 
-def key_id(public_key: Any) -> str:
-    """Return the name of an Ed25519 public key: 16 hex digits."""
+def key_id(public_key: Ed25519PublicKey) -> str:
+    """Return the id of an Ed25519 public key: 16 hex digits."""
     return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()[:16]
 
 
-def _verify(package: Path, key: Any, signature: Signature, content: bytes) -> None:
+def _verify(package: Path, key: Ed25519PublicKey, signature: Signature, content: bytes) -> None:
     from cryptography.exceptions import InvalidSignature
 
     identity = signature.identity
@@ -157,7 +161,7 @@ def _verify(package: Path, key: Any, signature: Signature, content: bytes) -> No
         ) from None
 
 
-def library() -> Any:
+def library() -> ModuleType:
     """Return cryptography's module of Ed25519 keys. Raises InvalidConfiguration without it."""
     try:
         with warnings.catch_warnings():
@@ -168,17 +172,18 @@ def library() -> Any:
             f"Signatures need the package cryptography ({error}); install it with: "
             "pip install 'edge-agent[signing]'"
         ) from None
-    return ed25519
+    found: ModuleType = ed25519
+    return found
 
 
-def _public_keys(file: Path, content: bytes) -> List[Any]:
+def _public_keys(file: Path, content: bytes) -> List[Ed25519PublicKey]:
     blocks = [(match[0], match[1].decode()) for match in _PEM.finditer(content)]
     if not blocks:
         raise InvalidConfiguration(f"{SETTING}: {file} holds no key in PEM.")
     return [_public_key(file, block, label) for block, label in blocks]
 
 
-def _public_key(file: Path, block: bytes, label: str) -> Any:
+def _public_key(file: Path, block: bytes, label: str) -> Ed25519PublicKey:
     if "PRIVATE" in label:
         raise InvalidConfiguration(
             f"{SETTING}: {file} holds a private key, which must not be on a device. Put its public "

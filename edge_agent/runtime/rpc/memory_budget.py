@@ -3,9 +3,9 @@
 A call holds a lease on it until it is over. While it waits for its caller (a body that does not
 end, an answer that nobody reads) it can be cancelled: after its time limit always, and when another
 call needs the room as soon as it takes several times as long as callers usually do, the one that
-waits longest first. Who finds no room even so is refused, at once when waiting is in vain; of those
-who wait the newest is served first, because a crowd that stalls would otherwise keep its turn. A
-part of the budget can be kept for those who need little.
+waits longest first. A call that finds no room even so is refused, at once when waiting is in vain.
+Of the calls that wait the newest is served first, because many that stall would otherwise block
+the others. A part of the budget can be reserved for calls that need little.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ USUAL_S = 0.25  # until callers have shown what is usual
 FORGET = 0.95  # of what is usual, with each caller who was quicker
 MIB = 1024 * 1024
 SMALL_BYTES = MIB
-MOST_WAITING = 64  # for room; who waits longest makes place for the next
+MOST_WAITING = 64  # for room; the one that waits longest is refused for the next
 
 
 class Lease:

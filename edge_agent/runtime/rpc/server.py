@@ -16,14 +16,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from edge_agent import protocol
 from edge_agent.config import ServerSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES, Admission, CallFigures
+from edge_agent.runtime.rpc.admission import Admission, CallFigures
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.roles import Role
-from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
+from edge_agent.runtime.rpc.servicer import Servicer
 from edge_agent.runtime.rpc.socket_file import claim, hand_over
 from edge_agent.runtime.system import memory
 from edge_agent.types import ModelInfo, ModelState
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 LEAST_MEMORY_BYTES = 512 * 1024 * 1024  # for calls: four of the largest messages that come in
 OWN = -1  # for chown(2): the agent's own user or group
-DEFAULT_GROUP = "ggc_group"
 FLUSH_S = 0.1  # for messages that are written to leave
 CALLS_AT_ONCE = 2048  # more than wait for all models together; beyond it gRPC refuses
 CALLS_PER_CONNECTION = 512  # beyond it a client's own library holds calls back
@@ -42,7 +42,7 @@ HANDSHAKE_WITHIN_S = 10.0
 # grpcio before 1.84 looks at the limit only after inflating: 1 MiB becomes 1 GiB.
 INFLATES_BOUNDED = (1, 84)
 ONLY_PLAIN = 1 << 0  # the bit of "identity" among gRPC's compression algorithms
-ASK_ALIVE_EVERY_S, ALIVE_WITHIN_S = 60.0, 20.0  # whether the other end of a connection lives
+KEEPALIVE_EVERY_S, KEEPALIVE_WITHIN_S = 60.0, 20.0  # pings, and their answers
 
 
 class SocketFile(NamedTuple):
@@ -104,13 +104,13 @@ class Server:
         self._admission.start()
 
     def show(self, info: ModelInfo) -> None:
-        """Tell the health service a model's state, under the model's name."""
+        """Report a model's state to the health service, under the model's name."""
         kind = health_pb2.HealthCheckResponse
         serving = info.state is ModelState.RUNNING and info.inference_units > 0
         self._set_health(info.name, kind.SERVING if serving else kind.NOT_SERVING)
 
     def forget(self, name: str) -> None:
-        """Tell the health service that a model is gone."""
+        """Report to the health service that a model was removed."""
         self._set_health(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
 
     def calls(self) -> CallFigures:
@@ -122,7 +122,9 @@ class Server:
         self._health.enter_graceful_shutdown()
         for server in self._servers:
             server.stop(within_s)
-        time.sleep(FLUSH_S)  # until watchers of the health have heard and the last call is counted
+        time.sleep(
+            FLUSH_S
+        )  # until watchers of the health are notified and the last call is counted
         self._servicer.finish(within_s)
         # A client that stays connected would use up the whole time, with nothing left to finish.
         for stopped in [server.stop(FLUSH_S) for server in self._servers]:
@@ -138,15 +140,16 @@ class Server:
             maximum_concurrent_rpcs=CALLS_AT_ONCE,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        server.add_generic_rpc_handlers(self._servicer.handlers(role))
-        services = CONTRACT_SERVICE, INSPECTOR_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME
+        server.add_generic_rpc_handlers((self._servicer.handler(role),))
+        ours = protocol.CONTRACT_SERVICE, protocol.INSPECTOR_SERVICE
+        services = (*ours, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(services, server)
         return server
 
     def _listen_unix(
         self, server: grpc.Server, address: str, owner: int, group: int, mode: int
     ) -> None:
-        path = Path(address[len("unix://") :])
+        path = Path(address[len(protocol.UNIX_SCHEME) :])
         claim(path)
         before = os.umask(0o777 & ~mode)
         try:
@@ -165,7 +168,7 @@ class Server:
                     file.path.unlink()
 
     def _set_health(self, name: str, status: int) -> None:
-        """Watchers hear of changes only, as the health protocol has it."""
+        """Watchers are notified of changes only, as in the health protocol."""
         if self._shown.get(name) != status:
             self._shown[name] = status
             self._health.set(name, status)
@@ -194,8 +197,7 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
     plain = [("grpc.compression_enabled_algorithms_bitset", ONLY_PLAIN)]
     return [
         *(plain if version < INFLATES_BOUNDED else ()),
-        ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
-        ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+        *protocol.MESSAGE_LIMITS,
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
         # What a client may send before its call is read; gRPC would let it grow to some 10 MiB.
@@ -206,8 +208,8 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", 2 * CALLS_PENDING),
         ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_WITHIN_S)),
         ("grpc.max_connection_idle_ms", int(1000 * settings.connection_idle_s)),
-        ("grpc.keepalive_time_ms", int(1000 * ASK_ALIVE_EVERY_S)),
-        ("grpc.keepalive_timeout_ms", int(1000 * ALIVE_WITHIN_S)),
+        ("grpc.keepalive_time_ms", int(1000 * KEEPALIVE_EVERY_S)),
+        ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_WITHIN_S)),
     ]
 
 
@@ -216,16 +218,18 @@ def _owner(name: str) -> int:
     try:
         return pwd.getpwnam(name).pw_uid if name else OWN
     except KeyError:
-        raise InvalidConfiguration(f"server.socket_owner: no user {name}") from None
+        raise InvalidConfiguration(f"server.socket_owner: this system has no user {name}") from None
 
 
 def _group(name: str) -> int:
     """Return the group id; without a name the default group's, OWN where there is none."""
     try:
-        return grp.getgrnam(name or DEFAULT_GROUP).gr_gid
+        return grp.getgrnam(name or protocol.SOCKET_GROUP).gr_gid
     except KeyError:
         if name:
-            raise InvalidConfiguration(f"server.socket_group: no group {name}") from None
+            raise InvalidConfiguration(
+                f"server.socket_group: this system has no group {name}"
+            ) from None
         return OWN
 
 
@@ -253,7 +257,9 @@ def _credentials(settings: ServerSettings) -> Optional[grpc.ServerCredentials]:
         pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
         client_ca = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
     except OSError as error:
-        raise InvalidConfiguration(f"TLS file {error.filename}: {error.strerror}") from None
+        raise InvalidConfiguration(
+            f"TLS file {error.filename} can't be read: {error.strerror}"
+        ) from None
     return grpc.ssl_server_credentials(
         [pair], root_certificates=client_ca, require_client_auth=client_ca is not None
     )

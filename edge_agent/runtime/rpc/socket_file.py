@@ -32,7 +32,7 @@ ELSEWHERE = (
 
 
 class Peer(NamedTuple):
-    """The process that listens at a socket; the kernel says so."""
+    """The process that listens at a socket, as the kernel reports it."""
 
     pid: int
     uid: int
@@ -72,7 +72,8 @@ def claim(path: Path) -> None:
         except OSError as error:
             raise InvalidConfiguration(
                 f"Can't tell whether an agent serves at {path}: {error.strerror or error}. The "
-                f"socket is of {user(facts.st_uid)}; remove it if nothing uses it, {ELSEWHERE}."
+                f"socket is owned by {user(facts.st_uid)}; if nothing uses it, remove it, "
+                f"{ELSEWHERE}."
             ) from None
         raise InvalidConfiguration(_occupied(path, probe))
 
@@ -91,8 +92,8 @@ def hand_over(path: Path, owner: int, group: int, mode: int) -> None:
         same.chmod(mode)
     except PermissionError:
         log.warning(
-            "%s keeps group %d: the agent's user isn't in the group asked for; clients of other "
-            "users can't connect.",
+            "%s stays with group %d, and clients of other users can't connect: the agent's user "
+            "isn't a member of server.socket_group.",
             path,
             os.fstat(file).st_gid,
         )
@@ -114,7 +115,7 @@ def _opened(path: Path) -> int:
         file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise InvalidConfiguration(
-            f"{path} was taken away while the agent started ({error.strerror}); set server.socket "
+            f"{path} was removed while the agent started ({error.strerror}); set server.socket "
             "to a folder that only the agent's user may write."
         ) from None
     try:
@@ -128,13 +129,14 @@ def _opened(path: Path) -> int:
         who = f"it can't be connected to ({error.strerror or error})"
     os.close(file)
     raise InvalidConfiguration(
-        f"{path} was replaced while the agent started: {who}. End what does that, {ELSEWHERE}."
+        f"{path} was replaced while the agent started: {who}. Stop the program that does it, "
+        f"{ELSEWHERE}."
     )
 
 
 def _remove(path: Path, facts: os.stat_result) -> None:
     mine = facts.st_uid == os.geteuid()
-    whose = "" if mine else f" It was of {user(facts.st_uid)}."
+    whose = "" if mine else f" It belonged to {user(facts.st_uid)}."
     try:
         path.unlink()
     except FileNotFoundError:
@@ -146,14 +148,14 @@ def _remove(path: Path, facts: os.stat_result) -> None:
         ) from None
     log.log(
         logging.INFO if mine else logging.WARNING,
-        "Replacing %s, left by an agent that is gone.%s",
+        "Replacing %s, left by an agent that has ended.%s",
         path,
         whose,
     )
 
 
 def _occupied(path: Path, probe: socket.socket) -> str:
-    """Tell who listens at `path`, to whom `probe` is connected."""
+    """Name who listens at `path`, to whom `probe` is connected."""
     peer, answer = _peer(probe), b""
     with suppress(OSError):
         probe.sendall(GREETING)
@@ -166,8 +168,8 @@ def _occupied(path: Path, probe: socket.socket) -> str:
         )
     doing = "serves" if is_agent else "accepts connections and doesn't answer as an agent"
     return (
-        f"{path} is taken: {peer} {doing} there, and clients would talk to it. End it if it isn't "
-        f"yours, {ELSEWHERE}."
+        f"{path} is taken: {peer} {doing} there, and clients would talk to it. Stop it, "
+        f"{ELSEWHERE}."
     )
 
 

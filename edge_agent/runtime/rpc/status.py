@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import uuid
 from concurrent.futures import CancelledError
-from typing import Any, NoReturn, Tuple
+from typing import NoReturn, Tuple
 
 import grpc
 
 from edge_agent.errors import EdgeAgentError, UserError
 from edge_agent.runtime.rpc import metadata
+from edge_agent.runtime.rpc.call_context import CallContext
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +28,15 @@ def of(error: BaseException) -> Tuple[grpc.StatusCode, str]:
         return grpc.StatusCode[error.status], _shortened(str(error))
     fault = uuid.uuid4().hex[:12]
     log.error("Fault %s in a call.", fault, exc_info=error, extra={"facts": {"fault": fault}})
-    return grpc.StatusCode.INTERNAL, f"Internal fault {fault}; the agent's log says more."
+    return grpc.StatusCode.INTERNAL, f"Internal fault {fault}; see the agent's log for details."
 
 
-def abort(context: Any, error: Exception) -> NoReturn:
+def abort(context: CallContext, error: Exception) -> NoReturn:
     """End the call with the status of `error`; raises, as gRPC wants it."""
     if isinstance(error, CancelledError):
-        context.abort(grpc.StatusCode.CANCELLED, "The caller went.")
-    context.set_trailing_metadata(metadata.hints(error))
+        context.abort(grpc.StatusCode.CANCELLED, "The caller has gone.")
+    context.set_trailing_metadata(metadata.of_error(error))
     context.abort(*of(error))
-    raise AssertionError  # abort has raised
 
 
 def _shortened(details: str) -> str:

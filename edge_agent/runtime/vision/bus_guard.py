@@ -19,7 +19,7 @@ import ctypes
 import os
 import signal
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict
+from typing import TYPE_CHECKING, Callable, Dict
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class GuardedMapping:
             "version": 3, "typestr": "|u1", "shape": (size,), "data": (address, not writable),
         }  # fmt: skip
 
-    def __del__(self, unmap: Any = _libc.munmap) -> None:
+    def __del__(self, unmap: Callable[[int, int], object] = _libc.munmap) -> None:
         """Unmap; from before on the address is no longer guarded, for it may be used again."""
         if self._address:
             _guarded.pop(self._address, None)
@@ -106,7 +106,7 @@ class GuardedMapping:
         return bool(placed == self._address)
 
 
-_guarded: Dict[int, Any] = {}  # address → weak reference
+_guarded: Dict[int, weakref.ReferenceType[GuardedMapping]] = {}  # by address
 
 
 def _on_bus_error(_number: int, info: int, _context: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Optional, Tuple
 import numpy as np
 
 from edge_agent.errors import InvalidFrame
+from edge_agent.protocol import CHANNELS, LARGEST_SIDE_PX, SMALLEST_SIDE_PX
 from edge_agent.runtime.vision.segment_access import SegmentAccess
 from edge_agent.runtime.vision.segments import Segment, Segments
 from edge_agent.types import Bitmap, Frame, SharedMemoryHandle
@@ -18,15 +19,11 @@ from edge_agent.types import Bitmap, Frame, SharedMemoryHandle
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SMALLEST = 64
-LARGEST = 4096
-CHANNELS = 3
-
 
 class OpenFrame:
     """A frame in use and, when the caller asked for one, the place for its mask.
 
-    Valid until the reply is sent; `check` afterwards tells whether the memory stayed whole.
+    Valid until the reply is sent; `check` afterwards makes sure that the memory stayed whole.
     """
 
     def __init__(
@@ -57,16 +54,16 @@ class FrameReader:
     def open(
         self, bitmap: Bitmap, mask: Optional[SharedMemoryHandle] = None, is_local: bool = False
     ) -> OpenFrame:
-        """Check `bitmap` and return its pixels; `mask` names where the mask shall be written.
+        """Check `bitmap` and return its pixels; `mask` names where to write the mask.
 
-        is_local: who calls does so through the Unix socket. Raises InvalidFrame: what came, what
+        is_local: the call came through a Unix socket. Raises InvalidFrame: what came, what
         was expected; OutOfDescriptors, OutOfMemory.
         """
         width, height = bitmap.width, bitmap.height
-        if not (SMALLEST <= width <= LARGEST and SMALLEST <= height <= LARGEST):
+        if not all(SMALLEST_SIDE_PX <= side <= LARGEST_SIDE_PX for side in (width, height)):
             raise InvalidFrame(
                 f"The bitmap is {width}x{height} pixels; width and height must be "
-                f"{SMALLEST} to {LARGEST}."
+                f"{SMALLEST_SIDE_PX} to {LARGEST_SIDE_PX}."
             )
         handle = bitmap.handle
         if handle is not None or mask is not None:
@@ -92,7 +89,7 @@ class FrameReader:
         return OpenFrame(frame, used, _mask_view(used[-1].part(mask), width, height), held_bytes)
 
     def sweep(self) -> None:
-        """Let go of mappings that no caller used lately."""
+        """Unmap what no caller used lately."""
         self._segments.sweep()
 
     def _source(

@@ -1,4 +1,4 @@
-"""Tells a picture of a part from a fault of the camera.
+"""Tells pictures of parts from faults of the camera.
 
 What is usual for a model is what its training saw (`manifest.Statistics`, of its normal images).
 The limits leave room for defects, which change little of a picture's light, and for slow drift.
@@ -30,7 +30,7 @@ BLANK_CONTRAST = 2.0  # levels of deviation; uneven light alone makes more
 BLURRED_SHARE = 1 / 3
 
 FROZEN_FROM = 10  # equal pictures in a row; noise lets no two of a live sensor be equal
-CAMERAS_FOLLOWED = 1024  # those seen last
+MOST_CAMERAS = 1024  # those seen last
 
 
 class InputCheck:
@@ -75,6 +75,6 @@ class InputCheck:
             last, length = self._rows.pop(camera, (digest, 0))
             length = length + 1 if last == digest else 1
             self._rows[camera] = (digest, length)
-            if len(self._rows) > CAMERAS_FOLLOWED:
+            if len(self._rows) > MOST_CAMERAS:
                 self._rows.popitem(last=False)
         return length

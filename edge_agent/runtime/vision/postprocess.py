@@ -8,15 +8,16 @@ are shares of the mask's pixels, background first.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Tuple
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Iterator, List, Mapping, Optional, Tuple
 
+import cv2
 import numpy as np
 
 from edge_agent.errors import NotNumbers
 from edge_agent.manifest import Calibration, Manifest, Zone
-from edge_agent.runtime.vision import regions
-from edge_agent.types import BACKGROUND_COLOR, BACKGROUND_NAME, Anomaly, Prediction
+from edge_agent.types import BACKGROUND_COLOR, BACKGROUND_NAME, Anomaly, Prediction, Region
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,26 @@ if TYPE_CHECKING:
     Labels = NDArray[np.uint8]
 
 LEAST_CONFIDENCE = 1e-6  # old clients read exactly 0 as "no answer"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How `n` map pixels spread over an axis of the frame when resized to nearest.
+
+    weights: (n,) frame pixels each map pixel covers; starts: (n + 1,) where each one begins.
+    """
+
+    weights: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+
+@lru_cache(maxsize=64)
+def spread(map_size: int, frame_size: int) -> Spread:
+    """Ask OpenCV's own nearest resize, so that areas and boxes agree with the painted mask."""
+    line = np.arange(map_size, dtype=np.float32).reshape(1, map_size)
+    sources = cv2.resize(line, (frame_size, 1), interpolation=cv2.INTER_NEAREST)
+    counts = np.bincount(sources.ravel().astype(np.int64), minlength=map_size)
+    return Spread(counts, np.concatenate(([0], counts.cumsum())))
 
 
 class Postprocessor:
@@ -48,7 +69,7 @@ class Postprocessor:
 
     def predict(
         self,
-        outputs: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, Floats],
         index: int,
         width: int,
         height: int,
@@ -65,20 +86,20 @@ class Postprocessor:
         if not self.gives_mask:
             return self._verdict(self._score(raw, None, None), found=None)
         map_, labels = self._read_map(outputs, index)
-        found = regions.find(labels, map_, width, height, self._decision.minimum_region_area)
+        regions = sorted(
+            self._regions(labels, map_, width, height), key=lambda region: -region.area
+        )
         mask = np.empty((height, width, 3), np.uint8) if mask_out is None else mask_out
         self._paint(labels, mask)
         return replace(
-            self._verdict(self._score(raw, map_, labels), found=bool(found)),
+            self._verdict(self._score(raw, map_, labels), found=bool(regions)),
             anomalies=self._areas(labels, width, height),
-            regions=tuple(
-                region.named(self._classes[region.label - 1].name, self._peak) for region in found
-            ),
+            regions=tuple(regions),
             mask=mask if mask_out is None else None,
             mask_size=(width, height),
         )
 
-    def _read_map(self, outputs: Mapping[str, NDArray[Any]], index: int) -> Tuple[Floats, Labels]:
+    def _read_map(self, outputs: Mapping[str, Floats], index: int) -> Tuple[Floats, Labels]:
         """Return the values (h, w) and the class indices (h, w) of one frame."""
         names = self._manifest.outputs
         if self._manifest.task == "segmentation":
@@ -110,6 +131,36 @@ class Postprocessor:
             return float(np.count_nonzero(labels)) / labels.size
         return _calibrated(self._decision.calibration, raw if raw is not None else math.nan)
 
+    def _regions(self, labels: Labels, map_: Floats, width: int, height: int) -> Iterator[Region]:
+        """Yield the connected anomalous areas, in pixels of the frame.
+
+        Pixels of regions smaller than the decision's minimum are set to 0 in `labels`.
+        """
+        columns, rows = spread(labels.shape[1], width), spread(labels.shape[0], height)
+        for label in filter(None, np.unique(labels)):
+            count, components, boxes, _ = cv2.connectedComponentsWithStats(
+                (labels == label).view(np.uint8), connectivity=8
+            )
+            for index in range(1, count):
+                left, top, box_width, box_height = (int(value) for value in boxes[index][:4])
+                window = np.s_[top : top + box_height, left : left + box_width]
+                inside = components[window] == index
+                covered = rows.weights[window[0]] @ inside @ columns.weights[window[1]]
+                area = float(covered) / (width * height)
+                if area < self._decision.minimum_region_area or not covered:
+                    labels[window][inside] = 0
+                    continue
+                x, y = int(columns.starts[left]), int(rows.starts[top])
+                yield Region(
+                    self._classes[label - 1].name,
+                    x,
+                    y,
+                    int(columns.starts[left + box_width]) - x,
+                    int(rows.starts[top + box_height]) - y,
+                    area,
+                    self._peak(float(map_[window][inside].max())),
+                )
+
     def _peak(self, raw: float) -> float:
         if self._manifest.task == "anomaly_map":
             return _calibrated(self._decision.calibration, raw)
@@ -135,10 +186,7 @@ class Postprocessor:
         )
 
     def _areas(self, labels: Labels, width: int, height: int) -> Tuple[Anomaly, ...]:
-        columns, rows = (
-            regions.spread(labels.shape[1], width),
-            regions.spread(labels.shape[0], height),
-        )
+        columns, rows = spread(labels.shape[1], width), spread(labels.shape[0], height)
         areas: List[Anomaly] = []
         for label, entry in enumerate(self._classes, start=1):
             pixels = float(rows.weights @ (labels == label) @ columns.weights)
@@ -153,8 +201,7 @@ class Postprocessor:
         Only rows with a finding are written twice; a mask is mostly white.
         """
         height, width = mask.shape[:2]
-        columns = regions.spread(labels.shape[1], width)
-        rows = regions.spread(labels.shape[0], height)
+        columns, rows = spread(labels.shape[1], width), spread(labels.shape[0], height)
         mask.fill(255)
         for row in np.flatnonzero(labels.any(axis=1)):
             line = np.repeat(self._colors[labels[row]], columns.weights, axis=0)

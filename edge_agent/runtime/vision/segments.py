@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Deque, Dict, List, Optional, Tuple
 
 from edge_agent.errors import InvalidFrame, OutOfDescriptors, OutOfMemory
+from edge_agent.protocol import LARGEST_FRAME_BYTES
 from edge_agent.runtime.system import descriptors
 from edge_agent.runtime.vision.bus_guard import GuardedMapping
 from edge_agent.runtime.vision.segment_access import SegmentAccess
@@ -37,7 +38,7 @@ NAME_BYTES = 255
 RESERVED = ("sem.", "edge-agent-results-")
 MIB = 1024 * 1024
 CHUNK_BYTES = 16 * MIB
-WINDOW_BYTES = 48 * MIB  # the largest frame or mask, 4096 * 4096 * 3: no call uses more of a handle
+WINDOW_BYTES = LARGEST_FRAME_BYTES  # of a frame or mask: no call uses more of a handle
 # Room for 64 cameras with the largest frames and masks, and for rings; a tenth of what the smallest
 # kernels (39 bits of address) have.
 MOST_MAPPED_BYTES = 16 * 1024 * MIB
@@ -69,8 +70,8 @@ class Segment:
         """Raise InvalidFrame when the object was cut short under the mapping."""
         if self.mapping.tripped:
             raise InvalidFrame(
-                f"Shared memory {self._name!r} was truncated while the frame was in work; "
-                "keep it unchanged until the reply."
+                f"Shared memory {self._name!r} was truncated while the agent used it; keep "
+                "it unchanged until the answer has come."
             )
 
 
@@ -266,5 +267,5 @@ def _mapped(
         return GuardedMapping(descriptor, start, size, writable, when_gone)
     except OSError as error:
         if error.errno == errno.ENOMEM:
-            raise OutOfMemory(f"There is no room to map shared memory {name!r}.") from None
+            raise OutOfMemory(f"There is no memory left to map shared memory {name!r}.") from None
         raise InvalidFrame(f"Shared memory {name!r} can't be mapped: {error.strerror}.") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List, Tuple
 
-from edge_agent.runtime.batching.batcher import Load
+from edge_agent.runtime.batching.batcher import QueueLoad
 from edge_agent.runtime.batching.scaling import Limits, Scaler
 
 LIMITS = Limits(minimum=1, maximum=3, up_after_s=3.0, down_after_s=60.0)
@@ -14,7 +14,7 @@ def decisions(loads: List[Tuple[int, int, float]], limits: Limits = LIMITS) -> L
     """One decision a second for loads of (instances, waited, busy)."""
     scaler = Scaler(limits)
     return [
-        scaler.decide(10.0 + second, Load(instances, 0, waited, busy))
+        scaler.decide(10.0 + second, QueueLoad(instances, 0, waited, busy))
         for second, (instances, waited, busy) in enumerate(loads)
     ]
 

@@ -177,7 +177,7 @@ def test_what_waits_for_a_restart_is_named(nucleus: FakeNucleus, tmp_path: Path)
     with ComponentAgent(tmp_path, nucleus) as agent, agent.running() as client:
         nucleus.until(lambda: follows(nucleus))
         nucleus.configure({"Socket": "unix:///tmp/other", "log_level": "DEBUG"})
-        assert agent.wait_for_line("wait for a restart").endswith(": server.socket.")
+        assert agent.wait_for_line("applied at the next restart").endswith(": server.socket.")
         assert "log_level = 'DEBUG'" in agent.wait_for_line("In force from now on")
         client.detect("bolts", FRAME)
 

@@ -63,7 +63,7 @@ def test_a_record_of_a_package_that_cant_be_reached_is_left_out(
 
     found = scanned_as_nobody(Store(ModelsSettings(records=records)))
     assert found == ["good"]
-    assert "bad.json is left out" in caplog.text
+    assert "bad.json is ignored" in caplog.text
 
 
 def test_a_folder_that_cant_be_entered_is_left_out(
@@ -74,7 +74,7 @@ def test_a_folder_that_cant_be_entered_is_left_out(
 
     found = scanned_as_nobody(Store(ModelsSettings(folder=place / "models")))
     assert found == ["good"]
-    assert "it can't be looked into (Permission denied)" in caplog.text
+    assert "it can't be read (Permission denied)" in caplog.text
 
 
 def test_a_package_is_signed_where_a_trusted_key_was_asked_for(tmp_path: Path) -> None:

@@ -210,10 +210,10 @@ def test_only_the_cameras_seen_last_are_remembered() -> None:
     check = InputCheck(Statistics())
     for _ in range(9):
         check.judge(light(), "early")
-    for number in range(input_check.CAMERAS_FOLLOWED - 1):
+    for number in range(input_check.MOST_CAMERAS - 1):
         check.judge(light(), str(number))
     assert check.judge(light(), "early") == (FROZEN,)
-    for number in range(input_check.CAMERAS_FOLLOWED):
+    for number in range(input_check.MOST_CAMERAS):
         check.judge(light(), str(number))
     assert check.judge(light(), "early") == ()
 

@@ -7,8 +7,7 @@ from typing import Any, Dict
 import pytest
 
 from edge_agent.cli import main
-from edge_agent.doctor import libraries
-from edge_agent.doctor.findings import PROBLEM
+from edge_agent.doctor import PROBLEM, machine
 from tests.fakes import certificates
 from tests.fakes.broker import Broker
 from tests.runtime.results.mqtt_sinks import needs_mosquitto
@@ -33,15 +32,15 @@ def test_the_doctor_notices_wheels_that_overwrite_each_other(
 ) -> None:
     # Not installed side by side for real: that would break the environment of all other tests.
     versions = {"onnxruntime": "1.0", "onnxruntime-gpu": "1.0"}
-    monkeypatch.setattr(libraries, "_version", versions.get)
-    (finding,) = libraries.conflicts()
-    assert finding.state == PROBLEM
-    assert "onnxruntime and onnxruntime-gpu overwrite each other" in finding.detail
-    monkeypatch.setattr(libraries, "_version", {"onnxruntime": "1.0"}.get)
-    assert libraries.conflicts() == []
+    monkeypatch.setattr(machine, "_version", versions.get)
+    (result,) = machine.package_conflicts()
+    assert result.state == PROBLEM
+    assert "onnxruntime and onnxruntime-gpu overwrite each other" in result.detail
+    monkeypatch.setattr(machine, "_version", {"onnxruntime": "1.0"}.get)
+    assert machine.package_conflicts() == []
 
 
-def findings(capsys: pytest.CaptureFixture[str], *words: str) -> Dict[str, Any]:
+def results(capsys: pytest.CaptureFixture[str], *words: str) -> Dict[str, Any]:
     main(["doctor", "--json", *words])
     return {line["what"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
 
@@ -63,15 +62,15 @@ def test_the_doctor_tries_the_broker_of_the_settings(
     keys = certificates.every(tmp_path)
     (keys / "client.key").chmod(0o640)
     with Broker(tmp_path, keys) as broker:
-        found = findings(capsys, "--config", mqtt(tmp_path, broker.port))
+        found = results(capsys, "--config", mqtt(tmp_path, broker.port))
         assert found["MQTT broker"]["state"] == "ok"
-        assert found["MQTT broker"]["detail"] == f"localhost:{broker.port} is reached, with TLS"
+        assert found["MQTT broker"]["detail"] == f"connected to localhost:{broker.port} with TLS"
         assert found["MQTT key"]["state"] == "ok"
         file = mqtt(tmp_path, broker.port, certificate="expired.pem", key="expired.key")
-        found = findings(capsys, "--config", file)
+        found = results(capsys, "--config", file)
         assert found["MQTT broker"]["state"] == "problem"
         assert "expired.pem has expired" in found["MQTT broker"]["detail"]
-    found = findings(capsys, "--config", mqtt(tmp_path, broker.port))
+    found = results(capsys, "--config", mqtt(tmp_path, broker.port))
     assert "Nothing listens" in found["MQTT broker"]["detail"]
 
 
@@ -80,19 +79,19 @@ def test_the_doctor_names_files_that_are_missing_and_a_key_that_all_can_read(
 ) -> None:
     certificates.every(tmp_path)
     (tmp_path / "client.key").chmod(0o644)
-    found = findings(capsys, "--config", mqtt(tmp_path, 1, ca="none.pem"))
+    found = results(capsys, "--config", mqtt(tmp_path, 1, ca="none.pem"))
     assert f"{tmp_path / 'none.pem'} can't be read" in found["MQTT broker"]["detail"]
     assert found["MQTT key"]["state"] == "problem"
     assert "chmod o= " in found["MQTT key"]["detail"]
 
 
 def test_the_doctor_names_settings_that_cannot_be_used(capsys: pytest.CaptureFixture[str]) -> None:
-    found = findings(capsys, "--set", "results.mqtt.endpoint=a.b", "--set", "results.folder=/x")
+    found = results(capsys, "--set", "results.mqtt.endpoint=a.b", "--set", "results.folder=/x")
     assert "only for a broker on localhost" in found["MQTT broker"]["detail"]
-    found = findings(capsys, "--set", "results.mqtt.tipic=x")
+    found = results(capsys, "--set", "results.mqtt.tipic=x")
     assert found["settings"]["state"] == "problem"
     assert "tipic: unknown key" in found["settings"]["detail"]
-    assert "MQTT broker" not in findings(capsys)
+    assert "MQTT broker" not in results(capsys)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_the_doctor_names_settings_that_cannot_be_used(capsys: pytest.CaptureFix
             "No network. 12 results wait since 2030-01-01",
         ),
         ({"sinks": {"lines": {"trouble": "", "waiting": 0}}}, "results to lines", "ok", "0 wait"),
-        ({"sinks": 7}, "results", "problem", "isn't what an agent writes"),
+        ({"sinks": 7}, "results", "problem", "isn't in the agent's format"),
     ],
 )
 def test_the_doctor_tells_what_the_agent_last_said_of_its_results(
@@ -117,6 +116,6 @@ def test_the_doctor_tells_what_the_agent_last_said_of_its_results(
     words: str,
 ) -> None:
     (tmp_path / "status.json").write_text(json.dumps({"outbox": {"trouble": ""}, **status}))
-    found = findings(capsys, "--set", f"results.folder={tmp_path}")
+    found = results(capsys, "--set", f"results.folder={tmp_path}")
     assert found[what]["state"] == state
     assert words in found[what]["detail"]

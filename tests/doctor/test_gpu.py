@@ -26,16 +26,16 @@ XAVIER = Gpu("Xavier", (7, 2), "11.4", "R35.3.1")
 MODEL = micro.graph("classification")
 
 
-def findings(capsys: pytest.CaptureFixture[str], *words: str) -> Dict[str, Any]:
+def results(capsys: pytest.CaptureFixture[str], *words: str) -> Dict[str, Any]:
     main(["doctor", "--json", *words])
     return {line["what"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
 
 
-def test_gpu_cuda_and_tensorrt_are_told(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_cuda_and_tensorrt_are_shown(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake_cuda.driver(site, capability=(8, 7), name="Orin")
     with_tensorrt(site)
 
-    found = findings(capsys)
+    found = results(capsys)
 
     assert {found[what]["state"] for what in ("GPU", "CUDA", "TensorRT")} == {"ok"}
     assert found["GPU"]["detail"].startswith("Orin, sm_87, driver ")
@@ -54,16 +54,16 @@ def test_a_tensorrt_that_cannot_work_with_the_driver_is_missing(
     fake_cuda.driver(site)
     with_tensorrt(site, fake("10.16.1", works=False))
 
-    found = findings(capsys)
+    found = results(capsys)
 
     assert (found["GPU"]["state"], found["TensorRT"]["state"]) == ("ok", "missing")
     assert "TensorRT 10.16.1 can't work on this machine: CUDA " in found["TensorRT"]["detail"]
 
 
-def test_what_is_missing_is_told_with_what_brings_it(
+def test_what_is_missing_is_shown_with_what_brings_it(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = findings(capsys)
+    found = results(capsys)
 
     assert {found[what]["state"] for what in ("GPU", "CUDA", "TensorRT")} == {"missing"}
     assert "no NVIDIA driver" in found["GPU"]["detail"]
@@ -76,7 +76,7 @@ def test_an_onnxruntime_that_brings_its_process_down_is_a_problem(
 ) -> None:
     (site / "onnxruntime.py").write_text("import os; os.abort()")
 
-    providers = findings(capsys)["onnxruntime providers"]
+    providers = results(capsys)["onnxruntime providers"]
 
     assert providers["state"] == "problem"
     assert "was ended by SIGABRT" in providers["detail"]
@@ -94,7 +94,7 @@ def test_the_trials_model_is_what_it_says() -> None:
     assert score == [30.0]
 
 
-def test_a_provider_that_computes_wrongly_is_told() -> None:
+def test_a_provider_that_computes_wrongly_is_shown() -> None:
     class Wrong(OrtBackend):
         def _run(self, batch: Any) -> Dict[str, Any]:
             return super()._run(batch // 2)
@@ -108,7 +108,7 @@ def fingerprint(tensorrt: str) -> Fingerprint:
     return Fingerprint.of(tensorrt, XAVIER, MODEL, build_spec(manifest))
 
 
-def test_the_engines_of_the_settings_folder_are_told(
+def test_the_engines_of_the_settings_folder_are_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache, folder = EngineCache(tmp_path / "engines", 1 << 30), tmp_path / "engines"
@@ -119,7 +119,7 @@ def test_the_engines_of_the_settings_folder_are_told(
     cache.quarantine(damaged, "it's too short")
     RefusedEngines(folder).add(refused, "0" * 8, "another score")
 
-    found = findings(capsys, "--set", f"engine.cache={folder}")
+    found = results(capsys, "--set", f"engine.cache={folder}")
 
     assert found["engines"]["detail"] == (
         f"{folder}: 1 of 3.0 MiB (at most 4096), 1 refused, 1 damaged"
@@ -132,36 +132,36 @@ def test_the_engines_of_the_settings_folder_are_told(
     assert engine["detail"].endswith(" in 83 s")
 
     (folder / f"{kept.id}.json").write_text("{}")
-    found = findings(capsys, "--set", f"engine.cache={folder}")
+    found = results(capsys, "--set", f"engine.cache={folder}")
     assert found[f"engine {kept.id}"]["state"] == "problem"
 
 
 def test_a_folder_of_engines_that_is_not_there_is_no_problem(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = findings(capsys, "--set", f"engine.cache={tmp_path / 'none'}")
+    found = results(capsys, "--set", f"engine.cache={tmp_path / 'none'}")
 
     assert found["engines"]["state"] == "missing"
 
 
-def test_the_default_folder_of_engines_is_told_where_there_is_one(
+def test_the_default_folder_of_engines_is_shown_where_there_is_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert "engines" not in findings(capsys)
+    assert "engines" not in results(capsys)
     folder = tmp_path / "edge-agent/engines"
     folder.mkdir(parents=True)
 
-    told = findings(capsys)["engines"]
+    found = results(capsys)["engines"]
 
-    assert told["state"] == "ok"
-    assert told["detail"].startswith(f"{folder}: 0 of 0.0 MiB")
+    assert found["state"] == "ok"
+    assert found["detail"].startswith(f"{folder}: 0 of 0.0 MiB")
 
 
 def test_a_folder_of_engines_that_cannot_be_looked_into_is_a_problem(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = findings(capsys, "--set", f"engine.cache={tmp_path / ('a' * 300)}")
+    found = results(capsys, "--set", f"engine.cache={tmp_path / ('a' * 300)}")
 
     assert found["engines"]["state"] == "problem"
     assert "can't be read: File name too long" in found["engines"]["detail"]

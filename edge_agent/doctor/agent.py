@@ -1,0 +1,145 @@
+"""What an agent's settings name: its folder of engines, its broker, what it last reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import List, Mapping
+
+from edge_agent.config import EngineSettings, MqttSettings, ResultsSettings
+from edge_agent.doctor import MIB, MISSING, OK, PROBLEM, CheckResult
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import read_json
+from edge_agent.runtime.engines.cache import (
+    ABOUT,
+    BAD,
+    ENGINE,
+    REFUSED,
+    TIMING,
+    CachedEngine,
+    default_cache,
+)
+from edge_agent.runtime.results.broker import probe
+
+LEAST_FREE_MIB = 16  # what the outbox needs besides its rows
+ENGINES = "engines"
+
+
+def engines(settings: EngineSettings) -> List[CheckResult]:
+    """List the engines and count refused and damaged ones; nothing without a default folder."""
+    folder = settings.cache or default_cache()
+    missing = CheckResult(
+        ENGINES, MISSING, f"{folder} doesn't exist yet; the first engine creates it"
+    )
+    try:
+        if not folder.is_dir():
+            return [missing] if settings.cache else []
+        each = [_engine(path) for path in sorted(folder.glob(f"*{ENGINE}"))]
+        return [*each, _sum(folder, settings.cache_mib)]
+    except OSError as error:
+        return [CheckResult(ENGINES, PROBLEM, f"{folder} can't be read: {error.strerror}")]
+
+
+def _engine(path: Path) -> CheckResult:
+    what = f"engine {path.stem}"
+    try:
+        kept = read_json(CachedEngine, path.with_suffix(ABOUT).read_bytes())
+    except (OSError, ValueError):
+        return CheckResult(
+            what, PROBLEM, f"{path.with_suffix(ABOUT)} can't be read; the engine isn't used"
+        )
+    facts = kept.fingerprint
+    unit = "GPU" if facts.dla_core is None else f"DLA core {facts.dla_core} of"
+    batches = "/".join(str(profile.maximum[0]) for profile in facts.profiles)
+    built = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.built))
+    took = f" in {kept.seconds:.0f} s" if kept.seconds else " elsewhere"
+    return CheckResult(
+        what,
+        OK,
+        f"{unit} {facts.gpu}, TensorRT {facts.tensorrt}, {facts.precision}, batches of {batches}, "
+        f"{kept.bytes / MIB:.1f} MiB, built {built}{took}",
+    )
+
+
+def _sum(folder: Path, limit_mib: int) -> CheckResult:
+    sizes = [path.stat().st_size for path in folder.glob(f"*{ENGINE}")]
+    others = {"refused": f"*{REFUSED}", "damaged": f"*{BAD}", "timing caches": f"{TIMING}*"}
+    counts = {words: len(list(folder.glob(pattern))) for words, pattern in others.items()}
+    others_found = "".join(f", {count} {words}" for words, count in counts.items() if count)
+    detail = (
+        f"{folder}: {len(sizes)} of {sum(sizes) / MIB:.1f} MiB (at most {limit_mib}){others_found}"
+    )
+    return CheckResult(ENGINES, OK, detail)
+
+
+def results(settings: ResultsSettings) -> List[CheckResult]:
+    """Try the broker and the folders, and read what the agent last reported of its results."""
+    found = _mqtt(settings.mqtt) if settings.mqtt.endpoint else []
+    lines = Path(settings.lines).parent if settings.lines not in ("", "-") else None
+    folders = {"results": settings.folder, "lines": lines, "captures": settings.capture.folder}
+    found += [_folder(name, path) for name, path in folders.items() if path is not None]
+    if settings.folder is None:
+        return found
+    status = settings.folder / "status.json"
+    try:
+        report = json.loads(status.read_bytes())
+        sinks, failure = dict(report["sinks"]), str(report.get("outbox", {}).get("trouble", ""))
+        reported_at = report.get("time", "an unknown time")
+        found += [_delivery(name, dict(sink)) for name, sink in sorted(sinks.items())]
+    except (FileNotFoundError, NotADirectoryError):
+        return found  # no agent has run yet
+    except OSError as error:
+        sentence = f"{status} can't be read: {error.strerror}."
+    except (ValueError, TypeError, KeyError):
+        sentence = f"{status} isn't in the agent's format; a running agent replaces it."
+    else:
+        sentence = f"{failure or 'stored without errors'} (reported at {reported_at})"
+        return [*found, CheckResult("results", PROBLEM if failure else OK, sentence)]
+    return [*found, CheckResult("results", PROBLEM, sentence)]
+
+
+def _folder(name: str, folder: Path) -> CheckResult:
+    """Check that this user can write there; the agent creates a folder that doesn't exist."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not os.access(existing, os.W_OK):
+        detail = f"this user has no right to write to {existing}"
+        return CheckResult(f"folder of {name}", PROBLEM, detail)
+    free = shutil.disk_usage(existing).free // MIB
+    detail = f"{folder} has {free} MiB free"
+    return CheckResult(f"folder of {name}", OK if free >= LEAST_FREE_MIB else PROBLEM, detail)
+
+
+def _delivery(name: str, sink: Mapping[str, object]) -> CheckResult:
+    """Read what a running agent last reported of one of its sinks."""
+    failure, waiting = str(sink.get("trouble", "")), sink.get("waiting", 0)
+    detail = f"{failure} {waiting} results wait" if failure else f"delivered; {waiting} wait"
+    since = f" since {sink['since']}" if failure and sink.get("since") else ""
+    return CheckResult(f"results to {name}", PROBLEM if failure else OK, f"{detail}{since}")
+
+
+def _mqtt(settings: MqttSettings) -> List[CheckResult]:
+    try:
+        encrypted = probe.is_encrypted(settings)
+    except InvalidConfiguration as error:
+        return [CheckResult("MQTT broker", PROBLEM, str(error))]
+    failure = probe.diagnose(settings)
+    where = f"{settings.endpoint}:{settings.port}"
+    connected = f"connected to {where} {'with TLS' if encrypted else 'without TLS'}"
+    broker = CheckResult("MQTT broker", PROBLEM if failure else OK, failure or connected)
+    secrets = {"MQTT key": settings.key, "MQTT PIN": settings.pkcs11_pin_file}
+    return [
+        broker,
+        *[_permissions(name, file) for name, file in secrets.items() if file and file.exists()],
+    ]
+
+
+def _permissions(name: str, file: Path) -> CheckResult:
+    if file.stat().st_mode & 0o007:
+        detail = f"every user of this device can read or change {file}: chmod o= {file}"
+        return CheckResult(name, PROBLEM, detail)
+    return CheckResult(name, OK, f"other users can't read {file}")
