@@ -19,10 +19,10 @@ from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, groups_in, is_secret, parse_json, read
+from edge_agent.protocol import DEFAULT_SOCKET
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SOCKET = "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
 ENVIRONMENT_PREFIX = "EDGE_AGENT_"
 MIB = 1024 * 1024
 

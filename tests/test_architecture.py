@@ -23,7 +23,9 @@ TOOLS = (
     "captures",
     "gpu_check",
 )
-SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "wire")
+SHARED = (
+    "errors", "types", "fields", "targets", "manifest", "config", "logs", "protocol", "wire",
+)  # fmt: skip
 
 ABOVE_PACKAGES = tuple(
     f"runtime.{room}"

@@ -13,7 +13,7 @@ from edge_agent import errors
 from edge_agent.client import convert
 from edge_agent.client.segment import FrameSegment, check_image
 from edge_agent.client.stream import StreamAnswer, StreamedFrames
-from edge_agent.config import DEFAULT_SOCKET
+from edge_agent.protocol import DEFAULT_SOCKET
 from edge_agent.types import Lane, ModelInfo, ModelState, Prediction
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_agent.client.client import Client
-from edge_agent.config import DEFAULT_SOCKET
+from edge_agent.protocol import DEFAULT_SOCKET
 from edge_agent.types import ModelInfo
 
 

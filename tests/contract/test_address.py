@@ -15,7 +15,7 @@ from typing import Iterator, List
 
 import pytest
 
-from edge_agent.config import DEFAULT_SOCKET
+from edge_agent.protocol import DEFAULT_SOCKET
 from tests.contract.calls import Caller, plain
 from tests.contract.generations import RUNNING, SERVICE, STOPPED
 from tests.fakes import micro
