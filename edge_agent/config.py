@@ -19,7 +19,7 @@ from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, groups_in, is_secret, parse_json, read
-from edge_agent.protocol import DEFAULT_SOCKET
+from edge_agent.protocol import DEFAULT_SOCKET, UNIX_SCHEME
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class ServerSettings(Strict):
     def _absolute(cls, socket: Optional[str]) -> Optional[str]:
         if socket is None:
             return None
-        path = socket[len("unix://") :]
+        path = socket[len(UNIX_SCHEME) :]
         if not path.startswith("/"):
             raise ValueError("must be unix:// followed by an absolute path")
         if len(path.encode()) > 107:
@@ -106,7 +106,7 @@ class ServerSettings(Strict):
     @property
     def socket_path(self) -> Path:
         """The socket as a file name."""
-        return Path(self.socket[len("unix://") :])
+        return Path(self.socket[len(UNIX_SCHEME) :])
 
 
 class ModelsSettings(Strict):

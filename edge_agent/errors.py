@@ -7,9 +7,9 @@
     │   ├── ModelNotFound        NOT_FOUND
     │   ├── WrongModelState      FAILED_PRECONDITION
     │   ├── Overloaded           RESOURCE_EXHAUSTED   queue full; retry later
-    │   ├── OutOfMemory          RESOURCE_EXHAUSTED   no room to load a model or to map memory
-    │   ├── OutOfDescriptors     RESOURCE_EXHAUSTED   too many files and connections are open
-    │   ├── CallsTakeTooMuch     RESOURCE_EXHAUSTED   no room for the bytes of the call
+    │   │   ├── OutOfMemory      RESOURCE_EXHAUSTED   no room to load a model or to map memory
+    │   │   ├── OutOfDescriptors RESOURCE_EXHAUSTED   too many files and connections are open
+    │   │   └── CallsTakeTooMuch RESOURCE_EXHAUSTED   no room for the bytes of the call
     │   ├── NotAllowed           PERMISSION_DENIED    the caller may not do this
     │   ├── DeadlineExceeded     DEADLINE_EXCEEDED
     │   ├── MalformedMessage     INTERNAL             not the protobuf message of this call
@@ -26,8 +26,9 @@
     │       └── GpuFailed        INTERNAL             a call of the CUDA driver failed
     └── AgentUnavailable         UNAVAILABLE          stopping, or not reachable from a client
 
-Each class names the gRPC status it becomes; only `runtime/rpc/status.py` reads that name.
-Messages say what came, what was expected and what to do next, and hold no secret.
+Each class names the gRPC status it becomes; only `runtime/rpc/status.py` reads that name. The
+class's own name travels beside it, so that the client raises the same class. Messages say what
+came, what was expected and what to do next, and hold no secret.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class EdgeAgentError(Exception):
 
 
 class UserError(EdgeAgentError):
-    """The caller can mend it."""
+    """The caller can correct it."""
 
 
 class InvalidRequest(UserError):
@@ -62,7 +63,7 @@ class ModelNotFound(UserError):
 
     @classmethod
     def named(cls, name: str, known: list[str]) -> ModelNotFound:
-        """Build the sentence; `known` are the names that would have worked."""
+        """Build the sentence; `known`: the deployed models."""
         there = ", ".join(known) if known else "none"
         return cls(f"Model {name!r} isn't deployed on this device. Deployed models: {there}.")
 
@@ -74,7 +75,10 @@ class WrongModelState(UserError):
 
 
 class Overloaded(UserError):
-    """The queue of the model is full; `retry_after_s` is when what waits now should be done."""
+    """There is no room for more at present, first of all in the model's queue; try again later.
+
+    `waiting` frames are in the queue; `retry_after_s`: until they should be done, in seconds.
+    """
 
     status = "RESOURCE_EXHAUSTED"
     waiting: int = 0
@@ -91,22 +95,16 @@ class Overloaded(UserError):
         return error
 
 
-class OutOfMemory(UserError):
-    """There is no room to load the model, or to map what the caller wants mapped."""
-
-    status = "RESOURCE_EXHAUSTED"
+class OutOfMemory(Overloaded):
+    """There is no room to load the model, or to map the caller's shared memory."""
 
 
-class OutOfDescriptors(UserError):
+class OutOfDescriptors(Overloaded):
     """Too many files and connections are open to open what the caller names."""
 
-    status = "RESOURCE_EXHAUSTED"
 
-
-class CallsTakeTooMuch(UserError):
+class CallsTakeTooMuch(Overloaded):
     """The messages of all calls together need more memory than `server.memory_mib` allows."""
-
-    status = "RESOURCE_EXHAUSTED"
 
     @classmethod
     def beside(cls, size: int, used: int, limit: int) -> CallsTakeTooMuch:
@@ -120,7 +118,7 @@ class CallsTakeTooMuch(UserError):
 
 
 class NotAllowed(UserError):
-    """The caller's role does not include this call."""
+    """The caller may not make this call."""
 
     status = "PERMISSION_DENIED"
 
@@ -154,15 +152,15 @@ class BackendUnavailable(ModelError):
 
 
 class EngineUnusable(BackendUnavailable):
-    """An engine's own bytes are of no use here: damaged, or built by or for something else."""
+    """An engine can't be used here: it is damaged, or was built for another machine or release."""
 
 
 class BuildFailed(BackendUnavailable):
-    """Circumstances kept an engine from being built or kept; another try may succeed."""
+    """An engine couldn't be built or stored, for want of time, memory or disk; try again."""
 
 
 class NotBuilt(BackendUnavailable):
-    """The engine can serve as soon as it is built; `wanted` describes it to who builds engines."""
+    """The engine can serve as soon as it is built; `wanted` describes it to the builder."""
 
     wanted: Any
 
@@ -194,7 +192,7 @@ class InferenceFailed(ModelError):
 
 
 class NotNumbers(InferenceFailed):
-    """What the engine gives for a frame isn't made of numbers."""
+    """The engine's outputs for a frame aren't numbers (NaN)."""
 
 
 class GpuFailed(InferenceFailed):

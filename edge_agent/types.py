@@ -82,11 +82,14 @@ class Bitmap(NamedTuple):
     handle: Optional[SharedMemoryHandle] = None
 
 
-class Lane(enum.Enum):
-    """What is computed first; the values are those of the request metadata."""
+class Priority(enum.Enum):
+    """What is computed first; the values are those of the request metadata `lane`."""
 
     INSPECTION = "inspection"  # a line waits for the verdict
     RESCORING = "rescoring"  # kept frames judged again, whenever there is time
+
+
+Lane = Priority  # its name up to version 1.3, for client programs
 
 
 class Caller(NamedTuple):
@@ -94,14 +97,14 @@ class Caller(NamedTuple):
 
     `name` tells callers apart who take turns: a camera, a connection; `camera_id` is set when the
     caller gave one. `deadline` is the monotonic time in seconds after which nobody waits; None: for
-    ever. `when_gone` takes what shall be done, on any thread, once nobody waits any more; it
+    ever. `on_cancel` takes what is to be called, on any thread, once nobody waits any more; it
     returns False when that is so already. `is_local`: the call came through a Unix socket.
     """
 
     name: str = ""
-    lane: Lane = Lane.INSPECTION
+    priority: Priority = Priority.INSPECTION
     deadline: Optional[float] = None
-    when_gone: Callable[[Callable[[], object]], bool] = lambda _action: True
+    on_cancel: Callable[[Callable[[], object]], bool] = lambda _action: True
     camera_id: str = ""
     is_local: bool = False
 
@@ -122,7 +125,7 @@ class StageTimes:
     send: float = 0.0  # until the answer is handed to gRPC
 
 
-class Wanted(NamedTuple):
+class FrameRequest(NamedTuple):
     """What a call asks for: which model, which frame, where the mask goes (None: in the reply)."""
 
     model: str

@@ -23,9 +23,7 @@ TOOLS = (
     "captures",
     "gpu_check",
 )
-SHARED = (
-    "errors", "types", "fields", "targets", "manifest", "config", "logs", "protocol", "wire",
-)  # fmt: skip
+SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "protocol", "wire")
 
 ABOVE_PACKAGES = tuple(
     f"runtime.{room}"

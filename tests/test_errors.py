@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent import errors
 from edge_agent.client import convert
-from edge_agent.runtime.rpc import status
+from edge_agent.runtime.rpc import metadata, status
 
 
 def family(kind: Type[errors.EdgeAgentError]) -> Iterator[Type[errors.EdgeAgentError]]:
@@ -62,8 +62,8 @@ def test_an_unknown_fault_shows_an_id_and_keeps_its_details_in_the_log(
 class Refusal(Exception):
     """What a gRPC call raises, as far as the client looks at it."""
 
-    def __init__(self, code: grpc.StatusCode) -> None:
-        self._code = code
+    def __init__(self, code: grpc.StatusCode, *trailing: Tuple[str, str]) -> None:
+        self._code, self._trailing = code, trailing
 
     def code(self) -> grpc.StatusCode:
         return self._code
@@ -72,18 +72,46 @@ class Refusal(Exception):
         return "why"
 
     def trailing_metadata(self) -> Tuple[Tuple[str, str], ...]:
-        return (("queue-length", "7"), ("grpc-retry-pushback-ms", "250"))
+        return self._trailing
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_the_client_raises_the_class_that_the_agent_raised(
+    kind: Type[errors.EdgeAgentError],
+) -> None:
+    raised = kind("why")
+    error = convert.error(Refusal(grpc.StatusCode[kind.status], *metadata.of_error(raised)))
+    assert type(error) is kind
+    assert str(error) == "why"
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_an_agent_that_names_no_class_is_understood_by_its_status(
+    kind: Type[errors.EdgeAgentError],
+) -> None:
+    error = convert.error(Refusal(grpc.StatusCode[kind.status]))
+    if kind is errors.MalformedMessage:  # a client of ours sends none
+        assert type(error) is errors.InferenceFailed
+    else:
+        assert issubclass(kind, type(error))
 
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode))
 def test_the_client_raises_an_error_of_ours_for_every_status(code: grpc.StatusCode) -> None:
-    error = convert.error(Refusal(code))
+    error = convert.error(Refusal(code, ("error-name", "NobodyKnowsIt")))
     assert str(error) == "why"
     if type(error) is not errors.EdgeAgentError:
         assert type(error).status == code.name
 
 
+def test_a_class_named_by_an_agent_is_one_of_ours() -> None:
+    for name in ("Exception", "annotations", "ClassVar", "__name__"):
+        error = convert.error(Refusal(grpc.StatusCode.NOT_FOUND, ("error-name", name)))
+        assert type(error) is errors.ModelNotFound
+
+
 def test_the_client_learns_from_a_refusal_when_to_come_back() -> None:
-    error = convert.error(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED))
-    assert isinstance(error, errors.Overloaded)
+    sent = metadata.of_error(errors.Overloaded.behind(7, 0.25))
+    error = convert.error(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, *sent))
+    assert type(error) is errors.Overloaded
     assert (error.waiting, error.retry_after_s) == (7, 0.25)

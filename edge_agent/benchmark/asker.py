@@ -8,13 +8,13 @@ from typing import Any, List, Optional
 
 import grpc
 
+from edge_agent import protocol
 from edge_agent.benchmark import process_usage
 from edge_agent.wire import edge_agent_pb2 as wire
 
 EVERY_S = 0.1
 LIMIT_S = 10.0
 HEALTH = "/grpc.health.v1.Health/Check"
-DESCRIBE = "/AWS.LookoutVision.EdgeAgent/DescribeModel"
 
 
 class Asker:
@@ -24,7 +24,7 @@ class Asker:
         self.times_ms: List[float] = []
         self.rss_mib: List[float] = []  # now and then
         self._channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
-        self._describe = self._channel.unary_unary(DESCRIBE)
+        self._describe = self._channel.unary_unary(protocol.DESCRIBE_MODEL)
         self._health = self._channel.unary_unary(HEALTH)
         name = model.encode()
         self._describe_request = wire.DescribeModelRequest(model_component=model)

@@ -15,8 +15,8 @@ import grpc
 import numpy as np
 
 from edge_agent.benchmark.raw import RawEngine, place
-from edge_agent.benchmark.served import DETECT
 from edge_agent.errors import EdgeAgentError
+from edge_agent.protocol import DETECT_ANOMALIES
 from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision import preprocess
 
@@ -39,7 +39,7 @@ class BareJob:
                 return b""  # an answer whose fields are all 0
 
             server = grpc.server(ThreadPoolExecutor(1))
-            _, service, name = DETECT.split("/")
+            _, service, name = DETECT_ANOMALIES.split("/")
             handler = grpc.unary_unary_rpc_method_handler(detect)
             server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(service, {name: handler}),)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 import grpc
 import numpy as np
 
-from edge_agent.benchmark import server_timing
+from edge_agent import protocol
 from edge_agent.benchmark.loops import OK, Answer
 from edge_agent.client import Client
 from edge_agent.client.segment import FrameSegment
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL = "benchmark"
-DETECT = "/AWS.LookoutVision.EdgeAgent/DetectAnomalies"
 CALL_LIMIT_S = 10.0
 READY_WITHIN_S = 30
 GONE_WITHIN_S = 15.0
@@ -112,11 +111,11 @@ class Camera:
         self._model = model
         self._channel = grpc.insecure_channel(address, OPTIONS)
         self._detect = self._channel.unary_unary(
-            DETECT,
+            protocol.DETECT_ANOMALIES,
             request_serializer=wire.DetectAnomaliesRequest.SerializeToString,
             response_deserializer=wire.DetectAnomaliesResponse.FromString,
         )
-        self._describe = self._channel.unary_unary("/AWS.LookoutVision.EdgeAgent/DescribeModel")
+        self._describe = self._channel.unary_unary(protocol.DESCRIBE_MODEL)
         self._height, self._width = image.shape[:2]
         self._pixels = image.tobytes()
         self._segment = FrameSegment(image.nbytes, address)
@@ -161,7 +160,7 @@ class Camera:
         except grpc.RpcError as error:
             return Answer(error.code().name)
         metadata = dict(call.trailing_metadata() or ())
-        return Answer(OK, metadata.get(server_timing.KEY, ""))
+        return Answer(OK, metadata.get(protocol.SERVER_TIMING, ""))
 
     def _detect_request(self, bitmap: wire.Bitmap, mask: Any) -> wire.DetectAnomaliesRequest:
         return wire.DetectAnomaliesRequest(

@@ -9,8 +9,6 @@ import re
 from contextlib import suppress
 from typing import Dict
 
-KEY = "server-timing"
-
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _VALUE = r'(?:"(?:[^"\\]|\\.)*"|[^\s,;"]+)'
 _METRIC = re.compile(rf"({_TOKEN})((?:\s*;\s*{_TOKEN}\s*=\s*{_VALUE})*)\s*(?:,|$)")

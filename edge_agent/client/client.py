@@ -4,49 +4,55 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, List, Optional, Type
+from typing import TYPE_CHECKING, Iterable, Iterator, List, Optional, Type, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 
-from edge_agent import errors
+from edge_agent import errors, protocol
 from edge_agent.client import convert
 from edge_agent.client.segment import FrameSegment, check_image
 from edge_agent.client.stream import StreamAnswer, StreamedFrames
-from edge_agent.protocol import DEFAULT_SOCKET
-from edge_agent.types import Lane, ModelInfo, ModelState, Prediction
+from edge_agent.types import ModelInfo, ModelState, Prediction, Priority
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024  # a 4096x4096 mask has 48 MiB; gRPC's default is 4 MiB
+M = TypeVar("M", bound=Message)
+
 POLL_EVERY_S = 0.05
 
 
 class Client:
     """Talks to the agent at `address`; use one client per thread, as a context manager.
 
-    Frames of one `camera_id` take turns with those of others; those of the lane RESCORING are
-    judged when no frame of INSPECTION waits.
-    Every method raises the errors of `edge_agent.errors` by name, AgentUnavailable when nobody
-    answers, DeadlineExceeded after `timeout_s` seconds.
+    address: "unix:///path" or "host:port". timeout_s: of each call, in seconds. credentials: of
+    gRPC, for an agent with TLS; None: plaintext. camera_id: frames of one camera take turns with
+    those of others; at most 128 printable ASCII characters. priority: RESCORING frames are judged
+    when no INSPECTION frame waits. lane: the name of `priority` up to version 1.3.
+
+    Every method raises the error of `edge_agent.errors` that the agent raised, AgentUnavailable
+    when no agent answers, DeadlineExceeded after `timeout_s`.
     """
 
     def __init__(
         self,
-        address: str = DEFAULT_SOCKET,
+        address: str = protocol.DEFAULT_SOCKET,
         timeout_s: float = 30.0,
         credentials: Optional[grpc.ChannelCredentials] = None,
         camera_id: str = "",
-        lane: Lane = Lane.INSPECTION,
+        priority: Priority = Priority.INSPECTION,
+        *,
+        lane: Optional[Priority] = None,
     ) -> None:
         self._address, self._credentials = address, credentials
         self._channel = self._connect()
         self._timeout_s = timeout_s
-        camera = [("camera-id", camera_id)] if camera_id else []
-        self._metadata = (*camera, ("lane", lane.value))
+        camera = [(protocol.CAMERA_ID, camera_id)] if camera_id else []
+        self._metadata = (*camera, (protocol.PRIORITY, (lane or priority).value))
         self._segment: Optional[FrameSegment] = None
 
     def __enter__(self) -> Client:
@@ -61,7 +67,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hang up and remove the shared memory."""
+        """Close the connection and remove the shared memory."""
         self._channel.close()
         if self._segment is not None:
             self._segment.close()
@@ -72,8 +78,13 @@ class Client:
     ) -> Prediction:
         """Judge `image`, uint8 RGB of shape (height, width, 3), with a RUNNING model.
 
-        transport: "shared_memory" (the agent on this device) or "bytes". The prediction's mask is
-        uint8 RGB of the image's shape, None for classification models.
+        Width and height are 64 to 4096 pixels. transport: "shared_memory" (for an agent on this
+        device) or "bytes". The prediction's mask is uint8 RGB of the image's shape, None for
+        classification models; score, threshold and confidence are 0 to 1.
+
+        Raises InvalidFrame, InvalidRequest, ModelNotFound, WrongModelState (the model isn't
+        RUNNING), Overloaded (try again after its `retry_after_s`), CallsTakeTooMuch,
+        OutOfMemory, OutOfDescriptors, InferenceFailed.
         """
         check_image(image)
         if transport == "bytes":
@@ -99,16 +110,19 @@ class Client:
         max_in_flight: int = 4,
         newest_frame_wins: bool = False,
     ) -> Iterator[StreamAnswer]:
-        """Judge `images` (each as for `detect`) on one call, `max_in_flight` side by side.
+        """Judge `images` (each as for `detect`) on one call, `max_in_flight` (1 to 64) in parallel.
 
-        Yields an answer an image, in their order, as soon as it is there. With `newest_frame_wins`
-        an image that a newer one overtakes while it waits is skipped.
+        Yields one answer for each image, in their order, as soon as it is there; an image that
+        fails has the error in its answer, and the stream goes on. With `newest_frame_wins` an
+        image that a newer one overtakes while it waits is skipped. Has no time limit.
+
+        Raises InvalidFrame for an image of another kind, and errors of the call as a whole.
         """
         options = wire_v1.StreamOptions(
             max_in_flight=max_in_flight, newest_frame_wins=newest_frame_wins
         )
         method = self._channel.stream_stream(
-            "/edge_agent.v1.Inspector/StreamDetect",
+            protocol.STREAM_DETECT,
             request_serializer=wire_v1.StreamDetectRequest.SerializeToString,
             response_deserializer=wire_v1.StreamDetectResponse.FromString,
         )
@@ -124,23 +138,24 @@ class Client:
 
     def models(self) -> List[ModelInfo]:
         """Return every deployed model, by name."""
-        reply = self._call("ListModels", wire.ListModelsRequest(), wire.ListModelsResponse)
+        reply = self._call(protocol.LIST_MODELS, wire.ListModelsRequest(), wire.ListModelsResponse)
         return [convert.model_info(entry) for entry in reply.models]
 
     def describe(self, name: str) -> ModelInfo:
-        """Return one model's state."""
+        """Return one model's state. Raises ModelNotFound."""
         request = wire.DescribeModelRequest(model_component=name)
-        reply = self._call("DescribeModel", request, wire.DescribeModelResponse)
+        reply = self._call(protocol.DESCRIBE_MODEL, request, wire.DescribeModelResponse)
         return convert.model_info(reply.model_description)
 
     def start(self, name: str, wait_s: float = 60.0) -> ModelInfo:
         """Start a model and wait up to `wait_s` seconds until it is RUNNING.
 
-        Raises ModelError with the agent's reason when it FAILED, WrongModelState when it runs
-        already, DeadlineExceeded when it takes longer.
+        Returns at once, perhaps still STARTING, when `wait_s` is 0. Raises ModelError with the
+        agent's reason when it FAILED, ModelNotFound, WrongModelState when it is started already,
+        NotAllowed, OutOfMemory, DeadlineExceeded when it takes longer.
         """
         request = wire.StartModelRequest(model_component=name)
-        self._call("StartModel", request, wire.StartModelResponse)
+        self._call(protocol.START_MODEL, request, wire.StartModelResponse)
         end = time.monotonic() + wait_s
         while True:
             info = self.describe(name)
@@ -153,17 +168,20 @@ class Client:
             time.sleep(POLL_EVERY_S)
 
     def stop(self, name: str) -> None:
-        """Stop a RUNNING model and return when it is freed."""
+        """Stop a RUNNING model and return when it is freed.
+
+        Raises ModelNotFound, WrongModelState when it isn't RUNNING, NotAllowed.
+        """
         request = wire.StopModelRequest(model_component=name)
-        self._call("StopModel", request, wire.StopModelResponse)
+        self._call(protocol.STOP_MODEL, request, wire.StopModelResponse)
 
     def wait_ready(self, within_s: float) -> None:
-        """Wait until the agent answers. Raises AgentUnavailable."""
+        """Wait up to `within_s` seconds until the agent answers. Raises AgentUnavailable."""
         try:
             grpc.channel_ready_future(self._channel).result(timeout=within_s)
         except grpc.FutureTimeoutError:
             raise errors.AgentUnavailable(
-                f"No agent answers at {self._address} within {within_s:g} s."
+                f"No agent answered at {self._address} within {within_s:g} s. Is it running?"
             ) from None
 
     def _inspect(
@@ -172,29 +190,23 @@ class Client:
         request = wire.DetectAnomaliesRequest(
             model_component=model, bitmap=bitmap, anomaly_mask_params=mask
         )
-        reply: wire_v1.InspectResponse = self._invoke(
-            "/edge_agent.v1.Inspector/Inspect", request, wire_v1.InspectResponse
-        )
-        return reply
+        return self._call(protocol.INSPECT, request, wire_v1.InspectResponse)
 
-    def _call(self, method: str, request: Any, reply_class: Any) -> Any:
-        return self._invoke(f"/AWS.LookoutVision.EdgeAgent/{method}", request, reply_class)
-
-    def _invoke(self, path: str, request: Any, reply_class: Any) -> Any:
+    def _call(self, path: str, request: Message, reply_class: Type[M]) -> M:
         call = self._channel.unary_unary(
             path,
             request_serializer=type(request).SerializeToString,
             response_deserializer=reply_class.FromString,
         )
         try:
-            return call(request, timeout=self._timeout_s, metadata=self._metadata)
+            reply: M = call(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._failed(error) from None
+        return reply
 
     def _connect(self) -> grpc.Channel:
         options = [
-            ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
-            ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+            *protocol.MESSAGE_LIMITS,
             ("grpc.use_local_subchannel_pool", 1),  # else a new channel gets the old connection
         ]
         if self._credentials is None:
@@ -202,7 +214,7 @@ class Client:
         return grpc.secure_channel(self._address, self._credentials, options)
 
     def _failed(self, error: grpc.RpcError) -> errors.EdgeAgentError:
-        """Return our error; the next call tries to connect at once when nobody answered.
+        """Return our error; the next call connects at once when no agent answered.
 
         gRPC by itself waits longer from try to try, and grpcio 1.70 may never get through again.
         """

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Dict, Iterator, Optional, Type, Union
 
 import grpc
 import numpy as np
 
-from edge_agent import errors
+from edge_agent import errors, protocol
 from edge_agent.client.segment import FrameSegment
 from edge_agent.types import Anomaly, CameraProblem, ModelInfo, ModelState, Prediction, Region
+from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
-_ERRORS = {
+# For the status of a call that reached no agent, and of agents up to version 1.3, which name no
+# error: the class that most errors of the status have in common.
+_BY_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
     grpc.StatusCode.NOT_FOUND: errors.ModelNotFound,
     grpc.StatusCode.FAILED_PRECONDITION: errors.WrongModelState,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
+    grpc.StatusCode.PERMISSION_DENIED: errors.NotAllowed,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: errors.AgentUnavailable,
     grpc.StatusCode.INTERNAL: errors.InferenceFailed,
@@ -25,23 +29,37 @@ _ERRORS = {
 _PROBLEMS = {problem.value: problem for problem in CameraProblem}
 
 
-def error(rpc_error: Any) -> errors.EdgeAgentError:
-    """Return the error of ours that the status stands for."""
-    found = failure(rpc_error.code(), rpc_error.details() or rpc_error.code().name)
+def _family(kind: Type[errors.EdgeAgentError]) -> Iterator[Type[errors.EdgeAgentError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _family(child)
+
+
+_BY_NAME: Dict[str, Type[errors.EdgeAgentError]] = {
+    kind.__name__: kind
+    for kind in _family(errors.EdgeAgentError)
+    if kind.__module__ == errors.__name__
+}
+
+
+def error(rpc_error: grpc.Call) -> errors.EdgeAgentError:
+    """Return the error that the agent raised, with its sentence."""
+    code, trailing = rpc_error.code(), dict(rpc_error.trailing_metadata() or ())
+    found = failure(code, rpc_error.details() or code.name, trailing.get(protocol.ERROR_NAME, ""))
     if isinstance(found, errors.Overloaded):
-        told = dict(rpc_error.trailing_metadata() or ())
-        found.waiting = int(told.get("queue-length", 0))
-        found.retry_after_s = int(told.get("grpc-retry-pushback-ms", 0)) / 1000
+        found.waiting = int(trailing.get(protocol.QUEUE_LENGTH, 0))
+        found.retry_after_s = int(trailing.get(protocol.RETRY_AFTER_MS, 0)) / 1000
     return found
 
 
-def failure(code: grpc.StatusCode, sentence: str) -> errors.EdgeAgentError:
-    """Return the error of ours that a status code stands for."""
-    return _ERRORS.get(code, errors.EdgeAgentError)(sentence)
+def failure(code: grpc.StatusCode, sentence: str, name: str) -> errors.EdgeAgentError:
+    """Return the error of that class name; of an unknown one, what the status stands for."""
+    kind = _BY_NAME.get(name) or _BY_STATUS.get(code, errors.EdgeAgentError)
+    return kind(sentence)
 
 
-def model_info(entry: Any) -> ModelInfo:
-    """Read a ModelDescription or ModelMetadata."""
+def model_info(entry: Union[wire.ModelDescription, wire.ModelMetadata]) -> ModelInfo:
+    """Read a model's state."""
     return ModelInfo(
         entry.model_component,
         ModelState(entry.status),

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from edge_agent import protocol
 from edge_agent.client import images
 from edge_agent.client.client import Client
 from edge_agent.errors import AgentUnavailable, InvalidRequest, UserError
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="model component (default: the one that is RUNNING)")
     parser.add_argument("--overlay", type=Path, help="picture to write; a folder for many images")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--address", default=DEFAULT_SOCKET, help="of the agent")
+    parser.add_argument("--address", default=protocol.DEFAULT_SOCKET, help="of the agent")
     parser.add_argument("--transport", choices=["shared_memory", "bytes"], default="shared_memory")
 
 

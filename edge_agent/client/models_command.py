@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edge_agent import protocol
 from edge_agent.client.client import Client
-from edge_agent.protocol import DEFAULT_SOCKET
 from edge_agent.types import ModelInfo
 
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `models`."""
     parser.add_argument("action", choices=["list", "describe", "start", "stop"])
     parser.add_argument("model", nargs="?", default="", help="model component; not for list")
-    parser.add_argument("--address", default=DEFAULT_SOCKET, help="of the agent")
+    parser.add_argument("--address", default=protocol.DEFAULT_SOCKET, help="of the agent")
     parser.add_argument("--wait", type=float, default=60.0, help="seconds start waits for RUNNING")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 

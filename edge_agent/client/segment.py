@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Optional, Tuple
 import numpy as np
 
 from edge_agent.errors import EdgeAgentError, InvalidFrame
+from edge_agent.protocol import CHANNELS, SOCKET_GROUP
 from edge_agent.wire import edge_agent_pb2 as wire
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 FOLDER = Path("/dev/shm")
 UNIX = "unix:"
-DEFAULT_GROUP = "ggc_group"  # the group Greengrass components run in
 
 
 class FrameSegment:
@@ -48,8 +48,8 @@ class FrameSegment:
         except OSError as error:
             self._path.unlink()
             raise EdgeAgentError(
-                f"Can't get {2 * frame_bytes} bytes of shared memory: {error.strerror}. "
-                f"Make {FOLDER} larger, or use transport='bytes'."
+                f"{FOLDER} has no room for {2 * frame_bytes} bytes: {error.strerror}. "
+                "Make it larger, or use transport='bytes'."
             ) from None
         finally:
             os.close(descriptor)
@@ -79,7 +79,7 @@ class FrameSegment:
         self._path.unlink()
 
     def _view(self, start: int, width: int, height: int) -> NDArray[np.uint8]:
-        size = width * height * 3
+        size = width * height * CHANNELS
         return self._bytes[start : start + size].reshape(height, width, 3)
 
 
@@ -89,7 +89,7 @@ def _socket_group(address: str) -> Optional[int]:
         if address.startswith(UNIX):
             return Path(address[len(UNIX) :]).stat().st_gid
     with contextlib.suppress(KeyError):
-        return grp.getgrnam(DEFAULT_GROUP).gr_gid
+        return grp.getgrnam(SOCKET_GROUP).gr_gid
     return None
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Optional, Type
 import grpc
 import numpy as np
 
+from edge_agent import protocol
 from edge_agent.client import convert
 from edge_agent.client.segment import FrameSegment, check_image
 from edge_agent.errors import EdgeAgentError
@@ -20,16 +21,15 @@ from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DEFAULT_IN_FLIGHT = 4
 AHEAD = 4  # frames sent beyond those in work
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 @dataclass(frozen=True)
 class StreamAnswer:
-    """What became of image number `frame_id`, counted from 0.
+    """The answer for image number `frame_id`, counted from 0.
 
-    It has a prediction, or an error of its own, or neither when a newer image won.
+    It has a prediction, or an error of its own, or neither when a newer image overtook it.
     """
 
     frame_id: int
@@ -44,7 +44,9 @@ class StreamedFrames:
         self._model, self._options, self._address = model, options, address
         self._free: List[FrameSegment] = []
         self._used: Dict[int, FrameSegment] = {}
-        self._room = threading.Semaphore((options.max_in_flight or DEFAULT_IN_FLIGHT) + AHEAD)
+        self._room = threading.Semaphore(
+            (options.max_in_flight or protocol.FRAMES_IN_FLIGHT) + AHEAD
+        )
         self._ended = False
 
     def __enter__(self) -> StreamedFrames:
@@ -80,7 +82,8 @@ class StreamedFrames:
                 prediction = convert.prediction(reply.result, segment)
                 return StreamAnswer(reply.frame_id, prediction)
             if reply.HasField("failure"):
-                error = convert.failure(_CODES[reply.failure.code], reply.failure.message)
+                failed = reply.failure
+                error = convert.failure(_CODES[failed.code], failed.message, failed.error_name)
                 return StreamAnswer(reply.frame_id, error=error)
             return StreamAnswer(reply.frame_id)
         finally:

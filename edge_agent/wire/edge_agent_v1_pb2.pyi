@@ -57,12 +57,14 @@ class StreamDetectRequest(_message.Message):
     def __init__(self, options: _Optional[_Union[StreamOptions, _Mapping]] = ..., frame_id: _Optional[int] = ..., request: _Optional[_Union[_edge_agent_pb2.DetectAnomaliesRequest, _Mapping]] = ...) -> None: ...
 
 class StreamFailure(_message.Message):
-    __slots__ = ("code", "message")
+    __slots__ = ("code", "message", "error_name")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_NAME_FIELD_NUMBER: _ClassVar[int]
     code: int
     message: str
-    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    error_name: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., error_name: _Optional[str] = ...) -> None: ...
 
 class StreamDetectResponse(_message.Message):
     __slots__ = ("frame_id", "result", "failure", "skipped", "server_timing")

@@ -8,15 +8,15 @@ from typing import Iterator, List
 import numpy as np
 import pytest
 
+from edge_agent import types
 from edge_agent.client import Client
 from edge_agent.errors import (
     AgentUnavailable,
     InvalidFrame,
-    InvalidRequest,
     ModelNotFound,
     Overloaded,
 )
-from edge_agent.types import Lane
+from edge_agent.types import Priority
 from tests.contract.calls import plain
 from tests.fakes import micro
 from tests.fakes.agent import Agent
@@ -51,7 +51,7 @@ def test_a_frame_of_a_stream_that_fails_has_its_own_error(agent: Agent) -> None:
     images = [plain(1), np.zeros((32, 64, 3), np.uint8), plain(2)]
     with agent.client() as client:
         answers = list(client.stream("map", images, max_in_flight=1))
-    assert [type(answer.error) for answer in answers] == [type(None), InvalidRequest, type(None)]
+    assert [type(answer.error) for answer in answers] == [type(None), InvalidFrame, type(None)]
     assert "64x32" in str(answers[1].error)
 
 
@@ -114,6 +114,8 @@ def test_an_overloaded_agent_tells_the_client_when_to_come_back(agent: Agent) ->
     assert "retry after" in str(refusals[0])
 
 
-def test_a_client_may_name_its_camera_and_its_lane(agent: Agent) -> None:
-    with Client(agent.address, camera_id="left", lane=Lane.RESCORING) as client:
+def test_a_client_may_name_its_camera_and_its_priority(agent: Agent) -> None:
+    with Client(agent.address, camera_id="left", priority=Priority.RESCORING) as client:
+        assert client.detect("map", plain(255)).is_anomalous
+    with Client(agent.address, lane=types.Lane.RESCORING) as client:  # as up to version 1.3
         assert client.detect("map", plain(255)).is_anomalous

@@ -106,7 +106,7 @@ def test_problems_and_the_result_id_pass_the_wire_unchanged() -> None:
     )
     reply = wire.InspectResponse.FromString(inspect_response(sent, None).SerializeToString())
     assert convert.prediction(reply, None) == sent
-    told = dict(metadata.beside(sent, StageTimes()))
+    told = dict(metadata.of_answer(sent, StageTimes()))
     assert told["camera-problems"] == "black, dark, bright, blank, blurred, frozen"
     assert told["result-id"] == "0190-7"
 

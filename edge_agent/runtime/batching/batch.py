@@ -1,6 +1,6 @@
 """What is computed next: decisions without threads, clocks or I/O.
 
-Lanes: inspection goes before re-scoring. Inside a lane the callers take turns (round robin), so
+Inspection goes before re-scoring. Within a priority the callers take turns (round robin), so
 that one who floods the queue delays only itself. A full queue refuses the newcomer, unless another
 caller takes up more than its share: then that one's newest frame is refused instead (longest queue
 drop, as in fair queueing of packets: B. Suter et al., "Design considerations for supporting TCP
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Deque, Dict, List, Optional, Sequence
 
 from edge_agent.errors import DeadlineExceeded, Overloaded
-from edge_agent.types import Caller, Lane, StageTimes
+from edge_agent.types import Caller, Priority, StageTimes
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +62,8 @@ class Queue:
 
     def __init__(self, capacity: int, capacity_bytes: int) -> None:
         self._capacity, self._capacity_bytes = capacity, capacity_bytes
-        self._lanes: Dict[Lane, OrderedDict[str, Deque[Item]]] = {
-            lane: OrderedDict() for lane in Lane
+        self._turns: Dict[Priority, OrderedDict[str, Deque[Item]]] = {
+            priority: OrderedDict() for priority in Priority
         }
         self._length = self._bytes = 0
 
@@ -84,7 +84,7 @@ class Queue:
                 raise refusal
             self._remove(victim)
             victim.fail(refusal)
-        turns = self._lanes[item.caller.lane]
+        turns = self._turns[item.caller.priority]
         turns.setdefault(item.caller.name, deque()).append(item)
         self._length += 1
         self._bytes += item.held_bytes
@@ -111,7 +111,7 @@ class Queue:
     def oldest(self) -> float:
         """Return when the longest waiting item came; the queue must not be empty."""
         return min(
-            waiting[0].arrived for turns in self._lanes.values() for waiting in turns.values()
+            waiting[0].arrived for turns in self._turns.values() for waiting in turns.values()
         )
 
     def _full(self, item: Item) -> bool:
@@ -120,7 +120,7 @@ class Queue:
         return self._length > 0 and self._bytes + item.held_bytes > self._capacity_bytes
 
     def _next(self) -> Item:
-        turns = next(turns for turns in self._lanes.values() if turns)
+        turns = next(turns for turns in self._turns.values() if turns)
         item = next(iter(turns.values()))[0]
         self._remove(item)
         if item.caller.name in turns:
@@ -128,7 +128,7 @@ class Queue:
         return item
 
     def _remove(self, item: Item) -> None:
-        turns = self._lanes[item.caller.lane]
+        turns = self._turns[item.caller.priority]
         waiting = turns[item.caller.name]
         if waiting[0] is item:
             waiting.popleft()
@@ -140,19 +140,21 @@ class Queue:
         self._bytes -= item.held_bytes
 
     def _forget_cancelled(self) -> None:
-        for turns in self._lanes.values():
+        for turns in self._turns.values():
             for item in [item for waiting in turns.values() for item in waiting]:
                 if item.future.cancelled():
                     self._remove(item)
 
     def _victim(self, item: Item) -> Optional[Item]:
         """Return the item that has to go for `item` to come, one of a caller with more waiting."""
-        for lane in reversed(list(Lane)):
-            turns = self._lanes[lane]
-            own = len(turns.get(item.caller.name, ())) + 1 if lane is item.caller.lane else 0
+        for priority in reversed(list(Priority)):
+            turns = self._turns[priority]
+            own = (
+                len(turns.get(item.caller.name, ())) + 1 if priority is item.caller.priority else 0
+            )
             longest: Sequence[Item] = max(turns.values(), key=len, default=())
             if len(longest) > own and longest[-1].held_bytes >= item.held_bytes:
                 return longest[-1]
-            if lane is item.caller.lane:
+            if priority is item.caller.priority:
                 return None
         return None

@@ -111,7 +111,7 @@ class Batcher:
             batch = self._next(worker)
             if batch:
                 worker.inbox.put(batch)
-        elif not item.caller.when_gone(item.future.cancel):
+        elif not item.caller.on_cancel(item.future.cancel):
             item.future.cancel()
         return item.future.result()
 

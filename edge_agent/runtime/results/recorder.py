@@ -23,7 +23,7 @@ from edge_agent.runtime.results.kept.shot import Shot
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.statistics import Statistics
 from edge_agent.runtime.vision.frame import OpenFrame
-from edge_agent.types import DetectRequest, Lane, Prediction
+from edge_agent.types import DetectRequest, Prediction, Priority
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +63,9 @@ class Recorder:
     ) -> str:
         """Take note of a verdict; returns the id of its event, "" when there is none.
 
-        A frame that is judged again (lane rescoring) has been taken note of before.
+        A frame that is judged again (priority rescoring) has been taken note of before.
         """
-        if request.caller.lane is Lane.RESCORING:
+        if request.caller.priority is Priority.RESCORING:
             return ""
         try:
             black = self._warm_ups.black(request.model, request.caller.name, prediction)

@@ -15,20 +15,19 @@ import logging
 import threading
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Set
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Set, TypeVar
 
 import grpc
 
 from edge_agent.errors import AgentUnavailable, InvalidRequest, MalformedMessage
+from edge_agent.protocol import MESSAGE_LIMIT_BYTES
 from edge_agent.runtime.rpc import status
+from edge_agent.runtime.rpc.call_context import CallContext
 from edge_agent.runtime.rpc.memory_budget import MIB, Lease, MemoryBudget
 from edge_agent.runtime.system import memory
 
 log = logging.getLogger(__name__)
 
-# Above the largest legal frame, 4096 * 4096 * 3 = 50,331,648 bytes, so that RESOURCE_EXHAUSTED only
-# ever means load.
-MESSAGE_LIMIT_BYTES = 64 * MIB
 CALL_BYTES = 32 * 1024  # of a call beside its messages: its thread, metadata, objects
 SENT_COPIES = 2  # of an answer that waits to be sent: ours and gRPC's
 ADMIT_WITHIN_S = 10.0  # a caller waits so long for room before its message is read
@@ -51,8 +50,9 @@ class CallFigures(NamedTuple):
     refused: int
 
 
-Method = Callable[[bytes, Any, Lease], bytes]
-StreamMethod = Callable[[Iterator[bytes], Any, Lease], Iterator[bytes]]
+Method = Callable[[bytes, CallContext, Lease], bytes]
+StreamMethod = Callable[[Iterator[bytes], CallContext, Lease], Iterator[bytes]]
+R = TypeVar("R")  # a request, read by protobuf
 
 
 class Admission:
@@ -63,7 +63,7 @@ class Admission:
         self.receiving = MemoryBudget(limit_bytes // 2)
         self.holding = MemoryBudget(limit_bytes // 2, limit_bytes // 16)  # frames and answers
         self._receive_within_s, self._send_within_s = receive_within_s, send_within_s
-        self._own: Set[Any] = set()
+        self._own: Set[grpc.RpcMethodHandler] = set()
         self._others = threading.BoundedSemaphore(OTHER_STREAMS)
         self._stopped = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="call-watchdog", daemon=True)
@@ -82,7 +82,7 @@ class Admission:
         A message beyond `most_bytes` is refused.
         """
 
-        def call(requests: Iterator[bytes], context: Any) -> bytes:
+        def call(requests: Iterator[bytes], context: CallContext) -> bytes:
             with self._leased(context) as lease:
                 content = self._only(requests, context, lease, most_bytes)
                 answer = method(content, context, lease)
@@ -98,11 +98,13 @@ class Admission:
         is open; what it has read and is about to send is the method's to account for.
         """
 
-        def answers(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
+        def answers(
+            requests: Iterator[bytes], context: CallContext, lease: Lease
+        ) -> Iterator[bytes]:
             with self._room(context) as room:
                 room.wait_for_caller(self._receive_within_s)
                 # No generator of our own: it would hold each message until the next one.
-                yield from method(map(partial(_heard, room), requests), context, lease)
+                yield from method(map(partial(_received, room), requests), context, lease)
 
         return self._listed(self._streaming(answers))
 
@@ -110,15 +112,15 @@ class Admission:
         """Return what lets one server's other services read under the same rules."""
         return _Interceptor(self._admitted)
 
-    def _admitted(self, handler: Any) -> Any:
+    def _admitted(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         return handler if handler in self._own else self._wrapped(handler)
 
-    def _listed(self, handler: Any) -> Any:
+    def _listed(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         self._own.add(handler)
         return handler
 
     @contextmanager
-    def _leased(self, context: Any) -> Iterator[Lease]:
+    def _leased(self, context: CallContext) -> Iterator[Lease]:
         """Hold a lease for the call until it is over; a failure becomes its status."""
         lease = self.holding.lease(context.cancel)
         if not context.add_callback(lease.done):
@@ -137,7 +139,7 @@ class Admission:
             lease.wait_for_caller(self._send_within_s)
 
     @contextmanager
-    def _room(self, context: Any) -> Iterator[Lease]:
+    def _room(self, context: CallContext) -> Iterator[Lease]:
         """Keep room for a message that comes in."""
         room = self.receiving.lease(context.cancel)
         try:
@@ -147,7 +149,7 @@ class Admission:
             room.end()
 
     def _read(
-        self, requests: Iterator[bytes], context: Any, lease: Lease, most_bytes: int
+        self, requests: Iterator[bytes], context: CallContext, lease: Lease, most_bytes: int
     ) -> Optional[bytes]:
         """Return the next message, which `lease` holds from now on; None when none comes."""
         with self._room(context) as room:
@@ -163,22 +165,23 @@ class Admission:
         return content
 
     def _only(
-        self, requests: Iterator[bytes], context: Any, lease: Lease, most_bytes: int
+        self, requests: Iterator[bytes], context: CallContext, lease: Lease, most_bytes: int
     ) -> bytes:
         """Return the message of a method that takes one."""
         content = self._read(requests, context, lease, most_bytes)
         if content is None:
             text = "The method takes exactly one message."
             context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
-            raise AssertionError  # abort has raised
         return content
 
-    def _messages(self, requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
+    def _messages(
+        self, requests: Iterator[bytes], context: CallContext, lease: Lease
+    ) -> Iterator[bytes]:
         while (content := self._read(requests, context, lease, OTHER_BYTES)) is not None:
             yield content
 
     def _streaming(self, method: StreamMethod) -> grpc.RpcMethodHandler:
-        def call(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        def call(requests: Iterator[bytes], context: CallContext) -> Iterator[bytes]:
             with self._leased(context) as lease:
                 for answer in method(requests, context, lease):
                     lease.wait_for_caller(self._send_within_s)
@@ -187,14 +190,16 @@ class Admission:
 
         return grpc.stream_stream_rpc_method_handler(call)
 
-    def _wrapped(self, handler: Any) -> Any:
+    def _wrapped(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         """Return `handler`, which knows nothing of leases, under our rules."""
         read, write = handler.request_deserializer, handler.response_serializer
 
-        def unary(content: bytes, context: Any, _lease: Lease) -> bytes:
+        def unary(content: bytes, context: CallContext, _lease: Lease) -> bytes:
             return bytes(write(handler.unary_unary(_parsed(read, content), context)))
 
-        def answers(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
+        def answers(
+            requests: Iterator[bytes], context: CallContext, lease: Lease
+        ) -> Iterator[bytes]:
             if handler.request_streaming:
                 contents = self._messages(requests, context, lease)
                 messages = (_parsed(read, content) for content in contents)
@@ -206,7 +211,9 @@ class Admission:
                 lease.resize(CALL_BYTES + SENT_COPIES * len(answer))
                 yield answer
 
-        def counted(requests: Iterator[bytes], context: Any, lease: Lease) -> Iterator[bytes]:
+        def counted(
+            requests: Iterator[bytes], context: CallContext, lease: Lease
+        ) -> Iterator[bytes]:
             if not self._others.acquire(blocking=False):
                 raise AgentUnavailable(f"{OTHER_STREAMS} such calls are open; close some of them.")
             try:
@@ -263,11 +270,15 @@ class Admission:
 class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
     """Has each handler of a server wrapped once, by `admitted`."""
 
-    def __init__(self, admitted: Callable[[Any], Any]) -> None:
+    def __init__(self, admitted: Callable[[grpc.RpcMethodHandler], grpc.RpcMethodHandler]) -> None:
         self._admitted = admitted
-        self._handlers: Dict[str, Any] = {}  # by path
+        self._handlers: Dict[str, grpc.RpcMethodHandler] = {}  # by path
 
-    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Optional[grpc.RpcMethodHandler]],
+        details: grpc.HandlerCallDetails,
+    ) -> Optional[grpc.RpcMethodHandler]:
         """Return the handler of a call."""
         handler = self._handlers.get(details.method)
         if handler is None:
@@ -277,13 +288,13 @@ class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         return handler
 
 
-def _heard(room: Lease, content: bytes) -> bytes:
-    """Return a message; with the first the caller has shown to be one that sends."""
+def _received(room: Lease, content: bytes) -> bytes:
+    """Return a message; the first one shows that the caller sends, and ends its time limit."""
     room.work()
     return content
 
 
-def _parsed(read: Callable[[bytes], Any], content: bytes) -> Any:
+def _parsed(read: Callable[[bytes], R], content: bytes) -> R:
     try:
         return read(content)
     except Exception:

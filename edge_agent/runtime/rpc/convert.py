@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Optional, cast
+from typing import Iterable, Optional, Union, cast
 
 from edge_agent import types
-from edge_agent.runtime.rpc import pixels
+from edge_agent.runtime.rpc import zero_copy
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
 
-def wanted(request: wire.DetectAnomaliesRequest) -> types.Wanted:
+def frame_request(request: wire.DetectAnomaliesRequest) -> types.FrameRequest:
     """Read which model shall judge which frame."""
-    return types.Wanted(
+    return types.FrameRequest(
         model=request.model_component,
         bitmap=_bitmap(request.bitmap) if request.HasField("bitmap") else None,
         mask=_mask_handle(request.anomaly_mask_params),
@@ -151,7 +151,11 @@ def _write(
             handle.name, handle.size, handle.offset = mask
 
 
-def _serialise(response: Any, field: str, mask: Optional[types.Pixels]) -> bytes:
+def _serialise(
+    response: Union[wire.DetectAnomaliesResponse, wire_v1.InspectResponse],
+    field: str,
+    mask: Optional[types.Pixels],
+) -> bytes:
     """Serialise a response whose result is in `field`, with the pixels of its mask, if any."""
     if mask is None:
         return bytes(response.SerializeToString())
@@ -160,7 +164,7 @@ def _serialise(response: Any, field: str, mask: Optional[types.Pixels]) -> bytes
     result.ClearField("anomaly_mask")
     verdict = result.SerializeToString()
     response.ClearField(field)
-    return pixels.enclose(
+    return zero_copy.append_pixels(
         mask,
         (bitmap, wire.Bitmap.BYTE_DATA_FIELD_NUMBER),
         (verdict, wire.DetectAnomalyResult.ANOMALY_MASK_FIELD_NUMBER),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Any, Callable, Optional, Tuple
+from typing import Callable, Optional, Tuple, TypeVar
 
 from edge_agent.errors import EdgeAgentError, InvalidFrame, ModelNotFound
+from edge_agent.protocol import MESSAGE_LIMIT_BYTES
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc import metadata
-from edge_agent.runtime.rpc.admission import HOLD_WITHIN_S, MESSAGE_LIMIT_BYTES
+from edge_agent.runtime.rpc.admission import HOLD_WITHIN_S
+from edge_agent.runtime.rpc.call_context import Metadata
 from edge_agent.runtime.rpc.memory_budget import Lease
-from edge_agent.types import Caller, DetectRequest, Prediction, SharedMemoryHandle, Wanted
+from edge_agent.types import Caller, DetectRequest, FrameRequest, Prediction, SharedMemoryHandle
 
-Respond = Callable[[Prediction, Optional[SharedMemoryHandle]], Any]
+R = TypeVar("R")  # the answer: a message, or one serialised
+Respond = Callable[[Prediction, Optional[SharedMemoryHandle]], R]
 
 
 class FrameCalls:
@@ -25,18 +28,23 @@ class FrameCalls:
         self._metrics = metrics
 
     def judge(
-        self, wanted: Wanted, caller: Caller, receive_s: float, lease: Lease, respond: Respond
-    ) -> Tuple[Any, metadata.Metadata, Callable[[], None]]:
-        """Return the answer, what goes beside it, and what counts it once it is on its way.
+        self,
+        request: FrameRequest,
+        caller: Caller,
+        receive_s: float,
+        lease: Lease,
+        respond: Respond[R],
+    ) -> Tuple[R, Metadata, Callable[[], None]]:
+        """Return the answer, its trailing metadata, and what counts it once it is on its way.
 
-        `receive_s` is how long the message took to come; `lease` takes in the mask, where it goes
-        into the answer. Raises as Detector.detect, and CallsTakeTooMuch.
+        `receive_s` is how long the message took to come; `lease` accounts for a mask in the answer.
+        Raises as Detector.detect, and CallsTakeTooMuch.
         """
-        call = DetectRequest(*wanted, caller)
+        call = DetectRequest(*request, caller)
         call.times.receive = receive_s
         try:
-            if wanted.mask is None and wanted.bitmap is not None:
-                mask_bytes = wanted.bitmap.width * wanted.bitmap.height * 3
+            if request.mask is None and request.bitmap is not None:
+                mask_bytes = request.bitmap.width * request.bitmap.height * 3
                 lease.add(min(mask_bytes, MESSAGE_LIMIT_BYTES), HOLD_WITHIN_S)
             prediction = self._detector.detect(call)
         except EdgeAgentError as error:
@@ -49,4 +57,4 @@ class FrameCalls:
         # It is kept until the answer has left, so it must hold neither the frame nor the mask.
         verdict = prediction.is_anomalous, prediction.camera_problems
         count = partial(self._metrics.succeeded, call.model, *verdict, call.times)
-        return answer, metadata.beside(prediction, call.times), count
+        return answer, metadata.of_answer(prediction, call.times), count

@@ -7,27 +7,27 @@ import time
 from collections import deque
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from edge_agent.errors import AgentUnavailable, CallsTakeTooMuch, InvalidRequest, MalformedMessage
-from edge_agent.runtime.rpc import convert, metadata, pixels, status
+from edge_agent import protocol
+from edge_agent.errors import AgentUnavailable, CallsTakeTooMuch, InvalidRequest
+from edge_agent.runtime.rpc import convert, metadata, status, zero_copy
 from edge_agent.runtime.rpc.admission import SENT_COPIES
+from edge_agent.runtime.rpc.call_context import CallContext, parse
 from edge_agent.runtime.rpc.frame_calls import FrameCalls
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
 from edge_agent.runtime.rpc.memory_budget import Lease, MemoryBudget
 from edge_agent.wire import edge_agent_v1_pb2 as wire
 
-DEFAULT_IN_FLIGHT, MOST_IN_FLIGHT = 4, 64
 PARSED_COPIES = 2  # of a frame: in its message, and its pixels
 ANSWERS_AT_ONCE = 1024  # not read by the client yet; beyond it no frame is read
 
 Answer = wire.StreamDetectResponse
 
 
-class Frame(NamedTuple):
+class StreamedFrame(NamedTuple):
     """A frame from its message to its answer, serialised, which `lease` accounts for."""
 
     request: wire.StreamDetectRequest
@@ -39,20 +39,24 @@ class FrameStream:
     """Owns the frames of one stream; flow control is gRPC's: what is not read here waits there."""
 
     def __init__(
-        self, frames: FrameCalls, threads: HandlerThreads, budget: MemoryBudget, context: Any
+        self,
+        frames: FrameCalls,
+        threads: HandlerThreads,
+        budget: MemoryBudget,
+        context: CallContext,
     ) -> None:
         self._frames, self._threads, self._context = frames, threads, context
         self._budget = budget
         self._changed = threading.Condition()
         self._answers: Deque[Tuple[Future[bytes], Lease]] = deque()
         self._in_flight = 0
-        self._overtakable: Optional[Frame] = None
-        self._leaving: Dict[int, Callable[[], object]] = {}  # frame id → what ends its wait
+        self._overtakable: Optional[StreamedFrame] = None
+        self._cancels: Dict[int, Callable[[], object]] = {}  # frame id → what ends its wait
         self._options = wire.StreamOptions()
         self._last_id = -1
         self._ended = False
         self._failure: Optional[Exception] = None
-        self.heard_s = time.monotonic()  # when the last frame came
+        self.received_s = time.monotonic()  # when the last frame came
 
     def answers(self, requests: Iterator[bytes]) -> Iterator[bytes]:
         """Yield an answer a frame, in order, until the client has sent its last.
@@ -60,7 +64,7 @@ class FrameStream:
         Both are serialised messages. Raises InvalidRequest for a frame id that doesn't rise or
         wrong options, AgentUnavailable when the agent ends it.
         """
-        self._context.add_callback(self._leave)
+        self._context.add_callback(self._release)
         self._threads.submit(self._read, requests)
         try:
             while True:
@@ -75,7 +79,7 @@ class FrameStream:
                 finally:
                     lease.end()
         finally:
-            self._leave()
+            self._release()
         failure, self._failure = self._failure, None
         if failure is not None:
             try:
@@ -83,7 +87,7 @@ class FrameStream:
             finally:
                 del failure  # whose traceback holds this frame
 
-    def cut_off(self) -> None:
+    def cancel(self) -> None:
         """End the call at once; another one needs its place."""
         self._context.cancel()
 
@@ -94,16 +98,16 @@ class FrameStream:
     def _read(self, requests: Iterator[bytes]) -> None:
         try:
             for content in requests:
-                size, request = len(content), _parsed(content)
+                size, request = len(content), parse(wire.StreamDetectRequest, content)
                 del content
-                self.heard_s = time.monotonic()
-                pixels.check_rest(size, request.request)
+                self.received_s = time.monotonic()
+                zero_copy.check_names_bytes(size, request.request)
                 self._check(request)
                 if not self._accept(request, size):
                     return
                 del request  # nobody needs it while the next one is waited for
         except grpc.RpcError:
-            self._finish(None)  # the client went
+            self._finish(None)  # the client has gone
         except Exception as error:
             self._finish(error.with_traceback(None))  # which would hold the message
         else:
@@ -114,10 +118,10 @@ class FrameStream:
     def _check(self, request: wire.StreamDetectRequest) -> None:
         if self._last_id < 0:
             self._options = request.options
-            if self._options.max_in_flight > MOST_IN_FLIGHT:
+            if self._options.max_in_flight > protocol.MOST_FRAMES_IN_FLIGHT:
                 raise InvalidRequest(
                     f"options.max_in_flight is {self._options.max_in_flight}; "
-                    f"expected at most {MOST_IN_FLIGHT}."
+                    f"expected at most {protocol.MOST_FRAMES_IN_FLIGHT}."
                 )
         if request.frame_id <= self._last_id:
             raise InvalidRequest(
@@ -127,7 +131,7 @@ class FrameStream:
 
     def _accept(self, request: wire.StreamDetectRequest, size: int) -> bool:
         """Put a frame in work as soon as there is room; False when the stream has ended."""
-        frame = Frame(request, Future(), self._budget.lease(_never))
+        frame = StreamedFrame(request, Future(), self._budget.lease(_never))
         with self._changed:
             if self._options.newest_frame_wins:
                 self._changed.wait_for(lambda: len(self._answers) < ANSWERS_AT_ONCE or self._ended)
@@ -152,9 +156,9 @@ class FrameStream:
             return True
 
     def _has_room(self) -> bool:
-        return self._in_flight < (self._options.max_in_flight or DEFAULT_IN_FLIGHT)
+        return self._in_flight < (self._options.max_in_flight or protocol.FRAMES_IN_FLIGHT)
 
-    def _begin(self, frame: Frame) -> None:
+    def _begin(self, frame: StreamedFrame) -> None:
         self._in_flight += 1
         self._threads.submit(self._judge, *frame)
 
@@ -169,7 +173,7 @@ class FrameStream:
             lease.shrink(SENT_COPIES * len(answer))
         future.set_result(answer)
         with self._changed:
-            self._leaving.pop(request.frame_id, None)
+            self._cancels.pop(request.frame_id, None)
             self._in_flight -= 1
             if self._overtakable is not None:
                 frame, self._overtakable = self._overtakable, None
@@ -177,16 +181,16 @@ class FrameStream:
             self._changed.notify_all()
 
     def _answer(self, request: wire.StreamDetectRequest, lease: Lease) -> Answer:
-        def when_gone(action: Callable[[], object]) -> bool:
+        def on_cancel(action: Callable[[], object]) -> bool:
             with self._changed:
-                self._leaving[request.frame_id] = action
+                self._cancels[request.frame_id] = action
             return bool(self._context.is_active())
 
         name = f"{self._context.peer()} stream {id(self)}"
-        caller = metadata.caller(self._context, name, when_gone)
+        caller = metadata.caller(self._context, name, on_cancel)
         try:
-            result, beside, count = self._frames.judge(
-                convert.wanted(request.request),
+            result, trailing, count = self._frames.judge(
+                convert.frame_request(request.request),
                 caller,
                 waited_s(),
                 lease,
@@ -195,7 +199,7 @@ class FrameStream:
         except CancelledError:
             return Answer(frame_id=request.frame_id, skipped=True)  # nobody reads it
         count()
-        timing = dict(beside)[metadata.SERVER_TIMING]
+        timing = dict(trailing)[protocol.SERVER_TIMING]
         return Answer(frame_id=request.frame_id, result=result, server_timing=timing)
 
     def _finish(self, failure: Optional[Exception]) -> None:
@@ -207,12 +211,12 @@ class FrameStream:
                     self._overtakable = None
             self._changed.notify_all()
 
-    def _leave(self) -> None:
-        """Let go of all frames: the client went, or has all it asked for."""
+    def _release(self) -> None:
+        """Release all frames: the client has gone, or has all it asked for."""
         self._finish(None)
         with self._changed:
-            actions: List[Callable[[], object]] = list(self._leaving.values())
-            self._leaving.clear()
+            actions: List[Callable[[], object]] = list(self._cancels.values())
+            self._cancels.clear()
             unread = list(self._answers)
             self._answers.clear()
         for action in actions:
@@ -222,19 +226,11 @@ class FrameStream:
 
 
 def _never() -> None:
-    """Cut nothing off: a frame waits for its caller only together with its stream."""
+    """Cancel nothing: a frame waits for its caller only together with its stream."""
 
 
 def _end(lease: Lease, _answer: Future[bytes]) -> None:
     lease.end()
-
-
-def _parsed(content: bytes) -> wire.StreamDetectRequest:
-    try:
-        request: wire.StreamDetectRequest = wire.StreamDetectRequest.FromString(content)
-    except DecodeError:
-        raise MalformedMessage("The request isn't a StreamDetectRequest.") from None
-    return request
 
 
 def _bytes(answer: Answer) -> bytes:
@@ -243,10 +239,13 @@ def _bytes(answer: Answer) -> bytes:
 
 def _failure(request: wire.StreamDetectRequest, error: Exception) -> Answer:
     code, message = status.of(error)
-    failure = wire.StreamFailure(code=code.value[0], message=message)
+    trailing = dict(metadata.of_error(error))
+    failure = wire.StreamFailure(
+        code=code.value[0], message=message, error_name=trailing.get(protocol.ERROR_NAME, "")
+    )
     return Answer(frame_id=request.frame_id, failure=failure)
 
 
-def _skip(frame: Frame) -> None:
+def _skip(frame: StreamedFrame) -> None:
     frame.answer.set_result(_bytes(Answer(frame_id=frame.request.frame_id, skipped=True)))
     frame.lease.shrink(0)

@@ -12,12 +12,13 @@ import time
 from collections import deque
 from concurrent.futures import Executor, Future
 from queue import Empty, SimpleQueue
-from typing import Any, Callable, Deque, List
+from typing import Callable, Deque, List, TypeVar
 
 THREAD_NAME = "call"
 KEEP_IDLE_S = 10.0
 
 Job = Callable[[], None]
+T = TypeVar("T")
 
 _current = threading.local()
 
@@ -42,9 +43,9 @@ class HandlerThreads(Executor):
         self._idle: List[SimpleQueue[Job]] = []
         self._backlog: Deque[Job] = deque()
 
-    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:  # type: ignore[override]
+    def submit(self, fn: Callable[..., T], *args: object, **kwargs: object) -> Future[T]:  # type: ignore[override]
         """Run `fn` on a thread of its own."""
-        future: Future[Any] = Future()
+        future: Future[T] = Future()
         accepted = time.monotonic()
 
         def job() -> None:

@@ -1,43 +1,30 @@
 """What travels beside the messages: who calls, how long the stages took, when to try again.
 
-Request: `camera-id` (callers of the same id take turns with others; default: the connection and the
-shared memory it uses), `lane` (inspection, rescoring); both of printable ASCII and at most 128
-characters. Answer, as trailing metadata:
-`server-timing` in the syntax of https://www.w3.org/TR/server-timing/, milliseconds;
-`camera-problems`, such as "dark, frozen" (values of `types.CameraProblem`), when there are any;
-`result-id`, that of the result event, when one is published; on RESOURCE_EXHAUSTED
-`queue-length` and `grpc-retry-pushback-ms`, gRPC's own name for "retry after"
-(https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
+`edge_agent/protocol.py` lists the keys.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import fields
-from typing import Any, Callable, Optional, Tuple
+from typing import Callable, Optional
 
-from edge_agent.errors import InvalidRequest, Overloaded
-from edge_agent.types import Bitmap, Caller, Lane, Prediction, StageTimes
-
-CAMERA_ID = "camera-id"
-LANE = "lane"
-SERVER_TIMING = "server-timing"
-CAMERA_PROBLEMS = "camera-problems"
-RESULT_ID = "result-id"
+from edge_agent import protocol
+from edge_agent.errors import EdgeAgentError, InvalidRequest, Overloaded
+from edge_agent.runtime.rpc.call_context import CallContext, Metadata
+from edge_agent.types import Bitmap, Caller, Prediction, Priority, StageTimes
 
 STAGES = tuple(stage.name for stage in fields(StageTimes))  # in the order they happen
 SERVER_TIMING_SYNTAX = ", ".join(f"{stage};dur=%.3f" for stage in STAGES)
 
-MOST_CHARACTERS = 128  # of a value that the agent reads
 # How gRPC writes the address of a client of a Unix socket; the second is one that has bound itself
 # to an abstract name.
 UNIX_SOCKET = ("unix:", "unix-abstract:")
 
-Metadata = Tuple[Tuple[str, str], ...]
-WhenGone = Callable[[Callable[[], object]], bool]
+OnCancel = Callable[[Callable[[], object]], bool]  # as `types.Caller.on_cancel`
 
 
-def unary_caller(bitmap: Optional[Bitmap], context: Any) -> Caller:
+def unary_caller(bitmap: Optional[Bitmap], context: CallContext) -> Caller:
     """Return who makes a call of one frame. Raises InvalidRequest as `caller`."""
     # gRPC can't tell two connections to one Unix socket apart; the segments of cameras differ.
     segment = bitmap.handle.name if bitmap and bitmap.handle else ""
@@ -45,43 +32,46 @@ def unary_caller(bitmap: Optional[Bitmap], context: Any) -> Caller:
     return _caller(context, peer, f"{peer} {segment}", context.add_callback)
 
 
-def caller(context: Any, name: str, when_gone: WhenGone) -> Caller:
+def caller(context: CallContext, name: str, on_cancel: OnCancel) -> Caller:
     """Return who calls; `name` where no camera id is given.
 
-    Raises InvalidRequest for an unknown lane, and for a value of more than MOST_CHARACTERS or with
-    other than printable characters of ASCII.
+    Raises InvalidRequest for an unknown priority, and for a value that is too long or has other
+    than printable characters of ASCII.
     """
-    return _caller(context, context.peer(), name, when_gone)
+    return _caller(context, context.peer(), name, on_cancel)
 
 
-def _caller(context: Any, peer: str, name: str, when_gone: WhenGone) -> Caller:
-    camera_id, lane = "", Lane.INSPECTION
+def _caller(context: CallContext, peer: str, name: str, on_cancel: OnCancel) -> Caller:
+    camera_id, priority = "", Priority.INSPECTION
     for key, value in context.invocation_metadata():
-        if key == CAMERA_ID:
+        if key == protocol.CAMERA_ID:
             camera_id = _printable(key, value)
-        elif key == LANE:
-            lane = _lane(_printable(key, value))
+        elif key == protocol.PRIORITY:
+            priority = _priority(_printable(key, value))
     deadline = time.monotonic() + context.time_remaining()  # infinite when the caller has none
     is_local = peer.startswith(UNIX_SOCKET)
-    return Caller(camera_id or name, lane, deadline, when_gone, camera_id, is_local)
+    return Caller(camera_id or name, priority, deadline, on_cancel, camera_id, is_local)
 
 
 def _printable(key: str, value: str) -> str:
-    if len(value) > MOST_CHARACTERS:
+    most = protocol.METADATA_LIMIT_CHARACTERS
+    if len(value) > most:
         raise InvalidRequest(
-            f"Metadata {key} has {len(value)} characters; at most {MOST_CHARACTERS} are possible."
+            f"Metadata {key} has {len(value)} characters; at most {most} are possible."
         )
     if not (value.isascii() and value.isprintable()):
         raise InvalidRequest(f"Metadata {key} is {value!a}; expected printable ASCII characters.")
     return value
 
 
-def _lane(name: str) -> Lane:
+def _priority(name: str) -> Priority:
     try:
-        return Lane(name)
+        return Priority(name)
     except ValueError:
-        lanes = ", ".join(lane.value for lane in Lane)
-        raise InvalidRequest(f"Metadata lane is {name!r}; expected {lanes}.") from None
+        known = ", ".join(priority.value for priority in Priority)
+        raise InvalidRequest(
+            f"Metadata {protocol.PRIORITY} is {name!r}; expected {known}."
+        ) from None
 
 
 def server_timing(times: StageTimes) -> str:
@@ -89,22 +79,26 @@ def server_timing(times: StageTimes) -> str:
     return SERVER_TIMING_SYNTAX % tuple([1000 * seconds for seconds in vars(times).values()])
 
 
-def beside(prediction: Prediction, times: StageTimes) -> Metadata:
-    """Return what an answer tells beside its message."""
-    told = [(SERVER_TIMING, server_timing(times))]
+def of_answer(prediction: Prediction, times: StageTimes) -> Metadata:
+    """Return the trailing metadata of a verdict."""
+    found = [(protocol.SERVER_TIMING, server_timing(times))]
     if prediction.camera_problems:
         problems = ", ".join(problem.value for problem in prediction.camera_problems)
-        told.append((CAMERA_PROBLEMS, problems))
+        found.append((protocol.CAMERA_PROBLEMS, problems))
     if prediction.result_id:
-        told.append((RESULT_ID, prediction.result_id))
-    return tuple(told)
+        found.append((protocol.RESULT_ID, prediction.result_id))
+    return tuple(found)
 
 
-def hints(error: BaseException) -> Metadata:
-    """Return what an error tells beside its sentence."""
+def of_error(error: BaseException) -> Metadata:
+    """Return the trailing metadata of an error."""
+    if not isinstance(error, EdgeAgentError):
+        return ()
+    name = (protocol.ERROR_NAME, type(error).__name__)
     if isinstance(error, Overloaded) and error.waiting:
         return (
-            ("queue-length", str(error.waiting)),
-            ("grpc-retry-pushback-ms", str(max(1, round(1000 * error.retry_after_s)))),
+            name,
+            (protocol.QUEUE_LENGTH, str(error.waiting)),
+            (protocol.RETRY_AFTER_MS, str(max(1, round(1000 * error.retry_after_s)))),
         )
-    return ()
+    return (name,)

@@ -6,10 +6,9 @@ socket of their own, with its own group; on TCP they are known by the names in t
 
 from __future__ import annotations
 
-from typing import Any
-
 from edge_agent.config import ServerSettings
 from edge_agent.errors import NotAllowed
+from edge_agent.runtime.rpc.call_context import CallContext
 
 # Keys of an authentication context: https://grpc.io/docs/guides/auth/
 NAMES = ("x509_common_name", "x509_subject_alternative_name")
@@ -24,7 +23,7 @@ class Role:
         limited = self._certificates or self._socket
         self._may_operate = is_operator or not limited
 
-    def check(self, context: Any) -> None:
+    def check(self, context: CallContext) -> None:
         """Raise NotAllowed unless the caller may start and stop models."""
         if self._may_operate or self._has_certificate(context):
             return
@@ -34,7 +33,7 @@ class Role:
             f"Only operators may start and stop models here: call {' or '.join(ways)}."
         )
 
-    def _has_certificate(self, context: Any) -> bool:
+    def _has_certificate(self, context: CallContext) -> bool:
         if not self._certificates:
             return False
         found = context.auth_context()

@@ -16,14 +16,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from edge_agent import protocol
 from edge_agent.config import ServerSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES, Admission, CallFigures
+from edge_agent.runtime.rpc.admission import Admission, CallFigures
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.roles import Role
-from edge_agent.runtime.rpc.servicer import CONTRACT_SERVICE, INSPECTOR_SERVICE, Servicer
+from edge_agent.runtime.rpc.servicer import Servicer
 from edge_agent.runtime.rpc.socket_file import claim, hand_over
 from edge_agent.runtime.system import memory
 from edge_agent.types import ModelInfo, ModelState
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 LEAST_MEMORY_BYTES = 512 * 1024 * 1024  # for calls: four of the largest messages that come in
 OWN = -1  # for chown(2): the agent's own user or group
-DEFAULT_GROUP = "ggc_group"
 FLUSH_S = 0.1  # for messages that are written to leave
 CALLS_AT_ONCE = 2048  # more than wait for all models together; beyond it gRPC refuses
 CALLS_PER_CONNECTION = 512  # beyond it a client's own library holds calls back
@@ -138,15 +138,16 @@ class Server:
             maximum_concurrent_rpcs=CALLS_AT_ONCE,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        server.add_generic_rpc_handlers(self._servicer.handlers(role))
-        services = CONTRACT_SERVICE, INSPECTOR_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME
+        server.add_generic_rpc_handlers((self._servicer.handler(role),))
+        ours = protocol.CONTRACT_SERVICE, protocol.INSPECTOR_SERVICE
+        services = (*ours, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(services, server)
         return server
 
     def _listen_unix(
         self, server: grpc.Server, address: str, owner: int, group: int, mode: int
     ) -> None:
-        path = Path(address[len("unix://") :])
+        path = Path(address[len(protocol.UNIX_SCHEME) :])
         claim(path)
         before = os.umask(0o777 & ~mode)
         try:
@@ -194,8 +195,7 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
     plain = [("grpc.compression_enabled_algorithms_bitset", ONLY_PLAIN)]
     return [
         *(plain if version < INFLATES_BOUNDED else ()),
-        ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
-        ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+        *protocol.MESSAGE_LIMITS,
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
         # What a client may send before its call is read; gRPC would let it grow to some 10 MiB.
@@ -222,7 +222,7 @@ def _owner(name: str) -> int:
 def _group(name: str) -> int:
     """Return the group id; without a name the default group's, OWN where there is none."""
     try:
-        return grp.getgrnam(name or DEFAULT_GROUP).gr_gid
+        return grp.getgrnam(name or protocol.SOCKET_GROUP).gr_gid
     except KeyError:
         if name:
             raise InvalidConfiguration(f"server.socket_group: no group {name}") from None

@@ -6,29 +6,29 @@ import threading
 import time
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Dict, Iterator, Tuple
+from typing import Dict, Iterator, Optional
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import Message
 
-from edge_agent.errors import AgentUnavailable, MalformedMessage
+from edge_agent import protocol
+from edge_agent.errors import AgentUnavailable
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.rpc import convert, metadata, pixels
-from edge_agent.runtime.rpc.admission import MESSAGE_LIMIT_BYTES, Admission, Method
+from edge_agent.runtime.rpc import convert, metadata, zero_copy
+from edge_agent.runtime.rpc.admission import Admission, Method
+from edge_agent.runtime.rpc.call_context import CallContext, parse
 from edge_agent.runtime.rpc.frame_calls import FrameCalls, Respond
 from edge_agent.runtime.rpc.frame_stream import FrameStream
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
 from edge_agent.runtime.rpc.memory_budget import Lease
 from edge_agent.runtime.rpc.roles import Role
-from edge_agent.types import Wanted
+from edge_agent.types import FrameRequest
 from edge_agent.wire import edge_agent_pb2 as wire
 
-CONTRACT_SERVICE = "AWS.LookoutVision.EdgeAgent"
-INSPECTOR_SERVICE = "edge_agent.v1.Inspector"
 PARSED_COPIES = 2  # of a message that protobuf reads: in the message, and of its parts
 REPEATED_BYTES, REPEATED_CALLS = 1024, 1024
-SILENT_S = 60.0  # a stream without a frame for so long makes place for another
+SILENT_S = 60.0  # a stream without a frame for so long is ended when another one needs its place
 STREAMS_AT_ONCE = 64  # each has threads of its own
 
 
@@ -41,9 +41,9 @@ class Servicer:
         self._detector = detector
         self._frames = FrameCalls(detector, metrics)
         self._threads, self._admission = threads, admission
-        # Each stream keeps room for one message; half of the room stays for other calls.
-        room = admission.receiving.limit_bytes // 2 // MESSAGE_LIMIT_BYTES
-        self._most_streams = max(1, min(STREAMS_AT_ONCE, room))
+        # Each stream reserves memory for one message; half of it stays free for other calls.
+        messages = admission.receiving.limit_bytes // 2 // protocol.MESSAGE_LIMIT_BYTES
+        self._most_streams = max(1, min(STREAMS_AT_ONCE, messages))
         self._in_flight = 0
         self._streams: Dict[FrameStream, None] = {}
         self._stopping = False
@@ -59,76 +59,77 @@ class Servicer:
         with self._changed:
             self._changed.wait_for(lambda: not (self._in_flight or self._streams), within_s)
 
-    def handlers(self, role: Role) -> Tuple[grpc.GenericRpcHandler, ...]:
-        """Return what answers the calls of one server: one generic handler a service."""
-        unary, detecting = self._admission.unary, self._detecting
-        others: Dict[str, Method] = {
-            "StartModel": _operating(role, self.start_model),
-            "StopModel": _operating(role, self.stop_model),
-            "ListModels": self.list_models,
-            "DescribeModel": self.describe_model,
+    def handler(self, role: Role) -> grpc.GenericRpcHandler:
+        """Return what answers the calls of one server."""
+        unary = self._admission.unary
+        control: Dict[str, Method] = {
+            protocol.START_MODEL: _for_operators(role, self.start_model),
+            protocol.STOP_MODEL: _for_operators(role, self.stop_model),
+            protocol.LIST_MODELS: self.list_models,
+            protocol.DESCRIBE_MODEL: self.describe_model,
         }
-        contract = {name: unary(self._counted(method)) for name, method in others.items()}
-        detect = self._counted(detecting(convert.detect_answer))
-        contract["DetectAnomalies"] = unary(detect, MESSAGE_LIMIT_BYTES)
-        inspect = self._counted(detecting(convert.inspect_answer))
-        own = {
-            "Inspect": unary(inspect, MESSAGE_LIMIT_BYTES),
-            "StreamDetect": self._admission.stream(self.stream_detect),
+        frames: Dict[str, Method] = {
+            protocol.DETECT_ANOMALIES: self._detecting(convert.detect_answer),
+            protocol.INSPECT: self._detecting(convert.inspect_answer),
         }
-        return (
-            grpc.method_handlers_generic_handler(CONTRACT_SERVICE, contract),
-            grpc.method_handlers_generic_handler(INSPECTOR_SERVICE, own),
+        return _Handler(
+            {
+                **{path: unary(self._counted(method)) for path, method in control.items()},
+                **{
+                    path: unary(self._counted(method), protocol.MESSAGE_LIMIT_BYTES)
+                    for path, method in frames.items()
+                },
+                protocol.STREAM_DETECT: self._admission.stream(self.stream_detect),
+            }
         )
 
-    def start_model(self, content: bytes, _context: Any, _lease: Lease) -> bytes:
-        """Begin to load a model."""
-        request = _parse(wire.StartModelRequest, content)
+    def start_model(self, content: bytes, _context: CallContext, _lease: Lease) -> bytes:
+        """Start to load a model."""
+        request = parse(wire.StartModelRequest, content)
         return _bytes(convert.started(self._detector.start(request.model_component)))
 
-    def stop_model(self, content: bytes, _context: Any, _lease: Lease) -> bytes:
+    def stop_model(self, content: bytes, _context: CallContext, _lease: Lease) -> bytes:
         """Stop a model and wait until it is freed."""
-        request = _parse(wire.StopModelRequest, content)
+        request = parse(wire.StopModelRequest, content)
         return _bytes(convert.stopped(self._detector.stop(request.model_component)))
 
-    def list_models(self, content: bytes, _context: Any, _lease: Lease) -> bytes:
+    def list_models(self, content: bytes, _context: CallContext, _lease: Lease) -> bytes:
         """List all models."""
-        _parse(wire.ListModelsRequest, content)
+        parse(wire.ListModelsRequest, content)
         return _bytes(convert.model_list(self._detector.list()))
 
-    def describe_model(self, content: bytes, _context: Any, _lease: Lease) -> bytes:
+    def describe_model(self, content: bytes, _context: CallContext, _lease: Lease) -> bytes:
         """Describe one model."""
-        request = _parse(wire.DescribeModelRequest, content)
+        request = parse(wire.DescribeModelRequest, content)
         return _bytes(convert.description(self._detector.describe(request.model_component)))
 
     def stream_detect(
-        self, requests: Iterator[bytes], context: Any, _lease: Lease
+        self, requests: Iterator[bytes], context: CallContext, _lease: Lease
     ) -> Iterator[bytes]:
         """Judge the frames of a stream, side by side and in order."""
         stream = FrameStream(self._frames, self._threads, self._admission.holding, context)
         with self._listed(stream):
             yield from stream.answers(requests)
 
-    def _detecting(self, respond: Respond) -> Method:
-        def detect(content: bytes, context: Any, lease: Lease) -> bytes:
-            wanted = (
-                _read_again(content)
-                if len(content) <= REPEATED_BYTES
-                else _read_large(content, lease)
+    def _detecting(self, respond: Respond[bytes]) -> Method:
+        def detect(content: bytes, context: CallContext, lease: Lease) -> bytes:
+            is_small = len(content) <= REPEATED_BYTES
+            request = _read_cached(content) if is_small else _read_large(content, lease)
+            caller = metadata.unary_caller(request.bitmap, context)
+            answer, trailing, count = self._frames.judge(
+                request, caller, waited_s(), lease, respond
             )
-            caller = metadata.unary_caller(wanted.bitmap, context)
-            answer, beside, count = self._frames.judge(wanted, caller, waited_s(), lease, respond)
-            context.set_trailing_metadata(beside)
+            context.set_trailing_metadata(trailing)
             if not context.add_callback(count):  # after the answer is sent
                 count()
-            return bytes(answer)
+            return answer
 
         return detect
 
     def _counted(self, method: Method) -> Method:
         """Count calls in flight, for which the stop waits."""
 
-        def call(content: bytes, context: Any, lease: Lease) -> bytes:
+        def call(content: bytes, context: CallContext, lease: Lease) -> bytes:
             self._begin()
             try:
                 return method(content, context, lease)
@@ -151,7 +152,7 @@ class Servicer:
     def _listed(self, stream: FrameStream) -> Iterator[None]:
         with self._changed:
             if len(self._streams) >= self._most_streams:
-                self._make_place()
+                self._end_silent_stream()
             if self._stopping or len(self._streams) >= self._most_streams:
                 raise AgentUnavailable(f"{len(self._streams)} streams are open; try again later.")
             self._streams[stream] = None
@@ -162,53 +163,56 @@ class Servicer:
                 self._streams.pop(stream, None)
                 self._changed.notify_all()
 
-    def _make_place(self) -> None:
-        """Cut off the stream that has been silent for longest, if it has been for long."""
-        silent = min(self._streams, key=lambda stream: stream.heard_s)
-        if time.monotonic() - silent.heard_s > SILENT_S:
+    def _end_silent_stream(self) -> None:
+        """Cancel the stream that has been silent for longest, if it is longer than SILENT_S."""
+        silent = min(self._streams, key=lambda stream: stream.received_s)
+        if time.monotonic() - silent.received_s > SILENT_S:
             del self._streams[silent]
-            silent.cut_off()
+            silent.cancel()
 
 
-def _operating(role: Role, method: Method) -> Method:
-    """Let only those call `method` who may start and stop models."""
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds the handler of a call by its path."""
 
-    def call(content: bytes, context: Any, lease: Lease) -> bytes:
+    def __init__(self, handlers: Dict[str, grpc.RpcMethodHandler]) -> None:
+        self._handlers = handlers
+
+    def service(self, details: grpc.HandlerCallDetails) -> Optional[grpc.RpcMethodHandler]:
+        """Return the handler, None when there is no such method."""
+        return self._handlers.get(details.method)
+
+
+def _for_operators(role: Role, method: Method) -> Method:
+    """Restrict `method` to callers who may start and stop models."""
+
+    def call(content: bytes, context: CallContext, lease: Lease) -> bytes:
         role.check(context)
         return method(content, context, lease)
 
     return call
 
 
-def _read(content: bytes) -> Wanted:
-    request = _parse(wire.DetectAnomaliesRequest, content)
-    pixels.check_rest(len(content), request)
-    return convert.wanted(request)
+def _read(content: bytes) -> FrameRequest:
+    request = parse(wire.DetectAnomaliesRequest, content)
+    zero_copy.check_names_bytes(len(content), request)
+    return convert.frame_request(request)
 
 
 # Over shared memory a camera sends the same bytes for every frame.
-_read_again = lru_cache(maxsize=REPEATED_CALLS)(_read)
+_read_cached = lru_cache(maxsize=REPEATED_CALLS)(_read)
 
 
-def _read_large(content: bytes, lease: Lease) -> Wanted:
-    parts = pixels.split(content)
+def _read_large(content: bytes, lease: Lease) -> FrameRequest:
+    parts = zero_copy.split_pixels(content)
     if parts is None:
         lease.add(PARSED_COPIES * len(content))
         return _read(content)
-    rest, data = parts
-    wanted = _read(rest)
-    assert wanted.bitmap is not None
-    return wanted._replace(bitmap=wanted.bitmap._replace(data=data))
+    rest, pixels = parts
+    request = _read(rest)
+    assert request.bitmap is not None
+    return request._replace(bitmap=request.bitmap._replace(data=pixels))
 
 
-def _parse(request_class: Any, content: bytes) -> Any:
-    try:
-        return request_class.FromString(content)
-    except DecodeError:
-        name = request_class.DESCRIPTOR.full_name
-        raise MalformedMessage(f"The request isn't a {name}.") from None
-
-
-def _bytes(message: Any) -> bytes:
+def _bytes(message: Message) -> bytes:
     content: bytes = message.SerializeToString()
     return content

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import uuid
 from concurrent.futures import CancelledError
-from typing import Any, NoReturn, Tuple
+from typing import NoReturn, Tuple
 
 import grpc
 
 from edge_agent.errors import EdgeAgentError, UserError
 from edge_agent.runtime.rpc import metadata
+from edge_agent.runtime.rpc.call_context import CallContext
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +31,12 @@ def of(error: BaseException) -> Tuple[grpc.StatusCode, str]:
     return grpc.StatusCode.INTERNAL, f"Internal fault {fault}; the agent's log says more."
 
 
-def abort(context: Any, error: Exception) -> NoReturn:
+def abort(context: CallContext, error: Exception) -> NoReturn:
     """End the call with the status of `error`; raises, as gRPC wants it."""
     if isinstance(error, CancelledError):
-        context.abort(grpc.StatusCode.CANCELLED, "The caller went.")
-    context.set_trailing_metadata(metadata.hints(error))
+        context.abort(grpc.StatusCode.CANCELLED, "The caller has gone.")
+    context.set_trailing_metadata(metadata.of_error(error))
     context.abort(*of(error))
-    raise AssertionError  # abort has raised
 
 
 def _shortened(details: str) -> str:

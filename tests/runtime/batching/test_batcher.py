@@ -96,12 +96,12 @@ def until(condition: Callable[[], bool]) -> None:
 def test_cancel_one_of_three_and_the_other_two_finish(line: Line) -> None:
     leave: List[Callable[[], object]] = []
 
-    def when_gone(action: Callable[[], object]) -> bool:
+    def on_cancel(action: Callable[[], object]) -> bool:
         leave.append(action)
         return True
 
     blocker, first = line.call(0), line.call(1)
-    second, third = line.call(2, Caller(when_gone=when_gone)), line.call(3)
+    second, third = line.call(2, Caller(on_cancel=on_cancel)), line.call(3)
     until(lambda: bool(leave))
     leave[0]()
     with pytest.raises(CancelledError):
@@ -172,7 +172,7 @@ def test_the_gathering_window_ends(line: Line) -> None:
 def test_a_caller_that_is_gone_already_is_not_computed(line: Line) -> None:
     blocker = line.call(0)
     with pytest.raises(CancelledError):
-        line.call(1, Caller(when_gone=lambda _action: False)).result(10)
+        line.call(1, Caller(on_cancel=lambda _action: False)).result(10)
     line.gate.open.set()
     assert blocker.result(10) == 0
 

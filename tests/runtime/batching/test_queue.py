@@ -9,9 +9,9 @@ import pytest
 
 from edge_agent.errors import DeadlineExceeded, Overloaded
 from edge_agent.runtime.batching.batch import Item, Queue
-from edge_agent.types import Caller, Lane
+from edge_agent.types import Caller, Priority
 
-INSPECTION, RESCORING = Lane.INSPECTION, Lane.RESCORING
+INSPECTION, RESCORING = Priority.INSPECTION, Priority.RESCORING
 
 
 def item(work: int, caller: str = "a", held_bytes: int = 0, **more: object) -> Item:
@@ -51,7 +51,7 @@ def test_a_caller_that_comes_back_waits_its_turn() -> None:
 
 
 def test_inspection_goes_before_rescoring() -> None:
-    queue = queue_of(item(1, lane=RESCORING), item(2), item(3, lane=RESCORING), item(4))
+    queue = queue_of(item(1, priority=RESCORING), item(2), item(3, priority=RESCORING), item(4))
     assert works(queue.take(0.0, 3)) == [2, 4, 1]
 
 
@@ -81,14 +81,14 @@ def test_equal_callers_refuse_the_newcomer() -> None:
 
 
 def test_inspection_takes_the_place_of_rescoring_and_never_the_other_way() -> None:
-    kept = [item(n, "store", lane=RESCORING) for n in range(2)]
+    kept = [item(n, "store", priority=RESCORING) for n in range(2)]
     queue = queue_of(*kept, capacity=2)
     queue.offer(item(10, "line"), 0.0)
     with pytest.raises(Overloaded):
         kept[1].future.result(0)
     queue.offer(item(11, "line"), 0.0)
     with pytest.raises(Overloaded):
-        queue.offer(item(2, "other store", lane=RESCORING), 0.0)
+        queue.offer(item(2, "other store", priority=RESCORING), 0.0)
     assert works(queue.take(0.0, 9)) == [10, 11]
 
 
@@ -162,7 +162,7 @@ class Simulation:
     def arrive(self) -> None:
         number = len(self.items)
         deadline = self.random.choice((None, self.now - 0.1, self.now + 3 * self.random.random()))
-        caller = Caller(self.random.choice("abcd"), self.random.choice(list(Lane)), deadline)
+        caller = Caller(self.random.choice("abcd"), self.random.choice(list(Priority)), deadline)
         one = Item(number, self.now, caller, held_bytes=self.random.randint(0, 9))
         self.items.append(one)
         try:

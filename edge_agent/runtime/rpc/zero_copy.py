@@ -33,11 +33,11 @@ class _Unusual(Exception):
     """The message isn't laid out as clients do it."""
 
 
-def split(content: bytes) -> Optional[Tuple[bytes, memoryview]]:
-    """Return a serialised DetectAnomaliesRequest without its frame's pixels, and those.
+def split_pixels(content: bytes) -> Optional[Tuple[bytes, memoryview]]:
+    """Return a serialised DetectAnomaliesRequest without its frame's pixels, and the pixels.
 
-    The pixels are a view of `content`. None when there aren't any, or when only protobuf can tell
-    what is meant.
+    The pixels are a view of `content`. None when there aren't any, or when only protobuf knows
+    what the message means.
     """
     try:
         _, begin, inner, end = _only(content, 0, len(content), BITMAP)
@@ -51,21 +51,22 @@ def split(content: bytes) -> Optional[Tuple[bytes, memoryview]]:
     return rest, memoryview(content)[pixels:pixels_end]
 
 
-def check_rest(rest: int, request: wire.DetectAnomaliesRequest) -> None:
-    """Raise InvalidRequest when a request of `rest` bytes has too much beside its pixels.
+def check_names_bytes(message_bytes: int, request: wire.DetectAnomaliesRequest) -> None:
+    """Raise InvalidRequest when a request of `message_bytes` has too much beside its pixels.
 
     Copies nothing but the pixels.
     """
-    if rest > MOST_NAMES_BYTES:
-        rest -= len(request.bitmap.byte_data)
-    if rest > MOST_NAMES_BYTES:
+    names_bytes = message_bytes
+    if names_bytes > MOST_NAMES_BYTES:
+        names_bytes -= len(request.bitmap.byte_data)
+    if names_bytes > MOST_NAMES_BYTES:
         raise InvalidRequest(
-            f"The request has {rest} bytes beside the frame's pixels; at most {MOST_NAMES_BYTES} "
-            "are expected for names and sizes."
+            f"The request has {names_bytes} bytes beside the frame's pixels; at most "
+            f"{MOST_NAMES_BYTES} are expected for names and sizes."
         )
 
 
-def enclose(pixels: NDArray[np.uint8], *levels: Tuple[bytes, int]) -> bytes:
+def append_pixels(pixels: NDArray[np.uint8], *levels: Tuple[bytes, int]) -> bytes:
     """Return a message with C-contiguous `pixels` in it.
 
     levels: from the innermost on, a serialised message and the number of the field that is

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import InvalidRequest, MalformedMessage
-from edge_agent.runtime.rpc import convert, pixels, servicer
+from edge_agent.runtime.rpc import convert, servicer, zero_copy
 from edge_agent.runtime.rpc.memory_budget import MemoryBudget
-from edge_agent.types import Anomaly, CameraProblem, Prediction, Region, Wanted
+from edge_agent.types import Anomaly, CameraProblem, FrameRequest, Prediction, Region
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
 
@@ -65,33 +65,33 @@ USUAL: Dict[str, bytes] = {
 }
 
 
-def read_large(content: bytes) -> Wanted:
+def read_large(content: bytes) -> FrameRequest:
     return servicer._read_large(content, MemoryBudget(1 << 40).lease(lambda: None))
 
 
-def read(content: bytes, large: bool) -> Optional[Wanted]:
+def read(content: bytes, large: bool) -> Optional[FrameRequest]:
     try:
-        wanted = read_large(content) if large else servicer._read(content)
+        found = read_large(content) if large else servicer._read(content)
     except (InvalidRequest, MalformedMessage):
         return None
-    bitmap = wanted.bitmap
+    bitmap = found.bitmap
     if bitmap is not None and isinstance(bitmap.data, memoryview):
         bitmap = bitmap._replace(data=bytes(bitmap.data))
-    return wanted._replace(bitmap=bitmap)
+    return found._replace(bitmap=bitmap)
 
 
 @pytest.mark.parametrize("name", [*USUAL, *UNUSUAL])
 def test_a_request_means_what_protobuf_says(name: str) -> None:
     content = {**USUAL, **UNUSUAL}[name]
     assert read(content, large=True) == read(content, large=False)
-    assert (pixels.split(content) is not None) == (name in USUAL)
+    assert (zero_copy.split_pixels(content) is not None) == (name in USUAL)
 
 
 def test_pixels_are_not_copied() -> None:
-    wanted = read_large(WHOLE)
-    assert wanted.bitmap is not None
-    assert isinstance(wanted.bitmap.data, memoryview)
-    assert wanted.bitmap.data.obj is WHOLE
+    found = read_large(WHOLE)
+    assert found.bitmap is not None
+    assert isinstance(found.bitmap.data, memoryview)
+    assert found.bitmap.data.obj is WHOLE
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -113,7 +113,7 @@ def test_broken_requests_are_broken_in_the_same_way(seed: int) -> None:
             del content[rng.randrange(len(content) + 1) :]
         changed = bytes(content)
         assert read(changed, large=True) == read(changed, large=False), changed
-        taken += pixels.split(changed) is not None
+        taken += zero_copy.split_pixels(changed) is not None
     assert taken > 20
 
 
