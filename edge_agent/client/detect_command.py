@@ -19,7 +19,6 @@ from edge_agent import protocol
 from edge_agent.client import images
 from edge_agent.client.client import Client
 from edge_agent.errors import AgentUnavailable, InvalidRequest, UserError
-from edge_agent.protocol import DEFAULT_SOCKET
 from edge_agent.runtime.vision import overlay
 from edge_agent.types import ModelState, Prediction
 
