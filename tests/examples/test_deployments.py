@@ -151,6 +151,7 @@ def test_the_compose_file_mounts_volumes_that_it_makes_and_that_its_command_uses
     assert str(settings.server.socket_path.parent) in mounts.values()
     assert str(words.models) in mounts.values()
     assert "/dev/shm" in mounts.values()
+    assert not {"ipc", "privileged", "user"} & set(service)  # the image's own user, no host's IPC
 
 
 def test_the_compose_files_command_serves(tmp_path: Path) -> None:
