@@ -1,6 +1,6 @@
 """What the pages say is so: files and links exist, commands and settings are understood.
 
-README, CONTRIBUTING, SECURITY, CHANGELOG and docs/*.md are read as text: paths and settings in
+The pages of the top folder, of docs/ and of examples/ are read as text: paths and settings in
 backticks, links, and lines of code blocks that begin with `edge-agent`.
 """
 
@@ -21,7 +21,7 @@ from edge_agent.fields import read_json
 from edge_agent.runtime.packages.deployments import Record
 from tests import ROOT
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [path for room in ("", "docs", "examples") for path in sorted((ROOT / room).glob("*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 README = TEXTS["README.md"]
 TOP = {path.name for path in ROOT.iterdir()}
