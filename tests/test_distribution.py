@@ -38,7 +38,7 @@ DISTRIBUTIONS = {
     "google": "protobuf", "grpc": "grpcio", "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection", "cv2": "opencv-python-headless", "yaml": "pyyaml",
     "awsiot": "awsiotsdk", "cuda": "cuda-bindings",
-    # These come with the others in the release that those name; a bound of ours would stand in the way.
+    # These come with the others, in the release that those name.
     "awscrt": "awsiotsdk", "pydantic_core": "pydantic", "botocore": "boto3",
 }  # fmt: skip
 # Installed by nobody but the system (docs/gpu.md), or into a throw-away environment.
