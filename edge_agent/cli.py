@@ -52,11 +52,19 @@ COMMANDS = {
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run a sub-command and return its exit code; 2 for what the user can correct."""
-    given = parse(sys.argv[1:] if arguments is None else arguments)
     try:
+        given = parse(sys.argv[1:] if arguments is None else arguments)
         return int(import_module(COMMANDS[given.command][0]).run(given))
     except EdgeAgentError as error:
         sys.stderr.write(f"edge-agent: {printable(str(error))}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "edge_agent").startswith("edge_agent"):
+            raise
+        sys.stderr.write(
+            f"edge-agent: The Python package {error.name!r} isn't installed. "
+            "Install all that a device needs: pip install 'edge-agent[cpu]'.\n"
+        )
         return 2
     except KeyboardInterrupt:
         return 130

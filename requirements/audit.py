@@ -19,7 +19,8 @@ from packaging.requirements import Requirement
 
 HERE = Path(__file__).resolve().parent
 LIST = HERE / "advisories.md"
-EXTRAS = ("", "cpu", "onnx", "train", "package", "publish", "signing")  # of our distribution
+# Of our distribution.
+EXTRAS = ("", "device", "cpu", "onnx", "train", "package", "publish", "signing")
 WITHIN_S = 300.0
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Iterable, List
 
-import cv2
 import numpy as np
 
 from edge_agent.errors import InvalidRequest
@@ -37,6 +37,7 @@ def find(paths: Iterable[Path]) -> List[Path]:
 
 def load(path: Path) -> NDArray[np.uint8]:
     """Return the picture as uint8 RGB (height, width, 3). Raises InvalidRequest."""
+    cv2 = _opencv()
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise InvalidRequest(f"{path} can't be read as an image.")
@@ -46,6 +47,19 @@ def load(path: Path) -> NDArray[np.uint8]:
 
 def save(path: Path, image: NDArray[np.uint8]) -> None:
     """Write uint8 RGB (height, width, 3). Raises InvalidRequest when that cannot be done."""
+    cv2 = _opencv()
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() not in SUFFIXES or not cv2.imwrite(str(path), image[:, :, ::-1]):
         raise InvalidRequest(f"{path} can't be written; known file endings: {', '.join(SUFFIXES)}.")
+
+
+def _opencv() -> ModuleType:
+    """Import OpenCV, which a program that only talks to the agent needn't install."""
+    try:
+        import cv2
+    except ImportError:
+        raise InvalidRequest(
+            "Image files need OpenCV, which isn't installed. "
+            "Install it: pip install opencv-python-headless."
+        ) from None
+    return cv2
