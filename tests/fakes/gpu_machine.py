@@ -75,7 +75,7 @@ class GpuMachine:
         fake_cuda.driver(self.site, **{"name": "Fake Xavier", **options})
         (self.site / "tensorrt.py").write_text(TENSORRT.format(root=str(ROOT), version=version))
         monkeypatch.setenv("LD_LIBRARY_PATH", str(self.site))
-        monkeypatch.setenv("PYTHONPATH", str(self.site))
+        monkeypatch.setenv("PYTHONPATH", f"{self.site}:{ROOT}")
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "home"))
 
     def say(self, name: str, text: str = "") -> None:
