@@ -50,7 +50,7 @@ class Bench:
         if self.is_tensorrt:
             self.break_gpu("")
             monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
-            monkeypatch.setenv("PYTHONPATH", str(SITE))
+            monkeypatch.setenv("PYTHONPATH", f"{SITE}:{ROOT}")
             monkeypatch.setenv("FAKE_TENSORRT", self._version)
 
     def break_gpu(self, fault: str, **options: Any) -> None:

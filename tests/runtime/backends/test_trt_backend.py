@@ -287,7 +287,7 @@ def test_a_workers_lack_of_memory_says_nothing_of_the_engine(
         "def fail(*_):\n    raise MemoryError\n"
         "tensorrt.Runtime.deserialize_cuda_engine = fail\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{ROOT}")
     with pytest.raises(GpuFailed, match="unexpected MemoryError; see the log") as caught:
         bench.open()
     assert not caught.value.is_sticky
@@ -317,7 +317,7 @@ def test_signals_to_the_whole_group_are_the_agents(bench: Bench) -> None:
 def test_what_is_missing_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, manifest = bench.build(MAPS), described(MAPS, "anomaly_map")
     with monkeypatch.context() as without:
-        without.setenv("PYTHONPATH", "")
+        without.setenv("PYTHONPATH", str(ROOT))
         with pytest.raises(BackendUnavailable, match="TensorRT isn't installed"):
             TrtBackend(engine, manifest, OPTIONS)
     with monkeypatch.context() as without:
