@@ -235,7 +235,7 @@ class EngineCache:
 
     def _put_aside(self, wanted: Fingerprint, why: str) -> None:
         bad = self._path(wanted, BAD)
-        log.warning("Engine %s isn't used any more; it is renamed to %s: %s", wanted.id, bad.name, why)
+        log.warning("Engine %s isn't used any more (now %s): %s", wanted.id, bad.name, why)
         try:
             self._path(wanted, ENGINE).replace(bad)
         except FileNotFoundError:
