@@ -17,7 +17,7 @@ from edge_agent.manifest import MODEL_FILE, FileEntry, InputSpec, Manifest, Outp
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.cuda.driver import open_driver
 from edge_agent.runtime.backends.ort import OrtBackend, OrtCudaBackend
-from edge_agent.runtime.processes.inquiry import answering
+from edge_agent.runtime.processes.parent import answering
 
 SIDE = 8
 

@@ -264,7 +264,7 @@ def test_no_child_process_gets_a_secret(tmp_path: Path, monkeypatch: pytest.Monk
     assert "PATH" in without_secrets(os.environ)
     (tmp_path / "canary_probe.py").write_text(
         "import os, sys\n"
-        "from edge_agent.runtime.processes.inquiry import answering\n"
+        "from edge_agent.runtime.processes.parent import answering\n"
         "with answering() as report:\n"
         "    report({'seen': str(os.environ) + str(sys.argv)})\n"
     )

@@ -234,9 +234,10 @@ class EngineCache:
         )
 
     def _put_aside(self, wanted: Fingerprint, why: str) -> None:
-        log.warning("Engine %s isn't used any more and gets the name %s: %s", wanted.id, BAD, why)
+        bad = self._path(wanted, BAD)
+        log.warning("Engine %s isn't used any more (now %s): %s", wanted.id, bad.name, why)
         try:
-            self._path(wanted, ENGINE).replace(self._path(wanted, BAD))
+            self._path(wanted, ENGINE).replace(bad)
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -17,7 +17,8 @@ from edge_agent.errors import EdgeAgentError, InvalidPackage, OutOfMemory
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_named
-from edge_agent.runtime.processes.inquiry import answering, ask
+from edge_agent.runtime.processes.inquiry import ask
+from edge_agent.runtime.processes.parent import answering
 
 MODULE = "edge_agent.runtime.engines.graph_trial"
 ENGINE = "onnxruntime"

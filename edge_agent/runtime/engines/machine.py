@@ -21,7 +21,8 @@ from edge_agent.runtime.backends.cuda.driver import L4T, Gpu, open_driver
 from edge_agent.runtime.backends.trt_api import TrtModule
 from edge_agent.runtime.backends.trt_engine import library
 from edge_agent.runtime.processes.channel import Message
-from edge_agent.runtime.processes.inquiry import answering, ask
+from edge_agent.runtime.processes.inquiry import ask
+from edge_agent.runtime.processes.parent import answering
 from edge_agent.targets import MACHINES
 
 MODULE = "edge_agent.runtime.engines.machine"

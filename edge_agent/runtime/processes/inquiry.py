@@ -1,22 +1,19 @@
 """Asks a module of ours in a process of its own: what libraries do there can't hurt this one.
 
-The process reports each fact as soon as it knows it, so that what it found before it died isn't
-lost.
+The process reports each fact as soon as it knows it (see `parent.answering`), so that what it found
+before it died isn't lost.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
-import sys
 from contextlib import contextmanager
-from typing import Callable, Iterator, List, Mapping, Tuple
+from typing import Iterator, List, Tuple
 
 from edge_agent.runtime.processes.channel import Message
 from edge_agent.runtime.processes.child_process import ChildProcess, python_module
-from edge_agent.runtime.processes.parent import connect
 
 ENDS_WITHIN_S = 5.0
 
@@ -54,17 +51,3 @@ def _stdin(content: bytes) -> Iterator[int]:
         file.write(content)
         file.seek(0)
         yield file.fileno()
-
-
-@contextmanager
-def answering() -> Iterator[Callable[[Mapping[str, object]], None]]:
-    """Yield, in that process, what reports a fact; tried by hand, it prints them."""
-    if sys.argv[1:]:
-        yield connect(sys.argv).send
-    else:
-        yield _print
-
-
-def _print(fact: Mapping[str, object]) -> None:
-    sys.stdout.write(json.dumps(fact) + "\n")
-    sys.stdout.flush()

@@ -1,15 +1,17 @@
-"""What a child process does for its parent: connects, ends with it, and gives way to it."""
+"""What a child process does for its parent: connects, answers, ends with it, gives way to it."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import signal
 import socket
-from contextlib import suppress
+import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 from edge_agent.runtime.processes.channel import Channel
 
@@ -31,6 +33,20 @@ def connect(arguments: Sequence[str]) -> Channel:
     if os.getppid() != parent:
         os._exit(0)
     return Channel(socket.socket(fileno=descriptor))
+
+
+@contextmanager
+def answering() -> Iterator[Callable[[Mapping[str, object]], None]]:
+    """Yield what reports a fact to `inquiry.ask`; in a process started by hand it prints them."""
+    if sys.argv[1:]:
+        yield connect(sys.argv).send
+    else:
+        yield _print
+
+
+def _print(fact: Mapping[str, object]) -> None:
+    sys.stdout.write(json.dumps(fact) + "\n")
+    sys.stdout.flush()
 
 
 def give_way() -> None:

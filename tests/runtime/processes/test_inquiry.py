@@ -28,7 +28,7 @@ def reported(
 
 ANSWERS = """
 import os
-from edge_agent.runtime.processes.inquiry import answering
+from edge_agent.runtime.processes.parent import answering
 with answering() as report:
     report({"first": 1})
     %s
