@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Sequence
+from typing import Dict, List, Mapping, Sequence
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest
@@ -116,13 +116,9 @@ class _Wheel:
     @property
     def requirements(self) -> List[str]:
         """Normalised names of what it needs by itself, wherever it is installed."""
-        return list(self._requirements())
-
-    def _requirements(self) -> Iterator[str]:
-        for requirement in self.metadata.get_all("Requires-Dist", ()):
-            name = _NAME.match(requirement)
-            if name and not _OPTIONAL.search(requirement):
-                yield normalised(name[0])
+        found = self.metadata.get_all("Requires-Dist", ())
+        names = [_NAME.match(text) for text in found if not _OPTIONAL.search(text)]
+        return [normalised(name[0]) for name in names if name]
 
     def part(self) -> Document:
         version = self.metadata["Version"]

@@ -288,7 +288,7 @@ def test_what_is_there_already_is_not_touched(
         ([], "No target is named"),
         ([*TARGET, "--component-version", "1.0"], "Component: version: "),
         ([*TARGET, "--description", "a" * 257], "Component: description: "),
-        ([*TARGET, "--tag", "line"], "expected KEY=VALUE"),
+        ([*TARGET, "--tag", "line"], "expected NAME=VALUE"),
         ([*TARGET, "--tag", "a=1", "--tag", "a=2"], "give every name once"),
         ([*TARGET, "--tag", "a=<b>"], "Component: tags.a: "),
         ([*TARGET, "--tag", "AWS:line=3"], "tags: 'AWS:line' is reserved: tags of AWS"),

@@ -72,9 +72,10 @@ class Graph:
         graph = self.model.graph
         self.ir_version = int(self.model.ir_version)
         self.opsets: Dict[str, int] = {}
-        for entry in _imports(self.model):
-            domain = _domain(entry.domain)
-            self.opsets[domain] = max(int(entry.version), self.opsets.get(domain, 0))
+        for holder in (self.model, *self.model.functions):
+            for entry in holder.opset_import:
+                domain = _domain(entry.domain)
+                self.opsets[domain] = max(int(entry.version), self.opsets.get(domain, 0))
         scopes = [inner for outer in (graph, *self.model.functions) for inner in _scopes(outer)]
         self.nodes: List[onnx.NodeProto] = [node for scope in scopes for node in scope.node]
         _check_text(scopes, self.nodes)
@@ -178,12 +179,6 @@ def all_inputs(node: onnx.NodeProto) -> Iterator[str]:
 def label(node: onnx.NodeProto) -> str:
     """Return what to call a node in a sentence."""
     return f"{node.op_type} {node.name or (node.output[0] if node.output else '')!r}"
-
-
-def _imports(model: onnx.ModelProto) -> Iterator[onnx.OperatorSetIdProto]:
-    yield from model.opset_import
-    for function in model.functions:
-        yield from function.opset_import
 
 
 def _domain(name: str) -> str:

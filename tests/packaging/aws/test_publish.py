@@ -213,7 +213,7 @@ def test_the_bucket_must_lie_in_the_region_of_the_component(
     )
     made = str(folder(tmp_path / "c"))
     assert main(["publish", made, "--bucket", "far"]) == 2
-    assert "lies in eu-west-1, but the component is for eu-central-1" in capsys.readouterr().err
+    assert "is in eu-west-1, but the component is for eu-central-1" in capsys.readouterr().err
 
 
 def test_a_bucket_that_is_not_there_is_named(

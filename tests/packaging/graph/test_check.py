@@ -158,7 +158,7 @@ def quantised() -> bytes:
 @pytest.mark.parametrize(
     ("content", "calibration", "severity", "words"),
     [
-        (micro.graph("classification"), 0, "error", "int8 needs to know the ranges"),
+        (micro.graph("classification"), 0, "error", "int8 needs the ranges"),
         (micro.graph("classification"), 20, "warning", "20 calibration pictures are few"),
         (micro.graph("classification"), 100, "", ""),
         (quantised(), 0, "", ""),
