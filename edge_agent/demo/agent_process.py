@@ -15,7 +15,7 @@ from edge_agent.errors import AgentUnavailable
 if TYPE_CHECKING:
     from subprocess import Popen
 
-READY_WITHIN_S = 30
+READY_WITHIN_S = 120  # a busy or slow machine takes its time
 EXIT_WITHIN_S = 15.0
 
 

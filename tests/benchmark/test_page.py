@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from io import StringIO
 from typing import List
 
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from edge_agent.benchmark import charts, page, table
 from tests.benchmark.reports import CLOSED, measured, report
+from tests.fakes.html_page import check_tags
 
 OPEN = measured("shared_memory", 4, 29.0, 12.0, rate_fps=30.0, not_sent=7, failures={"INTERNAL": 2})
 REPORT = report(*CLOSED, OPEN)
@@ -25,21 +25,7 @@ def test_the_page_refers_to_nothing_outside_itself(html: str) -> None:
 
 
 def test_the_page_is_well_formed(html: str) -> None:
-    open_tags: List[str] = []
-
-    class Balance(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: object) -> None:
-            if tag != "meta":
-                open_tags.append(tag)
-
-        def handle_startendtag(self, tag: str, attrs: object) -> None:
-            pass
-
-        def handle_endtag(self, tag: str) -> None:
-            assert open_tags.pop() == tag
-
-    Balance().feed(html)
-    assert open_tags == []
+    check_tags(html)
 
 
 def test_the_page_has_the_plots_and_ends_in_a_recommendation(html: str) -> None:

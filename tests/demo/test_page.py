@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from typing import Optional
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from edge_agent.demo import page
 from edge_agent.demo.line import InspectedPart, summarise
 from edge_agent.types import Prediction
+from tests.fakes.html_page import check_tags
 
 FACTS = page.Facts(trained_on=60, seed=7, seconds=31.4, threshold=0.5)
 
@@ -56,21 +56,7 @@ def test_the_page_shows_the_sums(html: str) -> None:
 
 
 def test_the_page_is_well_formed(html: str) -> None:
-    open_tags: list[str] = []
-
-    class Balance(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: object) -> None:
-            if tag not in ("meta", "img"):
-                open_tags.append(tag)
-
-        def handle_startendtag(self, tag: str, attrs: object) -> None:
-            pass
-
-        def handle_endtag(self, tag: str) -> None:
-            assert open_tags.pop() == tag
-
-    Balance().feed(html)
-    assert open_tags == []
+    check_tags(html)
 
 
 def test_text_on_the_page_is_escaped() -> None:

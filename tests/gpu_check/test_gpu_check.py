@@ -22,18 +22,18 @@ WRONG_HALF = """
 import base64, onnx
 from onnx import helper
 load = fake_tensorrt_runtime._Engine.__init__
-def spoil(self, logger, runtime, told):
-    if found["flags"] == ["FP16", "TF32"]:
-        model = onnx.load_model_from_string(base64.b64decode(found["model"]))
+def change(self, logger, runtime, record):
+    if record["flags"] == ["FP16", "TF32"]:
+        model = onnx.load_model_from_string(base64.b64decode(record["model"]))
         model.graph.initializer.append(helper.make_tensor("off", 1, [], [0.9]))
         for node in model.graph.node:
             if node.op_type == "ReduceMax":
                 node.output[0] = "right"
                 model.graph.node.append(helper.make_node("Mul", ["right", "off"], ["score"]))
                 break
-        told = {**told, "model": base64.b64encode(model.SerializeToString()).decode()}
-    load(self, logger, runtime, told)
-fake_tensorrt_runtime._Engine.__init__ = spoil
+        record = {**record, "model": base64.b64encode(model.SerializeToString()).decode()}
+    load(self, logger, runtime, record)
+fake_tensorrt_runtime._Engine.__init__ = change
 """
 # Loses memory of the GPU with every engine that is loaded.
 LEAK = """

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.manifest import InputSpec
+from edge_agent.runtime.vision.light import measure
 from edge_agent.training import dataset
+from edge_agent.training.dataset import Pictures
 from edge_agent.training.trainer import safe_name, train
 from tests.training import pictures
 
@@ -79,3 +82,15 @@ def test_labels_that_show_in_the_files_raise_a_warning(tmp_path: Path) -> None:
 def test_a_folder_name_becomes_a_model_name() -> None:
     assert safe_name(Path("/data/Line 3 (left)")) == "Line-3-left"
     assert safe_name(Path("/data/???")) == "model"
+
+
+def test_training_measures_what_the_agent_measures(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{seed}.png" for seed in range(3)]
+    for seed, path in enumerate(paths):
+        random = np.random.default_rng(seed)
+        assert cv2.imwrite(str(path), random.integers(0, 200 + seed, (96, 128, 3)))
+    pictures = Pictures.load(paths, InputSpec(tensor="image", height=64, width=80))
+    lights = [measure(pixels) for pixels in pictures.pixels]
+    for fact in ("brightness", "sharpness"):
+        values = [getattr(light, fact) for light in lights]
+        assert pictures.range_of(fact) == (min(values), max(values))
