@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,19 @@ from tests import ROOT
 from tests.contract.calls import plain
 from tests.fakes import micro
 from tests.fakes.agent import Agent
+from tests.runtime.results.conftest import journals
 
 EXAMPLES = ROOT / "examples"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 REDS = (0, 255, 128)  # the model's score of a frame is its red / 255
+
+
+@pytest.fixture(autouse=True)
+def _no_journal_is_left(tmp_path: Path) -> Iterator[None]:
+    """On a busy machine an agent may end before all of its journal is in the outbox."""
+    yield
+    for journal in journals(tmp_path):
+        shutil.rmtree(journal)
 
 
 @pytest.fixture(scope="module")
