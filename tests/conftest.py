@@ -9,7 +9,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Set
+from typing import Callable, Iterator, List, Set
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,8 +26,17 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
+# Files that take longest, the longest first: they begin first, so that no worker ends long after
+# the others.
+LONGEST = ("tests/packaging/test_agent_install.py",)
+
 SHARED_MEMORY = Path("/dev/shm")
 PREFIXES = ("edge-agent", "gstreamer-lookoutvision")
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    ranks = {path: rank for rank, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
 
 
 def pytest_collection_finish() -> None:
@@ -92,6 +101,23 @@ def journals_beside(base: Path) -> Set[str]:
         else:
             found.add(str(places(Path(at))[0].path))
     return found
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A path that the first worker who needs it makes; the others of the same run wait and share.
+
+    Nobody may change what is there.
+    """
+    base = factory.getbasetemp()
+    folder = (base.parent if "popen-" in base.name else base) / "made-once"
+    folder.mkdir(exist_ok=True)
+    done = folder / f"{name}.done"
+    with (folder / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not done.exists():
+            make(folder / name)
+            done.touch()
+    return folder / name
 
 
 @contextmanager

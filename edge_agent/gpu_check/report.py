@@ -95,8 +95,8 @@ class Report:
             state, detail = FAILED, f"{type(error).__name__}: {error}"
         outcome = Outcome(name, state, detail, round(time.monotonic() - began, 3), goal)
         self._outcomes.append(outcome)
+        self.save()  # first: what has been told is in the file
         self.tell(str(outcome))
-        self.save()
         return state == OK
 
     def end(self, why: str) -> None:

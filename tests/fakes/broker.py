@@ -77,7 +77,7 @@ class Broker:
             self.process = subprocess.Popen(
                 [MOSQUITTO, "-c", str(self.folder / "broker.conf")], stderr=log, stdout=log
             )
-        end = time.monotonic() + 20.0
+        end = time.monotonic() + 60.0
         while True:
             try:
                 return socket.create_connection(("127.0.0.1", self.port), 5.0).close()
@@ -99,7 +99,7 @@ class Broker:
         database = self.folder / "mosquitto.db"
         database.unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
-        end = time.monotonic() + 20.0
+        end = time.monotonic() + 60.0
         while not database.exists():  # it is renamed when it is whole
             assert time.monotonic() < end, self.log()
             time.sleep(0.01)
@@ -127,7 +127,7 @@ class Broker:
     def publish(self, topic: str, payload: str, *words: str) -> None:
         """Publish as another client, QoS 1; returns when the broker has it."""
         command = self._tool("mosquitto_pub", "-t", topic, "-m", payload, *words)
-        subprocess.run(command, check=True, capture_output=True, timeout=20)
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     @contextmanager
     def listener(self, topic: str) -> Iterator[Listener]:
@@ -182,7 +182,7 @@ class Listener:
                     )
                 )
 
-    def next(self, within_s: float = 20.0) -> Received:
+    def next(self, within_s: float = 60.0) -> Received:
         """Return the next message; queue.Empty when none came in time."""
         return self._received.get(timeout=within_s)
 
