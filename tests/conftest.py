@@ -26,17 +26,23 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
-# Files that take longest, the longest first: they begin first, so that no worker ends long after
-# the others.
-LONGEST = ("tests/packaging/test_agent_install.py",)
+# Files of half a minute and more, the longest first: they begin first, so that no worker ends long
+# after the others.
+LONGEST = (
+    "test_engine_upgrade", "test_gpu_check", "test_component", "test_engine_lifecycle", "test_run",
+    "test_deployment", "test_stress", "test_memory_budget", "test_hostile_archives",
+    "test_conformance", "test_agent_install", "test_agent_component", "test_build",
+    "test_trt_backend", "test_connections", "test_compare", "test_telemetry", "test_logs",
+    "test_journal", "test_trt_loop", "test_commands", "test_overflow", "test_trainer",
+)  # fmt: skip
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIXES = ("edge-agent", "gstreamer-lookoutvision")
 
 
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
-    ranks = {path: rank for rank, path in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(Path(item.location[0]).stem, len(ranks)))
 
 
 def pytest_collection_finish() -> None:

@@ -166,7 +166,7 @@ def test_a_signal_ends_everything_and_leaves_nothing(
         segments = _segments_of_jobs(process.pid)
         started = _children_of(process.pid)
         process.send_signal(number)
-        assert process.wait(30) in (130, 143)
+        assert process.wait(60) in (130, 143)
     finally:
         process.kill()
         process.wait()
