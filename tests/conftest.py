@@ -38,6 +38,7 @@ LONGEST = (
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIXES = ("edge-agent", "gstreamer-lookoutvision")
+_BASE: List[Path] = []  # of the temporary folders of this run's tests
 
 
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
@@ -77,14 +78,10 @@ def lost() -> Lost:
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Check at the end that no segment of ours and no child process remains."""
+    _BASE.append(tmp_path_factory.getbasetemp())
     before = there()
     yield
-    end = time.monotonic() + 10.0
-    left = left_behind(before)
-    while left and time.monotonic() < end:
-        time.sleep(0.05)
-        left = left_behind(before)
-    assert not left or left <= journals_beside(tmp_path_factory.getbasetemp())
+    assert not left_behind(before)
 
 
 def there() -> Set[str]:
@@ -93,12 +90,18 @@ def there() -> Set[str]:
     return {*map(str, mine), *children()}
 
 
-def left_behind(before: Set[str]) -> Set[str]:
-    """What is new since `before`, except segments that other programs hold."""
-    return there() - before - _used_by_others()
+def left_behind(before: Set[str], within_s: float = 10.0) -> Set[str]:
+    """What is new since `before` and stays, except what is of other runs of these tests."""
+    end = time.monotonic() + within_s
+    while True:
+        left = there() - before - _used_by_others()
+        left &= there()  # it may have gone before its users were looked for
+        if not left or time.monotonic() > end:
+            return left and left - _journals_beside(_BASE[0])
+        time.sleep(0.05)
 
 
-def journals_beside(base: Path) -> Set[str]:
+def _journals_beside(base: Path) -> Set[str]:
     """Journals of the outboxes in the folders of other test runs, also of other workers."""
     found: Set[str] = set()
     for at, folders, _ in os.walk(base.parent.parent if "popen-" in base.name else base.parent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -19,9 +20,22 @@ MISSING = not (MOSQUITTO.exists() and CLIENTS.exists())
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that no other test gets as long as this process lives, nor any outgoing connection.
+
+    The kernel takes the ports of connections from 32768 on; a name of a socket keeps tests apart.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        place = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with socket.socket() as probe:
+            try:
+                place.bind(f"\0edge-agent-tests-port-{port}")
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                place.close()
+            else:
+                place.detach()  # it stays open until this process ends
+                return port
 
 
 class Broker:

@@ -110,7 +110,7 @@ def test_an_idle_agent_ends_at_once_and_leaves_nothing(tmp_path: Path, number: i
     begin = time.monotonic()
     agent.process.send_signal(number)
     assert agent.process.wait(15) == 0
-    assert time.monotonic() - begin < 2.0
+    assert time.monotonic() - begin < 3.5  # it doesn't wait for server.stop_within_s to pass
     assert not agent.socket.exists()
     assert left_behind(before) == set()
 
