@@ -91,25 +91,20 @@ def there() -> Set[str]:
 
 
 def left_behind(before: Set[str], within_s: float = 10.0) -> Set[str]:
-    """What is new since `before` and stays, except what is of other runs of these tests."""
+    """What is new since `before` and stays, except what is of other runs and workers."""
     end = time.monotonic() + within_s
     while True:
         left = there() - before - _used_by_others()
         left &= there()  # it may have gone before its users were looked for
         if not left or time.monotonic() > end:
-            return left and left - _journals_beside(_BASE[0])
+            journals = {each for each in left if "journal" in each}
+            return left - (journals and journals - _journals_below(_BASE[0]))
         time.sleep(0.05)
 
 
-def _journals_beside(base: Path) -> Set[str]:
-    """Journals of the outboxes in the folders of other test runs, also of other workers."""
-    found: Set[str] = set()
-    for at, folders, _ in os.walk(base.parent.parent if "popen-" in base.name else base.parent):
-        if Path(at) == base:
-            folders.clear()
-        else:
-            found.add(str(places(Path(at))[0].path))
-    return found
+def _journals_below(base: Path) -> Set[str]:
+    """Where the journals of the outboxes in a folder lie; the names tell no run."""
+    return {str(places(Path(at))[0].path) for at, _, _ in os.walk(base)}
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
