@@ -313,12 +313,12 @@ def test_the_last_thread_to_leave_gives_the_context_back(driver: Driver) -> None
     def stay() -> None:
         with driver.context():
             inside.set()
-            leave.wait(60)
+            leave.wait(10)
 
     with driver.context():
         thread = threading.Thread(target=stay)
         thread.start()
-        assert inside.wait(60)
+        assert inside.wait(10)
     assert FAKE.fake_left_words() == b"1 retained, 1 pushed"
     leave.set()
     thread.join()

@@ -37,7 +37,7 @@ class Gate:
         self.batches.append([item.work for item in batch])
         self.threads.append(threading.get_ident())
         self.entered.set()
-        assert self.open.wait(60)
+        assert self.open.wait(10)
         for item in batch:
             if item.work < 0:
                 item.fail(ValueError("negative"))
@@ -83,7 +83,7 @@ def line(request: pytest.FixtureRequest) -> Iterator[Line]:
     made = Line(gate, options)
     yield made
     made.end()
-    assert gate.closed.wait(60)
+    assert gate.closed.wait(10)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -105,18 +105,18 @@ def test_cancel_one_of_three_and_the_other_two_finish(line: Line) -> None:
     until(lambda: bool(leave))
     leave[0]()
     with pytest.raises(CancelledError):
-        second.result(60)
+        second.result(10)
     line.gate.open.set()
-    assert (blocker.result(60), first.result(10), third.result(10)) == (0, 10, 30)
+    assert (blocker.result(10), first.result(10), third.result(10)) == (0, 10, 30)
     assert line.gate.batches == [[0], [1, 3]]
 
 
 def test_one_failing_item_does_not_touch_its_neighbours(line: Line) -> None:
     blocker, good, bad, fine = (line.call(n) for n in (0, 1, -1, 2))
     line.gate.open.set()
-    assert (blocker.result(60), good.result(10), fine.result(10)) == (0, 10, 20)
+    assert (blocker.result(10), good.result(10), fine.result(10)) == (0, 10, 20)
     with pytest.raises(ValueError, match="negative"):
-        bad.result(60)
+        bad.result(10)
     assert line.gate.batches == [[0], [1, -1, 2]]
 
 
@@ -124,7 +124,7 @@ def test_one_failing_item_does_not_touch_its_neighbours(line: Line) -> None:
 def test_while_the_instance_is_busy_frames_gather_to_batches(line: Line) -> None:
     futures = [line.call(n) for n in range(6)]
     line.gate.open.set()
-    assert [future.result(60) for future in futures] == [0, 10, 20, 30, 40, 50]
+    assert [future.result(10) for future in futures] == [0, 10, 20, 30, 40, 50]
     assert line.gate.batches == [[0], [1, 2, 3], [4, 5]]
 
 
@@ -138,7 +138,7 @@ def test_on_a_quiet_line_the_caller_computes_itself(line: Line) -> None:
 def test_frames_behind_a_caller_are_computed_by_the_instances_own_thread(line: Line) -> None:
     futures = [line.call(n) for n in range(2)]
     line.gate.open.set()
-    assert [future.result(60) for future in futures] == [0, 10]
+    assert [future.result(10) for future in futures] == [0, 10]
     own = line.batcher._threads[0].ident
     assert line.gate.threads[0] != own
     assert line.gate.threads[1] == own
@@ -166,15 +166,15 @@ def test_with_a_gathering_window_an_idle_instance_waits_for_a_full_batch(line: L
 )
 def test_the_gathering_window_ends(line: Line) -> None:
     line.gate.open.set()
-    assert line.call(4).result(60) == 40
+    assert line.call(4).result(10) == 40
 
 
 def test_a_caller_that_is_gone_already_is_not_computed(line: Line) -> None:
     blocker = line.call(0)
     with pytest.raises(CancelledError):
-        line.call(1, Caller(when_gone=lambda _action: False)).result(60)
+        line.call(1, Caller(when_gone=lambda _action: False)).result(10)
     line.gate.open.set()
-    assert blocker.result(60) == 0
+    assert blocker.result(10) == 0
 
 
 def test_a_caller_whose_deadline_passed_is_never_computed(line: Line) -> None:
@@ -208,9 +208,9 @@ def test_a_deadline_shorter_than_the_engine_takes_is_refused_while_that_is_known
 def test_a_full_queue_refuses_at_once(line: Line) -> None:
     waiting = [line.call(0), line.call(1)]
     with pytest.raises(Overloaded, match="1 frames are waiting"):
-        line.call(2).result(60)
+        line.call(2).result(10)
     line.gate.open.set()
-    assert [future.result(60) for future in waiting] == [0, 10]
+    assert [future.result(10) for future in waiting] == [0, 10]
 
 
 def test_closing_finishes_what_waits_and_refuses_what_comes(line: Line) -> None:
@@ -222,18 +222,18 @@ def test_closing_finishes_what_waits_and_refuses_what_comes(line: Line) -> None:
     with pytest.raises(Retired):
         line.batcher.run(Item(9, time.monotonic(), Caller()))
     line.gate.open.set()
-    closer.join(60)
+    closer.join(10)
     assert closed == [True]
-    assert [future.result(60) for future in futures] == [0, 10, 20]
+    assert [future.result(10) for future in futures] == [0, 10, 20]
 
 
 def test_closing_gives_up_on_an_instance_that_takes_too_long(line: Line) -> None:
     running, waiting = line.call(1), line.call(2)
     assert not line.batcher.close(0.05)
     with pytest.raises(WrongModelState):
-        waiting.result(60)
+        waiting.result(10)
     line.gate.open.set()
-    assert running.result(60) == 10
+    assert running.result(10) == 10
 
 
 @pytest.mark.parametrize("can_interrupt", [True, False])
@@ -242,19 +242,19 @@ def test_a_hung_instance_is_given_up_and_its_callers_may_try_again(can_interrupt
     spare.open.set()
     line = Line(hung, BatchingOptions())
     stuck = line.call(1)
-    assert hung.entered.wait(60)
+    assert hung.entered.wait(10)
     waiting = line.call(2)
     assert line.batcher.give_up_hung(limit_s=60.0) == 0
     until(lambda: line.batcher.give_up_hung(limit_s=0.01) == 1)
     with pytest.raises(AgentUnavailable, match=r"hung for more than 0\.01 s"):
-        stuck.result(60)
+        stuck.result(10)
     assert hung.interrupted is can_interrupt
     assert line.batcher.instances == 0
     line.batcher.add(spare)
-    assert waiting.result(60) == 20
+    assert waiting.result(10) == 20
     assert spare.batches == [[2]]
     line.end()  # joins no thread of the one that was given up
-    assert hung.closed.wait(60)
+    assert hung.closed.wait(10)
 
 
 def test_instances_come_and_go(line: Line) -> None:
@@ -262,11 +262,11 @@ def test_instances_come_and_go(line: Line) -> None:
     line.batcher.add(more)
     items = [Item(n, time.monotonic(), Caller()) for n in (1, 2)]
     futures = [line._callers.submit(line.batcher.run, item) for item in items]
-    assert line.gate.entered.wait(60)
-    assert more.entered.wait(60)
+    assert line.gate.entered.wait(10)
+    assert more.entered.wait(10)
     line.gate.open.set()
     more.open.set()
-    assert [future.result(60) for future in futures] == [10, 20]
+    assert [future.result(10) for future in futures] == [10, 20]
     until(lambda: line.batcher.remove())
     assert not line.batcher.remove()  # one stays
     until(lambda: line.gate.closed.is_set() or more.closed.is_set())
@@ -276,10 +276,10 @@ def test_instances_come_and_go(line: Line) -> None:
 def busy_beside(line: Line, other: Gate) -> List[Future[int]]:
     """Calls 1 and 2, computed by the line's gate and by `other`, which is added."""
     first = line.call(1)
-    assert line.gate.entered.wait(60)
+    assert line.gate.entered.wait(10)
     line.batcher.add(other)
     second = line._callers.submit(line.batcher.run, Item(2, time.monotonic(), ANYBODY))
-    assert other.entered.wait(60)
+    assert other.entered.wait(10)
     return [first, second]
 
 
@@ -291,10 +291,10 @@ def test_a_busy_instance_that_is_one_too_many_goes_after_its_batch(line: Line) -
     assert line.batcher.instances == 1
     assert not line.batcher.remove()  # one stays
     line.gate.open.set()
-    assert line.gate.closed.wait(60)
+    assert line.gate.closed.wait(10)
     assert not waiting.done()
     other.open.set()
-    assert [future.result(60) for future in (*taken, waiting)] == [10, 20, 30]
+    assert [future.result(10) for future in (*taken, waiting)] == [10, 20, 30]
     assert other.batches == [[2], [3]]
 
 
@@ -304,15 +304,15 @@ def test_an_instance_that_hangs_goes_before_one_that_is_idle(can_interrupt: bool
     idle = Gate(can_interrupt=can_interrupt)
     idle.open.set()
     stuck = line.call(1)
-    assert line.gate.entered.wait(60)
+    assert line.gate.entered.wait(10)
     line.batcher.add(idle)
     assert line.batcher.remove()
     assert not line.batcher.remove()  # one stays
-    assert line.call(2).result(60) == 20
+    assert line.call(2).result(10) == 20
     assert not stuck.done()
     line.end()
-    assert stuck.result(60) == 10
-    assert line.gate.closed.wait(60)
+    assert stuck.result(10) == 10
+    assert line.gate.closed.wait(10)
 
 
 def test_of_two_busy_instances_the_one_longest_at_its_batch_goes() -> None:
@@ -328,14 +328,14 @@ def test_of_two_busy_instances_the_one_longest_at_its_batch_goes() -> None:
     first, second = busy_beside(line, other)
     third = line.call(3)
     line.gate.open.set()
-    assert first.result(60) == 10
+    assert first.result(10) == 10
     until(lambda: line.gate.batches == [[1], [3]])
     assert line.batcher.remove()
     other.open.set()
-    assert second.result(60) == 20
-    assert other.closed.wait(60)
+    assert second.result(10) == 20
+    assert other.closed.wait(10)
     line.gate.open.set()
-    assert third.result(60) == 30
+    assert third.result(10) == 30
     line.end()
 
 
@@ -345,13 +345,13 @@ def test_a_busy_instance_that_is_to_go_may_still_hang(can_interrupt: bool) -> No
     stuck, last = busy_beside(line, other)
     assert line.batcher.remove()
     other.open.set()
-    assert last.result(60) == 20
+    assert last.result(10) == 20
     until(lambda: line.batcher.give_up_hung(limit_s=0.01) == 1)
     with pytest.raises(AgentUnavailable):
-        stuck.result(60)
+        stuck.result(10)
     assert line.batcher.instances == 1
     line.end()
-    assert line.gate.closed.wait(60)
+    assert line.gate.closed.wait(10)
 
 
 def test_the_load_tells_how_busy_the_instances_were() -> None:
@@ -366,7 +366,7 @@ def test_the_load_tells_how_busy_the_instances_were() -> None:
     assert (load.instances, load.waiting, load.waited) == (1, 1, 1)
     assert load.busy == pytest.approx(1.0)
     gate.open.set()
-    assert first.result(60) + second.result(10) == 30
+    assert first.result(10) + second.result(10) == 30
     until(lambda: bool(line.batcher._idle))
     clock[0] += 4.0
     load = line.batcher.load()
