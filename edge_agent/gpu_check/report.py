@@ -96,8 +96,8 @@ class AcceptanceReport:
             state, detail = FAILED, f"{type(error).__name__}: {error}"
         outcome = CheckOutcome(name, state, detail, round(time.monotonic() - began, 3), goal)
         self._outcomes.append(outcome)
+        self.save()  # first: what was printed is in the file
         self.print_line(str(outcome))
-        self.save()
         return state == OK
 
     def end(self, why: str) -> None:

@@ -18,7 +18,7 @@ from tests.contract import generations
 from tests.contract.generations import Stub
 
 FOLDER = Path("/dev/shm")
-TIMEOUT_S = 30.0
+TIMEOUT_S = 90.0
 
 OK = grpc.StatusCode.OK
 INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
@@ -167,7 +167,7 @@ def refused(code: grpc.StatusCode, call: Callable[..., Any], *arguments: Any, **
     return str(error.details())
 
 
-def until(condition: Callable[[], Any], within_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
     """Ask again and again until `condition` gives something true; return that."""
     end = time.monotonic() + within_s
     while True:

@@ -56,7 +56,7 @@ class Agent:
                 self.command(), stderr=log, stdout=log, env=self.environment
             )
         try:
-            self._await_socket(30.0)
+            self._await_socket(90.0)
             with self.client() as client:
                 client.models()  # answered once the agent knows its models
         except Exception:
@@ -78,7 +78,7 @@ class Agent:
             assert time.monotonic() < end, f"The agent does not listen: {self.log()}"
             time.sleep(0.01)
 
-    def client(self, timeout_s: float = 30.0) -> Client:
+    def client(self, timeout_s: float = 90.0) -> Client:
         return Client(self.address, timeout_s)
 
     def channel(self) -> grpc.Channel:
@@ -89,7 +89,7 @@ class Agent:
         with self.client() as client:
             client.start(name)
 
-    def wait_for(self, name: str, state: ModelState, within_s: float = 20.0) -> ModelInfo:
+    def wait_for(self, name: str, state: ModelState, within_s: float = 60.0) -> ModelInfo:
         end = time.monotonic() + within_s
         with self.client() as client:
             while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -19,9 +20,22 @@ MISSING = not (MOSQUITTO.exists() and CLIENTS.exists())
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that no other test gets as long as this process lives, nor any outgoing connection.
+
+    The kernel takes the ports of connections from 32768 on; a name of a socket keeps tests apart.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        place = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with socket.socket() as probe:
+            try:
+                place.bind(f"\0edge-agent-tests-port-{port}")
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                place.close()
+            else:
+                place.detach()  # it stays open until this process ends
+                return port
 
 
 class Broker:
@@ -77,7 +91,7 @@ class Broker:
             self.process = subprocess.Popen(
                 [MOSQUITTO, "-c", str(self.folder / "broker.conf")], stderr=log, stdout=log
             )
-        end = time.monotonic() + 20.0
+        end = time.monotonic() + 60.0
         while True:
             try:
                 return socket.create_connection(("127.0.0.1", self.port), 5.0).close()
@@ -99,7 +113,7 @@ class Broker:
         database = self.folder / "mosquitto.db"
         database.unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
-        end = time.monotonic() + 20.0
+        end = time.monotonic() + 60.0
         while not database.exists():  # it is renamed when it is whole
             assert time.monotonic() < end, self.log()
             time.sleep(0.01)
@@ -127,7 +141,7 @@ class Broker:
     def publish(self, topic: str, payload: str, *words: str) -> None:
         """Publish as another client, QoS 1; returns when the broker has it."""
         command = self._tool("mosquitto_pub", "-t", topic, "-m", payload, *words)
-        subprocess.run(command, check=True, capture_output=True, timeout=20)
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     @contextmanager
     def listener(self, topic: str) -> Iterator[Listener]:
@@ -182,7 +196,7 @@ class Listener:
                     )
                 )
 
-    def next(self, within_s: float = 20.0) -> Received:
+    def next(self, within_s: float = 60.0) -> Received:
         """Return the next message; queue.Empty when none came in time."""
         return self._received.get(timeout=within_s)
 

@@ -47,7 +47,7 @@ class Device:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        self.registry.close(20.0)
+        self.registry.close(60.0)
 
     def record(self, name: str, **values: Any) -> None:
         """Write a registration record and take it over."""
@@ -70,7 +70,7 @@ class Device:
         self.wait(name, ModelState.RUNNING)
 
     def wait(self, name: str, state: ModelState) -> None:
-        end = time.monotonic() + 20.0
+        end = time.monotonic() + 60.0
         while self.detector.describe(name).state is not state:
             assert time.monotonic() < end, self.detector.describe(name)
             time.sleep(0.005)

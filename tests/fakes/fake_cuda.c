@@ -13,8 +13,8 @@
    Options: FAKE_CUDA_<NAME> of the environment, or lines NAME=VALUE of the file "options" beside
    this library: NAME, CAPABILITY, VERSION, INTEGRATED, INIT (what cuInit returns), LARGEST, FREE,
    TOTAL (bytes), ORDER (needed, early, random:SEED), FAULT (CALL:NTH=CODE|hang|crash, with commas;
-   NTH 0: each time), KERNELS (a library with the kernels in C), REPORT (a file for what is left
-   when the process ends). */
+   NTH 0: each time), HANGING (a file that is made when a call hangs), KERNELS (a library with the
+   kernels in C), REPORT (a file for what is left when the process ends). */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -125,6 +125,14 @@ static int is_deadly(int code)
   return 0;
 }
 
+static void hang(void)
+{
+  const char *path = option("HANGING", NULL);
+  FILE *file = path ? fopen(path, "w") : NULL;
+  if (file) fclose(file);
+  for (;;) pause();
+}
+
 /* Count a call; return what it is to fail with. */
 static int fault_of(const char *name)
 {
@@ -142,7 +150,7 @@ static int fault_of(const char *name)
   int code = atoi(verb);
   if (is_deadly(code)) broken = code;
   pthread_mutex_unlock(&lock);
-  if (!strcmp(verb, "hang")) for (;;) pause();
+  if (!strcmp(verb, "hang")) hang();
   if (!strcmp(verb, "crash")) raise(SIGSEGV);
   return code;
 }

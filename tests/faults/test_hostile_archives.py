@@ -339,7 +339,7 @@ def test_a_new_version_changes_over_only_when_it_is_signed(guarded: Agent, keys:
 
 
 def message_with(client: Client, words: str) -> str:
-    until(lambda: words in client.describe("good").message, within_s=10)
+    until(lambda: words in client.describe("good").message)
     return client.describe("good").message
 
 

@@ -35,7 +35,7 @@ def test_a_package_that_cannot_serve_fails_with_its_reason(agent: Agent, case: s
     try:
         with agent.channel() as channel:
             caller = Caller(channel)
-            until(lambda: case in {model.model_component for model in caller.list()}, within_s=5)
+            until(lambda: case in {model.model_component for model in caller.list()})
             assert caller.start(case) == STARTING
             found = caller.poll(case, STARTING)
             assert found.status == FAILED
@@ -105,7 +105,7 @@ def test_a_zip_with_any_byte_changed_never_harms_the_agent(agent: Agent) -> None
     with agent.channel() as channel:
         caller = Caller(channel)
         listed = {*names, "good"}
-        until(lambda: listed <= {model.model_component for model in caller.list()}, within_s=5)
+        until(lambda: listed <= {model.model_component for model in caller.list()})
         for name in names:
             caller.start(name)
             found = caller.poll(name, STARTING)

@@ -104,13 +104,15 @@ def test_a_socket_in_a_folder_that_is_missing_is_refused(tmp_path: Path) -> None
 def test_an_idle_agent_ends_at_once_and_leaves_nothing(tmp_path: Path, number: int) -> None:
     before = there()
     agent = Agent(tmp_path)
+    began = time.monotonic()
     agent.start()
+    starting_s = time.monotonic() - began
     assert agent.process is not None
     assert children(agent.process.pid) == []
     begin = time.monotonic()
     agent.process.send_signal(number)
     assert agent.process.wait(15) == 0
-    assert time.monotonic() - begin < 2.0
+    assert time.monotonic() - begin < max(2.0, starting_s)  # which is longer on a busy machine
     assert not agent.socket.exists()
     assert left_behind(before) == set()
 

@@ -18,7 +18,7 @@ REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "INTERNAL"}
 
 
 def send(channel: grpc.Channel, path: str, content: bytes) -> Any:
-    return channel.unary_unary(path, lambda raw: raw, lambda raw: raw).future(content, timeout=20)
+    return channel.unary_unary(path, lambda raw: raw, lambda raw: raw).future(content, timeout=60)
 
 
 def test_a_thousand_random_byte_strings_get_a_clear_status_each(

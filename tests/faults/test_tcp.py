@@ -15,13 +15,8 @@ from tests.contract.calls import Caller, defective, plain
 from tests.contract.generations import RUNNING
 from tests.fakes import micro
 from tests.fakes.agent import Agent
+from tests.fakes.broker import free_port
 from tests.faults.test_process import refusal
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def openssl(folder: Path, *words: str) -> None:

@@ -15,13 +15,8 @@ import pytest
 from tests.contract.calls import INVALID_ARGUMENT, NOT_FOUND, Caller, plain, refused, striped, until
 from tests.fakes import micro
 from tests.fakes.agent import Agent
+from tests.fakes.broker import free_port
 from tests.inspector.test_metadata import STAGES
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def scrape(port: int) -> Dict[str, float]:

@@ -92,7 +92,7 @@ def described(client: Client, name: str) -> str:
     return info.message if info is not None and info.state is ModelState.RUNNING else ""
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_device_deploys_updates_tunes_removes_and_restarts(
     agent_component: Path, tmp_path: Path
 ) -> None:

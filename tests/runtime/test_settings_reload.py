@@ -82,7 +82,7 @@ class Plant:
         self.room.tend()
 
     def until(self, holds: Callable[[], object]) -> None:
-        end = time.monotonic() + 30.0
+        end = time.monotonic() + 60.0
         while not holds():
             assert time.monotonic() < end, self.detector.list()
             self.look()

@@ -45,6 +45,7 @@ from edge_agent.runtime.results.spool.pending import Pending
 from edge_agent.runtime.results.spool.places import SHARED_MEMORY, Place, identity, places
 from edge_agent.runtime.vision.segments import Segments
 from edge_agent.types import SharedMemoryHandle
+from tests.conftest import alone
 from tests.runtime.results.conftest import _journals_go  # noqa: F401 - used by every test here
 from tests.runtime.results.outboxes import make, open_outbox, wait_until
 from tests.runtime.results.test_outbox import everything, wait_for
@@ -371,13 +372,14 @@ def test_no_name_beside_the_journal_stops_its_compaction(tmp_path: Path, make_it
     old = SHARED_MEMORY / f"edge-agent-results-{identity(tmp_path)}"
     new = places(tmp_path)[0].path
     names = [f"{old}", f"{old}.new", f"{new}.new", f"{SHARED_MEMORY}/{FILE_NAME}"]
-    try:
-        for name in names:
-            assert as_stranger(make_it.format(name)).returncode == 0
-        assert compacts(tmp_path, new / FILE_NAME)
-    finally:
-        for name in names:
-            remove(Path(name))
+    with alone("journal"):  # the last name is the same for all who run these tests
+        try:
+            for name in names:
+                assert as_stranger(make_it.format(name)).returncode == 0
+            assert compacts(tmp_path, new / FILE_NAME)
+        finally:
+            for name in names:
+                remove(Path(name))
 
 
 def compacts(folder: Path, journal: Path) -> bool:

@@ -246,7 +246,7 @@ def write(agent: Agent, keys: Path, version: int, as_: str = "bolts") -> None:
 
 def says(agent: Agent, words: str) -> None:
     with agent.client() as client:
-        until(lambda: words in client.describe("bolts").message, within_s=20)
+        until(lambda: words in client.describe("bolts").message)
 
 
 def test_a_running_model_keeps_its_version_beside_an_older_one_and_anothers(

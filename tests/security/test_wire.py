@@ -200,7 +200,7 @@ def test_ten_thousand_headers_are_answered_or_refused(agent: Agent, polite: Poli
                 connection.send(frame(CONTINUATION, 0, 1, part))
             connection.send(frame(CONTINUATION, END_HEADERS, 1, parts[-1]))
             connection.send(sent(0, message(b"")))
-            answer, end = b"", time.monotonic() + 20.0
+            answer, end = b"", time.monotonic() + 60.0
             while b"grpc-status" not in answer and connection.is_open and time.monotonic() < end:
                 answer += connection.drain()
             return answer
@@ -218,7 +218,7 @@ def test_metadata_of_many_kilobytes_is_taken_or_refused_and_the_next_call_served
         for name, value in (("camera-id", "c" * size), ("x-any-bin", bytes(size // 2))):
             outcome = ask.future(b"", timeout=20, metadata=[(name, value)])
             assert outcome.code().name in ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED")
-        assert ask(b"", timeout=20)
+        assert ask(b"", timeout=60)
     polite.call()
 
 
@@ -270,7 +270,7 @@ def test_a_compressed_bomb_is_never_inflated(agent: Agent, polite: Polite) -> No
     def throw() -> bytes:
         with Connection(agent.socket) as connection:
             connection.send(called(0, DETECT, (b"grpc-encoding", b"gzip")))
-            answer, end = b"", time.monotonic() + 20.0
+            answer, end = b"", time.monotonic() + 60.0
             for piece in pieces:  # within the windows that the agent gives
                 connection.send(piece)
                 answer += connection.drain()
@@ -336,14 +336,14 @@ def test_methods_that_dont_exist_and_messages_of_others_get_a_clear_status(
     seen: List[str] = []
     with agent.channel() as channel:
         for path in (SERVICE + "Nothing", "/", "/grpc.health.v1.Health/Kill", "x", health + "/"):
-            seen.append(channel.unary_unary(path).future(b"", timeout=20).code().name)
+            seen.append(channel.unary_unary(path).future(b"", timeout=60).code().name)
         assert set(seen) == {"UNIMPLEMENTED"}
         for method in (*CALLS[1:], "DetectAnomalies"):
-            outcome = channel.unary_unary(SERVICE + method).future(frame_bytes * 2, timeout=20)
+            outcome = channel.unary_unary(SERVICE + method).future(frame_bytes * 2, timeout=60)
             assert outcome.code().name in ("OK", "NOT_FOUND", "INVALID_ARGUMENT",
                                            "FAILED_PRECONDITION", "INTERNAL")  # fmt: skip
         for path in (*streams, health):
-            ended = channel.stream_stream(path)(iter([frame_bytes, b"\xff" * 100]), timeout=20)
+            ended = channel.stream_stream(path)(iter([frame_bytes, b"\xff" * 100]), timeout=60)
             with contextlib.suppress(grpc.RpcError):
                 list(ended)
             assert ended.code().name != "DEADLINE_EXCEEDED"

@@ -5,16 +5,21 @@ from pathlib import Path
 import pytest
 
 from edge_agent.training.trainer import train
+from tests.conftest import made_once
 from tests.training import pictures
 
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures.write(tmp_path_factory.mktemp("parts") / "plates", normal=15, anomaly=8)
+    def make(folder: Path) -> None:
+        pictures.write(folder / "plates", normal=15, anomaly=8)
+
+    return made_once(tmp_path_factory, "parts", make) / "plates"
 
 
 @pytest.fixture(scope="session")
 def package(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("packages") / "plates"
-    train(parts, out, normal_only=True, progress=lambda _: None)
-    return out
+    def make(out: Path) -> None:
+        train(parts, out, normal_only=True, progress=lambda _: None)
+
+    return made_once(tmp_path_factory, "plates", make)

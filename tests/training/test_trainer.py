@@ -95,7 +95,9 @@ def test_labelled_anomalies_place_the_threshold(parts: Path, tmp_path: Path) -> 
 
 def test_a_classification_model_has_a_score_and_no_map(parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    manifest = train(parts, out, task="classification", normal_only=True, progress=silent)
+    manifest = train(
+        parts, out, task="classification", normal_only=True, size=(64, 80), progress=silent
+    )
     model = onnx.load(str(out / "model.onnx"))
     assert [output.name for output in model.graph.output] == ["score"]
     assert manifest.outputs.map is None
@@ -107,7 +109,7 @@ def test_an_earlier_package_is_replaced_and_nothing_is_left_beside_it(
 ) -> None:
     out = tmp_path / "out"
     for version in ("1", "2"):
-        train(parts, out, normal_only=True, version=version, progress=silent)
+        train(parts, out, normal_only=True, size=(64, 80), version=version, progress=silent)
     assert Package(out).manifest.version == "2"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

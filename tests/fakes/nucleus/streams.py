@@ -42,7 +42,7 @@ class Streams:
         self.subscriptions: List[Subscription] = []
         self._changed = threading.Condition()  # guards everything of the nucleus
 
-    def until(self, condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    def until(self, condition: Callable[[], bool], within_s: float = 60.0) -> None:
         """Wait until something is so."""
         with self._changed:
             assert self._changed.wait_for(condition, within_s), "it hasn't happened in time"

@@ -120,7 +120,7 @@ def descriptors() -> Any:
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + 60.0
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.005)

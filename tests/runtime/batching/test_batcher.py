@@ -87,7 +87,7 @@ def line(request: pytest.FixtureRequest) -> Iterator[Line]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10.0
+    end = time.monotonic() + 60.0
     while not condition():
         assert time.monotonic() < end, "never came true"
         time.sleep(0.001)

@@ -41,7 +41,7 @@ def component(
     finally:
         greengrass.close()
         log.disabled = False
-        end = time.monotonic() + 10.0
+        end = time.monotonic() + 60.0
         while (event_loops() > loops or sockets() > before) and time.monotonic() < end:
             time.sleep(0.01)  # awscrt ends its thread from another one; the nucleus has its end
         assert event_loops() <= loops

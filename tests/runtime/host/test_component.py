@@ -21,7 +21,7 @@ from tests.runtime.host.serving import FRAME, ComponentAgent, burst, frames_comi
 from tests.runtime.results.outboxes import wait_until
 
 CHANGES = "SubscribeToConfigurationUpdate"
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 
 
 def follows(nucleus: FakeNucleus, operation: str = CHANGES) -> bool:

@@ -26,7 +26,7 @@ from edge_agent.runtime.host.nucleus import (
 from tests.fakes.fake_nucleus import LITE_FRAME_BYTES, FakeNucleus, Published
 from tests.runtime.host.component import Lost, component
 
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 FULL = b"x" * MOST_PAYLOAD_BYTES
 
 

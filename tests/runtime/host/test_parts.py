@@ -24,7 +24,7 @@ from tests.fakes.nucleus.streams import Refused
 from tests.runtime.host.component import Lost, component
 from tests.runtime.results.outboxes import wait_until
 
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 
 
 @pytest.fixture

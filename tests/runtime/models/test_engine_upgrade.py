@@ -434,7 +434,7 @@ def test_an_agent_with_a_gpu_tells_its_clients_and_its_metrics_what_computes(
         assert agent.process is not None
         (worker,) = workers(agent.process.pid)
         assert agent.stop() == 0
-    assert not Path(f"/proc/{worker}").exists()
+    contract_until(lambda: not Path(f"/proc/{worker}").exists())
 
 
 def test_progress_and_time_left_are_figures_as_long_as_an_engine_is_built() -> None:

@@ -50,9 +50,9 @@ class Running:
         self.sink.start(self.ready.release)
 
     def wait_until_ready(self) -> None:
-        assert self.ready.acquire(timeout=30), self.sink.trouble
+        assert self.ready.acquire(timeout=60), self.sink.trouble
 
-    def await_trouble(self, words: str, within_s: float = 30.0) -> str:
+    def await_trouble(self, words: str, within_s: float = 60.0) -> str:
         end = time.monotonic() + within_s
         while words not in self.sink.trouble:
             assert time.monotonic() < end, f"{self.sink.trouble!r} doesn't say {words!r}"

@@ -95,7 +95,7 @@ class CommandedSink:
     def stop(self, within_s: float) -> None:
         pass
 
-    def wait_for(self, done: Callable[[], bool], within_s: float = 30.0) -> None:
+    def wait_for(self, done: Callable[[], bool], within_s: float = 60.0) -> None:
         with self.changed:
             assert self.changed.wait_for(done, within_s), f"{len(self.arrived)} arrived"
 
@@ -138,7 +138,7 @@ class Delivering:
         self.outbox.close(5.0)
 
 
-def wait_until(done: Callable[[], bool], within_s: float = 30.0) -> None:
+def wait_until(done: Callable[[], bool], within_s: float = 60.0) -> None:
     end = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < end, "it doesn't come true"

@@ -17,7 +17,7 @@ from edge_agent.types import Anomaly, CameraProblem, Prediction, Region
 
 NOON = 1795262400.0  # 2026-11-21 12:00:00 UTC
 GREEN = (35, 164, 54)
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 
 NORMAL = Prediction(False, confidence=0.9, score=0.1, threshold=0.5, model_version="3")
 ANOMALOUS = Prediction(

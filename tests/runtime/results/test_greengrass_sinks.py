@@ -20,7 +20,7 @@ from edge_agent.runtime.results.sink import (
 from tests.fakes.fake_nucleus import FakeNucleus, Published
 from tests.runtime.host.component import Lost, component
 
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 SETTINGS = GreengrassSettings(
     topic="edge-agent/{thing}/{model}/{kind}", local_topic="cell/{verdict}"
 )

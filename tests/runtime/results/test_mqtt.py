@@ -54,7 +54,7 @@ def test_a_message_arrives_with_its_id_as_json(broker: Broker, keys: Path) -> No
     with running(settings(broker.port, keys)) as started:
         assert started.sink.trouble == ""
         with broker.listener("edge-agent/+/caps/+") as listener:
-            assert started.sink.send(message(7)).result(20) is None
+            assert started.sink.send(message(7)).result(60) is None
             got = listener.next()
     assert got.topic == f"edge-agent/{THING}/caps/result"
     assert (got.qos, got.retained, got.content_type) == (1, False, "application/json")
@@ -75,15 +75,15 @@ def test_messages_keep_their_order_through_a_full_window(broker: Broker, keys: P
 def test_a_model_may_have_its_own_quality_of_service(broker: Broker, keys: Path) -> None:
     given = settings(broker.port, keys, qos_of_models={"caps": 0})
     with running(given) as started, broker.listener("edge-agent/+/+/result") as listener:
-        started.sink.send(message(1)).result(20)
-        started.sink.send(message(2, model="lids")).result(20)
+        started.sink.send(message(1)).result(60)
+        started.sink.send(message(2, model="lids")).result(60)
         assert [listener.next().qos for _ in range(2)] == [0, 1]
 
 
 def test_the_topic_template_is_filled_in(broker: Broker, keys: Path) -> None:
     given = settings(broker.port, keys, topic="{verdict}/{kind}/{model}/{thing}")
     with running(given) as started, broker.listener("normal/#") as listener:
-        started.sink.send(message()).result(20)
+        started.sink.send(message()).result(60)
         assert listener.next().topic == f"normal/result/caps/{THING}"
 
 
@@ -91,7 +91,7 @@ def test_the_retained_state_says_online_and_after_a_stop_offline(
     broker: Broker, keys: Path
 ) -> None:
     with running(settings(broker.port, keys)) as started:
-        started.sink.send(message()).result(20)  # the state went before it
+        started.sink.send(message()).result(60)  # the state went before it
         with broker.listener(STATE) as listener:
             got = listener.next()
             assert got.retained
@@ -214,10 +214,10 @@ def test_commands_are_answered_one_after_another_and_too_many_are_dropped(
     given = settings(broker.port, keys)
     with broker.listener(f"{RESPONSES}/+") as listener, running(given, slow) as started:
         broker.publish(f"{COMMANDS}/hmi", "0")
-        assert first.wait(20)
+        assert first.wait(60)
         for number in range(1, 20):
             broker.publish(f"{COMMANDS}/hmi", str(number))
-        started.sink.send(message()).result(20)  # acknowledged after the commands were sent
+        started.sink.send(message()).result(60)  # acknowledged after the commands were sent
         go.set()
         for _ in range(17):
             listener.next()

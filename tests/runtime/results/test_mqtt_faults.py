@@ -59,7 +59,7 @@ def test_after_a_broker_that_was_killed_is_back_messages_pass_again(
         started.wait_until_ready()
         assert started.sink.trouble == ""
         with broker.listener("edge-agent/+/caps/+") as listener:
-            started.sink.send(message(2)).result(20)
+            started.sink.send(message(2)).result(60)
             assert json.loads(listener.next().payload)["number"] == 2
     lines = [record.getMessage() for record in caplog.records]
     assert lines.count(f"Connected to the MQTT broker localhost:{broker.port}.") == 2
@@ -80,7 +80,7 @@ def test_a_message_that_is_never_acknowledged_fails_and_a_reset_connects_anew() 
     given = {"ack_within_s": 1.0}
     with FakeBroker(puback=None) as fake, running(settings(fake.port, **given)) as started:
         with pytest.raises(SinkUnavailable, match="doesn't acknowledge"):
-            started.sink.send(message()).result(20)
+            started.sink.send(message()).result(60)
         assert len(fake.connects) == 1
         started.sink.reset()
         started.wait_until_ready()
@@ -98,7 +98,7 @@ def test_a_reset_fails_what_was_on_its_way_and_the_state_is_online_after_it(
             sent.result(20)
         broker.thaw()
         started.wait_until_ready()
-        started.sink.send(message()).result(20)
+        started.sink.send(message()).result(60)
         with broker.listener(STATE) as listener:
             assert json.loads(listener.next().payload)["state"] == "online"
 
@@ -193,7 +193,7 @@ def test_a_certificate_that_the_broker_does_not_ask_for_is_named_and_needless(
         with running(settings(broker.port, keys), connected=False) as started:
             started.await_trouble("Does the broker ask for client certificates? If not, set none.")
         with running(settings(broker.port, keys, certificate=None, key=None)) as started:
-            started.sink.send(message()).result(20)
+            started.sink.send(message()).result(60)
 
 
 def test_a_web_server_is_named_as_not_speaking_tls(keys: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_topic_that_the_broker_does_not_permit_refuses_its_messages_and_no_oth
     acl = f"user client\ntopic write edge-agent/{THING}/lids/#\ntopic write {STATE}\n"
     with Broker(tmp_path, keys, acl=acl) as broker, running(settings(broker.port, keys)) as started:
         refused = started.sink.send(message(1, model="caps"))
-        started.sink.send(message(2, model="lids")).result(20)
+        started.sink.send(message(2, model="lids")).result(60)
         with pytest.raises(MessageRefused, match=f"'edge-agent/{THING}/caps/result'.*not authoriz"):
             refused.result(20)
 
@@ -321,15 +321,15 @@ def test_each_reason_of_an_acknowledgement_has_its_meaning(
 def test_a_message_larger_than_the_broker_takes_is_rejected() -> None:
     with FakeBroker(largest=1000) as fake, running(settings(fake.port)) as started:
         with pytest.raises(MessageRejected, match="too large for the broker"):
-            started.sink.send(message(size=1000)).result(20)
-        started.sink.send(message(size=10)).result(20)
+            started.sink.send(message(size=1000)).result(60)
+        started.sink.send(message(size=10)).result(60)
 
 
 def test_a_topic_with_a_wildcard_is_rejected(broker: Broker, keys: Path) -> None:
     with running(settings(broker.port, keys)) as started:
         with pytest.raises(MessageRejected, match="isn't valid"):
-            started.sink.send(message(model="#")).result(20)
-        started.sink.send(message()).result(20)
+            started.sink.send(message(model="#")).result(60)
+        started.sink.send(message()).result(60)
 
 
 def test_a_broker_that_closes_the_connection_for_a_publish_says_so() -> None:

@@ -38,7 +38,7 @@ token = dict(key=None, pkcs11_library=library, pkcs11_token="agent", pkcs11_pin=
 with running(settings(port, Path(keys), **token), connected=False) as started:
     if pin == "4711":
         started.wait_until_ready()
-        started.sink.send(message()).result(20)
+        started.sink.send(message()).result(60)
         print("sent")
     else:
         print(started.await_trouble("PIN"))

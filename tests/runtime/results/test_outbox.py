@@ -23,7 +23,7 @@ from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.spool.database import Dropped, Entry
 from edge_agent.runtime.results.spool.journal import FILE_NAME, Journal
 from edge_agent.runtime.results.spool.pending import Pending
-from edge_agent.runtime.results.spool.places import SHARED_MEMORY, places
+from edge_agent.runtime.results.spool.places import places
 from tests.runtime.results.outboxes import SINK, Drops, make, open_outbox, wait_until
 
 MIB = 1024 * 1024
@@ -338,12 +338,11 @@ def test_notes_outlive_the_process(tmp_path: Path) -> None:
 
 
 def test_a_closed_outbox_leaves_no_journal(tmp_path: Path) -> None:
-    before = set(SHARED_MEMORY.iterdir())
     outbox = open_outbox(tmp_path)
     outbox.offer(make())
     outbox.close(5)
 
-    assert set(SHARED_MEMORY.iterdir()) <= before
+    assert not any(place.path.exists() for place in places(tmp_path))
 
 
 def test_a_lost_note_of_the_sinks_loses_no_event(tmp_path: Path) -> None:
@@ -397,10 +396,8 @@ def test_a_journal_of_another_user_is_left_alone(
 
 
 def test_a_journal_that_was_removed_meanwhile_stops_no_close(tmp_path: Path) -> None:
-    before = set(SHARED_MEMORY.iterdir())
     outbox = open_outbox(tmp_path)
-    for path in set(SHARED_MEMORY.iterdir()) - before:
-        shutil.rmtree(path)
+    shutil.rmtree(places(tmp_path)[0].path)
     outbox.offer(make())
     wait_for(outbox, 1)
     outbox.close(5)

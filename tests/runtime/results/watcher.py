@@ -40,7 +40,7 @@ def watching(server: Broker, topic: str, take: Callable[[Dict[str, Any]], None])
         reader = threading.Thread(target=read, args=[process.stdout])
         reader.start()
         try:
-            assert subscribed.wait(20), server.log()
+            assert subscribed.wait(60), server.log()
             yield
         finally:
             process.kill()

@@ -16,7 +16,7 @@ def _short_rest(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for thread in threading.enumerate():
         if thread.name == handler_threads.THREAD_NAME:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -24,18 +24,18 @@ def test_calls_that_wait_have_a_thread_each_and_the_rest_wait_for_one() -> None:
     threads, gate, inside = HandlerThreads(2), threading.Event(), threading.Barrier(3)
 
     def wait() -> int:
-        inside.wait(10)
-        assert gate.wait(10)
+        inside.wait(60)
+        assert gate.wait(60)
         return threading.get_ident()
 
     first = [threads.submit(wait) for _ in range(2)]
-    inside.wait(10)
+    inside.wait(60)
     third = threads.submit(threading.get_ident)
     assert not third.done()
     gate.set()
-    idents = {future.result(10) for future in first}
+    idents = {future.result(60) for future in first}
     assert len(idents) == 2
-    assert third.result(10) in idents
+    assert third.result(60) in idents
 
 
 def test_one_caller_after_the_other_gets_the_same_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_one_caller_after_the_other_gets_the_same_thread(monkeypatch: pytest.Mon
     threads = HandlerThreads(100)
     seen = set()
     for _ in range(50):
-        seen.add(threads.submit(threading.get_ident).result(10))
+        seen.add(threads.submit(threading.get_ident).result(60))
         _until_idle(threads)
     assert len(seen) == 1
 
@@ -52,16 +52,16 @@ def test_a_failure_reaches_its_own_future_only() -> None:
     threads = HandlerThreads(1)
     bad, good = threads.submit(lambda: 1 // 0), threads.submit(lambda: 2)
     with pytest.raises(ZeroDivisionError):
-        bad.result(10)
-    assert good.result(10) == 2
+        bad.result(60)
+    assert good.result(60) == 2
 
 
 def test_a_thread_ends_when_it_is_not_needed_and_another_comes_when_it_is() -> None:
     threads = HandlerThreads(1)
-    first: Any = threads.submit(threading.current_thread).result(10)
-    first.join(10)
+    first: Any = threads.submit(threading.current_thread).result(60)
+    first.join(60)
     assert not first.is_alive()
-    assert threads.submit(lambda: 3).result(10) == 3
+    assert threads.submit(lambda: 3).result(60) == 3
 
 
 def _until_idle(threads: HandlerThreads) -> None:
