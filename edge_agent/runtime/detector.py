@@ -15,7 +15,7 @@ from typing import Callable, List
 from edge_agent.errors import InvalidFrame
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.batching.batcher import Retired
-from edge_agent.runtime.models.loaded_model import Loaded
+from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.vision.frame import FrameReader, OpenFrame
 from edge_agent.runtime.vision.preprocess import check_size
@@ -80,7 +80,7 @@ class Detector:
         """Tell the state of every model, by name."""
         return self._registry.list()
 
-    def _predict(self, loaded: Loaded, request: DetectRequest) -> Prediction:
+    def _predict(self, loaded: LoadedModel, request: DetectRequest) -> Prediction:
         bitmap = request.bitmap
         if bitmap is None:
             raise InvalidFrame("The request has no bitmap.")

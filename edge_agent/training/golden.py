@@ -30,7 +30,7 @@ MARGIN = 0.1  # by so much a threshold may be moved without another verdict
 @dataclass(frozen=True)
 class _Judged:
     picture: Pixels
-    result: golden_check.Result
+    result: golden_check.GoldenResult
     steady: bool  # an engine that is nearly right gives the same verdict
 
 
@@ -69,7 +69,7 @@ def _judge(model: bytes, manifest: Manifest, pictures: Sequence[Pixels]) -> List
         return [
             _Judged(
                 picture,
-                golden_check.Result.of(outputs, index, manifest),
+                golden_check.GoldenResult.of(outputs, index, manifest),
                 _is_steady(outputs, index, manifest),
             )
             for picture, (outputs, index) in zip(

@@ -61,8 +61,11 @@ class Device:
         """Take over what is deployed now, and wait for what that takes."""
         found = self.store.scan()
         self.registry.sync(found)
+        end = time.monotonic() + 60.0
         for name in found:
-            self.registry.find(name).follow()
+            while self.registry.find(name).is_changing_package():
+                assert time.monotonic() < end, self.detector.describe(name)
+                time.sleep(0.005)
 
     def run(self, name: str) -> None:
         """Start a model and wait until it is RUNNING."""

@@ -20,11 +20,11 @@ from edge_agent.errors import AgentUnavailable, EdgeAgentError, OutOfMemory
 from edge_agent.fields import Strict
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.models.loaded_model import Loaded
+from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.results.pipeline import ResultsRoom
-from edge_agent.runtime.settings_reload import LIVE, LiveSettings
+from edge_agent.runtime.settings_reload import LIVE, SettingsReload
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.types import Bitmap, DetectRequest, ModelInfo, ModelState, Prediction
 from tests.fakes import micro
@@ -52,7 +52,7 @@ class Plant:
             settings.models, settings.engine, decisions=folder / "results" / "decisions.json"
         )
         self.detector = Detector(self.registry, FrameReader(), self.room.recorder.observe)
-        self.live = LiveSettings(settings, self.registry, self.room)
+        self.reload = SettingsReload(settings, self.registry, self.room)
         self._closed = False
         self._frames = itertools.count()  # no two are equal, as a camera's
 
@@ -73,12 +73,12 @@ class Plant:
 
     def set(self, *values: str) -> List[str]:
         """Follow other settings; what isn't among `values` is as it was at the start."""
-        return self.live.follow(build({}, {}, (*self._values, *values)))
+        return self.reload.apply(build({}, {}, (*self._values, *values)))
 
     def look(self) -> None:
         """What the agent does once a second."""
         self.registry.sync(self.store.scan())
-        self.registry.tend()
+        self.registry.supervise()
         self.room.tend()
 
     def until(self, holds: Callable[[], object]) -> None:
@@ -88,7 +88,7 @@ class Plant:
             self.look()
             time.sleep(0.01)
 
-    def run(self, name: str) -> Loaded:
+    def run(self, name: str) -> LoadedModel:
         self.detector.start(name)
         self.until(lambda: self.info(name).state is ModelState.RUNNING)
         return self.registry.find(name).serving()
@@ -196,7 +196,7 @@ def test_what_is_told_names_the_threshold_and_the_configuration(
     caplog.set_level(logging.INFO)
     plant.set('models.thresholds={"plates": 0.25}')
     plant.until(lambda: "Threshold 0.25." in plant.info("plates").message)
-    assert "judges anew: threshold 0.5 -> 0.25, by the configuration." in caplog.text
+    assert "uses the new decision: threshold 0.5 -> 0.25, set by the configuration." in caplog.text
     assert "In force from now on: models.thresholds = {'plates': 0.25}." in caplog.text
 
 
@@ -234,7 +234,7 @@ def test_a_threshold_set_by_command_ends_with_another_one_of_the_settings_only(
     for unrelated in ("results.publish=changes", f"models.thresholds={{{mine}, {others}}}"):
         plant.set(f"models.thresholds={{{mine}}}", unrelated)
         plant.look()
-        plant.registry.find("plates").follow()
+        plant.until(lambda: not plant.registry.find("plates").is_changing_package())
         assert plant.threshold("plates") == 0.25
     assert "ends" not in caplog.text
     plant.set('models.thresholds={"plates": 0.6}')
@@ -300,7 +300,7 @@ def test_the_threads_of_a_unit_wait_and_whoever_raises_the_units_is_told(
     caplog.set_level(logging.INFO)
     assert plant.set("engine.threads=2", "engine.max_inference_units=2") == ["engine.threads"]
     plant.until(lambda: "Model plates has 1 to 2 inference units from now on" in caplog.text)
-    assert "reckoned anew when it is started again" in caplog.text
+    assert "The threads of each unit change when the model is started again." in caplog.text
     plant.detector.stop("plates")
     plant.run("plates")
     assert "1 thread," in plant.info("plates").message
@@ -309,7 +309,7 @@ def test_the_threads_of_a_unit_wait_and_whoever_raises_the_units_is_told(
 @contextmanager
 def hanging_call(plant: Plant) -> Iterator[List[AgentUnavailable]]:
     """A call that hangs, with how it failed, if it has; it ends with the block."""
-    serving, failures = plant.run("trap"), []  # type: Loaded, List[AgentUnavailable]
+    serving, failures = plant.run("trap"), []  # type: LoadedModel, List[AgentUnavailable]
 
     def call() -> None:
         with pytest.raises(AgentUnavailable) as caught:
@@ -392,7 +392,7 @@ def test_a_refused_package_is_not_loaded_again_for_other_settings(
     for settings in ('models.thresholds={"plates": 0.25}', "engine.hang_after_s=5"):
         plant.set(settings)
         plant.look()
-        plant.registry.find("plates").follow()
+        plant.until(lambda: not plant.registry.find("plates").is_changing_package())
     assert caplog.text.count("Model plates keeps its version") == 1
     plates(plant.folder, version="3")
     plant.until(lambda: plant.info("plates").message.startswith("Version 3,"))
@@ -574,6 +574,6 @@ def test_every_other_setting_waits_for_a_restart(
     registry = Registry(old.models, old.engine)
     room = ResultsRoom(old.results, Metrics(), pytest.fail)
     new = changed(old, name.split("."), SecretStr("1234") if "pin" in name else "other")
-    assert LiveSettings(old, registry, room).follow(new) == [name]
+    assert SettingsReload(old, registry, room).apply(new) == [name]
     assert not caplog.text
     room.close(0.1)

@@ -19,7 +19,7 @@ from edge_agent.runtime.backends.trt import TrtBackend
 from edge_agent.runtime.backends.trt_engine import EngineBuilder
 from edge_agent.runtime.backends.trt_loop import FrameIn
 from edge_agent.runtime.batching.batch import Item
-from edge_agent.runtime.models.inference_unit import InferenceUnit, Verdicts
+from edge_agent.runtime.models.inference_unit import DecisionInForce, InferenceUnit
 from edge_agent.runtime.models.placement import REPEATS, Placement
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.runtime.vision.preprocess import write_input
@@ -172,7 +172,7 @@ def judged(
     backend: Backend, manifest: Manifest, frames: List[Any], engine: str
 ) -> List[Prediction]:
     """What a unit on `backend` makes of frames, in one batch."""
-    verdicts = Verdicts(manifest)
+    verdicts = DecisionInForce(manifest)
     verdicts.placement = Placement(ForTheDevice())
     unit = InferenceUnit(backend, manifest, verdicts)
     batch = [Item(OpenFrame(Frame(frame)), 0.0, Caller("left")) for frame in frames]

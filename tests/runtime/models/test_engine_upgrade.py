@@ -61,7 +61,7 @@ def until(device: Device, holds: Callable[[ModelInfo], bool]) -> ModelInfo:
         if holds(info):
             return info
         assert time.monotonic() < end, info
-        device.registry.tend()
+        device.registry.supervise()
         time.sleep(0.01)
 
 
@@ -281,7 +281,7 @@ def test_a_worker_that_dies_again_and_again_is_left_for_another_engine(
             assert time.monotonic() < end
             for worker in workers(os.getpid()):
                 os.kill(worker, signal.SIGKILL)
-            device.registry.tend()
+            device.registry.supervise()
             time.sleep(0.05)
         message = device.detector.describe(NAME).message
         assert "Not on tensorrt: The model's GPU worker died 4 times within 60 s" in message

@@ -18,7 +18,7 @@ from edge_agent.manifest import InputSpec, Manifest
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.ort import OrtBackend
 from edge_agent.runtime.batching.batch import Item
-from edge_agent.runtime.models.inference_unit import InferenceUnit, Verdicts
+from edge_agent.runtime.models.inference_unit import DecisionInForce, InferenceUnit
 from edge_agent.runtime.models.placement import Placement, read_input
 from edge_agent.runtime.vision.frame import FrameReader, OpenFrame
 from edge_agent.runtime.vision.preprocess import item_shape, write_input
@@ -80,7 +80,7 @@ def device(task: str = "classification") -> Device:
 def warm(device: Device, task: str = "classification") -> InferenceUnit:
     """A unit of `device`, in whose time it has decided."""
     manifest = Manifest.model_validate(micro.manifest(task, micro.graph(task)))
-    verdicts = Verdicts(manifest)
+    verdicts = DecisionInForce(manifest)
     verdicts.placement = Placement(lambda: device.now_s)
     unit = InferenceUnit(device, manifest, verdicts)
     unit.warm_up()
@@ -223,7 +223,7 @@ def test_a_device_lost_meanwhile_is_told() -> None:
 def test_the_units_of_a_model_decide_once_so_that_equal_pictures_stay_equal() -> None:
     first, second = device(), device()
     second.ms[1920] = 99.0
-    verdicts = Verdicts(Manifest.model_validate(micro.manifest("classification", b"")))
+    verdicts = DecisionInForce(Manifest.model_validate(micro.manifest("classification", b"")))
     verdicts.placement = Placement(lambda: first.now_s + second.now_s)
     for gpu in (first, second):
         manifest = micro.manifest("classification", micro.graph("classification"))

@@ -73,9 +73,9 @@ def test_what_is_told_names_the_threshold_and_who_set_it(
     assert "Threshold 0.5." in device.detector.describe("plates").message
     told = device.detector.set_threshold("plates", 0.25, "hmi")
     assert "Threshold 0.25." in told.message
-    assert "Model plates judges anew: threshold 0.5 -> 0.25, by hmi." in caplog.text
+    assert "Model plates uses the new decision: threshold 0.5 -> 0.25, set by hmi." in caplog.text
     device.record("plates", decision={"threshold": 0.75})
-    assert "threshold 0.25 -> 0.75, by its registration." in caplog.text
+    assert "threshold 0.25 -> 0.75, set by its registration." in caplog.text
 
 
 def test_calls_go_on_while_the_threshold_changes(device: Device) -> None:
@@ -107,7 +107,7 @@ def test_calls_go_on_while_the_threshold_changes(device: Device) -> None:
 
 
 def test_a_batch_is_judged_by_one_threshold(device: Device) -> None:
-    unit = device.registry.find("plates").serving().opened.another()
+    unit = device.registry.find("plates").serving().selected.another()
     batch = [item(102) for _ in range(4)]
     batch[0].future.add_done_callback(
         lambda _: device.detector.set_threshold("plates", 0.25, "hmi")  # in the midst of the batch
@@ -123,7 +123,7 @@ def test_a_batch_is_judged_by_one_threshold(device: Device) -> None:
 def test_units_that_are_opened_later_judge_by_it(device: Device) -> None:
     device.detector.set_threshold("plates", 0.25, "hmi")
     serving = device.registry.find("plates").serving()
-    serving.batcher.add(serving.opened.another())
+    serving.batcher.add(serving.selected.another())
     assert serving.batcher.remove()  # the one that was there before
     assert threshold(device) == 0.25
 
@@ -205,7 +205,7 @@ def test_a_registration_that_decides_anew_ends_it(device: Device) -> None:
 def test_while_a_newer_package_is_refused_the_old_ones_threshold_stays(device: Device) -> None:
     micro.write(device.packages / "plates", "classification", b"no graph", version="2")
     device.look()
-    with pytest.raises(WrongModelState, match="change over") as caught:
+    with pytest.raises(WrongModelState, match="change to another package") as caught:
         device.detector.set_threshold("plates", 0.25, "hmi")
     assert "isn't an ONNX file" in str(caught.value)
     assert threshold(device) == 0.5
@@ -223,7 +223,7 @@ def test_a_package_refused_for_its_decision_serves_with_another_one(device: Devi
 
 def test_a_threshold_that_cannot_be_kept_is_not_changed(device: Device, tmp_path: Path) -> None:
     (tmp_path / "thresholds.json.new").mkdir()
-    with pytest.raises(AgentUnavailable, match="can't be kept"):
+    with pytest.raises(AgentUnavailable, match="can't be stored"):
         device.detector.set_threshold("plates", 0.25, "hmi")
     device.look()
     assert threshold(device) == 0.5
@@ -250,7 +250,7 @@ def test_a_damaged_file_of_thresholds_is_left_out(
         device.record("plates")
         device.run("plates")
         assert threshold(device) == 0.5
-        assert "thresholds set before are lost" in caplog.text
+        assert "Thresholds set before are lost" in caplog.text
         device.detector.set_threshold("plates", 0.25, "hmi")
     with again(tmp_path) as later:
         later.run("plates")
