@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Dict, List, TypeVar
+from typing import Dict, List, TypeVar
 
 from edge_agent import logs
 from edge_agent.config import Settings
@@ -71,7 +71,7 @@ class SettingsReload:
 
 def _in_force(old: T, new: T, path: str = "") -> T:
     """Return `old` with what is live of `new`."""
-    values: Dict[str, Any] = {}
+    values: Dict[str, object] = {}
     for name in type(old).model_fields:
         here, there = getattr(old, name), getattr(new, name)
         if isinstance(here, Strict):
@@ -81,9 +81,9 @@ def _in_force(old: T, new: T, path: str = "") -> T:
     return old.model_copy(update=values)
 
 
-def _differences(old: Strict, new: Strict, path: str = "") -> Dict[str, Any]:
+def _differences(old: Strict, new: Strict, path: str = "") -> Dict[str, object]:
     """Return the new values that differ, by the settings' dotted names."""
-    found: Dict[str, Any] = {}
+    found: Dict[str, object] = {}
     for name in type(old).model_fields:
         here, there = getattr(old, name), getattr(new, name)
         if isinstance(here, Strict):

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     Outputs = Mapping[str, NDArray[Any]]
 
 PARTS = 8  # of a map, each way
-STEPS = 255  # a part's mean is kept as one byte
+STEPS = 255  # a part's mean is stored as one byte
 MOST_NAMED = 5  # differences in a message; the log has all
-HALF_A_STEP = 0.5 / STEPS  # how far a kept mean is from the true one at most
+HALF_A_STEP = 0.5 / STEPS  # how far a stored mean is from the true one at most
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class GoldenResult:
     def to_sample(self, image: str) -> GoldenSample:
         """Make it the reference for the picture that lies at `image` in the package."""
         values = np.rint(self.grids * STEPS).astype(np.uint8).tobytes()
-        kept = base64.b64encode(values).decode() or None
-        return GoldenSample(image=image, score=self.score, anomalous=self.anomalous, map=kept)
+        encoded = base64.b64encode(values).decode() or None
+        return GoldenSample(image=image, score=self.score, anomalous=self.anomalous, map=encoded)
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,7 @@ class LoadedModel:
         return _differences(before, manifest.decision)
 
     def limit_units(self, engine: EngineSettings) -> None:
-        """Let there be as many units as other settings say, each with the threads it would have
-        had before.
-        """  # noqa: D205
+        """Apply other limits of the number of units; each unit keeps its number of threads."""
         limits, _ = unit_limits(self.manifest.runtime, engine, self.selected.backend.ring)
         if limits != self.scaler.limits:
             log.info(

@@ -112,7 +112,7 @@ class ServedModel:
         return self._ask(self._on_start)
 
     def autostart(self) -> None:
-        """Start; when that can't be, say so in the log."""
+        """Begin to load; when that can't be, log why."""
         self._ask(self._on_autostart)
 
     def stop(self) -> ModelInfo:
@@ -150,7 +150,7 @@ class ServedModel:
             self._events.post(self._on_supervision)
 
     def retire(self) -> None:
-        """Let go of the model whatever it is doing; nothing is reported about it any more."""
+        """Stop and free the model in any state; nothing is reported about it any more."""
         self._ask(self._on_retirement)
 
     def join(self, within_s: float) -> bool:
@@ -185,12 +185,11 @@ class ServedModel:
 
     def _on_stop(self) -> Future[ModelInfo]:
         loaded = self._state.current("stopped")
-        for purpose in list(self._attempts):
-            self._abandon(purpose)
+        self._abandon_all()
         self._in_service = None
         self._state.move(ModelEvent.STOP, "Waiting for calls in flight.")
         stopped: Future[ModelInfo] = Future()
-        self._events.run_aside(
+        self._events.start_job(
             lambda: loaded.close(self._models.drain_within_s), partial(self._on_freed, stopped)
         )
         return stopped
@@ -219,8 +218,7 @@ class ServedModel:
     def _on_retirement(self) -> None:
         self._is_retired = True
         self._state.stop_publishing()
-        for purpose in list(self._attempts):
-            self._abandon(purpose)
+        self._abandon_all()
         with suppress(WrongModelState):  # it does not run
             self._on_stop()
         self._events.end()
@@ -266,51 +264,57 @@ class ServedModel:
         return in_service.upgrade.retry_in_s() if in_service and is_waiting else None
 
     def _goals(self) -> Iterator[Goal]:
-        """Yield what is to be loaded now: each transition that needs an attempt, as a table."""
-        target, in_service = self.registration, self._in_service
+        """Yield what is to be loaded now.
+
+        STARTING   always                                               SERVE what is registered
+        RUNNING    another package is registered, and was not refused   SERVE what is registered
+        RUNNING    a better engine could be built                       UPGRADE to it
+        RUNNING    the engine failed, and the pause is over             FALL_BACK to another one
+        """
+        in_service = self._in_service
         if self._is_retired:
             return
-        if self._state.state is ModelState.STARTING:
-            yield Goal(Purpose.SERVE, target)
         if in_service is not None:
-            if (
-                not target.is_same_package(in_service.loaded.registration)
-                and not self._is_refused()
-            ):
-                yield Goal(Purpose.SERVE, target)
+            if not self._is_in_force(in_service.loaded.registration) and not self._is_refused():
+                yield Goal(Purpose.SERVE, self.registration)
             yield from in_service.upgrade.goals()
+        elif self._state.state is ModelState.STARTING:
+            yield Goal(Purpose.SERVE, self.registration)
 
     def _is_refused(self) -> bool:
         settings = self._models, self._engine
         return self._refusal is not None and self._refusal.holds(self.registration, settings)
 
     def _begin(self, goal: Goal) -> None:
-        attempt: LoadAttempt
-
-        def on_progress(candidate: Candidate, progress: Optional[Progress]) -> None:
-            self._events.post(partial(self._on_progress, attempt, candidate, progress))
-
-        attempt = LoadAttempt(goal, (self._models, self._engine), self._supply, on_progress)
+        attempt = LoadAttempt(
+            goal,
+            (self._models, self._engine),
+            self._supply,
+            lambda *progress: self._events.post(partial(self._on_progress, attempt, *progress)),
+        )
         self._attempts[goal.purpose] = attempt
-        self._events.run_aside(attempt.run, partial(self._on_attempt_ended, attempt))
+        self._events.start_job(attempt.run, partial(self._on_attempt_ended, attempt))
 
     def _cancel_unwanted(self) -> None:
         """Abandon attempts for what doesn't serve any more; end builds for a former package.
 
         A package that is being loaded already may still serve until the one in force does.
         """
-        loaded = self._state.loaded
         for purpose, attempt in list(self._attempts.items()):
             goal = attempt.goal
-            if goal.replaces is not None and goal.replaces is not loaded:
+            if goal.replaces is None:
+                if not self._is_in_force(goal.registration):
+                    attempt.cancel()
+            elif goal.replaces is not self._state.loaded:
                 self._abandon(purpose)
-            elif not self._is_in_force(goal.registration) and goal.replaces is None:
-                attempt.cancel()
 
     def _abandon(self, purpose: Purpose) -> None:
         """Cancel the attempt; what it still loads is freed at once."""
-        attempt = self._attempts.pop(purpose)
-        attempt.cancel()
+        self._attempts.pop(purpose).cancel()
+
+    def _abandon_all(self) -> None:
+        for purpose in list(self._attempts):
+            self._abandon(purpose)
 
     def _is_in_force(self, registration: Registration) -> bool:
         return registration.is_same_package(self.registration)
@@ -336,20 +340,21 @@ class ServedModel:
         self._free(old.loaded)
 
     def _free(self, loaded: LoadedModel) -> None:
-        self._events.run_aside(
+        self._events.start_job(
             lambda: loaded.close(self._models.drain_within_s), lambda closed: closed.exception()
         )
 
     def _has_failed(self, attempt: LoadAttempt, error: BaseException) -> None:
-        goal = attempt.goal
+        goal, in_service = attempt.goal, self._in_service
+        if goal.purpose is not Purpose.SERVE:
+            if in_service is not None:
+                in_service.upgrade.attempt_failed(goal.purpose, error)
+            return
         if not isinstance(error, EdgeAgentError):
             log.error("Model %s can't be loaded.", self.name, exc_info=error)
-        if goal.purpose is not Purpose.SERVE:
-            if self._in_service is not None:
-                self._in_service.upgrade.attempt_failed(goal.purpose, error)
-        elif self._state.loaded is None and goal.registration == self.registration:
+        if in_service is None and goal.registration == self.registration:
             self._state.move(ModelEvent.LOAD_FAILED, reason(error))
-        elif self._state.loaded is not None and self._is_in_force(goal.registration):
+        elif in_service is not None and self._is_in_force(goal.registration):
             log.error(
                 "Model %s keeps its version; the new one can't be loaded: %s", self.name, error
             )
@@ -365,7 +370,7 @@ class ServedModel:
         While another package is loaded or refused, a threshold of the settings holds all the same.
         """
         target = self.registration
-        if target.is_same_package(loaded.registration):
+        if self._is_in_force(loaded.registration):
             self._refusal = None
         else:
             target = with_settings(loaded.registration, self._models)

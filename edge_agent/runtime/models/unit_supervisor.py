@@ -33,7 +33,7 @@ class UnitSupervisor:
         change = loaded.scaler.decide(time.monotonic(), loaded.batcher.load())
         if change > 0 and not loaded.is_adding_unit:
             loaded.is_adding_unit = True
-            self._events.run_aside(partial(self._add_unit, models), self._on_added)
+            self._events.start_job(partial(self._add_unit, models), self._on_added)
         elif change < 0 and loaded.batcher.remove():
             log.info("Model %s has one inference unit fewer.", self._name)
             self.note = ""

@@ -297,7 +297,7 @@ def units(count: int) -> EngineSettings:
 def working(model: ServedModel) -> int:
     """How many threads work for the model; asked after everything that has come to it."""
     try:
-        return model._events.ask(lambda: model._events._aside)
+        return model._events.ask(lambda: model._events._jobs)
     except Ended:
         return 0
 
