@@ -112,11 +112,12 @@ class Reconciling(RuleBasedStateMachine):
         self.registry.sync(self.deployed)
         self.until(lambda: self.registry.find(UNTOUCHED).info().state is RUNNING)
         self.caller.start()
+        self.deploy("1", True, {})
 
     @rule(
-        version=st.sampled_from("12389"),
-        autostart=st.booleans(),
-        decision=st.sampled_from([{}, {"threshold": 0.2}, {"threshold": 0.7}, INVALID]),
+        version=st.sampled_from("123123128"),
+        autostart=st.sampled_from([True, True, False]),
+        decision=st.sampled_from([{}, {}, {"threshold": 0.2}, {"threshold": 0.7}, INVALID]),
     )
     def deploy(self, version: str, autostart: bool, decision: object) -> None:
         before = self.in_force()
@@ -126,6 +127,12 @@ class Reconciling(RuleBasedStateMachine):
             self.state = STOPPED
         self.registration_changed(before)
 
+    @rule(version=st.sampled_from("1238"))
+    def deploy_what_waits_to_be_loaded(self, version: str) -> None:
+        self.script.set(loads_wait=True)
+        self.deploy(version, True, {})
+
+    @precondition(lambda self: self.state in (STARTING, FAILED) or self.serves == "3")
     @precondition(lambda self: self.state is not None)
     @rule()
     def remove(self) -> None:
@@ -164,21 +171,20 @@ class Reconciling(RuleBasedStateMachine):
             with pytest.raises(WrongModelState):
                 self.detector.stop(NAME)
 
-    @rule(wait=st.booleans())
-    def let_loads_wait(self, wait: bool) -> None:
-        self.script.set(loads_wait=wait)
+    @rule()
+    def let_loads_wait_or_go_on(self) -> None:
+        self.script.set(loads_wait=not self.script.loads_wait)
 
-    @rule(outcome=st.sampled_from(["wait", "succeed", "fail", "wrong"]))
+    @rule(outcome=st.sampled_from(["succeed", "wait", "succeed", "fail", "wrong"]))
     def let_builds(self, outcome: str) -> None:
         self.script.set(builds=outcome)
 
-    @precondition(lambda self: self.state is RUNNING)
+    @precondition(lambda self: self.is_on_gpu())
     @rule()
     def lose_the_engine(self) -> None:
         backend = self.registry.find(NAME).serving().selected.backend
-        if backend.name == "tensorrt":
-            vars(backend)["failure"] = "The worker is lost."
-            self.has_lost_engine = True
+        vars(backend)["failure"] = "The worker is lost."
+        self.has_lost_engine = True
 
     @invariant()
     def comes_to_rest_as_expected(self) -> None:
@@ -210,6 +216,10 @@ class Reconciling(RuleBasedStateMachine):
             is_built = self.script.built.get(self.packages.digest(self.serves), False)
             on_gpu = is_built and not self.has_lost_engine
             assert info.engine.startswith("tensorrt" if on_gpu else "onnxruntime"), info
+
+    def is_on_gpu(self) -> bool:
+        engine = self.detector.describe(NAME).engine if self.state is RUNNING else ""
+        return engine.startswith("tensorrt")
 
     def in_force(self) -> Optional[Registration]:
         deployed = self.deployed.get(NAME)
@@ -312,7 +322,7 @@ def test_the_last_registration_wins_whatever_happens_meanwhile(tmp_path: Path) -
     run_state_machine_as_test(
         lambda: Reconciling(packages),
         settings=settings(
-            max_examples=30, stateful_step_count=20, derandomize=True, deadline=None,
+            max_examples=40, stateful_step_count=40, derandomize=True, deadline=None,
             database=None, suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
