@@ -190,7 +190,7 @@ def test_a_threshold_needs_no_look_at_the_models(plant: Plant) -> None:
     wait_until(lambda: plant.threshold("plates") == 0.25)
 
 
-def test_what_is_told_names_the_threshold_and_the_configuration(
+def test_log_and_message_name_the_threshold_and_the_configuration(
     plant: Plant, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -268,7 +268,7 @@ def test_units_come_and_go_by_new_limits_while_all_are_busy(tmp_path: Path) -> N
         assert plant.registry.find("slow").serving() is serving
 
 
-def test_units_come_and_go_with_the_load_by_new_patience(tmp_path: Path) -> None:
+def test_units_come_and_go_with_the_load_by_new_times(tmp_path: Path) -> None:
     slow(tmp_path)
     most = "engine.max_inference_units=2"
     patient = ("engine.scale_up_after_s=86400", "engine.scale_down_after_s=86400")
@@ -294,7 +294,7 @@ def test_a_model_that_is_stopped_or_still_loading_begins_with_the_new_limits(
     plant.until(lambda: plant.info("late").inference_units == 2)
 
 
-def test_the_threads_of_a_unit_wait_and_whoever_raises_the_units_is_told(
+def test_the_threads_of_a_unit_wait_for_a_restart_and_the_log_says_so(
     plant: Plant, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -374,8 +374,8 @@ def test_a_threshold_reaches_what_serves_in_place_of_a_refused_package(plant: Pl
     refuse_newer_plates(plant)
     for threshold in (0.25, 0.75):
         plant.set(f'models.thresholds={{"plates": {threshold}}}')
-        told = f"Threshold {threshold}. A newer package was refused"
-        plant.until(lambda expected=told: expected in plant.info("plates").message)
+        expected = f"Threshold {threshold}. A newer package was refused"
+        plant.until(lambda expected=expected: expected in plant.info("plates").message)
         assert plant.threshold("plates") == threshold
 
 
@@ -433,7 +433,7 @@ def test_what_is_published_changes_with_the_next_verdict(plant: Plant) -> None:
     assert published() == [True] * 5
 
 
-def test_changes_are_told_anew_to_whoever_saw_every_result_in_between(plant: Plant) -> None:
+def test_changes_are_reported_again_to_whoever_saw_every_result_in_between(plant: Plant) -> None:
     changes = ("results.publish=changes", "results.heartbeat_s=0")
     plant.set(*changes)
     assert plant.is_published("plates", GRAY)

@@ -121,7 +121,7 @@ def test_an_engine_for_another_processor_is_left(supply: Machines, tmp_path: Pat
     assert isinstance(known.look_up(candidate), ToBuild)
 
 
-def test_one_from_elsewhere_with_other_results_is_built_anew_not_refused(
+def test_one_from_elsewhere_with_other_results_is_built_again_not_refused(
     supply: Machines, tmp_path: Path
 ) -> None:
     known, package = supply(), packed(tmp_path / "m", PORTABLE)

@@ -320,9 +320,11 @@ UNUSABLE = list(unusable())
 def test_a_picture_that_cant_be_used_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
     package = golden.write(tmp_path / "p", "anomaly_map")
     replace_picture(package, content)
-    with pytest.raises(InvalidPackage, match=r"golden sample golden/0.png can't be used: ") as told:
+    with pytest.raises(
+        InvalidPackage, match=r"golden sample golden/0.png can't be used: "
+    ) as caught:
         golden_check.read_pictures(Package(package))
-    assert why in str(told.value)
+    assert why in str(caught.value)
 
 
 def test_a_picture_altered_by_one_bit_is_refused(tmp_path: Path) -> None:

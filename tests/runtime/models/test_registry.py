@@ -49,7 +49,7 @@ def test_a_model_stays_for_the_moment_between_two_versions_of_its_component() ->
     assert after(both, one, one, one, remove_after_s=3600.0) == ["a", "b"]
 
 
-def test_an_empty_name_and_an_unknown_one_are_told_apart() -> None:
+def test_an_empty_name_and_an_unknown_one_get_different_errors() -> None:
     registry = Registry(ModelsSettings(), EngineSettings())
     with pytest.raises(InvalidRequest):
         registry.find("")
