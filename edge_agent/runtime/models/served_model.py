@@ -151,7 +151,8 @@ class ServedModel:
 
     def retire(self) -> None:
         """Stop and free the model in any state; nothing is reported about it any more."""
-        self._ask(self._on_retirement)
+        self._state.stop_publishing()
+        self._events.post(self._on_retirement)
 
     def join(self, within_s: float) -> bool:
         """Wait until a retired model is freed; return whether it is."""
@@ -217,7 +218,6 @@ class ServedModel:
 
     def _on_retirement(self) -> None:
         self._is_retired = True
-        self._state.stop_publishing()
         self._abandon_all()
         with suppress(WrongModelState):  # it does not run
             self._on_stop()
