@@ -52,7 +52,9 @@ class Script:
     def blocked(self) -> int:
         """How many loads and builds wait for the test; those cancelled end by themselves."""
         with self.changed:
-            return self.waiting_loads + sum(not each._cancelled for each in self.waiting_builds)
+            loads = self.waiting_loads if self.loads_wait else 0
+            builds = self.waiting_builds if self.builds == "wait" else ()
+            return loads + sum(not each._cancelled for each in builds)
 
     def load(self, real: Callable[..., Any], *arguments: Any) -> Any:
         with self.changed:
