@@ -18,8 +18,7 @@
     │   ├── InvalidPackage       UNKNOWN              manifest, checksum, layout
     │   ├── BackendUnavailable   UNKNOWN              engine library missing or unusable here
     │   │   ├── EngineUnusable   UNKNOWN              damaged, or built for another machine
-    │   │   ├── BuildFailed      UNKNOWN              killed, out of memory or disk, too late
-    │   │   └── NotBuilt         UNKNOWN              an engine that can be had, not yet
+    │   │   └── BuildFailed      UNKNOWN              killed, out of memory or disk, too late
     │   ├── ParityFailed         UNKNOWN              engine gives other results than it must
     │   └── InferenceFailed      INTERNAL             the engine failed on a frame
     │       ├── NotNumbers       INTERNAL             the engine's outputs aren't numbers (NaN)
@@ -33,7 +32,7 @@ came, what was expected and what to do next, and hold no secret.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 class EdgeAgentError(Exception):
@@ -157,19 +156,6 @@ class EngineUnusable(BackendUnavailable):
 
 class BuildFailed(BackendUnavailable):
     """An engine couldn't be built or stored, for want of time, memory or disk; try again."""
-
-
-class NotBuilt(BackendUnavailable):
-    """The engine can serve as soon as it is built; `wanted` describes it to the builder."""
-
-    wanted: Any
-
-    @classmethod
-    def of(cls, wanted: object, sentence: str) -> NotBuilt:
-        """Build it from a sentence that says why there is none."""
-        error = cls(sentence)
-        error.wanted = wanted
-        return error
 
 
 class ParityFailed(ModelError):

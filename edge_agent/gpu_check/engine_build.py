@@ -11,7 +11,7 @@ from edge_agent.gpu_check.models import PRECISIONS, at_precision, good_pictures
 from edge_agent.gpu_check.report import AcceptanceReport, Print, Rows, Skipped
 from edge_agent.gpu_check.site import MIB, Site
 from edge_agent.runtime.engines.build import BuildProgress
-from edge_agent.runtime.engines.supply import EngineOrder
+from edge_agent.runtime.engines.supply import EngineOrder, ToBuild
 from edge_agent.targets import Precision
 
 PRINT_EVERY_S = 15.0
@@ -42,7 +42,10 @@ def build(site: Site, precision: Precision, rows: Rows, print_line: Print) -> st
     refusal = site.supply.refusal(candidate)
     if refusal:
         raise BackendUnavailable(refusal)
-    engine = site.supply.find(candidate)
+    found = site.supply.look_up(candidate)
+    if isinstance(found, ToBuild):
+        raise BackendUnavailable(found.why)
+    engine = found.path
     site.packages[precision], site.engines[precision] = package, engine
     size_mib = engine.stat().st_size / MIB
     rows.append((precision, f"{seconds:.1f}", f"{size_mib:.1f}", candidate.graph))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Pictures = Sequence[NDArray[np.uint8]]
-    Results = Sequence[golden_check.Result]
+    Results = Sequence[golden_check.GoldenResult]
 
 COLUMNS = ("engine", "batch", "verdicts equal", "scores differ by", "maps by", "allowed")
 
@@ -94,7 +94,7 @@ def reference(package: Package, pictures: Pictures) -> Results:
 
 def _results(backend: Backend, manifest: Manifest, pictures: Pictures, count: int) -> Results:
     found = golden_check.run(backend, manifest, pictures, count)
-    return [golden_check.Result.of(outputs, index, manifest) for outputs, index in found]
+    return [golden_check.GoldenResult.of(outputs, index, manifest) for outputs, index in found]
 
 
 def _engine(site: Site, precision: str, expected: Results, rows: Rows) -> str:

@@ -17,14 +17,14 @@ from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.host.component import Component
 from edge_agent.runtime.host.nucleus import EXIT_STATUS
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.models import unit_supervisor
+from edge_agent.runtime.models import event_thread
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from edge_agent.runtime.results.pipeline import ResultsRoom
 from edge_agent.runtime.results.spool import claim
 from edge_agent.runtime.rpc.server import Server
-from edge_agent.runtime.settings_reload import LiveSettings
+from edge_agent.runtime.settings_reload import SettingsReload
 from edge_agent.runtime.system import descriptors, memory
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.frame import FrameReader
@@ -33,7 +33,7 @@ from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
 
-ENGINE_THREADS = (batcher.THREAD_NAME, unit_supervisor.THREAD_NAME)
+ENGINE_THREADS = (batcher.THREAD_NAME, event_thread.THREAD_NAME)
 FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
@@ -91,7 +91,7 @@ class _Agent:
             on_gone=self._forget,
             decisions=folder / DECISIONS_FILE if folder else None,
         )
-        self._live = LiveSettings(settings, self._registry, self._room)
+        self._reload = SettingsReload(settings, self._registry, self._room)
         detector = Detector(self._registry, self._frames, self._room.recorder.observe)
         if settings.results.commands.allow:
             commands = RemoteCommands(detector, settings.results.commands, self._room.last_capture)
@@ -145,7 +145,7 @@ class _Agent:
         try:
             with descriptors.RESERVE.lent():
                 self._registry.sync(self._store.scan())
-                self._registry.tend()
+                self._registry.supervise()
         except Exception:
             log.exception("The models couldn't be checked. The agent tries again.")
 
@@ -161,7 +161,7 @@ class _Agent:
 
     def _apply(self, settings: Settings) -> None:
         try:
-            waiting = self._live.follow(settings)
+            waiting = self._reload.apply(settings)
         except Exception:
             log.exception("Not all new settings could be applied.")
             return

@@ -15,7 +15,7 @@ from typing import Callable, List
 from edge_agent.errors import InvalidFrame
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.batching.batcher import Retired
-from edge_agent.runtime.models.loaded_model import Loaded
+from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.vision.frame import FrameReader, OpenFrame
 from edge_agent.runtime.vision.preprocess import check_size
@@ -55,7 +55,7 @@ class Detector:
             try:
                 return self._predict(model.serving(), request)
             except Retired:
-                continue  # it changed over to a newer version in between
+                continue  # a newer version has replaced it in between
 
     def start(self, name: str) -> ModelInfo:
         """Begin to start a model. Raises ModelNotFound, WrongModelState, OutOfMemory."""
@@ -66,21 +66,21 @@ class Detector:
         return self._registry.find(name).stop()
 
     def set_threshold(self, name: str, threshold: float, by: str) -> ModelInfo:
-        """Judge by `threshold`, 0 to 1, from the next batch on; `by` says who wants it.
+        """Judge by `threshold`, 0 to 1, from the next batch on; `by` says who sets it.
 
         Raises InvalidRequest, ModelNotFound, WrongModelState, AgentUnavailable.
         """
         return self._registry.set_threshold(name, threshold, by)
 
     def describe(self, name: str) -> ModelInfo:
-        """Tell the state of a model. Raises ModelNotFound."""
+        """Return the state of a model. Raises ModelNotFound."""
         return self._registry.find(name).info()
 
     def list(self) -> List[ModelInfo]:
-        """Tell the state of every model, by name."""
+        """Return the state of every model, by name."""
         return self._registry.list()
 
-    def _predict(self, loaded: Loaded, request: DetectRequest) -> Prediction:
+    def _predict(self, loaded: LoadedModel, request: DetectRequest) -> Prediction:
         bitmap = request.bitmap
         if bitmap is None:
             raise InvalidFrame("The request has no bitmap.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Dict, List, TypeVar
+from typing import Dict, List, TypeVar
 
 from edge_agent import logs
 from edge_agent.config import Settings
@@ -44,7 +44,7 @@ LIVE = frozenset(
 T = TypeVar("T", bound=Strict)
 
 
-class LiveSettings:
+class SettingsReload:
     """Puts new settings into force between two batches; no call fails or waits for it."""
 
     def __init__(self, settings: Settings, registry: Registry, room: ResultsRoom) -> None:
@@ -52,26 +52,26 @@ class LiveSettings:
         self._registry, self._room = registry, room
         self._in_force = settings
 
-    def follow(self, new: Settings) -> List[str]:
+    def apply(self, new: Settings) -> List[str]:
         """Put into force what can be at once; called by the thread that calls `registry.sync`.
 
         Returns the dotted names of the settings whose new values wait for a restart. Units come and
-        go with the next looks; the rest holds for the next batch, result or frame kept.
+        go when they are supervised next; the rest holds for the next batch, result or frame stored.
         """
         before, self._in_force = self._in_force, _in_force(self._in_force, new)
         changes = _differences(before, self._in_force)
         if changes:
-            told = ", ".join(f"{name} = {value!r}" for name, value in changes.items())
-            log.info("In force from now on: %s.", told)
+            described = ", ".join(f"{name} = {value!r}" for name, value in changes.items())
+            log.info("In force from now on: %s.", described)
         logs.set_level(self._in_force.log_level)
-        self._registry.follow(self._in_force.models, self._in_force.engine)
+        self._registry.use_settings(self._in_force.models, self._in_force.engine)
         self._room.follow(self._in_force.results)
         return list(_differences(self._in_force, new))
 
 
 def _in_force(old: T, new: T, path: str = "") -> T:
     """Return `old` with what is live of `new`."""
-    values: Dict[str, Any] = {}
+    values: Dict[str, object] = {}
     for name in type(old).model_fields:
         here, there = getattr(old, name), getattr(new, name)
         if isinstance(here, Strict):
@@ -81,9 +81,9 @@ def _in_force(old: T, new: T, path: str = "") -> T:
     return old.model_copy(update=values)
 
 
-def _differences(old: Strict, new: Strict, path: str = "") -> Dict[str, Any]:
+def _differences(old: Strict, new: Strict, path: str = "") -> Dict[str, object]:
     """Return the new values that differ, by the settings' dotted names."""
-    found: Dict[str, Any] = {}
+    found: Dict[str, object] = {}
     for name in type(old).model_fields:
         here, there = getattr(old, name), getattr(new, name)
         if isinstance(here, Strict):

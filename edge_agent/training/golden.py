@@ -30,7 +30,7 @@ MARGIN = 0.1  # by so much a threshold may be moved without another verdict
 @dataclass(frozen=True)
 class _Candidate:
     picture: Pixels
-    result: golden_check.Result
+    result: golden_check.GoldenResult
     stable: bool  # an engine that is nearly right gives the same verdict
 
 
@@ -69,7 +69,7 @@ def _inspect(model: bytes, manifest: Manifest, pictures: Sequence[Pixels]) -> Li
         return [
             _Candidate(
                 picture,
-                golden_check.Result.of(outputs, index, manifest),
+                golden_check.GoldenResult.of(outputs, index, manifest),
                 _is_stable(outputs, index, manifest),
             )
             for picture, (outputs, index) in zip(

@@ -18,6 +18,7 @@ from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.types import Bitmap, DetectRequest, ModelState, Prediction
 
 ENGINE = EngineSettings(threads=1, cpu_batches=True)
+WITHIN_S = 60.0  # an engine is built at the lowest priority, on a busy machine
 
 
 class Device:
@@ -61,8 +62,11 @@ class Device:
         """Take over what is deployed now, and wait for what that takes."""
         found = self.store.scan()
         self.registry.sync(found)
+        end = time.monotonic() + WITHIN_S
         for name in found:
-            self.registry.find(name).follow()
+            while self.registry.find(name).is_changing_package():
+                assert time.monotonic() < end, self.detector.describe(name)
+                time.sleep(0.005)
 
     def run(self, name: str) -> None:
         """Start a model and wait until it is RUNNING."""

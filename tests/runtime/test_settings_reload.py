@@ -20,11 +20,11 @@ from edge_agent.errors import AgentUnavailable, EdgeAgentError, OutOfMemory
 from edge_agent.fields import Strict
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.models.loaded_model import Loaded
+from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.results.pipeline import ResultsRoom
-from edge_agent.runtime.settings_reload import LIVE, LiveSettings
+from edge_agent.runtime.settings_reload import LIVE, SettingsReload
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.types import Bitmap, DetectRequest, ModelInfo, ModelState, Prediction
 from tests.fakes import micro
@@ -52,7 +52,7 @@ class Plant:
             settings.models, settings.engine, decisions=folder / "results" / "decisions.json"
         )
         self.detector = Detector(self.registry, FrameReader(), self.room.recorder.observe)
-        self.live = LiveSettings(settings, self.registry, self.room)
+        self.reload = SettingsReload(settings, self.registry, self.room)
         self._closed = False
         self._frames = itertools.count()  # no two are equal, as a camera's
 
@@ -73,12 +73,12 @@ class Plant:
 
     def set(self, *values: str) -> List[str]:
         """Follow other settings; what isn't among `values` is as it was at the start."""
-        return self.live.follow(build({}, {}, (*self._values, *values)))
+        return self.reload.apply(build({}, {}, (*self._values, *values)))
 
     def look(self) -> None:
         """What the agent does once a second."""
         self.registry.sync(self.store.scan())
-        self.registry.tend()
+        self.registry.supervise()
         self.room.tend()
 
     def until(self, holds: Callable[[], object]) -> None:
@@ -88,7 +88,7 @@ class Plant:
             self.look()
             time.sleep(0.01)
 
-    def run(self, name: str) -> Loaded:
+    def run(self, name: str) -> LoadedModel:
         self.detector.start(name)
         self.until(lambda: self.info(name).state is ModelState.RUNNING)
         return self.registry.find(name).serving()
@@ -190,13 +190,13 @@ def test_a_threshold_needs_no_look_at_the_models(plant: Plant) -> None:
     wait_until(lambda: plant.threshold("plates") == 0.25)
 
 
-def test_what_is_told_names_the_threshold_and_the_configuration(
+def test_log_and_message_name_the_threshold_and_the_configuration(
     plant: Plant, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     plant.set('models.thresholds={"plates": 0.25}')
     plant.until(lambda: "Threshold 0.25." in plant.info("plates").message)
-    assert "judges anew: threshold 0.5 -> 0.25, by the configuration." in caplog.text
+    assert "uses the new decision: threshold 0.5 -> 0.25, set by the configuration." in caplog.text
     assert "In force from now on: models.thresholds = {'plates': 0.25}." in caplog.text
 
 
@@ -234,7 +234,7 @@ def test_a_threshold_set_by_command_ends_with_another_one_of_the_settings_only(
     for unrelated in ("results.publish=changes", f"models.thresholds={{{mine}, {others}}}"):
         plant.set(f"models.thresholds={{{mine}}}", unrelated)
         plant.look()
-        plant.registry.find("plates").follow()
+        plant.until(lambda: not plant.registry.find("plates").is_changing_package())
         assert plant.threshold("plates") == 0.25
     assert "ends" not in caplog.text
     plant.set('models.thresholds={"plates": 0.6}')
@@ -268,7 +268,7 @@ def test_units_come_and_go_by_new_limits_while_all_are_busy(tmp_path: Path) -> N
         assert plant.registry.find("slow").serving() is serving
 
 
-def test_units_come_and_go_with_the_load_by_new_patience(tmp_path: Path) -> None:
+def test_units_come_and_go_with_the_load_by_new_times(tmp_path: Path) -> None:
     slow(tmp_path)
     most = "engine.max_inference_units=2"
     patient = ("engine.scale_up_after_s=86400", "engine.scale_down_after_s=86400")
@@ -294,13 +294,13 @@ def test_a_model_that_is_stopped_or_still_loading_begins_with_the_new_limits(
     plant.until(lambda: plant.info("late").inference_units == 2)
 
 
-def test_the_threads_of_a_unit_wait_and_whoever_raises_the_units_is_told(
+def test_the_threads_of_a_unit_wait_for_a_restart_and_the_log_says_so(
     plant: Plant, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     assert plant.set("engine.threads=2", "engine.max_inference_units=2") == ["engine.threads"]
     plant.until(lambda: "Model plates has 1 to 2 inference units from now on" in caplog.text)
-    assert "reckoned anew when it is started again" in caplog.text
+    assert "The threads of each unit change when the model is started again." in caplog.text
     plant.detector.stop("plates")
     plant.run("plates")
     assert "1 thread," in plant.info("plates").message
@@ -309,7 +309,7 @@ def test_the_threads_of_a_unit_wait_and_whoever_raises_the_units_is_told(
 @contextmanager
 def hanging_call(plant: Plant) -> Iterator[List[AgentUnavailable]]:
     """A call that hangs, with how it failed, if it has; it ends with the block."""
-    serving, failures = plant.run("trap"), []  # type: Loaded, List[AgentUnavailable]
+    serving, failures = plant.run("trap"), []  # type: LoadedModel, List[AgentUnavailable]
 
     def call() -> None:
         with pytest.raises(AgentUnavailable) as caught:
@@ -374,8 +374,8 @@ def test_a_threshold_reaches_what_serves_in_place_of_a_refused_package(plant: Pl
     refuse_newer_plates(plant)
     for threshold in (0.25, 0.75):
         plant.set(f'models.thresholds={{"plates": {threshold}}}')
-        told = f"Threshold {threshold}. A newer package was refused"
-        plant.until(lambda expected=told: expected in plant.info("plates").message)
+        expected = f"Threshold {threshold}. A newer package was refused"
+        plant.until(lambda expected=expected: expected in plant.info("plates").message)
         assert plant.threshold("plates") == threshold
 
 
@@ -392,7 +392,7 @@ def test_a_refused_package_is_not_loaded_again_for_other_settings(
     for settings in ('models.thresholds={"plates": 0.25}', "engine.hang_after_s=5"):
         plant.set(settings)
         plant.look()
-        plant.registry.find("plates").follow()
+        plant.until(lambda: not plant.registry.find("plates").is_changing_package())
     assert caplog.text.count("Model plates keeps its version") == 1
     plates(plant.folder, version="3")
     plant.until(lambda: plant.info("plates").message.startswith("Version 3,"))
@@ -433,7 +433,7 @@ def test_what_is_published_changes_with_the_next_verdict(plant: Plant) -> None:
     assert published() == [True] * 5
 
 
-def test_changes_are_told_anew_to_whoever_saw_every_result_in_between(plant: Plant) -> None:
+def test_changes_are_reported_again_to_whoever_saw_every_result_in_between(plant: Plant) -> None:
     changes = ("results.publish=changes", "results.heartbeat_s=0")
     plant.set(*changes)
     assert plant.is_published("plates", GRAY)
@@ -574,6 +574,6 @@ def test_every_other_setting_waits_for_a_restart(
     registry = Registry(old.models, old.engine)
     room = ResultsRoom(old.results, Metrics(), pytest.fail)
     new = changed(old, name.split("."), SecretStr("1234") if "pin" in name else "other")
-    assert LiveSettings(old, registry, room).follow(new) == [name]
+    assert SettingsReload(old, registry, room).apply(new) == [name]
     assert not caplog.text
     room.close(0.1)

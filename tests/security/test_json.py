@@ -23,7 +23,7 @@ from edge_agent.packaging import recipe
 from edge_agent.packaging.graph.inferred_manifest import read_given
 from edge_agent.packaging.migrate import documents
 from edge_agent.packaging.target import parse as parse_target
-from edge_agent.runtime.models.thresholds import Thresholds
+from edge_agent.runtime.models.thresholds import ThresholdOverrides
 from edge_agent.runtime.packages.deployments import Record, Store
 from edge_agent.runtime.packages.signature import Signature
 from edge_agent.runtime.remote.remote_commands import RemoteCommands
@@ -95,7 +95,7 @@ READERS: Dict[str, Any] = {
     ),
     "decision-of-a-record": (lambda _, content: read_json(Record, content), RECORD, "threshold"),
     "signature": (lambda _, content: read_json(Signature, content), SIGNATURE, "key"),
-    "thresholds": (logged(lambda at: Thresholds(at / "document.json")), THRESHOLDS, "by"),
+    "thresholds": (logged(lambda at: ThresholdOverrides(at / "document.json")), THRESHOLDS, "by"),
     "command": (command, {"command": "stop", "model": "bolts"}, "model"),
     "settings": (in_file(lambda path: load(path, {})), SETTINGS, "package_limit_mib"),
     "group-of-settings": (

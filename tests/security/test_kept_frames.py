@@ -12,7 +12,7 @@ from typing import Dict, Iterator, List, Set
 import pytest
 
 from edge_agent.runtime.engines.cache import _store
-from edge_agent.runtime.models.thresholds import Thresholds
+from edge_agent.runtime.models.thresholds import ThresholdOverrides
 from edge_agent.runtime.packages.deployments import Registration
 from edge_agent.runtime.results.capture import _files
 from edge_agent.runtime.results.kept.folder import CaptureFolder
@@ -131,7 +131,7 @@ def test_the_file_of_lines_is_closed_and_an_existing_one_stays(tmp_path: Path, u
 
 def test_thresholds_set_by_command_are_closed(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "state" / "decisions.json"
-    Thresholds(path).keep(Registration("bolts", tmp_path, (1,)), 0.5, "hmi")
+    ThresholdOverrides(path).store(Registration("bolts", tmp_path, (1,)), 0.5, "hmi")
     assert open_to_others(tmp_path / "state") == []
 
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, external_data_helper, helper
 from edge_agent.config import ModelsSettings
 from edge_agent.errors import InvalidPackage, OutOfMemory
 from edge_agent.manifest import FileEntry, parse
-from edge_agent.runtime.models.by_settings import check_memory
+from edge_agent.runtime.models.loaded_model import check_memory
 from edge_agent.runtime.packages import external_data
 from edge_agent.runtime.packages.deployments import Store
 from tests.fakes import micro

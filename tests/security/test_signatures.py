@@ -15,7 +15,7 @@ import pytest
 
 from edge_agent.config import ModelsSettings
 from edge_agent.errors import InvalidPackage
-from edge_agent.runtime.models.by_settings import configured
+from edge_agent.runtime.models.thresholds import with_settings
 from edge_agent.runtime.packages.deployments import Registration, Store
 from edge_agent.runtime.packages.highest_versions import ServedVersions
 from edge_agent.runtime.packages.signature import Identity
@@ -181,7 +181,7 @@ def test_an_operator_may_go_back(plant: Plant, by: str) -> None:
     plant.deploy(1)
     plant.record("bolts", "bolts", allow_downgrade=by == "record")
     allowing = ModelsSettings(allow_downgrade=by == "settings")
-    assert configured(plant.registration(), allowing).open().manifest.version == "1"
+    assert with_settings(plant.registration(), allowing).open().manifest.version == "1"
     plant.record("bolts", "bolts")
     assert "older than version 2.0.0" in refusal(plant.registration())
 

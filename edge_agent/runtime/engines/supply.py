@@ -13,10 +13,10 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from edge_agent.config import MIB, EngineSettings
-from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage, ModelError, NotBuilt
+from edge_agent.errors import BackendUnavailable, BuildFailed, InvalidPackage, ModelError
 from edge_agent.manifest import MODEL_FILE
 from edge_agent.runtime.backends import fingerprint
 from edge_agent.runtime.backends.fingerprint import Fingerprint
@@ -56,7 +56,7 @@ class Candidate:
     def has_host_code(self) -> bool:
         """Whether code for the CPU is inside, which TensorRT must be allowed to run.
 
-        That code is the builder's: such an engine is never taken from a package, see `find`.
+        That code is the builder's: such an engine is never taken from a package, see `look_up`.
         """
         return self.spec.version_compatible
 
@@ -74,6 +74,21 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"TensorRT engine ({self.spec.precision})"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The engine is in the cache, in this file."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class ToBuild:
+    """The engine can serve as soon as it is built; `why`: a sentence on why there is none."""
+
+    candidate: Candidate
+    why: str
 
 
 class EngineSupply:
@@ -130,33 +145,34 @@ class EngineSupply:
         wanted = candidate.fingerprint
         return self._refused.get(wanted.id, "") or self._refusals.find(wanted, candidate.judged)
 
-    def find(self, candidate: Candidate) -> Path:
-        """Return the engine's file, from the cache or the package. Raises NotBuilt."""
+    def look_up(self, candidate: Candidate) -> Union[Ready, ToBuild]:
+        """Look for the engine's file in the cache and in the package."""
         wanted = candidate.fingerprint
         found = self._cache.find(wanted) or self._unpack(candidate)
-        if found is None:
-            changed = self._cache.why_not(wanted)
-            why = f"; the one that was is for another machine: {changed}" if changed else ""
-            raise NotBuilt.of(candidate, f"The {candidate} isn't built yet{why}.")
-        return found
+        if found is not None:
+            return Ready(found)
+        changed = self._cache.why_not(wanted)
+        why = f"; the existing engine is for another machine: {changed}" if changed else ""
+        return ToBuild(candidate, f"The {candidate} isn't built yet{why}.")
 
-    def refuse(self, candidate: Candidate, error: ModelError) -> None:
+    def refuse(self, candidate: Candidate, error: ModelError) -> Optional[ToBuild]:
         """Never try this engine again: it gives other results than the model.
 
-        Raises NotBuilt for one that was built for another machine or release.
+        One that was built for another machine or release is quarantined, to be built here instead.
         """
         if self._cache.is_taken_over(candidate.fingerprint):
-            self._cache.quarantine(candidate.fingerprint, str(error))
-            raise NotBuilt.of(candidate, f"The {candidate} must be built again: {error}")
+            return self._quarantine(candidate, error)
         self._refusals.add(candidate.fingerprint, candidate.judged, str(error))
         self._cache.drop(candidate.fingerprint)
+        return None
 
-    def spoil(self, candidate: Candidate, error: ModelError) -> None:
-        """Put an engine aside that can't be loaded. Raises NotBuilt unless it was just built."""
-        self._cache.quarantine(candidate.fingerprint, str(error))
+    def reject_file(self, candidate: Candidate, error: ModelError) -> Optional[ToBuild]:
+        """Quarantine an engine that can't be loaded; it is built again unless it was just built."""
+        to_build = self._quarantine(candidate, error)
         if candidate.fingerprint.id not in self._built:
-            raise NotBuilt.of(candidate, f"The {candidate} must be built again: {error}")
+            return to_build
         self._refused[candidate.fingerprint.id] = str(error)
+        return None
 
     def build(self, order: EngineOrder, on_progress: Callable[[BuildProgress], None]) -> None:
         """Build what is ordered, when its turn comes.
@@ -188,6 +204,10 @@ class EngineSupply:
                 self._refused[candidate.fingerprint.id] = str(error)
             else:
                 self._built.append(candidate.fingerprint.id)
+
+    def _quarantine(self, candidate: Candidate, error: ModelError) -> ToBuild:
+        self._cache.quarantine(candidate.fingerprint, str(error))
+        return ToBuild(candidate, f"The {candidate} must be built again: {error}")
 
     @contextmanager
     def _its_turn(self, order: EngineOrder) -> Iterator[None]:

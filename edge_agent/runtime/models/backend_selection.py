@@ -1,18 +1,18 @@
-"""Opens a package in the first engine that gives its own results back."""
+"""Selects the backend that serves a package: the first one that reproduces its golden samples."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
 from functools import partial
-from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 from edge_agent.errors import (
     AgentUnavailable,
     BackendUnavailable,
     EngineUnusable,
     ModelError,
-    NotBuilt,
     NotNumbers,
     ParityFailed,
 )
@@ -21,27 +21,29 @@ from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.catalog import first_that_works, open_named
 from edge_agent.runtime.engines import graph_trial
 from edge_agent.runtime.engines.plan import TENSORRT
-from edge_agent.runtime.engines.supply import Candidate, EngineSupply
+from edge_agent.runtime.engines.supply import Candidate, EngineSupply, ToBuild
 from edge_agent.runtime.models import golden_check
-from edge_agent.runtime.models.inference_unit import InferenceUnit, Verdicts
+from edge_agent.runtime.models.inference_unit import DecisionInForce, InferenceUnit
 from edge_agent.runtime.packages.graph_choice import choose_graph, this_machine
 from edge_agent.runtime.packages.package import Package
 
 log = logging.getLogger(__name__)
 
-Trial = Callable[[Backend], None]  # raises ModelError when the engine shall not serve
-Open = Callable[[], Backend]
+Trial = Callable[[Backend], None]  # raises ModelError when the backend must not serve
+OpenBackend = Callable[[], Backend]
 
 
-class Opened:
-    """A first inference unit, warm; `another` makes one more of the same loaded model."""
+class SelectedBackend:
+    """A backend with its first inference unit, warm; `another` makes one more of the same model."""
 
-    def __init__(self, opening: Opening, open_backend: Open, trial: Trial, how: str = "") -> None:
+    def __init__(
+        self, selector: BackendSelector, open_backend: OpenBackend, trial: Trial, how: str = ""
+    ) -> None:
         """Open and try it. Raises ModelError."""
         self.remarks: List[str] = []  # why it isn't a better one
-        self._opening, self._open, self._how = opening, open_backend, how
+        self._selector, self._open, self._how = selector, open_backend, how
         self.backend = open_backend()
-        self.unit = opening.warm(self.backend, trial)
+        self.unit = selector.warm(self.backend, trial)
 
     @property
     def engine(self) -> str:
@@ -53,11 +55,11 @@ class Opened:
         backend = self.backend.another()
         if backend is None:
             backend = self.backend = self._open()
-        return self._opening.warm(backend, _no_trial)
+        return self._selector.warm(backend, _no_trial)
 
 
-class Opening:
-    """One package about to serve; `pending` is the engine that it would rather be served by."""
+class BackendSelector:
+    """Selects the backend of one package; `to_build` is the engine that would serve it better."""
 
     def __init__(
         self,
@@ -72,23 +74,25 @@ class Opening:
 
         must_try: a process of its own loads each graph first, as it may take any memory.
         """
-        self.verdicts = Verdicts(manifest)
-        self.pending: Optional[Candidate] = None
+        self.in_force = DecisionInForce(manifest)
+        self.to_build: Optional[ToBuild] = None
         self._name, self._package, self._manifest = name, package, manifest
         self._options, self._supply = options, supply
         self._must_try = must_try
         self._tried: Set[str] = set()
         self._pictures = golden_check.read_pictures(package)
 
-    def first(self, names: Sequence[str]) -> Tuple[Opened, Dict[str, ModelError]]:
-        """Open the first of the engines `names` that serves; say why not those before it.
+    def select(
+        self, names: Sequence[str]
+    ) -> Union[Tuple[SelectedBackend, Dict[str, ModelError]], ToBuild]:
+        """Open the first of the backends `names` that serves; return why not those before it.
 
-        Raises ModelError; NotBuilt when there would be one as soon as it is built, and none of the
-        others found fault with the model.
+        Returns what is to be built when only a missing engine is in the way: no backend serves, and
+        none of them found a fault in the model. Raises ModelError.
         """
         faults: List[ModelError] = []
 
-        def attempt(name: str) -> Opened:
+        def attempt(name: str) -> SelectedBackend:
             try:
                 return self._open(name)
             except ModelError as error:
@@ -97,18 +101,21 @@ class Opening:
                 raise
 
         try:
-            opened, refused = first_that_works(names, attempt)
+            selected, refused = first_that_works(names, attempt)
         except ModelError:
-            if self.pending is None or faults:
+            if self.to_build is None or faults:
                 raise
-            raise NotBuilt.of(self.pending, f"The {self.pending} isn't built yet.") from None
+            return self.to_build
         self._pictures = []  # further units are opened from the same bytes in the same engine
-        return opened, refused
+        if self.to_build is not None:
+            log.info("Model %s: %s", self._name, self.to_build.why)
+            refused.pop(TENSORRT)
+        return selected, refused
 
     def warm(self, backend: Backend, trial: Trial) -> InferenceUnit:
-        """Make an inference unit of `backend` and try it; close it when it shall not serve."""
+        """Make an inference unit of `backend` and try it; close it when it must not serve."""
         try:
-            unit = InferenceUnit(backend, self._manifest, self.verdicts)
+            unit = InferenceUnit(backend, self._manifest, self.in_force)
             unit.warm_up()
             trial(backend)
         except AgentUnavailable as error:  # its worker process was lost
@@ -119,18 +126,21 @@ class Opening:
             raise
         return unit
 
-    def _open(self, name: str) -> Opened:
+    def _open(self, name: str) -> SelectedBackend:
         if name == TENSORRT:
             return self._open_tensorrt()
         graph = choose_graph(self._package.manifest, this_machine(name))
         if graph != MODEL_FILE:
             try:
-                return Opened(self, partial(self._open_graph, name, graph), self._reproduces)
+                return self._open_graph(name, graph)
             except ModelError as error:
                 log.warning("Model %s isn't served from %s: %s", self._name, graph, error)
-        return Opened(self, partial(self._open_graph, name, MODEL_FILE), self._reproduces)
+        return self._open_graph(name, MODEL_FILE)
 
-    def _open_graph(self, name: str, graph: str) -> Backend:
+    def _open_graph(self, name: str, graph: str) -> SelectedBackend:
+        return SelectedBackend(self, partial(self._load_graph, name, graph), self._check_golden)
+
+    def _load_graph(self, name: str, graph: str) -> Backend:
         options = replace(self._options, is_optimised=graph != MODEL_FILE)
         model = self._package.read_model(graph)
         if self._must_try and graph not in self._tried:
@@ -138,51 +148,59 @@ class Opening:
             self._tried.add(graph)
         return open_named(name, model, self._manifest, options)
 
-    def _open_tensorrt(self) -> Opened:
+    def _open_tensorrt(self) -> SelectedBackend:
         """Step down from the wanted precision to the next when results aren't the model's.
 
-        What hinders an engine otherwise may pass: nothing else is tried then, and nothing built.
+        Any other failure may be temporary: nothing else is tried then, and nothing built. Sets
+        `to_build` when the next engine to be tried isn't there.
         """
         reasons: List[str] = []
         for candidate in self._supply.candidates(self._package):
             reason = self._supply.refusal(candidate)
             if not reason:
                 try:
-                    opened = self._open_engine(candidate)
-                except NotBuilt as error:
-                    self.pending = candidate
-                    raise NotBuilt.of(candidate, " ".join([str(error), *reasons])) from None
+                    found = self._open_engine(candidate)
                 except (ParityFailed, NotNumbers) as error:
                     reason = str(error)
                 else:
-                    opened.remarks = [f"Not in {each}" for each in reasons]
-                    return opened
+                    if isinstance(found, ToBuild):
+                        self.to_build = replace(found, why=" ".join([found.why, *reasons]))
+                        raise BackendUnavailable(self.to_build.why)
+                    found.remarks = [f"Not in {each}" for each in reasons]
+                    return found
             reasons.append(f"{candidate.spec.precision}: {reason}")
         raise BackendUnavailable(" ".join(reasons))
 
-    def _open_engine(self, candidate: Candidate) -> Opened:
-        supply, how = self._supply, f", {candidate.spec.precision}"
+    def _open_engine(self, candidate: Candidate) -> Union[SelectedBackend, ToBuild]:
+        supply = self._supply
+        found = supply.look_up(candidate)
+        if isinstance(found, ToBuild):
+            return found
+        load = partial(self._load_engine, found.path, candidate)
         try:
-            return Opened(self, partial(self._open_file, candidate), self._reproduces, how)
+            return SelectedBackend(self, load, self._check_golden, f", {candidate.spec.precision}")
         except (ParityFailed, NotNumbers) as error:
-            supply.refuse(candidate, error)
-            raise
+            to_build = supply.refuse(candidate, error)
+            if to_build is None:
+                raise
         except EngineUnusable as error:
-            supply.spoil(candidate, error)
-            raise
+            to_build = supply.reject_file(candidate, error)
+            if to_build is None:
+                raise
+        return to_build
 
-    def _open_file(self, candidate: Candidate) -> Backend:
+    def _load_engine(self, path: Path, candidate: Candidate) -> Backend:
         from edge_agent.runtime.backends.trt import TrtBackend
 
         return TrtBackend(
-            self._supply.find(candidate),
+            path,
             self._manifest,
             self._options,
             dla_core=self._supply.dla_core,
             allow_host_code=candidate.has_host_code,
         )
 
-    def _reproduces(self, backend: Backend) -> None:
+    def _check_golden(self, backend: Backend) -> None:
         """Raise ParityFailed unless the engine gives the golden samples' results."""
         try:
             golden_check.check(backend, self._package.manifest, self._pictures)
@@ -193,4 +211,4 @@ class Opening:
 
 
 def _no_trial(_: Backend) -> None:
-    """Let every engine serve."""
+    """Let every backend serve."""

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     Outputs = Mapping[str, NDArray[Any]]
 
 PARTS = 8  # of a map, each way
-STEPS = 255  # a part's mean is kept as one byte
+STEPS = 255  # a part's mean is stored as one byte
 MOST_NAMED = 5  # differences in a message; the log has all
-HALF_A_STEP = 0.5 / STEPS  # how far a kept mean is from the true one at most
+HALF_A_STEP = 0.5 / STEPS  # how far a stored mean is from the true one at most
 
 
 @dataclass(frozen=True)
-class Result:
+class GoldenResult:
     """What an engine makes of one picture; `grids` (n, PARTS, PARTS), 0 to 1, n = 0 for none."""
 
     score: float
@@ -46,7 +46,7 @@ class Result:
     grids: NDArray[np.float64]
 
     @classmethod
-    def of(cls, outputs: Outputs, index: int, manifest: Manifest) -> Result:
+    def of(cls, outputs: Outputs, index: int, manifest: Manifest) -> GoldenResult:
         """Judge picture `index` of a batch. Raises NotNumbers when something is no number."""
         spec = manifest.input
         prediction = Postprocessor(manifest).predict(outputs, index, spec.width, spec.height)
@@ -56,7 +56,7 @@ class Result:
         return cls(prediction.score, prediction.is_anomalous, grids)
 
     @classmethod
-    def of_sample(cls, sample: GoldenSample) -> Result:
+    def of_sample(cls, sample: GoldenSample) -> GoldenResult:
         """Read what is wanted."""
         values = np.frombuffer(sample.grids, np.uint8)
         return cls(sample.score, sample.anomalous, values.reshape(-1, PARTS, PARTS) / STEPS)
@@ -64,8 +64,8 @@ class Result:
     def to_sample(self, image: str) -> GoldenSample:
         """Make it the reference for the picture that lies at `image` in the package."""
         values = np.rint(self.grids * STEPS).astype(np.uint8).tobytes()
-        kept = base64.b64encode(values).decode() or None
-        return GoldenSample(image=image, score=self.score, anomalous=self.anomalous, map=kept)
+        encoded = base64.b64encode(values).decode() or None
+        return GoldenSample(image=image, score=self.score, anomalous=self.anomalous, map=encoded)
 
 
 @dataclass(frozen=True)
@@ -132,17 +132,17 @@ def check(backend: Backend, manifest: Manifest, pictures: Sequence[Pixels]) -> N
     found: List[Difference] = []
     for count in sorted({1, backend.max_batch}):
         where = " in a batch" if count > 1 else ""
-        results = (Result.of(*place, manifest) for place in run(backend, manifest, pictures, count))
-        for sample, result in zip(manifest.golden, results):
-            found += _differences(sample, result, manifest, where)
+        places = run(backend, manifest, pictures, count)
+        for sample, place in zip(manifest.golden, places):
+            found += _differences(sample, GoldenResult.of(*place, manifest), manifest, where)
     if found:
         raise _failure(f"{backend.name} on {backend.device}", found, len(manifest.golden))
 
 
 def _differences(
-    sample: GoldenSample, got: Result, manifest: Manifest, where: str
+    sample: GoldenSample, got: GoldenResult, manifest: Manifest, where: str
 ) -> Iterator[Difference]:
-    wanted, tolerance = Result.of_sample(sample), manifest.runtime.parity_tolerance
+    wanted, tolerance = GoldenResult.of_sample(sample), manifest.runtime.parity_tolerance
     if got.anomalous != wanted.anomalous:
         verdicts = (_verdict(wanted.anomalous), _verdict(got.anomalous))
         yield Difference(sample.image, f"verdict{where}", *verdicts, 0.0, 1.0)

@@ -28,14 +28,14 @@ FrameItem = Item[OpenFrame, Prediction]
 Problems = Tuple[CameraProblem, ...]
 
 
-class Verdicts:
-    """What all units of a model go by; new rules hold from the next batch on."""
+class DecisionInForce:
+    """How all units of a model judge; a new decision holds from the next batch on."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.input_check = InputCheck(manifest.statistics)
-        self.follow(manifest)
+        self.apply(manifest)
 
-    def follow(self, manifest: Manifest) -> None:
+    def apply(self, manifest: Manifest) -> None:
         """Judge by this manifest's decision. May be called while units compute."""
         self.postprocessor = Postprocessor(manifest)
 
@@ -44,13 +44,13 @@ class InferenceUnit:
     """Computes batches of items whose work is an `OpenFrame`; used by one thread at a time."""
 
     def __init__(
-        self, backend: Backend, manifest: Manifest, verdicts: Optional[Verdicts] = None
+        self, backend: Backend, manifest: Manifest, in_force: Optional[DecisionInForce] = None
     ) -> None:
         self.max_batch = backend.max_batch
         self.can_interrupt = backend.can_interrupt
         self._backend = backend
         self._spec = manifest.input
-        self._verdicts = verdicts or Verdicts(manifest)
+        self._in_force = in_force or DecisionInForce(manifest)
         self._slots = backend.slots()
 
     @property
@@ -65,7 +65,7 @@ class InferenceUnit:
         """
         for count in {1, self.max_batch}:
             outputs = self._backend.try_out(self._slots[:count])
-            self._verdicts.postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
+            self._in_force.postprocessor.predict(outputs, 0, self._spec.width, self._spec.height)
 
     def compute(self, batch: List[FrameItem]) -> None:
         """Resolve every item with a Prediction or an error of its own."""
@@ -90,7 +90,7 @@ class InferenceUnit:
                 item.fail(fault)
             return
         compute_s = time.monotonic() - began
-        postprocessor = self._verdicts.postprocessor  # one for the whole batch
+        postprocessor = self._in_force.postprocessor  # one for the whole batch
         for index, (item, problems) in enumerate(placed):
             item.times.compute = compute_s
             self._judge(item, problems, outputs, index, postprocessor)
@@ -106,7 +106,7 @@ class InferenceUnit:
     def _preprocess(self, item: FrameItem, index: int) -> Problems:
         """Write a frame into its place in the batch; return what is wrong with the picture."""
         pixels = write_input(item.work.frame, self._spec, self._slots[index])
-        return self._verdicts.input_check.judge(measure(pixels), item.caller.name)
+        return self._in_force.input_check.judge(measure(pixels), item.caller.name)
 
     def _judge(
         self,
@@ -134,7 +134,7 @@ class InferenceUnit:
 
 
 def _fault(error: Exception) -> EdgeAgentError:
-    """Return the error a caller gets; one that is not ours is a fault, told in the log."""
+    """Return the error a caller gets; an unexpected one is a fault, and logged."""
     if isinstance(error, EdgeAgentError):
         return error
     log.error("A frame could not be computed.", exc_info=error)

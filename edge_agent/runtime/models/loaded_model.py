@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from edge_agent.config import EngineSettings, ModelsSettings
-from edge_agent.errors import BackendUnavailable, EdgeAgentError, ModelError, NotBuilt
-from edge_agent.manifest import Decision, Manifest, RuntimeSpec
+from edge_agent.errors import BackendUnavailable, EdgeAgentError, ModelError
+from edge_agent.manifest import MODEL_FILE, Decision, Manifest, RuntimeSpec
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.batching.batcher import Batcher, BatchingOptions
 from edge_agent.runtime.batching.scaling import Limits, Scaler
 from edge_agent.runtime.engines.plan import TENSORRT
-from edge_agent.runtime.engines.supply import Candidate, EngineSupply
-from edge_agent.runtime.models.backend_selection import Opened, Opening
-from edge_agent.runtime.models.inference_unit import FrameItem, InferenceUnit, Verdicts
+from edge_agent.runtime.engines.supply import Candidate, EngineSupply, ToBuild
+from edge_agent.runtime.models.backend_selection import BackendSelector, SelectedBackend
+from edge_agent.runtime.models.inference_unit import DecisionInForce, FrameItem, InferenceUnit
 from edge_agent.runtime.packages.deployments import Registration
 from edge_agent.runtime.system import memory
 from edge_agent.runtime.vision.frame import OpenFrame
@@ -28,8 +27,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Loaded:
-    """A model in memory, warm; `opened` makes further inference units of it.
+class LoadedModel:
+    """A model in memory, warm; `selected` makes further inference units of it.
 
     `packaged` is the manifest as it stands in the package, `manifest` with the registration's
     decision.
@@ -39,29 +38,31 @@ class Loaded:
     digest: str  # of the package
     packaged: Manifest
     manifest: Manifest
-    verdicts: Verdicts
+    in_force: DecisionInForce
     batcher: Batcher[OpenFrame, Prediction]
     scaler: Scaler
-    opened: Opened
-    pending: Optional[Candidate]  # the engine it would rather be served by, not built yet
+    selected: SelectedBackend
+    to_build: Optional[Candidate]  # the engine that would serve it better, not built yet
     engine: str  # for people: "2 threads, batches of up to 4, onnxruntime on CPU"
     remarks: List[str]  # for people: "Reproduces 4 golden samples."
-    growing: threading.Lock = field(default_factory=threading.Lock)  # held while a unit is made
+    is_adding_unit: bool = False
 
     @property
     def summary(self) -> str:
         """What serves, for people."""
         units = self.batcher.instances
-        remarks = "".join(f" {remark}" for remark in (*self.remarks, *self.opened.backend.remarks))
+        remarks = "".join(
+            f" {remark}" for remark in (*self.remarks, *self.selected.backend.remarks)
+        )
         return (
             f"Version {self.manifest.version}, {units} inference unit{'s' * (units != 1)} of "
             f"{self.engine}. Threshold {self.manifest.decision.threshold:g}.{remarks}"
         )
 
     @property
-    def trouble(self) -> str:
+    def failure(self) -> str:
         """Why the engine will never compute again; empty while it does."""
-        return self.opened.backend.failure
+        return self.selected.backend.failure
 
     def predict(self, opened: OpenFrame, request: DetectRequest) -> Prediction:
         """Judge a frame. Raises as Batcher.run."""
@@ -76,19 +77,17 @@ class Loaded:
         nothing has changed then.
         """
         before, manifest = self.manifest.decision, registration.apply(self.packaged)
-        self.verdicts.follow(manifest)
+        self.in_force.apply(manifest)
         self.registration, self.manifest = registration, manifest
         return _differences(before, manifest.decision)
 
     def limit_units(self, engine: EngineSettings) -> None:
-        """Let there be as many units as other settings say, each with the threads it would have
-        had before.
-        """  # noqa: D205
-        limits, _ = unit_limits(self.manifest.runtime, engine, self.opened.backend.ring)
+        """Apply other limits of the number of units; each unit keeps its number of threads."""
+        limits, _ = unit_limits(self.manifest.runtime, engine, self.selected.backend.ring)
         if limits != self.scaler.limits:
             log.info(
-                "Model %s has %d to %d inference units from now on; how many threads each has, is "
-                "reckoned anew when it is started again.",
+                "Model %s has %d to %d inference units from now on. The threads of each unit "
+                "change when the model is started again.",
                 self.registration.name, limits.minimum, limits.maximum,
             )  # fmt: skip
         self.scaler.limits = limits
@@ -100,24 +99,71 @@ class Loaded:
         return finished
 
 
-def open_loaded(
+def load_model(
     registration: Registration,
     models: ModelsSettings,
     engine: EngineSettings,
     supply: EngineSupply,
-    only: Optional[Callable[[str], bool]] = None,
-) -> Loaded:
-    """Verify, open and warm the package in the first engine that gives its own results back.
+    accepts: Callable[[str], bool] = lambda _name: True,
+) -> Union[LoadedModel, ToBuild]:
+    """Verify, open and warm the package in the first backend that reproduces its golden samples.
 
-    Of the engines that the supply plans, those are tried that `only` says yes to. Raises
-    ModelError; NotBuilt when none serves but one would as soon as it is built.
+    Of the backends that the supply plans, those are tried that `accepts` says yes to. Returns what
+    is to be built when none serves but one would as soon as its engine is built. Raises ModelError.
     """
     package = registration.open(models.package_limit_mib * memory.MIB)
     package.verify()
     manifest = registration.apply(package.manifest)
     plan = supply.plan(package.manifest.target)
+    names = list(filter(accepts, plan.order))
+    if not names:
+        raise BackendUnavailable("There is no other engine for it here.")
     _, threads = unit_limits(manifest.runtime, engine)
-    options = BackendOptions(
+    options = _backend_options(models, engine, threads)
+    is_limited = models.memory_limit_mib is not None
+    selector = BackendSelector(registration.name, package, manifest, options, supply, is_limited)
+    outcome = selector.select(names)
+    if isinstance(outcome, ToBuild):
+        return outcome
+    selected, refused = outcome
+    limits, _ = unit_limits(manifest.runtime, engine, selected.backend.ring)
+    units = _open_all(registration.name, selected, limits.minimum)
+    registration.served(package)
+    remarks = [
+        *_remarks(registration.name, len(package.manifest.golden), refused),
+        *selected.remarks,
+        *plan.remarks,
+    ]
+    return LoadedModel(
+        registration,
+        package.digest,
+        package.manifest,
+        manifest,
+        selector.in_force,
+        Batcher(units, _batching_options(engine)),
+        Scaler(limits),
+        selected,
+        selector.to_build.candidate if selector.to_build else None,
+        _describe(selected, threads),
+        remarks,
+    )
+
+
+def check_memory(registration: Registration, models: ModelsSettings) -> None:
+    """Raise OutOfMemory when its model will hardly fit; a package that can't be read passes."""
+    try:
+        files = registration.open().manifest.files
+    except ModelError:
+        return  # loading will say what is wrong with it
+    model = next(entry.size for entry in files if entry.path == MODEL_FILE)
+    largest = max(entry.size for entry in files)  # each is read as a whole to be verified
+    memory.check(registration.name, max(model, largest // 2), models.memory_limit_mib)
+
+
+def _backend_options(
+    models: ModelsSettings, engine: EngineSettings, threads: int
+) -> BackendOptions:
+    return BackendOptions(
         threads,
         engine.spinning,
         engine.memory_arena,
@@ -125,64 +171,37 @@ def open_loaded(
         memory_bytes=memory.free_bytes(models.memory_limit_mib),
         hang_after_s=engine.hang_after_s,
     )
-    is_limited = models.memory_limit_mib is not None
-    opening = Opening(registration.name, package, manifest, options, supply, is_limited)
-    names = list(filter(only, plan.order))
-    if not names:
-        raise BackendUnavailable("There is no other engine for it here.")
-    opened, refused = opening.first(names)
-    ring = opened.backend.ring
-    limits, _ = unit_limits(manifest.runtime, engine, ring)
-    units = _open_all(registration.name, opened, limits.minimum)
-    batching = BatchingOptions(
+
+
+def _batching_options(engine: EngineSettings) -> BatchingOptions:
+    return BatchingOptions(
         engine.queue_length, engine.queue_mib * memory.MIB, engine.gather_ms / 1000
     )
-    registration.served(package)
-    remarks = [
-        *_remarks(registration.name, len(package.manifest.golden), refused),
-        *opened.remarks,
-        *plan.remarks,
-    ]
-    return Loaded(
-        registration,
-        package.digest,
-        package.manifest,
-        manifest,
-        opening.verdicts,
-        Batcher(units, batching),
-        Scaler(limits),
-        opened,
-        opening.pending,
-        _describe(opened, threads),
-        remarks,
-    )
 
 
-def _open_all(name: str, opened: Opened, count: int) -> List[InferenceUnit]:
+def _open_all(name: str, selected: SelectedBackend, count: int) -> List[InferenceUnit]:
     """Return the first unit and further ones, as many as can be had; the scaler asks for others."""
-    units = [opened.unit]
+    units = [selected.unit]
     try:
         while len(units) < count:
-            units.append(opened.another())
+            units.append(selected.another())
     except EdgeAgentError as error:
         log.warning("Model %s starts with %d of %d units: %s", name, len(units), count, error)
     return units
 
 
-def _describe(opened: Opened, threads: int) -> str:
-    what = f"{opened.engine}, batches of up to {opened.unit.max_batch}"
-    on_cpu = f"{threads} thread{'s' * (threads > 1)}, " if opened.backend.ring == 1 else ""
+def _describe(selected: SelectedBackend, threads: int) -> str:
+    what = f"{selected.engine}, batches of up to {selected.unit.max_batch}"
+    on_cpu = f"{threads} thread{'s' * (threads > 1)}, " if selected.backend.ring == 1 else ""
     return on_cpu + what
 
 
 def _remarks(model: str, golden: int, refused: Dict[str, ModelError]) -> Iterator[str]:
-    """Yield what the golden samples said, and which engines are here but don't serve."""
+    """Yield that the golden samples are reproduced, and which engines are here but don't serve."""
     if golden:
         yield f"Reproduces {golden} golden sample{'s' * (golden > 1)}."
     for name, error in refused.items():
-        if isinstance(error, NotBuilt):
-            log.info("Model %s: %s", model, error)
-        elif name == TENSORRT or not isinstance(error, BackendUnavailable):
+        if name == TENSORRT or not isinstance(error, BackendUnavailable):
             log.warning("Model %s isn't served by %s: %s", model, name, error)
             yield f"Not on {name}: {error}"
 

@@ -1,36 +1,75 @@
-"""One served model: starting and stopping it, and making it follow what is deployed.
+"""One served model: what is deployed is reconciled with what serves, in one thread.
 
-Its methods may be called on any thread.
+Desired: the registration and the settings in force, and whether the model was started. Actual: the
+state, what is loaded, and the attempts under way to load something else. Requests of other threads
+and everything that slow work comes to are events in one queue; after each event the two are
+compared, and attempts are begun or cancelled. Nothing slow happens in that thread.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Callable, Optional
+from typing import Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
 
 from edge_agent.config import EngineSettings, ModelsSettings
-from edge_agent.errors import EdgeAgentError, InvalidPackage, NotBuilt, WrongModelState
-from edge_agent.runtime.engines.supply import EngineSupply
-from edge_agent.runtime.models.by_settings import check_memory, configured
-from edge_agent.runtime.models.engine_upgrade import Upgrade
-from edge_agent.runtime.models.loaded_model import Loaded, open_loaded
-from edge_agent.runtime.models.serving import Serving
-from edge_agent.runtime.models.unit_supervisor import UnitCare, in_background, sentence
+from edge_agent.errors import EdgeAgentError, InvalidPackage, ModelNotFound, WrongModelState
+from edge_agent.runtime.engines.build import BuildProgress
+from edge_agent.runtime.engines.supply import Candidate, EngineSupply
+from edge_agent.runtime.models.engine_upgrade import EngineUpgrade
+from edge_agent.runtime.models.event_thread import Ended, EventThread
+from edge_agent.runtime.models.load_attempt import (
+    BuildReport,
+    Goal,
+    LoadAttempt,
+    Purpose,
+    SettingsInForce,
+)
+from edge_agent.runtime.models.loaded_model import LoadedModel, check_memory
+from edge_agent.runtime.models.state import ModelEvent, ModelStateMachine, reason
+from edge_agent.runtime.models.thresholds import with_settings
+from edge_agent.runtime.models.unit_supervisor import UnitSupervisor
 from edge_agent.runtime.packages.deployments import Registration
-from edge_agent.runtime.system import descriptors
-from edge_agent.types import ModelInfo
+from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
 
+LOG_EVERY_S = 30.0  # the progress of a build
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _InService:
+    """What is there for a model that serves, and ends with it."""
+
+    loaded: LoadedModel
+    units: UnitSupervisor
+    upgrade: EngineUpgrade
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """A package that doesn't take over from the one that serves, and why."""
+
+    registration: Registration
+    settings: SettingsInForce
+    why: str
+    is_final: bool  # nothing but another package helps
+
+    def holds(self, registration: Registration, settings: SettingsInForce) -> bool:
+        """Whether loading the registration would be refused again."""
+        if self.is_final:
+            return registration.is_same_package(self.registration)
+        return (registration, settings) == (self.registration, self.settings)
+
 
 class ServedModel:
-    """A deployed model and the state it is in; `on_change` hears of every change of state.
-
-    `registration` is the one in force. Whoever replaces it, or calls `adjust`, calls `follow`
-    afterwards.
-    """
+    """A deployed model. Its methods may be called on any thread; `on_change` gets every change."""
 
     def __init__(
         self,
@@ -40,204 +79,335 @@ class ServedModel:
         supply: EngineSupply,
         on_change: Callable[[ModelInfo], None],
     ) -> None:
-        self.registration = registration
+        self.registration = registration  # the one in force
         self._models, self._engine, self._supply = models, engine, supply
-        self._serving = Serving(registration.name, lambda: self.registration.arn, on_change)
-        self._loading = threading.Thread()
+        self._state = ModelStateMachine(registration.name, lambda: self.registration.arn, on_change)
+        self._in_service: Optional[_InService] = None
+        self._attempts: Dict[Purpose, LoadAttempt] = {}
+        self._refusal: Optional[_Refusal] = None
+        self._refused_decision: Optional[Tuple[Registration, str]] = None
         self._is_retired = False
-        self._tried: Optional[Registration] = None  # the package loaded last to change over
-        self._refusal_of_it = ""
-        self._changing_over = threading.Lock()
-        self._care = UnitCare(registration.name, self._serving.tell)
-        self._upgrade = Upgrade(self._serving, supply, self._open, self._upgraded)
+        self._is_supervision_due = False
+        self._events = EventThread(self._reconcile)
 
     @property
     def name(self) -> str:
         """The name clients call it by."""
         return self.registration.name
 
-    def info(self) -> ModelInfo:
-        """Return what Describe tells."""
-        return self._serving.info()
+    def is_changing_package(self) -> bool:
+        """Return whether another package is being loaded while one serves."""
+        return self._ask(lambda: self._in_service is not None and Purpose.SERVE in self._attempts)
 
-    def serving(self) -> Loaded:
+    def info(self) -> ModelInfo:
+        """Return what Describe returns."""
+        return self._state.info()
+
+    def serving(self) -> LoadedModel:
         """Return the version that answers frames. Raises WrongModelState unless RUNNING."""
-        return self._serving.current()
+        return self._state.current()
 
     def start(self) -> ModelInfo:
         """Begin to load and return at once. Raises WrongModelState, OutOfMemory."""
-        return self._serving.begin(self._check_memory, self._begin_to_load)
+        return self._ask(self._on_start)
+
+    def autostart(self) -> None:
+        """Begin to load; when that can't be, log why."""
+        self._ask(self._on_autostart)
 
     def stop(self) -> ModelInfo:
         """Refuse new calls, finish those in flight, free. Raises WrongModelState unless RUNNING."""
-        loaded = self._serving.stopping()
-        self._upgrade.prune()
-        if not loaded.close(self._models.drain_within_s):
-            log.warning("Model %s was stopped with calls in flight.", self.name)
-        return self._serving.stopped()
+        return self._ask(self._on_stop).result()
 
-    def retire(self) -> None:
-        """Let go of the model whatever it is doing; nobody hears of its changes any more."""
-        self._is_retired = True
-        self._serving.forget_listener()
-        self._upgrade.prune()
-        if self._loading.ident is not None:
-            self._loading.join()
-        try:
-            self.stop()
-        except WrongModelState:
-            return  # it does not run
-
-    def adjust(self, models: ModelsSettings, engine: EngineSettings) -> None:
-        """Go by other settings from now on."""
-        self._models, self._engine = models, engine
-
-    def follow(self) -> None:
-        """Make what serves follow the registration and the settings in force.
+    def register(self, registration: Registration) -> None:
+        """Put a registration into force.
 
         A decision holds from the next batch on; another package serves when it is warm, and isn't
-        loaded again once it was refused; units come and go with the next looks.
+        loaded again once it was refused.
         """
-        self._upgrade.prune()
-        with self._changing_over:
-            target, old = self.registration, self._serving.loaded
-            if old is None:
-                return
-            old.limit_units(self._engine)
-            if target.is_same_package(old.registration):
-                self._tried = target
-                self._decide(target, old)
-            elif self._tried and target.is_same_package(self._tried):
-                self._stay(old)
-            else:
-                self._change_over(target, old)
+        self._ask(partial(self._on_registration, registration))
 
     def check_decision(self, registration: Registration) -> None:
-        """Raise WrongModelState or InvalidPackage when what serves couldn't follow at once."""
-        loaded = self._serving.loaded
+        """Raise WrongModelState or InvalidPackage when what serves couldn't apply it at once."""
+        loaded = self._state.loaded
         if loaded is None:
             return
         if not registration.is_same_package(loaded.registration):
             raise WrongModelState(
-                f"Model {self.name!r} is to change over to another package; decide when it has. "
-                f"{self.info().message}"
+                f"Model {self.name!r} is about to change to another package. Set the threshold "
+                f"after that. {self.info().message}"
             )
         registration.apply(loaded.packaged)
 
-    def tend(self) -> None:
-        """Look after the inference units; serve on without an engine that is beyond help."""
-        loaded = self._serving.loaded
-        if loaded is not None:
-            self._care.look_after(loaded, self._models, self._engine)
-            self._upgrade.abandon(loaded)
+    def use_settings(self, models: ModelsSettings, engine: EngineSettings) -> None:
+        """Put other settings into force; running models apply them without being loaded again."""
+        self._ask(partial(self._on_settings, models, engine))
 
-    def _check_memory(self) -> None:
+    def supervise(self) -> None:
+        """Supervise the inference units and the engine, soon."""
+        if not self._is_supervision_due:
+            self._is_supervision_due = True
+            self._events.post(self._on_supervision)
+
+    def retire(self) -> None:
+        """Stop and free the model in any state; nothing is reported about it any more."""
+        self._state.stop_publishing()
+        self._events.post(self._on_retirement)
+
+    def join(self, within_s: float) -> bool:
+        """Wait until a retired model is freed; return whether it is."""
+        return self._events.join(within_s)
+
+    def _ask(self, event: Callable[[], T]) -> T:
+        try:
+            return self._events.ask(event)
+        except Ended:
+            raise self._removed() from None
+
+    def _removed(self) -> ModelNotFound:
+        return ModelNotFound(f"Model {self.name!r} was removed from this device.")
+
+    # The events. From here on everything happens in the model's thread.
+
+    def _on_start(self) -> ModelInfo:
+        if self._is_retired:
+            raise self._removed()
+        self._state.check_start()
         check_memory(self.registration, self._models)
+        self._refusal = None
+        self._state.move(ModelEvent.START, "Loading.")
+        return self.info()
 
-    def _begin_to_load(self) -> None:
-        self._loading = in_background(self._load)
+    def _on_autostart(self) -> None:
+        try:
+            self._on_start()
+        except EdgeAgentError as error:
+            log.error("Model %s can't be started automatically: %s", self.name, error)  # noqa: TRY400
 
-    def _load(self) -> None:
-        """Load the registration in force, or the one that replaced it while it failed."""
-        loaded: Optional[Loaded] = None
-        while loaded is None:
-            registration = self.registration
-            try:
-                check_memory(registration, self._models)
-                loaded = self._open_built(registration, None)
-            except Exception as error:
-                if self._has_failed(registration, error):
-                    return
-        self._serving.running(loaded)
-        self._upgrade.begin(loaded)
-        self.follow()  # the registration may have changed since
+    def _on_stop(self) -> Future[ModelInfo]:
+        loaded = self._state.current("stopped")
+        self._abandon_all()
+        self._in_service = None
+        self._state.move(ModelEvent.STOP, "Waiting for calls in flight.")
+        stopped: Future[ModelInfo] = Future()
+        self._events.start_job(
+            lambda: loaded.close(self._models.drain_within_s), partial(self._on_freed, stopped)
+        )
+        return stopped
 
-    def _open_built(self, registration: Registration, serving: Optional[Loaded]) -> Loaded:
-        """Load while `serving` serves, after building the engine when nothing else is to serve."""
-        while True:
-            try:
-                return self._open(registration)
-            except NotBuilt as error:
-                is_due = partial(self._is_due, registration, serving)
-                self._upgrade.build(error.wanted, serving, is_due)
+    def _on_freed(self, stopped: Future[ModelInfo], closed: Future[bool]) -> None:
+        if closed.exception() or not closed.result():
+            log.warning("Model %s was stopped with calls in flight.", self.name)
+        self._state.move(ModelEvent.FREED, "")
+        stopped.set_result(self.info())
 
-    def _is_due(self, registration: Registration, serving: Optional[Loaded]) -> bool:
-        return (
-            not self._is_retired
-            and self._serving.loaded is serving
-            and self.registration.is_same_package(registration)
+    def _on_registration(self, registration: Registration) -> None:
+        before, self.registration = self.registration, registration
+        state = self._state.state
+        begins = state is ModelState.STOPPED and not before.autostart
+        if registration.autostart and (begins or state is ModelState.FAILED):
+            self._on_autostart()
+
+    def _on_settings(self, models: ModelsSettings, engine: EngineSettings) -> None:
+        self._models, self._engine = models, engine
+
+    def _on_supervision(self) -> None:
+        self._is_supervision_due = False
+        if self._in_service is not None:
+            self._in_service.units.supervise(self._models, self._engine)
+
+    def _on_retirement(self) -> None:
+        self._is_retired = True
+        self._abandon_all()
+        with suppress(WrongModelState):  # it does not run
+            self._on_stop()
+        self._events.end()
+
+    def _on_progress(
+        self, attempt: LoadAttempt, candidate: Candidate, progress: Optional[BuildProgress]
+    ) -> None:
+        report = BuildReport.of(candidate, progress)
+        logged_at = attempt.build.logged_at if attempt.build else report.logged_at
+        if progress is not None and time.monotonic() - logged_at >= LOG_EVERY_S:
+            logged_at = time.monotonic()
+            log.info("Model %s: %s", self.name, report.text)
+        attempt.build = replace(report, logged_at=logged_at)
+
+    def _on_attempt_ended(self, attempt: LoadAttempt, outcome: Future[LoadedModel]) -> None:
+        goal, error = attempt.goal, outcome.exception()
+        is_current = self._attempts.get(goal.purpose) is attempt
+        if is_current:
+            del self._attempts[goal.purpose]
+        if error is None:
+            new = outcome.result()
+            if is_current and self._is_of_use(goal):
+                self._serve(new)
+            else:
+                self._free(new)
+        elif is_current:
+            self._has_failed(attempt, error)
+
+    # Reconciling.
+
+    def _reconcile(self) -> Optional[float]:
+        """Begin and cancel attempts as is wanted now; return when to do so again."""
+        in_service = self._in_service
+        if in_service is not None:
+            in_service.loaded.limit_units(self._engine)
+            self._apply_decision(in_service.loaded)
+        self._cancel_unwanted()
+        for goal in self._goals():
+            if goal.purpose not in self._attempts:
+                self._begin(goal)
+        self._report()
+        is_waiting = in_service is not None and Purpose.FALL_BACK not in self._attempts
+        return in_service.upgrade.retry_in_s() if in_service and is_waiting else None
+
+    def _goals(self) -> Iterator[Goal]:
+        """Yield what is to be loaded now.
+
+        STARTING   always                                               SERVE what is registered
+        RUNNING    another package is registered, and was not refused   SERVE what is registered
+        RUNNING    a better engine could be built                       UPGRADE to it
+        RUNNING    the engine failed, and the pause is over             FALL_BACK to another one
+        """
+        in_service = self._in_service
+        if self._is_retired:
+            return
+        if in_service is not None:
+            if not self._is_in_force(in_service.loaded.registration) and not self._is_refused():
+                yield Goal(Purpose.SERVE, self.registration)
+            yield from in_service.upgrade.goals()
+        elif self._state.state is ModelState.STARTING:
+            yield Goal(Purpose.SERVE, self.registration)
+
+    def _is_refused(self) -> bool:
+        settings = self._models, self._engine
+        return self._refusal is not None and self._refusal.holds(self.registration, settings)
+
+    def _begin(self, goal: Goal) -> None:
+        attempt = LoadAttempt(
+            goal,
+            (self._models, self._engine),
+            self._supply,
+            lambda *progress: self._events.post(partial(self._on_progress, attempt, *progress)),
+        )
+        self._attempts[goal.purpose] = attempt
+        self._events.start_job(attempt.run, partial(self._on_attempt_ended, attempt))
+
+    def _cancel_unwanted(self) -> None:
+        """Abandon attempts for what doesn't serve any more; end builds for a former package.
+
+        A package that is being loaded already may still serve until the one in force does.
+        """
+        for purpose, attempt in list(self._attempts.items()):
+            goal = attempt.goal
+            if goal.replaces is None:
+                if not self._is_in_force(goal.registration):
+                    attempt.cancel()
+            elif goal.replaces is not self._state.loaded:
+                self._abandon(purpose)
+
+    def _abandon(self, purpose: Purpose) -> None:
+        """Cancel the attempt; what it still loads is freed at once."""
+        self._attempts.pop(purpose).cancel()
+
+    def _abandon_all(self) -> None:
+        for purpose in list(self._attempts):
+            self._abandon(purpose)
+
+    def _is_in_force(self, registration: Registration) -> bool:
+        return registration.is_same_package(self.registration)
+
+    def _is_of_use(self, goal: Goal) -> bool:
+        """Whether what was loaded serves; of a former package, when nothing else does."""
+        if goal.replaces is not None:
+            return goal.replaces is self._state.loaded
+        return self._state.loaded is None or self._is_in_force(goal.registration)
+
+    def _serve(self, new: LoadedModel) -> None:
+        """Let `new` answer frames from now on, and free what did before."""
+        old = self._in_service
+        self._in_service = _InService(
+            new, UnitSupervisor(self.name, new, self._events), EngineUpgrade(self.name, new)
+        )
+        self._refused_decision = None
+        if old is None:
+            self._state.move(ModelEvent.LOADED, new.summary, new)
+            return
+        old.upgrade.remark_on(new)
+        self._state.replace_loaded(new)
+        self._free(old.loaded)
+
+    def _free(self, loaded: LoadedModel) -> None:
+        self._events.start_job(
+            lambda: loaded.close(self._models.drain_within_s), lambda closed: closed.exception()
         )
 
-    def _open(
-        self, registration: Registration, only: Optional[Callable[[str], bool]] = None
-    ) -> Loaded:
-        with descriptors.RESERVE.lent():
-            loaded = open_loaded(registration, self._models, self._engine, self._supply, only)
-        if only is not None and loaded.digest != registration.digest:
-            loaded.close(0.0)
-            raise InvalidPackage("The package was replaced meanwhile; the new one is loaded next.")
-        return loaded
-
-    def _has_failed(self, registration: Registration, error: Exception) -> bool:
-        """Note that the registration can't be loaded; False when another is in force by now."""
+    def _has_failed(self, attempt: LoadAttempt, error: BaseException) -> None:
+        goal, in_service = attempt.goal, self._in_service
+        if goal.purpose is not Purpose.SERVE:
+            if in_service is not None:
+                in_service.upgrade.attempt_failed(goal.purpose, error)
+            return
         if not isinstance(error, EdgeAgentError):
-            log.exception("Model %s can't be loaded.", self.name)
-        if self._serving.failed(sentence(error), lambda: registration == self.registration):
-            return True
-        log.warning("Model %s was replaced while it was loaded: %s", self.name, error)
-        return False
+            log.error("Model %s can't be loaded.", self.name, exc_info=error)
+        if in_service is None and goal.registration == self.registration:
+            self._state.move(ModelEvent.LOAD_FAILED, reason(error))
+        elif in_service is not None and self._is_in_force(goal.registration):
+            log.error(
+                "Model %s keeps its version; the new one can't be loaded: %s", self.name, error
+            )
+            self._refusal = _Refusal(
+                goal.registration, attempt.settings, reason(error), attempt.is_checked
+            )
+        else:
+            log.warning("Model %s was replaced while it was loaded: %s", self.name, error)
 
-    def _decide(self, target: Registration, loaded: Loaded) -> None:
-        """Judge by another decision, without loading anything."""
+    def _apply_decision(self, loaded: LoadedModel) -> None:
+        """Judge by the decision in force, without loading anything.
+
+        While another package is loaded or refused, a threshold of the settings holds all the same.
+        """
+        target = self.registration
+        if self._is_in_force(loaded.registration):
+            self._refusal = None
+        else:
+            target = with_settings(loaded.registration, self._models)
+        if target == loaded.registration:
+            self._refused_decision = None
+        elif self._refused_decision is None or self._refused_decision[0] != target:
+            self._decide(target, loaded)
+
+    def _decide(self, target: Registration, loaded: LoadedModel) -> None:
         try:
             changes = loaded.decide(target)
         except InvalidPackage as error:
             log.error("Model %s keeps its decision: %s", self.name, error)  # noqa: TRY400
-            self._serving.tell(loaded, f"{loaded.summary} A changed decision was refused: {error}")
+            self._refused_decision = target, str(error)
             return
+        self._refused_decision = None
         if changes:
-            log.info("Model %s judges anew: %s, by %s.", self.name, changes, target.decided_by)
-        self._serving.tell(loaded, loaded.summary)
-
-    def _change_over(self, target: Registration, old: Loaded) -> None:
-        """Load `target` beside the one that serves, then let that one go.
-
-        What can be mended without another package doesn't count as tried.
-        """
-        self._tried = None
-        try:
-            target.apply(target.open().manifest)
-            check_memory(target, self._models)
-            self._tried = target
-            new = self._open_built(target, old)
-        except Exception as error:
-            ours = isinstance(error, EdgeAgentError)
-            log.error(  # noqa: TRY400 - a refused package is no fault of the agent
-                "Model %s keeps its version; the new one can't load: %s",
-                self.name, error, exc_info=not ours,
+            log.info(
+                "Model %s uses the new decision: %s, set by %s.",
+                self.name, changes, target.decided_by,
             )  # fmt: skip
-            self._refusal_of_it = sentence(error)
-            self._stay(old)
-            return
-        self._replace(old, new)
 
-    def _stay(self, old: Loaded) -> None:
-        """Serve on instead of a refused package; a threshold of the settings holds all the same."""
-        decided = configured(old.registration, self._models)
-        if decided is not old.registration:
-            self._decide(decided, old)
-        self._serving.tell(old, f"{old.summary} A newer package was refused: {self._refusal_of_it}")
+    # What is reported.
 
-    def _replace(self, old: Loaded, new: Loaded) -> None:
-        """Let `new` serve in the place of `old`, and free the one that isn't needed."""
-        surplus = new
-        if self._serving.replace(old, new):
-            surplus = old
-            self._upgrade.prune()
-            self._upgrade.begin(new)
-        surplus.close(self._models.drain_within_s)
+    def _report(self) -> None:
+        build = next(filter(None, (each.build for each in self._attempts.values())), None)
+        state = build.state if build else None
+        if self._in_service is not None:
+            self._state.report(" ".join(self._sentences(self._in_service, build)), state)
+        elif self._state.state is ModelState.STARTING:
+            self._state.report(build.text if build else "Loading.", state)
 
-    def _upgraded(self, old: Loaded, new: Loaded) -> None:
-        with self._changing_over:  # which would lose a package that is being loaded
-            self._replace(old, new)
-        self.follow()  # what was deployed may have changed meanwhile
+    def _sentences(self, in_service: _InService, build: Optional[BuildReport]) -> List[str]:
+        sentences = [in_service.loaded.summary, build.text if build else ""]
+        if self._refused_decision is not None:
+            sentences.append(f"A changed decision was refused: {self._refused_decision[1]}")
+        if self._refusal is not None and self._is_refused():
+            sentences.append(f"A newer package was refused: {self._refusal.why}")
+        sentences += [in_service.upgrade.note, in_service.units.note]
+        return list(filter(None, sentences))

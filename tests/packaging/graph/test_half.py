@@ -197,7 +197,7 @@ def judged(content: bytes) -> Tuple[Manifest, List[Any]]:
     manifest = graphs.described(content, runtime={"parity_tolerance": TOLERANCE})
     backend = OrtBackend(content, manifest, BackendOptions())
     samples = tuple(
-        golden_check.Result.of(outputs, index, manifest).to_sample(f"golden/{number}.png")
+        golden_check.GoldenResult.of(outputs, index, manifest).to_sample(f"golden/{number}.png")
         for number, (outputs, index) in enumerate(golden_check.run(backend, manifest, pictures, 1))
     )
     return manifest.model_copy(update={"golden": samples}), pictures
@@ -311,10 +311,10 @@ def _trained(
 
 def results(
     content: bytes, manifest: Manifest, pictures: List[Any]
-) -> Iterator[golden_check.Result]:
+) -> Iterator[golden_check.GoldenResult]:
     backend = OrtBackend(content, manifest, BackendOptions())
     for outputs, index in golden_check.run(backend, manifest, pictures, 1):
-        yield golden_check.Result.of(outputs, index, manifest)
+        yield golden_check.GoldenResult.of(outputs, index, manifest)
 
 
 def test_on_real_images_verdicts_stay_and_scores_nearly(trained: Tuple[Path, PackageDraft]) -> None:

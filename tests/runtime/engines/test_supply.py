@@ -8,12 +8,12 @@ from typing import Any, Callable, Dict
 
 import pytest
 
-from edge_agent.errors import NotBuilt, ParityFailed
+from edge_agent.errors import ParityFailed
 from edge_agent.manifest import FileEntry, parse
 from edge_agent.runtime.backends.cuda.driver import Gpu
 from edge_agent.runtime.backends.fingerprint import Fingerprint
 from edge_agent.runtime.engines.spec import build_spec
-from edge_agent.runtime.engines.supply import EngineSupply
+from edge_agent.runtime.engines.supply import EngineSupply, Ready, ToBuild
 from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.packages.signature import TrustedKeys
 from tests.fakes import golden, micro, signatures
@@ -70,8 +70,11 @@ def test_a_hardware_compatible_engine_serves_on_another_gpu(
     known, package = supply(), packed(tmp_path / "m", PORTABLE)
     (candidate,) = known.candidates(package)
 
-    assert known.find(candidate).read_bytes() == b"engine"
-    assert known.find(candidate).name == f"{candidate.fingerprint.id}.engine"
+    found = known.look_up(candidate)
+    assert isinstance(found, Ready)
+    assert found.path.read_bytes() == b"engine"
+    assert found.path.name == f"{candidate.fingerprint.id}.engine"
+    assert known.look_up(candidate) == found
 
 
 OTHERS = [
@@ -91,8 +94,9 @@ def test_other_engines_are_built_on_the_device(
     known, package = supply(**machine), packed(tmp_path / "m", options)
     (candidate,) = known.candidates(package)
 
-    with pytest.raises(NotBuilt, match="isn't built yet"):
-        known.find(candidate)
+    found = known.look_up(candidate)
+    assert isinstance(found, ToBuild)
+    assert "isn't built yet" in found.why
 
 
 def test_code_for_the_cpu_never_comes_out_of_a_package(supply: Machines, tmp_path: Path) -> None:
@@ -106,8 +110,7 @@ def test_code_for_the_cpu_never_comes_out_of_a_package(supply: Machines, tmp_pat
     (candidate,) = known.candidates(theirs)
 
     assert candidate.has_host_code
-    with pytest.raises(NotBuilt):
-        known.find(candidate)
+    assert isinstance(known.look_up(candidate), ToBuild)
 
 
 def test_an_engine_for_another_processor_is_left(supply: Machines, tmp_path: Path) -> None:
@@ -115,8 +118,7 @@ def test_an_engine_for_another_processor_is_left(supply: Machines, tmp_path: Pat
     other = {"ARM64": "X86_64", "X86_64": "ARM64"}[here()]
     (candidate,) = known.candidates(packed(tmp_path / "m", PORTABLE, arch=other))
 
-    with pytest.raises(NotBuilt):
-        known.find(candidate)
+    assert isinstance(known.look_up(candidate), ToBuild)
 
 
 def test_one_from_elsewhere_with_other_results_is_built_again_not_refused(
@@ -124,14 +126,13 @@ def test_one_from_elsewhere_with_other_results_is_built_again_not_refused(
 ) -> None:
     known, package = supply(), packed(tmp_path / "m", PORTABLE)
     (candidate,) = known.candidates(package)
-    known.find(candidate)
+    known.look_up(candidate)
 
-    with pytest.raises(
-        NotBuilt, match=r"\(fp32\) must be built again: 2 verdicts differ"
-    ) as caught:
-        known.refuse(candidate, ParityFailed("2 verdicts differ"))
+    to_build = known.refuse(candidate, ParityFailed("2 verdicts differ"))
 
-    assert caught.value.wanted is candidate
+    assert to_build is not None
+    assert to_build.candidate is candidate
+    assert "(fp32) must be built again: 2 verdicts differ" in to_build.why
     assert known.refusal(candidate) == ""
 
 
@@ -142,5 +143,6 @@ def test_an_engine_in_a_package_that_nobody_signed_is_left(
     known, package = supply(), packed(tmp_path / "m", PORTABLE)
     (candidate,) = known.candidates(Package(package.path))
 
-    with pytest.raises(NotBuilt, match="isn't built yet"):
-        known.find(candidate)
+    found = known.look_up(candidate)
+    assert isinstance(found, ToBuild)
+    assert "isn't built yet" in found.why

@@ -11,15 +11,14 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Union
 
 import pytest
 
 from edge_agent.config import EngineSettings, ModelsSettings
-from edge_agent.errors import NotBuilt
-from edge_agent.runtime.engines.supply import EngineSupply
-from edge_agent.runtime.models import engine_upgrade, served_model
-from edge_agent.runtime.models.loaded_model import Loaded
+from edge_agent.runtime.engines.supply import EngineSupply, ToBuild
+from edge_agent.runtime.models import engine_upgrade, load_attempt
+from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.packages.deployments import Registration
 from edge_agent.types import ModelState
 from tests.fakes import fake_cuda, golden
@@ -35,7 +34,8 @@ from tests.runtime.models.test_engine_upgrade import (
     workers,
 )
 
-Only = Optional[Callable[[str], bool]]
+Accepts = Callable[[str], bool]
+Outcome = Union[LoadedModel, ToBuild]
 
 
 @pytest.fixture(name="machine")
@@ -67,24 +67,24 @@ def reset_gpu(machine: GpuMachine, **options: Any) -> None:
     fake_cuda.driver(machine.site, name="Fake Xavier", **options)
 
 
-def hold_open(monkeypatch: pytest.MonkeyPatch, when: Callable[[Loaded, Only], bool]) -> Any:
-    """Let the first `open_loaded` that gives what `when` says wait; returns (came, go)."""
-    came, go, real = threading.Event(), threading.Event(), served_model.open_loaded
+def hold_open(monkeypatch: pytest.MonkeyPatch, when: Callable[[LoadedModel, Accepts], bool]) -> Any:
+    """Let the first `load_model` that gives what `when` says wait; returns (came, go)."""
+    came, go, real = threading.Event(), threading.Event(), load_attempt.load_model
 
     def slow(
         registration: Registration,
         models: ModelsSettings,
         engine: EngineSettings,
         supply: EngineSupply,
-        only: Only = None,
-    ) -> Loaded:
-        new = real(registration, models, engine, supply, only)
-        if when(new, only) and not came.is_set():
+        accepts: Accepts,
+    ) -> Outcome:
+        new = real(registration, models, engine, supply, accepts)
+        if isinstance(new, LoadedModel) and when(new, accepts) and not came.is_set():
             came.set()
             assert go.wait(WITHIN_S)
         return new
 
-    monkeypatch.setattr(served_model, "open_loaded", slow)
+    monkeypatch.setattr(load_attempt, "load_model", slow)
     return came, go
 
 
@@ -121,7 +121,7 @@ def test_a_new_version_isn_t_lost_when_the_built_engine_takes_over_while_it_load
     package(machine)
     machine.say("hold")
     came, go = hold_open(
-        monkeypatch, lambda new, only: only is None and new.packaged.version == "2"
+        monkeypatch, lambda new, accepts: accepts("onnxruntime") and new.packaged.version == "2"
     )
     with running(machine) as device:
         until(device, lambda info: "is being built" in info.message)
@@ -142,18 +142,16 @@ def test_stopping_ends_the_new_version_s_build_though_the_old_one_still_opens_it
 ) -> None:
     package(machine)
     machine.say("wrong", "fp16")
-    came, go, real = threading.Event(), threading.Event(), served_model.open_loaded
+    came, go, real = threading.Event(), threading.Event(), load_attempt.load_model
 
-    def slow(*arguments: Any) -> Loaded:
-        try:
-            return real(*arguments)
-        except NotBuilt:  # fp16 is refused, fp32 would be next
-            if not came.is_set():
-                came.set()
-                assert go.wait(WITHIN_S)
-            raise
+    def slow(*arguments: Any) -> Outcome:
+        found = real(*arguments)
+        if isinstance(found, ToBuild) and not came.is_set():  # fp16 is refused, fp32 is next
+            came.set()
+            assert go.wait(WITHIN_S)
+        return found
 
-    monkeypatch.setattr(served_model, "open_loaded", slow)
+    monkeypatch.setattr(load_attempt, "load_model", slow)
     with running(machine) as device:
         assert came.wait(WITHIN_S)
         machine.say("hold")
@@ -231,7 +229,7 @@ def test_where_only_tensorrt_may_serve_a_dead_worker_is_started_again_after_a_pa
     with running(machine, wait_for_engine=True) as device:
         first = device.registry.find(NAME).serving()
         end = time.monotonic() + WITHIN_S
-        while not first.trouble:
+        while not first.failure:
             assert time.monotonic() < end
             for worker in workers(os.getpid()):
                 os.kill(worker, signal.SIGKILL)

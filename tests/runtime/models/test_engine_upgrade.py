@@ -61,7 +61,7 @@ def until(device: Device, holds: Callable[[ModelInfo], bool]) -> ModelInfo:
         if holds(info):
             return info
         assert time.monotonic() < end, info
-        device.registry.tend()
+        device.registry.supervise()
         time.sleep(0.01)
 
 
@@ -107,8 +107,8 @@ def test_a_model_serves_at_once_and_changes_over_when_its_engine_is_built(
         machine.unsay("hold")
         info = until(device, on("tensorrt on GPU Fake Xavier"))
         assert info.build is None
-        told = "3 inference units of tensorrt on GPU Fake Xavier, fp16, batches of up to 4."
-        assert told in info.message
+        expected = "3 inference units of tensorrt on GPU Fake Xavier, fp16, batches of up to 4."
+        assert expected in info.message
         assert "Reproduces 2 golden samples." in info.message
         assert device.detect(NAME, 170).score == pytest.approx(before, abs=1e-5)
         assert len(workers(os.getpid())) == 1
@@ -206,7 +206,7 @@ def test_a_model_stays_on_the_cpu_when_no_precision_gives_its_results(machine: G
         assert info.build is None
 
 
-def test_a_killed_build_is_told_and_the_model_serves_on(machine: GpuMachine) -> None:
+def test_a_killed_build_is_reported_and_the_model_serves_on(machine: GpuMachine) -> None:
     package(machine)
     machine.say("kill")
     with running(machine) as device:
@@ -281,7 +281,7 @@ def test_a_worker_that_dies_again_and_again_is_left_for_another_engine(
             assert time.monotonic() < end
             for worker in workers(os.getpid()):
                 os.kill(worker, signal.SIGKILL)
-            device.registry.tend()
+            device.registry.supervise()
             time.sleep(0.05)
         message = device.detector.describe(NAME).message
         assert "Not on tensorrt: The model's GPU worker died 4 times within 60 s" in message
@@ -366,14 +366,14 @@ def test_a_version_compatible_engine_goes_on_serving_after_an_upgrade(
     assert any("is used further: TensorRT 10.3.0 → 10.16.1" in line for line in caplog.messages)
 
 
-def test_one_with_other_results_after_the_upgrade_is_built_anew(
+def test_one_with_other_results_after_the_upgrade_is_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = GpuMachine(tmp_path, monkeypatch, "10.3.0")
     compatible(machine)
     with running(machine, wait_for_engine=True):
         pass
-    spoil(machine)
+    swap_channels(machine)
     upgrade(machine, "10.3.0", "10.16.1")
     with running(machine) as device:
         until(device, on("tensorrt"))
@@ -383,22 +383,22 @@ def test_one_with_other_results_after_the_upgrade_is_built_anew(
     assert list(machine.cache.glob("*.refused")) == []
 
 
-def spoil(machine: GpuMachine) -> None:
+def swap_channels(machine: GpuMachine) -> None:
     """Let the engine in the cache take red for blue, as its facts say it always did."""
     (path,) = machine.cache.glob("*.engine")
-    told = json.loads(path.read_bytes())
-    model = onnx.load_model_from_string(base64.b64decode(told["model"]))
+    plan = json.loads(path.read_bytes())
+    model = onnx.load_model_from_string(base64.b64decode(plan["model"]))
     split = next(node for node in model.graph.node if node.op_type == "Split")
     split.output[0], split.output[2] = split.output[2], split.output[0]
-    told["model"] = base64.b64encode(model.SerializeToString()).decode()
-    path.write_text(json.dumps(told))
+    plan["model"] = base64.b64encode(model.SerializeToString()).decode()
+    path.write_text(json.dumps(plan))
     facts = json.loads(path.with_suffix(".json").read_text())
     facts["bytes"] = path.stat().st_size
     facts["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_suffix(".json").write_text(json.dumps(facts))
 
 
-def test_a_damaged_engine_is_put_aside_and_built_anew(machine: GpuMachine) -> None:
+def test_a_damaged_engine_is_put_aside_and_built_again(machine: GpuMachine) -> None:
     package(machine)
     with running(machine, wait_for_engine=True):
         pass
@@ -410,7 +410,7 @@ def test_a_damaged_engine_is_put_aside_and_built_anew(machine: GpuMachine) -> No
     assert len(list(machine.cache.glob("*.bad"))) == 1
 
 
-def test_an_agent_with_a_gpu_tells_its_clients_and_its_metrics_what_computes(
+def test_an_agent_with_a_gpu_reports_to_its_clients_and_its_metrics_what_computes(
     machine: GpuMachine,
 ) -> None:
     port = free_port()

@@ -111,15 +111,15 @@ def test_a_map_without_numbers_beside_a_right_score_fails(tmp_path: Path) -> Non
     manifest = Manifest.model_validate(micro.manifest("anomaly_map", b""))
     outputs = {"score": np.array([0.2]), "map": np.full((1, 1, 16, 16), np.nan, np.float32)}
     with pytest.raises(InferenceFailed, match="map isn't made of numbers"):
-        golden_check.Result.of(outputs, 0, manifest)
+        golden_check.GoldenResult.of(outputs, 0, manifest)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_written_reads_back_within_half_a_step(task: str) -> None:
     grids = {"classification": 0, "anomaly_map": 1, "segmentation": 2}[task]
     values = np.random.default_rng(0).random((grids, 8, 8))
-    sample = golden_check.Result(0.25, False, values).to_sample("golden/0.png")
-    back = golden_check.Result.of_sample(sample)
+    sample = golden_check.GoldenResult(0.25, False, values).to_sample("golden/0.png")
+    back = golden_check.GoldenResult.of_sample(sample)
     assert (back.score, back.anomalous, back.grids.shape) == (0.25, False, values.shape)
     assert np.all(np.abs(back.grids - values) <= golden_check.HALF_A_STEP + 1e-12)
 
@@ -132,7 +132,7 @@ def test_every_value_of_a_map_of_any_size_counts(height: int, width: int) -> Non
         values = zeros.copy()
         values[0, 0, row, column] = 1.0
         outputs = {"score": np.array([0.2]), "map": values}
-        grid = golden_check.Result.of(outputs, 0, manifest).grids[0]
+        grid = golden_check.GoldenResult.of(outputs, 0, manifest).grids[0]
         assert grid.shape == (8, 8)
         assert grid.max() > 0.0
     if (height, width) == (64, 64):
@@ -144,7 +144,7 @@ def test_a_calibrated_map_is_kept_as_it_is_shown() -> None:
     manifest = Manifest.model_validate(micro.manifest("anomaly_map", b"", decision=decision))
     outputs = {"score": np.array([0.0]), "map": np.full((1, 1, 8, 8), 1.0, np.float32)}
     outputs["map"][0, 0, 0] = 1e30
-    grid = golden_check.Result.of(outputs, 0, manifest).grids[0]
+    grid = golden_check.GoldenResult.of(outputs, 0, manifest).grids[0]
     assert np.allclose(grid[1:], 1.0 / (1.0 + np.exp(1.0)))
     assert np.all(grid[0] == 1.0)
 
@@ -262,7 +262,7 @@ def test_further_units_are_of_the_engine_that_passed(tmp_path: Path) -> None:
     with device(tmp_path, "swapped", "half", min_inference_units=2) as served:
         served.record("m")
         served.run("m")
-        served.registry.find("m").serving().opened.another().close()
+        served.registry.find("m").serving().selected.another().close()
         assert golden.Faulty.opened == ["Swapped", "Half", "Half", "Half"]
 
 
@@ -320,9 +320,11 @@ UNUSABLE = list(unusable())
 def test_a_picture_that_cant_be_used_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
     package = golden.write(tmp_path / "p", "anomaly_map")
     replace_picture(package, content)
-    with pytest.raises(InvalidPackage, match=r"golden sample golden/0.png can't be used: ") as told:
+    with pytest.raises(
+        InvalidPackage, match=r"golden sample golden/0.png can't be used: "
+    ) as caught:
         golden_check.read_pictures(Package(package))
-    assert why in str(told.value)
+    assert why in str(caught.value)
 
 
 def test_a_picture_altered_by_one_bit_is_refused(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Union
 
 import pytest
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import InvalidRequest, ModelNotFound
-from edge_agent.runtime.models import served_model as model_module
-from edge_agent.runtime.models.loaded_model import Loaded
+from edge_agent.runtime.engines.supply import ToBuild
+from edge_agent.runtime.models import load_attempt
+from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Registration
 from edge_agent.types import ModelState
@@ -48,7 +49,7 @@ def test_a_model_stays_for_the_moment_between_two_versions_of_its_component() ->
     assert after(both, one, one, one, remove_after_s=3600.0) == ["a", "b"]
 
 
-def test_an_empty_name_and_an_unknown_one_are_told_apart() -> None:
+def test_an_empty_name_and_an_unknown_one_get_different_errors() -> None:
     registry = Registry(ModelsSettings(), EngineSettings())
     with pytest.raises(InvalidRequest):
         registry.find("")
@@ -114,13 +115,13 @@ def test_a_model_that_was_stopped_stays_so_through_an_update(device: Device) -> 
 def test_a_model_that_is_replaced_while_it_is_loaded_is_not_failed_by_the_old_package(
     device: Device, monkeypatch: pytest.MonkeyPatch, autostart: bool
 ) -> None:
-    replaced, open_loaded = threading.Event(), model_module.open_loaded
+    replaced, load_model = threading.Event(), load_attempt.load_model
 
-    def once_replaced(*args: Any) -> Loaded:
+    def once_replaced(*args: Any) -> Union[LoadedModel, ToBuild]:
         assert replaced.wait(20.0)
-        return open_loaded(*args)
+        return load_model(*args)
 
-    monkeypatch.setattr(model_module, "open_loaded", once_replaced)
+    monkeypatch.setattr(load_attempt, "load_model", once_replaced)
     deploy(device, "broken", autostart=autostart)
     if not autostart:
         device.detector.start("plates")

@@ -57,7 +57,7 @@ def test_the_next_answer_is_judged_by_a_threshold_just_set(device: Device) -> No
     assert (found.is_anomalous, found.threshold) == (True, 0.25)
 
 
-def test_nothing_is_loaded_anew_for_another_decision_arn_or_autostart(device: Device) -> None:
+def test_nothing_is_loaded_again_for_another_decision_arn_or_autostart(device: Device) -> None:
     serving = device.registry.find("plates").serving()
     device.record("plates", decision={"threshold": 0.3}, autostart=True, model_arn="arn:7")
     assert threshold(device) == 0.3
@@ -66,16 +66,16 @@ def test_nothing_is_loaded_anew_for_another_decision_arn_or_autostart(device: De
     assert device.registry.find("plates").serving() is serving
 
 
-def test_what_is_told_names_the_threshold_and_who_set_it(
+def test_log_and_message_name_the_threshold_and_who_set_it(
     device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     assert "Threshold 0.5." in device.detector.describe("plates").message
-    told = device.detector.set_threshold("plates", 0.25, "hmi")
-    assert "Threshold 0.25." in told.message
-    assert "Model plates judges anew: threshold 0.5 -> 0.25, by hmi." in caplog.text
+    info = device.detector.set_threshold("plates", 0.25, "hmi")
+    assert "Threshold 0.25." in info.message
+    assert "Model plates uses the new decision: threshold 0.5 -> 0.25, set by hmi." in caplog.text
     device.record("plates", decision={"threshold": 0.75})
-    assert "threshold 0.25 -> 0.75, by its registration." in caplog.text
+    assert "threshold 0.25 -> 0.75, set by its registration." in caplog.text
 
 
 def test_calls_go_on_while_the_threshold_changes(device: Device) -> None:
@@ -107,7 +107,7 @@ def test_calls_go_on_while_the_threshold_changes(device: Device) -> None:
 
 
 def test_a_batch_is_judged_by_one_threshold(device: Device) -> None:
-    unit = device.registry.find("plates").serving().opened.another()
+    unit = device.registry.find("plates").serving().selected.another()
     batch = [item(102) for _ in range(4)]
     batch[0].future.add_done_callback(
         lambda _: device.detector.set_threshold("plates", 0.25, "hmi")  # in the midst of the batch
@@ -123,7 +123,7 @@ def test_a_batch_is_judged_by_one_threshold(device: Device) -> None:
 def test_units_that_are_opened_later_judge_by_it(device: Device) -> None:
     device.detector.set_threshold("plates", 0.25, "hmi")
     serving = device.registry.find("plates").serving()
-    serving.batcher.add(serving.opened.another())
+    serving.batcher.add(serving.selected.another())
     assert serving.batcher.remove()  # the one that was there before
     assert threshold(device) == 0.25
 
@@ -155,8 +155,8 @@ def test_an_unknown_model_has_no_threshold(device: Device) -> None:
 
 def test_a_model_that_is_not_running_judges_by_it_when_it_is_started(device: Device) -> None:
     device.detector.stop("plates")
-    told = device.detector.set_threshold("plates", 0.25, "hmi")
-    assert told.state is ModelState.STOPPED
+    info = device.detector.set_threshold("plates", 0.25, "hmi")
+    assert info.state is ModelState.STOPPED
     device.look()
     device.run("plates")
     assert threshold(device) == 0.25
@@ -171,7 +171,7 @@ def test_it_survives_a_look_at_the_disk_and_a_restart(device: Device, tmp_path: 
         assert threshold(later) == 0.25
 
 
-def test_it_survives_a_package_that_is_copied_anew(device: Device, tmp_path: Path) -> None:
+def test_it_survives_a_package_that_is_copied_again(device: Device, tmp_path: Path) -> None:
     device.detector.set_threshold("plates", 0.25, "hmi")
     package = device.packages / "plates"
     shutil.copytree(str(package), str(tmp_path / "copy"))
@@ -194,7 +194,7 @@ def test_it_ends_with_its_package(
         assert threshold(later) == 0.5
 
 
-def test_a_registration_that_decides_anew_ends_it(device: Device) -> None:
+def test_a_registration_that_decides_otherwise_ends_it(device: Device) -> None:
     device.detector.set_threshold("plates", 0.25, "hmi")
     device.record("plates", decision={"threshold": 0.75})
     assert threshold(device) == 0.75
@@ -205,7 +205,7 @@ def test_a_registration_that_decides_anew_ends_it(device: Device) -> None:
 def test_while_a_newer_package_is_refused_the_old_ones_threshold_stays(device: Device) -> None:
     micro.write(device.packages / "plates", "classification", b"no graph", version="2")
     device.look()
-    with pytest.raises(WrongModelState, match="change over") as caught:
+    with pytest.raises(WrongModelState, match="change to another package") as caught:
         device.detector.set_threshold("plates", 0.25, "hmi")
     assert "isn't an ONNX file" in str(caught.value)
     assert threshold(device) == 0.5
@@ -223,7 +223,7 @@ def test_a_package_refused_for_its_decision_serves_with_another_one(device: Devi
 
 def test_a_threshold_that_cannot_be_kept_is_not_changed(device: Device, tmp_path: Path) -> None:
     (tmp_path / "thresholds.json.new").mkdir()
-    with pytest.raises(AgentUnavailable, match="can't be kept"):
+    with pytest.raises(AgentUnavailable, match="can't be stored"):
         device.detector.set_threshold("plates", 0.25, "hmi")
     device.look()
     assert threshold(device) == 0.5
@@ -250,7 +250,7 @@ def test_a_damaged_file_of_thresholds_is_left_out(
         device.record("plates")
         device.run("plates")
         assert threshold(device) == 0.5
-        assert "thresholds set before are lost" in caplog.text
+        assert "Thresholds set before are lost" in caplog.text
         device.detector.set_threshold("plates", 0.25, "hmi")
     with again(tmp_path) as later:
         later.run("plates")

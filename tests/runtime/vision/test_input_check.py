@@ -14,7 +14,7 @@ from edge_agent.manifest import Manifest, Statistics
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.ort import OrtBackend
 from edge_agent.runtime.batching.batch import Item
-from edge_agent.runtime.models.inference_unit import InferenceUnit, Verdicts
+from edge_agent.runtime.models.inference_unit import DecisionInForce, InferenceUnit
 from edge_agent.runtime.vision import input_check
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.runtime.vision.input_check import InputCheck
@@ -235,7 +235,7 @@ def test_pictures_are_counted_right_by_many_threads() -> None:
     assert sum(problems == () for each in told for problems in each) == 9
 
 
-def unit(verdicts: Optional[Verdicts] = None) -> InferenceUnit:
+def unit(verdicts: Optional[DecisionInForce] = None) -> InferenceUnit:
     model = micro.graph("classification")
     manifest = Manifest.model_validate(micro.manifest("classification", model))
     options = BackendOptions(threads=1, cpu_batches=True)
@@ -258,7 +258,7 @@ def test_each_prediction_of_a_batch_tells_the_problems_of_its_own_picture() -> N
 
 def test_the_units_of_a_model_follow_a_camera_together() -> None:
     model = micro.graph("classification")
-    verdicts = Verdicts(Manifest.model_validate(micro.manifest("classification", model)))
+    verdicts = DecisionInForce(Manifest.model_validate(micro.manifest("classification", model)))
     units = [unit(verdicts), unit(verdicts)]
     told = []
     for turn in range(10):

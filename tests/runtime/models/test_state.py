@@ -6,15 +6,15 @@ import itertools
 
 import pytest
 
-from edge_agent.runtime.models.life import TRANSITIONS, Event
+from edge_agent.runtime.models.state import TRANSITIONS, ModelEvent
 from edge_agent.types import ModelState
 
-S, E = ModelState, Event
+S, E = ModelState, ModelEvent
 
 
-@pytest.mark.parametrize(("state", "event"), list(itertools.product(ModelState, Event)))
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(ModelState, ModelEvent)))
 def test_start_works_from_stopped_and_failed_only_and_stop_from_running_only(
-    state: ModelState, event: Event
+    state: ModelState, event: ModelEvent
 ) -> None:
     expected = {
         E.START: {S.STOPPED: S.STARTING, S.FAILED: S.STARTING},
