@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.runtime.results.kept.manifest import FILE_NAME, CaptureManifest, Line
-from edge_agent.runtime.results.kept.shot import IMAGE_KEY, OWN_KEY
+from edge_agent.runtime.results.captures.captured_frame import IMAGE_KEY, OWN_KEY
+from edge_agent.runtime.results.captures.manifest import FILE_NAME, CaptureManifest, Line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,10 +73,10 @@ def _table(lines: List[Line]) -> Table:
 
 
 def _upload(arguments: argparse.Namespace) -> int:
-    from edge_agent.captures.upload import Place, upload
+    from edge_agent.captures.upload import S3Location, upload
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    place = Place.parse(arguments.to)
+    place = S3Location.parse(arguments.to)
     done = upload(arguments.folder, place, arguments.endpoint_url, arguments.delete)
     console.print(
         f"{done.captures} captures are in {arguments.to}: {done.sent} files sent, "

@@ -14,8 +14,14 @@ from typing import Any, Dict, Iterator, List, Optional, Set
 from rich.progress import track
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.runtime.results.kept.folder import delete
-from edge_agent.runtime.results.kept.manifest import (
+from edge_agent.runtime.results.captures.captured_frame import (
+    IMAGE_KEY,
+    LABEL_KEY,
+    MASK_KEY,
+    OWN_KEY,
+)
+from edge_agent.runtime.results.captures.folder import delete
+from edge_agent.runtime.results.captures.manifest import (
     FILE_NAME,
     CaptureManifest,
     Line,
@@ -23,7 +29,6 @@ from edge_agent.runtime.results.kept.manifest import (
     files,
     parsed,
 )
-from edge_agent.runtime.results.kept.shot import IMAGE_KEY, LABEL_KEY, MASK_KEY, OWN_KEY
 
 TRIES = 4
 CONNECT_WITHIN_S, ANSWER_WITHIN_S = 10, 60
@@ -32,14 +37,14 @@ SCHEME = "s3://"
 
 
 @dataclass(frozen=True)
-class Place:
+class S3Location:
     """A bucket and what all keys in it begin with: empty, or ending in a slash."""
 
     bucket: str
     prefix: str
 
     @classmethod
-    def parse(cls, uri: str) -> Place:
+    def parse(cls, uri: str) -> S3Location:
         """Read s3://BUCKET/PREFIX. Raises InvalidRequest."""
         bucket, _, prefix = uri[len(SCHEME) :].partition("/")
         if not uri.startswith(SCHEME) or not bucket:
@@ -61,7 +66,9 @@ class Uploaded:
     there: int
 
 
-def upload(folder: Path, place: Place, endpoint_url: Optional[str], delete_here: bool) -> Uploaded:
+def upload(
+    folder: Path, place: S3Location, endpoint_url: Optional[str], delete_here: bool
+) -> Uploaded:
     """Upload what the manifest in `folder` names. Raises InvalidRequest: why that can't be done.
 
     Credentials come from the environment, as for every AWS tool. delete_here: captures are deleted
@@ -115,7 +122,7 @@ def _confirmed(line: Line) -> bool:
     return isinstance(label, dict) and label.get("human-annotated") == "yes"
 
 
-def _elsewhere(line: Line, place: Place) -> Line:
+def _elsewhere(line: Line, place: S3Location) -> Line:
     """Return the line as it stands in S3."""
     moved = {key: place.uri(line[key]) for key in (IMAGE_KEY, MASK_KEY) if key in line}
     own = line[OWN_KEY]
@@ -127,7 +134,7 @@ def _elsewhere(line: Line, place: Place) -> Line:
 class _Store:
     """The few calls of S3 that an upload takes; needs s3:ListBucket, s3:GetObject, s3:PutObject."""
 
-    def __init__(self, place: Place, endpoint_url: Optional[str]) -> None:
+    def __init__(self, place: S3Location, endpoint_url: Optional[str]) -> None:
         import boto3
         from boto3.compat import filter_python_deprecation_warnings
         from botocore.config import Config
@@ -170,7 +177,7 @@ class _Store:
 
 
 @contextmanager
-def _sentences(place: Place) -> Iterator[None]:
+def _sentences(place: S3Location) -> Iterator[None]:
     """Turn what boto3 raises into InvalidRequest."""
     try:
         from botocore import exceptions
@@ -189,7 +196,7 @@ def _sentences(place: Place) -> Iterator[None]:
         raise InvalidRequest(f"s3://{place.bucket} can't be reached: {error}") from None
 
 
-def _refusal(place: Place, error: Dict[str, str]) -> str:
+def _refusal(place: S3Location, error: Dict[str, str]) -> str:
     code, message = error.get("Code", ""), error.get("Message", "")
     if code == "NoSuchBucket":
         return f"There is no bucket {place.bucket!r}; create it, or mend --to."

@@ -14,15 +14,15 @@ from edge_agent.config import Settings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.batching import batcher
 from edge_agent.runtime.detector import Detector
-from edge_agent.runtime.host.component import Component
+from edge_agent.runtime.host.component import GreengrassComponent
 from edge_agent.runtime.host.nucleus import EXIT_STATUS
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.models import unit_supervisor
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.remote.remote_commands import RemoteCommands
-from edge_agent.runtime.results.pipeline import ResultsRoom
-from edge_agent.runtime.results.spool import claim
+from edge_agent.runtime.results.pipeline import ResultsPipeline
+from edge_agent.runtime.results.spool import folder_lock
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.settings_reload import LiveSettings
 from edge_agent.runtime.system import descriptors, memory
@@ -39,17 +39,19 @@ STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
 VERSIONS_FILE = "versions.json"
 
-Wish = Union[int, Settings]  # stop with this exit status; go by these settings
+AgentEvent = Union[int, Settings]  # stop with this exit status; go by these settings
 
 
-def run(settings: Settings, component: Optional[Component] = None) -> int:
+def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> int:
     """Serve until SIGTERM or SIGINT, or until the nucleus is lost; returns the exit status.
 
     `component` is connected already, and stays so. Raises InvalidConfiguration when it can't begin.
     """
     memory.keep_heap()
     preprocess.use_one_thread()  # inference units are the parallelism; more would fight them
-    wishes: SimpleQueue[Wish] = SimpleQueue()  # its put may interrupt any line, its own as well
+    wishes: SimpleQueue[AgentEvent] = (
+        SimpleQueue()
+    )  # its put may interrupt any line, its own as well
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: wishes.put(0))
     agent = _Agent(settings, wishes, component)
@@ -67,7 +69,10 @@ class _Agent:
     """The rooms, and the main thread's work between `start` and `stop`."""
 
     def __init__(
-        self, settings: Settings, wishes: SimpleQueue[Wish], component: Optional[Component]
+        self,
+        settings: Settings,
+        wishes: SimpleQueue[AgentEvent],
+        component: Optional[GreengrassComponent],
     ) -> None:
         self._settings, self._wishes, self._component = settings, wishes, component
         self._most_descriptors = descriptors.raise_limit()
@@ -77,11 +82,11 @@ class _Agent:
         self._frames = FrameReader(self._access)
         folder = settings.results.folder
         if folder is not None:
-            claim.check(folder)
+            folder_lock.check(folder)
         self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
         self._metrics = Metrics()
         nucleus = component.nucleus if component else None
-        self._room = ResultsRoom(settings.results, self._metrics, self._lose, nucleus)
+        self._room = ResultsPipeline(settings.results, self._metrics, self._lose, nucleus)
         self._registry = Registry(
             settings.models,
             settings.engine,
@@ -131,7 +136,7 @@ class _Agent:
         descriptors.RESERVE.release()
         log.info("Stopped.")
 
-    def _next_wish(self) -> Optional[Wish]:
+    def _next_wish(self) -> Optional[AgentEvent]:
         """Return None when it is time to look after the models again."""
         try:
             return self._wishes.get(timeout=self._settings.models.rescan_every_s)
@@ -150,7 +155,7 @@ class _Agent:
     def _tend(self) -> None:
         try:
             with descriptors.RESERVE.lent():
-                self._room.tend()
+                self._room.publish_due()
             descriptors.RESERVE.fill()
             self._metrics.has_descriptors(descriptors.in_use(), self._most_descriptors)
             self._metrics.has_calls(*self._server.calls())

@@ -13,8 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 from edge_agent.config import CommandsSettings
-from edge_agent.runtime.remote.once import MOST_REMEMBERED
-from edge_agent.runtime.remote.remote_commands import RemoteCommands
+from edge_agent.runtime.remote.remote_commands import MOST_REMEMBERED, RemoteCommands
 from edge_agent.runtime.results.command_queue import Command, CommandQueue
 from edge_agent.types import ModelState
 from tests.fakes import micro

@@ -13,7 +13,7 @@ from typing import Any, Dict, List
 from edge_agent.config import ResultsSettings, build, from_file
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.host.configuration import settings_tree
-from edge_agent.runtime.host.counts import UNITS
+from edge_agent.runtime.host.metrics_publisher import UNITS
 
 WORK = Path("work")  # stands for the work folder, which only the device knows
 Policies = Dict[str, Dict[str, Any]]

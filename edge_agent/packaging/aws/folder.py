@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator
 
-from edge_agent.captures.upload import Place
+from edge_agent.captures.upload import S3Location
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import parse_json
 from edge_agent.packaging.recipe import check
@@ -57,7 +57,7 @@ class ComponentFolder:
                 raise InvalidConfiguration(f"The recipe names {file}, which isn't there.")
         return {key: root / key for key in keys}
 
-    def recipe_at(self, place: Place) -> bytes:
+    def recipe_at(self, place: S3Location) -> bytes:
         """Return the recipe (JSON) for artifacts at `place`. Raises InvalidConfiguration."""
         recipe = json.loads(json.dumps(self.recipe))
         for entry in _own_artifacts(recipe):

@@ -9,7 +9,7 @@ from typing import Iterator
 
 from rich.console import Console
 
-from edge_agent.captures.upload import SCHEME, Place
+from edge_agent.captures.upload import SCHEME, S3Location
 from edge_agent.packaging.aws.folder import ComponentFolder
 from edge_agent.packaging.aws.options import add_account_arguments, table
 from edge_agent.packaging.aws.outcome import Outcome
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 def publish(aws: Aws, arguments: argparse.Namespace) -> Iterator[Outcome]:
     """Check all, then publish one after another. Raises InvalidConfiguration, InvalidRequest."""
     scheme = "" if arguments.bucket.startswith(SCHEME) else SCHEME
-    bucket = Bucket(aws, Place.parse(f"{scheme}{arguments.bucket}/{arguments.prefix}"))
+    bucket = Bucket(aws, S3Location.parse(f"{scheme}{arguments.bucket}/{arguments.prefix}"))
     tags = table("--tag", arguments.tag)
     folders = [ComponentFolder.read(path) for path in arguments.folders]
     publications = [Publication(aws, folder, bucket, tags) for folder in folders]

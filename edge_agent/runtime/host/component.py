@@ -18,20 +18,24 @@ from typing import Any, Callable, Dict, Mapping, Sequence
 from edge_agent import config
 from edge_agent.config import Settings, UpdatesSettings
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.host.agenda import Agenda
-from edge_agent.runtime.host.changes import ANSWER_WITHIN_S, NO_ANSWER, Changes
-from edge_agent.runtime.host.configuration import settings_tree
-from edge_agent.runtime.host.counts import Counts
+from edge_agent.runtime.host.configuration import (
+    ANSWER_WITHIN_S,
+    NO_ANSWER,
+    ConfigurationWatcher,
+    settings_tree,
+)
 from edge_agent.runtime.host.greengrass import SOCKET, Greengrass, available
-from edge_agent.runtime.host.nucleus import NotThere, NucleusBusy, NucleusLost
-from edge_agent.runtime.host.updates import Updates
+from edge_agent.runtime.host.metrics_publisher import MetricsPublisher
+from edge_agent.runtime.host.nucleus import NotFound, NucleusBusy, NucleusLost
+from edge_agent.runtime.host.scheduler import Scheduler
+from edge_agent.runtime.host.updates import UpdateDeferrer
 
 log = logging.getLogger(__name__)
 
 READ_AGAIN_S = 0.5
 
 
-class Component:
+class GreengrassComponent:
     """One component; `connect`, `serve` and `close` are called by one thread, once each."""
 
     def __init__(
@@ -48,7 +52,7 @@ class Component:
             )
         self.nucleus = Greengrass(environment, self._lose)
         self._work, self._environment, self._assignments = work, environment, assignments
-        self._agenda = Agenda("component")
+        self._scheduler = Scheduler("component")
         self._losing = threading.Lock()  # of the next two
         self._why_lost = ""
         self._on_lost: Callable[[str], None] = lambda _why: None
@@ -92,16 +96,16 @@ class Component:
                 use(settings)
 
         told = self.nucleus.update_state("RUNNING")
-        told.add_done_callback(lambda told: self._agenda.plan(partial(_complain, told)))
-        changes = Changes(self.nucleus, self._agenda, self._configuration, take)
-        updates = Updates(self.nucleus, self._agenda, lambda: self._updates, quiet_for_s)
-        counts = Counts(self.nucleus, self._agenda, totals)
-        for begin in (changes.follow, updates.follow, counts.give):
-            self._agenda.plan(begin)
+        told.add_done_callback(lambda told: self._scheduler.schedule(partial(_log_failure, told)))
+        changes = ConfigurationWatcher(self.nucleus, self._scheduler, self._configuration, take)
+        updates = UpdateDeferrer(self.nucleus, self._scheduler, lambda: self._updates, quiet_for_s)
+        counts = MetricsPublisher(self.nucleus, self._scheduler, totals)
+        for begin in (changes.start, updates.start, counts.publish):
+            self._scheduler.schedule(begin)
 
     def close(self, within_s: float) -> None:
         """End the agenda and disconnect."""
-        self._agenda.close(within_s)
+        self._scheduler.close(within_s)
         self.nucleus.close(within_s)
 
     def _lose(self, why: str) -> None:
@@ -115,7 +119,7 @@ class Component:
         while True:
             try:
                 return self.nucleus.get_configuration().result(ANSWER_WITHIN_S)
-            except NotThere:
+            except NotFound:
                 return {}
             except NotDone:
                 raise NucleusLost(f"The configuration can't be read: {NO_ANSWER}") from None
@@ -131,7 +135,7 @@ class Component:
         return settings
 
 
-def _complain(told: Future[None]) -> None:
+def _log_failure(told: Future[None]) -> None:
     error = told.exception()
     if error is not None and not isinstance(error, NucleusLost):
         log.warning("The nucleus wasn't told that the agent runs: %s", error)

@@ -7,13 +7,21 @@ that came first, whatever its case, and the cloud may turn numbers into floats.
 
 from __future__ import annotations
 
+import logging
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Type
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Type
 
 from pydantic import SecretStr
 
 from edge_agent.config import Settings
 from edge_agent.fields import Strict
+from edge_agent.runtime.host.greengrass import Greengrass
+from edge_agent.runtime.host.nucleus import NotFound, NucleusLost
+from edge_agent.runtime.host.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
 
 ACCESS_CONTROL, SOCKET = "accesscontrol", "socket"  # in lower case
 EMPTY = (None, "", "null")  # a value so is the setting's default
@@ -78,3 +86,103 @@ def _types(annotation: Any) -> Iterator[type]:
         yield from _types(part)
     if not inner:
         yield annotation if isinstance(annotation, type) else object
+
+
+SETTLED_S = 0.5  # changes come in bursts, one event a value
+ANSWER_WITHIN_S = 10.0
+READ_EVERY_S = 60.0  # lite sends no event of a value that a deployment's reset removes
+RETRY_S = 5.0  # what was refused or has ended is asked for again
+NO_ANSWER = (
+    f"no answer within {ANSWER_WITHIN_S:g} s; nucleus lite sends none of over 10,000 bytes. "
+    "Has the configuration grown so large?"
+)
+
+
+class ConfigurationWatcher:
+    """Hands over each new configuration as a whole; the methods run on the agenda's thread.
+
+    Events only say that something has changed, and overtake each other: what counts is a reading
+    that began after the last of them. There is one reading at a time, so that none is overtaken;
+    the next one comes after a while without any event, too.
+    """
+
+    def __init__(
+        self,
+        nucleus: Greengrass,
+        scheduler: Scheduler,
+        latest: Dict[str, Any],
+        on_change: Callable[[Dict[str, Any]], None],
+    ) -> None:
+        """`latest` is known already; `take` gets what differs from the one before."""
+        self._nucleus, self._scheduler = nucleus, scheduler
+        self._latest, self._on_change = latest, on_change
+        self._changed_again = False  # something has changed since the reading began
+        self._busy = False  # from the first event until it is read
+        self._awaited: Optional[Future[Dict[str, Any]]] = None
+        self._problem = ""
+
+    def start(self) -> None:
+        """Begin to listen, and read what has changed until now, and again and again."""
+        self._subscribe()
+        self._scheduler.schedule(self._poll, READ_EVERY_S)
+
+    def _poll(self) -> None:
+        self._changed()
+        self._scheduler.schedule(self._poll, READ_EVERY_S)
+
+    def _subscribe(self) -> None:
+        asked = self._nucleus.subscribe_to_configuration(
+            lambda: self._scheduler.schedule(self._changed),
+            lambda: self._scheduler.schedule(self._subscribe, RETRY_S),
+        )
+        asked.add_done_callback(
+            lambda asked: self._scheduler.schedule(partial(self._subscribed, asked))
+        )
+
+    def _subscribed(self, asked: Future[None]) -> None:
+        error = asked.exception()
+        if error is None:
+            self._problem = ""
+            self._changed()
+        else:
+            self._log_problem(f"No change of the configuration is heard of at once: {error}", error)
+
+    def _changed(self) -> None:
+        self._changed_again = True
+        if not self._busy:
+            self._busy = True
+            self._scheduler.schedule(self._read, SETTLED_S)
+
+    def _read(self) -> None:
+        self._changed_again = False
+        answer = self._awaited = self._nucleus.get_configuration()
+        answer.add_done_callback(
+            lambda answer: self._scheduler.schedule(partial(self._done, answer))
+        )
+        self._scheduler.schedule(partial(self._done, answer), ANSWER_WITHIN_S)
+
+    def _done(self, answer: Future[Dict[str, Any]]) -> None:
+        """Use the answer, or give it up; whichever comes first."""
+        if answer is not self._awaited:
+            return
+        self._awaited = None
+        error = answer.exception() if answer.done() else TimeoutError(NO_ANSWER)
+        if error is not None and not isinstance(error, NotFound):
+            self._log_problem(f"The configuration can't be read: {error}", error)
+            self._scheduler.schedule(self._read, RETRY_S)
+            return
+        self._busy = False
+        self._hand_over({} if error else answer.result())
+        if self._changed_again:
+            self._changed()
+
+    def _hand_over(self, configuration: Dict[str, Any]) -> None:
+        if configuration != self._latest:
+            self._latest = configuration
+            self._on_change(configuration)
+
+    def _log_problem(self, problem: str, error: BaseException) -> None:
+        """Log a trouble when it begins, not each time; a lost connection others tell."""
+        if problem != self._problem and not isinstance(error, NucleusLost):
+            log.warning(problem)
+        self._problem = problem

@@ -9,37 +9,98 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import Future, wait
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from concurrent.futures import Future, InvalidStateError, wait
+from contextlib import suppress
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from typing_extensions import Literal
 
-from edge_agent.runtime.host.callbacks import (
-    Lifecycle,
-    Stream,
-    failed,
-    free,
-    name_of,
-    new_future,
-    settle,
-)
 from edge_agent.runtime.host.nucleus import (
     DEFER_UPDATE,
-    FOLLOW_CONFIGURATION,
-    FOLLOW_UPDATES,
     GET_CONFIGURATION,
     PUBLISH,
     PUBLISH_LOCALLY,
     PUT_METRICS,
     SUBSCRIBE,
+    SUBSCRIBE_TO_CONFIGURATION,
+    SUBSCRIBE_TO_UPDATES,
     UPDATE_STATE,
     NotAccepted,
+    NucleusError,
     NucleusLost,
     Operation,
-    translated,
-    why_never,
-    why_never_to_iot_core,
+    iot_core_message_error,
+    message_error,
+    translate,
 )
+
+
+class ConnectionLifecycle:
+    """What awsiot tells of the connection as a whole."""
+
+    def __init__(self, lose: Callable[[str], None]) -> None:
+        self._lose = lose
+
+    def on_connect(self) -> None:
+        """Do nothing: the future of the attempt tells it."""
+
+    def on_disconnect(self, reason: Optional[Exception]) -> None:
+        """Tell that the connection has ended."""
+        self._lose(error_name(reason))
+
+    def on_error(self, _error: Exception) -> bool:
+        """Disconnect."""
+        return True
+
+    def on_ping(self, _headers: object, _payload: bytes) -> None:
+        """Do nothing."""
+
+
+class SubscriptionHandler:
+    """What awsiot tells of a subscription."""
+
+    def __init__(self, on_event: Callable[[Any], None], on_end: Callable[[], None]) -> None:
+        self.on_stream_event = on_event
+        self.on_stream_closed = on_end
+
+    def on_stream_error(self, error: Exception) -> bool:
+        """Close the stream."""
+        release_traceback(error)
+        return True
+
+
+def new_future() -> Future[Any]:
+    """Return a future that can't be cancelled."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+def failed_future(error: NucleusError) -> Future[Any]:
+    """Return a future that has ended already."""
+    future = new_future()
+    future.set_exception(error)
+    return future
+
+
+def finish(future: Future[Any], error: Optional[NucleusError] = None, value: Any = None) -> None:
+    """End `future`, unless another thread was first."""
+    with suppress(InvalidStateError):
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+
+def release_traceback(error: BaseException) -> None:
+    """Let go of the error's traceback: it holds the connection in a cycle, and so its thread."""
+    error.__traceback__ = None
+
+
+def error_name(error: Optional[BaseException]) -> str:
+    """Return what awscrt or Python calls the error."""
+    return str(getattr(error, "name", type(error).__name__))
+
 
 log = logging.getLogger(__name__)
 
@@ -90,15 +151,15 @@ class Greengrass:
         """Begin to connect, the first time, and return at once; fails with NucleusLost."""
         with self._lock:
             if self._why_lost:
-                return failed(NucleusLost(self._why_lost))
+                return failed_future(NucleusLost(self._why_lost))
             if self._client is not None:
                 return self._connected
             connection = self._connection()
         self._limit.start()
         try:
-            attempt = connection.connect(Lifecycle(self._lose))
+            attempt = connection.connect(ConnectionLifecycle(self._lose))
         except Exception as error:  # a path that can't be one; the class varies
-            self._lose(name_of(error))
+            self._lose(error_name(error))
         else:
             attempt.add_done_callback(self._attempted)
         return self._connected
@@ -111,7 +172,7 @@ class Greengrass:
         acknowledged, beyond that NucleusBusy.
         """
         request = {"topic_name": topic, "qos": str(qos), "payload": payload}
-        return self._call(PUBLISH, topic, request, why_never_to_iot_core(topic, payload))
+        return self._call(PUBLISH, topic, request, iot_core_message_error(topic, payload))
 
     def publish_locally(self, topic: str, payload: bytes) -> Future[None]:
         """Publish to the device's components, as a binary message: the bytes stay what they are.
@@ -122,7 +183,7 @@ class Greengrass:
 
         message = model.PublishMessage(binary_message=model.BinaryMessage(message=payload))
         request = {"topic": topic, "publish_message": message}
-        return self._call(PUBLISH_LOCALLY, topic, request, why_never(topic, payload))
+        return self._call(PUBLISH_LOCALLY, topic, request, message_error(topic, payload))
 
     def subscribe(
         self,
@@ -136,7 +197,7 @@ class Greengrass:
         over about 4,900 bytes.
         """
 
-        def hear(event: Any) -> None:
+        def receive(event: Any) -> None:
             message = event.message
             if getattr(message, "retain", None):  # SDKs of 2022 don't know of it
                 log.warning("A retained message on %.300r was ignored.", message.topic_name)
@@ -144,7 +205,9 @@ class Greengrass:
                 on_message(message.topic_name, message.payload or b"")
 
         request = {"topic_name": topic_filter, "qos": "1"}
-        return self._call(SUBSCRIBE, topic_filter, request, "", Stream(hear, on_end))
+        return self._call(
+            SUBSCRIBE, topic_filter, request, "", SubscriptionHandler(receive, on_end)
+        )
 
     def get_configuration(self) -> Future[Dict[str, Any]]:
         """Read the component's own whole configuration; NotThere when it has none."""
@@ -152,7 +215,7 @@ class Greengrass:
             GET_CONFIGURATION, ITS_OWN, {}, read=lambda response: response.value or {}
         )
 
-    def follow_configuration(
+    def subscribe_to_configuration(
         self, on_change: Callable[[], None], on_end: Callable[[], None]
     ) -> Future[None]:
         """Hear of every change of the component's own configuration.
@@ -160,10 +223,10 @@ class Greengrass:
         `on_change` is called on the connection's thread, in bursts: once for each value, in no
         order, perhaps before the value can be read.
         """
-        stream = Stream(lambda _event: on_change(), on_end)
-        return self._call(FOLLOW_CONFIGURATION, ITS_OWN, {}, "", stream)
+        stream = SubscriptionHandler(lambda _event: on_change(), on_end)
+        return self._call(SUBSCRIBE_TO_CONFIGURATION, ITS_OWN, {}, "", stream)
 
-    def follow_updates(
+    def subscribe_to_updates(
         self,
         on_ask: Callable[[str], None],
         on_done: Callable[[str], None],
@@ -176,13 +239,15 @@ class Greengrass:
         ahead. The deployment is "" when it can't be deferred.
         """
 
-        def hear(event: Any) -> None:
+        def receive(event: Any) -> None:
             if event.pre_update_event is not None:
                 on_ask(event.pre_update_event.deployment_id or "")
             elif event.post_update_event is not None:
                 on_done(event.post_update_event.deployment_id or "")
 
-        return self._call(FOLLOW_UPDATES, ITS_OWN, {}, "", Stream(hear, on_end))
+        return self._call(
+            SUBSCRIBE_TO_UPDATES, ITS_OWN, {}, "", SubscriptionHandler(receive, on_end)
+        )
 
     def defer_update(self, deployment: str, recheck_after_ms: int, why: str) -> Future[None]:
         """Let a deployment wait, the nucleus then asks again; 0: it may go ahead.
@@ -217,7 +282,7 @@ class Greengrass:
         if client is None:
             return
         wait([client.close()], within_s)
-        settle(self._connected, NucleusLost(self._why_lost))
+        finish(self._connected, NucleusLost(self._why_lost))
         del client  # the last reference: the thread ends when nobody has the connection
         self._loop_ended.wait(within_s)
 
@@ -245,10 +310,10 @@ class Greengrass:
     def _attempted(self, attempt: Future[None]) -> None:
         error = attempt.exception()
         if error is not None:
-            self._lose(name_of(error))
+            self._lose(error_name(error))
         else:
             self._limit.cancel()
-            settle(self._connected)
+            finish(self._connected)
 
     def _lose(self, reason: str) -> None:
         self._limit.cancel()
@@ -260,7 +325,7 @@ class Greengrass:
                 f"isn't running, has restarted, or doesn't know the token in {TOKEN}. "
                 "The component must be started anew by the nucleus."
             )
-        settle(self._connected, NucleusLost(self._why_lost))
+        finish(self._connected, NucleusLost(self._why_lost))
         self._on_lost(self._why_lost)
 
     def _call(
@@ -269,11 +334,11 @@ class Greengrass:
         resource: str,
         request: Dict[str, Any],
         wrong: str = "",
-        *stream: Stream,
+        *stream: SubscriptionHandler,
         read: Callable[[Any], object] = lambda _response: None,
     ) -> Future[Any]:
         if wrong:
-            return failed(NotAccepted(wrong))
+            return failed_future(NotAccepted(wrong))
         from awsiot.greengrasscoreipc import model
 
         ended = new_future()
@@ -281,18 +346,18 @@ class Greengrass:
         def answered(response: Future[Any]) -> None:
             error = response.exception()
             if error is None:
-                settle(ended, value=read(response.result()))
+                finish(ended, value=read(response.result()))
             elif type(error).__name__ == "StreamClosedError":
-                settle(ended, self._no_connection())
+                finish(ended, self._no_connection())
             else:
-                free(error)
-                settle(ended, translated(error, operation, resource))
+                release_traceback(error)
+                finish(ended, translate(error, operation, resource))
 
         try:
             call = getattr(self._client, operation.factory)(*stream)
             call.activate(getattr(model, f"{operation.name}Request")(**request))
         except Exception:  # not connected; each layer has a class of its own for it
-            return failed(self._no_connection())
+            return failed_future(self._no_connection())
         call.get_response().add_done_callback(answered)
         return ended
 

@@ -33,7 +33,7 @@ class NotAccepted(NucleusError):
     """The request is wrong, whenever it is sent."""
 
 
-class NotThere(NucleusError):
+class NotFound(NucleusError):
     """What is asked for doesn't exist."""
 
 
@@ -61,10 +61,12 @@ PUT_METRICS = Operation(
 # These need no policy.
 UPDATE_STATE = Operation("UpdateState", "new_update_state", "")
 GET_CONFIGURATION = Operation("GetConfiguration", "new_get_configuration", "")
-FOLLOW_CONFIGURATION = Operation(
+SUBSCRIBE_TO_CONFIGURATION = Operation(
     "SubscribeToConfigurationUpdate", "new_subscribe_to_configuration_update", ""
 )
-FOLLOW_UPDATES = Operation("SubscribeToComponentUpdates", "new_subscribe_to_component_updates", "")
+SUBSCRIBE_TO_UPDATES = Operation(
+    "SubscribeToComponentUpdates", "new_subscribe_to_component_updates", ""
+)
 DEFER_UPDATE = Operation("DeferComponentUpdate", "new_defer_component_update", "")
 
 ERRORS: Dict[str, Tuple[Type[NucleusError], str]] = {
@@ -78,7 +80,7 @@ ERRORS: Dict[str, Tuple[Type[NucleusError], str]] = {
         NotAccepted,
         "The nucleus doesn't accept {what}: an argument is wrong.",
     ),
-    "ResourceNotFoundError": (NotThere, "The nucleus doesn't find it: {what}."),
+    "ResourceNotFoundError": (NotFound, "The nucleus doesn't find it: {what}."),
 }
 OTHER_ERROR = (  # the same for every topic, so that it is logged once
     NucleusBusy,
@@ -86,7 +88,7 @@ OTHER_ERROR = (  # the same for every topic, so that it is logged once
 )
 
 
-def translated(error: BaseException, operation: Operation, resource: str) -> NucleusError:
+def translate(error: BaseException, operation: Operation, resource: str) -> NucleusError:
     """Make our error of the nucleus's."""
     becomes, sentence = ERRORS.get(type(error).__name__, OTHER_ERROR)
     return becomes(
@@ -99,7 +101,7 @@ def translated(error: BaseException, operation: Operation, resource: str) -> Nuc
     )
 
 
-def why_never(topic: str, payload: bytes) -> str:
+def message_error(topic: str, payload: bytes) -> str:
     """Tell why the nucleus would never take the message; "" when it would."""
     if len(topic.encode()) > MOST_TOPIC_BYTES:
         return f"The topic {topic!r} has over {MOST_TOPIC_BYTES} bytes. Shorten the setting."
@@ -110,8 +112,8 @@ def why_never(topic: str, payload: bytes) -> str:
     return ""
 
 
-def why_never_to_iot_core(topic: str, payload: bytes) -> str:
+def iot_core_message_error(topic: str, payload: bytes) -> str:
     """Tell the same for AWS IoT Core."""
     if topic.count("/") > MOST_SLASHES and not topic.startswith("$aws/rules/"):
         return f"The topic {topic!r} has over {MOST_SLASHES} slashes. Shorten the setting."
-    return why_never(topic, payload)
+    return message_error(topic, payload)

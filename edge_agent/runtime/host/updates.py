@@ -10,9 +10,9 @@ from functools import partial
 from typing import Callable
 
 from edge_agent.config import UpdatesSettings
-from edge_agent.runtime.host.agenda import Agenda
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import NucleusLost
+from edge_agent.runtime.host.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -47,33 +47,35 @@ class Deferral:
         self._deployment = ""
 
 
-class Updates:
+class UpdateDeferrer:
     """Answers the nucleus when a deployment wants to change components."""
 
     def __init__(
         self,
         nucleus: Greengrass,
-        agenda: Agenda,
+        scheduler: Scheduler,
         settings: Callable[[], UpdatesSettings],
         quiet_for_s: Callable[[], float],
     ) -> None:
         """`quiet_for_s` tells for how long no frame has been judged."""
-        self._nucleus, self._agenda = nucleus, agenda
+        self._nucleus, self._scheduler = nucleus, scheduler
         self._settings, self._quiet_for_s = settings, quiet_for_s
         self._deferral = Deferral()
-        self._said = ""
+        self._logged = ""
         self._offered = True
 
-    def follow(self) -> None:
+    def start(self) -> None:
         """Begin to listen; without a word more where the nucleus doesn't offer or permit it."""
-        asked = self._nucleus.follow_updates(
-            lambda deployment: self._agenda.plan(partial(self._answer, deployment)),
-            lambda _deployment: self._agenda.plan(self._deferral.over),
-            lambda: self._agenda.plan(self._ended),
+        asked = self._nucleus.subscribe_to_updates(
+            lambda deployment: self._scheduler.schedule(partial(self._answer, deployment)),
+            lambda _deployment: self._scheduler.schedule(self._deferral.over),
+            lambda: self._scheduler.schedule(self._ended),
         )
-        asked.add_done_callback(lambda asked: self._agenda.plan(partial(self._followed, asked)))
+        asked.add_done_callback(
+            lambda asked: self._scheduler.schedule(partial(self._subscribed, asked))
+        )
 
-    def _followed(self, asked: Future[None]) -> None:
+    def _subscribed(self, asked: Future[None]) -> None:
         error = asked.exception()
         self._offered = error is None
         if error is not None and not isinstance(error, NucleusLost):
@@ -81,7 +83,7 @@ class Updates:
 
     def _ended(self) -> None:
         if self._offered:
-            self._agenda.plan(self.follow, RETRY_S)
+            self._scheduler.schedule(self.start, RETRY_S)
 
     def _answer(self, deployment: str) -> None:
         if not deployment:
@@ -90,15 +92,19 @@ class Updates:
         after_s = self._deferral.recheck_after_s(
             deployment, self._settings(), self._quiet_for_s(), time.monotonic()
         )
-        self._say(f"Deployment {deployment} " + (f"waits: {WHY}" if after_s else "may go ahead."))
+        self._log_once(
+            f"Deployment {deployment} " + (f"waits: {WHY}" if after_s else "may go ahead.")
+        )
         answer = self._nucleus.defer_update(deployment, math.ceil(1000.0 * after_s), WHY)
-        answer.add_done_callback(lambda done: self._agenda.plan(partial(self._answered, done)))
+        answer.add_done_callback(
+            lambda done: self._scheduler.schedule(partial(self._answered, done))
+        )
 
-    def _say(self, sentence: str) -> None:
+    def _log_once(self, sentence: str) -> None:
         """Log it once, though the nucleus asks again and again."""
-        if sentence != self._said:
+        if sentence != self._logged:
             log.info(sentence)
-        self._said = sentence
+        self._logged = sentence
 
     def _answered(self, answer: Future[None]) -> None:
         error = answer.exception()

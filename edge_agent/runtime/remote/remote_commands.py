@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 import uuid
-from typing import Any, Callable, Dict, List, Optional, Union
+from collections import OrderedDict
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import Any, Callable, Dict, Hashable, List, Optional, Union
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Annotated
@@ -23,7 +27,6 @@ from edge_agent.config import Command, CommandsSettings
 from edge_agent.errors import EdgeAgentError, InvalidRequest
 from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.detector import Detector
-from edge_agent.runtime.remote.once import EXAMPLE, Once, Refused, unix_seconds
 from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -78,7 +81,7 @@ class RemoteCommands:
         self._detector = detector
         self._allow = settings.allow
         self._require_time = settings.require_time
-        self._once, self._clock = Once(settings.expire_s, clock()), clock
+        self._replay_guard, self._clock = ReplayGuard(settings.expire_s, clock()), clock
         self._last_capture = last_capture
 
     def answer(self, requester: str, payload: bytes) -> bytes:
@@ -89,7 +92,7 @@ class RemoteCommands:
         try:
             values = {"ok": True, "id": _id_of(payload), **self._carry_out(requester, payload)}
             return _json(values)
-        except (EdgeAgentError, Refused) as error:
+        except (EdgeAgentError, CommandRefused) as error:
             log.warning("Command of %.128r refused: %s: %s", requester, error.status, error)
             return _refusal(payload, error.status, str(error))
         except Exception:
@@ -101,10 +104,12 @@ class RemoteCommands:
     def _carry_out(self, requester: str, payload: bytes) -> Values:
         allowed = self._allow.get(requester, ())
         if not allowed:
-            raise Refused("PERMISSION_DENIED", f"{requester!r:.128} may not command this device.")
+            raise CommandRefused(
+                "PERMISSION_DENIED", f"{requester!r:.128} may not command this device."
+            )
         command = _read(payload)
         if command.command not in allowed:
-            raise Refused(
+            raise CommandRefused(
                 "PERMISSION_DENIED",
                 f"{requester!r} may not {command.command}, only {', '.join(allowed)}.",
             )
@@ -125,8 +130,8 @@ class RemoteCommands:
             return
         at = unix_seconds(command.time)
         if at is not None:
-            mark = (at, _json(command.id), command.command, command.model, command.threshold)
-            self._once.take(requester, at, mark, self._clock())
+            identity = (at, _json(command.id), command.command, command.model, command.threshold)
+            self._replay_guard.check(requester, at, identity, self._clock())
         elif self._require_time:
             raise InvalidRequest(
                 f"The command {command.command} needs the time of now, so that an old one never "
@@ -152,12 +157,14 @@ class RemoteCommands:
     def _capture(self, model: str) -> Values:
         capture = self._last_capture(self._detector.describe(model).name)
         if capture is None:
-            raise Refused("NOT_FOUND", f"No frame of model {model!r} is kept.")
+            raise CommandRefused("NOT_FOUND", f"No frame of model {model!r} is kept.")
         if len(_json(capture)) <= ROOM_BYTES:
             return {"capture": capture}
         capture = {name: value for name, value in capture.items() if name != "thumbnail"}
         if len(_json(capture)) > ROOM_BYTES:
-            raise Refused("RESOURCE_EXHAUSTED", "What is known of the frame is too long to send.")
+            raise CommandRefused(
+                "RESOURCE_EXHAUSTED", "What is known of the frame is too long to send."
+            )
         return {"capture": capture, "cut": "The thumbnail is too large to send."}
 
 
@@ -216,3 +223,91 @@ def _cut(text: str, length: int) -> str:
 def _json(value: Any) -> bytes:
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "replace")  # half a surrogate pair came out of an escape
+
+
+MOST_REMEMBERED = 256  # commands of one requester; each is forgotten when it could only be too old
+WHOLE_SECONDS_S = 1.0  # a time is given in whole seconds, often
+EXAMPLE = "2026-01-31T12:00:00Z"
+
+
+class CommandRefused(Exception):
+    """The command isn't carried out; `status` is the name of a gRPC status."""
+
+    def __init__(self, status: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class ReplayGuard:
+    """Lets each command pass once and at its time; safe on any thread.
+
+    What came before a restart of the agent isn't remembered, so nothing given before it passes.
+    """
+
+    def __init__(self, expire_s: float, began: float) -> None:
+        """`expire_s`: how far a command's time may be from now, in the past and in the future.
+
+        began: when the agent started, Unix seconds.
+        """
+        self._expire_s, self._began = expire_s, began
+        self._lock = threading.Lock()
+        self._seen: Dict[str, OrderedDict[Hashable, float]] = {}  # by requester: until when
+
+    def check(self, requester: str, time: float, identity: Hashable, now: float) -> None:
+        """Let the command pass, or raise Refused; `time` and `now` in Unix seconds.
+
+        `mark` tells it from others of the requester.
+        """
+        if not abs(now - time) <= self._expire_s:  # nor a time that is no number
+            raise CommandRefused("DEADLINE_EXCEEDED", _sentence(time, now, self._expire_s))
+        self._began = min(self._began, now)  # the clock may have been set back
+        if time < self._began - WHOLE_SECONDS_S:
+            raise CommandRefused(
+                "DEADLINE_EXCEEDED",
+                f"The command was given at {_utc(time)}, before the agent started at "
+                f"{_utc(self._began)}. Send it again with the time of now.",
+            )
+        with self._lock:
+            seen = self._seen.setdefault(requester, OrderedDict())
+            for old in [known for known, until in seen.items() if until < now]:
+                del seen[old]
+            if identity in seen:
+                raise CommandRefused(
+                    "ALREADY_EXISTS",
+                    "This command came before and isn't carried out twice. Send each one with a "
+                    "time or an id of its own.",
+                )
+            if len(seen) >= MOST_REMEMBERED:
+                raise CommandRefused(
+                    "RESOURCE_EXHAUSTED",
+                    f"{requester!r:.140} has sent {MOST_REMEMBERED} commands within "
+                    f"{2 * self._expire_s:g} s. Send fewer.",
+                )
+            seen[identity] = time + self._expire_s
+
+
+def unix_seconds(time: Union[float, str, None]) -> Optional[float]:
+    """Return the time of a command. Raises InvalidRequest for a text that isn't one."""
+    if not isinstance(time, str):
+        return time
+    with suppress(ValueError, OverflowError):
+        read = datetime.fromisoformat(time[:-1] + "+00:00" if time.endswith("Z") else time)
+        if read.tzinfo is not None:
+            return read.timestamp()
+    raise InvalidRequest(
+        f"time: {time!r:.60} isn't a time with a zone; write it like {EXAMPLE!r}, or as Unix "
+        "seconds."
+    )
+
+
+def _sentence(time: float, now: float, expire_s: float) -> str:
+    when = "ago" if time < now else "ahead"
+    return (
+        f"The command's time is {abs(now - time):.0f} s {when}; at most {expire_s:g} s "
+        f"(results.commands.expire_s) are allowed. This device's clock shows {_utc(now)}. Send it "
+        "with the time of now, and check both clocks."
+    )
+
+
+def _utc(now: float) -> str:
+    return datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.runtime.results import event
-from edge_agent.runtime.results.spool.database import Entry
+from edge_agent.runtime.results.spool.database import StoredEvent
 from edge_agent.runtime.system import private_files
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class DeadLetters:
         self._path = folder / FILE_NAME
         self._lock = threading.Lock()
 
-    def add(self, sink: str, entry: Entry, reason: str, now: float) -> bool:
+    def add(self, sink: str, entry: StoredEvent, reason: str, now: float) -> bool:
         """Keep a message that `sink` couldn't deliver; False when it can't be kept.
 
         `now` in Unix seconds; any thread.

@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
     capture: str
 
 
-class Draft(NamedTuple):
+class EventDraft(NamedTuple):
     """An event of plain values, without its number. An empty `model`: it is about the agent.
 
     kind: result, summary or alarm; `made` in Unix seconds; `facts`: of a result its Verdict, of
@@ -86,7 +86,7 @@ def verdict(
     )
 
 
-def encode(draft: Draft, sequence: int, thing: str) -> bytes:
+def encode(draft: EventDraft, sequence: int, thing: str) -> bytes:
     """Write an event as JSON."""
     common = {
         "sequence": sequence,

@@ -61,7 +61,7 @@ class Filter:
         self._models: Dict[str, _Model] = {}
         self.withheld = 0  # results beyond the rate, since the start
 
-    def follow(self, settings: ResultsSettings) -> None:
+    def apply_settings(self, settings: ResultsSettings) -> None:
         """Decide by other settings from the next verdict on.
 
         Other words of `publish` begin with what each camera shows next.

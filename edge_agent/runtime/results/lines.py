@@ -19,8 +19,8 @@ class LinesSink:
     """Appends to a file; one that was moved away (rotated) is begun anew."""
 
     name = "lines"
-    window = lane_window = 500
-    trouble = ""
+    window = window_per_model = 500
+    problem = ""
 
     def __init__(self, target: str) -> None:
         """`target`: a path, or "-" for standard output."""

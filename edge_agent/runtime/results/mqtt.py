@@ -16,7 +16,7 @@ from edge_agent import __version__
 from edge_agent.config import MqttSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.results import topics
-from edge_agent.runtime.results.broker import probe, reasons
+from edge_agent.runtime.results.broker import failures, probe
 from edge_agent.runtime.results.broker.connection import Connection
 from edge_agent.runtime.results.broker.options import Sdk
 from edge_agent.runtime.results.command_queue import Command, CommandQueue
@@ -37,7 +37,7 @@ class MqttSink:
 
     name = "mqtt"
     window = 100
-    lane_window = 100  # one connection keeps the order
+    window_per_model = 100  # one connection keeps the order
 
     def __init__(self, settings: MqttSettings, thing: str) -> None:
         probe.is_encrypted(settings)  # raises where plain MQTT isn't allowed
@@ -57,9 +57,9 @@ class MqttSink:
         self._command_filter = self._response_topic = ""
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """What keeps messages from passing, a sentence; "" when connected."""
-        return self._connection.trouble
+        return self._connection.problem
 
     def serve_commands(
         self, topic: str, response_topic: str, answer: Callable[[str, bytes], bytes]
@@ -79,7 +79,7 @@ class MqttSink:
     def send(self, message: Message) -> Future[None]:
         """Publish `message`; see Sink."""
         topic = message.topic(self._settings.topic, self._thing)
-        why = topics.wrong(topic, self._at_aws)
+        why = topics.topic_error(topic, self._at_aws)
         if why:
             raise MessageRejected(f"A result can't be published: {why}.")
         qos = self._settings.qos_of_models.get(message.model, self._settings.qos)
@@ -91,7 +91,7 @@ class MqttSink:
         result.set_running_or_notify_cancel()  # from here on nobody can cancel it
 
         def settle(done: Future[Any]) -> None:
-            problem = self._problem(done, topic, qos)
+            problem = self._publish_error(done, topic, qos)
             if problem is None:
                 result.set_result(None)
             else:
@@ -112,7 +112,7 @@ class MqttSink:
         if self._commands:
             self._commands.stop(within_s / 4)
         if self._connection.connected:
-            self._say_goodbye((end - time.monotonic()) / 2)
+            self._publish_offline((end - time.monotonic()) / 2)
         self._connection.close(max(0.0, end - time.monotonic()))
 
     def _packet(self, topic: str, body: bytes, qos: int = _QOS_1, **more: Any) -> Any:
@@ -121,15 +121,17 @@ class MqttSink:
             topic=topic, payload=body, qos=mqtt5.QoS(qos), content_type="application/json", **more
         )
 
-    def _problem(self, done: Future[Any], topic: str, qos: int = _QOS_1) -> Optional[Exception]:
+    def _publish_error(
+        self, done: Future[Any], topic: str, qos: int = _QOS_1
+    ) -> Optional[Exception]:
         """Return why a publish failed; None: it arrived, or left, with QoS 0."""
         error = done.exception()
         if error is not None:
-            return reasons.after_error(error, topic, self._connection.where)
-        return reasons.after_puback(done.result().puback.reason_code, topic) if qos else None
+            return failures.after_error(error, topic, self._connection.where)
+        return failures.after_puback(done.result().puback.reason_code, topic) if qos else None
 
     def _on_connected(self) -> None:
-        self._say_hello()
+        self._publish_online()
         if self._commands:
             self._subscribe()
         self._on_ready()
@@ -142,17 +144,17 @@ class MqttSink:
         topic = self._settings.state_topic.replace("{thing}", self._thing)
         return self._packet(topic, body.encode(), retain=True)
 
-    def _say_hello(self) -> None:
+    def _publish_online(self) -> None:
         packet = self._state("online")
 
         def check(done: Future[Any]) -> None:
-            problem = self._problem(done, packet.topic)
+            problem = self._publish_error(done, packet.topic)
             if problem is not None and self._connection.connected:
                 logger.warning("The state of this device can't be told: %s", problem)
 
         self._connection.publish(packet).add_done_callback(check)
 
-    def _say_goodbye(self, within_s: float) -> None:
+    def _publish_offline(self, within_s: float) -> None:
         try:
             self._connection.publish(self._state("offline", "stopped")).result(within_s)
         except Exception as error:
@@ -193,7 +195,7 @@ class MqttSink:
         mark = command.correlation
         sent = self._connection.publish(self._packet(topic, answer, correlation_data_bytes=mark))
         sent.exception(self._settings.ack_within_s)
-        problem = self._problem(sent, topic)
+        problem = self._publish_error(sent, topic)
         if problem is not None:
             raise problem
 

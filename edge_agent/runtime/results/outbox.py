@@ -17,19 +17,17 @@ from typing import Callable, Dict, List, Optional, Sequence, Set
 
 from edge_agent.config import MIB, OutboxSettings
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.results.event import Draft
-from edge_agent.runtime.results.spool.ages import Ages
-from edge_agent.runtime.results.spool.claim import Claim
+from edge_agent.runtime.results.event import EventDraft
 from edge_agent.runtime.results.spool.database import (
     DiskError,
     Dropped,
-    Entry,
     Spool,
+    StoredEvent,
     is_damage,
-    whole,
+    parse_int,
 )
-from edge_agent.runtime.results.spool.pending import Pending
-from edge_agent.runtime.results.spool.progress import Progress
+from edge_agent.runtime.results.spool.folder_lock import FolderLock
+from edge_agent.runtime.results.spool.pending import DeliveryProgress, PendingEvents
 
 log = logging.getLogger(__name__)
 
@@ -59,32 +57,32 @@ class Outbox:
         """
         self._settings, self._folder, self._sinks = settings, folder, tuple(sinks)
         self._thing = thing
-        self._on_dropped, self._clock, self._ages = on_dropped, clock, Ages(clock, wall)
-        self.trouble = ""  # what is wrong with the disk, for people
+        self._on_dropped, self._clock, self._age_clock = on_dropped, clock, AgeClock(clock, wall)
+        self.problem = ""  # what is wrong with the disk, for people
         self.damage = ""  # what became of a damaged database, for people
         self.takeovers = 0  # how often rows of an earlier run came into view
-        self._claim = Claim(folder)
+        self._folder_lock = FolderLock(folder)
         with suppress(OSError):  # said when it is opened
-            self._claim.take()
+            self._folder_lock.take()
         self._wake, self._closing = threading.Event(), False
         self._listeners: List[Callable[[], None]] = []
         self._spool: Optional[Spool] = None
         self._store_lock = threading.Lock()  # of the spool
         self._lock = threading.Lock()  # of what follows
         self._sequence = 0
-        self._ends: Dict[str, int] = {}  # model → its last event that may be sent
-        self._progress = Progress(sinks)
+        self._last_sequences: Dict[str, int] = {}  # model → its last event that may be sent
+        self._progress = DeliveryProgress(sinks)
         self._notes: Dict[str, str] = {}
-        self._pending = Pending(folder, self._lock)
+        self._pending = PendingEvents(folder, self._lock)
         for sink in sinks:
-            self._progress.begin(sink, 0, self._pending.numbers())
+            self._progress.reset(sink, 0, self._pending.sequences())
         try:
             self._open()
         except (DiskError, OSError) as error:
-            self.trouble = f"The outbox can't be opened in {folder} ({error})."
-            log.error("%s", self.trouble)  # noqa: TRY400 - a state of the disk, no fault of ours
+            self.problem = f"The outbox can't be opened in {folder} ({error})."
+            log.error("%s", self.problem)  # noqa: TRY400 - a state of the disk, no fault of ours
         self._sequence = max(self._sequence, self._pending.highest)
-        if not self._sequence or self.trouble or self.damage:  # above whatever was given before
+        if not self._sequence or self.problem or self.damage:  # above whatever was given before
             self._sequence = max(self._sequence, int(wall() * 1e6))
         self._wake.set()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
@@ -98,7 +96,7 @@ class Outbox:
         """Begin to store."""
         self._thread.start()
 
-    def offer(self, draft: Draft) -> None:
+    def offer(self, draft: EventDraft) -> None:
         """Take an event; returns at once and never raises."""
         with self._lock:
             self._sequence += 1
@@ -107,12 +105,12 @@ class Outbox:
         if not self._wake.is_set():
             self._wake.set()
 
-    def read(self, sink: str, model: str, after: int, limit: int) -> List[Entry]:
+    def read(self, sink: str, model: str, after: int, limit: int) -> List[StoredEvent]:
         """Return the next events of `model` behind sequence `after` for `sink`, in order.
 
         Raises DiskError when the disk can't be read; nothing is known then.
         """
-        found: List[Entry] = []
+        found: List[StoredEvent] = []
         with self._store_lock:
             while self._spool is not None and not found:
                 rows = self._spool.read(sink, model, after, limit)
@@ -121,42 +119,42 @@ class Outbox:
                 after = rows[-1].sequence
                 with self._lock:
                     found = self._progress.undelivered(sink, rows)
-        if self.trouble and len(found) < limit:
+        if self.problem and len(found) < limit:
             with self._lock:
                 held = self._pending.entries(model, after)
                 found += self._progress.undelivered(sink, held)
         return found[:limit]
 
-    def settle(self, sink: str, sequences: Sequence[int]) -> None:
+    def mark_delivered(self, sink: str, sequences: Sequence[int]) -> None:
         """Note that `sink` has nothing more to do with these events."""
         with self._lock:
-            self._progress.settle(sink, sequences)
+            self._progress.mark_delivered(sink, sequences)
 
-    def ends(self) -> Dict[str, int]:
+    def last_sequences(self) -> Dict[str, int]:
         """Return by model the sequence of the last event that may be sent."""
         with self._lock:
-            return dict(self._ends)
+            return dict(self._last_sequences)
 
     def count(self, sink: str, model: str, after: int) -> int:
         """Return about how many events of `model` behind `after` wait on disk for `sink`."""
         with self._store_lock:
             return self._spool.count(sink, model, after) if self._spool else 0
 
-    def age_s(self, entry: Entry) -> float:
+    def age_s(self, entry: StoredEvent) -> float:
         """Return how long ago the event was made, whatever was done to the clock."""
-        return self._ages.now() - entry.made
+        return self._age_clock.now() - entry.made
 
     def waiting(self, sink: str) -> int:
         """Return about how many events wait for `sink`."""
         with self._lock:
             return self._progress.waiting(sink)
 
-    def note(self, name: str, text: str) -> None:
+    def set_note(self, name: str, text: str) -> None:
         """Keep a text with the next commit."""
         with self._lock:
             self._notes[name] = text
 
-    def noted(self, name: str) -> str:
+    def get_note(self, name: str) -> str:
         """Return a text that an earlier run kept, or ""."""
         with self._store_lock, suppress(DiskError):
             return self._spool.notes().get(name, "") if self._spool else ""
@@ -178,8 +176,8 @@ class Outbox:
         if self._spool is not None:
             with suppress(DiskError):
                 self._spool.close()
-        self._pending.close(stored=not self.trouble)
-        self._claim.release()
+        self._pending.close(stored=not self.problem)
+        self._folder_lock.release()
 
     def _run(self) -> None:
         while not self._closing:
@@ -193,8 +191,8 @@ class Outbox:
 
     def _guarded_store(self) -> None:
         try:
-            if self._ages.follow():
-                self.note(CORRECTION, str(round(self._ages.correction_s)))
+            if self._age_clock.detect_clock_change():
+                self.set_note(CORRECTION, str(round(self._age_clock.correction_s)))
             self._store()
         except Exception:
             log.exception("Storing results failed; trying again.")
@@ -202,11 +200,11 @@ class Outbox:
     def _store(self) -> None:
         """Commit what was offered and delivered; on failure all of it stays where it is."""
         with self._lock:
-            delivered = self._progress.to_note()
+            delivered = self._progress.unsaved()
             notes, self._notes = self._notes, {}
-        entries, broken = self._pending.encoded(self._thing, self._ages.correction_s)
+        entries, broken = self._pending.encoded(self._thing, self._age_clock.correction_s)
         if broken:
-            self._drop(Dropped(0, broken).by(self._sinks), "can't be written as JSON")
+            self._drop(Dropped(0, broken).missed_by(self._sinks), "can't be written as JSON")
         if entries:
             notes[LAST_SEQUENCE], notes[LAST_ID] = str(entries[-1].sequence), entries[-1].id
         takeovers = self.takeovers
@@ -220,12 +218,12 @@ class Outbox:
                 self._stored(entries, delivered)
         if entries or takeovers != self.takeovers:
             with self._lock:
-                self._ends.update((entry.model, entry.sequence) for entry in entries)
+                self._last_sequences.update((entry.model, entry.sequence) for entry in entries)
             for listener in self._listeners:
                 listener()
 
     def _commit(
-        self, entries: List[Entry], delivered: Dict[str, Set[int]], notes: Dict[str, str]
+        self, entries: List[StoredEvent], delivered: Dict[str, Set[int]], notes: Dict[str, str]
     ) -> None:
         spool = self._spool or self._open()
         try:
@@ -239,23 +237,23 @@ class Outbox:
             raise
 
     def _trim(self, spool: Spool) -> None:
-        now, limit_bytes = self._ages.now(), self._settings.limit_mib * MIB
+        now, limit_bytes = self._age_clock.now(), self._settings.limit_mib * MIB
         too_old = now - 3600 * self._settings.max_age_h
         for dropped, why in spool.trim(limit_bytes, too_old, now - FRESH_S):
             self._drop(dropped, why)
 
     def _drop(self, dropped: Dropped, why: str) -> None:
         with self._lock:
-            self._progress.missed(dropped.missed)
+            self._progress.dropped(dropped.missed)
         self._on_dropped(dropped, why)
 
-    def _stored(self, entries: List[Entry], delivered: Dict[str, Set[int]]) -> None:
-        if self.trouble:
-            self.trouble = ""
+    def _stored(self, entries: List[StoredEvent], delivered: Dict[str, Set[int]]) -> None:
+        if self.problem:
+            self.problem = ""
             log.info("The outbox stores results again.")
         with self._lock:
-            self._pending.forget({entry.sequence for entry in entries})
-            self._progress.noted(delivered)
+            self._pending.remove({entry.sequence for entry in entries})
+            self._progress.saved(delivered)
         if entries:
             self._pending.rewrite()
 
@@ -265,24 +263,24 @@ class Outbox:
             f"The outbox can't store results in {self._folder} ({error}). Results are held in "
             "memory and sent from there; free space or mend the disk."
         )
-        if sentence != self.trouble:
+        if sentence != self.problem:
             log.error("%s", sentence)
-        self.trouble = sentence
+        self.problem = sentence
         dropped = Dropped()
         with self._lock:
             self._notes = {**notes, **self._notes}
-            gone = self._pending.forget(self._progress.everywhere())
-            self._progress.noted(dict.fromkeys(self._sinks, gone))
+            gone = self._pending.remove(self._progress.delivered_everywhere())
+            self._progress.saved(dict.fromkeys(self._sinks, gone))
             if self._pending.overflows:
-                dropped = self._pending.thin_out()
+                dropped = self._pending.drop_oldest()
         if dropped:
-            self._drop(dropped.by(self._sinks), "memory full while the disk refuses")
+            self._drop(dropped.missed_by(self._sinks), "memory full while the disk refuses")
         if dropped or gone or self.journal_problem:
             self._pending.rewrite()
 
     def _open(self) -> Spool:
         """Open the spool and take over what waits in it."""
-        self._claim.take()
+        self._folder_lock.take()
         spool = Spool(self._folder, self._sinks)
         try:
             notes = spool.notes()
@@ -292,18 +290,45 @@ class Outbox:
             raise
         self.damage = spool.salvaged or self.damage
         with self._lock:
-            last = whole(notes.get(LAST_SEQUENCE, ""))
-            self._ages.correction_s = float(whole(notes.get(CORRECTION, "")))
+            last = parse_int(notes.get(LAST_SEQUENCE, ""))
+            self._age_clock.correction_s = float(parse_int(notes.get(CORRECTION, "")))
             if spool.salvaged:
                 last += LOST  # numbers of rows that can't be read aren't given again
             else:
-                self._pending.forget({n for n in self._pending.numbers() if n <= last})
+                self._pending.remove({n for n in self._pending.sequences() if n <= last})
             for sink, models in waiting.items():
                 counts = [count for count, _ in models.values()]
-                self._progress.begin(sink, sum(counts), self._pending.numbers())
+                self._progress.reset(sink, sum(counts), self._pending.sequences())
                 for model, (_, end) in models.items():
-                    self._ends[model] = max(end, self._ends.get(model, 0))
-            self._sequence = max(self._sequence, last, *self._ends.values(), 0)
+                    self._last_sequences[model] = max(end, self._last_sequences.get(model, 0))
+            self._sequence = max(self._sequence, last, *self._last_sequences.values(), 0)
             self.takeovers += 1
         self._spool = spool
         return spool
+
+
+CLOCK_WAS_SET_S = 5.0  # a jump of the wall clock beyond that is a correction
+
+
+class AgeClock:
+    """A clock in seconds that goes on when the wall clock is set, and over restarts."""
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        """`clock`: monotonic; `wall`: Unix seconds."""
+        self._clock, self._wall = clock, wall
+        self._offset_s = wall() - clock()
+        self.correction_s = 0.0  # how far the wall clock was set, all in all; to be kept
+
+    def now(self) -> float:
+        """Return the seconds."""
+        return self._wall() - self.correction_s
+
+    def detect_clock_change(self) -> bool:
+        """Look whether the wall clock was set since the last time; called now and then."""
+        offset_s = self._wall() - self._clock()
+        jump_s, self._offset_s = offset_s - self._offset_s, offset_s
+        if abs(jump_s) < CLOCK_WAS_SET_S:
+            return False
+        log.warning("The clock was set by %+.0f s; waiting results keep their ages.", jump_s)
+        self.correction_s += jump_s
+        return True

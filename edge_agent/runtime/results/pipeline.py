@@ -18,16 +18,16 @@ from edge_agent.config import ResultsSettings
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.results import sinks
-from edge_agent.runtime.results.capture import Capture
+from edge_agent.runtime.results.captures.capture import Capture
 from edge_agent.runtime.results.dead_letters import DeadLetters
 from edge_agent.runtime.results.delivery import Delivery
 from edge_agent.runtime.results.filters import Filter
 from edge_agent.runtime.results.ids import Ids
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.recorder import Recorder
-from edge_agent.runtime.results.spool.database import Dropped, Entry
-from edge_agent.runtime.results.statistics import Statistics
-from edge_agent.runtime.results.status import Status
+from edge_agent.runtime.results.spool.database import Dropped, StoredEvent
+from edge_agent.runtime.results.statistics import ResultStatistics
+from edge_agent.runtime.results.status import StatusFile
 from edge_agent.runtime.vision import picture_files
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ THUMBNAIL_BYTES = 3600  # with base64 and the line it fits into one message
 AGENT = ""  # the lane of events about the agent itself
 
 
-class ResultsRoom:
+class ResultsPipeline:
     """Everything behind the detector's observer; until `close`."""
 
     def __init__(
@@ -64,14 +64,14 @@ class ResultsRoom:
         self._disk_refuses, self._damage = False, ""
         self._outbox: Optional[Outbox] = None
         self._deliveries: List[Delivery] = []
-        self._statistics = Statistics(settings, metrics.drifts)
+        self._statistics = ResultStatistics(settings, metrics.drifts)
         folder = settings.folder
         if folder is not None and self._sinks:
             names = [sink.name for sink in self._sinks]
             self._outbox = Outbox(settings.outbox, folder, thing, names, self._drops)
-            self._statistics.restore(self._outbox.noted(STATISTICS))
-            self._last_id = self._outbox.noted(LAST_ID)
-            self._dead_letters, self._status = DeadLetters(folder), Status(folder)
+            self._statistics.restore(self._outbox.get_note(STATISTICS))
+            self._last_id = self._outbox.get_note(LAST_ID)
+            self._dead_letters, self._status = DeadLetters(folder), StatusFile(folder)
             self._deliveries = [
                 Delivery(sink, self._outbox, settings.outbox, self._give_up, self._stalled)
                 for sink in self._sinks
@@ -105,7 +105,7 @@ class ResultsRoom:
         for delivery in self._deliveries:
             delivery.start()
 
-    def tend(self) -> None:
+    def publish_due(self) -> None:
         """Publish what is due, about once a second; called by one thread."""
         self.recorder.count()
         for due in self._statistics.due(datetime.now().astimezone()):
@@ -116,16 +116,16 @@ class ResultsRoom:
         if self._outbox is None:
             return
         self._metrics.results_withheld(self._filter.withheld)
-        self._outbox.note(STATISTICS, self._statistics.snapshot())
+        self._outbox.set_note(STATISTICS, self._statistics.snapshot())
         self._announce_drops(ANNOUNCE_EVERY_S)
         self._show_status(self._outbox, self._status)
 
-    def follow(self, settings: ResultsSettings) -> None:
+    def apply_settings(self, settings: ResultsSettings) -> None:
         """Go by other settings of what is published, kept and alarmed from the next frame on."""
-        self._filter.follow(settings)
-        self._statistics.follow(settings)
+        self._filter.apply_settings(settings)
+        self._statistics.apply_settings(settings)
         if self._capture is not None:
-            self._capture.follow(settings.capture)
+            self._capture.apply_settings(settings.capture)
 
     def forget(self, model: str) -> None:
         """Count nothing more of a model that was removed."""
@@ -148,7 +148,7 @@ class ResultsRoom:
             self._capture.close(within_s / 2)
         if self._outbox is not None:
             self.recorder.count()
-            self._outbox.note(STATISTICS, self._statistics.snapshot())
+            self._outbox.set_note(STATISTICS, self._statistics.snapshot())
             self._announce_drops(0.0)
             self._show_status(self._outbox, self._status)
         for delivery in self._deliveries:
@@ -178,7 +178,7 @@ class ResultsRoom:
             message = f"{dropped.normal} normal and {dropped.others} other results were dropped."
             self._alarm("results-dropped", message, normal=dropped.normal, others=dropped.others)
 
-    def _give_up(self, sink: str, entry: Entry, reason: str) -> bool:
+    def _give_up(self, sink: str, entry: StoredEvent, reason: str) -> bool:
         if not self._dead_letters.add(sink, entry, reason, time.time()):
             return False
         self._metrics.result_undeliverable(sink)
@@ -190,7 +190,7 @@ class ResultsRoom:
         message = "A result doesn't pass, though the sink is connected; this alarm tries the way."
         self._alarm("delivery-stalled", message, sink=sink)
 
-    def _show_status(self, outbox: Outbox, status: Status) -> None:
+    def _show_status(self, outbox: Outbox, status: StatusFile) -> None:
         waiting = {delivery.name: outbox.waiting(delivery.name) for delivery in self._deliveries}
         for delivery in self._deliveries:
             name = delivery.name
@@ -198,14 +198,14 @@ class ResultsRoom:
         if outbox.damage != self._damage:
             self._damage = outbox.damage
             self._alarm("outbox-damaged", outbox.damage)
-        problem = " ".join(filter(None, (outbox.trouble, outbox.journal_problem)))
+        problem = " ".join(filter(None, (outbox.problem, outbox.journal_problem)))
         if bool(problem) != self._disk_refuses:
             self._disk_refuses = bool(problem)
             message = problem or "The outbox stores results again."
             self._alarm("outbox-disk", message, state="raised" if problem else "ended")
         status.show(
             problem,
-            {each.name: (each.trouble, waiting[each.name]) for each in self._deliveries},
+            {each.name: (each.problem, waiting[each.name]) for each in self._deliveries},
         )
 
     def _alarm(self, name: str, message: str, **facts: Any) -> None:

@@ -53,10 +53,10 @@ class Sink(Protocol):
 
     name: str
     window: int
-    lane_window: int
+    window_per_model: int
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """What keeps messages from passing, as far as the sink knows; "": nothing."""
 
     def start(self, on_ready: Callable[[], None]) -> None:

@@ -21,7 +21,7 @@ FILE_NAME = "status.json"
 COUNTS_EVERY_S = 60.0  # how old a count may be; troubles are written at once
 
 
-class Status:
+class StatusFile:
     """Writes the file when something has changed."""
 
     def __init__(self, folder: Path) -> None:
@@ -30,17 +30,17 @@ class Status:
         self._written: Dict[str, object] = {}
         self._written_at = -COUNTS_EVERY_S
 
-    def show(self, outbox_trouble: str, sinks: Dict[str, Tuple[str, int]]) -> None:
+    def show(self, outbox_problem: str, sinks: Dict[str, Tuple[str, int]]) -> None:
         """Tell the disk's trouble, and each sink's with how many events wait for it."""
         now, changed = event.iso(time.time()), False
-        for name, trouble in [("", outbox_trouble), *((n, t) for n, (t, _) in sinks.items())]:
-            if name not in self._since or self._since[name][0] != trouble:
-                self._since[name], changed = (trouble, now), True
+        for name, problem in [("", outbox_problem), *((n, t) for n, (t, _) in sinks.items())]:
+            if name not in self._since or self._since[name][0] != problem:
+                self._since[name], changed = (problem, now), True
         facts = {
-            "outbox": {"trouble": outbox_trouble, "since": self._since[""][1]},
+            "outbox": {"trouble": outbox_problem, "since": self._since[""][1]},
             "sinks": {
-                name: {"trouble": trouble, "since": self._since[name][1], "waiting": waiting}
-                for name, (trouble, waiting) in sinks.items()
+                name: {"trouble": problem, "since": self._since[name][1], "waiting": waiting}
+                for name, (problem, waiting) in sinks.items()
             },
         }
         due = time.monotonic() - self._written_at >= COUNTS_EVERY_S

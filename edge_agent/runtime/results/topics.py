@@ -19,7 +19,7 @@ EXAMPLES = {"model": "m", "kind": "summary", "verdict": "anomaly"}  # models are
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
-def wrong(topic: str, at_aws: bool) -> str:
+def topic_error(topic: str, at_aws: bool) -> str:
     """Tell why nobody can publish on `topic`; "" when one can."""
     if any(each in topic for each in WILDCARDS):
         return f"the topic {topic!r} isn't valid: it has the wildcard + or #"
@@ -35,7 +35,7 @@ def wrong(topic: str, at_aws: bool) -> str:
     return ""
 
 
-def wrong_level(value: str) -> str:
+def level_error(value: str) -> str:
     """Tell why `value` can't be one level of a topic; "" when it can."""
     if not value:
         return "it is empty"
@@ -46,7 +46,7 @@ def wrong_level(value: str) -> str:
 
 def is_requester(name: str) -> bool:
     """Whether a command's topic ends with a name that can be answered to."""
-    return len(name) <= MOST_REQUESTER_CHARACTERS and not wrong_level(name)
+    return len(name) <= MOST_REQUESTER_CHARACTERS and not level_error(name)
 
 
 def at_aws(endpoint: str) -> bool:
@@ -57,7 +57,7 @@ def at_aws(endpoint: str) -> bool:
 def check(settings: ResultsSettings, thing: str) -> None:
     """Fill in every topic that is used. Raises InvalidConfiguration: a sentence for a wrong one."""
     filled_in = _filled_in(settings, thing)
-    why = wrong_level(thing) if filled_in else ""
+    why = level_error(thing) if filled_in else ""
     if why:
         raise InvalidConfiguration(
             f"The thing's name {thing!r:.140} can't be part of a topic: {why}. Set results.thing "
@@ -65,7 +65,7 @@ def check(settings: ResultsSettings, thing: str) -> None:
             "the topics."
         )
     for name, (topic, through_aws) in filled_in.items():
-        why = wrong(topic, through_aws)
+        why = topic_error(topic, through_aws)
         if why:
             raise InvalidConfiguration(f"results.{name}: {why}. Change this setting.")
 

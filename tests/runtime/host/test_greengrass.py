@@ -21,7 +21,7 @@ from edge_agent.runtime.host.nucleus import (
     NotAuthorized,
     NucleusBusy,
     NucleusLost,
-    translated,
+    translate,
 )
 from tests.fakes.fake_nucleus import LITE_FRAME_BYTES, FakeNucleus, Published
 from tests.runtime.host.component import Lost, component
@@ -292,8 +292,8 @@ def test_what_isnt_connected_closes_as_well(lost: Lost) -> None:
 @pytest.mark.parametrize("name", ERRORS)
 def test_the_errors_told_apart_are_errors_of_the_client(name: str) -> None:
     error = getattr(model, name)()
-    assert type(translated(error, PUBLISH, "a")) is ERRORS[name][0]
-    assert "'a'" in str(translated(error, PUBLISH, "a"))
+    assert type(translate(error, PUBLISH, "a")) is ERRORS[name][0]
+    assert "'a'" in str(translate(error, PUBLISH, "a"))
 
 
 def test_the_client_library_is_loaded_only_to_connect() -> None:

@@ -52,7 +52,7 @@ def state(payload: str) -> Tuple[str, str]:
 
 def test_a_message_arrives_with_its_id_as_json(broker: Broker, keys: Path) -> None:
     with running(settings(broker.port, keys)) as started:
-        assert started.sink.trouble == ""
+        assert started.sink.problem == ""
         with broker.listener("edge-agent/+/caps/+") as listener:
             assert started.sink.send(message(7)).result(20) is None
             got = listener.next()

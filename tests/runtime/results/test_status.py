@@ -7,7 +7,7 @@ from typing import Any, Dict
 import pytest
 
 from edge_agent.runtime.results import status
-from edge_agent.runtime.results.status import Status
+from edge_agent.runtime.results.status import StatusFile
 
 
 def told(folder: Path) -> Dict[str, Any]:
@@ -16,7 +16,7 @@ def told(folder: Path) -> Dict[str, Any]:
 
 
 def test_troubles_are_told_at_once_with_when_they_began(tmp_path: Path) -> None:
-    shown = Status(tmp_path)
+    shown = StatusFile(tmp_path)
 
     shown.show("", {"mqtt": ("", 0)})
     shown.show("", {"mqtt": ("no broker", 7)})
@@ -29,7 +29,7 @@ def test_troubles_are_told_at_once_with_when_they_began(tmp_path: Path) -> None:
 
 
 def test_counts_alone_dont_wear_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = Status(tmp_path)
+    shown = StatusFile(tmp_path)
     shown.show("", {"mqtt": ("", 0)})
     before = told(tmp_path)
 
@@ -44,4 +44,4 @@ def test_counts_alone_dont_wear_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    Status(tmp_path / "file").show("", {})
+    StatusFile(tmp_path / "file").show("", {})

@@ -11,24 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sqlite3
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Counter as Counts
+from typing import Counter as CounterType
 from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
-
-from edge_agent.runtime.results.spool.files import (
-    COLUMNS,
-    FILE_NAME,
-    NORMAL,
-    OTHER,
-    TABLES,
-    open_database,
-    replace_damaged,
-)
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +29,7 @@ TRIM_LEAST = 50
 SLACK = 1.1  # of the limit: normal results that were stored just now aren't dropped below it
 
 
-class Entry(NamedTuple):
+class StoredEvent(NamedTuple):
     """A numbered event; `made` in seconds of the outbox's own clock."""
 
     sequence: int
@@ -61,12 +52,12 @@ class Dropped:
 
     normal: int = 0
     others: int = 0
-    missed: Counts[str] = field(default_factory=Counter, compare=False)
+    missed: CounterType[str] = field(default_factory=Counter, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.normal or self.others)
 
-    def by(self, sinks: Iterable[str]) -> Dropped:
+    def missed_by(self, sinks: Iterable[str]) -> Dropped:
         """Return the same, missed by all of `sinks`."""
         return replace(self, missed=Counter(dict.fromkeys(sinks, self.normal + self.others)))
 
@@ -92,12 +83,12 @@ class Spool:
             self.salvaged = replace_damaged(self._path, error)
             log.error("%s", self.salvaged)  # noqa: TRY400 - it is mended
             self._db = open_database(self._path)
-        self._bits = self._name_bits(sinks)
+        self._bits = self._assign_bits(sinks)
         self._everyone = sum(self._bits[name] for name in sinks)
 
     def append(
         self,
-        entries: Sequence[Entry],
+        entries: Sequence[StoredEvent],
         delivered: Mapping[str, Iterable[int]],
         notes: Mapping[str, str],
     ) -> None:
@@ -121,7 +112,7 @@ class Spool:
                     )
             db.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", notes.items())
 
-    def read(self, sink: str, model: str, after: int, limit: int) -> List[Entry]:
+    def read(self, sink: str, model: str, after: int, limit: int) -> List[StoredEvent]:
         """Return events of `model` that `sink` has to deliver, in order."""
         bit = self._bits[sink]
         parts = " UNION ALL ".join(
@@ -130,7 +121,7 @@ class Spool:
             for table in TABLES
         )
         rows = self._db.execute(f"{parts} ORDER BY sequence LIMIT ?3", (model, after, limit))
-        return [Entry(*row) for row in rows]
+        return [StoredEvent(*row) for row in rows]
 
     def waiting(self, sink: str) -> Dict[str, Tuple[int, int]]:
         """Return by model the count of events `sink` has to deliver, and the last's sequence."""
@@ -186,7 +177,7 @@ class Spool:
         """Close; the log is merged into the database file."""
         self._db.close()
 
-    def _name_bits(self, sinks: Sequence[str]) -> Dict[str, int]:
+    def _assign_bits(self, sinks: Sequence[str]) -> Dict[str, int]:
         """Give every sink its bit. What waits for one that isn't set now stays until too old.
 
         Where the bits were lost with a damaged file, everybody delivers everything: better twice.
@@ -217,7 +208,7 @@ class Spool:
         """Delete the rows from the first of `sequences` to the last."""
         span = (sequences[0], sequences[-1])
         where = f"FROM {table} WHERE sequence BETWEEN ? AND ?"
-        missed: Counts[str] = Counter()
+        missed: CounterType[str] = Counter()
         with self._db as db:
             for bits, count in db.execute(f"SELECT sinks, COUNT(*) {where} GROUP BY 1", span):
                 missed.update({name: count for name, bit in self._bits.items() if bits & bit})
@@ -244,9 +235,96 @@ def is_damage(error: sqlite3.Error) -> bool:
     return type(error) is sqlite3.DatabaseError
 
 
-def whole(text: str) -> int:
+def parse_int(text: str) -> int:
     """Return the number that was noted, 0 for none that can be read."""
     try:
         return int(text)
     except ValueError:
         return 0
+
+
+FILE_NAME = "outbox.db"
+TABLES = NORMAL, OTHER = ("normal", "other")
+COLUMNS = "sequence, id, model, kind, verdict, made, body"
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS {name} (
+    sequence INTEGER PRIMARY KEY, id TEXT NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL,
+    verdict TEXT NOT NULL, made REAL NOT NULL, body BLOB NOT NULL, sinks INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS {name}_by_model ON {name} (model, sequence);
+"""
+NOTES = (
+    "CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;"
+)
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open or make the database. Raises sqlite3.DatabaseError when it is damaged, OSError."""
+    if path.exists():
+        if not path.stat().st_size:
+            raise sqlite3.DatabaseError("the file is empty")
+    else:  # SQLite gives the files beside it the same mode
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    # Python's default isolation opens a transaction before the first change only.
+    db = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA journal_size_limit=4194304")
+        db.executescript(NOTES + "".join(TABLE.format(name=name) for name in TABLES))
+        for (verdict,) in db.execute("PRAGMA quick_check(1)"):
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)  # noqa: TRY301
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def replace_damaged(path: Path, error: sqlite3.Error) -> str:
+    """Put a new database with what can be read of the damaged one in its place; tell of it.
+
+    Nothing is moved before the new one is whole: on a full disk it is tried again.
+    """
+    fresh = path.with_name(f"{FILE_NAME}.new")
+    _remove(fresh)
+    saved = 0
+    with closing(open_database(fresh)) as db, db:
+        for table in TABLES:
+            for row in _salvage(path, f"SELECT {COLUMNS}, sinks FROM {table} ORDER BY sequence"):
+                if isinstance(row[6], bytes) and isinstance(row[7], int):
+                    insert = f"INSERT OR IGNORE INTO {table} VALUES (?,?,?,?,?,?,?,?)"
+                    saved += db.execute(insert, row).rowcount
+        for row in _salvage(path, "SELECT name, text FROM notes ORDER BY name"):
+            db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", row)
+    number = 1
+    while (aside := path.with_name(f"{FILE_NAME}.damaged-{number}")).exists():
+        number += 1
+    for suffix in ("-wal", "-shm", ""):
+        part = path.with_name(f"{FILE_NAME}{suffix}")
+        if part.exists():
+            part.rename(f"{aside}{suffix}")
+    fresh.rename(path)
+    return (
+        f"The outbox {path} was damaged ({error}); it was moved to {aside} and a new one begun. "
+        f"{saved} waiting events could be read and were taken over."
+    )
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("-wal", "-shm", ""):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _salvage(path: Path, query: str) -> Iterator[Tuple[object, ...]]:
+    """Yield what can be read, row by row, from both ends up to where it breaks."""
+    for order in ("ASC", "DESC"):
+        db = sqlite3.connect(path)
+        try:
+            yield from db.execute(f"{query} {order}")
+        except sqlite3.Error:
+            continue
+        else:
+            return
+        finally:
+            db.close()

@@ -18,33 +18,85 @@ record has at most RECORD_BYTES, the file LIMIT_BYTES; nothing beyond is written
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import logging
 import math
 import os
+import stat
 import zlib
 from contextlib import suppress
-from typing import Any, Iterable, Iterator, List, Optional, Tuple
+from pathlib import Path
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from pydantic_core import to_json
 
-from edge_agent.runtime.results.event import Draft, Verdict
-from edge_agent.runtime.results.spool.places import Place
+from edge_agent.runtime.results.event import EventDraft, Verdict
 from edge_agent.runtime.system import private_files
 
-FILE_NAME, FRESH = "journal.v1", "journal.v1.new"
+log = logging.getLogger(__name__)
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class JournalLocation(NamedTuple):
+    """A folder for one journal and nothing else: `name` in `parent`."""
+
+    parent: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Return the whole path, for people."""
+        return self.parent / self.name
+
+
+def journal_locations(folder: Path) -> List[JournalLocation]:
+    """Return where the journal of the outbox in `folder` may lie, the best first."""
+    in_memory = JournalLocation(SHARED_MEMORY, f"edge-agent-journal-{identity(folder)}")
+    return [in_memory, JournalLocation(folder, "journal")]
+
+
+def identity(folder: Path) -> str:
+    """Tell folders apart, also those that containers see under the same path."""
+    try:
+        facts = folder.stat()
+        name = f"{facts.st_dev}:{facts.st_ino}"
+    except OSError:
+        name = str(folder.resolve())
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def remove_pickled(folder: Path) -> None:
+    """Remove this user's journal of an earlier version unread: reading it could run code."""
+    name = f"edge-agent-results-{identity(folder)}"
+    for path in (parent / name for parent in (SHARED_MEMORY, folder)):
+        with suppress(OSError):
+            facts = os.lstat(path)
+            if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid():
+                path.unlink()
+                log.warning(
+                    "%s, a journal of an earlier version (%d bytes), isn't safe to read and was "
+                    "removed; results in it that were not stored are lost.",
+                    path,
+                    facts.st_size,
+                )
+
+
+FILE_NAME, NEW_FILE_NAME = "journal.v1", "journal.v1.new"
 LIMIT_BYTES = 32 * 1024 * 1024
 RECORD_BYTES = 256 * 1024
 HEAD_BYTES = 16
 SEQUENCES = 1 << 62  # fewer than SQLite has
 NOT_A_RECORD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
-Record = Tuple[int, Optional[Draft]]
+Record = Tuple[int, Optional[EventDraft]]
 
 
 class Journal:
     """Numbered drafts of one outbox. Not thread-safe; only one process may use it."""
 
-    def __init__(self, place: Place, make: bool = True) -> None:
+    def __init__(self, place: JournalLocation, make: bool = True) -> None:
         """Open the journal in `place`; `make` its folder when there is none. Raises OSError."""
         self.place = place
         self.damaged = 0  # lines that `read` left out
@@ -56,7 +108,7 @@ class Journal:
             raise
         self._size = os.fstat(self._file).st_size
         self._end_line()
-        self._fresh: Optional[int] = None
+        self._new_file: Optional[int] = None
 
     def read(self) -> Iterator[Record]:
         """Yield the records of the run before. Raises OSError."""
@@ -86,22 +138,22 @@ class Journal:
 
     def prepare(self, records: Iterable[Record]) -> None:
         """Write `records` into a file that `replace` puts in place. Raises OSError."""
-        self._discard_fresh()
-        self._fresh = self._open(FRESH, os.O_CREAT | os.O_EXCL)
-        self._fill(self._fresh, records)
+        self._discard_new_file()
+        self._new_file = self._open(NEW_FILE_NAME, os.O_CREAT | os.O_EXCL)
+        self._fill(self._new_file, records)
 
     def replace(self, more: Iterable[Record]) -> None:
         """Hold what was prepared and `more` from now on; at no moment less. Raises OSError."""
-        assert self._fresh is not None
-        size = self._fill(self._fresh, more)
-        os.rename(FRESH, FILE_NAME, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        old, self._file, self._fresh = self._file, self._fresh, None
+        assert self._new_file is not None
+        size = self._fill(self._new_file, more)
+        os.rename(NEW_FILE_NAME, FILE_NAME, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        old, self._file, self._new_file = self._file, self._new_file, None
         self._size = size
         os.close(old)
 
     def close(self, remove: bool) -> None:
         """Close; `remove` the journal when nothing in it is needed any more."""
-        self._discard_fresh()
+        self._discard_new_file()
         if remove:
             with suppress(OSError):
                 os.unlink(FILE_NAME, dir_fd=self._folder)
@@ -129,16 +181,16 @@ class Journal:
                         raise _full()
                     writer.write(line)
         except OSError:
-            self._discard_fresh()  # its memory is needed
+            self._discard_new_file()  # its memory is needed
             raise
         return size
 
-    def _discard_fresh(self) -> None:
+    def _discard_new_file(self) -> None:
         with suppress(OSError):  # what stays in the way is said when it is opened
-            os.unlink(FRESH, dir_fd=self._folder)
-        if self._fresh is not None:
-            os.close(self._fresh)
-            self._fresh = None
+            os.unlink(NEW_FILE_NAME, dir_fd=self._folder)
+        if self._new_file is not None:
+            os.close(self._new_file)
+            self._new_file = None
 
 
 def write(record: Record) -> bytes:
@@ -175,12 +227,12 @@ def _json(values: Tuple[Any, ...]) -> bytes:
             raise ValueError(str(error)) from None
 
 
-def _draft(id_: str, kind: str, model: str, made: float, facts: Any) -> Draft:
+def _draft(id_: str, kind: str, model: str, made: float, facts: Any) -> EventDraft:
     for text in (id_, kind, model):
         text.encode()  # what SQLite can't take is none
     if not math.isfinite(made):
         raise ValueError("the time is out of range")
-    return Draft(id_, kind, model, made, facts if isinstance(facts, dict) else _verdict(facts))
+    return EventDraft(id_, kind, model, made, facts if isinstance(facts, dict) else _verdict(facts))
 
 
 def _verdict(values: List[Any]) -> Verdict:

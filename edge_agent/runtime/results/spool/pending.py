@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from pathlib import Path
-from typing import Collection, List, Optional, Set, Tuple
+from typing import Collection, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Counter as CounterType
 
 from edge_agent.runtime.results import event
-from edge_agent.runtime.results.event import Draft
-from edge_agent.runtime.results.spool.database import Dropped, Entry
+from edge_agent.runtime.results.event import EventDraft
+from edge_agent.runtime.results.spool.database import Dropped, StoredEvent
+from edge_agent.runtime.results.spool.failover_journal import FailoverJournal
 from edge_agent.runtime.results.spool.journal import Record
-from edge_agent.runtime.results.spool.journals import Journals
 
 log = logging.getLogger(__name__)
 
@@ -19,43 +21,43 @@ LIMIT_BYTES = 16 * 1024 * 1024  # held while the disk refuses
 EVENT_BYTES = 1000  # of memory, besides the body
 
 
-class Event:
+class PendingEvent:
     """One of them; `entry` is what is stored, made of the draft in the outbox's thread."""
 
     __slots__ = ("draft", "entry", "sequence")
 
-    def __init__(self, sequence: int, draft: Draft) -> None:
+    def __init__(self, sequence: int, draft: EventDraft) -> None:
         self.sequence, self.draft = sequence, draft
-        self.entry: Optional[Entry] = None
+        self.entry: Optional[StoredEvent] = None
 
-    def encoded(self, thing: str, correction_s: float) -> Entry:
+    def encoded(self, thing: str, correction_s: float) -> StoredEvent:
         """Return what is stored; `correction_s`: how far the clock was set, see the outbox."""
         if self.entry is None:
             draft = self.draft
             body = event.encode(draft, self.sequence, thing)
             facts = (draft.id, draft.model, draft.kind, draft.verdict)
-            self.entry = Entry(self.sequence, *facts, draft.made - correction_s, body)
+            self.entry = StoredEvent(self.sequence, *facts, draft.made - correction_s, body)
         return self.entry
 
     @property
-    def cost(self) -> int:
+    def memory_bytes(self) -> int:
         """Bytes of memory, about."""
         return EVENT_BYTES + (len(self.entry.body) if self.entry else 0)
 
 
-class Pending:
+class PendingEvents:
     """Events in order of sequence. `lock` is the outbox's; who calls holds it unless said."""
 
     def __init__(self, folder: Path, lock: threading.Lock) -> None:
         """Take over what the run before left in the journal."""
         self._lock = lock
-        self.events: List[Event] = []
+        self.events: List[PendingEvent] = []
         self.highest = 0  # the last number given
-        self._journals = Journals(folder, lock)
-        for sequence, draft in self._journals.left():
+        self._journals = FailoverJournal(folder, lock)
+        for sequence, draft in self._journals.recover():
             self.highest = max(self.highest, sequence)
             if draft is not None:
-                self.events.append(Event(sequence, draft))
+                self.events.append(PendingEvent(sequence, draft))
         self.rewrite()  # without what is damaged, or was cut off by the kill
 
     @property
@@ -66,19 +68,19 @@ class Pending:
     @property
     def overflows(self) -> bool:
         """Whether there is more than memory should hold."""
-        return sum(each.cost for each in self.events) > LIMIT_BYTES
+        return sum(each.memory_bytes for each in self.events) > LIMIT_BYTES
 
-    def add(self, sequence: int, draft: Draft) -> None:
+    def add(self, sequence: int, draft: EventDraft) -> None:
         """Append one; takes microseconds."""
-        self.events.append(Event(sequence, draft))
+        self.events.append(PendingEvent(sequence, draft))
         self.highest = sequence
         self._journals.append((sequence, draft))
 
-    def numbers(self) -> List[int]:
+    def sequences(self) -> List[int]:
         """Return the sequences."""
         return [each.sequence for each in self.events]
 
-    def encoded(self, thing: str, correction_s: float) -> Tuple[List[Entry], int]:
+    def encoded(self, thing: str, correction_s: float) -> Tuple[List[StoredEvent], int]:
         """Return what is to be stored; called without the lock.
 
         What can't be written as JSON is forgotten; how many is the second value.
@@ -93,33 +95,33 @@ class Pending:
                 log.exception("Event %s can't be written as JSON.", each.draft.id)
                 broken.add(each.sequence)
         with self._lock:
-            self.forget(broken)
+            self.remove(broken)
         return entries, len(broken)
 
-    def entries(self, model: str, after: int) -> List[Entry]:
+    def entries(self, model: str, after: int) -> List[StoredEvent]:
         """Return those of `model` behind sequence `after` that could have been stored."""
         entries = [each.entry for each in self.events]
         return [e for e in entries if e is not None and e.model == model and e.sequence > after]
 
-    def forget(self, sequences: Collection[int]) -> Set[int]:
+    def remove(self, sequences: Collection[int]) -> Set[int]:
         """Forget events that needn't be stored any more; returns which there were."""
         gone = {each.sequence for each in self.events if each.sequence in sequences}
         if gone:
             self.events = [each for each in self.events if each.sequence not in gone]
         return gone
 
-    def thin_out(self) -> Dropped:
+    def drop_oldest(self) -> Dropped:
         """Drop the oldest normal results, then the oldest others, until memory has room again."""
         normal = [each for each in self.events if each.draft.verdict == "normal"]
         others = [each for each in self.events if each.draft.verdict != "normal"]
-        surplus = sum(each.cost for each in self.events) - LIMIT_BYTES * 9 // 10
+        surplus = sum(each.memory_bytes for each in self.events) - LIMIT_BYTES * 9 // 10
         chosen: Set[int] = set()
         for each in (*normal, *others):
             if surplus <= 0:
                 break
             chosen.add(each.sequence)
-            surplus -= each.cost
-        self.forget(chosen)
+            surplus -= each.memory_bytes
+        self.remove(chosen)
         dropped = sum(each.sequence in chosen for each in normal)
         return Dropped(dropped, len(chosen) - dropped)
 
@@ -144,3 +146,51 @@ class Pending:
             (each.sequence, each.draft) for each in self.events if each.sequence > sequence
         ]
         return [*records, (self.highest, None)]
+
+
+class DeliveryProgress:
+    """Of the sinks of one outbox. Not thread-safe."""
+
+    def __init__(self, sinks: Sequence[str]) -> None:
+        self._delivered: Dict[str, Set[int]] = {sink: set() for sink in sinks}
+        self._waiting: CounterType[str] = Counter(dict.fromkeys(sinks, 0))
+
+    def offered(self) -> None:
+        """Let one more wait for everybody."""
+        for sink in self._delivered:
+            self._waiting[sink] += 1
+
+    def mark_delivered(self, sink: str, sequences: Collection[int]) -> None:
+        """Note what `sink` has nothing more to do with."""
+        self._delivered[sink].update(sequences)
+        self._waiting[sink] -= len(sequences)
+
+    def dropped(self, counts: CounterType[str]) -> None:
+        """Take off what was given up before a sink had delivered it."""
+        self._waiting.subtract(counts)
+
+    def reset(self, sink: str, on_disk: int, pending: Iterable[int]) -> None:
+        """Count anew: so many wait on disk, and what is pending."""
+        self._waiting[sink] = on_disk + len(set(pending) - self._delivered[sink])
+
+    def waiting(self, sink: str) -> int:
+        """Return about how many wait for `sink`."""
+        return max(0, self._waiting[sink])
+
+    def undelivered(self, sink: str, entries: Iterable[StoredEvent]) -> List[StoredEvent]:
+        """Return those that `sink` hasn't delivered."""
+        done = self._delivered[sink]
+        return [entry for entry in entries if entry.sequence not in done]
+
+    def unsaved(self) -> Dict[str, Set[int]]:
+        """Return by sink what is to be noted on disk."""
+        return {sink: set(done) for sink, done in self._delivered.items() if done}
+
+    def saved(self, delivered: Dict[str, Set[int]]) -> None:
+        """Forget what is noted on disk."""
+        for sink, done in delivered.items():
+            self._delivered[sink] -= done
+
+    def delivered_everywhere(self) -> Set[int]:
+        """Return what every sink has delivered."""
+        return set.intersection(*self._delivered.values())

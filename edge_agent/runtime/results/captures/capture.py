@@ -21,25 +21,31 @@ from pathlib import Path
 from typing import Callable, Deque, Dict, Optional, Tuple
 
 from edge_agent.config import MIB, CaptureSettings
-from edge_agent.runtime.results.kept.choice import CaptureChoice
-from edge_agent.runtime.results.kept.folder import CaptureFolder
-from edge_agent.runtime.results.kept.manifest import Line
-from edge_agent.runtime.results.kept.shot import OWN_KEY, Shot
+from edge_agent.runtime.results.captures.captured_frame import (
+    ANOMALY,
+    CAMERA_PROBLEM,
+    NEAR_THRESHOLD,
+    OWN_KEY,
+    SAMPLE,
+    CapturedFrame,
+)
+from edge_agent.runtime.results.captures.folder import CaptureFolder
+from edge_agent.runtime.results.captures.manifest import Line
 from edge_agent.runtime.vision import overlay, picture_files
-from edge_agent.types import Prediction
+from edge_agent.types import CameraProblem, Prediction
 
 log = logging.getLogger(__name__)
 
 THREAD_NAME = "capture"
 NICENESS = 10
 QUEUE_BYTES = 256 * MIB
-AGAIN_AFTER_S = 60.0  # a folder that couldn't be written is tried again, a sentence is said again
+RETRY_S = 60.0  # a folder that couldn't be written is tried again, a sentence is said again
 IMAGE_QUALITY, OVERLAY_QUALITY = 95, 85
 SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 
 
 @dataclass(frozen=True)
-class Captured:
+class StoredCapture:
     """A capture on disk: its line of the manifest, and the picture with the verdict drawn in."""
 
     line: Line
@@ -62,23 +68,26 @@ class Capture:
         if settings.folder is None:
             raise ValueError("capture.folder isn't set")
         self.kept = self.skipped = self.failed = 0
-        self._choice = CaptureChoice(settings, random, clock)
+        self._choice = CaptureSelector(settings, random, clock)
         self._folder = CaptureFolder(settings.folder, settings.quota_mib * MIB)
         self._suffix = SUFFIXES[settings.format]
         self._clock = clock
         self._changed = threading.Condition()
-        self._queue: Deque[Shot] = deque()
+        self._queue: Deque[CapturedFrame] = deque()
         self._held_bytes = 0  # of what waits and what is being written
         self._closing = False
         self._opened = False
-        self._again_at: Optional[float] = None  # set while the folder can't be written
-        self._told = (0, -math.inf)  # how many were skipped when that was last said, and when
+        self._retry_at: Optional[float] = None  # set while the folder can't be written
+        self._skips_logged = (
+            0,
+            -math.inf,
+        )  # how many were skipped when that was last said, and when
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()
 
-    def follow(self, settings: CaptureSettings) -> None:
+    def apply_settings(self, settings: CaptureSettings) -> None:
         """Go by other settings; their folder and format must be the same."""
-        self._choice.follow(settings)
+        self._choice.apply_settings(settings)
         self._folder.quota_bytes = settings.quota_mib * MIB
 
     def choose(self, model: str, prediction: Prediction) -> str:
@@ -88,16 +97,16 @@ class Capture:
         """
         return self._choice.choose(model, prediction)
 
-    def keep(self, shot: Shot) -> str:
+    def enqueue(self, frame: CapturedFrame) -> str:
         """Take the frame over; return its image's name in the folder, "" when it can't be kept.
 
         Memory that is shared is copied; other pixels are held and must not change any more. Never
         waits for the disk and never raises.
         """
         try:
-            if not self._takes(shot):
+            if not self._accepts(frame):
                 return ""
-            owned = shot.owned()
+            owned = frame.owned()
             with self._changed:
                 self._queue.append(owned)
                 self._held_bytes += owned.held_bytes
@@ -106,14 +115,14 @@ class Capture:
             self._count(failed=1)
             log.exception("A frame couldn't be kept.")
             return ""
-        return shot.stem + self._suffix
+        return frame.stem + self._suffix
 
-    def last(self, model: str) -> Optional[Captured]:
+    def last(self, model: str) -> Optional[StoredCapture]:
         """Return the newest capture of a model, None when it isn't on disk any more."""
         line = self._folder.last.get(model)
         if line is None or "overlay" not in line[OWN_KEY]:
             return None
-        captured = Captured(line, self._folder.path / line[OWN_KEY]["overlay"])
+        captured = StoredCapture(line, self._folder.path / line[OWN_KEY]["overlay"])
         return captured if captured.overlay.is_file() else None
 
     def close(self, within_s: float) -> None:
@@ -126,11 +135,11 @@ class Capture:
         if left:
             log.warning("%d captured frames weren't written within %g s.", left, within_s)
 
-    def _takes(self, shot: Shot) -> bool:
+    def _accepts(self, frame: CapturedFrame) -> bool:
         """Whether the frame can be taken now; counted when not."""
         with self._changed:
-            broken = self._again_at is not None and self._clock() < self._again_at
-            full = self._held_bytes + shot.held_bytes > QUEUE_BYTES
+            broken = self._retry_at is not None and self._clock() < self._retry_at
+            full = self._held_bytes + frame.held_bytes > QUEUE_BYTES
         self._count(failed=int(broken), skipped=int(full and not broken))
         return not (broken or full or self._closing)
 
@@ -139,17 +148,17 @@ class Capture:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         self._attempt(self._open, frames=0)
         while True:
-            shot = self._next()
-            if shot is None:
+            frame = self._next()
+            if frame is None:
                 break
-            self._attempt(partial(self._store, shot), frames=1)
+            self._attempt(partial(self._store, frame), frames=1)
             with self._changed:
-                self._held_bytes -= shot.held_bytes
-            self._tell_skipped()
+                self._held_bytes -= frame.held_bytes
+            self._log_skipped()
         if self._opened:
             self._attempt(self._folder.close, frames=0)
 
-    def _next(self) -> Optional[Shot]:
+    def _next(self) -> Optional[CapturedFrame]:
         with self._changed:
             while not self._queue:
                 if self._closing:
@@ -162,26 +171,26 @@ class Capture:
         try:
             step()
         except OSError as error:
-            self._breaks(error, frames)
+            self._report_failure(error, frames)
         except Exception:
             self._count(failed=frames)
             log.exception("A frame couldn't be kept.")
 
-    def _breaks(self, error: OSError, frames: int) -> None:
+    def _report_failure(self, error: OSError, frames: int) -> None:
         self._opened = False
         self._count(failed=frames + self._drop_waiting())
-        if self._again_at is None:
+        if self._retry_at is None:
             log.error(
                 "Frames can't be kept in %s: %s. Verdicts are given as before; trying again every "
                 "%d s.",
-                self._folder.path, error.strerror or error, AGAIN_AFTER_S,
+                self._folder.path, error.strerror or error, RETRY_S,
             )  # fmt: skip
-        self._again_at = self._clock() + AGAIN_AFTER_S
+        self._retry_at = self._clock() + RETRY_S
 
     def _drop_waiting(self) -> int:
         with self._changed:
             count = len(self._queue)
-            self._held_bytes -= sum(shot.held_bytes for shot in self._queue)
+            self._held_bytes -= sum(frame.held_bytes for frame in self._queue)
             self._queue.clear()
         return count
 
@@ -189,13 +198,13 @@ class Capture:
         self._folder.open()
         self._opened = True
 
-    def _store(self, shot: Shot) -> None:
+    def _store(self, frame: CapturedFrame) -> None:
         if not self._opened:
             self._open()
-        there_is_room = self._folder.add(*_files(shot, self._suffix))
-        self._count(kept=int(there_is_room), skipped=int(not there_is_room))
-        if self._again_at is not None:
-            self._again_at = None
+        fits = self._folder.add(*_files(frame, self._suffix))
+        self._count(kept=int(fits), skipped=int(not fits))
+        if self._retry_at is not None:
+            self._retry_at = None
             log.info("Frames are kept in %s again.", self._folder.path)
 
     def _count(self, kept: int = 0, skipped: int = 0, failed: int = 0) -> None:
@@ -204,28 +213,84 @@ class Capture:
             self.skipped += skipped
             self.failed += failed
 
-    def _tell_skipped(self) -> None:
-        told, told_at = self._told
-        if self.skipped > told and self._clock() >= told_at + AGAIN_AFTER_S:
+    def _log_skipped(self) -> None:
+        told, told_at = self._skips_logged
+        if self.skipped > told and self._clock() >= told_at + RETRY_S:
             log.warning(
                 "%d frames weren't kept: they came faster than they could be written, or "
                 "capture.quota_mib is used up by more important ones.",
                 self.skipped - told,
             )
-            self._told = self.skipped, self._clock()
+            self._skips_logged = self.skipped, self._clock()
 
 
-def _files(shot: Shot, suffix: str) -> Tuple[Line, Dict[str, bytes]]:
+def _files(frame: CapturedFrame, suffix: str) -> Tuple[Line, Dict[str, bytes]]:
     """Return the line of a capture and what its files hold, by name, the image last."""
-    image, overlay_, mask = (shot.stem + end for end in (suffix, ".overlay.jpg", ".mask.png"))
+    image, overlay_, mask = (frame.stem + end for end in (suffix, ".overlay.jpg", ".mask.png"))
     contents: Dict[str, bytes] = {}
-    if shot.mask is not None:
-        contents[mask] = picture_files.png(shot.mask)
-    drawn = overlay.draw(shot.pixels, replace(shot.prediction, mask=shot.mask))
+    if frame.mask is not None:
+        contents[mask] = picture_files.png(frame.mask)
+    drawn = overlay.draw(frame.pixels, replace(frame.prediction, mask=frame.mask))
     contents[overlay_] = picture_files.jpeg(drawn, OVERLAY_QUALITY)
     contents[image] = (
-        picture_files.png(shot.pixels)
+        picture_files.png(frame.pixels)
         if suffix == ".png"
-        else picture_files.jpeg(shot.pixels, IMAGE_QUALITY)
+        else picture_files.jpeg(frame.pixels, IMAGE_QUALITY)
     )
-    return shot.line(image, overlay_, mask if shot.mask is not None else None), contents
+    return frame.line(image, overlay_, mask if frame.mask is not None else None), contents
+
+
+MINUTE_S = 60.0
+CAMERA_PROBLEM_EVERY_S = 60.0  # of each model; the first tells as much as hundreds
+
+# What the last minute must leave free, as a share of its limit, so that anomalies find room.
+LEFT_FREE = {ANOMALY: 0.0, NEAR_THRESHOLD: 0.25, SAMPLE: 0.5, CAMERA_PROBLEM: 0.5}
+
+
+class CaptureSelector:
+    """Chooses by verdict and chance, within a limit a minute for each model; for any thread."""
+
+    def __init__(
+        self, settings: CaptureSettings, random: random.Random, clock: Callable[[], float]
+    ) -> None:
+        self._settings = settings
+        self._random = random
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last_minute: Dict[str, Deque[float]] = {}  # of each model
+        self._last_problem: Dict[str, float] = {}
+
+    def apply_settings(self, settings: CaptureSettings) -> None:
+        """Choose by other settings from the next frame on."""
+        self._settings = settings
+
+    def choose(self, model: str, prediction: Prediction) -> str:
+        """Return why the frame shall be kept, "" when it needn't be."""
+        reason = self._reason(prediction)
+        return reason if reason and self._admits(model, reason) else ""
+
+    def _reason(self, prediction: Prediction) -> str:
+        problems = prediction.camera_problems
+        if problems:
+            return "" if CameraProblem.BLACK in problems else CAMERA_PROBLEM
+        if prediction.is_anomalous and self._settings.anomalies:
+            return ANOMALY
+        if abs(prediction.score - prediction.threshold) < self._settings.near_threshold:
+            return NEAR_THRESHOLD
+        return SAMPLE if self._random.random() < self._settings.sample else ""
+
+    def _admits(self, model: str, reason: str) -> bool:
+        now, limit = self._clock(), self._settings.per_minute
+        with self._lock:
+            kept = self._last_minute.setdefault(model, deque())
+            while kept and kept[0] <= now - MINUTE_S:
+                kept.popleft()
+            if len(kept) >= limit - int(limit * LEFT_FREE[reason]):
+                return False
+            if reason == CAMERA_PROBLEM:
+                last = self._last_problem.get(model)
+                if last is not None and now < last + CAMERA_PROBLEM_EVERY_S:
+                    return False
+                self._last_problem[model] = now
+            kept.append(now)
+            return True

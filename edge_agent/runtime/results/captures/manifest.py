@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
 
-from edge_agent.runtime.results.kept.shot import IMAGE_KEY, MASK_KEY, OWN_KEY
+from edge_agent.runtime.results.captures.captured_frame import IMAGE_KEY, MASK_KEY, OWN_KEY
 from edge_agent.runtime.system.data_files import create, create_anew, make_folder
 
 FILE_NAME = "manifest.jsonl"
-WORKPLACE = ".new"  # what isn't whole yet
+WORK_FOLDER = ".new"  # what isn't whole yet
 LOCK = ".lock"
 # Names that may be ours, and so may be deleted; nothing else ever is.
 OWN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/[a-zA-Z0-9_.-]+\.(png|jpg)")
@@ -74,7 +74,7 @@ class CaptureManifest:
         """Remove the lines of these images, in one step."""
         self._replace([raw for raw in self._raw() if _image(raw) not in images])
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Finish a last line that ended without a line break, or remove it if it is torn."""
         raw = self._raw()
         if raw and not raw[-1].endswith(b"\n"):
@@ -88,7 +88,7 @@ class CaptureManifest:
             return []
 
     def _replace(self, raw: List[bytes]) -> None:
-        fresh = self._folder / WORKPLACE / FILE_NAME
+        fresh = self._folder / WORK_FOLDER / FILE_NAME
         make_folder(fresh.parent)
         write_synced(fresh, b"".join(raw))
         fresh.replace(self._path)

@@ -12,25 +12,32 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
-from edge_agent.runtime.results.spool.journal import Journal, Record
-from edge_agent.runtime.results.spool.places import Place, places, remove_pickled
+from edge_agent.runtime.results.spool.journal import (
+    Journal,
+    JournalLocation,
+    Record,
+    journal_locations,
+    remove_pickled,
+)
 
 log = logging.getLogger(__name__)
 
 CALM_S = 30.0  # a place that refused a record must take all for so long before it counts as whole
 
 
-class Journals:
+class FailoverJournal:
     """Owns the journal in use; its methods raise nothing. `lock` is the outbox's."""
 
     def __init__(self, folder: Path, lock: threading.Lock) -> None:
         """`folder` is the outbox's own; journals of earlier runs are opened, none is made."""
         self.problem = ""  # why a crash may lose results, for people
         self._lock = lock
-        self._places = places(folder)
-        self._open: Dict[Place, Journal] = {}
+        self._places = journal_locations(folder)
+        self._open: Dict[JournalLocation, Journal] = {}
         self._used: Optional[Journal] = None
-        self._held: Optional[Place] = None  # the last place that held all that is pending
+        self._last_complete: Optional[JournalLocation] = (
+            None  # the last place that held all that is pending
+        )
         self._refused = False  # the one in use did not take a record
         self._failed_at = 0.0
         remove_pickled(folder)
@@ -40,7 +47,7 @@ class Journals:
             except OSError:
                 log.debug("No journal in %s.", place.path, exc_info=True)
 
-    def left(self) -> List[Record]:
+    def recover(self) -> List[Record]:
         """Return what earlier runs left, in order of sequence."""
         found: Dict[int, Record] = {}
         for place, journal in self._open.items():
@@ -67,7 +74,7 @@ class Journals:
             self._used.append(record)
         except OSError as error:
             self._refused = True
-            self._fails(f"{self._used.place.path}: {error}")
+            self._report_failure(f"{self._used.place.path}: {error}")
         except ValueError:
             log.debug("A result can't be written as JSON.", exc_info=True)  # the outbox says so
 
@@ -81,13 +88,13 @@ class Journals:
         failures: List[str] = []
         for place in self._in_order():
             try:
-                self._hold(place, since)
+                self._rewrite_in(place, since)
             except OSError as error:
                 failures.append(f"{place.path}: {error}")
             else:
-                self._holds(place, failures)
+                self._use(place, failures)
                 return
-        self._fails("; ".join(failures))
+        self._report_failure("; ".join(failures))
 
     def close(self, remove: bool) -> str:
         """Close all, and `remove` them when nothing in them is needed; returns the path."""
@@ -98,12 +105,12 @@ class Journals:
         self._used = None
         return where
 
-    def _in_order(self) -> List[Place]:
+    def _in_order(self) -> List[JournalLocation]:
         """Return the place in use first, or last when it did not take a record."""
         used = self._used.place if self._used is not None else None
         return sorted(self._places, key=lambda place: (place == used) is self._refused)
 
-    def _hold(self, place: Place, since: Callable[[int], List[Record]]) -> None:
+    def _rewrite_in(self, place: JournalLocation, since: Callable[[int], List[Record]]) -> None:
         journal = self._open.get(place) or Journal(place)
         self._open[place] = journal
         with self._lock:
@@ -113,24 +120,28 @@ class Journals:
             journal.replace(since(records[-1][0]))
             self._used, self._refused = journal, False
 
-    def _holds(self, place: Place, failures: List[str]) -> None:
+    def _use(self, place: JournalLocation, failures: List[str]) -> None:
         others = [other for other in self._open if other != place]
         for other in others:
             self._open.pop(other).close(remove=True)
-        if failures and place != self._held:
+        if failures and place != self._last_complete:
             log.warning(
                 "The journal of results lies in %s, because another place can't be used (%s). "
                 "Results are delivered as ever; mend that and restart the agent.",
                 place.path,
                 "; ".join(failures),
             )
-        elif self.problem and place == self._held and time.monotonic() < self._failed_at + CALM_S:
+        elif (
+            self.problem
+            and place == self._last_complete
+            and time.monotonic() < self._failed_at + CALM_S
+        ):
             return
         elif self.problem:
             log.info("The journal of results is whole again, in %s.", place.path)
-        self._held, self.problem = place, ""
+        self._last_complete, self.problem = place, ""
 
-    def _fails(self, why: str) -> None:
+    def _report_failure(self, why: str) -> None:
         self._failed_at = time.monotonic()
         if not self.problem:
             self.problem = (

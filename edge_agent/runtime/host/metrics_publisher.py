@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Callable, Mapping
 
-from edge_agent.runtime.host.agenda import Agenda
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import NucleusBusy, NucleusLost
+from edge_agent.runtime.host.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -30,40 +30,42 @@ UNITS = {
 }
 
 
-class Counts:
+class MetricsPublisher:
     """Gives the nucleus what has been counted since the last time, once a minute."""
 
     def __init__(
-        self, nucleus: Greengrass, agenda: Agenda, totals: Callable[[], Mapping[str, float]]
+        self, nucleus: Greengrass, scheduler: Scheduler, totals: Callable[[], Mapping[str, float]]
     ) -> None:
         """`totals` tells the counts since the start, by name."""
-        self._nucleus, self._agenda, self._totals = nucleus, agenda, totals
-        self._given: Mapping[str, float] = dict.fromkeys(UNITS, 0.0)
-        self._offered = False  # it has taken some
-        self._trouble = ""
+        self._nucleus, self._scheduler, self._totals = nucleus, scheduler, totals
+        self._published_totals: Mapping[str, float] = dict.fromkeys(UNITS, 0.0)
+        self._accepted = False  # it has taken some
+        self._problem = ""
 
-    def give(self) -> None:
+    def publish(self) -> None:
         """Give the increments, zeros as well, and plan the next time."""
         totals = self._totals()
-        given = self._given
-        increments = [(name, unit, totals[name] - given[name]) for name, unit in UNITS.items()]
+        published = self._published_totals
+        increments = [(name, unit, totals[name] - published[name]) for name, unit in UNITS.items()]
         answer = self._nucleus.put_metrics(increments)
-        answer.add_done_callback(lambda done: self._agenda.plan(partial(self._taken, done, totals)))
+        answer.add_done_callback(
+            lambda done: self._scheduler.schedule(partial(self._published, done, totals))
+        )
 
-    def _taken(self, answer: Future[None], totals: Mapping[str, float]) -> None:
+    def _published(self, answer: Future[None], totals: Mapping[str, float]) -> None:
         error = answer.exception()
         if error is None:
-            self._given, self._offered, self._trouble = totals, True, ""
-        elif self._offered and isinstance(error, NucleusBusy):
-            self._complain(f"Component metrics are given again later: {error}")
+            self._published_totals, self._accepted, self._problem = totals, True, ""
+        elif self._accepted and isinstance(error, NucleusBusy):
+            self._log_problem(f"Component metrics are given again later: {error}")
         else:
             if not isinstance(error, NucleusLost):
                 log.info("Component metrics are for components named aws.* on classic: %s", error)
             return
-        self._agenda.plan(self.give, EVERY_S)
+        self._scheduler.schedule(self.publish, EVERY_S)
 
-    def _complain(self, trouble: str) -> None:
+    def _log_problem(self, problem: str) -> None:
         """Log a trouble when it begins, not each time."""
-        if trouble != self._trouble:
-            log.info(trouble)
-        self._trouble = trouble
+        if problem != self._problem:
+            log.info(problem)
+        self._problem = problem

@@ -32,7 +32,7 @@ def check(folder: Path) -> None:
         os.close(private_files.open_folder(SETTING, folder, _is_ours))
 
 
-class Claim:
+class FolderLock:
     """Holds a folder from `take` to `release`, or until the process ends."""
 
     def __init__(self, folder: Path) -> None:

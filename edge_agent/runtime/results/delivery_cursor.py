@@ -7,14 +7,18 @@ limited rate, marked `late`.
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import NamedTuple, Optional
+
+from edge_agent.runtime.results.sink import NotAnswered
+from edge_agent.runtime.results.spool.database import StoredEvent
 
 FRESH_S = 2.0  # how old a live result may be when it leaves
 
 
 @dataclass
-class Failures:
+class FailureCount:
     """Of the message a lane can't get past.
 
     Unless the message is `certain` to be at fault, a try counts only when something else has passed
@@ -24,49 +28,49 @@ class Failures:
     sequence: int = 0
     tries: int = 0
     others_passed: bool = True
-    asked: bool = False  # whether anything passes at all
+    alarm_raised: bool = False  # whether anything passes at all
 
     def add(self, sequence: int, certain: bool) -> int:
         """Note a failure; returns how many tries count."""
         if sequence != self.sequence:
             self.sequence, self.tries, self.others_passed = sequence, 0, True
         if certain or self.others_passed:
-            self.tries, self.others_passed, self.asked = self.tries + 1, False, False
+            self.tries, self.others_passed, self.alarm_raised = self.tries + 1, False, False
         return self.tries
 
 
 @dataclass
-class Lane:
+class DeliveryCursor:
     """Where one sink stands in one model's events; positions are sequence numbers."""
 
     live: int = 0  # delivered up to here, or left to the backlog
     arrived: int = 0  # the last that has arrived; what comes behind it is late
     end: int = 0  # the last event there is
     sent_live: int = 0  # in this round, before the backlog's
-    behind: Optional[int] = None  # backlog delivered up to here; None: there is no backlog
+    backlog_at: Optional[int] = None  # backlog delivered up to here; None: there is no backlog
     split: int = 0  # the backlog's last event
-    failures: Failures = field(default_factory=Failures)
+    failures: FailureCount = field(default_factory=FailureCount)
     not_before: float = 0.0  # monotonic seconds
     stuck: bool = False  # its last message failed
 
-    def begin_anew(self) -> None:
+    def rewind(self) -> None:
         """Look at everything again: older events have come into view."""
-        self.live, self.behind = 0, None
+        self.live, self.backlog_at = 0, None
 
     @property
-    def waits(self) -> bool:
+    def has_more(self) -> bool:
         """Whether there may be something to send."""
-        return self.live < self.end or self.behind is not None
+        return self.live < self.end or self.backlog_at is not None
 
-    def divide(self) -> None:
+    def split_off_backlog(self) -> None:
         """Leave everything up to the end to the backlog; live results go first from now on."""
-        if self.behind is None:
-            self.behind = self.live
+        if self.backlog_at is None:
+            self.backlog_at = self.live
         self.split = self.live = self.end
 
-    def drained(self) -> None:
+    def end_backlog(self) -> None:
         """Go on as one: nothing lies behind any more."""
-        self.behind = None
+        self.backlog_at = None
 
 
 class DrainRate:
@@ -88,3 +92,33 @@ class DrainRate:
     def next_in_s(self) -> float:
         """Return how long it takes until one more may be sent."""
         return max(0.0, (1.0 - self._tokens) / self._per_s)
+
+
+ANSWER_WITHIN_S = 660.0  # sinks have shorter limits of their own
+
+
+class MessageInFlight(NamedTuple):
+    """One message on its way; `future` is None when the sink took it not at all."""
+
+    cursor: DeliveryCursor
+    entry: StoredEvent
+    backlog: bool
+    future: Optional[Future[None]]
+    refusal: Optional[Exception] = None
+
+    def failure(self) -> Optional[BaseException]:
+        """Return why it didn't arrive, None when it did."""
+        if self.future is None:
+            return self.refusal
+        if not self.future.done():
+            return NotAnswered(f"There was no answer within {ANSWER_WITHIN_S:.0f} s.")
+        return self.future.exception()
+
+    def arrived(self) -> None:
+        """Move the lane past it."""
+        self.cursor.stuck = False
+        self.cursor.arrived = max(self.cursor.arrived, self.entry.sequence)
+        if self.backlog:
+            self.cursor.backlog_at = self.entry.sequence
+        else:
+            self.cursor.live = self.entry.sequence

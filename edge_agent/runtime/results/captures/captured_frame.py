@@ -29,7 +29,7 @@ LABEL_KEY = "anomaly-label-metadata"
 
 
 @dataclass(frozen=True)
-class Shot:
+class CapturedFrame:
     """A judged frame, `pixels` (height, width, 3) uint8 RGB, and why it is kept (`reason`).
 
     `id` is of letters, digits and dashes; `time` is in Unix seconds. `shared` tells that the pixels
@@ -63,7 +63,7 @@ class Shot:
         """Whether its mask marks anything; a white one isn't worth keeping."""
         return self.mask is not None and len(self.prediction.anomalies) > 1
 
-    def owned(self) -> Shot:
+    def owned(self) -> CapturedFrame:
         """Return a shot that nobody else's memory can change, without what isn't worth keeping."""
         mask = self.mask if self.needs_mask else None
         if mask is not None and not mask.flags.owndata:
