@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.runtime.results.captures.captured_frame import IMAGE_KEY, OWN_KEY
-from edge_agent.runtime.results.captures.manifest import FILE_NAME, CaptureManifest, Line
+from edge_agent.runtime.results.captures.captured_frame import IMAGE_KEY, OWN_KEY, Line
+from edge_agent.runtime.results.captures.manifest import FILE_NAME, CaptureManifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,12 +19,12 @@ from edge_agent.runtime.results.captures.captured_frame import (
     LABEL_KEY,
     MASK_KEY,
     OWN_KEY,
+    Line,
 )
 from edge_agent.runtime.results.captures.folder import delete
 from edge_agent.runtime.results.captures.manifest import (
     FILE_NAME,
     CaptureManifest,
-    Line,
     encoded,
     files,
     parsed,

@@ -22,7 +22,6 @@ from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from edge_agent.runtime.results.pipeline import ResultsPipeline
-from edge_agent.runtime.results.spool import folder_lock
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.settings_reload import LiveSettings
 from edge_agent.runtime.system import descriptors, memory
@@ -39,7 +38,7 @@ STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
 VERSIONS_FILE = "versions.json"
 
-AgentEvent = Union[int, Settings]  # stop with this exit status; go by these settings
+AgentEvent = Union[int, Settings]  # stop with this exit status; apply these settings
 
 
 def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> int:
@@ -49,12 +48,12 @@ def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> 
     """
     memory.keep_heap()
     preprocess.use_one_thread()  # inference units are the parallelism; more would fight them
-    wishes: SimpleQueue[AgentEvent] = (
+    events: SimpleQueue[AgentEvent] = (
         SimpleQueue()
     )  # its put may interrupt any line, its own as well
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: wishes.put(0))
-    agent = _Agent(settings, wishes, component)
+        signal.signal(number, lambda _number, _frame: events.put(0))
+    agent = _Agent(settings, events, component)
     agent.start()
     status = agent.serve()
     agent.stop()
@@ -71,22 +70,21 @@ class _Agent:
     def __init__(
         self,
         settings: Settings,
-        wishes: SimpleQueue[AgentEvent],
+        events: SimpleQueue[AgentEvent],
         component: Optional[GreengrassComponent],
     ) -> None:
-        self._settings, self._wishes, self._component = settings, wishes, component
+        self._settings, self._events, self._component = settings, events, component
         self._most_descriptors = descriptors.raise_limit()
         self._access = SegmentAccess(
             settings.server.shared_memory_over_tcp, settings.server.segment_access == "any"
         )
         self._frames = FrameReader(self._access)
         folder = settings.results.folder
-        if folder is not None:
-            folder_lock.check(folder)
-        self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
         self._metrics = Metrics()
         nucleus = component.nucleus if component else None
+        # First, because it closes the folder to other users, who could write the versions.
         self._room = ResultsPipeline(settings.results, self._metrics, self._lose, nucleus)
+        self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
         self._registry = Registry(
             settings.models,
             settings.engine,
@@ -114,18 +112,18 @@ class _Agent:
         if self._component is not None:
             self._component.when_lost(self._lose)
             figures = self._metrics
-            self._component.serve(self._wishes.put, figures.quiet_for_s, figures.totals)
+            self._component.serve(self._events.put, figures.quiet_for_s, figures.totals)
         log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
 
     def serve(self) -> int:
         """Look after everything until told to stop; returns the exit status."""
-        while not isinstance(wish := self._next_wish(), int):
-            if wish is not None:
-                self._follow(wish)
+        while not isinstance(event := self._next_event(), int):
+            if event is not None:
+                self._follow(event)
             self._frames.sweep()
             self._look()
             self._tend()
-        return wish
+        return event
 
     def stop(self) -> None:
         """No new calls, those in flight finish → engines → results."""
@@ -136,10 +134,10 @@ class _Agent:
         descriptors.RESERVE.release()
         log.info("Stopped.")
 
-    def _next_wish(self) -> Optional[AgentEvent]:
+    def _next_event(self) -> Optional[AgentEvent]:
         """Return None when it is time to look after the models again."""
         try:
-            return self._wishes.get(timeout=self._settings.models.rescan_every_s)
+            return self._events.get(timeout=self._settings.models.rescan_every_s)
         except Empty:
             return None
 
@@ -184,7 +182,7 @@ class _Agent:
 
     def _lose(self, why: str) -> None:
         log.error("%s", why)
-        self._wishes.put(EXIT_STATUS)
+        self._events.put(EXIT_STATUS)
 
 
 def _serve_metrics(metrics: Metrics, address: str) -> str:

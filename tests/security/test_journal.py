@@ -149,7 +149,7 @@ def test_a_pickle_in_the_place_of_a_record_is_damage(tmp_path: Path) -> None:
     line = b"%08x%08x" % (len(content), zlib.crc32(content)) + content + b"\n"
     journal = Journal(journal_locations(tmp_path)[0])
     journal.close(remove=False)
-    (journal.place.path / FILE_NAME).write_bytes(line + write((1, make())))
+    (journal.location.path / FILE_NAME).write_bytes(line + write((1, make())))
 
     left = pending(tmp_path)
     assert [event.sequence for event in left.events] == [1]
@@ -361,7 +361,7 @@ def test_what_another_user_puts_in_the_place_is_not_used_and_said(
     finally:
         remove(place)
 
-    (line,) = [r for r in caplog.records if "journal of results lies in" in r.message]
+    (line,) = [r for r in caplog.records if "journal of results is in" in r.message]
     assert str(place) in line.message
     assert "remove it" in line.message
     assert not (tmp_path / "journal").exists()  # all is stored

@@ -193,7 +193,7 @@ def test_no_file_is_written_through_a_link(tmp_path: Path) -> None:
     for name in ("status.json", "status.json.new", "dead-letters.jsonl", "file.new"):
         (folder / name).symlink_to(target)
 
-    StatusFile(folder).show("the disk is full", {})
+    StatusFile(folder).update("the disk is full", {})
     kept = DeadLetters(folder).add("sink", ENTRY, "why", 1.0)
     private_files.replace(folder / "file", b"content")
 
@@ -257,7 +257,7 @@ def test_lines_are_not_written_where_another_user_leads_them(
 def test_the_doctor_of_another_user_says_that_it_may_not_read_the_status(shared: Path) -> None:
     folder = shared / "results"
     open_outbox(folder).close(5)
-    StatusFile(folder).show("", {})
+    StatusFile(folder).update("", {})
     settings = build({}, {}, [f"results.folder={folder}", "results.lines=-"]).results
 
     os.seteuid(61001)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import asdict, dataclass
-from typing import Any, Deque, Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class _AlarmCheck:
     value: float
     limit: float
     ends_below: float
-    facts: Dict[str, Any]
+    facts: Mapping[str, object]
     message: str
 
 
@@ -63,7 +63,7 @@ class Alarms:
             self._good_scores.append(prediction.score)
         self._is_fresh = True
 
-    def check(self, rate_limit: float) -> List[Dict[str, Any]]:
+    def check(self, rate_limit: float) -> List[Dict[str, object]]:
         """Return the bodies of the alarms that were raised or ended since the last look.
 
         `rate_limit`: the share of anomalous frames that raises one.

@@ -1,8 +1,8 @@
-"""Carries the outbox's events to one sink: in rounds, in order per model, until they have arrived.
+"""Delivers the outbox's events to one sink: in rounds, in order per model, until they arrive.
 
-A round sends what the sink's window takes and waits for all of it. When nothing passes, the sink
-rests, longer each time. A message that fails again and again while others pass is given up: it goes
-to the dead-letter file and the rest goes on.
+A round sends what the sink's window allows and waits for all of it. When nothing arrives, the next
+one waits for a growing backoff. A message that fails again and again while others arrive goes to
+the dead-letter file, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from edge_agent.runtime.results.spool.database import DiskError, StoredEvent
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 60.0
-UNREADABLE_BACKOFF_S = 1.0  # the outbox's disk
-ARRIVED = "arrived"  # the note of each model's last number that has
-STALLED_ROUNDS = 4  # so many without anything passing, and it is asked whether anything can
+UNREADABLE_BACKOFF_S = 1.0  # after an error of the outbox's disk
+ARRIVED = "arrived"  # the note with each model's highest sequence that has arrived
+STALLED_ROUNDS = 4  # failed in a row; then an alarm event shows whether anything can arrive
 
 
 class Delivery:
-    """One sink's thread and where it stands; until `close`."""
+    """Owns the thread and the cursors of one sink; until `close`."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class Delivery:
         on_stalled: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Hear nothing before `start`.
+        """Do nothing before `start`.
 
-        `on_dead(sink, entry, reason)` keeps a message that is given up, False when it can't;
-        `on_stalled(sink)` may offer an event of its own, which shows whether anything passes.
+        `on_dead(sink, entry, reason)` stores a message that is given up, False when it can't;
+        `on_stalled(sink)` may offer an event of its own, which shows whether anything arrives.
         """
         self._sink, self._outbox, self._tries = sink, outbox, settings.tries
         self._on_dead, self._on_stalled = on_dead, on_stalled
@@ -68,10 +68,10 @@ class Delivery:
         self._backlog_from = FRESH_S * settings.drain_per_s
         self._fresh_s = FRESH_S + settings.commit_every_s
         self._ready, self._closing, self._wake = False, False, threading.Event()
-        self._failed_rounds, self._backoff_until = 0, 0.0  # rounds in a row in which nothing passed
+        self._failed_rounds, self._backoff_until = 0, 0.0  # failed in a row
         self._random = random.Random()
         self._takeovers = 0
-        self._arrived: Dict[str, int] = _numbers(outbox.get_note(f"{ARRIVED} {sink.name}"))
+        self._arrived: Dict[str, int] = _sequences(outbox.get_note(f"{ARRIVED} {sink.name}"))
         self.delivered = 0  # since the start
         self._problem = ""  # why messages wait
         self._thread = threading.Thread(target=self._run, name=f"to-{sink.name}", daemon=True)
@@ -84,16 +84,16 @@ class Delivery:
 
     @property
     def problem(self) -> str:
-        """Why messages wait, for people; "": they don't."""
+        """Why messages wait, a sentence; "": they don't."""
         return self._problem or self._sink.problem
 
     def start(self) -> None:
-        """Begin to connect and to deliver."""
+        """Start to connect and to deliver."""
         self._sink.start(self._on_ready)
         self._thread.start()
 
     def close(self, within_s: float) -> None:
-        """End after the round in work, and disconnect."""
+        """End after the current round, and disconnect."""
         self._closing = True
         self._wake.set()
         if self._thread.ident is not None:
@@ -119,13 +119,13 @@ class Delivery:
         try:
             return self._round()
         except DiskError:
-            return UNREADABLE_BACKOFF_S  # the outbox says what is wrong, and mends it
+            return UNREADABLE_BACKOFF_S  # the outbox logs what is wrong, and repairs it
         except Exception:
             log.exception("Delivery to %s failed; trying again.", self.name)
             return LONGEST_BACKOFF_S
 
     def _round(self) -> Optional[float]:
-        """Send what may go now; returns how long to wait then, None: until there is more."""
+        """Send what may be sent now; returns how long to wait then, None: until there is more."""
         takeovers = self._outbox.takeovers
         for model, end in self._outbox.last_sequences().items():
             cursor = self._cursors.setdefault(
@@ -149,10 +149,10 @@ class Delivery:
         return 0.0
 
     def _models_to_serve(self, now: float) -> List[str]:
-        """Return whose messages go into the round.
+        """Return whose messages are sent in this round.
 
-        After a round in which nothing passed one model goes alone, each in its turn: a message of
-        another may be what stops it.
+        After a failed round one model is sent alone, each in turn: the fault may be in a message
+        of another.
         """
         models = [
             m for m, cursor in self._cursors.items() if cursor.has_more and cursor.not_before <= now
@@ -169,7 +169,7 @@ class Delivery:
             limit = min(share, self._sink.window_per_model, room - len(sent))
             entries = self._outbox.read(self.name, model, cursor.live, limit) if limit > 0 else []
             if entries and self._has_backlog(model, cursor, entries[0]):
-                log.info("Results of %s pile up; live ones go first to %s.", model, self.name)
+                log.info("Results of %s pile up; new ones are sent to %s first.", model, self.name)
                 cursor.split_off_backlog()
             elif entries:
                 sent += [self._send(cursor, entry, backlog=False) for entry in entries]
@@ -187,14 +187,14 @@ class Delivery:
             entries = self._outbox.read(self.name, model, cursor.backlog_at, limit)
             entries = [entry for entry in entries if entry.sequence <= cursor.split]
             if not entries:
-                log.info("The backlog of %s is delivered to %s.", model, self.name)
+                log.info("All waiting results of %s are delivered to %s.", model, self.name)
                 cursor.end_backlog()
             sent += [self._send(cursor, entry, backlog=True) for entry in entries]
         self._rate.take(len(sent))
         return sent
 
     def _has_backlog(self, model: str, cursor: DeliveryCursor, head: StoredEvent) -> bool:
-        """Whether there is more than can be drained while results are fresh."""
+        """Whether more waits than can be sent while results are fresh."""
         if self._outbox.age_s(head) <= self._fresh_s:
             return False
         return self._outbox.count(self.name, model, cursor.live) > self._backlog_from
@@ -221,7 +221,7 @@ class Delivery:
             self._backoff_until = self._clock() + self._backoff_s(self._failed_rounds)
             if any(isinstance(item.failure(), NotAnswered) for item in sent):
                 self._sink.reset()
-        failed: List[int] = []  # lanes, by identity: only a lane's first failure counts
+        failed: List[int] = []  # cursors, by identity: only the first failure of each counts
         for item in sent:
             failure = item.failure()
             if id(item.cursor) not in failed and failure is None:
@@ -237,7 +237,7 @@ class Delivery:
     def _log_recovery(self) -> None:
         if self._problem and not any(cursor.stuck for cursor in self._cursors.values()):
             self._problem = ""
-            log.info("Results pass to %s again.", self.name)
+            log.info("Results are delivered to %s again.", self.name)
 
     def _note_arrivals(self, arrived: List[MessageInFlight]) -> None:
         self._outbox.mark_delivered(self.name, [item.entry.sequence for item in arrived])
@@ -255,10 +255,10 @@ class Delivery:
     def _handle_failure(
         self, item: MessageInFlight, failure: BaseException, others_pass: bool
     ) -> None:
-        """Keep the lane's position before the message, or give the message up."""
+        """Leave the cursor before the message, or give the message up."""
         item.cursor.stuck = True
         sentence = str(failure) or type(failure).__name__
-        if sentence not in (self._problem, self._sink.problem):  # which says it itself
+        if sentence not in (self._problem, self._sink.problem):  # which logs it itself
             log.warning("Results wait for %s: %s", self.name, sentence)
         self._problem = sentence
         if isinstance(failure, SinkUnavailable) and item.future is None:
@@ -280,23 +280,23 @@ class Delivery:
                 self._on_stalled(self.name)
 
     def _until_next(self, now: float) -> Optional[float]:
-        """Return how long until a resting lane or the drain rate lets something go."""
+        """Return how long until a backoff or the drain rate allows the next message."""
         waiting = [cursor for cursor in self._cursors.values() if cursor.has_more]
         times = [cursor.not_before - now for cursor in waiting if cursor.not_before > now]
         if any(cursor.backlog_at is not None and cursor.not_before <= now for cursor in waiting):
             times.append(self._rate.next_in_s())
         if self._failed_rounds % 2 and waiting:
-            self._failed_rounds += 1  # who stood back has its turn
+            self._failed_rounds += 1  # the turn of all models
             times.append(0.0)
         return min(times, default=None)
 
     def _backoff_s(self, times: int) -> float:
-        """Exponential, with jitter: agents of a plant don't come back all at once."""
+        """Exponential, with jitter: the agents of a plant don't retry all at once."""
         longest = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(times, 16))
         return longest * self._random.uniform(0.5, 1.0)
 
 
-def _numbers(text: str) -> Dict[str, int]:
+def _sequences(text: str) -> Dict[str, int]:
     try:
         return {str(model): int(number) for model, number in json.loads(text or "{}").items()}
     except (ValueError, TypeError, AttributeError):

@@ -1,8 +1,8 @@
-"""One lane a model: which of its events goes next.
+"""A cursor for each model: which of its events a sink gets next, and what is in flight.
 
-Events of a model go in order. When more has piled up than can be drained while results are still
-fresh, the lane splits: what comes from now on goes first, what lies behind follows in order at a
-limited rate, marked `late`.
+Events of a model are sent in order. When more has piled up than can be sent while results are still
+fresh, the cursor splits: new results go first, the backlog follows in order at a limited rate,
+marked `late`.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from typing import NamedTuple, Optional
 from edge_agent.runtime.results.sink import NotAnswered
 from edge_agent.runtime.results.spool.database import StoredEvent
 
-FRESH_S = 2.0  # how old a live result may be when it leaves
+FRESH_S = 2.0  # how old a live result may be when it is sent
+ANSWER_WITHIN_S = 660.0  # sinks have shorter limits of their own
 
 
 @dataclass
 class FailureCount:
-    """Of the message a lane can't get past.
+    """How often the message at the cursor has failed.
 
-    Unless the message is `certain` to be at fault, a try counts only when something else has passed
-    since the try before: a network that is down makes no message suspicious.
+    Unless the message is `certain` to be at fault, a try counts only when another message has
+    arrived since the last one: a network that is down is no message's fault.
     """
 
     sequence: int = 0
     tries: int = 0
     others_passed: bool = True
-    alarm_raised: bool = False  # whether anything passes at all
+    alarm_raised: bool = False  # since the last try: that nothing passes
 
     def add(self, sequence: int, certain: bool) -> int:
-        """Note a failure; returns how many tries count."""
+        """Count a failure; returns how many tries count."""
         if sequence != self.sequence:
             self.sequence, self.tries, self.others_passed = sequence, 0, True
         if certain or self.others_passed:
@@ -43,8 +44,8 @@ class FailureCount:
 class DeliveryCursor:
     """Where one sink stands in one model's events; positions are sequence numbers."""
 
-    live: int = 0  # delivered up to here, or left to the backlog
-    arrived: int = 0  # the last that has arrived; what comes behind it is late
+    live: int = 0  # up to here delivered, or part of the backlog
+    arrived: int = 0  # the highest that has arrived; a lower one sent later is late
     end: int = 0  # the last event there is
     sent_live: int = 0  # in this round, before the backlog's
     backlog_at: Optional[int] = None  # backlog delivered up to here; None: there is no backlog
@@ -54,7 +55,7 @@ class DeliveryCursor:
     stuck: bool = False  # its last message failed
 
     def rewind(self) -> None:
-        """Look at everything again: older events have come into view."""
+        """Begin at the first event again: older ones were recovered."""
         self.live, self.backlog_at = 0, None
 
     @property
@@ -63,13 +64,13 @@ class DeliveryCursor:
         return self.live < self.end or self.backlog_at is not None
 
     def split_off_backlog(self) -> None:
-        """Leave everything up to the end to the backlog; live results go first from now on."""
+        """Make everything up to the end the backlog; live results go first from now on."""
         if self.backlog_at is None:
             self.backlog_at = self.live
         self.split = self.live = self.end
 
     def end_backlog(self) -> None:
-        """Go on as one: nothing lies behind any more."""
+        """Go on without a backlog."""
         self.backlog_at = None
 
 
@@ -86,7 +87,7 @@ class DrainRate:
         return int(self._tokens)
 
     def take(self, count: int) -> None:
-        """Note that `count` were sent."""
+        """Record that `count` were sent."""
         self._tokens -= count
 
     def next_in_s(self) -> float:
@@ -94,11 +95,8 @@ class DrainRate:
         return max(0.0, (1.0 - self._tokens) / self._per_s)
 
 
-ANSWER_WITHIN_S = 660.0  # sinks have shorter limits of their own
-
-
 class MessageInFlight(NamedTuple):
-    """One message on its way; `future` is None when the sink took it not at all."""
+    """A message that was sent; `future` is None when the sink didn't take it."""
 
     cursor: DeliveryCursor
     entry: StoredEvent
@@ -111,11 +109,11 @@ class MessageInFlight(NamedTuple):
         if self.future is None:
             return self.refusal
         if not self.future.done():
-            return NotAnswered(f"There was no answer within {ANSWER_WITHIN_S:.0f} s.")
+            return NotAnswered(f"No answer within {ANSWER_WITHIN_S:.0f} s.")
         return self.future.exception()
 
     def arrived(self) -> None:
-        """Move the lane past it."""
+        """Move the cursor past it."""
         self.cursor.stuck = False
         self.cursor.arrived = max(self.cursor.arrived, self.entry.sequence)
         if self.backlog:

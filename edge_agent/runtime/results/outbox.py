@@ -1,8 +1,8 @@
 """Every event waits here until each sink has delivered it.
 
-Offering puts an event into the journal (memory that outlives the process) and never waits. A thread
-of the outbox stores what was offered, at most every `commit_every_s`, in one commit together with
-what was delivered meanwhile; only then may a sink send it. While the disk refuses, events stay in
+Offering writes an event to the journal (memory that survives the process) and never waits. The
+outbox's thread stores what was offered, at most every `commit_every_s`, in one commit together with
+what was delivered meanwhile; only then may a sink send it. While the disk fails, events stay in
 memory and are sent from there, up to a limit.
 """
 
@@ -31,9 +31,10 @@ from edge_agent.runtime.results.spool.pending import DeliveryProgress, PendingEv
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 2.0  # deliveries are noted that late, and the disk is tried again
-FRESH_S = 5.0  # normal results that were stored so lately may be on their way
-LOST = 1_000_000  # numbers that a damaged database may have held and nobody can tell
+POLL_S = 2.0  # a delivery is committed at most that late, a failed disk is tried again
+FRESH_S = 5.0  # normal results stored within that time may be in flight
+LOST = 1_000_000  # sequence numbers to skip: a damaged database may have held them
+CLOCK_WAS_SET_S = 5.0  # a larger jump of the wall clock is a correction
 LAST_SEQUENCE, LAST_ID, CORRECTION = "last_sequence", "last_id", "clock_correction_s"
 
 
@@ -50,25 +51,25 @@ class Outbox:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Open `folder` and take over what the run before left; `thing`: the device's name.
+        """Open `folder` and recover what the last run left; `thing`: the device's name.
 
-        `on_dropped` hears how many events were given up, and why. Raises InvalidConfiguration when
-        another agent uses the folder, or another user may write there.
+        `on_dropped` receives how many events were dropped, and why. Raises InvalidConfiguration
+        when another agent uses the folder, or another user may write there.
         """
         self._settings, self._folder, self._sinks = settings, folder, tuple(sinks)
         self._thing = thing
         self._on_dropped, self._clock, self._age_clock = on_dropped, clock, AgeClock(clock, wall)
-        self.problem = ""  # what is wrong with the disk, for people
-        self.damage = ""  # what became of a damaged database, for people
-        self.takeovers = 0  # how often rows of an earlier run came into view
+        self.problem = ""  # what is wrong with the disk, a sentence
+        self.damage = ""  # what was done about a damaged database, a sentence
+        self.takeovers = 0  # how often rows of an earlier run were recovered
         self._folder_lock = FolderLock(folder)
-        with suppress(OSError):  # said when it is opened
+        with suppress(OSError):  # logged when the outbox is opened
             self._folder_lock.take()
         self._wake, self._closing = threading.Event(), False
         self._listeners: List[Callable[[], None]] = []
         self._spool: Optional[Spool] = None
         self._store_lock = threading.Lock()  # of the spool
-        self._lock = threading.Lock()  # of what follows
+        self._lock = threading.Lock()  # of all below
         self._sequence = 0
         self._last_sequences: Dict[str, int] = {}  # model → its last event that may be sent
         self._progress = DeliveryProgress(sinks)
@@ -79,21 +80,21 @@ class Outbox:
         try:
             self._open()
         except (DiskError, OSError) as error:
-            self.problem = f"The outbox can't be opened in {folder} ({error})."
-            log.error("%s", self.problem)  # noqa: TRY400 - a state of the disk, no fault of ours
+            self.problem = f"The outbox in {folder} can't be opened: {error}."
+            log.error("%s", self.problem)  # noqa: TRY400 - the disk's fault, not ours
         self._sequence = max(self._sequence, self._pending.highest)
-        if not self._sequence or self.problem or self.damage:  # above whatever was given before
+        if not self._sequence or self.problem or self.damage:  # above every number used before
             self._sequence = max(self._sequence, int(wall() * 1e6))
         self._wake.set()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     @property
     def journal_problem(self) -> str:
-        """Why a crash may lose results that aren't stored yet, for people; else ""."""
+        """Why a crash may lose results that aren't stored yet, a sentence; "": it loses none."""
         return self._pending.journal_problem
 
     def start(self) -> None:
-        """Begin to store."""
+        """Start to store."""
         self._thread.start()
 
     def offer(self, draft: EventDraft) -> None:
@@ -126,7 +127,7 @@ class Outbox:
         return found[:limit]
 
     def mark_delivered(self, sink: str, sequences: Sequence[int]) -> None:
-        """Note that `sink` has nothing more to do with these events."""
+        """Record that `sink` is done with these events."""
         with self._lock:
             self._progress.mark_delivered(sink, sequences)
 
@@ -141,7 +142,7 @@ class Outbox:
             return self._spool.count(sink, model, after) if self._spool else 0
 
     def age_s(self, entry: StoredEvent) -> float:
-        """Return how long ago the event was made, whatever was done to the clock."""
+        """Return how long ago the event was made, also when the clock was set since."""
         return self._age_clock.now() - entry.made
 
     def waiting(self, sink: str) -> int:
@@ -150,12 +151,12 @@ class Outbox:
             return self._progress.waiting(sink)
 
     def set_note(self, name: str, text: str) -> None:
-        """Keep a text with the next commit."""
+        """Store a text with the next commit."""
         with self._lock:
             self._notes[name] = text
 
     def get_note(self, name: str) -> str:
-        """Return a text that an earlier run kept, or ""."""
+        """Return a text that an earlier run stored, or ""."""
         with self._store_lock, suppress(DiskError):
             return self._spool.notes().get(name, "") if self._spool else ""
         return ""
@@ -165,13 +166,13 @@ class Outbox:
         self._listeners.append(listener)
 
     def close(self, within_s: float) -> None:
-        """Store what is left; what can't be stored in time waits in the journal."""
+        """Store the rest; what can't be stored in time stays in the journal."""
         self._closing = True
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(within_s)
         if self._thread.is_alive():
-            log.warning("Storing results takes too long; the next start takes them over.")
+            log.warning("Storing results takes too long; the next start recovers them.")
             return
         if self._spool is not None:
             with suppress(DiskError):
@@ -181,7 +182,7 @@ class Outbox:
 
     def _run(self) -> None:
         while not self._closing:
-            self._wake.wait(LOOK_EVERY_S)
+            self._wake.wait(POLL_S)
             self._wake.clear()
             self._guarded_store()
             end = self._clock() + self._settings.commit_every_s
@@ -198,7 +199,7 @@ class Outbox:
             log.exception("Storing results failed; trying again.")
 
     def _store(self) -> None:
-        """Commit what was offered and delivered; on failure all of it stays where it is."""
+        """Commit what was offered and delivered; after a failure nothing has changed."""
         with self._lock:
             delivered = self._progress.unsaved()
             notes, self._notes = self._notes, {}
@@ -213,7 +214,7 @@ class Outbox:
                 with self._store_lock:
                     self._commit(entries, delivered, notes)
             except (DiskError, OSError, InvalidConfiguration) as error:
-                self._disk_refuses(error, notes)
+                self._hold_in_memory(error, notes)
             else:
                 self._stored(entries, delivered)
         if entries or takeovers != self.takeovers:
@@ -230,7 +231,7 @@ class Outbox:
             spool.append(entries, delivered, notes)
             self._trim(spool)
         except DiskError as error:
-            if is_damage(error):  # opened anew the next time, which replaces the file
+            if is_damage(error):  # opened again the next time, which replaces the file
                 self._spool = None
                 with suppress(DiskError):
                     spool.close()
@@ -257,11 +258,11 @@ class Outbox:
         if entries:
             self._pending.rewrite()
 
-    def _disk_refuses(self, error: Exception, notes: Dict[str, str]) -> None:
-        """Go on from memory; say so once."""
+    def _hold_in_memory(self, error: Exception, notes: Dict[str, str]) -> None:
+        """Go on from memory; log it once."""
         sentence = (
-            f"The outbox can't store results in {self._folder} ({error}). Results are held in "
-            "memory and sent from there; free space or mend the disk."
+            f"The outbox can't store results in {self._folder}: {error}. Results stay in memory "
+            "and are sent from there. Free disk space or repair the disk."
         )
         if sentence != self.problem:
             log.error("%s", sentence)
@@ -274,12 +275,12 @@ class Outbox:
             if self._pending.overflows:
                 dropped = self._pending.drop_oldest()
         if dropped:
-            self._drop(dropped.missed_by(self._sinks), "memory full while the disk refuses")
+            self._drop(dropped.missed_by(self._sinks), "memory full while the disk fails")
         if dropped or gone or self.journal_problem:
             self._pending.rewrite()
 
     def _open(self) -> Spool:
-        """Open the spool and take over what waits in it."""
+        """Open the spool and recover what waits in it."""
         self._folder_lock.take()
         spool = Spool(self._folder, self._sinks)
         try:
@@ -293,7 +294,7 @@ class Outbox:
             last = parse_int(notes.get(LAST_SEQUENCE, ""))
             self._age_clock.correction_s = float(parse_int(notes.get(CORRECTION, "")))
             if spool.salvaged:
-                last += LOST  # numbers of rows that can't be read aren't given again
+                last += LOST  # numbers of rows that can't be read aren't used again
             else:
                 self._pending.remove({n for n in self._pending.sequences() if n <= last})
             for sink, models in waiting.items():
@@ -307,28 +308,25 @@ class Outbox:
         return spool
 
 
-CLOCK_WAS_SET_S = 5.0  # a jump of the wall clock beyond that is a correction
-
-
 class AgeClock:
-    """A clock in seconds that goes on when the wall clock is set, and over restarts."""
+    """A clock in seconds that runs on steadily when the wall clock is set, and over restarts."""
 
     def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         """`clock`: monotonic; `wall`: Unix seconds."""
         self._clock, self._wall = clock, wall
         self._offset_s = wall() - clock()
-        self.correction_s = 0.0  # how far the wall clock was set, all in all; to be kept
+        self.correction_s = 0.0  # how far the wall clock was set in total; stored
 
     def now(self) -> float:
         """Return the seconds."""
         return self._wall() - self.correction_s
 
     def detect_clock_change(self) -> bool:
-        """Look whether the wall clock was set since the last time; called now and then."""
+        """Whether the wall clock was set since the last call; called every few seconds."""
         offset_s = self._wall() - self._clock()
         jump_s, self._offset_s = offset_s - self._offset_s, offset_s
         if abs(jump_s) < CLOCK_WAS_SET_S:
             return False
-        log.warning("The clock was set by %+.0f s; waiting results keep their ages.", jump_s)
+        log.warning("The clock was set by %+.0f s. Waiting results keep their age.", jump_s)
         self.correction_s += jump_s
         return True

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from dataclasses import replace
-from typing import Any, Callable, Deque, Dict, Optional, Tuple
+from typing import Callable, Deque, Mapping, Optional, Tuple
 
 from edge_agent import manifest as manifests
 from edge_agent.runtime.metrics import Metrics
@@ -83,7 +83,7 @@ class Recorder:
                 log.exception("A result couldn't be recorded.")
             return ""
 
-    def offer(self, kind: str, model: str, facts: Dict[str, Any]) -> None:
+    def offer(self, kind: str, model: str, facts: Mapping[str, object]) -> None:
         """Publish a summary or an alarm; `model` is empty when it is about the agent."""
         if self._outbox is not None:
             self._outbox.offer(EventDraft(self._ids.new(), kind, model, self._wall(), facts))

@@ -7,7 +7,7 @@ import logging
 import threading
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 from pydantic import AwareDatetime, ConfigDict, Field
 from typing_extensions import Annotated, Literal
@@ -29,7 +29,7 @@ class StatisticsEvent:
 
     kind: Literal["summary", "alarm"]
     model: str
-    body: Dict[str, Any]
+    body: Dict[str, object]
 
 
 class _ModelSnapshot(Strict):
@@ -204,7 +204,7 @@ class WindowCounts(Strict):
             if anomaly.name != BACKGROUND_NAME:
                 _count(self.anomalies, anomaly.name)
 
-    def body(self, began: datetime, ended: datetime) -> Dict[str, Any]:
+    def body(self, began: datetime, ended: datetime) -> Dict[str, object]:
         """Return the summary as JSON has it; the rarest types are left out of one too long."""
         types = sorted(self.anomalies.items(), key=lambda item: -item[1])
         kept = len(types)

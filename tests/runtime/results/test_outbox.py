@@ -388,7 +388,7 @@ def test_a_journal_of_another_user_is_left_alone(
     journal.append((1, make()))
     journal.close(remove=False)
     try:
-        os.chown(journal.place.path, 1, 1)
+        os.chown(journal.location.path, 1, 1)
     except PermissionError:
         pytest.skip("giving a file away needs root")
 
@@ -397,7 +397,7 @@ def test_a_journal_of_another_user_is_left_alone(
     assert len(wait_for(outbox, 1)) == 1
     outbox.close(5)
     assert "belongs to user 1 " in caplog.text
-    assert journal.place.path.exists()
+    assert journal.location.path.exists()
 
 
 def test_a_journal_that_was_removed_meanwhile_stops_no_close(tmp_path: Path) -> None:

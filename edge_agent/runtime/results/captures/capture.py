@@ -28,9 +28,9 @@ from edge_agent.runtime.results.captures.captured_frame import (
     OWN_KEY,
     SAMPLE,
     CapturedFrame,
+    Line,
 )
 from edge_agent.runtime.results.captures.folder import CaptureFolder
-from edge_agent.runtime.results.captures.manifest import Line
 from edge_agent.runtime.vision import overlay, picture_files
 from edge_agent.types import CameraProblem, Prediction
 

@@ -27,6 +27,8 @@ OWN_KEY = "edge-agent"
 IMAGE_KEY, MASK_KEY = "source-ref", "anomaly-mask-ref"
 LABEL_KEY = "anomaly-label-metadata"
 
+Line = Dict[str, Any]  # of the manifest: a JSON object that other programs may have changed
+
 
 @dataclass(frozen=True)
 class CapturedFrame:
@@ -72,14 +74,14 @@ class CapturedFrame:
         prediction = replace(self.prediction, mask=None)
         return replace(self, pixels=pixels, mask=mask, prediction=prediction, shared=False)
 
-    def line(self, image: str, overlay: str, mask: Optional[str]) -> Dict[str, Any]:
+    def line(self, image: str, overlay: str, mask: Optional[str]) -> Line:
         """Return the manifest's entry; the arguments name files."""
         source = {
             "human-annotated": "no",
             "job-name": f"edge-agent/{self.model}/{self.model_version}",
             "creation-date": self._created.replace(tzinfo=None).isoformat(timespec="microseconds"),
         }
-        line: Dict[str, Any] = {IMAGE_KEY: image}
+        line: Line = {IMAGE_KEY: image}
         if not self.prediction.camera_problems:  # else the verdict says nothing about the part
             line["anomaly-label"] = int(self.prediction.is_anomalous)
             line[LABEL_KEY] = {
@@ -105,7 +107,7 @@ class CapturedFrame:
     def _created(self) -> datetime:
         return datetime.fromtimestamp(self.time, timezone.utc)
 
-    def _colors(self) -> Dict[str, Dict[str, Any]]:
+    def _colors(self) -> Dict[str, Dict[str, object]]:
         """Entry "0" is the background, as the format asks."""
         found = [entry for entry in self.prediction.anomalies if entry.name != BACKGROUND_NAME]
         named = [("BACKGROUND", "#ffffff"), *((entry.name, entry.color.lower()) for entry in found)]
@@ -114,7 +116,7 @@ class CapturedFrame:
             for index, (name, color) in enumerate(named)
         }
 
-    def _facts(self) -> Dict[str, Any]:
+    def _facts(self) -> Dict[str, object]:
         return {
             "id": self.id,
             "model": self.model,

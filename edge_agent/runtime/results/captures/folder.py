@@ -21,12 +21,12 @@ from edge_agent.runtime.results.captures.captured_frame import (
     NEAR_THRESHOLD,
     OWN_KEY,
     SAMPLE,
+    Line,
 )
 from edge_agent.runtime.results.captures.manifest import (
     OWN_NAME,
     WORK_FOLDER,
     CaptureManifest,
-    Line,
     encoded,
     files,
     write_synced,

@@ -13,9 +13,9 @@ import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
+from typing import Collection, Iterator, List, Optional, Tuple
 
-from edge_agent.runtime.results.captures.captured_frame import IMAGE_KEY, MASK_KEY, OWN_KEY
+from edge_agent.runtime.results.captures.captured_frame import IMAGE_KEY, MASK_KEY, OWN_KEY, Line
 from edge_agent.runtime.system.data_files import create, create_anew, make_folder
 
 FILE_NAME = "manifest.jsonl"
@@ -23,8 +23,6 @@ WORK_FOLDER = ".new"  # what isn't whole yet
 LOCK = ".lock"
 # Names that may be ours, and so may be deleted; nothing else ever is.
 OWN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/[a-zA-Z0-9_.-]+\.(png|jpg)")
-
-Line = Dict[str, Any]
 
 
 class CaptureManifest:

@@ -3,7 +3,7 @@
 A commit is on the disk when it returns (synchronous=FULL), so nothing that was committed is lost to
 a power cut. A row's `sinks` has a bit for every sink that still has to deliver it; without bits it
 is deleted. Normal results have a table of their own: dropping the oldest of them frees whole pages.
-A damaged file is moved aside, what can be read of it is taken over.
+A damaged file is moved aside; what can be read of it is copied into a new one.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Sequence
 log = logging.getLogger(__name__)
 
 DiskError = sqlite3.Error
-TRIM_SHARE = 0.02  # dropped at once when full, so that it isn't done event by event
+TRIM_SHARE = 0.02  # dropped in one step when full, not event by event
 TRIM_LEAST = 50
-SLACK = 1.1  # of the limit: normal results that were stored just now aren't dropped below it
+SLACK = 1.1  # of the limit: below that, normal results stored just now aren't dropped
 
 
 class StoredEvent(NamedTuple):
-    """A numbered event; `made` in seconds of the outbox's own clock."""
+    """A numbered event; `made` in seconds of the outbox's AgeClock."""
 
     sequence: int
     id: str
@@ -42,13 +42,13 @@ class StoredEvent(NamedTuple):
 
     @property
     def table(self) -> str:
-        """Where it is stored."""
+        """The table it is stored in."""
         return NORMAL if self.kind == "result" and self.verdict == "normal" else OTHER
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """How many events were given up undelivered; `missed` by sink that hadn't delivered them."""
+    """How many events were dropped; `missed`: by sink that hadn't delivered them."""
 
     normal: int = 0
     others: int = 0
@@ -69,7 +69,7 @@ class Dropped:
 class Spool:
     """The rows of one outbox. Used by one thread at a time; any call may raise DiskError.
 
-    Making one raises OSError as well. `salvaged` tells what became of a damaged file, for people.
+    The constructor also raises OSError. `salvaged`: what was done about a damaged file, a sentence.
     """
 
     def __init__(self, folder: Path, sinks: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class Spool:
             if not is_damage(error):
                 raise
             self.salvaged = replace_damaged(self._path, error)
-            log.error("%s", self.salvaged)  # noqa: TRY400 - it is mended
+            log.error("%s", self.salvaged)  # noqa: TRY400 - it is repaired
             self._db = open_database(self._path)
         self._bits = self._assign_bits(sinks)
         self._everyone = sum(self._bits[name] for name in sinks)
@@ -92,7 +92,7 @@ class Spool:
         delivered: Mapping[str, Iterable[int]],
         notes: Mapping[str, str],
     ) -> None:
-        """Store new events, clear those a sink has delivered, keep notes: all in one commit."""
+        """Store new events, delete delivered ones, store notes: all in one commit."""
         with self._db as db:
             for table in TABLES:
                 db.executemany(
@@ -150,9 +150,9 @@ class Spool:
     ) -> Iterator[Tuple[Dropped, str]]:
         """Drop events made before `made_after`, then what doesn't fit: yields how many, and why.
 
-        The oldest normal results go first, the oldest of the others when none is left, until the
-        pages in use fit into `limit_bytes`. Normal results made since `fresh_after` may be on their
-        way and stay while little is missing.
+        The oldest normal results go first, then the oldest of the others, until the pages in use
+        fit into `limit_bytes`. Normal results made since `fresh_after` may be in flight and stay
+        while the limit is exceeded by little.
         """
         for table in TABLES:
             old = self._oldest(table, 1000, made_after)
@@ -163,14 +163,14 @@ class Spool:
             batch = max(TRIM_LEAST, int(self._count() * TRIM_SHARE))
             normal = self._oldest(NORMAL, batch, fresh_after if fits else math.inf)
             if not normal and fits and self._oldest(NORMAL, 1):
-                break  # only fresh ones are left of them, and there is room for these
+                break  # only fresh ones are left, and SLACK allows these
             others = [] if normal else self._oldest(OTHER, batch)
             if not (normal or others):
                 break
             yield self._drop(NORMAL if normal else OTHER, normal or others), "outbox full"
 
     def notes(self) -> Dict[str, str]:
-        """Return what was noted."""
+        """Return the notes by name."""
         return dict(self._db.execute("SELECT name, text FROM notes"))
 
     def close(self) -> None:
@@ -178,9 +178,9 @@ class Spool:
         self._db.close()
 
     def _assign_bits(self, sinks: Sequence[str]) -> Dict[str, int]:
-        """Give every sink its bit. What waits for one that isn't set now stays until too old.
+        """Assign each sink its bit. Rows of a sink that isn't configured now stay until too old.
 
-        Where the bits were lost with a damaged file, everybody delivers everything: better twice.
+        If the bits were lost with a damaged file, every sink delivers every row: rather twice.
         """
         known: Dict[str, int] = {}
         with suppress(LookupError, ValueError, TypeError, AttributeError):
@@ -229,14 +229,14 @@ class Spool:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Tell whether the file itself is broken; else the disk may take it the next time."""
+    """Whether the file itself is damaged; other errors may pass."""
     if isinstance(error, sqlite3.OperationalError):
         return "malformed" in str(error)
     return type(error) is sqlite3.DatabaseError
 
 
 def parse_int(text: str) -> int:
-    """Return the number that was noted, 0 for none that can be read."""
+    """Return the number in a note, 0 for what isn't one."""
     try:
         return int(text)
     except ValueError:
@@ -282,9 +282,9 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 
 def replace_damaged(path: Path, error: sqlite3.Error) -> str:
-    """Put a new database with what can be read of the damaged one in its place; tell of it.
+    """Replace a damaged database by a new one with what can be read of it; return a sentence.
 
-    Nothing is moved before the new one is whole: on a full disk it is tried again.
+    Nothing is moved before the new one is complete: after a full disk it is tried again.
     """
     fresh = path.with_name(f"{FILE_NAME}.new")
     _remove(fresh)
@@ -306,8 +306,8 @@ def replace_damaged(path: Path, error: sqlite3.Error) -> str:
             part.rename(f"{aside}{suffix}")
     fresh.rename(path)
     return (
-        f"The outbox {path} was damaged ({error}); it was moved to {aside} and a new one begun. "
-        f"{saved} waiting events could be read and were taken over."
+        f"The outbox {path} was damaged ({error}). It was moved to {aside} and replaced by a new "
+        f"one. {saved} waiting events could be read and were copied."
     )
 
 

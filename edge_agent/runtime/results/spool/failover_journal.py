@@ -1,7 +1,7 @@
-"""The journal of an outbox, in the best place that takes it; results go on where none does.
+"""The journal of an outbox at the best location that works; without any, results still flow.
 
-A place that takes no more is left for the next one, with all that is pending. Whatever is in any of
-the places when the agent starts is taken over.
+When a location fails, everything pending moves to the next one. What is found at any of them when
+the agent starts is recovered.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edge_agent.runtime.results.spool.journal import (
 
 log = logging.getLogger(__name__)
 
-CALM_S = 30.0  # a place that refused a record must take all for so long before it counts as whole
+RECOVERED_AFTER_S = 30.0  # without a failure; then the journal counts as working again
 
 
 class FailoverJournal:
@@ -30,40 +30,37 @@ class FailoverJournal:
 
     def __init__(self, folder: Path, lock: threading.Lock) -> None:
         """`folder` is the outbox's own; journals of earlier runs are opened, none is made."""
-        self.problem = ""  # why a crash may lose results, for people
+        self.problem = ""  # why a crash may lose results, a sentence
         self._lock = lock
-        self._places = journal_locations(folder)
+        self._locations = journal_locations(folder)
         self._open: Dict[JournalLocation, Journal] = {}
         self._used: Optional[Journal] = None
-        self._last_complete: Optional[JournalLocation] = (
-            None  # the last place that held all that is pending
-        )
-        self._refused = False  # the one in use did not take a record
+        self._last_complete: Optional[JournalLocation] = None  # the last that held all events
+        self._append_failed = False  # in the one in use, since it was rewritten
         self._failed_at = 0.0
         remove_pickled(folder)
-        for place in self._places:
+        for location in self._locations:
             try:
-                self._open[place] = Journal(place, make=False)
+                self._open[location] = Journal(location, make=False)
             except OSError:
-                log.debug("No journal in %s.", place.path, exc_info=True)
+                log.debug("No journal in %s.", location.path, exc_info=True)
 
     def recover(self) -> List[Record]:
-        """Return what earlier runs left, in order of sequence."""
+        """Return the records of earlier runs, in order of sequence."""
         found: Dict[int, Record] = {}
-        for place, journal in self._open.items():
+        for location, journal in self._open.items():
             try:
                 for record in journal.read():
                     if record[1] is not None or record[0] not in found:
                         found[record[0]] = record
             except OSError:
-                log.exception("The journal in %s can't be read to its end.", place.path)
+                log.exception("The journal in %s can't be read to its end.", location.path)
             if journal.damaged:
                 log.error(
-                    "%d damaged lines of the journal in %s were left out; results in them that "
-                    "were not stored are lost.",
-                    journal.damaged,
-                    place.path,
-                )
+                    "The journal in %s has %d damaged lines, which were skipped. Results in them "
+                    "that were not stored are lost.",
+                    location.path, journal.damaged,
+                )  # fmt: skip
         return [found[sequence] for sequence in sorted(found)]
 
     def append(self, record: Record) -> None:
@@ -73,32 +70,32 @@ class FailoverJournal:
         try:
             self._used.append(record)
         except OSError as error:
-            self._refused = True
-            self._report_failure(f"{self._used.place.path}: {error}")
+            self._append_failed = True
+            self._report_failure(f"{self._used.location.path}: {error}")
         except ValueError:
-            log.debug("A result can't be written as JSON.", exc_info=True)  # the outbox says so
+            log.debug("A result can't be written as JSON.", exc_info=True)  # the outbox logs it
 
     def rewrite(self, since: Callable[[int], List[Record]]) -> None:
-        """Hold what is pending and nothing else; without the lock, by one thread.
+        """Write what is pending and nothing else; without the lock, by one thread.
 
-        `since(sequence)` returns the records behind that one, called with the lock; those behind -1
-        end with the highest number given. The bulk is written beside calls that offer events, which
-        wait for the rest only.
+        `since(sequence)` returns the records after that one, called with the lock; those after -1
+        end with the highest number. Calls that offer events go on meanwhile and wait only for the
+        few records added last.
         """
         failures: List[str] = []
-        for place in self._in_order():
+        for location in self._in_order():
             try:
-                self._rewrite_in(place, since)
+                self._rewrite_in(location, since)
             except OSError as error:
-                failures.append(f"{place.path}: {error}")
+                failures.append(f"{location.path}: {error}")
             else:
-                self._use(place, failures)
+                self._use(location, failures)
                 return
         self._report_failure("; ".join(failures))
 
     def close(self, remove: bool) -> str:
-        """Close all, and `remove` them when nothing in them is needed; returns the path."""
-        where = str(self._used.place.path) if self._used is not None else "without a journal"
+        """Close all, and `remove` them when nothing in them is needed; returns where it was."""
+        where = str(self._used.location.path) if self._used is not None else "without a journal"
         for journal in self._open.values():
             journal.close(remove)
         self._open.clear()
@@ -106,47 +103,43 @@ class FailoverJournal:
         return where
 
     def _in_order(self) -> List[JournalLocation]:
-        """Return the place in use first, or last when it did not take a record."""
-        used = self._used.place if self._used is not None else None
-        return sorted(self._places, key=lambda place: (place == used) is self._refused)
+        """Return the location in use first, or last after a failure."""
+        used = self._used.location if self._used is not None else None
+        return sorted(self._locations, key=lambda each: (each == used) is self._append_failed)
 
-    def _rewrite_in(self, place: JournalLocation, since: Callable[[int], List[Record]]) -> None:
-        journal = self._open.get(place) or Journal(place)
-        self._open[place] = journal
+    def _rewrite_in(self, location: JournalLocation, since: Callable[[int], List[Record]]) -> None:
+        journal = self._open.get(location) or Journal(location)
+        self._open[location] = journal
         with self._lock:
             records = since(-1)
         journal.prepare(records)
         with self._lock:
             journal.replace(since(records[-1][0]))
-            self._used, self._refused = journal, False
+            self._used, self._append_failed = journal, False
 
-    def _use(self, place: JournalLocation, failures: List[str]) -> None:
-        others = [other for other in self._open if other != place]
+    def _use(self, location: JournalLocation, failures: List[str]) -> None:
+        others = [other for other in self._open if other != location]
         for other in others:
             self._open.pop(other).close(remove=True)
-        if failures and place != self._last_complete:
+        if failures and location != self._last_complete:
             log.warning(
-                "The journal of results lies in %s, because another place can't be used (%s). "
-                "Results are delivered as ever; mend that and restart the agent.",
-                place.path,
-                "; ".join(failures),
-            )
-        elif (
-            self.problem
-            and place == self._last_complete
-            and time.monotonic() < self._failed_at + CALM_S
-        ):
-            return
+                "The journal of results is in %s, because a better place can't be used: %s. "
+                "Results are delivered as usual. Repair the better place and restart the agent.",
+                location.path, "; ".join(failures),
+            )  # fmt: skip
         elif self.problem:
-            log.info("The journal of results is whole again, in %s.", place.path)
-        self._last_complete, self.problem = place, ""
+            calm_s = time.monotonic() - self._failed_at
+            if location == self._last_complete and calm_s < RECOVERED_AFTER_S:
+                return
+            log.info("The journal of results works again, in %s.", location.path)
+        self._last_complete, self.problem = location, ""
 
     def _report_failure(self, why: str) -> None:
         self._failed_at = time.monotonic()
         if not self.problem:
             self.problem = (
-                f"The journal of results can't be written ({why}). Results are delivered, but a "
-                "crash of the agent loses those that were not stored yet; free memory or remove "
-                "what is in the way."
+                f"The journal of results can't be written: {why}. Results are delivered, but a "
+                "crash of the agent loses those that are not stored yet. Free memory, or remove "
+                "the file or folder that is in the way."
             )
             log.error("%s", self.problem)

@@ -1,4 +1,4 @@
-"""Events that were offered and aren't stored yet: in memory, and in the journal beside it."""
+"""Events that aren't stored yet, in memory and in the journal; deliveries that aren't either."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Collection, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 from typing import Counter as CounterType
 
+from edge_agent.config import MIB
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.event import EventDraft
 from edge_agent.runtime.results.spool.database import Dropped, StoredEvent
@@ -17,12 +18,12 @@ from edge_agent.runtime.results.spool.journal import Record
 
 log = logging.getLogger(__name__)
 
-LIMIT_BYTES = 16 * 1024 * 1024  # held while the disk refuses
+LIMIT_BYTES = 16 * MIB  # held while the disk fails
 EVENT_BYTES = 1000  # of memory, besides the body
 
 
 class PendingEvent:
-    """One of them; `entry` is what is stored, made of the draft in the outbox's thread."""
+    """An event to be stored; `entry` is its row, made from the draft in the outbox's thread."""
 
     __slots__ = ("draft", "entry", "sequence")
 
@@ -31,7 +32,7 @@ class PendingEvent:
         self.entry: Optional[StoredEvent] = None
 
     def encoded(self, thing: str, correction_s: float) -> StoredEvent:
-        """Return what is stored; `correction_s`: how far the clock was set, see the outbox."""
+        """Return the row to store; `correction_s`: how far the clock was set, see AgeClock."""
         if self.entry is None:
             draft = self.draft
             body = event.encode(draft, self.sequence, thing)
@@ -46,23 +47,23 @@ class PendingEvent:
 
 
 class PendingEvents:
-    """Events in order of sequence. `lock` is the outbox's; who calls holds it unless said."""
+    """Events in order of sequence. `lock` is the outbox's; callers hold it, but where noted."""
 
     def __init__(self, folder: Path, lock: threading.Lock) -> None:
-        """Take over what the run before left in the journal."""
+        """Recover what the last run left in the journal."""
         self._lock = lock
         self.events: List[PendingEvent] = []
-        self.highest = 0  # the last number given
+        self.highest = 0  # the last sequence number used
         self._journals = FailoverJournal(folder, lock)
         for sequence, draft in self._journals.recover():
             self.highest = max(self.highest, sequence)
             if draft is not None:
                 self.events.append(PendingEvent(sequence, draft))
-        self.rewrite()  # without what is damaged, or was cut off by the kill
+        self.rewrite()  # without damaged and incomplete lines
 
     @property
     def journal_problem(self) -> str:
-        """Why a crash may lose what is pending, for people; "" when it doesn't."""
+        """Why a crash may lose what is pending, a sentence; "": it doesn't."""
         return self._journals.problem
 
     @property
@@ -81,9 +82,9 @@ class PendingEvents:
         return [each.sequence for each in self.events]
 
     def encoded(self, thing: str, correction_s: float) -> Tuple[List[StoredEvent], int]:
-        """Return what is to be stored; called without the lock.
+        """Return the rows to store, and how many events can't be written as JSON.
 
-        What can't be written as JSON is forgotten; how many is the second value.
+        Those are dropped. Called without the lock.
         """
         with self._lock:
             events = list(self.events)
@@ -99,12 +100,12 @@ class PendingEvents:
         return entries, len(broken)
 
     def entries(self, model: str, after: int) -> List[StoredEvent]:
-        """Return those of `model` behind sequence `after` that could have been stored."""
+        """Return the rows of `model` behind sequence `after` that the disk didn't take."""
         entries = [each.entry for each in self.events]
         return [e for e in entries if e is not None and e.model == model and e.sequence > after]
 
     def remove(self, sequences: Collection[int]) -> Set[int]:
-        """Forget events that needn't be stored any more; returns which there were."""
+        """Remove events that needn't be stored any more; returns which were there."""
         gone = {each.sequence for each in self.events if each.sequence in sequences}
         if gone:
             self.events = [each for each in self.events if each.sequence not in gone]
@@ -126,7 +127,7 @@ class PendingEvents:
         return Dropped(dropped, len(chosen) - dropped)
 
     def rewrite(self) -> None:
-        """Let the journal hold what is pending; called without the lock, by one thread."""
+        """Write what is pending to the journal; called without the lock, by one thread."""
         self._journals.rewrite(self._since)
 
     def close(self, stored: bool) -> None:
@@ -134,11 +135,10 @@ class PendingEvents:
         where = self._journals.close(remove=stored and not self.events)
         if self.events:
             log.error(
-                "%d results are in the journal only (%s): the agent's next start delivers them; "
-                "if it is in /dev/shm, a restart of the device loses them.",
-                len(self.events),
-                where,
-            )
+                "%d results are only in the journal (%s). The next start of the agent delivers "
+                "them. If the journal is in /dev/shm, a restart of the device loses them.",
+                len(self.events), where,
+            )  # fmt: skip
 
     def _since(self, sequence: int) -> List[Record]:
         """Return the events behind `sequence`, and at the end the highest number given."""
@@ -149,28 +149,28 @@ class PendingEvents:
 
 
 class DeliveryProgress:
-    """Of the sinks of one outbox. Not thread-safe."""
+    """What each sink has delivered that isn't on disk yet, and what waits. Not thread-safe."""
 
     def __init__(self, sinks: Sequence[str]) -> None:
         self._delivered: Dict[str, Set[int]] = {sink: set() for sink in sinks}
         self._waiting: CounterType[str] = Counter(dict.fromkeys(sinks, 0))
 
     def offered(self) -> None:
-        """Let one more wait for everybody."""
+        """Count one more event for every sink."""
         for sink in self._delivered:
             self._waiting[sink] += 1
 
     def mark_delivered(self, sink: str, sequences: Collection[int]) -> None:
-        """Note what `sink` has nothing more to do with."""
+        """Record that `sink` is done with these."""
         self._delivered[sink].update(sequences)
         self._waiting[sink] -= len(sequences)
 
     def dropped(self, counts: CounterType[str]) -> None:
-        """Take off what was given up before a sink had delivered it."""
+        """Subtract what was dropped before a sink had delivered it."""
         self._waiting.subtract(counts)
 
     def reset(self, sink: str, on_disk: int, pending: Iterable[int]) -> None:
-        """Count anew: so many wait on disk, and what is pending."""
+        """Start counting: so many wait on disk, and what is pending."""
         self._waiting[sink] = on_disk + len(set(pending) - self._delivered[sink])
 
     def waiting(self, sink: str) -> int:
@@ -183,11 +183,11 @@ class DeliveryProgress:
         return [entry for entry in entries if entry.sequence not in done]
 
     def unsaved(self) -> Dict[str, Set[int]]:
-        """Return by sink what is to be noted on disk."""
+        """Return by sink what was delivered and isn't on disk yet."""
         return {sink: set(done) for sink, done in self._delivered.items() if done}
 
     def saved(self, delivered: Dict[str, Set[int]]) -> None:
-        """Forget what is noted on disk."""
+        """Remove what is on disk now."""
         for sink, done in delivered.items():
             self._delivered[sink] -= done
 
