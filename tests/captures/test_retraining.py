@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
             assert capture.enqueue(taken)
     capture.close(60)
-    assert capture.kept == GOOD + BAD
+    assert capture.stored == GOOD + BAD
     return place
 
 

@@ -1,4 +1,4 @@
-"""The alarms of one model: each is raised once, and ended once."""
+"""The alarms of one model, each raised once and ended once; drift of the scores from training."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ import numpy as np
 from edge_agent.manifest import Histogram
 from edge_agent.types import Prediction
 
-FRAMES = 500  # that alarms look back: all for the rate of anomalies, good ones for drift
-LEAST_FRAMES = 100  # fewer say nothing of the rate
+FRAMES = 500  # in the window: all for the rate of anomalies, good ones for drift
+LEAST_FRAMES = 100  # for a rate
 
 # An alarm ends clearly below its limit, or values around the limit would raise and end it in turns.
-# A distance stays above 0 for good, because training saw few images; a rate whose cause is mended
-# falls below half of any limit that was set with sense.
+# A distance stays above 0 for good, because training saw few images; a rate whose cause is repaired
+# falls below half of any sensible limit.
 DRIFT_ENDS_AT, RATE_ENDS_AT = 0.8, 0.5
+
+LEAST_SCORES = 250  # for drift
+# A smaller shift doesn't matter, even if it is certain: training's scores are of pictures left out
+# in turn, and without any drift lie up to 0.38 from those of new ones (six packages of the demo's
+# parts). A lamp 20 % weaker, 15 % stronger, or a lens out of focus made 0.56 to 0.90.
+LEAST_DISTANCE = 0.4
+ALPHA = 1e-4
+FACTOR = math.sqrt(-math.log(ALPHA / 2.0) / 2.0)
 
 
 @dataclass(frozen=True)
@@ -34,10 +42,10 @@ class _AlarmCheck:
 
 
 class Alarms:
-    """Looks back at the last frames, as far as one version with one threshold judged them.
+    """Owns the window of the last frames, all of one version with one threshold.
 
-    Frames with a camera problem say nothing of the parts and aren't among them. `raised`: the
-    alarms raised so far. Used under its owner's lock.
+    Frames with a camera problem say nothing about the parts and don't count. `raised`: the alarms
+    raised so far. Used under its owner's lock.
     """
 
     def __init__(self, raised: Iterable[str] = ()) -> None:
@@ -47,10 +55,10 @@ class Alarms:
         self._trained: Optional[Histogram] = None
         self._is_fresh = False
         self.raised: List[str] = list(raised)
-        self.distance: Optional[float] = None  # of the scores to training's, at the last look
+        self.distance: Optional[float] = None  # of the scores to training's, at the last check
 
     def add(self, trained: Optional[Histogram], prediction: Prediction) -> None:
-        """Take one more frame; `trained` are the scores of training's good images."""
+        """Add one frame; `trained`: the scores of training's good images."""
         if prediction.camera_problems:
             return
         judged_by = (prediction.model_version, prediction.threshold)
@@ -64,7 +72,7 @@ class Alarms:
         self._is_fresh = True
 
     def check(self, rate_limit: float) -> List[Dict[str, object]]:
-        """Return the bodies of the alarms that were raised or ended since the last look.
+        """Return the bodies of the alarms that were raised or ended since the last check.
 
         `rate_limit`: the share of anomalous frames that raises one.
         """
@@ -111,7 +119,7 @@ def _drift_check(drift: Drift) -> _AlarmCheck:
     message = (
         f"The scores of good parts are {'higher' if drift.higher else 'lower'} than in training: "
         f"distance {drift.distance:.2f}, the alarm's limit is {drift.critical:.2f}. Check light, "
-        "lens and camera; train anew when the parts have changed."
+        "lens and camera. If the parts have changed, train the model again."
     )
     ends_below = DRIFT_ENDS_AT * drift.critical
     return _AlarmCheck(
@@ -119,20 +127,11 @@ def _drift_check(drift: Drift) -> _AlarmCheck:
     )
 
 
-LEAST_SCORES = 250  # fewer scatter too much
-# A smaller shift is no matter, however sure it is: training's scores are of pictures left out in
-# turn, and without any drift lie up to 0.38 from those of new ones (six packages of the demo's
-# parts). A lamp 20 % weaker, 15 % stronger, or a lens out of focus made 0.56 to 0.90.
-LEAST_DISTANCE = 0.4
-ALPHA = 1e-4
-FACTOR = math.sqrt(-math.log(ALPHA / 2.0) / 2.0)
-
-
 @dataclass(frozen=True)
 class Drift:
     """The distance, 0 to 1, between `scores` scores and those of `trained` images.
 
-    From `critical` on it is no chance any more; `higher`: than in training, else lower.
+    From `critical` on it is significant; `higher`: than in training, else lower.
     """
 
     distance: float
@@ -143,7 +142,7 @@ class Drift:
 
 
 def compare(trained: Histogram, scores: Sequence[float], threshold: float) -> Optional[Drift]:
-    """Compare with training, both only below `threshold`; None: there are too few.
+    """Compare with training, only scores below `threshold`; None: there are too few.
 
     That way it doesn't matter how many parts are bad. The distance is that of Kolmogorov and
     Smirnov between two samples, the largest difference of their cumulated shares, here at the

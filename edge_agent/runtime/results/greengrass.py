@@ -1,7 +1,7 @@
 """Results and commands through the Greengrass nucleus: to AWS IoT Core and to local components.
 
-The nucleus doesn't tell when it is offline; a message that it can't take is tried again later. Its
-connection is shared and belongs to `runtime.host.greengrass`: nothing here connects anew.
+The nucleus doesn't report when it is offline; a message that it can't accept is sent again later.
+Its connection is shared and owned by `runtime.host.greengrass`: nothing here reconnects.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from edge_agent.runtime.results.sink import (
 
 log = logging.getLogger(__name__)
 
-ANSWER_WITHIN_S = 15.0  # of the nucleus; noticed at most as late again
+ANSWER_WITHIN_S = 15.0  # of the nucleus; checked every so often
+RETRY_S = 5.0  # until a refused or ended subscription is tried again
 
 BECOMES: Dict[Type[BaseException], Type[Exception]] = {
     NucleusBusy: SinkUnavailable,
@@ -47,41 +48,39 @@ BECOMES: Dict[Type[BaseException], Type[Exception]] = {
 
 
 class NucleusSink:
-    """Carries messages by `publish`, a future of the nucleus each."""
+    """Sends messages with `publish`, which returns a future of the nucleus."""
 
     name = ""
     window = 4
-    window_per_model = 1  # after a ServiceError for one message the nucleus may take a later one
+    window_per_model = 1  # after an error for one message the nucleus may accept a later one
 
     def __init__(
         self, template: str, thing: str, nucleus: Greengrass,
         publish: Callable[[str, bytes], Future[None]],
     ) -> None:  # fmt: skip
-        self.problem = ""  # the latest sentence; "" when the last message has passed
+        self.problem = ""  # the latest sentence; "" when the last message has arrived
         self._template, self._thing = template, thing
         self._nucleus, self._publish = nucleus, publish
         self._on_ready: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._in_flight: Dict[Future[None], float] = {}  # since when, monotonic seconds
-        self._watchdog: Optional[threading.Timer] = None  # runs while something is on its way
+        self._watchdog: Optional[threading.Timer] = None  # runs while something is in flight
 
     def start(self, on_ready: Callable[[], None]) -> None:
-        """See Sink; `on_ready` is called at once when the connection is there already."""
+        """See Sink; `on_ready` is called at once when connected already."""
         self._on_ready = on_ready
         self._nucleus.connect().add_done_callback(self._connected)
 
     def send(self, message: Message) -> Future[None]:
         """See Sink."""
         topic = message.topic(self._template, self._thing)
-        why = topics.topic_error(
-            topic, at_aws=False
-        )  # the nucleus's own limits are known where it is
+        why = topics.topic_error(topic, at_aws=False)  # `host.nucleus` checks its own limits
         if why:
             raise MessageRejected(f"A result can't be published: {why}.")
         published = self._publish(topic, message.body)
         error = published.exception() if published.done() else None
         if isinstance(error, NucleusLost):
-            raise self._translate(error)  # at once: it wasn't tried
+            raise self._translate(error)  # at once: it wasn't sent
         sent: Future[None] = Future()
         sent.set_running_or_notify_cancel()
         with self._lock:
@@ -91,12 +90,12 @@ class NucleusSink:
         return sent
 
     def reset(self) -> None:
-        """Give up what is on its way and be ready again.
+        """Give up what is in flight and be ready again.
 
-        The connection stays: it is local and shared, a dead one says so; what doesn't answer is
-        behind it.
+        The connection stays: it is local and shared, and a dead one is reported as lost; what
+        doesn't answer is behind it.
         """
-        self._give_up("The nucleus was given up: it didn't answer.")
+        self._give_up("The nucleus didn't answer.")
         self._nucleus.connect().add_done_callback(self._connected)
 
     def stop(self, within_s: float) -> None:
@@ -116,7 +115,7 @@ class NucleusSink:
     def _on_published(self, sent: Future[None], published: Future[None]) -> None:
         with self._lock:
             if self._in_flight.pop(sent, None) is None:
-                return  # given up
+                return  # given up before
         error = published.exception()
         if error:
             sent.set_exception(self._translate(error))
@@ -125,7 +124,7 @@ class NucleusSink:
             sent.set_result(None)
 
     def _translate(self, error: BaseException) -> Exception:
-        advice = " The message is kept and tried again." if isinstance(error, NucleusBusy) else ""
+        advice = " The message is sent again later." if isinstance(error, NucleusBusy) else ""
         self.problem = f"{error}{advice}"
         return BECOMES[type(error)](self.problem)
 
@@ -153,7 +152,7 @@ class NucleusSink:
 
 
 class IotCoreSink(NucleusSink):
-    """To AWS IoT Core; brings commands as well (see CommandSource)."""
+    """To AWS IoT Core; receives commands as well (see CommandSource)."""
 
     name = "greengrass"
 
@@ -187,7 +186,7 @@ class IotCoreSink(NucleusSink):
 
 
 class LocalSink(NucleusSink):
-    """To other components on the device, while they listen: nobody keeps it for them."""
+    """To other components on the device, if they listen: nothing is stored for them."""
 
     name = "greengrass-local"
 
@@ -195,11 +194,8 @@ class LocalSink(NucleusSink):
         super().__init__(settings.local_topic or "", thing, nucleus, nucleus.publish_locally)
 
 
-RETRY_S = 5.0  # a subscription refused or ended is asked for again
-
-
 class GreengrassCommands:
-    """What comes on `topic`/+ goes to `answer`, what that returns to `response_topic`."""
+    """Owns the subscription to `topic`/+; the results of `answer` go to `response_topic`."""
 
     def __init__(
         self,
@@ -216,14 +212,14 @@ class GreengrassCommands:
         self._problem = ""
 
     def start(self) -> None:
-        """Begin to subscribe and return at once."""
+        """Start to subscribe and return at once."""
         with self._lock:
             self._queue = CommandQueue(self._answer, self._publish)
             self._queue.start()
         self._nucleus.connect().add_done_callback(lambda _connected: self._subscribe())
 
     def stop(self, within_s: float) -> None:
-        """End; a command that takes longer to answer is left to itself."""
+        """Stop; a command that takes longer to answer isn't waited for."""
         with self._lock:
             waiting, self._queue = self._queue, None
             if self._retry:
@@ -232,19 +228,19 @@ class GreengrassCommands:
             waiting.stop(within_s)
 
     def _subscribe(self) -> None:
-        asked = self._nucleus.subscribe(self._filter, self._arrived, self._ended)
-        asked.add_done_callback(self._subscribed)
+        subscription = self._nucleus.subscribe(self._filter, self._arrived, self._ended)
+        subscription.add_done_callback(self._subscribed)
 
-    def _subscribed(self, asked: Future[None]) -> None:
-        """Log a trouble when it begins, not each time; a lost connection others tell."""
-        error = asked.exception()
-        problem = "" if error is None else f"No commands can come: {error}"
+    def _subscribed(self, subscription: Future[None]) -> None:
+        """Log a problem once, not each time; a lost connection is logged by its owner."""
+        error = subscription.exception()
+        problem = "" if error is None else f"No commands can arrive: {error}"
         if problem and problem != self._problem and not isinstance(error, NucleusLost):
             log.warning(problem)
         self._problem = problem
 
     def _ended(self) -> None:
-        """Ask again later: the nucleus has refused or ended the subscription, or is lost."""
+        """Subscribe again later: the nucleus has refused or ended it, or is lost."""
         with self._lock:
             if self._queue:
                 self._retry = threading.Timer(RETRY_S, self._subscribe)

@@ -16,7 +16,7 @@ STANDARD_OUTPUT = "-"
 
 
 class LinesSink:
-    """Appends to a file; one that was moved away (rotated) is begun anew."""
+    """Appends to a file; after it was moved away (rotated) a new one is made."""
 
     name = "lines"
     window = window_per_model = 500
@@ -28,7 +28,7 @@ class LinesSink:
         self._file: Optional[int] = None
 
     def start(self, on_ready: Callable[[], None]) -> None:
-        """Be ready at once; a file that can't be opened is said when sending."""
+        """Be ready at once; `send` reports a file that can't be opened."""
         on_ready()
 
     def send(self, message: Message) -> Future[None]:

@@ -116,7 +116,7 @@ class ResultsPipeline:
         for due in self._statistics.due(datetime.now().astimezone()):
             self.recorder.offer(due.kind, due.model, due.body)
         if self._capture is not None:
-            counts = self._capture.kept, self._capture.skipped, self._capture.failed
+            counts = self._capture.stored, self._capture.skipped, self._capture.failed
             self._metrics.frames_kept(*counts)
         if self._outbox is None:
             return

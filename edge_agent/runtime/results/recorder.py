@@ -1,7 +1,7 @@
-"""The observer of every verdict: notes it, keeps its frame, offers its event.
+"""The observer of every verdict: counts it, captures its frame, offers its event.
 
 Runs in the call's own thread before the answer leaves, because the frame's memory is the caller's
-afterwards. It waits for nothing but short locks and never raises; what can be done later is.
+afterwards. It waits for nothing but short locks and never raises; other threads do the rest.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Uncounted = Tuple[str, manifests.Statistics, Prediction]
 
 
 class Recorder:
-    """Offered every verdict; may be called on any thread."""
+    """Receives every verdict; may be called on any thread."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ class Recorder:
         prediction: Prediction,
         manifest: manifests.Manifest,
     ) -> str:
-        """Take note of a verdict; returns the id of its event, "" when there is none.
+        """Record a verdict; returns the id of its event, "" when there is none.
 
-        A frame that is judged again (lane rescoring) has been taken note of before.
+        A frame that is inspected again (lane rescoring) was recorded before.
         """
         if request.caller.lane is Lane.RESCORING:
             return ""
@@ -74,7 +74,7 @@ class Recorder:
             bare = prediction if prediction.mask is None else replace(prediction, mask=None)
             self._uncounted.append((request.model, manifest.statistics, bare))
             if black > WARM_UP_FRAMES + 1:
-                return ""  # a camera that stays black has been told
+                return ""  # a camera that stays black was reported
             return self._record(request, opened, prediction)
         except Exception:
             now = self._clock()
@@ -89,7 +89,7 @@ class Recorder:
             self._outbox.offer(EventDraft(self._ids.new(), kind, model, self._wall(), facts))
 
     def count(self) -> None:
-        """Count what was seen since the last time; called by one thread."""
+        """Update the statistics with new verdicts; called by one thread."""
         for _ in range(len(self._uncounted)):
             model, trained, prediction = self._uncounted.popleft()
             self._statistics.add(model, trained, prediction)

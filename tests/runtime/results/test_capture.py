@@ -49,7 +49,7 @@ def test_the_files_of_an_anomaly_are_the_frame_the_mask_and_the_verdict(tmp_path
     drawn = tmp_path / "2026-11-21/bolts-0007.overlay.jpg"
     assert drawn.read_bytes()[:3] == b"\xff\xd8\xff"
     assert np.abs(read(drawn)[1, 1].astype(int) - overlay.ANOMALOUS).max() < 40
-    assert (capture.kept, capture.skipped, capture.failed) == (1, 0, 0)
+    assert (capture.stored, capture.skipped, capture.failed) == (1, 0, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         ".lock", ".new", "2026-11-21", "manifest.jsonl",
     ]  # fmt: skip
@@ -164,7 +164,7 @@ def test_the_last_capture_of_a_model_is_known_also_after_a_restart(tmp_path: Pat
         for number in (1, 2):
             capture.enqueue(shot(number))
         capture.enqueue(shot(3, model="nuts"))
-        until(lambda: capture.kept == 3)
+        until(lambda: capture.stored == 3)
         last = capture.last("bolts")
         assert last is not None
         assert last.line["edge-agent"]["id"] == "0002"
@@ -198,13 +198,13 @@ def test_frames_are_skipped_when_memory_for_waiting_ones_is_full(
     with capturing(tmp_path) as capture:
         with CaptureManifest(tmp_path).locked():  # the writer can't go on
             names = [capture.enqueue(shot(number, pixels=large)) for number in range(8)]
-        until(lambda: capture.kept == 5)
+        until(lambda: capture.stored == 5)
         assert capture.enqueue(shot(9))  # there is room again
     assert [bool(name) for name in names] == [True] * 5 + [False] * 3
-    assert (capture.kept, capture.skipped, capture.failed) == (6, 3, 0)
+    assert (capture.stored, capture.skipped, capture.failed) == (6, 3, 0)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 1  # at most once a minute
-    assert "3 frames weren't kept" in told[0]
+    assert "3 frames were not stored" in told[0]
 
 
 def test_closing_keeps_its_time_and_tells_what_was_dropped(
@@ -228,7 +228,7 @@ def test_a_frame_that_makes_no_sense_fails_no_call(
         assert capture.enqueue(shot(1, pixels=None)) == ""
         assert capture.enqueue(shot(2, pixels=np.zeros((0, 0, 3), np.uint8)))
         assert capture.enqueue(shot(3))
-    assert (capture.kept, capture.failed) == (1, 2)
+    assert (capture.stored, capture.failed) == (1, 2)
     assert caplog.text.count("A frame couldn't be kept.") == 2
 
 
@@ -249,11 +249,11 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_tried_again(
         assert capture.enqueue(shot(5)) == ""
         now[0] += 61
         assert capture.enqueue(shot(6))
-        until(lambda: capture.kept == 1)
+        until(lambda: capture.stored == 1)
         assert capture.enqueue(shot(7))
-    assert (capture.kept, capture.failed) == (2, 5)
+    assert (capture.stored, capture.failed) == (2, 5)
     first, second = (record.getMessage() for record in caplog.records)
-    assert "can't be kept in" in first
+    assert "can't be stored in" in first
     assert "trying again every 60 s" in first
     assert "again" in second
 
@@ -262,7 +262,7 @@ def test_a_folder_that_was_removed_is_made_anew(tmp_path: Path) -> None:
     now = [0.0]
     with capturing(tmp_path / "captures", clock=lambda: now[0]) as capture:
         capture.enqueue(shot(1))
-        until(lambda: capture.kept == 1)
+        until(lambda: capture.stored == 1)
         shutil.rmtree(tmp_path / "captures")
         capture.enqueue(shot(2))
         until(lambda: capture.failed == 1)

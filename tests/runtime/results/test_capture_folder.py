@@ -210,7 +210,7 @@ image = picture(1, 700, 900)
 with capturing(Path(sys.argv[1])) as capture:
     for number in range(10**6):
         capture.enqueue(shot(number, pixels=image))
-        until(lambda: capture.kept >= number - 2)
+        until(lambda: capture.stored >= number - 2)
 """
 
 
@@ -250,7 +250,7 @@ from tests.runtime.results.shots import capturing, shot, until
 folder, now = Path(sys.argv[1]), [0.0]
 with capturing(folder, clock=lambda: now[0]) as capture:
     capture.enqueue(shot(1))
-    until(lambda: capture.kept == 1)
+    until(lambda: capture.stored == 1)
     with (folder / "manifest.jsonl").open("a") as file:
         file.write("x" * 40000 + chr(10))
     before = (folder / "manifest.jsonl").read_bytes()
@@ -265,7 +265,7 @@ with capturing(folder, clock=lambda: now[0]) as capture:
         now[0] += 61
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     assert capture.enqueue(shot(3))
-assert (capture.kept, capture.failed) == (2, 2)
+assert (capture.stored, capture.failed) == (2, 2)
 """
 
 
@@ -275,5 +275,5 @@ def test_a_full_disk_leaves_no_trace_and_is_over_when_there_is_room(tmp_path: Pa
         [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, timeout=60, capture_output=True
     )
     assert ended.returncode == 0, ended.stderr.decode()
-    assert ended.stderr.decode().count("can't be kept in") == 1
+    assert ended.stderr.decode().count("can't be stored in") == 1
     assert picture(3).shape == cv2.imread(str(tmp_path / "2026-11-21/bolts-0003.png")).shape

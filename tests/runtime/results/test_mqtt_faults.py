@@ -153,7 +153,7 @@ def test_a_process_with_a_failing_handshake_ends_at_once(broker: Broker, keys: P
         ({"certificate": None, "key": None}, "client certificate is missing"),
         ({"key": "server.key"}, "doesn't belong to the certificate"),
         ({"key": "none.key"}, "none.key can't be read: No such file"),
-        ({"ca": "client.key"}, "PEM files without a passphrase are needed"),
+        ({"ca": "client.key"}, "isn't a PEM file without a passphrase"),
     ],
 )
 def test_certificates_that_do_not_fit_are_named(

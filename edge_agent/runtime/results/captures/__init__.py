@@ -1,1 +1,1 @@
-"""Frames on disk: which, where, and the manifest that tells of them."""
+"""Captured frames on disk: which, where, and their manifest."""

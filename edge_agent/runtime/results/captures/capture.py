@@ -1,8 +1,7 @@
-"""Keeps the frames that matter for review and retraining, behind the back of the calls.
+"""Captures the frames that matter for review and retraining, beside the calls.
 
-A call only chooses and, for the few frames kept, hands a copy over; one thread of low priority
-encodes and writes. When it can't follow, or the disk takes nothing, frames are not kept: no call
-waits for it or fails.
+A call only decides and queues a copy of the few frames chosen; one thread of low priority encodes
+and writes them. When it is too slow, or the disk fails, frames are dropped: no call waits or fails.
 """
 
 from __future__ import annotations
@@ -39,9 +38,14 @@ log = logging.getLogger(__name__)
 THREAD_NAME = "capture"
 NICENESS = 10
 QUEUE_BYTES = 256 * MIB
-RETRY_S = 60.0  # a folder that couldn't be written is tried again, a sentence is said again
+RETRY_S = 60.0  # until a failed folder is tried again, or a warning is repeated
 IMAGE_QUALITY, OVERLAY_QUALITY = 95, 85
 SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
+MINUTE_S = 60.0
+CAMERA_PROBLEM_EVERY_S = 60.0  # of each model; more look the same
+
+# The share of the limit a minute that is reserved for more important frames.
+RESERVED = {ANOMALY: 0.0, NEAR_THRESHOLD: 0.25, SAMPLE: 0.5, CAMERA_PROBLEM: 0.5}
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class StoredCapture:
 
 
 class Capture:
-    """Keeps frames in `settings.folder`, which must be set; may be called on any thread.
+    """Stores frames in `settings.folder`, which must be set; may be called on any thread.
 
-    `kept`, `skipped` (the queue was full, or the quota by more important captures) and `failed`
+    `stored`, `skipped` (the queue was full, or the quota by more important captures) and `failed`
     (they couldn't be written) count frames.
     """
 
@@ -67,8 +71,8 @@ class Capture:
     ) -> None:
         if settings.folder is None:
             raise ValueError("capture.folder isn't set")
-        self.kept = self.skipped = self.failed = 0
-        self._choice = CaptureSelector(settings, random, clock)
+        self.stored = self.skipped = self.failed = 0
+        self._selector = CaptureSelector(settings, random, clock)
         self._folder = CaptureFolder(settings.folder, settings.quota_mib * MIB)
         self._suffix = SUFFIXES[settings.format]
         self._clock = clock
@@ -78,29 +82,26 @@ class Capture:
         self._closing = False
         self._opened = False
         self._retry_at: Optional[float] = None  # set while the folder can't be written
-        self._skips_logged = (
-            0,
-            -math.inf,
-        )  # how many were skipped when that was last said, and when
+        self._skips_logged = (0, -math.inf)  # the count in the last warning, and when it was
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()
 
     def apply_settings(self, settings: CaptureSettings) -> None:
-        """Go by other settings; their folder and format must be the same."""
-        self._choice.apply_settings(settings)
+        """Use other settings; their folder and format must be the same."""
+        self._selector.apply_settings(settings)
         self._folder.quota_bytes = settings.quota_mib * MIB
 
     def choose(self, model: str, prediction: Prediction) -> str:
-        """Return why the frame shall be kept, "" when it needn't be. Takes microseconds.
+        """Return why the frame is to be captured, "": it isn't. Takes microseconds.
 
-        What is chosen counts against the model's limit a minute, so `keep` should follow.
+        A chosen frame counts against the model's limit a minute; call `enqueue` with it.
         """
-        return self._choice.choose(model, prediction)
+        return self._selector.choose(model, prediction)
 
     def enqueue(self, frame: CapturedFrame) -> str:
-        """Take the frame over; return its image's name in the folder, "" when it can't be kept.
+        """Queue the frame; return its image's name in the folder, "" when it can't be queued.
 
-        Memory that is shared is copied; other pixels are held and must not change any more. Never
+        Shared memory is copied; other pixels are referenced and must not change any more. Never
         waits for the disk and never raises.
         """
         try:
@@ -113,7 +114,7 @@ class Capture:
                 self._changed.notify()
         except Exception:  # observers can't hurt the request
             self._count(failed=1)
-            log.exception("A frame couldn't be kept.")
+            log.exception("A frame couldn't be stored.")
             return ""
         return frame.stem + self._suffix
 
@@ -126,17 +127,17 @@ class Capture:
         return captured if captured.overlay.is_file() else None
 
     def close(self, within_s: float) -> None:
-        """Write what waits, for so long; what is left then is dropped."""
+        """Write what waits, for at most so long; the rest is dropped."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join(within_s)
         left = self._drop_waiting()
         if left:
-            log.warning("%d captured frames weren't written within %g s.", left, within_s)
+            log.warning("%d captured frames were not written in time (%g s).", left, within_s)
 
     def _accepts(self, frame: CapturedFrame) -> bool:
-        """Whether the frame can be taken now; counted when not."""
+        """Whether the frame can be queued now; counted when not."""
         with self._changed:
             broken = self._retry_at is not None and self._clock() < self._retry_at
             full = self._held_bytes + frame.held_bytes > QUEUE_BYTES
@@ -167,21 +168,21 @@ class Capture:
             return self._queue.popleft()
 
     def _attempt(self, step: Callable[[], None], frames: int) -> None:
-        """Do a step that is about so many frames; a failure is told and counted."""
+        """Do a step for so many frames; a failure is logged and counted."""
         try:
             step()
         except OSError as error:
             self._report_failure(error, frames)
         except Exception:
             self._count(failed=frames)
-            log.exception("A frame couldn't be kept.")
+            log.exception("A frame couldn't be stored.")
 
     def _report_failure(self, error: OSError, frames: int) -> None:
         self._opened = False
         self._count(failed=frames + self._drop_waiting())
         if self._retry_at is None:
             log.error(
-                "Frames can't be kept in %s: %s. Verdicts are given as before; trying again every "
+                "Frames can't be stored in %s: %s. Inspection goes on. The agent tries again every "
                 "%d s.",
                 self._folder.path, error.strerror or error, RETRY_S,
             )  # fmt: skip
@@ -202,24 +203,24 @@ class Capture:
         if not self._opened:
             self._open()
         fits = self._folder.add(*_files(frame, self._suffix))
-        self._count(kept=int(fits), skipped=int(not fits))
+        self._count(stored=int(fits), skipped=int(not fits))
         if self._retry_at is not None:
             self._retry_at = None
-            log.info("Frames are kept in %s again.", self._folder.path)
+            log.info("Frames are stored in %s again.", self._folder.path)
 
-    def _count(self, kept: int = 0, skipped: int = 0, failed: int = 0) -> None:
+    def _count(self, stored: int = 0, skipped: int = 0, failed: int = 0) -> None:
         with self._changed:
-            self.kept += kept
+            self.stored += stored
             self.skipped += skipped
             self.failed += failed
 
     def _log_skipped(self) -> None:
-        told, told_at = self._skips_logged
-        if self.skipped > told and self._clock() >= told_at + RETRY_S:
+        logged, logged_at = self._skips_logged
+        if self.skipped > logged and self._clock() >= logged_at + RETRY_S:
             log.warning(
-                "%d frames weren't kept: they came faster than they could be written, or "
-                "capture.quota_mib is used up by more important ones.",
-                self.skipped - told,
+                "%d frames were not stored: they came faster than they could be written, or more "
+                "important ones use all of results.capture.quota_mib.",
+                self.skipped - logged,
             )
             self._skips_logged = self.skipped, self._clock()
 
@@ -240,15 +241,11 @@ def _files(frame: CapturedFrame, suffix: str) -> Tuple[Line, Dict[str, bytes]]:
     return frame.line(image, overlay_, mask if frame.mask is not None else None), contents
 
 
-MINUTE_S = 60.0
-CAMERA_PROBLEM_EVERY_S = 60.0  # of each model; the first tells as much as hundreds
-
-# What the last minute must leave free, as a share of its limit, so that anomalies find room.
-LEFT_FREE = {ANOMALY: 0.0, NEAR_THRESHOLD: 0.25, SAMPLE: 0.5, CAMERA_PROBLEM: 0.5}
-
-
 class CaptureSelector:
-    """Chooses by verdict and chance, within a limit a minute for each model; for any thread."""
+    """Chooses frames by verdict and at random, within a limit a minute for each model.
+
+    Touches no file; may be called on any thread.
+    """
 
     def __init__(
         self, settings: CaptureSettings, random: random.Random, clock: Callable[[], float]
@@ -261,11 +258,11 @@ class CaptureSelector:
         self._last_problem: Dict[str, float] = {}
 
     def apply_settings(self, settings: CaptureSettings) -> None:
-        """Choose by other settings from the next frame on."""
+        """Use other settings from the next frame on."""
         self._settings = settings
 
     def choose(self, model: str, prediction: Prediction) -> str:
-        """Return why the frame shall be kept, "" when it needn't be."""
+        """Return why the frame is to be captured, "": it isn't."""
         reason = self._reason(prediction)
         return reason if reason and self._admits(model, reason) else ""
 
@@ -282,15 +279,15 @@ class CaptureSelector:
     def _admits(self, model: str, reason: str) -> bool:
         now, limit = self._clock(), self._settings.per_minute
         with self._lock:
-            kept = self._last_minute.setdefault(model, deque())
-            while kept and kept[0] <= now - MINUTE_S:
-                kept.popleft()
-            if len(kept) >= limit - int(limit * LEFT_FREE[reason]):
+            chosen_at = self._last_minute.setdefault(model, deque())
+            while chosen_at and chosen_at[0] <= now - MINUTE_S:
+                chosen_at.popleft()
+            if len(chosen_at) >= limit - int(limit * RESERVED[reason]):
                 return False
             if reason == CAMERA_PROBLEM:
                 last = self._last_problem.get(model)
                 if last is not None and now < last + CAMERA_PROBLEM_EVERY_S:
                     return False
                 self._last_problem[model] = now
-            kept.append(now)
+            chosen_at.append(now)
             return True

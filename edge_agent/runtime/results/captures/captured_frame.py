@@ -1,9 +1,9 @@
-"""A frame to keep, and the line that tells of it in the manifest of the captures.
+"""A frame to capture, and its line in the manifest of the captures.
 
 The line is one of a Lookout for Vision manifest (the developer guide's "Defining JSON lines for
 image segmentation" and "... image classification"), so that whatever reads those reads captures as
 well. The label is the model's own verdict until a person corrects it; a frame of a faulty camera
-has none. What the agent knows besides stands under the key `edge-agent`. Names of files are
+has none. The agent's own facts are under the key `edge-agent`. Names of files are
 relative to the manifest's folder.
 """
 
@@ -32,10 +32,10 @@ Line = Dict[str, Any]  # of the manifest: a JSON object that other programs may 
 
 @dataclass(frozen=True)
 class CapturedFrame:
-    """A judged frame, `pixels` (height, width, 3) uint8 RGB, and why it is kept (`reason`).
+    """A frame with its verdict, `pixels` (height, width, 3) uint8 RGB, and why it is captured.
 
-    `id` is of letters, digits and dashes; `time` is in Unix seconds. `shared` tells that the pixels
-    are a view of memory that may change as soon as the call returns. `mask` is like the pixels,
+    `id` is of letters, digits and dashes; `time` is in Unix seconds. `shared`: the pixels are a
+    view of memory that may change as soon as the call returns. `mask` is like the pixels,
     None for classification models.
     """
 
@@ -52,7 +52,7 @@ class CapturedFrame:
 
     @property
     def stem(self) -> str:
-        """Where its files lie, without their endings: "2026-11-21/bolts-ID"."""
+        """The path of its files without suffixes: "2026-11-21/bolts-ID"."""
         return f"{self._created:%Y-%m-%d}/{self.model}-{self.id}"
 
     @property
@@ -62,11 +62,11 @@ class CapturedFrame:
 
     @property
     def needs_mask(self) -> bool:
-        """Whether its mask marks anything; a white one isn't worth keeping."""
+        """Whether its mask marks anything; a white one isn't stored."""
         return self.mask is not None and len(self.prediction.anomalies) > 1
 
     def owned(self) -> CapturedFrame:
-        """Return a shot that nobody else's memory can change, without what isn't worth keeping."""
+        """Return a copy of what others may change, without an empty mask."""
         mask = self.mask if self.needs_mask else None
         if mask is not None and not mask.flags.owndata:
             mask = mask.copy()

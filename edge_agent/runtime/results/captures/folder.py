@@ -1,9 +1,9 @@
-"""The folder of captures: files written whole or not at all, and never more of them than allowed.
+"""The folder of captures: files written whole or not at all, within a quota.
 
-A day has a sub-folder; a capture is an image, perhaps a mask, an overlay and a line of the
-manifest. What no line names (left by a crash, or its line removed by hand) goes first when room is
-needed, then samples, then frames near the threshold or of a faulty camera, anomalies last; always
-the oldest first, and never something worth more than what needs the room.
+Each day has a sub-folder; a capture is an image, perhaps a mask, an overlay and a line of the
+manifest. To make room, files without a line (left by a crash, or the line removed by hand) are
+deleted first, then samples, then frames near the threshold or of a faulty camera, then anomalies;
+the oldest first, and never a capture worth more than the new one.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from edge_agent.runtime.results.captures.manifest import (
 from edge_agent.runtime.system.data_files import make_folder
 
 WORTH = {SAMPLE: 1, CAMERA_PROBLEM: 2, NEAR_THRESHOLD: 2, ANOMALY: 3}  # 0: what no line names
-FEWEST_DROPPED = 32  # lines at once, so that the manifest isn't rewritten for each
+LEAST_DROPPED = 32  # lines at once, so that the manifest isn't rewritten for each
 DROPPED_SHARE = 0.1
 
 
 class CaptureFiles(NamedTuple):
-    """What is on disk of one capture; the first file is its image."""
+    """The files of one capture on disk; the first is its image."""
 
     files: Tuple[str, ...]
     size: int
 
 
 class CaptureFolder:
-    """Keeps at most `quota_bytes` in `folder`. Used by one thread; methods raise OSError.
+    """Stores at most `quota_bytes` in `folder`. Used by one thread; methods raise OSError.
 
-    Any thread may set another `quota_bytes`; the next capture makes room for it.
+    Any thread may set another `quota_bytes`; it applies to the next capture.
     """
 
     def __init__(self, folder: Path, quota_bytes: int) -> None:
@@ -59,10 +59,10 @@ class CaptureFolder:
         self._stored: List[Deque[CaptureFiles]] = []  # by worth, oldest first
         self._sizes: List[int] = []
         self._manifest_identity = (0, 0)
-        self._deleted_images: Set[str] = set()  # images whose lines still stand in the manifest
+        self._deleted_images: Set[str] = set()  # whose lines are still in the manifest
 
     def open(self) -> None:
-        """Take stock; what an earlier run left unfinished is removed."""
+        """Read what is there; what an earlier run left unfinished is removed."""
         make_folder(self.path)
         workplace = self.path / WORK_FOLDER
         make_folder(workplace)
@@ -70,18 +70,18 @@ class CaptureFolder:
             for file in workplace.iterdir():
                 file.unlink()
             self._manifest.repair()
-            self._take_stock()
+            self._scan()
 
     def add(self, line: Line, contents: Mapping[str, bytes]) -> bool:
         """Write a capture; `contents` by name, its image last. False when there is no room for it.
 
-        Raises OSError; nothing of it is left then.
+        Raises OSError; no file of it is left then.
         """
         worth = WORTH[line[OWN_KEY]["reason"]]
         size = sum(map(len, contents.values()))
         with self._manifest.locked():
             if self._manifest.identity() != self._manifest_identity:
-                self._take_stock()  # somebody took captures away, or edited lines
+                self._scan()  # captures were removed or lines edited by somebody else
             if not self._make_room(size + len(encoded(line)), worth):
                 return False
             self._write(line, contents)
@@ -89,17 +89,17 @@ class CaptureFolder:
             self.last = {**self.last, line[OWN_KEY]["model"]: line}
             self._manifest_identity = self._manifest.identity()
             if len(self._deleted_images) > max(
-                FEWEST_DROPPED, DROPPED_SHARE * sum(map(len, self._stored))
+                LEAST_DROPPED, DROPPED_SHARE * sum(map(len, self._stored))
             ):
                 self._drop_lines()
         return True
 
     def close(self) -> None:
-        """Let the manifest name only what is there."""
+        """Remove the lines of deleted captures from the manifest."""
         with self._manifest.locked():
             self._drop_lines()
 
-    def _take_stock(self) -> None:
+    def _scan(self) -> None:
         there = dict(_sizes(self.path))
         unnamed = set(there)
         self._stored, self._sizes = [deque() for _ in range(4)], [0] * 4
@@ -108,7 +108,7 @@ class CaptureFolder:
             own, named = line[OWN_KEY], files(line)
             if line[IMAGE_KEY] not in there:
                 self._deleted_images.add(line[IMAGE_KEY])
-            elif line[IMAGE_KEY] in unnamed:  # else it has a second line, of a person
+            elif line[IMAGE_KEY] in unnamed:  # else a person added a second line
                 size = sum(there.get(name, 0) for name in named)
                 self._record(
                     CaptureFiles(named, size), WORTH.get(str(own.get("reason")), WORTH[SAMPLE])
@@ -176,7 +176,7 @@ def delete(folder: Path, names: Collection[str]) -> None:
 
 
 def _sizes(folder: Path) -> Iterator[Tuple[str, int]]:
-    """Tell the size in bytes of every file that may be ours."""
+    """Return name and size in bytes of every file that may be ours."""
     for day in os.scandir(folder):
         if day.is_dir(follow_symlinks=False) and day.name != WORK_FOLDER:
             for file in os.scandir(day.path):
