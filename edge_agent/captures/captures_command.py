@@ -1,4 +1,4 @@
-"""`edge-agent captures`: list the frames an agent kept, or upload them to S3."""
+"""`edge-agent captures`: list the frames that an agent captured, or upload them to S3."""
 
 from __future__ import annotations
 

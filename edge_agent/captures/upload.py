@@ -1,7 +1,7 @@
 """Captures → S3: every file under its own name, and one manifest whose names are s3:// URIs.
 
-What lies there already, with the same size, isn't sent again, so an upload that was cut short goes
-on where it ended. Captures that were uploaded before and deleted here stay in the manifest there.
+Files that are there already, with the same size, aren't sent again, so an interrupted upload
+continues where it ended. Captures uploaded before and deleted here stay in the manifest there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCHEME = "s3://"
 
 @dataclass(frozen=True)
 class S3Location:
-    """A bucket and what all keys in it begin with: empty, or ending in a slash."""
+    """A bucket and a prefix of all keys in it: empty, or ending in a slash."""
 
     bucket: str
     prefix: str
@@ -48,7 +48,7 @@ class S3Location:
         """Read s3://BUCKET/PREFIX. Raises InvalidRequest."""
         bucket, _, prefix = uri[len(SCHEME) :].partition("/")
         if not uri.startswith(SCHEME) or not bucket:
-            raise InvalidRequest(f"{uri!r} isn't a place in S3; expected s3://BUCKET/PREFIX.")
+            raise InvalidRequest(f"{uri!r} isn't an address in S3; expected s3://BUCKET/PREFIX.")
         prefix = prefix.strip("/")
         return cls(bucket, f"{prefix}/" if prefix else "")
 
@@ -59,7 +59,7 @@ class S3Location:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """How many captures are there now, and of their files how many were sent or there before."""
+    """How many captures are there now; how many of their files were sent, or were there before."""
 
     captures: int
     sent: int
@@ -81,7 +81,7 @@ def upload(
         lines: List[Line] = []
         sent = 0
         for line in track(manifest.captures(), "Uploading"):
-            with suppress(FileNotFoundError):  # it has made room for others, perhaps just now
+            with suppress(FileNotFoundError):  # deleted to make room, perhaps just now
                 sent += _send(folder, line, there, store)
                 lines.append(line)
         known = store.get(FILE_NAME) if FILE_NAME in there else b""
@@ -123,7 +123,7 @@ def _confirmed(line: Line) -> bool:
 
 
 def _elsewhere(line: Line, place: S3Location) -> Line:
-    """Return the line as it stands in S3."""
+    """Return the line with names in S3."""
     moved = {key: place.uri(line[key]) for key in (IMAGE_KEY, MASK_KEY) if key in line}
     own = line[OWN_KEY]
     if "overlay" in own:
@@ -152,7 +152,7 @@ class _Store:
         )
 
     def sizes(self) -> Dict[str, int]:
-        """Tell the bytes of everything that lies there, by name."""
+        """Return the size in bytes of everything there, by name."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._place.bucket, Prefix=self._place.prefix
         )
@@ -199,10 +199,10 @@ def _sentences(place: S3Location) -> Iterator[None]:
 def _refusal(place: S3Location, error: Dict[str, str]) -> str:
     code, message = error.get("Code", ""), error.get("Message", "")
     if code == "NoSuchBucket":
-        return f"There is no bucket {place.bucket!r}; create it, or mend --to."
+        return f"There is no bucket {place.bucket!r}. Create it, or correct --to."
     if code in ("AccessDenied", "403"):
         return (
-            f"s3://{place.bucket} doesn't let these credentials in; they need s3:ListBucket, "
+            f"s3://{place.bucket} refuses these credentials. They need s3:ListBucket, "
             "s3:GetObject and s3:PutObject there."
         )
     return f"s3://{place.bucket} refused ({code}): {message}"

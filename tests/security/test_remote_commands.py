@@ -238,7 +238,7 @@ def test_a_retained_command_through_the_nucleus_never_runs() -> None:
 def test_what_changes_something_needs_a_time(commands: RemoteCommands, command: str) -> None:
     more = {"threshold": 0.5} if command == "set-threshold" else {}
     said = refused(ask(commands, json.dumps({"command": command, "model": "plates", **more})))
-    assert f"INVALID_ARGUMENT The command {command} needs the time of now" in said
+    assert f"INVALID_ARGUMENT The command {command} needs the current time" in said
     assert '"time": "2026-01-31T12:00:00Z"' in said
 
 

@@ -1,8 +1,8 @@
 """The agent's counts as component metrics of the nucleus, under the original's CloudWatch names.
 
-The nucleus sums up what it is given and sends it with its own telemetry; so counts are given as
-increments, and figures that can't be summed (inference units) aren't given at all. Only classic
-takes them, and only of a component whose name begins with "aws." and whose accessControl allows it.
+The nucleus adds up what it receives and sends it with its own telemetry; so counts are published as
+increments, and figures that can't be added (inference units) not at all. Only classic accepts
+them, and only of a component whose name begins with "aws." and whose accessControl allows it.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ UNITS = {
 
 
 class MetricsPublisher:
-    """Gives the nucleus what has been counted since the last time, once a minute."""
+    """Publishes what has been counted since the last time, once a minute."""
 
     def __init__(
         self, nucleus: Greengrass, scheduler: Scheduler, totals: Callable[[], Mapping[str, float]]
     ) -> None:
-        """`totals` tells the counts since the start, by name."""
+        """`totals` returns the counts since the start, by name."""
         self._nucleus, self._scheduler, self._totals = nucleus, scheduler, totals
         self._published_totals: Mapping[str, float] = dict.fromkeys(UNITS, 0.0)
-        self._accepted = False  # it has taken some
+        self._accepted = False  # the nucleus has accepted some
         self._problem = ""
 
     def publish(self) -> None:
-        """Give the increments, zeros as well, and plan the next time."""
+        """Publish the increments, zeros as well, and schedule the next time."""
         totals = self._totals()
         published = self._published_totals
         increments = [(name, unit, totals[name] - published[name]) for name, unit in UNITS.items()]
@@ -57,15 +57,18 @@ class MetricsPublisher:
         if error is None:
             self._published_totals, self._accepted, self._problem = totals, True, ""
         elif self._accepted and isinstance(error, NucleusBusy):
-            self._log_problem(f"Component metrics are given again later: {error}")
+            self._log_problem(f"Component metrics are sent again later: {error}")
         else:
             if not isinstance(error, NucleusLost):
-                log.info("Component metrics are for components named aws.* on classic: %s", error)
+                log.info(
+                    "Metrics are sent only by a component named aws.* on classic: %s",
+                    error,
+                )
             return
         self._scheduler.schedule(self.publish, EVERY_S)
 
     def _log_problem(self, problem: str) -> None:
-        """Log a trouble when it begins, not each time."""
+        """Log a problem once, not each time."""
         if problem != self._problem:
             log.info(problem)
         self._problem = problem

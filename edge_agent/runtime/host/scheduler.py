@@ -1,4 +1,4 @@
-"""One thread that does what is planned, each thing in its time."""
+"""One thread that runs tasks at their time."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Task = Callable[[], object]
 
 
 class Scheduler:
-    """Owns the thread, from the first plan to `close`; a task that raises is logged.
+    """Owns the thread, from the first task to `close`; a task that raises is logged.
 
-    `plan` never waits and may be called on any thread. A task should not wait either: the next one
-    waits for it.
+    `schedule` never waits and may be called on any thread. A task should not wait either: it would
+    delay the next one.
     """
 
     def __init__(self, name: str) -> None:
-        self._tasks: List[Tuple[float, int, Task]] = []  # a heap: when, in which order, what
+        self._tasks: List[Tuple[float, int, Task]] = []  # a heap: when, order, task
         self._order = itertools.count()
         self._changed = threading.Condition()  # guards all
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def schedule(self, task: Task, after_s: float = 0.0) -> None:
-        """Let `task` be done after `after_s` seconds, or never when it is closed before."""
+        """Run `task` after `after_s` seconds, unless closed before."""
         with self._changed:
             if self._closed:
                 return
@@ -39,7 +39,7 @@ class Scheduler:
             self._changed.notify()
 
     def close(self, within_s: float) -> None:
-        """Drop what is planned, and wait for what is being done."""
+        """Drop the scheduled tasks, and wait for the one that runs."""
         with self._changed:
             self._closed = True
             self._tasks.clear()

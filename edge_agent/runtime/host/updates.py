@@ -1,4 +1,4 @@
-"""Updates of components wait while frames are inspected, but not for ever; only classic asks."""
+"""Defers updates of components while frames are inspected, but not for ever; only on classic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge_agent.runtime.host.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-LEAST_RECHECK_S = 1.0  # classic looks no more often
+LEAST_RECHECK_S = 1.0  # classic checks no more often
 RETRY_S = 5.0
 WHY = "Frames are being inspected."
 
@@ -30,10 +30,10 @@ class Deferral:
     def recheck_after_s(
         self, deployment: str, settings: UpdatesSettings, quiet_for_s: float, now: float
     ) -> float:
-        """Return when the nucleus shall ask again; 0: it may go ahead.
+        """Return when the nucleus is to ask again; 0: the update may go ahead.
 
-        A deployment waits for `settings.defer_at_most_s` in all, from when it was first asked for
-        until it is `over`: another component may have it asked for again.
+        A deployment waits for `settings.defer_at_most_s` in all, from the first question about it
+        until it is `over`: another component may have the nucleus ask again.
         """
         if deployment != self._deployment:
             self._deployment, self._since = deployment, now
@@ -43,7 +43,7 @@ class Deferral:
         return min(left_s, max(settings.quiet_s, LEAST_RECHECK_S))
 
     def over(self) -> None:
-        """Forget the deployment: it has gone through, or was given up."""
+        """Forget the deployment: it was completed or cancelled."""
         self._deployment = ""
 
 
@@ -57,7 +57,7 @@ class UpdateDeferrer:
         settings: Callable[[], UpdatesSettings],
         quiet_for_s: Callable[[], float],
     ) -> None:
-        """`quiet_for_s` tells for how long no frame has been judged."""
+        """`quiet_for_s` returns for how long no frame has been inspected."""
         self._nucleus, self._scheduler = nucleus, scheduler
         self._settings, self._quiet_for_s = settings, quiet_for_s
         self._deferral = Deferral()
@@ -65,21 +65,21 @@ class UpdateDeferrer:
         self._offered = True
 
     def start(self) -> None:
-        """Begin to listen; without a word more where the nucleus doesn't offer or permit it."""
-        asked = self._nucleus.subscribe_to_updates(
+        """Subscribe; a nucleus that doesn't offer or permit it is logged once."""
+        subscription = self._nucleus.subscribe_to_updates(
             lambda deployment: self._scheduler.schedule(partial(self._answer, deployment)),
             lambda _deployment: self._scheduler.schedule(self._deferral.over),
             lambda: self._scheduler.schedule(self._ended),
         )
-        asked.add_done_callback(
-            lambda asked: self._scheduler.schedule(partial(self._subscribed, asked))
+        subscription.add_done_callback(
+            lambda subscription: self._scheduler.schedule(partial(self._subscribed, subscription))
         )
 
-    def _subscribed(self, asked: Future[None]) -> None:
-        error = asked.exception()
+    def _subscribed(self, subscription: Future[None]) -> None:
+        error = subscription.exception()
         self._offered = error is None
         if error is not None and not isinstance(error, NucleusLost):
-            log.info("Updates of components don't wait for the agent: %s", error)
+            log.info("Component updates don't wait for the agent: %s", error)
 
     def _ended(self) -> None:
         if self._offered:
@@ -87,7 +87,7 @@ class UpdateDeferrer:
 
     def _answer(self, deployment: str) -> None:
         if not deployment:
-            log.info("A deployment without an identifier can't wait for the agent.")
+            log.info("A deployment without an ID can't wait for the agent.")
             return
         after_s = self._deferral.recheck_after_s(
             deployment, self._settings(), self._quiet_for_s(), time.monotonic()
@@ -109,4 +109,4 @@ class UpdateDeferrer:
     def _answered(self, answer: Future[None]) -> None:
         error = answer.exception()
         if error is not None and not isinstance(error, NucleusLost):
-            log.info("The nucleus no longer waits for that answer: %s", error)
+            log.info("The answer to the nucleus came too late: %s", error)

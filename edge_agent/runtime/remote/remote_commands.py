@@ -1,8 +1,10 @@
-"""What a command from afar means; who carries it here and back is the transport's matter.
+"""Remote commands: what they mean, who may give them, and protection against replays.
+
+The transport, MQTT or Greengrass, belongs to `runtime.results`.
 
 A command is a JSON object: {"command": "start" | "stop" | "describe" | "set-threshold" |
 "last-capture", "model": NAME, "threshold": 0.6, "id": ANYTHING SHORT, "time": NOW}. Without a
-model, `describe` tells of all. What changes something needs the time, as Unix seconds or ISO 8601
+model, `describe` returns all. What changes something needs the time, as Unix seconds or ISO 8601
 with a zone, and is carried out only then, and once. The answer is {"ok": true, "id": as sent, ...}
 or {"ok": false, "id": as sent, "error": {"status": NAME OF A gRPC STATUS, "message": SENTENCE}}, of
 at most 7,000 bytes.
@@ -18,7 +20,7 @@ import uuid
 from collections import OrderedDict
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import Any, Callable, Dict, Hashable, List, Optional, Union
+from typing import Callable, Dict, Hashable, List, Optional, Union
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Annotated
@@ -32,25 +34,28 @@ from edge_agent.types import ModelInfo
 log = logging.getLogger(__name__)
 
 READING = ("describe", "last-capture")  # they change nothing and may come at any time
-LIMIT_BYTES = 7000  # of an answer: what every way out takes
+LIMIT_BYTES = 7000  # of an answer: what every transport takes
 COMMAND_BYTES = 4096
 ID_BYTES = 256
-ROOM_BYTES = LIMIT_BYTES - ID_BYTES - 200  # for what an answer tells
+ROOM_BYTES = LIMIT_BYTES - ID_BYTES - 200  # for the values of an answer
 SENTENCE_LENGTH, ARN_LENGTH = 600, 300  # a character takes up to 6 bytes
+MOST_REMEMBERED = 256  # commands of one requester, until they are too old anyway
+WHOLE_SECONDS_S = 1.0  # times are often given in whole seconds
+EXAMPLE = "2026-01-31T12:00:00Z"
 
-Values = Dict[str, Any]
+Values = Dict[str, object]
 
 
 class _Command(Strict):
     command: Command
     model: Annotated[Optional[str], Field(min_length=1, max_length=128)] = None
     threshold: Annotated[Optional[float], Field(ge=0.0, le=1.0)] = None
-    id: Any = None
+    id: object = None
     time: Union[float, Annotated[str, Field(max_length=40)], None] = None
 
     @field_validator("id")
     @classmethod
-    def _short(cls, id_: Any) -> Any:
+    def _short(cls, id_: object) -> object:
         if len(_json(id_)) > ID_BYTES:
             raise ValueError(f"at most {ID_BYTES} bytes, written as JSON")
         return id_
@@ -65,10 +70,10 @@ class _Command(Strict):
 
 
 class RemoteCommands:
-    """Carries out the commands of those who may, by the settings, at their time.
+    """Carries out commands that the settings allow, each once and at its time.
 
-    `last_capture` returns what is known of a model's latest kept frame, with a `thumbnail` where
-    there is one; None: no frame of it is kept.
+    `last_capture` returns the facts of a model's latest captured frame, perhaps with a `thumbnail`;
+    None: there is none.
     """
 
     def __init__(
@@ -97,15 +102,15 @@ class RemoteCommands:
             return _refusal(payload, error.status, str(error))
         except Exception:
             fault = uuid.uuid4().hex[:12]
-            log.exception("Fault %s in a command of %.128r.", fault, requester)
-            sentence = f"Internal fault {fault}; the agent's log says more."
+            log.exception("Internal error %s in a command of %.128r.", fault, requester)
+            sentence = f"Internal error {fault}. See the agent's log."
             return _refusal(payload, "INTERNAL", sentence)
 
     def _carry_out(self, requester: str, payload: bytes) -> Values:
         allowed = self._allow.get(requester, ())
         if not allowed:
             raise CommandRefused(
-                "PERMISSION_DENIED", f"{requester!r:.128} may not command this device."
+                "PERMISSION_DENIED", f"{requester!r:.128} may not send commands to this device."
             )
         command = _read(payload)
         if command.command not in allowed:
@@ -134,7 +139,7 @@ class RemoteCommands:
             self._replay_guard.check(requester, at, identity, self._clock())
         elif self._require_time:
             raise InvalidRequest(
-                f"The command {command.command} needs the time of now, so that an old one never "
+                f"The command {command.command} needs the current time, so that an old one never "
                 f'runs: "time": "{EXAMPLE}", or Unix seconds. A sender without a clock needs '
                 "results.commands.require_time=false."
             )
@@ -157,13 +162,13 @@ class RemoteCommands:
     def _capture(self, model: str) -> Values:
         capture = self._last_capture(self._detector.describe(model).name)
         if capture is None:
-            raise CommandRefused("NOT_FOUND", f"No frame of model {model!r} is kept.")
+            raise CommandRefused("NOT_FOUND", f"No frame of model {model!r} is stored.")
         if len(_json(capture)) <= ROOM_BYTES:
             return {"capture": capture}
         capture = {name: value for name, value in capture.items() if name != "thumbnail"}
         if len(_json(capture)) > ROOM_BYTES:
             raise CommandRefused(
-                "RESOURCE_EXHAUSTED", "What is known of the frame is too long to send."
+                "RESOURCE_EXHAUSTED", "The facts of the frame are too long to send."
             )
         return {"capture": capture, "cut": "The thumbnail is too large to send."}
 
@@ -177,10 +182,10 @@ def _read(payload: bytes) -> _Command:
         raise InvalidRequest(f"Not a command: {error}") from None
 
 
-def _id_of(payload: bytes) -> Any:
-    """Return the id a command is to be answered with, even one that is wrong otherwise."""
+def _id_of(payload: bytes) -> object:
+    """Return the id for the answer, also of a command that isn't valid."""
     try:
-        id_ = json.loads(payload[:COMMAND_BYTES])["id"]
+        id_: object = json.loads(payload[:COMMAND_BYTES])["id"]
         return id_ if len(_json(id_)) <= ID_BYTES else None
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
@@ -220,14 +225,9 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "replace")  # half a surrogate pair came out of an escape
-
-
-MOST_REMEMBERED = 256  # commands of one requester; each is forgotten when it could only be too old
-WHOLE_SECONDS_S = 1.0  # a time is given in whole seconds, often
-EXAMPLE = "2026-01-31T12:00:00Z"
 
 
 class CommandRefused(Exception):
@@ -239,9 +239,11 @@ class CommandRefused(Exception):
 
 
 class ReplayGuard:
-    """Lets each command pass once and at its time; safe on any thread.
+    """Refuses commands that come too late, too early or twice; safe on any thread.
 
-    What came before a restart of the agent isn't remembered, so nothing given before it passes.
+    A broker keeps messages (retained, or queued for a session), and listeners may send one again:
+    a `stop` of yesterday must never run. Commands from before a restart aren't remembered, so
+    those are refused.
     """
 
     def __init__(self, expire_s: float, began: float) -> None:
@@ -265,7 +267,7 @@ class ReplayGuard:
             raise CommandRefused(
                 "DEADLINE_EXCEEDED",
                 f"The command was given at {_utc(time)}, before the agent started at "
-                f"{_utc(self._began)}. Send it again with the time of now.",
+                f"{_utc(self._began)}. Send it again with the current time.",
             )
         with self._lock:
             seen = self._seen.setdefault(requester, OrderedDict())
@@ -274,8 +276,8 @@ class ReplayGuard:
             if identity in seen:
                 raise CommandRefused(
                     "ALREADY_EXISTS",
-                    "This command came before and isn't carried out twice. Send each one with a "
-                    "time or an id of its own.",
+                    "This command was received before and isn't carried out twice. Send each with "
+                    "its own time or id.",
                 )
             if len(seen) >= MOST_REMEMBERED:
                 raise CommandRefused(
@@ -305,7 +307,7 @@ def _sentence(time: float, now: float, expire_s: float) -> str:
     return (
         f"The command's time is {abs(now - time):.0f} s {when}; at most {expire_s:g} s "
         f"(results.commands.expire_s) are allowed. This device's clock shows {_utc(now)}. Send it "
-        "with the time of now, and check both clocks."
+        "with the current time, and check both clocks."
     )
 
 

@@ -97,7 +97,7 @@ def test_a_wrong_token_is_told_once_and_not_shown(nucleus: FakeNucleus, lost: Lo
         assert "secret-token" not in repr(greengrass)
     assert lost.reasons == [str(error)]
     assert "SVCUID" in str(error)
-    assert "started anew" in str(error)
+    assert "must restart the component" in str(error)
     assert "secret-token" not in str(error)
 
 

@@ -224,7 +224,7 @@ def test_a_subscription_that_is_refused_is_told_once_and_asked_for_again(
     nucleus.until(lambda: nucleus.refusals >= 3)
     nucleus.configuration = held
     wait_until(lambda: bool(found.all))
-    assert len([one for one in caplog.records if "heard of at once" in one.message]) == 1
+    assert len([one for one in caplog.records if "not noticed immediately" in one.message]) == 1
 
 
 # Updates
