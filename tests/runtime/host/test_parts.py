@@ -363,7 +363,7 @@ def test_a_nucleus_that_takes_no_metrics_is_asked_once(
     nucleus.component = "com.example.Agent" if spoil == "component" else nucleus.component
     nucleus.permitted = {"Time"} if spoil == "policy" else None
     scheduler.schedule(MetricsPublisher(greengrass, scheduler, Metrics().totals).publish)
-    wait_until(lambda: "Component metrics are for" in caplog.text)
+    wait_until(lambda: "Metrics are sent only by" in caplog.text)
     greengrass.update_state("RUNNING").result(WITHIN_S)  # the connection is as good as before
     assert (nucleus.refusals, nucleus.metrics) == (1, [])
     assert [one.levelname for one in caplog.records if "metrics" in one.message] == ["INFO"]
@@ -391,7 +391,7 @@ def test_a_nucleus_that_is_busy_gets_the_same_counts_later(
         nucleus.until(lambda before=given: len(nucleus.metrics) > before)
     scheduler.close(5.0)
     assert sum(one["ThrottledCount"] for one in nucleus.metrics) == 2
-    assert len([one for one in caplog.records if "given again later" in one.message]) == 2
+    assert len([one for one in caplog.records if "sent again later" in one.message]) == 2
 
 
 @pytest.mark.parametrize("nucleus", ["classic"], indirect=True)
@@ -407,7 +407,7 @@ def test_a_policy_that_goes_ends_the_counts(
     scheduler.schedule(MetricsPublisher(greengrass, scheduler, Metrics().totals).publish)
     nucleus.until(lambda: len(nucleus.metrics) > 1)
     nucleus.permitted = {"Time"}
-    wait_until(lambda: "Component metrics are for" in caplog.text)
+    wait_until(lambda: "Metrics are sent only by" in caplog.text)
     greengrass.update_state("RUNNING").result(WITHIN_S)
     assert nucleus.refusals == 1
 

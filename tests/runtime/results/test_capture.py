@@ -216,7 +216,7 @@ def test_closing_keeps_its_time_and_tells_what_was_dropped(
             for number in range(3):
                 assert capture.enqueue(shot(number))
             capture.close(0.05)
-            assert "weren't written within 0.05 s" in caplog.text
+            assert "not written in time (0.05 s)" in caplog.text
         assert capture.enqueue(shot(9)) == ""
     assert not [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
 
@@ -229,7 +229,7 @@ def test_a_frame_that_makes_no_sense_fails_no_call(
         assert capture.enqueue(shot(2, pixels=np.zeros((0, 0, 3), np.uint8)))
         assert capture.enqueue(shot(3))
     assert (capture.stored, capture.failed) == (1, 2)
-    assert caplog.text.count("A frame couldn't be kept.") == 2
+    assert caplog.text.count("A frame couldn't be stored.") == 2
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_tried_again(
@@ -254,7 +254,7 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_tried_again(
     assert (capture.stored, capture.failed) == (2, 5)
     first, second = (record.getMessage() for record in caplog.records)
     assert "can't be stored in" in first
-    assert "trying again every 60 s" in first
+    assert "tries again every 60 s" in first
     assert "again" in second
 
 

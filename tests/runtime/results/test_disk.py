@@ -94,7 +94,7 @@ def test_what_doesnt_fit_into_memory_while_the_disk_refuses_is_counted(
     ids = {entry.id for entry in left}
     assert drops.total == Dropped(normal=400 - len(left))
     assert all(event.id in ids for event in offered if event.verdict == "anomaly")
-    assert drops.reasons == {"memory full while the disk refuses"}
+    assert drops.reasons == {"memory full while the disk fails"}
 
 
 def test_a_read_only_disk_is_said_and_results_are_sent_from_memory(

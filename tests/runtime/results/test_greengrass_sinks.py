@@ -113,7 +113,7 @@ def test_while_lite_is_offline_a_message_is_to_be_tried_again(
         error = error_of(sink)
         assert isinstance(error, SinkUnavailable)
         assert "offline or busy" in str(error)
-        assert "kept and tried again" in str(error)
+        assert "sent again later" in str(error)
         assert TOPIC not in str(error)  # the same sentence for all, logged once
         lite.online = True
         sink.send(message()).result(WITHIN_S)
@@ -340,7 +340,7 @@ def test_a_subscription_refused_or_ended_is_asked_for_again(
         lite.until(lambda: bool(lite.subscriptions))
         assert len(lite.subscriptions) == 1
         sink.stop(WITHIN_S)
-    assert caplog.text.count("No commands can come") == 1
+    assert caplog.text.count("No commands can arrive") == 1
 
 
 def test_an_answer_that_cant_pass_is_told_and_the_next_command_served(

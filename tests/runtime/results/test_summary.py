@@ -344,6 +344,6 @@ def test_a_damaged_snapshot_is_left_out(text: str, caplog: pytest.LogCaptureFixt
     began = utc("2026-07-01T08:10:00")
     counting = statistics(began)
     counting.restore(text)
-    assert "damaged and left out" in caplog.text
+    assert "are damaged and are ignored" in caplog.text
     frames(counting, 2)
     assert [body["frames"] for body in summaries(counting, began + HOUR)] == [2]
