@@ -21,7 +21,7 @@ from edge_agent.runtime.results.captures.manifest import FILE_NAME, CaptureManif
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `captures`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    list_ = actions.add_parser("list", help="what was kept, oldest first")
+    list_ = actions.add_parser("list", help="what was captured, oldest first")
     list_.add_argument("--json", action="store_true", help="the lines of the manifest as they are")
     upload = actions.add_parser("upload", help="copy images, masks, overlays and the manifest")
     for action in (list_, upload):
@@ -76,8 +76,8 @@ def _upload(arguments: argparse.Namespace) -> int:
     from edge_agent.captures.upload import S3Location, upload
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    place = S3Location.parse(arguments.to)
-    done = upload(arguments.folder, place, arguments.endpoint_url, arguments.delete)
+    location = S3Location.parse(arguments.to)
+    done = upload(arguments.folder, location, arguments.endpoint_url, arguments.delete)
     console.print(
         f"{done.captures} captures are in {arguments.to}: {done.sent} files sent, "
         f"{done.there} were there already."

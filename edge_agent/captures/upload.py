@@ -67,7 +67,7 @@ class Uploaded:
 
 
 def upload(
-    folder: Path, place: S3Location, endpoint_url: Optional[str], delete_here: bool
+    folder: Path, location: S3Location, endpoint_url: Optional[str], delete_here: bool
 ) -> Uploaded:
     """Upload what the manifest in `folder` names. Raises InvalidRequest: why that can't be done.
 
@@ -75,8 +75,8 @@ def upload(
     from `folder` once they and the manifest are in S3.
     """
     manifest = CaptureManifest(folder)
-    with _sentences(place):
-        store = _Store(place, endpoint_url)
+    with _readable_errors(location):
+        store = _Store(location, endpoint_url)
         there = store.sizes()
         lines: List[Line] = []
         sent = 0
@@ -85,7 +85,7 @@ def upload(
                 sent += _send(folder, line, there, store)
                 lines.append(line)
         known = store.get(FILE_NAME) if FILE_NAME in there else b""
-        store.put(FILE_NAME, merged(known, [_elsewhere(line, place) for line in lines]))
+        store.put(FILE_NAME, merged(known, [_elsewhere(line, location) for line in lines]))
     if delete_here:
         with manifest.locked():
             delete(folder, [name for line in lines for name in files(line)])
@@ -103,18 +103,18 @@ def _send(folder: Path, line: Line, there: Dict[str, int], store: _Store) -> int
 
 def merged(known: bytes, lines: List[Line]) -> bytes:
     """Return the manifest `known` with `lines` added; a label that a person gave there stays."""
-    kept: Dict[str, bytes] = {}
+    raw_lines: Dict[str, bytes] = {}
     confirmed: Set[str] = set()
     for raw in known.splitlines():
         line = parsed(raw) or {}
         name = str(line.get(IMAGE_KEY, raw))
-        kept[name] = raw + b"\n"
+        raw_lines[name] = raw + b"\n"
         if _confirmed(line):
             confirmed.add(name)
     for line in lines:
         if line[IMAGE_KEY] not in confirmed or _confirmed(line):
-            kept[line[IMAGE_KEY]] = encoded(line)
-    return b"".join(kept.values())
+            raw_lines[line[IMAGE_KEY]] = encoded(line)
+    return b"".join(raw_lines.values())
 
 
 def _confirmed(line: Line) -> bool:
@@ -122,25 +122,25 @@ def _confirmed(line: Line) -> bool:
     return isinstance(label, dict) and label.get("human-annotated") == "yes"
 
 
-def _elsewhere(line: Line, place: S3Location) -> Line:
+def _elsewhere(line: Line, location: S3Location) -> Line:
     """Return the line with names in S3."""
-    moved = {key: place.uri(line[key]) for key in (IMAGE_KEY, MASK_KEY) if key in line}
+    moved = {key: location.uri(line[key]) for key in (IMAGE_KEY, MASK_KEY) if key in line}
     own = line[OWN_KEY]
     if "overlay" in own:
-        own = {**own, "overlay": place.uri(own["overlay"])}
+        own = {**own, "overlay": location.uri(own["overlay"])}
     return {**line, **moved, OWN_KEY: own}
 
 
 class _Store:
     """The few calls of S3 that an upload takes; needs s3:ListBucket, s3:GetObject, s3:PutObject."""
 
-    def __init__(self, place: S3Location, endpoint_url: Optional[str]) -> None:
+    def __init__(self, location: S3Location, endpoint_url: Optional[str]) -> None:
         import boto3
         from boto3.compat import filter_python_deprecation_warnings
         from botocore.config import Config
 
         filter_python_deprecation_warnings()
-        self._place = place
+        self._location = location
         self._client: Any = boto3.session.Session().client(
             "s3",
             endpoint_url=endpoint_url,
@@ -154,9 +154,9 @@ class _Store:
     def sizes(self) -> Dict[str, int]:
         """Return the size in bytes of everything there, by name."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._place.bucket, Prefix=self._place.prefix
+            Bucket=self._location.bucket, Prefix=self._location.prefix
         )
-        start = len(self._place.prefix)
+        start = len(self._location.prefix)
         return {
             entry["Key"][start:]: entry["Size"]
             for page in pages
@@ -164,20 +164,20 @@ class _Store:
         }
 
     def get(self, name: str) -> bytes:
-        key = self._place.prefix + name
-        return bytes(self._client.get_object(Bucket=self._place.bucket, Key=key)["Body"].read())
+        key = self._location.prefix + name
+        return bytes(self._client.get_object(Bucket=self._location.bucket, Key=key)["Body"].read())
 
     def put(self, name: str, content: bytes) -> None:
         self._client.put_object(
-            Bucket=self._place.bucket,
-            Key=self._place.prefix + name,
+            Bucket=self._location.bucket,
+            Key=self._location.prefix + name,
             Body=content,
             ContentType=TYPES[Path(name).suffix],
         )
 
 
 @contextmanager
-def _sentences(place: S3Location) -> Iterator[None]:
+def _readable_errors(location: S3Location) -> Iterator[None]:
     """Turn what boto3 raises into InvalidRequest."""
     try:
         from botocore import exceptions
@@ -191,18 +191,18 @@ def _sentences(place: S3Location) -> Iterator[None]:
             "AWS_PROFILE."
         ) from None
     except exceptions.ClientError as error:
-        raise InvalidRequest(_refusal(place, error.response.get("Error", {}))) from None
+        raise InvalidRequest(_refusal(location, error.response.get("Error", {}))) from None
     except (exceptions.BotoCoreError, ValueError) as error:  # ValueError: of an endpoint's URL
-        raise InvalidRequest(f"s3://{place.bucket} can't be reached: {error}") from None
+        raise InvalidRequest(f"s3://{location.bucket} can't be reached: {error}") from None
 
 
-def _refusal(place: S3Location, error: Dict[str, str]) -> str:
+def _refusal(location: S3Location, error: Dict[str, str]) -> str:
     code, message = error.get("Code", ""), error.get("Message", "")
     if code == "NoSuchBucket":
-        return f"There is no bucket {place.bucket!r}. Create it, or correct --to."
+        return f"There is no bucket {location.bucket!r}. Create it, or correct --to."
     if code in ("AccessDenied", "403"):
         return (
-            f"s3://{place.bucket} refuses these credentials. They need s3:ListBucket, "
+            f"s3://{location.bucket} refuses these credentials. They need s3:ListBucket, "
             "s3:GetObject and s3:PutObject there."
         )
-    return f"s3://{place.bucket} refused ({code}): {message}"
+    return f"s3://{location.bucket} refused ({code}): {message}"

@@ -105,8 +105,8 @@ def message_error(topic: str, payload: bytes) -> str:
     """Say why the nucleus would never accept the message; "": it would."""
     if len(topic.encode()) > MOST_TOPIC_BYTES:
         return f"The topic {topic!r} has over {MOST_TOPIC_BYTES} bytes. Shorten the setting."
-    room = (MOST_VARIABLE_BYTES - len(json.dumps(topic))) // 4 * 3  # base64: 4 bytes for 3
-    most = min(MOST_PAYLOAD_BYTES, room)
+    free_bytes = (MOST_VARIABLE_BYTES - len(json.dumps(topic))) // 4 * 3  # base64: 4 bytes for 3
+    most = min(MOST_PAYLOAD_BYTES, free_bytes)
     if len(payload) > most:
         return f"The message has {len(payload)} bytes; the nucleus accepts at most {most}."
     return ""

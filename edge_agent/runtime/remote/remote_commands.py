@@ -37,7 +37,7 @@ READING = ("describe", "last-capture")  # they change nothing and may come at an
 LIMIT_BYTES = 7000  # of an answer: what every transport takes
 COMMAND_BYTES = 4096
 ID_BYTES = 256
-ROOM_BYTES = LIMIT_BYTES - ID_BYTES - 200  # for the values of an answer
+VALUES_BYTES = LIMIT_BYTES - ID_BYTES - 200  # for the values of an answer
 SENTENCE_LENGTH, ARN_LENGTH = 600, 300  # a character takes up to 6 bytes
 MOST_REMEMBERED = 256  # commands of one requester, until they are too old anyway
 WHOLE_SECONDS_S = 1.0  # times are often given in whole seconds
@@ -163,10 +163,10 @@ class RemoteCommands:
         capture = self._last_capture(self._detector.describe(model).name)
         if capture is None:
             raise CommandRefused("NOT_FOUND", f"No frame of model {model!r} is stored.")
-        if len(_json(capture)) <= ROOM_BYTES:
+        if len(_json(capture)) <= VALUES_BYTES:
             return {"capture": capture}
         capture = {name: value for name, value in capture.items() if name != "thumbnail"}
-        if len(_json(capture)) > ROOM_BYTES:
+        if len(_json(capture)) > VALUES_BYTES:
             raise CommandRefused(
                 "RESOURCE_EXHAUSTED", "The facts of the frame are too long to send."
             )
@@ -206,10 +206,10 @@ def _model(info: ModelInfo) -> Values:
 
 def _as_many_as_fit(infos: List[ModelInfo]) -> Values:
     models: List[Values] = []
-    room = ROOM_BYTES
+    free_bytes = VALUES_BYTES
     for model in map(_model, infos):
-        room -= len(_json(model)) + 1
-        if room < 0:
+        free_bytes -= len(_json(model)) + 1
+        if free_bytes < 0:
             left = len(infos) - len(models)
             return {"models": models, "cut": f"{left} more models; describe them by name."}
         models.append(model)
@@ -258,7 +258,7 @@ class ReplayGuard:
     def check(self, requester: str, time: float, identity: Hashable, now: float) -> None:
         """Let the command pass, or raise Refused; `time` and `now` in Unix seconds.
 
-        `mark` tells it from others of the requester.
+        `identity` differs for each command of the requester.
         """
         if not abs(now - time) <= self._expire_s:  # nor a time that is no number
             raise CommandRefused("DEADLINE_EXCEEDED", _sentence(time, now, self._expire_s))

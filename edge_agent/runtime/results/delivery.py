@@ -140,8 +140,8 @@ class Delivery:
         for cursor in self._cursors.values():
             cursor.sent_live = 0
         sent = self._send_live(models, self._sink.window)
-        room = min(self._sink.window - len(sent), self._rate.allows(now))
-        sent += self._send_backlog(models, room)
+        free = min(self._sink.window - len(sent), self._rate.allows(now))
+        sent += self._send_backlog(models, free)
         if not sent:
             return self._until_next(now)
         wait([item.future for item in sent if item.future is not None], ANSWER_WITHIN_S)
@@ -161,12 +161,12 @@ class Delivery:
             return [models[self._failed_rounds // 2 % len(models)]]
         return models
 
-    def _send_live(self, models: List[str], room: int) -> List[MessageInFlight]:
+    def _send_live(self, models: List[str], free: int) -> List[MessageInFlight]:
         sent: List[MessageInFlight] = []
-        for place, model in enumerate(models):
+        for index, model in enumerate(models):
             cursor = self._cursors[model]
-            share = max(1, (room - len(sent)) // (len(models) - place))
-            limit = min(share, self._sink.window_per_model, room - len(sent))
+            share = max(1, (free - len(sent)) // (len(models) - index))
+            limit = min(share, self._sink.window_per_model, free - len(sent))
             entries = self._outbox.read(self.name, model, cursor.live, limit) if limit > 0 else []
             if entries and self._has_backlog(model, cursor, entries[0]):
                 log.info("Results of %s pile up; new ones are sent to %s first.", model, self.name)
@@ -177,11 +177,11 @@ class Delivery:
                 cursor.live = cursor.end
         return sent
 
-    def _send_backlog(self, models: List[str], room: int) -> List[MessageInFlight]:
+    def _send_backlog(self, models: List[str], free: int) -> List[MessageInFlight]:
         sent: List[MessageInFlight] = []
         for model in models:
             cursor = self._cursors[model]
-            limit = min(self._sink.window_per_model, room - len(sent))
+            limit = min(self._sink.window_per_model, free - len(sent))
             if cursor.backlog_at is None or limit <= 0:
                 continue
             entries = self._outbox.read(self.name, model, cursor.backlog_at, limit)

@@ -169,7 +169,7 @@ class MqttSink:
 
     def _subscribe(self) -> None:
         mqtt5 = self._sdk.mqtt5
-        wanted = mqtt5.Subscription(
+        subscription = mqtt5.Subscription(
             self._command_filter,
             qos=mqtt5.QoS.AT_LEAST_ONCE,
             # Else the broker hides which commands are retained.
@@ -184,7 +184,7 @@ class MqttSink:
                     self._command_filter,
                 )
 
-        self._connection.subscribe(mqtt5.SubscribePacket([wanted])).add_done_callback(check)
+        self._connection.subscribe(mqtt5.SubscribePacket([subscription])).add_done_callback(check)
 
     def _on_publish(self, data: PublishReceived) -> None:
         packet = data.publish_packet

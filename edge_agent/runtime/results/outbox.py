@@ -107,7 +107,7 @@ class Outbox:
             self._wake.set()
 
     def read(self, sink: str, model: str, after: int, limit: int) -> List[StoredEvent]:
-        """Return the next events of `model` behind sequence `after` for `sink`, in order.
+        """Return the next events of `model` after sequence `after` for `sink`, in order.
 
         Raises DiskError when the disk can't be read; nothing is known then.
         """
@@ -137,7 +137,7 @@ class Outbox:
             return dict(self._last_sequences)
 
     def count(self, sink: str, model: str, after: int) -> int:
-        """Return about how many events of `model` behind `after` wait on disk for `sink`."""
+        """Return about how many events of `model` after `after` wait on disk for `sink`."""
         with self._store_lock:
             return self._spool.count(sink, model, after) if self._spool else 0
 

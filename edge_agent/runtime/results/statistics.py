@@ -193,11 +193,11 @@ class ResultStatistics:
     def snapshot(self) -> str:
         """Return the current period as text."""
         with self._lock:
-            kept = tuple(
+            snapshots = tuple(
                 _ModelSnapshot(model=name, counts=model.counts, raised=tuple(model.alarms.raised))
                 for name, model in self._models.items()
             )
-            snapshot = _Snapshot(began=self._began, seen=self._seen, models=kept)
+            snapshot = _Snapshot(began=self._began, seen=self._seen, models=snapshots)
             return snapshot.model_dump_json()
 
     def restore(self, text: str) -> None:
@@ -214,8 +214,8 @@ class ResultStatistics:
             return
         with self._lock:
             self._began, self._seen = snapshot.began, max(snapshot.seen, snapshot.began)
-            for kept in snapshot.models:
-                self._models[kept.model] = _Model(kept.counts, Alarms(kept.raised))
+            for each in snapshot.models:
+                self._models[each.model] = _Model(each.counts, Alarms(each.raised))
 
     def _summaries(self, now: datetime) -> List[StatisticsEvent]:
         with self._lock:

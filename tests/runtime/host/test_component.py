@@ -286,14 +286,14 @@ def test_an_agent_serves_on_without_what_the_nucleus_refuses(
 ) -> None:
     nucleus.component = "com.example.EdgeAgent"  # may not give metrics, on classic either
     with ComponentAgent(tmp_path, nucleus) as agent, frames_coming(agent) as line:
-        agent.wait_for_line("Metrics are sent only by")
+        agent.wait_for_line("Component metrics are only for")
         if nucleus.kind == "lite":
             agent.wait_for_line("Component updates don't wait")
         answered = line.answers
         wait_until(lambda: line.answers > answered + 20)
         assert not line.failures
     assert not agent.troubles()
-    assert len(agent.lines("Metrics are sent only by")) == 1
+    assert len(agent.lines("Component metrics are only for")) == 1
     assert nucleus.refusals == (2 if nucleus.kind == "lite" else 1)
 
 

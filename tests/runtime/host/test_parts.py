@@ -363,7 +363,7 @@ def test_a_nucleus_that_takes_no_metrics_is_asked_once(
     nucleus.component = "com.example.Agent" if spoil == "component" else nucleus.component
     nucleus.permitted = {"Time"} if spoil == "policy" else None
     scheduler.schedule(MetricsPublisher(greengrass, scheduler, Metrics().totals).publish)
-    wait_until(lambda: "Metrics are sent only by" in caplog.text)
+    wait_until(lambda: "Component metrics are only for" in caplog.text)
     greengrass.update_state("RUNNING").result(WITHIN_S)  # the connection is as good as before
     assert (nucleus.refusals, nucleus.metrics) == (1, [])
     assert [one.levelname for one in caplog.records if "metrics" in one.message] == ["INFO"]
@@ -407,7 +407,7 @@ def test_a_policy_that_goes_ends_the_counts(
     scheduler.schedule(MetricsPublisher(greengrass, scheduler, Metrics().totals).publish)
     nucleus.until(lambda: len(nucleus.metrics) > 1)
     nucleus.permitted = {"Time"}
-    wait_until(lambda: "Metrics are sent only by" in caplog.text)
+    wait_until(lambda: "Component metrics are only for" in caplog.text)
     greengrass.update_state("RUNNING").result(WITHIN_S)
     assert nucleus.refusals == 1
 

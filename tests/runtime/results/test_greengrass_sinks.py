@@ -158,7 +158,7 @@ def test_too_large_a_message_is_rejected_and_the_next_one_passes(
         started(sink)
         error = error_of(sink, b"x" * (MOST_PAYLOAD_BYTES + 1))
         assert isinstance(error, MessageRejected)
-        assert "7001 bytes; at most 7000" in str(error)
+        assert "7001 bytes; the nucleus accepts at most 7000" in str(error)
         sink.send(message(b"x" * MOST_PAYLOAD_BYTES)).result(WITHIN_S)
     assert not lost.reasons
 

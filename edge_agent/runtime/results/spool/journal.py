@@ -209,7 +209,7 @@ def _full() -> OSError:
     return OSError(errno.EFBIG, f"the journal would have more than {LIMIT_BYTES // MIB} MiB")
 
 
-# Where a journal lies
+# Where a journal is
 
 # It survives the death of a process, not a power cut, wears no disk, and is there for services and
 # for root alike (/run is root's, $XDG_RUNTIME_DIR a logged-in user's). Every user may create files

@@ -100,7 +100,7 @@ class PendingEvents:
         return entries, len(broken)
 
     def entries(self, model: str, after: int) -> List[StoredEvent]:
-        """Return the rows of `model` behind sequence `after` that the disk didn't take."""
+        """Return the rows of `model` after sequence `after` that aren't on disk."""
         entries = [each.entry for each in self.events]
         return [e for e in entries if e is not None and e.model == model and e.sequence > after]
 
@@ -141,7 +141,7 @@ class PendingEvents:
             )  # fmt: skip
 
     def _since(self, sequence: int) -> List[Record]:
-        """Return the events behind `sequence`, and at the end the highest number given."""
+        """Return the events after `sequence`, and at the end the highest number given."""
         records: List[Record] = [
             (each.sequence, each.draft) for each in self.events if each.sequence > sequence
         ]
