@@ -60,10 +60,7 @@ class MetricsPublisher:
             self._log_problem(f"Component metrics are sent again later: {error}")
         else:
             if not isinstance(error, NucleusLost):
-                log.info(
-                    "Metrics are sent only by a component named aws.* on classic: %s",
-                    error,
-                )
+                log.info("Component metrics are only for components named aws.*: %s", error)
             return
         self._scheduler.schedule(self.publish, EVERY_S)
 
