@@ -6,8 +6,6 @@ from concurrent.futures import Future
 from types import ModuleType
 from typing import Callable, NamedTuple, Optional, Protocol, Sequence
 
-from edge_agent.errors import InvalidConfiguration
-
 
 class Sdk(NamedTuple):
     """The SDK's modules."""
@@ -95,14 +93,3 @@ class Client(Protocol):
 
     def subscribe(self, packet: object) -> Future[SubackPacket]:
         """Send a SUBSCRIBE packet."""
-
-
-def load() -> Sdk:
-    """Import the SDK. Raises InvalidConfiguration when it isn't installed."""
-    try:
-        from awscrt import io, mqtt5
-    except ImportError:
-        raise InvalidConfiguration(
-            "results.mqtt needs the AWS IoT SDK: pip install awsiotsdk"
-        ) from None
-    return Sdk(io, mqtt5)
