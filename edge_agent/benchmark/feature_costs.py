@@ -20,7 +20,7 @@ from edge_agent.benchmark.raw import BLOCK
 from edge_agent.benchmark.results import ClientLoad
 from edge_agent.benchmark.served import MODEL, Camera, agent
 from edge_agent.runtime.packages.package import Package
-from edge_agent.runtime.results.spool.places import places
+from edge_agent.runtime.results.spool.journal import journal_locations
 
 CLIENTS = 8
 TURN_S = 4.0
@@ -104,5 +104,5 @@ def publishing(package: Path, frame: Path, units: int, threads: int, turns: int)
 
 
 def _remove_journals(outbox: Path) -> None:
-    for place in places(outbox):
+    for place in journal_locations(outbox):
         shutil.rmtree(place.path, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""Frames the agent kept: listed, and taken to S3."""
+"""Frames that the agent captured: listed, uploaded to S3."""

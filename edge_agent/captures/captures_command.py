@@ -1,4 +1,4 @@
-"""`edge-agent captures`: list the frames an agent kept, or upload them to S3."""
+"""`edge-agent captures`: list the frames that an agent captured, or upload them to S3."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.runtime.results.kept.manifest import FILE_NAME, CaptureManifest, Line
-from edge_agent.runtime.results.kept.shot import IMAGE_KEY, OWN_KEY
+from edge_agent.runtime.results.captures.captured_frame import IMAGE_KEY, OWN_KEY, Line
+from edge_agent.runtime.results.captures.manifest import FILE_NAME, CaptureManifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `captures`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    list_ = actions.add_parser("list", help="what was kept, oldest first")
+    list_ = actions.add_parser("list", help="what was captured, oldest first")
     list_.add_argument("--json", action="store_true", help="the lines of the manifest as they are")
     upload = actions.add_parser("upload", help="copy images, masks, overlays and the manifest")
     for action in (list_, upload):
@@ -73,11 +73,11 @@ def _table(lines: List[Line]) -> Table:
 
 
 def _upload(arguments: argparse.Namespace) -> int:
-    from edge_agent.captures.upload import Place, upload
+    from edge_agent.captures.upload import S3Location, upload
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    place = Place.parse(arguments.to)
-    done = upload(arguments.folder, place, arguments.endpoint_url, arguments.delete)
+    location = S3Location.parse(arguments.to)
+    done = upload(arguments.folder, location, arguments.endpoint_url, arguments.delete)
     console.print(
         f"{done.captures} captures are in {arguments.to}: {done.sent} files sent, "
         f"{done.there} were there already."

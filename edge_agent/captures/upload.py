@@ -1,7 +1,7 @@
 """Captures → S3: every file under its own name, and one manifest whose names are s3:// URIs.
 
-What lies there already, with the same size, isn't sent again, so an upload that was cut short goes
-on where it ended. Captures that were uploaded before and deleted here stay in the manifest there.
+Files that are there already, with the same size, aren't sent again, so an interrupted upload
+continues where it ended. Captures uploaded before and deleted here stay in the manifest there.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ from typing import Any, Dict, Iterator, List, Optional, Set
 from rich.progress import track
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.runtime.results.kept.folder import delete
-from edge_agent.runtime.results.kept.manifest import (
+from edge_agent.runtime.results.captures.captured_frame import (
+    IMAGE_KEY,
+    LABEL_KEY,
+    MASK_KEY,
+    OWN_KEY,
+    Line,
+)
+from edge_agent.runtime.results.captures.folder import delete
+from edge_agent.runtime.results.captures.manifest import (
     FILE_NAME,
     CaptureManifest,
-    Line,
     encoded,
     files,
     parsed,
 )
-from edge_agent.runtime.results.kept.shot import IMAGE_KEY, LABEL_KEY, MASK_KEY, OWN_KEY
 
 TRIES = 4
 CONNECT_WITHIN_S, ANSWER_WITHIN_S = 10, 60
@@ -32,18 +37,18 @@ SCHEME = "s3://"
 
 
 @dataclass(frozen=True)
-class Place:
-    """A bucket and what all keys in it begin with: empty, or ending in a slash."""
+class S3Location:
+    """A bucket and a prefix of all keys in it: empty, or ending in a slash."""
 
     bucket: str
     prefix: str
 
     @classmethod
-    def parse(cls, uri: str) -> Place:
+    def parse(cls, uri: str) -> S3Location:
         """Read s3://BUCKET/PREFIX. Raises InvalidRequest."""
         bucket, _, prefix = uri[len(SCHEME) :].partition("/")
         if not uri.startswith(SCHEME) or not bucket:
-            raise InvalidRequest(f"{uri!r} isn't a place in S3; expected s3://BUCKET/PREFIX.")
+            raise InvalidRequest(f"{uri!r} isn't an address in S3; expected s3://BUCKET/PREFIX.")
         prefix = prefix.strip("/")
         return cls(bucket, f"{prefix}/" if prefix else "")
 
@@ -54,31 +59,33 @@ class Place:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """How many captures are there now, and of their files how many were sent or there before."""
+    """How many captures are there now; how many of their files were sent, or were there before."""
 
     captures: int
     sent: int
     there: int
 
 
-def upload(folder: Path, place: Place, endpoint_url: Optional[str], delete_here: bool) -> Uploaded:
+def upload(
+    folder: Path, location: S3Location, endpoint_url: Optional[str], delete_here: bool
+) -> Uploaded:
     """Upload what the manifest in `folder` names. Raises InvalidRequest: why that can't be done.
 
     Credentials come from the environment, as for every AWS tool. delete_here: captures are deleted
     from `folder` once they and the manifest are in S3.
     """
     manifest = CaptureManifest(folder)
-    with _sentences(place):
-        store = _Store(place, endpoint_url)
+    with _readable_errors(location):
+        store = _Store(location, endpoint_url)
         there = store.sizes()
         lines: List[Line] = []
         sent = 0
         for line in track(manifest.captures(), "Uploading"):
-            with suppress(FileNotFoundError):  # it has made room for others, perhaps just now
+            with suppress(FileNotFoundError):  # deleted to make room, perhaps just now
                 sent += _send(folder, line, there, store)
                 lines.append(line)
         known = store.get(FILE_NAME) if FILE_NAME in there else b""
-        store.put(FILE_NAME, merged(known, [_elsewhere(line, place) for line in lines]))
+        store.put(FILE_NAME, merged(known, [_elsewhere(line, location) for line in lines]))
     if delete_here:
         with manifest.locked():
             delete(folder, [name for line in lines for name in files(line)])
@@ -96,18 +103,18 @@ def _send(folder: Path, line: Line, there: Dict[str, int], store: _Store) -> int
 
 def merged(known: bytes, lines: List[Line]) -> bytes:
     """Return the manifest `known` with `lines` added; a label that a person gave there stays."""
-    kept: Dict[str, bytes] = {}
+    raw_lines: Dict[str, bytes] = {}
     confirmed: Set[str] = set()
     for raw in known.splitlines():
         line = parsed(raw) or {}
         name = str(line.get(IMAGE_KEY, raw))
-        kept[name] = raw + b"\n"
+        raw_lines[name] = raw + b"\n"
         if _confirmed(line):
             confirmed.add(name)
     for line in lines:
         if line[IMAGE_KEY] not in confirmed or _confirmed(line):
-            kept[line[IMAGE_KEY]] = encoded(line)
-    return b"".join(kept.values())
+            raw_lines[line[IMAGE_KEY]] = encoded(line)
+    return b"".join(raw_lines.values())
 
 
 def _confirmed(line: Line) -> bool:
@@ -115,25 +122,25 @@ def _confirmed(line: Line) -> bool:
     return isinstance(label, dict) and label.get("human-annotated") == "yes"
 
 
-def _elsewhere(line: Line, place: Place) -> Line:
-    """Return the line as it stands in S3."""
-    moved = {key: place.uri(line[key]) for key in (IMAGE_KEY, MASK_KEY) if key in line}
+def _elsewhere(line: Line, location: S3Location) -> Line:
+    """Return the line with names in S3."""
+    moved = {key: location.uri(line[key]) for key in (IMAGE_KEY, MASK_KEY) if key in line}
     own = line[OWN_KEY]
     if "overlay" in own:
-        own = {**own, "overlay": place.uri(own["overlay"])}
+        own = {**own, "overlay": location.uri(own["overlay"])}
     return {**line, **moved, OWN_KEY: own}
 
 
 class _Store:
     """The few calls of S3 that an upload takes; needs s3:ListBucket, s3:GetObject, s3:PutObject."""
 
-    def __init__(self, place: Place, endpoint_url: Optional[str]) -> None:
+    def __init__(self, location: S3Location, endpoint_url: Optional[str]) -> None:
         import boto3
         from boto3.compat import filter_python_deprecation_warnings
         from botocore.config import Config
 
         filter_python_deprecation_warnings()
-        self._place = place
+        self._location = location
         self._client: Any = boto3.session.Session().client(
             "s3",
             endpoint_url=endpoint_url,
@@ -145,11 +152,11 @@ class _Store:
         )
 
     def sizes(self) -> Dict[str, int]:
-        """Tell the bytes of everything that lies there, by name."""
+        """Return the size in bytes of everything there, by name."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._place.bucket, Prefix=self._place.prefix
+            Bucket=self._location.bucket, Prefix=self._location.prefix
         )
-        start = len(self._place.prefix)
+        start = len(self._location.prefix)
         return {
             entry["Key"][start:]: entry["Size"]
             for page in pages
@@ -157,20 +164,20 @@ class _Store:
         }
 
     def get(self, name: str) -> bytes:
-        key = self._place.prefix + name
-        return bytes(self._client.get_object(Bucket=self._place.bucket, Key=key)["Body"].read())
+        key = self._location.prefix + name
+        return bytes(self._client.get_object(Bucket=self._location.bucket, Key=key)["Body"].read())
 
     def put(self, name: str, content: bytes) -> None:
         self._client.put_object(
-            Bucket=self._place.bucket,
-            Key=self._place.prefix + name,
+            Bucket=self._location.bucket,
+            Key=self._location.prefix + name,
             Body=content,
             ContentType=TYPES[Path(name).suffix],
         )
 
 
 @contextmanager
-def _sentences(place: Place) -> Iterator[None]:
+def _readable_errors(location: S3Location) -> Iterator[None]:
     """Turn what boto3 raises into InvalidRequest."""
     try:
         from botocore import exceptions
@@ -184,18 +191,18 @@ def _sentences(place: Place) -> Iterator[None]:
             "AWS_PROFILE."
         ) from None
     except exceptions.ClientError as error:
-        raise InvalidRequest(_refusal(place, error.response.get("Error", {}))) from None
+        raise InvalidRequest(_refusal(location, error.response.get("Error", {}))) from None
     except (exceptions.BotoCoreError, ValueError) as error:  # ValueError: of an endpoint's URL
-        raise InvalidRequest(f"s3://{place.bucket} can't be reached: {error}") from None
+        raise InvalidRequest(f"s3://{location.bucket} can't be reached: {error}") from None
 
 
-def _refusal(place: Place, error: Dict[str, str]) -> str:
+def _refusal(location: S3Location, error: Dict[str, str]) -> str:
     code, message = error.get("Code", ""), error.get("Message", "")
     if code == "NoSuchBucket":
-        return f"There is no bucket {place.bucket!r}; create it, or mend --to."
+        return f"There is no bucket {location.bucket!r}. Create it, or correct --to."
     if code in ("AccessDenied", "403"):
         return (
-            f"s3://{place.bucket} doesn't let these credentials in; they need s3:ListBucket, "
+            f"s3://{location.bucket} refuses these credentials. They need s3:ListBucket, "
             "s3:GetObject and s3:PutObject there."
         )
-    return f"s3://{place.bucket} refused ({code}): {message}"
+    return f"s3://{location.bucket} refused ({code}): {message}"

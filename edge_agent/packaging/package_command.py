@@ -11,7 +11,7 @@ from typing import Tuple, get_args
 
 from rich.console import Console
 
-from edge_agent.captures.upload import Place
+from edge_agent.captures.upload import S3Location
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import read
 from edge_agent.manifest import Manifest
@@ -179,7 +179,7 @@ def _place(arguments: argparse.Namespace, component: Component) -> Tuple[Path, s
     """Return the folder to write and where to upload it, if anywhere."""
     if not arguments.out.startswith(S3):
         return Path(arguments.out).absolute(), ""
-    Place.parse(arguments.out)
+    S3Location.parse(arguments.out)
     name = f"{component.name}-{component.version}"
     return arguments.jobs_folder.absolute() / "components" / name, arguments.out
 

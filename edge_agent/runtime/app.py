@@ -14,15 +14,14 @@ from edge_agent.config import Settings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.batching import batcher
 from edge_agent.runtime.detector import Detector
-from edge_agent.runtime.host.component import Component
+from edge_agent.runtime.host.component import GreengrassComponent
 from edge_agent.runtime.host.nucleus import EXIT_STATUS
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.models import event_thread
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.remote.remote_commands import RemoteCommands
-from edge_agent.runtime.results.pipeline import ResultsRoom
-from edge_agent.runtime.results.spool import claim
+from edge_agent.runtime.results.pipeline import ResultsPipeline
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.settings_reload import SettingsReload
 from edge_agent.runtime.system import descriptors, memory
@@ -42,7 +41,7 @@ VERSIONS_FILE = "versions.json"
 AgentEvent = Union[int, Settings]  # stop with this exit status; apply these settings
 
 
-def run(settings: Settings, component: Optional[Component] = None) -> int:
+def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> int:
     """Serve until SIGTERM or SIGINT, or until the nucleus is lost; returns the exit status.
 
     `component` is connected already, and stays so. Raises InvalidConfiguration when it can't begin.
@@ -69,7 +68,10 @@ class _Agent:
     """The rooms, and the main thread's work between `start` and `stop`."""
 
     def __init__(
-        self, settings: Settings, events: SimpleQueue[AgentEvent], component: Optional[Component]
+        self,
+        settings: Settings,
+        events: SimpleQueue[AgentEvent],
+        component: Optional[GreengrassComponent],
     ) -> None:
         self._settings, self._events, self._component = settings, events, component
         self._most_descriptors = descriptors.raise_limit()
@@ -78,12 +80,13 @@ class _Agent:
         )
         self._frames = FrameReader(self._access)
         folder = settings.results.folder
-        if folder is not None:
-            claim.check(folder)
-        self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
         self._metrics = Metrics()
         nucleus = component.nucleus if component else None
-        self._room = ResultsRoom(settings.results, self._metrics, self._stop_with_error, nucleus)
+        # First, because it closes the folder to other users, who could write the versions.
+        self._room = ResultsPipeline(
+            settings.results, self._metrics, self._stop_with_error, nucleus
+        )
+        self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
         self._registry = Registry(
             settings.models,
             settings.engine,
@@ -152,7 +155,7 @@ class _Agent:
     def _maintain_results(self) -> None:
         try:
             with descriptors.RESERVE.lent():
-                self._room.tend()
+                self._room.publish_due()
             descriptors.RESERVE.fill()
             self._metrics.has_descriptors(descriptors.in_use(), self._most_descriptors)
             self._metrics.has_calls(*self._server.calls())

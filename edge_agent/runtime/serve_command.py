@@ -12,7 +12,7 @@ from edge_agent import logs
 from edge_agent.config import Settings, load
 
 if TYPE_CHECKING:
-    from edge_agent.runtime.host.component import Component
+    from edge_agent.runtime.host.component import GreengrassComponent
 
 CLOSE_WITHIN_S = 0.25
 
@@ -56,10 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve_as_component(work: Path, assignments: List[str]) -> int:
-    from edge_agent.runtime.host.component import Component
+    from edge_agent.runtime.host.component import GreengrassComponent
     from edge_agent.runtime.host.nucleus import EXIT_STATUS, NucleusError
 
-    component = Component(work, os.environ, assignments)
+    component = GreengrassComponent(work, os.environ, assignments)
     try:
         return _serve(component.connect(), component)
     except NucleusError as error:
@@ -69,7 +69,7 @@ def _serve_as_component(work: Path, assignments: List[str]) -> int:
         component.close(CLOSE_WITHIN_S)
 
 
-def _serve(settings: Settings, component: Optional[Component] = None) -> int:
+def _serve(settings: Settings, component: Optional[GreengrassComponent] = None) -> int:
     logs.configure(settings.log_level)
     # gRPC's fork handlers may hang a process that starts others (before CPython 3.10 by fork); all
     # of ours call exec at once. Read when grpc is imported.

@@ -9,7 +9,7 @@ from edge_agent import logs
 from edge_agent.config import Settings
 from edge_agent.fields import Strict
 from edge_agent.runtime.models.registry import Registry
-from edge_agent.runtime.results.pipeline import ResultsRoom
+from edge_agent.runtime.results.pipeline import ResultsPipeline
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ T = TypeVar("T", bound=Strict)
 class SettingsReload:
     """Puts new settings into force between two batches; no call fails or waits for it."""
 
-    def __init__(self, settings: Settings, registry: Registry, room: ResultsRoom) -> None:
+    def __init__(self, settings: Settings, registry: Registry, room: ResultsPipeline) -> None:
         """Begin with the settings that the registry and the room were built with."""
         self._registry, self._room = registry, room
         self._in_force = settings
@@ -65,7 +65,7 @@ class SettingsReload:
             log.info("In force from now on: %s.", described)
         logs.set_level(self._in_force.log_level)
         self._registry.use_settings(self._in_force.models, self._in_force.engine)
-        self._room.follow(self._in_force.results)
+        self._room.apply_settings(self._in_force.results)
         return list(_differences(self._in_force, new))
 
 

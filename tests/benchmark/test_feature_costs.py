@@ -10,8 +10,7 @@ import pytest
 
 from edge_agent.benchmark import feature_costs
 from edge_agent.errors import AgentUnavailable
-from edge_agent.runtime.results.spool.journal import Journal
-from edge_agent.runtime.results.spool.places import places
+from edge_agent.runtime.results.spool.journal import Journal, journal_locations
 
 
 def test_results_that_were_not_stored_in_time_leave_no_journal(
@@ -22,7 +21,7 @@ def test_results_that_were_not_stored_in_time_leave_no_journal(
     @contextmanager
     def agent(*_: Any) -> Iterator[str]:
         outbox.mkdir()
-        for place in places(outbox):
+        for place in journal_locations(outbox):
             Journal(place).close(remove=False)
             assert place.path.exists()
         raise AgentUnavailable("gone")
@@ -31,4 +30,4 @@ def test_results_that_were_not_stored_in_time_leave_no_journal(
     monkeypatch.setattr(feature_costs, "agent", agent)
     with pytest.raises(AgentUnavailable):
         feature_costs.publishing(tmp_path, tmp_path / "frame.npy", 1, 1, 1)
-    assert not any(place.path.exists() for place in places(outbox))
+    assert not any(place.path.exists() for place in journal_locations(outbox))

@@ -14,8 +14,8 @@ from edge_agent.config import CaptureSettings
 from edge_agent.demo import parts
 from edge_agent.evaluation.evaluator import Predictor
 from edge_agent.manifest import parse
-from edge_agent.runtime.results.capture import Capture
-from edge_agent.runtime.results.kept.shot import Shot
+from edge_agent.runtime.results.captures.capture import Capture
+from edge_agent.runtime.results.captures.captured_frame import CapturedFrame
 from edge_agent.training.trainer import train
 from edge_agent.types import Frame
 from tests.runtime.results.shots import NOON
@@ -38,12 +38,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image = parts.draw(parts.training_seed(5, number), defect).image
             prediction, _ = judge.predict(Frame(image))
             reason = capture.choose("bolts", prediction)
-            taken = Shot(
+            taken = CapturedFrame(
                 f"{number:03}", "bolts", "1", NOON, reason, image, True, prediction, prediction.mask
             )
-            assert capture.keep(taken)
+            assert capture.enqueue(taken)
     capture.close(60)
-    assert capture.kept == GOOD + BAD
+    assert capture.stored == GOOD + BAD
     return place
 
 

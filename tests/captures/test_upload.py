@@ -12,8 +12,8 @@ import pytest
 from edge_agent.captures.upload import merged
 from edge_agent.cli import main
 from edge_agent.evaluation.label_manifest import LabelManifest, ManifestOptions
-from edge_agent.runtime.results.kept.manifest import CaptureManifest
-from edge_agent.runtime.results.kept.shot import SAMPLE
+from edge_agent.runtime.results.captures.captured_frame import SAMPLE
+from edge_agent.runtime.results.captures.manifest import CaptureManifest
 from tests.captures.bucket import PAGE, Bucket
 from tests.runtime.results.shots import capturing, mask, shot
 
@@ -43,8 +43,8 @@ def _bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bucket]
 def _folder(tmp_path: Path) -> Path:
     folder = tmp_path / "captures"
     with capturing(folder) as capture:
-        capture.keep(shot(1, mask=mask()))
-        capture.keep(shot(2, SAMPLE))
+        capture.enqueue(shot(1, mask=mask()))
+        capture.enqueue(shot(2, SAMPLE))
     return folder
 
 
@@ -116,7 +116,7 @@ def test_deleted_here_they_stay_in_the_manifest_there(folder: Path, bucket: Buck
     assert not list(folder.glob("*/*"))
     assert CaptureManifest(folder).captures() == []
     with capturing(folder) as capture:
-        capture.keep(shot(3))
+        capture.enqueue(shot(3))
     assert upload(folder, bucket, "--delete") == 0
     assert [line["edge-agent"]["id"] for line in manifest(bucket)] == ["0001", "0002", "0003"]
 

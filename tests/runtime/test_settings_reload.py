@@ -23,7 +23,7 @@ from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Store
-from edge_agent.runtime.results.pipeline import ResultsRoom
+from edge_agent.runtime.results.pipeline import ResultsPipeline
 from edge_agent.runtime.settings_reload import LIVE, SettingsReload
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.types import Bitmap, DetectRequest, ModelInfo, ModelState, Prediction
@@ -47,7 +47,7 @@ class Plant:
         )  # fmt: skip
         settings = build({}, {}, self._values)
         self.store = Store(settings.models)
-        self.room = ResultsRoom(settings.results, Metrics(), pytest.fail)
+        self.room = ResultsPipeline(settings.results, Metrics(), pytest.fail)
         self.registry = Registry(
             settings.models, settings.engine, decisions=folder / "results" / "decisions.json"
         )
@@ -79,7 +79,7 @@ class Plant:
         """What the agent does once a second."""
         self.registry.sync(self.store.scan())
         self.registry.supervise()
-        self.room.tend()
+        self.room.publish_due()
 
     def until(self, holds: Callable[[], object]) -> None:
         end = time.monotonic() + 60.0
@@ -572,7 +572,7 @@ def test_every_other_setting_waits_for_a_restart(
     caplog.set_level(logging.DEBUG)
     old = Settings()
     registry = Registry(old.models, old.engine)
-    room = ResultsRoom(old.results, Metrics(), pytest.fail)
+    room = ResultsPipeline(old.results, Metrics(), pytest.fail)
     new = changed(old, name.split("."), SecretStr("1234") if "pin" in name else "other")
     assert SettingsReload(old, registry, room).apply(new) == [name]
     assert not caplog.text

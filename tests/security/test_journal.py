@@ -27,22 +27,24 @@ from hypothesis import strategies as st
 from edge_agent.config import build
 from edge_agent.errors import InvalidFrame
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.results.event import Draft, Verdict
-from edge_agent.runtime.results.pipeline import ResultsRoom
+from edge_agent.runtime.results.event import EventDraft, Verdict
+from edge_agent.runtime.results.pipeline import ResultsPipeline
 from edge_agent.runtime.results.spool import journal as journal_module
-from edge_agent.runtime.results.spool import places as places_module
 from edge_agent.runtime.results.spool.journal import (
     FILE_NAME,
-    FRESH,
     LIMIT_BYTES,
+    NEW_FILE_NAME,
     NOT_A_RECORD,
+    SHARED_MEMORY,
     Journal,
+    JournalLocation,
     Record,
+    identity,
+    journal_locations,
     parse,
     write,
 )
-from edge_agent.runtime.results.spool.pending import Pending
-from edge_agent.runtime.results.spool.places import SHARED_MEMORY, Place, identity, places
+from edge_agent.runtime.results.spool.pending import PendingEvents
 from edge_agent.runtime.vision.segments import Segments
 from edge_agent.types import SharedMemoryHandle
 from tests.conftest import alone
@@ -101,8 +103,8 @@ def delivered_after_a_kill(folder: Path) -> bool:
     return found == ids
 
 
-def pending(folder: Path) -> Pending:
-    return Pending(folder, threading.Lock())
+def pending(folder: Path) -> PendingEvents:
+    return PendingEvents(folder, threading.Lock())
 
 
 def remove(path: Path) -> None:
@@ -146,14 +148,14 @@ def test_a_pickled_journal_of_an_earlier_version_is_never_read(
 def test_a_pickle_in_the_place_of_a_record_is_damage(tmp_path: Path) -> None:
     content = pickle.dumps(Evil(tmp_path / "trace"))
     line = b"%08x%08x" % (len(content), zlib.crc32(content)) + content + b"\n"
-    journal = Journal(places(tmp_path)[0])
+    journal = Journal(journal_locations(tmp_path)[0])
     journal.close(remove=False)
-    (journal.place.path / FILE_NAME).write_bytes(line + write((1, make())))
+    (journal.location.path / FILE_NAME).write_bytes(line + write((1, make())))
 
     left = pending(tmp_path)
     assert [event.sequence for event in left.events] == [1]
     assert not (tmp_path / "trace").exists()
-    left.forget([1])
+    left.remove([1])
     left.close(stored=True)
 
 
@@ -183,7 +185,7 @@ json_values = st.recursive(
     max_leaves=10,
 )
 drafts = st.builds(
-    Draft,
+    EventDraft,
     id=texts,
     kind=st.sampled_from(["result", "summary", "alarm"]),
     model=texts,
@@ -268,7 +270,7 @@ def test_no_damage_loses_a_record_before_it_or_behind_its_line(
     tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, behind = [(n, make()) for n in range(1, 4)], [(n, make()) for n in range(4, 7)]
-    place = places(tmp_path)[0]
+    place = journal_locations(tmp_path)[0]
     Journal(place).close(remove=False)
     content = b"".join([*map(write, before), damage, b"\n", *map(write, behind)])
     (place.path / FILE_NAME).write_bytes(content)
@@ -276,13 +278,13 @@ def test_no_damage_loses_a_record_before_it_or_behind_its_line(
     left = pending(tmp_path)
     assert [(event.sequence, event.draft) for event in left.events] == [*before, *behind]
     assert "damaged lines" in caplog.text
-    left.forget(range(7))
+    left.remove(range(7))
     left.close(stored=True)
 
 
 def test_a_record_cut_off_loses_no_record_written_behind_it(tmp_path: Path) -> None:
     """Also when the journal can't be rewritten before."""
-    place = places(tmp_path)[0]
+    place = journal_locations(tmp_path)[0]
     journal = Journal(place)
     journal.append((1, make()))
     os.write(journal._file, write((2, make()))[:-5])
@@ -295,7 +297,7 @@ def test_a_record_cut_off_loses_no_record_written_behind_it(tmp_path: Path) -> N
 
 
 def test_of_a_giant_file_no_more_than_the_limit_is_read(tmp_path: Path) -> None:
-    place = places(tmp_path)[0]
+    place = journal_locations(tmp_path)[0]
     Journal(place).close(remove=False)
     with (place.path / FILE_NAME).open("wb") as file:
         file.write(write((1, make())))
@@ -304,7 +306,7 @@ def test_of_a_giant_file_no_more_than_the_limit_is_read(tmp_path: Path) -> None:
     left = pending(tmp_path)
     assert len(left.events) == 1
     assert (place.path / FILE_NAME).stat().st_size < 10_000
-    left.forget([1])
+    left.remove([1])
     left.close(stored=True)
 
 
@@ -314,13 +316,13 @@ def test_of_a_giant_file_no_more_than_the_limit_is_read(tmp_path: Path) -> None:
 def test_only_the_agents_user_may_enter_the_journals_folder(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path, commit_every_s=30.0)
     outbox.offer(make())
-    place = places(tmp_path)[0].path
+    place = journal_locations(tmp_path)[0].path
 
     assert stat.S_IMODE(place.lstat().st_mode) == 0o700
     assert [stat.S_IMODE(file.lstat().st_mode) for file in place.iterdir()] == [0o600]
     if os.geteuid() == 0:
         for attack in ("ls {0}", "cat {0}/*", "touch {0}/{1}", "mv {0} {0}.x", "rmdir {0}"):
-            assert as_stranger(attack.format(place, FRESH)).returncode
+            assert as_stranger(attack.format(place, NEW_FILE_NAME)).returncode
     outbox.close(5)
     assert not place.exists()
 
@@ -328,7 +330,7 @@ def test_only_the_agents_user_may_enter_the_journals_folder(tmp_path: Path) -> N
 def test_no_segment_of_a_client_can_be_the_journal(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path, commit_every_s=30.0)
     outbox.offer(make())
-    name = places(tmp_path)[0].name
+    name = journal_locations(tmp_path)[0].name
     for attack in (name, f"/{name}", f"{name}/{FILE_NAME}", f"/{name}/{FILE_NAME}", f"{name}/"):
         for writable in (False, True):
             with pytest.raises(InvalidFrame):
@@ -352,7 +354,7 @@ SQUATS = {
 def test_what_another_user_puts_in_the_place_is_not_used_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, squat: str
 ) -> None:
-    place = places(tmp_path)[0].path
+    place = journal_locations(tmp_path)[0].path
     assert as_stranger(SQUATS[squat].format(place)).returncode == 0
     try:
         assert delivered_after_a_kill(tmp_path)
@@ -360,7 +362,7 @@ def test_what_another_user_puts_in_the_place_is_not_used_and_said(
     finally:
         remove(place)
 
-    (line,) = [r for r in caplog.records if "journal of results lies in" in r.message]
+    (line,) = [r for r in caplog.records if "journal of results is in" in r.message]
     assert str(place) in line.message
     assert "remove it" in line.message
     assert not (tmp_path / "journal").exists()  # all is stored
@@ -370,7 +372,7 @@ def test_what_another_user_puts_in_the_place_is_not_used_and_said(
 @pytest.mark.parametrize("make_it", ["touch {0}", "mkfifo {0}", "ln -s /etc/passwd {0}"])
 def test_no_name_beside_the_journal_stops_its_compaction(tmp_path: Path, make_it: str) -> None:
     old = SHARED_MEMORY / f"edge-agent-results-{identity(tmp_path)}"
-    new = places(tmp_path)[0].path
+    new = journal_locations(tmp_path)[0].path
     names = [f"{old}", f"{old}.new", f"{new}.new", f"{SHARED_MEMORY}/{FILE_NAME}"]
     with alone("journal"):  # the last name is the same for all who run these tests
         try:
@@ -398,7 +400,7 @@ def compacts(folder: Path, journal: Path) -> bool:
 def test_a_folder_that_others_could_write_to_is_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place = places(tmp_path)[0].path
+    place = journal_locations(tmp_path)[0].path
     place.mkdir()
     place.chmod(0o777)
     (place / FILE_NAME).write_bytes(write((1, make())))
@@ -414,8 +416,8 @@ def test_a_folder_that_others_could_write_to_is_not_used(
 
 @pytest.mark.parametrize("what", ["fifo", "folder", "link"])
 def test_what_lies_in_the_place_of_the_file_itself_stops_nothing(tmp_path: Path, what: str) -> None:
-    place = places(tmp_path)[0].path
-    for name in (FILE_NAME, FRESH):
+    place = journal_locations(tmp_path)[0].path
+    for name in (FILE_NAME, NEW_FILE_NAME):
         place.mkdir(0o700)
         path, secret = place / name, tmp_path / f"secret-{name}"
         secret.write_text("mine")
@@ -460,7 +462,7 @@ def fill(folder: Path) -> None:
 def test_without_shared_memory_the_journal_lies_in_the_results_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(places_module, "SHARED_MEMORY", tmp_path / "missing")
+    monkeypatch.setattr(journal_module, "SHARED_MEMORY", tmp_path / "missing")
     outbox = open_outbox(tmp_path / "outbox", commit_every_s=30.0)
     outbox.offer(make())
     journal = tmp_path / "outbox" / "journal"
@@ -477,7 +479,7 @@ def test_a_full_or_unsafe_shared_memory_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
     with shared_memory(tmp_path / "shm", options) as memory:
-        monkeypatch.setattr(places_module, "SHARED_MEMORY", memory)
+        monkeypatch.setattr(journal_module, "SHARED_MEMORY", memory)
         if options == "size=64k,mode=1777":
             fill(memory)
         offered = [(n, make()) for n in range(1, 50)]
@@ -490,7 +492,7 @@ def test_a_full_or_unsafe_shared_memory_is_passed_over(
 
         second = pending(tmp_path / "outbox")
         assert [(each.sequence, each.draft) for each in second.events] == offered
-        second.forget(range(100))
+        second.remove(range(100))
         second.close(stored=True)
         assert not list(memory.glob("edge-agent-*"))
 
@@ -501,7 +503,7 @@ def test_a_shared_memory_that_becomes_full_is_left_for_the_disk(
     outbox = tmp_path / "outbox"
     outbox.mkdir()
     with shared_memory(tmp_path / "shm", "size=256k,mode=1777") as memory:
-        monkeypatch.setattr(places_module, "SHARED_MEMORY", memory)
+        monkeypatch.setattr(journal_module, "SHARED_MEMORY", memory)
         first = pending(outbox)
         first.add(1, make())
         fill(memory)
@@ -515,13 +517,13 @@ def test_a_shared_memory_that_becomes_full_is_left_for_the_disk(
         first.close(stored=False)
 
         second = pending(outbox)
-        assert second.numbers() == list(range(1, 101))
-        second.forget(range(101))
+        assert second.sequences() == list(range(1, 101))
+        second.remove(range(101))
         second.close(stored=True)
 
 
 def test_what_lies_in_every_place_is_taken_over_once(tmp_path: Path) -> None:
-    in_memory, on_disk = places(tmp_path)
+    in_memory, on_disk = journal_locations(tmp_path)
     some = [(n, make()) for n in range(1, 8)]
     for place, part in ((in_memory, some[2:]), (on_disk, some[:5])):
         journal = Journal(place)
@@ -532,7 +534,7 @@ def test_what_lies_in_every_place_is_taken_over_once(tmp_path: Path) -> None:
     left = pending(tmp_path)
     assert [(each.sequence, each.draft) for each in left.events] == some
     assert not on_disk.path.exists()
-    left.forget(range(10))
+    left.remove(range(10))
     left.close(stored=True)
     assert not in_memory.path.exists()
 
@@ -548,7 +550,7 @@ def test_a_journal_that_cannot_be_compacted_is_bounded_and_said_once(
     monkeypatch.setattr(journal_module, "LIMIT_BYTES", limit)
     outbox = open_outbox(tmp_path)
     monkeypatch.setattr(Journal, "prepare", no_rewrite)
-    file = places(tmp_path)[0].path / FILE_NAME
+    file = journal_locations(tmp_path)[0].path / FILE_NAME
     with caplog.at_level(logging.ERROR):
         for count in range(100, 501, 100):
             for _ in range(100):
@@ -573,9 +575,9 @@ def test_the_operator_sees_that_the_journal_cannot_be_written(
         "results.outbox.commit_every_s=0.02",
     )  # fmt: skip
     monkeypatch.setattr(Journal, "prepare", no_rewrite)
-    room = ResultsRoom(build({}, {}, values).results, Metrics(), pytest.fail)
+    room = ResultsPipeline(build({}, {}, values).results, Metrics(), pytest.fail)
     room.start()
-    room.tend()
+    room.publish_due()
     wait_until(lambda: lines.exists() and b"outbox-disk" in lines.read_bytes())
     status = json.loads((tmp_path / "outbox" / "status.json").read_text())
     room.close(5.0)
@@ -596,7 +598,7 @@ def test_two_agents_of_one_user_have_journals_of_their_own(tmp_path: Path) -> No
 
 
 def test_appending_takes_microseconds(tmp_path: Path) -> None:
-    journal, record = Journal(Place(tmp_path, "journal")), (1, make())
+    journal, record = Journal(JournalLocation(tmp_path, "journal")), (1, make())
     best_s = min(timed(lambda: journal.append(record)) for _ in range(200))
     journal.close(remove=True)
     assert best_s < 0.001

@@ -14,8 +14,8 @@ import pytest
 from edge_agent.runtime.engines.cache import _store
 from edge_agent.runtime.models.thresholds import ThresholdOverrides
 from edge_agent.runtime.packages.deployments import Registration
-from edge_agent.runtime.results.capture import _files
-from edge_agent.runtime.results.kept.folder import CaptureFolder
+from edge_agent.runtime.results.captures.capture import _files
+from edge_agent.runtime.results.captures.folder import CaptureFolder
 from edge_agent.runtime.results.lines import LinesSink
 from edge_agent.runtime.results.sink import Message
 from edge_agent.runtime.system.data_files import make_folder, modes_in

@@ -19,18 +19,18 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.results.dead_letters import DeadLetters
 from edge_agent.runtime.results.lines import LinesSink
-from edge_agent.runtime.results.pipeline import ResultsRoom
+from edge_agent.runtime.results.pipeline import ResultsPipeline
 from edge_agent.runtime.results.sink import Message, SinkUnavailable
-from edge_agent.runtime.results.spool.claim import Claim
-from edge_agent.runtime.results.spool.database import Entry
-from edge_agent.runtime.results.status import Status
+from edge_agent.runtime.results.spool.database import StoredEvent
+from edge_agent.runtime.results.spool.folder_lock import FolderLock
+from edge_agent.runtime.results.status import StatusFile
 from edge_agent.runtime.system.files import write_atomically
 from tests.runtime.results.conftest import _journals_go  # noqa: F401 - used by every test here
 from tests.runtime.results.outboxes import make, open_outbox
 from tests.runtime.results.test_outbox import wait_for
 from tests.security.test_journal import as_stranger, needs_root
 
-ENTRY = Entry(1, "id", "bolts", "result", "normal", 1.0, b"{}")
+ENTRY = StoredEvent(1, "id", "bolts", "result", "normal", 1.0, b"{}")
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def _open_umask() -> Iterator[None]:
 def test_whatever_the_agent_keeps_of_results_is_its_users_alone(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     values = f"results.folder={folder}", f"results.lines={tmp_path / 'lines.jsonl'}"
-    room = ResultsRoom(build({}, {}, values).results, Metrics(), pytest.fail)
+    room = ResultsPipeline(build({}, {}, values).results, Metrics(), pytest.fail)
     room.start()
-    room.tend()
+    room.publish_due()
     DeadLetters(folder).add("sink", ENTRY, "why", 1.0)
     while_it_runs = modes(folder)
     room.close(5.0)
@@ -100,7 +100,7 @@ def test_a_folder_with_other_things_in_it_stays_readable_and_is_closed_to_writin
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "notes.txt").chmod(0o644)
 
-    claim = Claim(tmp_path)
+    claim = FolderLock(tmp_path)
     claim.take()
     claim.release()
 
@@ -193,7 +193,7 @@ def test_no_file_is_written_through_a_link(tmp_path: Path) -> None:
     for name in ("status.json", "status.json.new", "dead-letters.jsonl", "file.new"):
         (folder / name).symlink_to(target)
 
-    Status(folder).show("the disk is full", {})
+    StatusFile(folder).update("the disk is full", {})
     kept = DeadLetters(folder).add("sink", ENTRY, "why", 1.0)
     write_atomically(folder / "file", b"content")
 
@@ -257,7 +257,7 @@ def test_lines_are_not_written_where_another_user_leads_them(
 def test_the_doctor_of_another_user_says_that_it_may_not_read_the_status(shared: Path) -> None:
     folder = shared / "results"
     open_outbox(folder).close(5)
-    Status(folder).show("", {})
+    StatusFile(folder).update("", {})
     settings = build({}, {}, [f"results.folder={folder}", "results.lines=-"]).results
 
     os.seteuid(61001)

@@ -30,7 +30,7 @@ from edge_agent.runtime.engines import build_process
 from edge_agent.runtime.host.configuration import settings_tree
 from edge_agent.runtime.processes.child_process import ChildProcess, python_module
 from edge_agent.runtime.processes.inquiry import ask
-from edge_agent.runtime.results.broker import probe, reasons
+from edge_agent.runtime.results.broker import failures, probe
 from tests import ROOT
 from tests.fakes import certificates, micro
 from tests.fakes.agent import Agent
@@ -160,7 +160,7 @@ def test_settings_never_show_a_secret() -> None:
 
 
 def test_an_error_of_the_sdk_doesnt_show_the_pin() -> None:
-    assert CANARY not in reasons.unusable(RuntimeError("AWS_ERROR_PKCS11_CKR_PIN_INCORRECT"))
+    assert CANARY not in failures.settings_error(RuntimeError("AWS_ERROR_PKCS11_CKR_PIN_INCORRECT"))
 
 
 @pytest.mark.parametrize("depth", [2000, 200_000])

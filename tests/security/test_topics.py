@@ -85,7 +85,7 @@ def test_a_topic_is_measured_with_everything_in_it(template: str) -> None:
 
 @pytest.mark.parametrize("template", ["mqtt.state_topic", "commands.topic"])
 def test_a_name_that_isnt_filled_in_is_refused(template: str) -> None:
-    with pytest.raises(InvalidConfiguration, match="isn't filled in here"):
+    with pytest.raises(InvalidConfiguration, match="isn't known here"):
         thing_name(results({template: "{thing}/{model}"}))
 
 

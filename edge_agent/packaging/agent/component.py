@@ -28,7 +28,7 @@ from edge_agent.packaging.agent.artifact import Device
 from edge_agent.packaging.json_document import Document, inner, objects
 from edge_agent.packaging.recipe import Architecture, Recipe, check, read_yaml
 from edge_agent.runtime.host.configuration import settings_tree
-from edge_agent.runtime.host.counts import UNITS
+from edge_agent.runtime.host.metrics_publisher import UNITS
 
 PROJECT = Path(edge_agent.__file__).resolve().parent.parent
 TEMPLATE = "recipe.yaml"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterator, Tuple
 
-from edge_agent.captures.upload import Place
+from edge_agent.captures.upload import S3Location
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.packaging import json_document
 from edge_agent.packaging.json_document import Document, objects
@@ -58,7 +58,7 @@ class ComponentFolder:
                 raise InvalidConfiguration(f"The recipe names {file}, which isn't there.")
         return {key: root / key for key in keys}
 
-    def recipe_at(self, place: Place) -> bytes:
+    def recipe_at(self, place: S3Location) -> bytes:
         """Return the recipe (JSON) for artifacts at `place`. Raises InvalidConfiguration."""
         recipe = json.loads(json.dumps(self.recipe))
         for entry, key in _own_artifacts(recipe):

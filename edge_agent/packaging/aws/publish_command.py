@@ -12,7 +12,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, Mapping
 
-from edge_agent.captures.upload import SCHEME, Place
+from edge_agent.captures.upload import SCHEME, S3Location
 from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder, digest
 from edge_agent.packaging.aws.session import GREENGRASS, Aws, AwsOutcome, aws_errors, polls
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 def publish(aws: Aws, arguments: argparse.Namespace) -> Iterator[AwsOutcome]:
     """Check all, then publish one after another. Raises InvalidConfiguration, InvalidRequest."""
     scheme = "" if arguments.bucket.startswith(SCHEME) else SCHEME
-    bucket = Bucket(aws, Place.parse(f"{scheme}{arguments.bucket}/{arguments.prefix}"))
+    bucket = Bucket(aws, S3Location.parse(f"{scheme}{arguments.bucket}/{arguments.prefix}"))
     tags = table("--tag", arguments.tag)
     folders = [ComponentFolder.read(path) for path in arguments.folders]
     publications = [Publication(aws, folder, bucket, tags) for folder in folders]

@@ -16,7 +16,7 @@ from typing import Callable, Iterator, Optional
 from rich.console import Console
 from rich.progress import Progress
 
-from edge_agent.captures.upload import Place
+from edge_agent.captures.upload import S3Location
 from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder, digest
 from edge_agent.packaging.aws.session import Aws, aws_errors
@@ -27,7 +27,7 @@ DIGEST_KEY = "sha256"  # of the object's metadata: S3's own sum of a file in par
 class Bucket:
     """A place in S3 to send to; needs s3:ListBucket, s3:GetObject and s3:PutObject."""
 
-    def __init__(self, aws: Aws, place: Place) -> None:
+    def __init__(self, aws: Aws, place: S3Location) -> None:
         self.place = place
         self._aws = aws
         self._name = f"s3://{place.bucket}"
@@ -114,7 +114,7 @@ def upload(folder: Path, place: str) -> None:
     InvalidRequest.
     """
     component = ComponentFolder.read(folder)
-    bucket = Bucket(Aws(), Place.parse(place))
+    bucket = Bucket(Aws(), S3Location.parse(place))
     recipe, artifacts = component.recipe_at(bucket.place), component.artifacts()
     tags, file_name = component.tags(), f"{component.name}-{component.version}.json"
     bucket.check()

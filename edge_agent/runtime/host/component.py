@@ -1,7 +1,7 @@
-"""The agent's life as a Greengrass component, from its start to the loss of the nucleus.
+"""The agent as a Greengrass component, from its start to the loss of the nucleus.
 
-Owns the one connection to the nucleus and a thread of its own, the agenda: what the nucleus tells
-on the connection's thread is only planned there.
+Owns the one connection to the nucleus and a scheduler with a thread of its own: callbacks on the
+connection's thread only schedule tasks there.
 """
 
 from __future__ import annotations
@@ -13,25 +13,29 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotDone
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 from edge_agent import config
 from edge_agent.config import Settings, UpdatesSettings
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.host.agenda import Agenda
-from edge_agent.runtime.host.changes import ANSWER_WITHIN_S, NO_ANSWER, Changes
-from edge_agent.runtime.host.configuration import settings_tree
-from edge_agent.runtime.host.counts import Counts
-from edge_agent.runtime.host.greengrass import SOCKET, Greengrass, available
-from edge_agent.runtime.host.nucleus import NotThere, NucleusBusy, NucleusLost
-from edge_agent.runtime.host.updates import Updates
+from edge_agent.runtime.host.configuration import (
+    ANSWER_WITHIN_S,
+    NO_ANSWER,
+    ConfigurationWatcher,
+    settings_tree,
+)
+from edge_agent.runtime.host.greengrass import SOCKET, Configuration, Greengrass, available
+from edge_agent.runtime.host.metrics_publisher import MetricsPublisher
+from edge_agent.runtime.host.nucleus import NotFound, NucleusBusy, NucleusLost
+from edge_agent.runtime.host.scheduler import Scheduler
+from edge_agent.runtime.host.updates import UpdateDeferrer
 
 log = logging.getLogger(__name__)
 
 READ_AGAIN_S = 0.5
 
 
-class Component:
+class GreengrassComponent:
     """One component; `connect`, `serve` and `close` are called by one thread, once each."""
 
     def __init__(
@@ -48,11 +52,11 @@ class Component:
             )
         self.nucleus = Greengrass(environment, self._lose)
         self._work, self._environment, self._assignments = work, environment, assignments
-        self._agenda = Agenda("component")
-        self._losing = threading.Lock()  # of the next two
+        self._scheduler = Scheduler("component")
+        self._lost_lock = threading.Lock()  # of the next two
         self._why_lost = ""
         self._on_lost: Callable[[str], None] = lambda _why: None
-        self._configuration: Dict[str, Any] = {}
+        self._configuration: Configuration = {}
         self._updates = UpdatesSettings()
 
     def connect(self) -> Settings:
@@ -65,8 +69,8 @@ class Component:
         return self._settings(self._configuration)
 
     def when_lost(self, act: Callable[[str], None]) -> None:
-        """Let `act` hear once, on any thread, why the nucleus is lost; at once when it is so."""
-        with self._losing:
+        """Call `act` once, on any thread, with the reason, when the nucleus is or was lost."""
+        with self._lost_lock:
             self._on_lost, why = act, self._why_lost
         if why:
             act(why)
@@ -77,13 +81,13 @@ class Component:
         quiet_for_s: Callable[[], float],
         totals: Callable[[], Mapping[str, float]],
     ) -> None:
-        """Tell the nucleus that the agent runs, and follow from now on what it tells.
+        """Report to the nucleus that the agent runs, and handle its events from now on.
 
-        `use` gets the settings of each new configuration that is right, on the agenda's thread; it
-        must not wait. For `quiet_for_s` see Updates, for `totals` Counts.
+        `use` receives the settings of each new valid configuration, on the scheduler's thread; it
+        must not wait. For `quiet_for_s` see UpdateDeferrer, for `totals` MetricsPublisher.
         """
 
-        def take(configuration: Dict[str, Any]) -> None:
+        def on_change(configuration: Configuration) -> None:
             try:
                 settings = self._settings(configuration)
             except InvalidConfiguration as error:
@@ -91,31 +95,35 @@ class Component:
             else:
                 use(settings)
 
-        told = self.nucleus.update_state("RUNNING")
-        told.add_done_callback(lambda told: self._agenda.plan(partial(_complain, told)))
-        changes = Changes(self.nucleus, self._agenda, self._configuration, take)
-        updates = Updates(self.nucleus, self._agenda, lambda: self._updates, quiet_for_s)
-        counts = Counts(self.nucleus, self._agenda, totals)
-        for begin in (changes.follow, updates.follow, counts.give):
-            self._agenda.plan(begin)
+        report = self.nucleus.update_state("RUNNING")
+        report.add_done_callback(
+            lambda report: self._scheduler.schedule(partial(_log_failure, report))
+        )
+        changes = ConfigurationWatcher(
+            self.nucleus, self._scheduler, self._configuration, on_change
+        )
+        updates = UpdateDeferrer(self.nucleus, self._scheduler, lambda: self._updates, quiet_for_s)
+        counts = MetricsPublisher(self.nucleus, self._scheduler, totals)
+        for begin in (changes.start, updates.start, counts.publish):
+            self._scheduler.schedule(begin)
 
     def close(self, within_s: float) -> None:
-        """End the agenda and disconnect."""
-        self._agenda.close(within_s)
+        """Stop the scheduler and disconnect."""
+        self._scheduler.close(within_s)
         self.nucleus.close(within_s)
 
     def _lose(self, why: str) -> None:
-        with self._losing:
+        with self._lost_lock:
             self._why_lost, act = why, self._on_lost
         act(why)
 
-    def _read(self) -> Dict[str, Any]:
-        """Return the configuration, when the nucleus is busy a little later."""
+    def _read(self) -> Configuration:
+        """Return the configuration; while the nucleus is busy, try again."""
         end = time.monotonic() + ANSWER_WITHIN_S
         while True:
             try:
                 return self.nucleus.get_configuration().result(ANSWER_WITHIN_S)
-            except NotThere:
+            except NotFound:
                 return {}
             except NotDone:
                 raise NucleusLost(f"The configuration can't be read: {NO_ANSWER}") from None
@@ -124,14 +132,14 @@ class Component:
                     raise
             time.sleep(READ_AGAIN_S)
 
-    def _settings(self, configuration: Mapping[str, Any]) -> Settings:
+    def _settings(self, configuration: Mapping[str, object]) -> Settings:
         tree = settings_tree(configuration, self._work)
         settings = config.build(tree, self._environment, self._assignments)
         self._updates = settings.updates
         return settings
 
 
-def _complain(told: Future[None]) -> None:
-    error = told.exception()
+def _log_failure(report: Future[None]) -> None:
+    error = report.exception()
     if error is not None and not isinstance(error, NucleusLost):
-        log.warning("The nucleus wasn't told that the agent runs: %s", error)
+        log.warning("The nucleus didn't accept the state RUNNING: %s", error)

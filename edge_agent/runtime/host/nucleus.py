@@ -1,4 +1,4 @@
-"""What is asked of the nucleus, and what its refusals mean, in sentences of our own.
+"""The operations of the nucleus, its limits, and its errors as sentences of our own.
 
 Of an error of awsiot only the class is used: lite's texts don't reach Python.
 """
@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Dict, Tuple, Type
 
-EXIT_STATUS = 1  # without the nucleus: it then starts the component anew, with a fresh token
+EXIT_STATUS = 1  # without the nucleus, which then restarts the component with a new token
 MOST_PAYLOAD_BYTES = 7000
 MOST_SLASHES = 7  # AWS IoT Core disconnects the whole device on more
 MOST_TOPIC_BYTES = 256  # of AWS IoT Core and of lite's local publish/subscribe
@@ -22,7 +22,7 @@ class NucleusError(Exception):
 
 
 class NucleusBusy(NucleusError):
-    """It can't be done now: the nucleus is offline, has too much on its way or doesn't offer it."""
+    """Not possible now: the nucleus is offline, has too much in flight or doesn't offer it."""
 
 
 class NotAuthorized(NucleusError):
@@ -33,8 +33,8 @@ class NotAccepted(NucleusError):
     """The request is wrong, whenever it is sent."""
 
 
-class NotThere(NucleusError):
-    """What is asked for doesn't exist."""
+class NotFound(NucleusError):
+    """The resource doesn't exist."""
 
 
 class NucleusLost(NucleusError):
@@ -61,10 +61,12 @@ PUT_METRICS = Operation(
 # These need no policy.
 UPDATE_STATE = Operation("UpdateState", "new_update_state", "")
 GET_CONFIGURATION = Operation("GetConfiguration", "new_get_configuration", "")
-FOLLOW_CONFIGURATION = Operation(
+SUBSCRIBE_TO_CONFIGURATION = Operation(
     "SubscribeToConfigurationUpdate", "new_subscribe_to_configuration_update", ""
 )
-FOLLOW_UPDATES = Operation("SubscribeToComponentUpdates", "new_subscribe_to_component_updates", "")
+SUBSCRIBE_TO_UPDATES = Operation(
+    "SubscribeToComponentUpdates", "new_subscribe_to_component_updates", ""
+)
 DEFER_UPDATE = Operation("DeferComponentUpdate", "new_defer_component_update", "")
 
 ERRORS: Dict[str, Tuple[Type[NucleusError], str]] = {
@@ -78,16 +80,16 @@ ERRORS: Dict[str, Tuple[Type[NucleusError], str]] = {
         NotAccepted,
         "The nucleus doesn't accept {what}: an argument is wrong.",
     ),
-    "ResourceNotFoundError": (NotThere, "The nucleus doesn't find it: {what}."),
+    "ResourceNotFoundError": (NotFound, "The nucleus can't find the resource of {what}."),
 }
 OTHER_ERROR = (  # the same for every topic, so that it is logged once
     NucleusBusy,
-    "The nucleus can't do {operation} now ({error}): it is offline or busy, or doesn't offer this.",
+    "The nucleus can't do {operation} now ({error}). It is offline or busy, or doesn't offer this.",
 )
 
 
-def translated(error: BaseException, operation: Operation, resource: str) -> NucleusError:
-    """Make our error of the nucleus's."""
+def translate(error: BaseException, operation: Operation, resource: str) -> NucleusError:
+    """Return our error for one of the nucleus's."""
     becomes, sentence = ERRORS.get(type(error).__name__, OTHER_ERROR)
     return becomes(
         sentence.format(
@@ -99,19 +101,19 @@ def translated(error: BaseException, operation: Operation, resource: str) -> Nuc
     )
 
 
-def why_never(topic: str, payload: bytes) -> str:
-    """Tell why the nucleus would never take the message; "" when it would."""
+def message_error(topic: str, payload: bytes) -> str:
+    """Say why the nucleus would never accept the message; "": it would."""
     if len(topic.encode()) > MOST_TOPIC_BYTES:
         return f"The topic {topic!r} has over {MOST_TOPIC_BYTES} bytes. Shorten the setting."
-    room = (MOST_VARIABLE_BYTES - len(json.dumps(topic))) // 4 * 3  # base64: 4 bytes for 3
-    most = min(MOST_PAYLOAD_BYTES, room)
+    free_bytes = (MOST_VARIABLE_BYTES - len(json.dumps(topic))) // 4 * 3  # base64: 4 bytes for 3
+    most = min(MOST_PAYLOAD_BYTES, free_bytes)
     if len(payload) > most:
-        return f"The message has {len(payload)} bytes; at most {most} go through the nucleus."
+        return f"The message has {len(payload)} bytes; the nucleus accepts at most {most}."
     return ""
 
 
-def why_never_to_iot_core(topic: str, payload: bytes) -> str:
-    """Tell the same for AWS IoT Core."""
+def iot_core_message_error(topic: str, payload: bytes) -> str:
+    """Say the same for AWS IoT Core."""
     if topic.count("/") > MOST_SLASHES and not topic.startswith("$aws/rules/"):
         return f"The topic {topic!r} has over {MOST_SLASHES} slashes. Shorten the setting."
-    return why_never(topic, payload)
+    return message_error(topic, payload)

@@ -1,4 +1,4 @@
-"""Updates of components wait while frames are inspected, but not for ever; only classic asks."""
+"""Defers updates of components while frames are inspected, but not for ever; only on classic."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from functools import partial
 from typing import Callable
 
 from edge_agent.config import UpdatesSettings
-from edge_agent.runtime.host.agenda import Agenda
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import NucleusLost
+from edge_agent.runtime.host.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-LEAST_RECHECK_S = 1.0  # classic looks no more often
+LEAST_RECHECK_S = 1.0  # classic checks no more often
 RETRY_S = 5.0
 WHY = "Frames are being inspected."
 
@@ -30,10 +30,10 @@ class Deferral:
     def recheck_after_s(
         self, deployment: str, settings: UpdatesSettings, quiet_for_s: float, now: float
     ) -> float:
-        """Return when the nucleus shall ask again; 0: it may go ahead.
+        """Return when the nucleus is to ask again; 0: the update may go ahead.
 
-        A deployment waits for `settings.defer_at_most_s` in all, from when it was first asked for
-        until it is `over`: another component may have it asked for again.
+        A deployment waits for `settings.defer_at_most_s` in all, from the first question about it
+        until it is `over`: another component may have the nucleus ask again.
         """
         if deployment != self._deployment:
             self._deployment, self._since = deployment, now
@@ -43,64 +43,70 @@ class Deferral:
         return min(left_s, max(settings.quiet_s, LEAST_RECHECK_S))
 
     def over(self) -> None:
-        """Forget the deployment: it has gone through, or was given up."""
+        """Forget the deployment: it was completed or cancelled."""
         self._deployment = ""
 
 
-class Updates:
+class UpdateDeferrer:
     """Answers the nucleus when a deployment wants to change components."""
 
     def __init__(
         self,
         nucleus: Greengrass,
-        agenda: Agenda,
+        scheduler: Scheduler,
         settings: Callable[[], UpdatesSettings],
         quiet_for_s: Callable[[], float],
     ) -> None:
-        """`quiet_for_s` tells for how long no frame has been judged."""
-        self._nucleus, self._agenda = nucleus, agenda
+        """`quiet_for_s` returns for how long no frame has been inspected."""
+        self._nucleus, self._scheduler = nucleus, scheduler
         self._settings, self._quiet_for_s = settings, quiet_for_s
         self._deferral = Deferral()
-        self._said = ""
+        self._logged = ""
         self._offered = True
 
-    def follow(self) -> None:
-        """Begin to listen; without a word more where the nucleus doesn't offer or permit it."""
-        asked = self._nucleus.follow_updates(
-            lambda deployment: self._agenda.plan(partial(self._answer, deployment)),
-            lambda _deployment: self._agenda.plan(self._deferral.over),
-            lambda: self._agenda.plan(self._ended),
+    def start(self) -> None:
+        """Subscribe; a nucleus that doesn't offer or permit it is logged once."""
+        subscription = self._nucleus.subscribe_to_updates(
+            lambda deployment: self._scheduler.schedule(partial(self._answer, deployment)),
+            lambda _deployment: self._scheduler.schedule(self._deferral.over),
+            lambda: self._scheduler.schedule(self._ended),
         )
-        asked.add_done_callback(lambda asked: self._agenda.plan(partial(self._followed, asked)))
+        subscription.add_done_callback(
+            lambda subscription: self._scheduler.schedule(partial(self._subscribed, subscription))
+        )
 
-    def _followed(self, asked: Future[None]) -> None:
-        error = asked.exception()
+    def _subscribed(self, subscription: Future[None]) -> None:
+        error = subscription.exception()
         self._offered = error is None
         if error is not None and not isinstance(error, NucleusLost):
-            log.info("Updates of components don't wait for the agent: %s", error)
+            log.info("Component updates don't wait for the agent: %s", error)
 
     def _ended(self) -> None:
         if self._offered:
-            self._agenda.plan(self.follow, RETRY_S)
+            self._scheduler.schedule(self.start, RETRY_S)
 
     def _answer(self, deployment: str) -> None:
         if not deployment:
-            log.info("A deployment without an identifier can't wait for the agent.")
+            log.info("A deployment without an ID can't wait for the agent.")
             return
         after_s = self._deferral.recheck_after_s(
             deployment, self._settings(), self._quiet_for_s(), time.monotonic()
         )
-        self._say(f"Deployment {deployment} " + (f"waits: {WHY}" if after_s else "may go ahead."))
+        self._log_once(
+            f"Deployment {deployment} " + (f"waits: {WHY}" if after_s else "may go ahead.")
+        )
         answer = self._nucleus.defer_update(deployment, math.ceil(1000.0 * after_s), WHY)
-        answer.add_done_callback(lambda done: self._agenda.plan(partial(self._answered, done)))
+        answer.add_done_callback(
+            lambda done: self._scheduler.schedule(partial(self._answered, done))
+        )
 
-    def _say(self, sentence: str) -> None:
+    def _log_once(self, sentence: str) -> None:
         """Log it once, though the nucleus asks again and again."""
-        if sentence != self._said:
+        if sentence != self._logged:
             log.info(sentence)
-        self._said = sentence
+        self._logged = sentence
 
     def _answered(self, answer: Future[None]) -> None:
         error = answer.exception()
         if error is not None and not isinstance(error, NucleusLost):
-            log.info("The nucleus no longer waits for that answer: %s", error)
+            log.info("The answer to the nucleus came too late: %s", error)

@@ -1,1 +1,1 @@
-"""The agent commanded from afar."""
+"""Remote commands."""

@@ -1,8 +1,10 @@
-"""What a command from afar means; who carries it here and back is the transport's matter.
+"""Remote commands: what they mean, who may give them, and protection against replays.
+
+The transport, MQTT or Greengrass, belongs to `runtime.results`.
 
 A command is a JSON object: {"command": "start" | "stop" | "describe" | "set-threshold" |
 "last-capture", "model": NAME, "threshold": 0.6, "id": ANYTHING SHORT, "time": NOW}. Without a
-model, `describe` tells of all. What changes something needs the time, as Unix seconds or ISO 8601
+model, `describe` returns all. What changes something needs the time, as Unix seconds or ISO 8601
 with a zone, and is carried out only then, and once. The answer is {"ok": true, "id": as sent, ...}
 or {"ok": false, "id": as sent, "error": {"status": NAME OF A gRPC STATUS, "message": SENTENCE}}, of
 at most 7,000 bytes.
@@ -12,9 +14,13 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 import uuid
-from typing import Any, Callable, Dict, List, Optional, Union
+from collections import OrderedDict
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import Callable, Dict, Hashable, List, Optional, Union
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Annotated
@@ -23,31 +29,33 @@ from edge_agent.config import Command, CommandsSettings
 from edge_agent.errors import EdgeAgentError, InvalidRequest
 from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.detector import Detector
-from edge_agent.runtime.remote.once import EXAMPLE, Once, Refused, unix_seconds
 from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
 
 READING = ("describe", "last-capture")  # they change nothing and may come at any time
-LIMIT_BYTES = 7000  # of an answer: what every way out takes
+LIMIT_BYTES = 7000  # of an answer: what every transport takes
 COMMAND_BYTES = 4096
 ID_BYTES = 256
-ROOM_BYTES = LIMIT_BYTES - ID_BYTES - 200  # for what an answer tells
+VALUES_BYTES = LIMIT_BYTES - ID_BYTES - 200  # for the values of an answer
 SENTENCE_LENGTH, ARN_LENGTH = 600, 300  # a character takes up to 6 bytes
+MOST_REMEMBERED = 256  # commands of one requester, until they are too old anyway
+WHOLE_SECONDS_S = 1.0  # times are often given in whole seconds
+EXAMPLE = "2026-01-31T12:00:00Z"
 
-Values = Dict[str, Any]
+Values = Dict[str, object]
 
 
 class _Command(Strict):
     command: Command
     model: Annotated[Optional[str], Field(min_length=1, max_length=128)] = None
     threshold: Annotated[Optional[float], Field(ge=0.0, le=1.0)] = None
-    id: Any = None
+    id: object = None
     time: Union[float, Annotated[str, Field(max_length=40)], None] = None
 
     @field_validator("id")
     @classmethod
-    def _short(cls, id_: Any) -> Any:
+    def _short(cls, id_: object) -> object:
         if len(_json(id_)) > ID_BYTES:
             raise ValueError(f"at most {ID_BYTES} bytes, written as JSON")
         return id_
@@ -62,10 +70,10 @@ class _Command(Strict):
 
 
 class RemoteCommands:
-    """Carries out the commands of those who may, by the settings, at their time.
+    """Carries out commands that the settings allow, each once and at its time.
 
-    `last_capture` returns what is known of a model's latest kept frame, with a `thumbnail` where
-    there is one; None: no frame of it is kept.
+    `last_capture` returns the facts of a model's latest captured frame, perhaps with a `thumbnail`;
+    None: there is none.
     """
 
     def __init__(
@@ -78,7 +86,7 @@ class RemoteCommands:
         self._detector = detector
         self._allow = settings.allow
         self._require_time = settings.require_time
-        self._once, self._clock = Once(settings.expire_s, clock()), clock
+        self._replay_guard, self._clock = ReplayGuard(settings.expire_s, clock()), clock
         self._last_capture = last_capture
 
     def answer(self, requester: str, payload: bytes) -> bytes:
@@ -89,22 +97,24 @@ class RemoteCommands:
         try:
             values = {"ok": True, "id": _id_of(payload), **self._carry_out(requester, payload)}
             return _json(values)
-        except (EdgeAgentError, Refused) as error:
+        except (EdgeAgentError, CommandRefused) as error:
             log.warning("Command of %.128r refused: %s: %s", requester, error.status, error)
             return _refusal(payload, error.status, str(error))
         except Exception:
             fault = uuid.uuid4().hex[:12]
-            log.exception("Fault %s in a command of %.128r.", fault, requester)
-            sentence = f"Internal fault {fault}; the agent's log says more."
+            log.exception("Internal error %s in a command of %.128r.", fault, requester)
+            sentence = f"Internal error {fault}. See the agent's log."
             return _refusal(payload, "INTERNAL", sentence)
 
     def _carry_out(self, requester: str, payload: bytes) -> Values:
         allowed = self._allow.get(requester, ())
         if not allowed:
-            raise Refused("PERMISSION_DENIED", f"{requester!r:.128} may not command this device.")
+            raise CommandRefused(
+                "PERMISSION_DENIED", f"{requester!r:.128} may not send commands to this device."
+            )
         command = _read(payload)
         if command.command not in allowed:
-            raise Refused(
+            raise CommandRefused(
                 "PERMISSION_DENIED",
                 f"{requester!r} may not {command.command}, only {', '.join(allowed)}.",
             )
@@ -125,11 +135,11 @@ class RemoteCommands:
             return
         at = unix_seconds(command.time)
         if at is not None:
-            mark = (at, _json(command.id), command.command, command.model, command.threshold)
-            self._once.take(requester, at, mark, self._clock())
+            identity = (at, _json(command.id), command.command, command.model, command.threshold)
+            self._replay_guard.check(requester, at, identity, self._clock())
         elif self._require_time:
             raise InvalidRequest(
-                f"The command {command.command} needs the time of now, so that an old one never "
+                f"The command {command.command} needs the current time, so that an old one never "
                 f'runs: "time": "{EXAMPLE}", or Unix seconds. A sender without a clock needs '
                 "results.commands.require_time=false."
             )
@@ -152,12 +162,14 @@ class RemoteCommands:
     def _capture(self, model: str) -> Values:
         capture = self._last_capture(self._detector.describe(model).name)
         if capture is None:
-            raise Refused("NOT_FOUND", f"No frame of model {model!r} is kept.")
-        if len(_json(capture)) <= ROOM_BYTES:
+            raise CommandRefused("NOT_FOUND", f"No frame of model {model!r} is stored.")
+        if len(_json(capture)) <= VALUES_BYTES:
             return {"capture": capture}
         capture = {name: value for name, value in capture.items() if name != "thumbnail"}
-        if len(_json(capture)) > ROOM_BYTES:
-            raise Refused("RESOURCE_EXHAUSTED", "What is known of the frame is too long to send.")
+        if len(_json(capture)) > VALUES_BYTES:
+            raise CommandRefused(
+                "RESOURCE_EXHAUSTED", "The facts of the frame are too long to send."
+            )
         return {"capture": capture, "cut": "The thumbnail is too large to send."}
 
 
@@ -170,10 +182,10 @@ def _read(payload: bytes) -> _Command:
         raise InvalidRequest(f"Not a command: {error}") from None
 
 
-def _id_of(payload: bytes) -> Any:
-    """Return the id a command is to be answered with, even one that is wrong otherwise."""
+def _id_of(payload: bytes) -> object:
+    """Return the id for the answer, also of a command that isn't valid."""
     try:
-        id_ = json.loads(payload[:COMMAND_BYTES])["id"]
+        id_: object = json.loads(payload[:COMMAND_BYTES])["id"]
         return id_ if len(_json(id_)) <= ID_BYTES else None
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
@@ -194,10 +206,10 @@ def _model(info: ModelInfo) -> Values:
 
 def _as_many_as_fit(infos: List[ModelInfo]) -> Values:
     models: List[Values] = []
-    room = ROOM_BYTES
+    free_bytes = VALUES_BYTES
     for model in map(_model, infos):
-        room -= len(_json(model)) + 1
-        if room < 0:
+        free_bytes -= len(_json(model)) + 1
+        if free_bytes < 0:
             left = len(infos) - len(models)
             return {"models": models, "cut": f"{left} more models; describe them by name."}
         models.append(model)
@@ -213,6 +225,91 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "replace")  # half a surrogate pair came out of an escape
+
+
+class CommandRefused(Exception):
+    """The command isn't carried out; `status` is the name of a gRPC status."""
+
+    def __init__(self, status: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class ReplayGuard:
+    """Refuses commands that come too late, too early or twice; safe on any thread.
+
+    A broker keeps messages (retained, or queued for a session), and listeners may send one again:
+    a `stop` of yesterday must never run. Commands from before a restart aren't remembered, so
+    those are refused.
+    """
+
+    def __init__(self, expire_s: float, began: float) -> None:
+        """`expire_s`: how far a command's time may be from now, in the past and in the future.
+
+        began: when the agent started, Unix seconds.
+        """
+        self._expire_s, self._began = expire_s, began
+        self._lock = threading.Lock()
+        self._seen: Dict[str, OrderedDict[Hashable, float]] = {}  # by requester: until when
+
+    def check(self, requester: str, time: float, identity: Hashable, now: float) -> None:
+        """Let the command pass, or raise Refused; `time` and `now` in Unix seconds.
+
+        `identity` differs for each command of the requester.
+        """
+        if not abs(now - time) <= self._expire_s:  # nor a time that is no number
+            raise CommandRefused("DEADLINE_EXCEEDED", _sentence(time, now, self._expire_s))
+        self._began = min(self._began, now)  # the clock may have been set back
+        if time < self._began - WHOLE_SECONDS_S:
+            raise CommandRefused(
+                "DEADLINE_EXCEEDED",
+                f"The command was given at {_utc(time)}, before the agent started at "
+                f"{_utc(self._began)}. Send it again with the current time.",
+            )
+        with self._lock:
+            seen = self._seen.setdefault(requester, OrderedDict())
+            for old in [known for known, until in seen.items() if until < now]:
+                del seen[old]
+            if identity in seen:
+                raise CommandRefused(
+                    "ALREADY_EXISTS",
+                    "This command was received before and isn't carried out twice. Send each with "
+                    "its own time or id.",
+                )
+            if len(seen) >= MOST_REMEMBERED:
+                raise CommandRefused(
+                    "RESOURCE_EXHAUSTED",
+                    f"{requester!r:.140} has sent {MOST_REMEMBERED} commands within "
+                    f"{2 * self._expire_s:g} s. Send fewer.",
+                )
+            seen[identity] = time + self._expire_s
+
+
+def unix_seconds(time: Union[float, str, None]) -> Optional[float]:
+    """Return the time of a command. Raises InvalidRequest for a text that isn't one."""
+    if not isinstance(time, str):
+        return time
+    with suppress(ValueError, OverflowError):
+        read = datetime.fromisoformat(time[:-1] + "+00:00" if time.endswith("Z") else time)
+        if read.tzinfo is not None:
+            return read.timestamp()
+    raise InvalidRequest(
+        f"time: {time!r:.60} isn't a time with a zone; write it like {EXAMPLE!r}, or as Unix "
+        "seconds."
+    )
+
+
+def _sentence(time: float, now: float, expire_s: float) -> str:
+    when = "ago" if time < now else "ahead"
+    return (
+        f"The command's time is {abs(now - time):.0f} s {when}; at most {expire_s:g} s "
+        f"(results.commands.expire_s) are allowed. This device's clock shows {_utc(now)}. Send it "
+        "with the current time, and check both clocks."
+    )
+
+
+def _utc(now: float) -> str:
+    return datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

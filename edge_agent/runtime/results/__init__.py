@@ -1,1 +1,1 @@
-"""Where verdicts go besides the answer: kept on disk, delivered, never lost on the way."""
+"""The results pipeline: verdicts become events, which are stored on disk and delivered."""

@@ -1,4 +1,4 @@
-"""Commands that came over a connection: answered one after another on a thread of their own."""
+"""Received commands, answered one after another on a thread of their own."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from edge_agent.runtime.results import topics
 
 logger = logging.getLogger(__name__)
 
-LENGTH = 16  # commands that wait; more are dropped
+LENGTH = 16  # commands that may wait; more are dropped
 LARGEST_BYTES = 4500  # of a command
 
 
 @dataclass(frozen=True)
 class Command:
-    """A request; `correlation` is the requester's own mark, handed back with the answer.
+    """A request; `correlation` is the requester's own data, sent back with the answer.
 
     `expires_after_s` is what MQTT 5 leaves of the message's life, from `arrived` (monotonic) on.
     """
@@ -52,22 +52,25 @@ class CommandQueue:
         self._thread = threading.Thread(target=self._work, name="commands", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start to answer."""
         self._thread.start()
 
     def offer(self, command: Command) -> None:
         """Queue `command`; drop it with a line in the log when the queue is full.
 
-        Nor is one taken whose requester has a name that no answer can go to.
+        A requester whose name can't be part of a topic is ignored, too.
         """
         if not topics.is_requester(command.requester):
-            logger.warning("A command of %.128r was dropped: a wrong name.", command.requester)
+            logger.warning(
+                "A command was dropped: the requester %.128r can't be part of a topic.",
+                command.requester,
+            )
             return
         try:
             self._waiting.put_nowait(command)
         except queue.Full:
             logger.warning(
-                "A command of %r was dropped: %d others wait already.", command.requester, LENGTH
+                "A command of %r was dropped: %d commands wait already.", command.requester, LENGTH
             )
 
     def stop(self, within_s: float) -> None:
@@ -90,9 +93,9 @@ class CommandQueue:
     def _reply(self, command: Command) -> bytes:
         size, sentence = len(command.payload), ""
         if size > LARGEST_BYTES:
-            sentence = f"The command has {size} bytes; at most {LARGEST_BYTES} are read."
+            sentence = f"The command has {size} bytes; at most {LARGEST_BYTES} are allowed."
         elif command.has_expired:
-            sentence = "The command waited until its message expired; it wasn't carried out."
+            sentence = "The command expired while it waited. It was not carried out."
         if sentence:
             return json.dumps({"error": sentence}).encode()
         return self._answer(command.requester, command.payload)

@@ -1,4 +1,4 @@
-"""Messages that were given up: one JSON object a line, kept for people to look at."""
+"""Messages that couldn't be delivered: one JSON object a line, for people to look at."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
+from edge_agent.config import MIB
 from edge_agent.runtime.results import event
-from edge_agent.runtime.results.spool.database import Entry
+from edge_agent.runtime.results.spool.database import StoredEvent
 from edge_agent.runtime.system import files, private_files
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "dead-letters.jsonl"
-LIMIT_BYTES = 10 * 1024 * 1024  # then the file becomes `.1`, in place of an earlier one
+LIMIT_BYTES = 10 * MIB  # then the file is renamed to `.1`, replacing an earlier one
 
 
 class DeadLetters:
@@ -26,12 +26,12 @@ class DeadLetters:
         self._path = folder / FILE_NAME
         self._lock = threading.Lock()
 
-    def add(self, sink: str, entry: Entry, reason: str, now: float) -> bool:
-        """Keep a message that `sink` couldn't deliver; False when it can't be kept.
+    def add(self, sink: str, entry: StoredEvent, reason: str, now: float) -> bool:
+        """Store a message that `sink` couldn't deliver; False when it can't be stored.
 
         `now` in Unix seconds; any thread.
         """
-        log.error("Event %s can't be delivered to %s: %s Given up.", entry.id, sink, reason)
+        log.error("Event %s can't be delivered to %s. Giving up: %s", entry.id, sink, reason)
         letter = {
             "sink": sink,
             "time": event.iso(now),
@@ -42,7 +42,7 @@ class DeadLetters:
             with self._lock:
                 self._append(event.compact(letter) + b"\n")
         except OSError as error:
-            log.error("It can't be kept in %s either: %s", self._path, error)  # noqa: TRY400
+            log.error("The event can't be written to %s: %s", self._path, error)  # noqa: TRY400
             return False
         return True
 
@@ -63,8 +63,9 @@ class DeadLetters:
             os.fsync(file)
 
 
-def _readable(body: bytes) -> Any:
+def _readable(body: bytes) -> object:
     try:
-        return json.loads(body)
+        decoded: object = json.loads(body)
     except ValueError:
         return body.decode("utf-8", "replace")  # damaged on disk
+    return decoded

@@ -1,8 +1,8 @@
-"""Carries the outbox's events to one sink: in rounds, in order per model, until they have arrived.
+"""Delivers the outbox's events to one sink: in rounds, in order per model, until they arrive.
 
-A round sends what the sink's window takes and waits for all of it. When nothing passes, the sink
-rests, longer each time. A message that fails again and again while others pass is given up: it goes
-to the dead-letter file and the rest goes on.
+A round sends what the sink's window allows and waits for all of it. When nothing arrives, the next
+one waits for a growing backoff. A message that fails again and again while others arrive goes to
+the dead-letter file, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from typing import Callable, Dict, List, Optional
 
 from edge_agent.config import OutboxSettings
 from edge_agent.runtime.results import event
-from edge_agent.runtime.results.lanes import FRESH_S, DrainRate, Lane
+from edge_agent.runtime.results.delivery_cursor import (
+    ANSWER_WITHIN_S,
+    FRESH_S,
+    DeliveryCursor,
+    DrainRate,
+    MessageInFlight,
+)
 from edge_agent.runtime.results.outbox import Outbox
-from edge_agent.runtime.results.sent import ANSWER_WITHIN_S, Sent
 from edge_agent.runtime.results.sink import (
     Message,
     MessageRefused,
@@ -28,47 +33,47 @@ from edge_agent.runtime.results.sink import (
     Sink,
     SinkUnavailable,
 )
-from edge_agent.runtime.results.spool.database import DiskError, Entry
+from edge_agent.runtime.results.spool.database import DiskError, StoredEvent
 
 log = logging.getLogger(__name__)
 
-FIRST_REST_S, LONGEST_REST_S = 0.25, 60.0
-UNREADABLE_REST_S = 1.0  # the outbox's disk
-ARRIVED = "arrived"  # the note of each model's last number that has
-STALLED_ROUNDS = 4  # so many without anything passing, and it is asked whether anything can
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 60.0
+UNREADABLE_BACKOFF_S = 1.0  # after an error of the outbox's disk
+ARRIVED = "arrived"  # the note with each model's highest sequence that has arrived
+STALLED_ROUNDS = 4  # failed in a row; then an alarm event shows whether anything can arrive
 
 
 class Delivery:
-    """One sink's thread and where it stands; until `close`."""
+    """Owns the thread and the cursors of one sink; until `close`."""
 
     def __init__(
         self,
         sink: Sink,
         outbox: Outbox,
         settings: OutboxSettings,
-        on_dead: Callable[[str, Entry, str], bool],
+        on_dead: Callable[[str, StoredEvent, str], bool],
         on_stalled: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Hear nothing before `start`.
+        """Do nothing before `start`.
 
-        `on_dead(sink, entry, reason)` keeps a message that is given up, False when it can't;
-        `on_stalled(sink)` may offer an event of its own, which shows whether anything passes.
+        `on_dead(sink, entry, reason)` stores a message that is given up, False when it can't;
+        `on_stalled(sink)` may offer an event of its own, which shows whether anything arrives.
         """
         self._sink, self._outbox, self._tries = sink, outbox, settings.tries
         self._on_dead, self._on_stalled = on_dead, on_stalled
         self._clock = clock
-        self._lanes: Dict[str, Lane] = {}
+        self._cursors: Dict[str, DeliveryCursor] = {}
         self._rate = DrainRate(settings.drain_per_s, clock())
         self._backlog_from = FRESH_S * settings.drain_per_s
         self._fresh_s = FRESH_S + settings.commit_every_s
         self._ready, self._closing, self._wake = False, False, threading.Event()
-        self._rests, self._rest_until = 0, 0.0  # rounds in a row in which nothing passed
+        self._failed_rounds, self._backoff_until = 0, 0.0  # failed in a row
         self._random = random.Random()
         self._takeovers = 0
-        self._arrived: Dict[str, int] = _numbers(outbox.noted(f"{ARRIVED} {sink.name}"))
+        self._arrived: Dict[str, int] = _sequences(outbox.get_note(f"{ARRIVED} {sink.name}"))
         self.delivered = 0  # since the start
-        self._trouble = ""  # why messages wait
+        self._problem = ""  # why messages wait
         self._thread = threading.Thread(target=self._run, name=f"to-{sink.name}", daemon=True)
         outbox.on_stored(self._wake.set)
 
@@ -78,25 +83,25 @@ class Delivery:
         return self._sink.name
 
     @property
-    def trouble(self) -> str:
-        """Why messages wait, for people; "": they don't."""
-        return self._trouble or self._sink.trouble
+    def problem(self) -> str:
+        """Why messages wait, a sentence; "": they don't."""
+        return self._problem or self._sink.problem
 
     def start(self) -> None:
-        """Begin to connect and to deliver."""
-        self._sink.start(self._becomes_ready)
+        """Start to connect and to deliver."""
+        self._sink.start(self._on_ready)
         self._thread.start()
 
     def close(self, within_s: float) -> None:
-        """End after the round in work, and disconnect."""
+        """End after the current round, and disconnect."""
         self._closing = True
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(within_s / 2)
         self._sink.stop(within_s / 2)
 
-    def _becomes_ready(self) -> None:
-        self._ready, self._rests, self._rest_until = True, 0, 0.0
+    def _on_ready(self) -> None:
+        self._ready, self._failed_rounds, self._backoff_until = True, 0, 0.0
         self._wake.set()
 
     def _run(self) -> None:
@@ -104,7 +109,7 @@ class Delivery:
             self._wake.clear()
             wait_s: Optional[float] = None
             if self._ready:
-                wait_s = self._rest_until - self._clock()
+                wait_s = self._backoff_until - self._clock()
                 if wait_s <= 0.0:
                     wait_s = self._guarded_round()
             if wait_s is None or wait_s > 0.0:
@@ -114,174 +119,184 @@ class Delivery:
         try:
             return self._round()
         except DiskError:
-            return UNREADABLE_REST_S  # the outbox says what is wrong, and mends it
+            return UNREADABLE_BACKOFF_S  # the outbox logs what is wrong, and repairs it
         except Exception:
             log.exception("Delivery to %s failed; trying again.", self.name)
-            return LONGEST_REST_S
+            return LONGEST_BACKOFF_S
 
     def _round(self) -> Optional[float]:
-        """Send what may go now; returns how long to wait then, None: until there is more."""
+        """Send what may be sent now; returns how long to wait then, None: until there is more."""
         takeovers = self._outbox.takeovers
-        for model, end in self._outbox.ends().items():
-            lane = self._lanes.setdefault(model, Lane(arrived=self._arrived.get(model, 0)))
-            lane.end = max(lane.end, end)
+        for model, end in self._outbox.last_sequences().items():
+            cursor = self._cursors.setdefault(
+                model, DeliveryCursor(arrived=self._arrived.get(model, 0))
+            )
+            cursor.end = max(cursor.end, end)
             if takeovers != self._takeovers:
-                lane.begin_anew()
+                cursor.rewind()
         self._takeovers = takeovers
         now = self._clock()
         models = self._models_to_serve(now)
-        for lane in self._lanes.values():
-            lane.sent_live = 0
+        for cursor in self._cursors.values():
+            cursor.sent_live = 0
         sent = self._send_live(models, self._sink.window)
-        room = min(self._sink.window - len(sent), self._rate.allows(now))
-        sent += self._send_backlog(models, room)
+        free = min(self._sink.window - len(sent), self._rate.allows(now))
+        sent += self._send_backlog(models, free)
         if not sent:
             return self._until_next(now)
         wait([item.future for item in sent if item.future is not None], ANSWER_WITHIN_S)
-        self._settle(sent)
+        self._handle_answers(sent)
         return 0.0
 
     def _models_to_serve(self, now: float) -> List[str]:
-        """Return whose messages go into the round.
+        """Return whose messages are sent in this round.
 
-        After a round in which nothing passed one model goes alone, each in its turn: a message of
-        another may be what stops it.
+        After a failed round one model is sent alone, each in turn: the fault may be in a message
+        of another.
         """
-        models = [m for m, lane in self._lanes.items() if lane.waits and lane.not_before <= now]
-        if self._rests % 2 and len(models) > 1:
-            return [models[self._rests // 2 % len(models)]]
+        models = [
+            m for m, cursor in self._cursors.items() if cursor.has_more and cursor.not_before <= now
+        ]
+        if self._failed_rounds % 2 and len(models) > 1:
+            return [models[self._failed_rounds // 2 % len(models)]]
         return models
 
-    def _send_live(self, models: List[str], room: int) -> List[Sent]:
-        sent: List[Sent] = []
-        for place, model in enumerate(models):
-            lane = self._lanes[model]
-            share = max(1, (room - len(sent)) // (len(models) - place))
-            limit = min(share, self._sink.lane_window, room - len(sent))
-            entries = self._outbox.read(self.name, model, lane.live, limit) if limit > 0 else []
-            if entries and self._piles_up(model, lane, entries[0]):
-                log.info("Results of %s pile up; live ones go first to %s.", model, self.name)
-                lane.divide()
+    def _send_live(self, models: List[str], free: int) -> List[MessageInFlight]:
+        sent: List[MessageInFlight] = []
+        for index, model in enumerate(models):
+            cursor = self._cursors[model]
+            share = max(1, (free - len(sent)) // (len(models) - index))
+            limit = min(share, self._sink.window_per_model, free - len(sent))
+            entries = self._outbox.read(self.name, model, cursor.live, limit) if limit > 0 else []
+            if entries and self._has_backlog(model, cursor, entries[0]):
+                log.info("Results of %s pile up; new ones are sent to %s first.", model, self.name)
+                cursor.split_off_backlog()
             elif entries:
-                sent += [self._send(lane, entry, backlog=False) for entry in entries]
+                sent += [self._send(cursor, entry, backlog=False) for entry in entries]
             elif limit > 0:
-                lane.live = lane.end
+                cursor.live = cursor.end
         return sent
 
-    def _send_backlog(self, models: List[str], room: int) -> List[Sent]:
-        sent: List[Sent] = []
+    def _send_backlog(self, models: List[str], free: int) -> List[MessageInFlight]:
+        sent: List[MessageInFlight] = []
         for model in models:
-            lane = self._lanes[model]
-            limit = min(self._sink.lane_window, room - len(sent))
-            if lane.behind is None or limit <= 0:
+            cursor = self._cursors[model]
+            limit = min(self._sink.window_per_model, free - len(sent))
+            if cursor.backlog_at is None or limit <= 0:
                 continue
-            entries = self._outbox.read(self.name, model, lane.behind, limit)
-            entries = [entry for entry in entries if entry.sequence <= lane.split]
+            entries = self._outbox.read(self.name, model, cursor.backlog_at, limit)
+            entries = [entry for entry in entries if entry.sequence <= cursor.split]
             if not entries:
-                log.info("The backlog of %s is delivered to %s.", model, self.name)
-                lane.drained()
-            sent += [self._send(lane, entry, backlog=True) for entry in entries]
+                log.info("All waiting results of %s are delivered to %s.", model, self.name)
+                cursor.end_backlog()
+            sent += [self._send(cursor, entry, backlog=True) for entry in entries]
         self._rate.take(len(sent))
         return sent
 
-    def _piles_up(self, model: str, lane: Lane, head: Entry) -> bool:
-        """Whether there is more than can be drained while results are fresh."""
+    def _has_backlog(self, model: str, cursor: DeliveryCursor, head: StoredEvent) -> bool:
+        """Whether more waits than can be sent while results are fresh."""
         if self._outbox.age_s(head) <= self._fresh_s:
             return False
-        return self._outbox.count(self.name, model, lane.live) > self._backlog_from
+        return self._outbox.count(self.name, model, cursor.live) > self._backlog_from
 
-    def _send(self, lane: Lane, entry: Entry, backlog: bool) -> Sent:
-        overtaken = entry.sequence < max(lane.arrived, lane.sent_live if backlog else 0)
+    def _send(self, cursor: DeliveryCursor, entry: StoredEvent, backlog: bool) -> MessageInFlight:
+        overtaken = entry.sequence < max(cursor.arrived, cursor.sent_live if backlog else 0)
         if not backlog:
-            lane.sent_live = entry.sequence
+            cursor.sent_live = entry.sequence
         body = event.late(entry.body) if overtaken else entry.body
         message = Message(entry.id, entry.model, entry.kind, entry.verdict, body)
         try:
-            return Sent(lane, entry, backlog, self._sink.send(message))
+            return MessageInFlight(cursor, entry, backlog, self._sink.send(message))
         except Exception as error:
-            return Sent(lane, entry, backlog, None, error)
+            return MessageInFlight(cursor, entry, backlog, None, error)
 
-    def _settle(self, sent: List[Sent]) -> None:
+    def _handle_answers(self, sent: List[MessageInFlight]) -> None:
         arrived = [item for item in sent if item.failure() is None]
         self._note_arrivals(arrived)
         refused = all(isinstance(item.failure(), MessageRefused) for item in sent)
         if arrived:
-            self._rests = 0
+            self._failed_rounds = 0
         elif not refused:
-            self._rests += 1
-            self._rest_until = self._clock() + self._rest_s(self._rests)
+            self._failed_rounds += 1
+            self._backoff_until = self._clock() + self._backoff_s(self._failed_rounds)
             if any(isinstance(item.failure(), NotAnswered) for item in sent):
                 self._sink.reset()
-        failed: List[int] = []  # lanes, by identity: only a lane's first failure counts
+        failed: List[int] = []  # cursors, by identity: only the first failure of each counts
         for item in sent:
             failure = item.failure()
-            if id(item.lane) not in failed and failure is None:
+            if id(item.cursor) not in failed and failure is None:
                 item.arrived()
-            elif id(item.lane) not in failed and failure is not None:
-                failed.append(id(item.lane))
-                self._failed(item, failure, bool(arrived))
+            elif id(item.cursor) not in failed and failure is not None:
+                failed.append(id(item.cursor))
+                self._handle_failure(item, failure, bool(arrived))
         if arrived:
-            for lane in self._lanes.values():
-                lane.failures.others_passed = True
-        self._tell_recovery()
+            for cursor in self._cursors.values():
+                cursor.failures.others_passed = True
+        self._log_recovery()
 
-    def _tell_recovery(self) -> None:
-        if self._trouble and not any(lane.stuck for lane in self._lanes.values()):
-            self._trouble = ""
-            log.info("Results pass to %s again.", self.name)
+    def _log_recovery(self) -> None:
+        if self._problem and not any(cursor.stuck for cursor in self._cursors.values()):
+            self._problem = ""
+            log.info("Results are delivered to %s again.", self.name)
 
-    def _note_arrivals(self, arrived: List[Sent]) -> None:
-        self._outbox.settle(self.name, [item.entry.sequence for item in arrived])
+    def _note_arrivals(self, arrived: List[MessageInFlight]) -> None:
+        self._outbox.mark_delivered(self.name, [item.entry.sequence for item in arrived])
         self.delivered += len(arrived)
         for item in arrived:
-            item.lane.arrived = max(item.lane.arrived, item.entry.sequence)
+            item.cursor.arrived = max(item.cursor.arrived, item.entry.sequence)
         if arrived:
-            numbers = {model: lane.arrived for model, lane in self._lanes.items() if lane.arrived}
-            self._outbox.note(f"{ARRIVED} {self.name}", json.dumps({**self._arrived, **numbers}))
+            numbers = {
+                model: cursor.arrived for model, cursor in self._cursors.items() if cursor.arrived
+            }
+            self._outbox.set_note(
+                f"{ARRIVED} {self.name}", json.dumps({**self._arrived, **numbers})
+            )
 
-    def _failed(self, item: Sent, failure: BaseException, others_pass: bool) -> None:
-        """Keep the lane's position before the message, or give the message up."""
-        item.lane.stuck = True
+    def _handle_failure(
+        self, item: MessageInFlight, failure: BaseException, others_pass: bool
+    ) -> None:
+        """Leave the cursor before the message, or give the message up."""
+        item.cursor.stuck = True
         sentence = str(failure) or type(failure).__name__
-        if sentence not in (self._trouble, self._sink.trouble):  # which says it itself
+        if sentence not in (self._problem, self._sink.problem):  # which logs it itself
             log.warning("Results wait for %s: %s", self.name, sentence)
-        self._trouble = sentence
+        self._problem = sentence
         if isinstance(failure, SinkUnavailable) and item.future is None:
             return  # it wasn't tried
         if isinstance(failure, MessageRefused):
-            item.lane.not_before = self._clock() + self._rest_s(8)
+            item.cursor.not_before = self._clock() + self._backoff_s(8)
             return
         certain = isinstance(failure, MessageRejected)
-        tries = item.lane.failures.add(item.entry.sequence, certain)
+        tries = item.cursor.failures.add(item.entry.sequence, certain)
         if tries >= self._tries:
             if self._on_dead(self.name, item.entry, sentence):
-                self._outbox.settle(self.name, [item.entry.sequence])
+                self._outbox.mark_delivered(self.name, [item.entry.sequence])
                 item.arrived()
         elif others_pass:
-            item.lane.not_before = self._clock() + self._rest_s(2 + tries)
-        elif self._rests >= STALLED_ROUNDS and not item.lane.failures.asked:
-            item.lane.failures.asked = True
-            if all(lane.stuck for lane in self._lanes.values() if lane.waits):
+            item.cursor.not_before = self._clock() + self._backoff_s(2 + tries)
+        elif self._failed_rounds >= STALLED_ROUNDS and not item.cursor.failures.alarm_raised:
+            item.cursor.failures.alarm_raised = True
+            if all(cursor.stuck for cursor in self._cursors.values() if cursor.has_more):
                 self._on_stalled(self.name)
 
     def _until_next(self, now: float) -> Optional[float]:
-        """Return how long until a resting lane or the drain rate lets something go."""
-        waiting = [lane for lane in self._lanes.values() if lane.waits]
-        times = [lane.not_before - now for lane in waiting if lane.not_before > now]
-        if any(lane.behind is not None and lane.not_before <= now for lane in waiting):
+        """Return how long until a backoff or the drain rate allows the next message."""
+        waiting = [cursor for cursor in self._cursors.values() if cursor.has_more]
+        times = [cursor.not_before - now for cursor in waiting if cursor.not_before > now]
+        if any(cursor.backlog_at is not None and cursor.not_before <= now for cursor in waiting):
             times.append(self._rate.next_in_s())
-        if self._rests % 2 and waiting:
-            self._rests += 1  # who stood back has its turn
+        if self._failed_rounds % 2 and waiting:
+            self._failed_rounds += 1  # the turn of all models
             times.append(0.0)
         return min(times, default=None)
 
-    def _rest_s(self, times: int) -> float:
-        """Exponential, with jitter: agents of a plant don't come back all at once."""
-        longest = min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** min(times, 16))
+    def _backoff_s(self, times: int) -> float:
+        """Exponential, with jitter: the agents of a plant don't retry all at once."""
+        longest = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(times, 16))
         return longest * self._random.uniform(0.5, 1.0)
 
 
-def _numbers(text: str) -> Dict[str, int]:
+def _sequences(text: str) -> Dict[str, int]:
     try:
         return {str(model): int(number) for model, number in json.loads(text or "{}").items()}
     except (ValueError, TypeError, AttributeError):

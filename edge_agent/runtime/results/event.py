@@ -1,15 +1,15 @@
 """A verdict → its event: one JSON object of at most 7,000 bytes.
 
-The format is `docs/result.schema.json`, version 1. 7,000 bytes is what every way out takes:
+The format is `docs/result.schema.json`, version 1. 7,000 bytes is what every sink takes:
 Greengrass nucleus lite closes the connection of a component that sends packets over 10,000, base64
-included. A call only notes plain values (`Draft`); they become JSON in the outbox's own thread.
+included. A call only collects plain values (`Draft`); they become JSON in the outbox's own thread.
 """
 
 from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from edge_agent.types import BACKGROUND_NAME, Prediction, StageTimes
 
@@ -23,7 +23,7 @@ Area = Tuple[str, float, str]  # name, area, colour
 
 
 class Verdict(NamedTuple):
-    """What a result tells besides what every event does."""
+    """The fields of a result, besides those of every event."""
 
     model_version: str
     camera: str
@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
     capture: str
 
 
-class Draft(NamedTuple):
+class EventDraft(NamedTuple):
     """An event of plain values, without its number. An empty `model`: it is about the agent.
 
     kind: result, summary or alarm; `made` in Unix seconds; `facts`: of a result its Verdict, of
@@ -51,11 +51,11 @@ class Draft(NamedTuple):
     kind: str
     model: str
     made: float
-    facts: Union[Verdict, Dict[str, Any]]
+    facts: Union[Verdict, Mapping[str, object]]
 
     @property
     def verdict(self) -> str:
-        """Anomaly or normal; what isn't a result counts as an anomaly and is kept as long."""
+        """Anomaly or normal; what isn't a result counts as an anomaly and is stored as long."""
         normal = isinstance(self.facts, Verdict) and not self.facts.is_anomalous
         return "normal" if normal else "anomaly"
 
@@ -63,7 +63,7 @@ class Draft(NamedTuple):
 def verdict(
     prediction: Prediction, times: StageTimes, camera: str, frame_time: float, capture: str
 ) -> Verdict:
-    """Note a verdict; `frame_time` in Unix seconds. Takes microseconds."""
+    """Collect a verdict's fields; `frame_time` in Unix seconds. Takes microseconds."""
     return Verdict(
         prediction.model_version,
         camera,
@@ -86,7 +86,7 @@ def verdict(
     )
 
 
-def encode(draft: Draft, sequence: int, thing: str) -> bytes:
+def encode(draft: EventDraft, sequence: int, thing: str) -> bytes:
     """Write an event as JSON."""
     common = {
         "sequence": sequence,
@@ -107,8 +107,8 @@ def late(body: bytes) -> bytes:
     return LATE + body[1:]
 
 
-def compact(body: Dict[str, Any]) -> bytes:
-    """Return JSON without blanks."""
+def compact(body: Mapping[str, object]) -> bytes:
+    """Return JSON without spaces."""
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     return text.encode("utf-8", "replace")  # a name may hold half a surrogate pair
 
@@ -119,12 +119,15 @@ def iso(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _fitting(common: Dict[str, Any], facts: Verdict) -> bytes:
-    """Encode as many regions, and then anomaly types, as the limit allows; say what was cut."""
+def _fitting(common: Mapping[str, object], facts: Verdict) -> bytes:
+    """Encode as many regions, and then anomaly types, as the limit allows; note what was cut."""
     areas = [area for area in facts.anomalies if area[0] != BACKGROUND_NAME]
     regions, types = len(facts.regions), len(areas)
     while True:
-        body = {**common, **_result(facts, areas[:types], facts.regions[:regions])}
+        body: Dict[str, object] = {
+            **common,
+            **_result(facts, areas[:types], facts.regions[:regions]),
+        }
         cut = {"regions": facts.regions_found - regions, "anomalies": len(areas) - types}
         if any(cut.values()):
             body["cut"] = cut
@@ -137,7 +140,7 @@ def _fitting(common: Dict[str, Any], facts: Verdict) -> bytes:
             types //= 2
 
 
-def _result(facts: Verdict, areas: List[Area], regions: Sequence[Region]) -> Dict[str, Any]:
+def _result(facts: Verdict, areas: List[Area], regions: Sequence[Region]) -> Dict[str, object]:
     stages = ("receive", "queue", "preprocess", "compute", "postprocess")
     return {
         "model_version": facts.model_version,

@@ -1,4 +1,4 @@
-"""Which verdicts become result events, by the settings `results.publish` and its companions."""
+"""Which verdicts become result events, by `results.publish`, `.heartbeat_s`, `.per_minute`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from edge_agent.types import CameraProblem, Prediction
 MOST_CAMERAS = 4096
 WARM_UP_FRAMES = 10  # black in a row: old clients send such after a start
 
-
 Camera = Tuple[str, str]  # the model and the caller's name
-Verdict = Tuple[bool, Tuple[CameraProblem, ...]]
+Shown = Tuple[bool, Tuple[CameraProblem, ...]]  # anomalous; problems
 
 
 @dataclass
 class _Model:
-    """When normal results went out, and what the rate limit leaves."""
+    """When a normal result was published, and what the rate limit leaves."""
 
     normal_at: float = -1e9
     tokens: float = 1.0
@@ -29,7 +28,7 @@ class _Model:
 class WarmUps:
     """Counts black frames: old clients send some after a start, which count nowhere.
 
-    A camera that stays black is told once. Safe on any thread.
+    A camera that stays black is reported once. Safe on any thread.
     """
 
     def __init__(self) -> None:
@@ -46,25 +45,25 @@ class WarmUps:
                 self._black.pop((model, camera), None)
                 return 0
             if len(self._black) >= MOST_CAMERAS:
-                self._black.clear()  # names are the callers'; their number isn't to be trusted
+                self._black.clear()  # names come from callers: there may be any number
             count = self._black[model, camera] = self._black.get((model, camera), 0) + 1
             return count
 
 
 class Filter:
-    """Decides frame by frame; may be asked on any thread."""
+    """Decides frame by frame; may be called on any thread."""
 
     def __init__(self, settings: ResultsSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._verdicts: Dict[Camera, Verdict] = {}  # the last of each
+        self._verdicts: Dict[Camera, Shown] = {}  # the last of each
         self._models: Dict[str, _Model] = {}
         self.withheld = 0  # results beyond the rate, since the start
 
-    def follow(self, settings: ResultsSettings) -> None:
-        """Decide by other settings from the next verdict on.
+    def apply_settings(self, settings: ResultsSettings) -> None:
+        """Use other settings from the next verdict on.
 
-        Other words of `publish` begin with what each camera shows next.
+        Another `publish` starts with what each camera shows next.
         """
         with self._lock:
             if settings.publish != self._settings.publish:
@@ -72,13 +71,13 @@ class Filter:
             self._settings = settings
 
     def passes(self, model: str, camera: str, prediction: Prediction, now: float) -> bool:
-        """Tell whether the verdict is to be published; `now` in monotonic seconds."""
+        """Whether the verdict is to be published; `now` in monotonic seconds."""
         settings = self._settings
         if settings.publish == "all" and not settings.per_minute:
             return True  # what most agents do, at the least cost
         with self._lock:
             if len(self._verdicts) >= MOST_CAMERAS:
-                self._verdicts.clear()  # names are the callers'; their number isn't to be trusted
+                self._verdicts.clear()  # names come from callers: there may be any number
             full = _Model(tokens=float(self._settings.per_minute), since=now)
             known = self._models.setdefault(model, full)
             wanted = self._wanted((model, camera), known, prediction, now)
@@ -101,7 +100,7 @@ class Filter:
         return wanted
 
     def _in_rate(self, model: _Model, prediction: Prediction, now: float) -> bool:
-        """Take from the model's budget of a minute; normal results leave half of it to others."""
+        """Take from the model's budget a minute; normal results leave half of it to others."""
         per_minute = self._settings.per_minute
         if not per_minute:
             return True
@@ -114,5 +113,5 @@ class Filter:
         return True
 
 
-def _verdict(prediction: Prediction) -> Verdict:
+def _verdict(prediction: Prediction) -> Shown:
     return prediction.is_anomalous, prediction.camera_problems

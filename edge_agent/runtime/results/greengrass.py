@@ -1,11 +1,12 @@
 """Results and commands through the Greengrass nucleus: to AWS IoT Core and to local components.
 
-The nucleus doesn't tell when it is offline; a message that it can't take is tried again later. Its
-connection is shared and belongs to `runtime.host.greengrass`: nothing here connects anew.
+The nucleus doesn't report when it is offline; a message that it can't accept is sent again later.
+Its connection is shared and owned by `runtime.host.greengrass`: nothing here reconnects.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -18,12 +19,12 @@ from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import (
     NotAccepted,
     NotAuthorized,
-    NotThere,
+    NotFound,
     NucleusBusy,
     NucleusLost,
 )
 from edge_agent.runtime.results import topics
-from edge_agent.runtime.results.greengrass_commands import Commands
+from edge_agent.runtime.results.command_queue import Command, CommandQueue
 from edge_agent.runtime.results.sink import (
     Message,
     MessageRefused,
@@ -32,136 +33,139 @@ from edge_agent.runtime.results.sink import (
     SinkUnavailable,
 )
 
-ANSWER_WITHIN_S = 15.0  # of the nucleus; noticed at most as late again
+log = logging.getLogger(__name__)
+
+ANSWER_WITHIN_S = 15.0  # of the nucleus; checked every so often
+RETRY_S = 5.0  # until a refused or ended subscription is tried again
 
 BECOMES: Dict[Type[BaseException], Type[Exception]] = {
     NucleusBusy: SinkUnavailable,
     NucleusLost: SinkUnavailable,
     NotAuthorized: MessageRefused,
     NotAccepted: MessageRejected,
-    NotThere: MessageRejected,
+    NotFound: MessageRejected,
 }
 
 
 class NucleusSink:
-    """Carries messages by `publish`, a future of the nucleus each."""
+    """Sends messages with `publish`, which returns a future of the nucleus."""
 
     name = ""
     window = 4
-    lane_window = 1  # after a ServiceError for one message the nucleus may take a later one
+    window_per_model = 1  # after an error for one message the nucleus may accept a later one
 
     def __init__(
         self, template: str, thing: str, nucleus: Greengrass,
         publish: Callable[[str, bytes], Future[None]],
     ) -> None:  # fmt: skip
-        self.trouble = ""  # the latest sentence; "" when the last message has passed
+        self.problem = ""  # the latest sentence; "" when the last message has arrived
         self._template, self._thing = template, thing
         self._nucleus, self._publish = nucleus, publish
         self._on_ready: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._on_way: Dict[Future[None], float] = {}  # since when, monotonic seconds
-        self._watch: Optional[threading.Timer] = None  # runs while something is on its way
+        self._in_flight: Dict[Future[None], float] = {}  # since when, monotonic seconds
+        self._watchdog: Optional[threading.Timer] = None  # runs while something is in flight
 
     def start(self, on_ready: Callable[[], None]) -> None:
-        """See Sink; `on_ready` is called at once when the connection is there already."""
+        """See Sink; `on_ready` is called at once when connected already."""
         self._on_ready = on_ready
         self._nucleus.connect().add_done_callback(self._connected)
 
     def send(self, message: Message) -> Future[None]:
         """See Sink."""
         topic = message.topic(self._template, self._thing)
-        why = topics.wrong(topic, at_aws=False)  # the nucleus's own limits are known where it is
+        why = topics.topic_error(topic, at_aws=False)  # `host.nucleus` checks its own limits
         if why:
             raise MessageRejected(f"A result can't be published: {why}.")
         published = self._publish(topic, message.body)
         error = published.exception() if published.done() else None
         if isinstance(error, NucleusLost):
-            raise self._translated(error)  # at once: it wasn't tried
+            raise self._translate(error)  # at once: it wasn't sent
         sent: Future[None] = Future()
         sent.set_running_or_notify_cancel()
         with self._lock:
-            self._on_way[sent] = time.monotonic()
-            self._keep_watch()
-        published.add_done_callback(partial(self._settle, sent))
+            self._in_flight[sent] = time.monotonic()
+            self._start_watchdog()
+        published.add_done_callback(partial(self._on_published, sent))
         return sent
 
     def reset(self) -> None:
-        """Give up what is on its way and be ready again.
+        """Give up what is in flight and be ready again.
 
-        The connection stays: it is local and shared, a dead one says so; what doesn't answer is
-        behind it.
+        The connection stays: it is local and shared, and a dead one is reported as lost; what
+        doesn't answer is behind it.
         """
-        self._give_up("The nucleus was given up: it didn't answer.")
+        self._give_up("The nucleus didn't answer.")
         self._nucleus.connect().add_done_callback(self._connected)
 
     def stop(self, within_s: float) -> None:
         """See Sink."""
         self._give_up("The agent is stopping.")
         with self._lock:
-            if self._watch:
-                self._watch.cancel()
+            if self._watchdog:
+                self._watchdog.cancel()
 
     def _connected(self, connected: Future[None]) -> None:
         error = connected.exception()
         if error is None:
             self._on_ready()
         else:
-            self.trouble = str(error)
+            self.problem = str(error)
 
-    def _settle(self, sent: Future[None], published: Future[None]) -> None:
+    def _on_published(self, sent: Future[None], published: Future[None]) -> None:
         with self._lock:
-            if self._on_way.pop(sent, None) is None:
-                return  # given up
+            if self._in_flight.pop(sent, None) is None:
+                return  # given up before
         error = published.exception()
         if error:
-            sent.set_exception(self._translated(error))
+            sent.set_exception(self._translate(error))
         else:
-            self.trouble = ""
+            self.problem = ""
             sent.set_result(None)
 
-    def _translated(self, error: BaseException) -> Exception:
-        kept = " The message is kept and tried again." if isinstance(error, NucleusBusy) else ""
-        self.trouble = f"{error}{kept}"
-        return BECOMES[type(error)](self.trouble)
+    def _translate(self, error: BaseException) -> Exception:
+        advice = " The message is sent again later." if isinstance(error, NucleusBusy) else ""
+        self.problem = f"{error}{advice}"
+        return BECOMES[type(error)](self.problem)
 
-    def _keep_watch(self) -> None:
-        if self._on_way and not self._watch:
-            self._watch = threading.Timer(ANSWER_WITHIN_S, self._look)
-            self._watch.daemon = True
-            self._watch.start()
+    def _start_watchdog(self) -> None:
+        if self._in_flight and not self._watchdog:
+            self._watchdog = threading.Timer(ANSWER_WITHIN_S, self._check_answers)
+            self._watchdog.daemon = True
+            self._watchdog.start()
 
-    def _look(self) -> None:
+    def _check_answers(self) -> None:
         late = time.monotonic() - ANSWER_WITHIN_S
         self._give_up(f"The nucleus hasn't answered within {ANSWER_WITHIN_S:g} s.", late)
         with self._lock:
-            self._watch = None
-            self._keep_watch()
+            self._watchdog = None
+            self._start_watchdog()
 
     def _give_up(self, sentence: str, sent_before: float = math.inf) -> None:
         with self._lock:
-            given_up = [sent for sent, since in self._on_way.items() if since <= sent_before]
+            given_up = [sent for sent, since in self._in_flight.items() if since <= sent_before]
             for sent in given_up:
-                del self._on_way[sent]
+                del self._in_flight[sent]
         for sent in given_up:
-            self.trouble = sentence
+            self.problem = sentence
             sent.set_exception(NotAnswered(sentence))
 
 
 class IotCoreSink(NucleusSink):
-    """To AWS IoT Core; brings commands as well (see CommandSource)."""
+    """To AWS IoT Core; receives commands as well (see CommandSource)."""
 
     name = "greengrass"
 
     def __init__(self, settings: GreengrassSettings, thing: str, nucleus: Greengrass) -> None:
         publish = partial(nucleus.publish, qos=settings.qos)
         super().__init__(settings.topic or "", thing, nucleus, publish)
-        self._commands: Optional[Commands] = None
+        self._commands: Optional[GreengrassCommands] = None
 
     def serve_commands(
         self, topic: str, response_topic: str, answer: Callable[[str, bytes], bytes]
     ) -> None:
         """See CommandSource."""
-        self._commands = Commands(
+        self._commands = GreengrassCommands(
             self._nucleus, self._of_thing(topic), self._of_thing(response_topic), answer
         )
 
@@ -182,9 +186,72 @@ class IotCoreSink(NucleusSink):
 
 
 class LocalSink(NucleusSink):
-    """To other components on the device, while they listen: nobody keeps it for them."""
+    """To other components on the device, if they listen: nothing is stored for them."""
 
     name = "greengrass-local"
 
     def __init__(self, settings: GreengrassSettings, thing: str, nucleus: Greengrass) -> None:
         super().__init__(settings.local_topic or "", thing, nucleus, nucleus.publish_locally)
+
+
+class GreengrassCommands:
+    """Owns the subscription to `topic`/+; the results of `answer` go to `response_topic`."""
+
+    def __init__(
+        self,
+        nucleus: Greengrass,
+        topic: str,
+        response_topic: str,
+        answer: Callable[[str, bytes], bytes],
+    ) -> None:
+        self._nucleus, self._answer = nucleus, answer
+        self._filter, self._response_topic = f"{topic}/+", response_topic
+        self._lock = threading.Lock()
+        self._queue: Optional[CommandQueue] = None  # None: not started, or stopped
+        self._retry: Optional[threading.Timer] = None
+        self._problem = ""
+
+    def start(self) -> None:
+        """Start to subscribe and return at once."""
+        with self._lock:
+            self._queue = CommandQueue(self._answer, self._publish)
+            self._queue.start()
+        self._nucleus.connect().add_done_callback(lambda _connected: self._subscribe())
+
+    def stop(self, within_s: float) -> None:
+        """Stop; a command that takes longer to answer isn't waited for."""
+        with self._lock:
+            waiting, self._queue = self._queue, None
+            if self._retry:
+                self._retry.cancel()
+        if waiting:
+            waiting.stop(within_s)
+
+    def _subscribe(self) -> None:
+        subscription = self._nucleus.subscribe(self._filter, self._arrived, self._ended)
+        subscription.add_done_callback(self._subscribed)
+
+    def _subscribed(self, subscription: Future[None]) -> None:
+        """Log a problem once, not each time; a lost connection is logged by its owner."""
+        error = subscription.exception()
+        problem = "" if error is None else f"No commands can arrive: {error}"
+        if problem and problem != self._problem and not isinstance(error, NucleusLost):
+            log.warning(problem)
+        self._problem = problem
+
+    def _ended(self) -> None:
+        """Subscribe again later: the nucleus has refused or ended it, or is lost."""
+        with self._lock:
+            if self._queue:
+                self._retry = threading.Timer(RETRY_S, self._subscribe)
+                self._retry.daemon = True
+                self._retry.start()
+
+    def _arrived(self, topic: str, payload: bytes) -> None:
+        with self._lock:
+            if self._queue:
+                self._queue.offer(Command(topic.rpartition("/")[2], payload))
+
+    def _publish(self, command: Command, answer: bytes) -> None:
+        topic = f"{self._response_topic}/{command.requester}"
+        self._nucleus.publish(topic, answer, qos=1).result(ANSWER_WITHIN_S)

@@ -1,8 +1,8 @@
 """Ids that sort by time: UUID version 7 of RFC 9562 (https://www.rfc-editor.org/rfc/rfc9562).
 
 48 bits of Unix milliseconds, then a counter of 12 bits that makes ids of one millisecond rise
-(section 6.2, method 1), then 62 random bits, which tell runs and devices apart: they are drawn once
-a run, because an id is made on every frame's way.
+(section 6.2, method 1), then 62 random bits, which differ between runs and devices:
+they are drawn once a run, because an id is made for every frame.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ VARIANT, RANDOM_BITS = 2, 62
 
 
 class Ids:
-    """Gives ids that only ever rise, also when the clock is set back; safe on any thread."""
+    """Makes ids that only ever rise, also when the clock is set back; safe on any thread."""
 
     def __init__(self, wall: Callable[[], float], after: str = "") -> None:
-        """`after`: the last id given before, by an earlier run."""
+        """`after`: the last id of an earlier run."""
         self._wall = wall
         self._lock = threading.Lock()
         self._last = _count(after) if after else 0

@@ -16,11 +16,11 @@ STANDARD_OUTPUT = "-"
 
 
 class LinesSink:
-    """Appends to a file; one that was moved away (rotated) is begun anew."""
+    """Appends to a file; after it was moved away (rotated) a new one is made."""
 
     name = "lines"
-    window = lane_window = 500
-    trouble = ""
+    window = window_per_model = 500
+    problem = ""
 
     def __init__(self, target: str) -> None:
         """`target`: a path, or "-" for standard output."""
@@ -28,7 +28,7 @@ class LinesSink:
         self._file: Optional[int] = None
 
     def start(self, on_ready: Callable[[], None]) -> None:
-        """Be ready at once; a file that can't be opened is said when sending."""
+        """Be ready at once; `send` reports a file that can't be opened."""
         on_ready()
 
     def send(self, message: Message) -> Future[None]:

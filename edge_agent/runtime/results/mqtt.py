@@ -1,7 +1,7 @@
 """Results over MQTT 5, with the AWS IoT SDK, to AWS IoT Core or any broker; commands from there.
 
-Translates messages, the device's state and commands to packets; `broker.connection` keeps the
-connection. Nothing waits in here: what isn't acknowledged fails, and the outbox sends it again.
+Translates messages, the device's state and commands to packets; `broker.connection` owns the
+connection. Nothing waits here: what isn't acknowledged fails, and the outbox sends it again.
 """
 
 from __future__ import annotations
@@ -10,15 +10,21 @@ import json
 import logging
 import time
 from concurrent.futures import Future
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 from edge_agent import __version__
 from edge_agent.config import MqttSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.results import topics
-from edge_agent.runtime.results.broker import probe, reasons
+from edge_agent.runtime.results.broker import failures, probe
 from edge_agent.runtime.results.broker.connection import Connection
-from edge_agent.runtime.results.broker.options import Sdk
+from edge_agent.runtime.results.broker.sdk import (
+    PublishCompletion,
+    PublishPacket,
+    PublishReceived,
+    Sdk,
+    SubackPacket,
+)
 from edge_agent.runtime.results.command_queue import Command, CommandQueue
 from edge_agent.runtime.results.sink import Message, MessageRejected
 
@@ -30,20 +36,20 @@ _QOS_1 = 1
 class MqttSink:
     """A connection of the agent's own; implements Sink and CommandSource.
 
-    The retained message on `state_topic` tells {"state": "online" or "offline", "thing", "version",
-    "reason" of being offline: "stopped", or "connection lost" as the broker says by last will}.
+    The retained message on `state_topic` is {"state": "online" or "offline", "thing", "version",
+    "reason" for being offline: "stopped", or "connection lost" in the last will}.
     Raises InvalidConfiguration for an endpoint that can't be used, or without the SDK.
     """
 
     name = "mqtt"
     window = 100
-    lane_window = 100  # one connection keeps the order
+    window_per_model = 100  # one connection keeps the order
 
     def __init__(self, settings: MqttSettings, thing: str) -> None:
         probe.is_encrypted(settings)  # raises where plain MQTT isn't allowed
         self._settings, self._thing = settings, thing
         self._at_aws = topics.at_aws(str(settings.endpoint))
-        self._sdk = _sdk()
+        self._sdk = _load_sdk()
         self._connection = Connection(
             self._sdk,
             settings,
@@ -57,9 +63,9 @@ class MqttSink:
         self._command_filter = self._response_topic = ""
 
     @property
-    def trouble(self) -> str:
-        """What keeps messages from passing, a sentence; "" when connected."""
-        return self._connection.trouble
+    def problem(self) -> str:
+        """Why messages can't be sent, a sentence; "" when connected."""
+        return self._connection.problem
 
     def serve_commands(
         self, topic: str, response_topic: str, answer: Callable[[str, bytes], bytes]
@@ -70,7 +76,7 @@ class MqttSink:
         self._commands = CommandQueue(answer, self._publish_answer)
 
     def start(self, on_ready: Callable[[], None]) -> None:
-        """Begin to connect; see Sink."""
+        """Start to connect; see Sink."""
         self._on_ready = on_ready
         if self._commands:
             self._commands.start()
@@ -79,19 +85,19 @@ class MqttSink:
     def send(self, message: Message) -> Future[None]:
         """Publish `message`; see Sink."""
         topic = message.topic(self._settings.topic, self._thing)
-        why = topics.wrong(topic, self._at_aws)
+        why = topics.topic_error(topic, self._at_aws)
         if why:
             raise MessageRejected(f"A result can't be published: {why}.")
         qos = self._settings.qos_of_models.get(message.model, self._settings.qos)
-        mark = self._sdk.mqtt5.UserProperty("id", message.id)
+        id_property = self._sdk.mqtt5.UserProperty("id", message.id)
         sent = self._connection.publish(
-            self._packet(topic, message.body, qos, user_properties=[mark])
+            self._packet(topic, message.body, qos, user_properties=[id_property])
         )
         result: Future[None] = Future()
-        result.set_running_or_notify_cancel()  # from here on nobody can cancel it
+        result.set_running_or_notify_cancel()  # nobody can cancel it from here on
 
-        def settle(done: Future[Any]) -> None:
-            problem = self._problem(done, topic, qos)
+        def settle(done: Future[PublishCompletion]) -> None:
+            problem = self._publish_error(done, topic, qos)
             if problem is None:
                 result.set_result(None)
             else:
@@ -101,104 +107,108 @@ class MqttSink:
         return result
 
     def reset(self) -> None:
-        """Drop the connection and connect anew; see Sink."""
+        """Drop the connection and connect again; see Sink."""
         self._connection.reset(
-            f"{self._connection.where} didn't acknowledge messages in time; connecting anew."
+            f"{self._connection.where} didn't acknowledge messages in time. Connecting again."
         )
 
     def stop(self, within_s: float) -> None:
-        """Say offline and disconnect; returns in time also when the broker doesn't answer."""
+        """Publish "offline" and disconnect; returns in time also if the broker doesn't answer."""
         end = time.monotonic() + within_s
         if self._commands:
             self._commands.stop(within_s / 4)
         if self._connection.connected:
-            self._say_goodbye((end - time.monotonic()) / 2)
+            self._publish_offline((end - time.monotonic()) / 2)
         self._connection.close(max(0.0, end - time.monotonic()))
 
-    def _packet(self, topic: str, body: bytes, qos: int = _QOS_1, **more: Any) -> Any:
+    def _packet(self, topic: str, body: bytes, qos: int = _QOS_1, **more: object) -> PublishPacket:
         mqtt5 = self._sdk.mqtt5
-        return mqtt5.PublishPacket(
+        packet: PublishPacket = mqtt5.PublishPacket(
             topic=topic, payload=body, qos=mqtt5.QoS(qos), content_type="application/json", **more
         )
+        return packet
 
-    def _problem(self, done: Future[Any], topic: str, qos: int = _QOS_1) -> Optional[Exception]:
-        """Return why a publish failed; None: it arrived, or left, with QoS 0."""
+    def _publish_error(
+        self, done: Future[PublishCompletion], topic: str, qos: int = _QOS_1
+    ) -> Optional[Exception]:
+        """Return why a publish failed; None: it arrived, or with QoS 0 was sent."""
         error = done.exception()
         if error is not None:
-            return reasons.after_error(error, topic, self._connection.where)
-        return reasons.after_puback(done.result().puback.reason_code, topic) if qos else None
+            return failures.publish_error(error, topic, self._connection.where)
+        return failures.puback_error(done.result().puback.reason_code, topic) if qos else None
 
     def _on_connected(self) -> None:
-        self._say_hello()
+        self._publish_online()
         if self._commands:
             self._subscribe()
         self._on_ready()
 
     # The device's state
 
-    def _state(self, state: str, reason: str = "") -> Any:
+    def _state(self, state: str, reason: str = "") -> PublishPacket:
         facts = {"state": state, "thing": self._thing, "version": __version__, "reason": reason}
         body = json.dumps({name: fact for name, fact in facts.items() if fact})
         topic = self._settings.state_topic.replace("{thing}", self._thing)
         return self._packet(topic, body.encode(), retain=True)
 
-    def _say_hello(self) -> None:
+    def _publish_online(self) -> None:
         packet = self._state("online")
 
-        def check(done: Future[Any]) -> None:
-            problem = self._problem(done, packet.topic)
+        def check(done: Future[PublishCompletion]) -> None:
+            problem = self._publish_error(done, packet.topic)
             if problem is not None and self._connection.connected:
-                logger.warning("The state of this device can't be told: %s", problem)
+                logger.warning("The online state of this device can't be published: %s", problem)
 
         self._connection.publish(packet).add_done_callback(check)
 
-    def _say_goodbye(self, within_s: float) -> None:
+    def _publish_offline(self, within_s: float) -> None:
         try:
             self._connection.publish(self._state("offline", "stopped")).result(within_s)
         except Exception as error:
-            logger.warning("The broker wasn't told that this device goes offline: %r", error)
+            logger.warning("The offline state of this device can't be published: %r", error)
 
     # Commands
 
     def _subscribe(self) -> None:
         mqtt5 = self._sdk.mqtt5
-        wanted = mqtt5.Subscription(
+        subscription = mqtt5.Subscription(
             self._command_filter,
             qos=mqtt5.QoS.AT_LEAST_ONCE,
-            # So that what is to be kept by the broker is known from the first time on.
+            # Else the broker hides which commands are retained.
             retain_as_published=not self._at_aws,
         )
 
-        def check(done: Future[Any]) -> None:
+        def check(done: Future[SubackPacket]) -> None:
             codes = [] if done.exception() else done.result().reason_codes
             if any(code is None or code >= 0x80 for code in codes):
                 logger.warning(
-                    "The broker doesn't let this client subscribe to %r: no commands arrive.",
+                    "The broker refuses the subscription to %r. No commands can arrive.",
                     self._command_filter,
                 )
 
-        self._connection.subscribe(mqtt5.SubscribePacket([wanted])).add_done_callback(check)
+        self._connection.subscribe(mqtt5.SubscribePacket([subscription])).add_done_callback(check)
 
-    def _on_publish(self, data: Any) -> None:
+    def _on_publish(self, data: PublishReceived) -> None:
         packet = data.publish_packet
         if packet.retain:
             logger.warning("A retained command on %r was ignored.", packet.topic)
         elif self._commands:
             requester = packet.topic.rpartition("/")[2]
-            mark, left_s = packet.correlation_data_bytes, packet.message_expiry_interval_sec
-            self._commands.offer(Command(requester, packet.payload or b"", mark, left_s))
+            correlation, left_s = packet.correlation_data_bytes, packet.message_expiry_interval_sec
+            self._commands.offer(Command(requester, packet.payload or b"", correlation, left_s))
 
     def _publish_answer(self, command: Command, answer: bytes) -> None:
         topic = f"{self._response_topic}/{command.requester}"
-        mark = command.correlation
-        sent = self._connection.publish(self._packet(topic, answer, correlation_data_bytes=mark))
+        sent = self._connection.publish(
+            self._packet(topic, answer, correlation_data_bytes=command.correlation)
+        )
         sent.exception(self._settings.ack_within_s)
-        problem = self._problem(sent, topic)
+        problem = self._publish_error(sent, topic)
         if problem is not None:
             raise problem
 
 
-def _sdk() -> Sdk:
+def _load_sdk() -> Sdk:
     try:
         from awscrt import io, mqtt5
     except ImportError:

@@ -1,8 +1,8 @@
 """Every event waits here until each sink has delivered it.
 
-Offering puts an event into the journal (memory that outlives the process) and never waits. A thread
-of the outbox stores what was offered, at most every `commit_every_s`, in one commit together with
-what was delivered meanwhile; only then may a sink send it. While the disk refuses, events stay in
+Offering writes an event to the journal (memory that survives the process) and never waits. The
+outbox's thread stores what was offered, at most every `commit_every_s`, in one commit together with
+what was delivered meanwhile; only then may a sink send it. While the disk fails, events stay in
 memory and are sent from there, up to a limit.
 """
 
@@ -17,25 +17,24 @@ from typing import Callable, Dict, List, Optional, Sequence, Set
 
 from edge_agent.config import MIB, OutboxSettings
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.results.event import Draft
-from edge_agent.runtime.results.spool.ages import Ages
-from edge_agent.runtime.results.spool.claim import Claim
+from edge_agent.runtime.results.event import EventDraft
 from edge_agent.runtime.results.spool.database import (
     DiskError,
     Dropped,
-    Entry,
     Spool,
+    StoredEvent,
     is_damage,
-    whole,
+    parse_int,
 )
-from edge_agent.runtime.results.spool.pending import Pending
-from edge_agent.runtime.results.spool.progress import Progress
+from edge_agent.runtime.results.spool.folder_lock import FolderLock
+from edge_agent.runtime.results.spool.pending import DeliveryProgress, PendingEvents
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 2.0  # deliveries are noted that late, and the disk is tried again
-FRESH_S = 5.0  # normal results that were stored so lately may be on their way
-LOST = 1_000_000  # numbers that a damaged database may have held and nobody can tell
+POLL_S = 2.0  # a delivery is committed at most that late, a failed disk is tried again
+FRESH_S = 5.0  # normal results stored within that time may be in flight
+LOST = 1_000_000  # sequence numbers to skip: a damaged database may have held them
+CLOCK_WAS_SET_S = 5.0  # a larger jump of the wall clock is a correction
 LAST_SEQUENCE, LAST_ID, CORRECTION = "last_sequence", "last_id", "clock_correction_s"
 
 
@@ -52,53 +51,53 @@ class Outbox:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """Open `folder` and take over what the run before left; `thing`: the device's name.
+        """Open `folder` and recover what the last run left; `thing`: the device's name.
 
-        `on_dropped` hears how many events were given up, and why. Raises InvalidConfiguration when
-        another agent uses the folder, or another user may write there.
+        `on_dropped` receives how many events were dropped, and why. Raises InvalidConfiguration
+        when another agent uses the folder, or another user may write there.
         """
         self._settings, self._folder, self._sinks = settings, folder, tuple(sinks)
         self._thing = thing
-        self._on_dropped, self._clock, self._ages = on_dropped, clock, Ages(clock, wall)
-        self.trouble = ""  # what is wrong with the disk, for people
-        self.damage = ""  # what became of a damaged database, for people
-        self.takeovers = 0  # how often rows of an earlier run came into view
-        self._claim = Claim(folder)
-        with suppress(OSError):  # said when it is opened
-            self._claim.take()
+        self._on_dropped, self._clock, self._age_clock = on_dropped, clock, AgeClock(clock, wall)
+        self.problem = ""  # what is wrong with the disk, a sentence
+        self.damage = ""  # what was done about a damaged database, a sentence
+        self.takeovers = 0  # how often rows of an earlier run were recovered
+        self._folder_lock = FolderLock(folder)
+        with suppress(OSError):  # logged when the outbox is opened
+            self._folder_lock.take()
         self._wake, self._closing = threading.Event(), False
         self._listeners: List[Callable[[], None]] = []
         self._spool: Optional[Spool] = None
         self._store_lock = threading.Lock()  # of the spool
-        self._lock = threading.Lock()  # of what follows
+        self._lock = threading.Lock()  # of all below
         self._sequence = 0
-        self._ends: Dict[str, int] = {}  # model → its last event that may be sent
-        self._progress = Progress(sinks)
+        self._last_sequences: Dict[str, int] = {}  # model → its last event that may be sent
+        self._progress = DeliveryProgress(sinks)
         self._notes: Dict[str, str] = {}
-        self._pending = Pending(folder, self._lock)
+        self._pending = PendingEvents(folder, self._lock)
         for sink in sinks:
-            self._progress.begin(sink, 0, self._pending.numbers())
+            self._progress.reset(sink, 0, self._pending.sequences())
         try:
             self._open()
         except (DiskError, OSError) as error:
-            self.trouble = f"The outbox can't be opened in {folder} ({error})."
-            log.error("%s", self.trouble)  # noqa: TRY400 - a state of the disk, no fault of ours
+            self.problem = f"The outbox in {folder} can't be opened: {error}."
+            log.error("%s", self.problem)  # noqa: TRY400 - the disk's fault, not ours
         self._sequence = max(self._sequence, self._pending.highest)
-        if not self._sequence or self.trouble or self.damage:  # above whatever was given before
+        if not self._sequence or self.problem or self.damage:  # above every number used before
             self._sequence = max(self._sequence, int(wall() * 1e6))
         self._wake.set()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     @property
     def journal_problem(self) -> str:
-        """Why a crash may lose results that aren't stored yet, for people; else ""."""
+        """Why a crash may lose results that aren't stored yet, a sentence; "": it loses none."""
         return self._pending.journal_problem
 
     def start(self) -> None:
-        """Begin to store."""
+        """Start to store."""
         self._thread.start()
 
-    def offer(self, draft: Draft) -> None:
+    def offer(self, draft: EventDraft) -> None:
         """Take an event; returns at once and never raises."""
         with self._lock:
             self._sequence += 1
@@ -107,12 +106,12 @@ class Outbox:
         if not self._wake.is_set():
             self._wake.set()
 
-    def read(self, sink: str, model: str, after: int, limit: int) -> List[Entry]:
-        """Return the next events of `model` behind sequence `after` for `sink`, in order.
+    def read(self, sink: str, model: str, after: int, limit: int) -> List[StoredEvent]:
+        """Return the next events of `model` after sequence `after` for `sink`, in order.
 
         Raises DiskError when the disk can't be read; nothing is known then.
         """
-        found: List[Entry] = []
+        found: List[StoredEvent] = []
         with self._store_lock:
             while self._spool is not None and not found:
                 rows = self._spool.read(sink, model, after, limit)
@@ -121,43 +120,43 @@ class Outbox:
                 after = rows[-1].sequence
                 with self._lock:
                     found = self._progress.undelivered(sink, rows)
-        if self.trouble and len(found) < limit:
+        if self.problem and len(found) < limit:
             with self._lock:
                 held = self._pending.entries(model, after)
                 found += self._progress.undelivered(sink, held)
         return found[:limit]
 
-    def settle(self, sink: str, sequences: Sequence[int]) -> None:
-        """Note that `sink` has nothing more to do with these events."""
+    def mark_delivered(self, sink: str, sequences: Sequence[int]) -> None:
+        """Record that `sink` is done with these events."""
         with self._lock:
-            self._progress.settle(sink, sequences)
+            self._progress.mark_delivered(sink, sequences)
 
-    def ends(self) -> Dict[str, int]:
+    def last_sequences(self) -> Dict[str, int]:
         """Return by model the sequence of the last event that may be sent."""
         with self._lock:
-            return dict(self._ends)
+            return dict(self._last_sequences)
 
     def count(self, sink: str, model: str, after: int) -> int:
-        """Return about how many events of `model` behind `after` wait on disk for `sink`."""
+        """Return about how many events of `model` after `after` wait on disk for `sink`."""
         with self._store_lock:
             return self._spool.count(sink, model, after) if self._spool else 0
 
-    def age_s(self, entry: Entry) -> float:
-        """Return how long ago the event was made, whatever was done to the clock."""
-        return self._ages.now() - entry.made
+    def age_s(self, entry: StoredEvent) -> float:
+        """Return how long ago the event was made, also when the clock was set since."""
+        return self._age_clock.now() - entry.made
 
     def waiting(self, sink: str) -> int:
         """Return about how many events wait for `sink`."""
         with self._lock:
             return self._progress.waiting(sink)
 
-    def note(self, name: str, text: str) -> None:
-        """Keep a text with the next commit."""
+    def set_note(self, name: str, text: str) -> None:
+        """Store a text with the next commit."""
         with self._lock:
             self._notes[name] = text
 
-    def noted(self, name: str) -> str:
-        """Return a text that an earlier run kept, or ""."""
+    def get_note(self, name: str) -> str:
+        """Return a text that an earlier run stored, or ""."""
         with self._store_lock, suppress(DiskError):
             return self._spool.notes().get(name, "") if self._spool else ""
         return ""
@@ -167,23 +166,23 @@ class Outbox:
         self._listeners.append(listener)
 
     def close(self, within_s: float) -> None:
-        """Store what is left; what can't be stored in time waits in the journal."""
+        """Store the rest; what can't be stored in time stays in the journal."""
         self._closing = True
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(within_s)
         if self._thread.is_alive():
-            log.warning("Storing results takes too long; the next start takes them over.")
+            log.warning("Storing results takes too long; the next start recovers them.")
             return
         if self._spool is not None:
             with suppress(DiskError):
                 self._spool.close()
-        self._pending.close(stored=not self.trouble)
-        self._claim.release()
+        self._pending.close(stored=not self.problem)
+        self._folder_lock.release()
 
     def _run(self) -> None:
         while not self._closing:
-            self._wake.wait(LOOK_EVERY_S)
+            self._wake.wait(POLL_S)
             self._wake.clear()
             self._guarded_store()
             end = self._clock() + self._settings.commit_every_s
@@ -193,20 +192,20 @@ class Outbox:
 
     def _guarded_store(self) -> None:
         try:
-            if self._ages.follow():
-                self.note(CORRECTION, str(round(self._ages.correction_s)))
+            if self._age_clock.detect_clock_change():
+                self.set_note(CORRECTION, str(round(self._age_clock.correction_s)))
             self._store()
         except Exception:
             log.exception("Storing results failed; trying again.")
 
     def _store(self) -> None:
-        """Commit what was offered and delivered; on failure all of it stays where it is."""
+        """Commit what was offered and delivered; after a failure nothing has changed."""
         with self._lock:
-            delivered = self._progress.to_note()
+            delivered = self._progress.unsaved()
             notes, self._notes = self._notes, {}
-        entries, broken = self._pending.encoded(self._thing, self._ages.correction_s)
+        entries, broken = self._pending.encoded(self._thing, self._age_clock.correction_s)
         if broken:
-            self._drop(Dropped(0, broken).by(self._sinks), "can't be written as JSON")
+            self._drop(Dropped(0, broken).missed_by(self._sinks), "can't be written as JSON")
         if entries:
             notes[LAST_SEQUENCE], notes[LAST_ID] = str(entries[-1].sequence), entries[-1].id
         takeovers = self.takeovers
@@ -215,74 +214,74 @@ class Outbox:
                 with self._store_lock:
                     self._commit(entries, delivered, notes)
             except (DiskError, OSError, InvalidConfiguration) as error:
-                self._disk_refuses(error, notes)
+                self._hold_in_memory(error, notes)
             else:
                 self._stored(entries, delivered)
         if entries or takeovers != self.takeovers:
             with self._lock:
-                self._ends.update((entry.model, entry.sequence) for entry in entries)
+                self._last_sequences.update((entry.model, entry.sequence) for entry in entries)
             for listener in self._listeners:
                 listener()
 
     def _commit(
-        self, entries: List[Entry], delivered: Dict[str, Set[int]], notes: Dict[str, str]
+        self, entries: List[StoredEvent], delivered: Dict[str, Set[int]], notes: Dict[str, str]
     ) -> None:
         spool = self._spool or self._open()
         try:
             spool.append(entries, delivered, notes)
             self._trim(spool)
         except DiskError as error:
-            if is_damage(error):  # opened anew the next time, which replaces the file
+            if is_damage(error):  # opened again the next time, which replaces the file
                 self._spool = None
                 with suppress(DiskError):
                     spool.close()
             raise
 
     def _trim(self, spool: Spool) -> None:
-        now, limit_bytes = self._ages.now(), self._settings.limit_mib * MIB
+        now, limit_bytes = self._age_clock.now(), self._settings.limit_mib * MIB
         too_old = now - 3600 * self._settings.max_age_h
         for dropped, why in spool.trim(limit_bytes, too_old, now - FRESH_S):
             self._drop(dropped, why)
 
     def _drop(self, dropped: Dropped, why: str) -> None:
         with self._lock:
-            self._progress.missed(dropped.missed)
+            self._progress.dropped(dropped.missed)
         self._on_dropped(dropped, why)
 
-    def _stored(self, entries: List[Entry], delivered: Dict[str, Set[int]]) -> None:
-        if self.trouble:
-            self.trouble = ""
+    def _stored(self, entries: List[StoredEvent], delivered: Dict[str, Set[int]]) -> None:
+        if self.problem:
+            self.problem = ""
             log.info("The outbox stores results again.")
         with self._lock:
-            self._pending.forget({entry.sequence for entry in entries})
-            self._progress.noted(delivered)
+            self._pending.remove({entry.sequence for entry in entries})
+            self._progress.saved(delivered)
         if entries:
             self._pending.rewrite()
 
-    def _disk_refuses(self, error: Exception, notes: Dict[str, str]) -> None:
-        """Go on from memory; say so once."""
+    def _hold_in_memory(self, error: Exception, notes: Dict[str, str]) -> None:
+        """Go on from memory; log it once."""
         sentence = (
-            f"The outbox can't store results in {self._folder} ({error}). Results are held in "
-            "memory and sent from there; free space or mend the disk."
+            f"The outbox can't store results in {self._folder}: {error}. Results stay in memory "
+            "and are sent from there. Free disk space or repair the disk."
         )
-        if sentence != self.trouble:
+        if sentence != self.problem:
             log.error("%s", sentence)
-        self.trouble = sentence
+        self.problem = sentence
         dropped = Dropped()
         with self._lock:
             self._notes = {**notes, **self._notes}
-            gone = self._pending.forget(self._progress.everywhere())
-            self._progress.noted(dict.fromkeys(self._sinks, gone))
+            gone = self._pending.remove(self._progress.delivered_everywhere())
+            self._progress.saved(dict.fromkeys(self._sinks, gone))
             if self._pending.overflows:
-                dropped = self._pending.thin_out()
+                dropped = self._pending.drop_oldest()
         if dropped:
-            self._drop(dropped.by(self._sinks), "memory full while the disk refuses")
+            self._drop(dropped.missed_by(self._sinks), "memory full while the disk fails")
         if dropped or gone or self.journal_problem:
             self._pending.rewrite()
 
     def _open(self) -> Spool:
-        """Open the spool and take over what waits in it."""
-        self._claim.take()
+        """Open the spool and recover what waits in it."""
+        self._folder_lock.take()
         spool = Spool(self._folder, self._sinks)
         try:
             notes = spool.notes()
@@ -292,18 +291,42 @@ class Outbox:
             raise
         self.damage = spool.salvaged or self.damage
         with self._lock:
-            last = whole(notes.get(LAST_SEQUENCE, ""))
-            self._ages.correction_s = float(whole(notes.get(CORRECTION, "")))
+            last = parse_int(notes.get(LAST_SEQUENCE, ""))
+            self._age_clock.correction_s = float(parse_int(notes.get(CORRECTION, "")))
             if spool.salvaged:
-                last += LOST  # numbers of rows that can't be read aren't given again
+                last += LOST  # numbers of rows that can't be read aren't used again
             else:
-                self._pending.forget({n for n in self._pending.numbers() if n <= last})
+                self._pending.remove({n for n in self._pending.sequences() if n <= last})
             for sink, models in waiting.items():
                 counts = [count for count, _ in models.values()]
-                self._progress.begin(sink, sum(counts), self._pending.numbers())
+                self._progress.reset(sink, sum(counts), self._pending.sequences())
                 for model, (_, end) in models.items():
-                    self._ends[model] = max(end, self._ends.get(model, 0))
-            self._sequence = max(self._sequence, last, *self._ends.values(), 0)
+                    self._last_sequences[model] = max(end, self._last_sequences.get(model, 0))
+            self._sequence = max(self._sequence, last, *self._last_sequences.values(), 0)
             self.takeovers += 1
         self._spool = spool
         return spool
+
+
+class AgeClock:
+    """A clock in seconds that runs on steadily when the wall clock is set, and over restarts."""
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        """`clock`: monotonic; `wall`: Unix seconds."""
+        self._clock, self._wall = clock, wall
+        self._offset_s = wall() - clock()
+        self.correction_s = 0.0  # how far the wall clock was set in total; stored
+
+    def now(self) -> float:
+        """Return the seconds."""
+        return self._wall() - self.correction_s
+
+    def detect_clock_change(self) -> bool:
+        """Whether the wall clock was set since the last call; called every few seconds."""
+        offset_s = self._wall() - self._clock()
+        jump_s, self._offset_s = offset_s - self._offset_s, offset_s
+        if abs(jump_s) < CLOCK_WAS_SET_S:
+            return False
+        log.warning("The clock was set by %+.0f s. Waiting results keep their age.", jump_s)
+        self.correction_s += jump_s
+        return True

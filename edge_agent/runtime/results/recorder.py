@@ -1,7 +1,7 @@
-"""The observer of every verdict: notes it, keeps its frame, offers its event.
+"""The observer of every verdict: counts it, captures its frame, offers its event.
 
 Runs in the call's own thread before the answer leaves, because the frame's memory is the caller's
-afterwards. It waits for nothing but short locks and never raises; what can be done later is.
+afterwards. It waits for nothing but short locks and never raises; other threads do the rest.
 """
 
 from __future__ import annotations
@@ -10,36 +10,36 @@ import logging
 import time
 from collections import deque
 from dataclasses import replace
-from typing import Any, Callable, Deque, Dict, Optional, Tuple
+from typing import Callable, Deque, Mapping, Optional, Tuple
 
 from edge_agent import manifest as manifests
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.results import event
-from edge_agent.runtime.results.capture import Capture
-from edge_agent.runtime.results.event import Draft
+from edge_agent.runtime.results.captures.capture import Capture
+from edge_agent.runtime.results.captures.captured_frame import CapturedFrame
+from edge_agent.runtime.results.event import EventDraft
 from edge_agent.runtime.results.filters import WARM_UP_FRAMES, Filter, WarmUps
 from edge_agent.runtime.results.ids import Ids
-from edge_agent.runtime.results.kept.shot import Shot
 from edge_agent.runtime.results.outbox import Outbox
-from edge_agent.runtime.results.statistics import Statistics
+from edge_agent.runtime.results.statistics import ResultStatistics
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.types import DetectRequest, Prediction, Priority
 
 log = logging.getLogger(__name__)
 
-MOST_SEEN = 100_000  # verdicts until they are counted, once a second
-COMPLAIN_EVERY_S = 60.0
+MOST_UNCOUNTED = 100_000  # verdicts until they are counted, once a second
+LOG_EVERY_S = 60.0
 
-Seen = Tuple[str, manifests.Statistics, Prediction]
+Uncounted = Tuple[str, manifests.Statistics, Prediction]
 
 
 class Recorder:
-    """Offered every verdict; may be called on any thread."""
+    """Receives every verdict; may be called on any thread."""
 
     def __init__(
         self,
         filter_: Filter,
-        statistics: Statistics,
+        statistics: ResultStatistics,
         ids: Ids,
         outbox: Optional[Outbox],
         capture: Optional[Capture],
@@ -51,8 +51,8 @@ class Recorder:
         self._ids, self._outbox, self._capture = ids, outbox, capture
         self._warm_ups = WarmUps()
         self._clock, self._wall = clock, wall
-        self._seen: Deque[Seen] = deque(maxlen=MOST_SEEN)
-        self._complained_at = -COMPLAIN_EVERY_S
+        self._uncounted: Deque[Uncounted] = deque(maxlen=MOST_UNCOUNTED)
+        self._logged_at = -LOG_EVERY_S
 
     def observe(
         self,
@@ -61,9 +61,9 @@ class Recorder:
         prediction: Prediction,
         manifest: manifests.Manifest,
     ) -> str:
-        """Take note of a verdict; returns the id of its event, "" when there is none.
+        """Record a verdict; returns the id of its event, "" when there is none.
 
-        A frame that is judged again (priority rescoring) has been taken note of before.
+        A frame that is inspected again (priority rescoring) was recorded before.
         """
         if request.caller.priority is Priority.RESCORING:
             return ""
@@ -72,26 +72,26 @@ class Recorder:
             if 0 < black <= WARM_UP_FRAMES:
                 return ""
             bare = prediction if prediction.mask is None else replace(prediction, mask=None)
-            self._seen.append((request.model, manifest.statistics, bare))
+            self._uncounted.append((request.model, manifest.statistics, bare))
             if black > WARM_UP_FRAMES + 1:
-                return ""  # a camera that stays black has been told
+                return ""  # a camera that stays black was reported
             return self._record(request, opened, prediction)
         except Exception:
             now = self._clock()
-            if now - self._complained_at >= COMPLAIN_EVERY_S:
-                self._complained_at = now
+            if now - self._logged_at >= LOG_EVERY_S:
+                self._logged_at = now
                 log.exception("A result couldn't be recorded.")
             return ""
 
-    def offer(self, kind: str, model: str, facts: Dict[str, Any]) -> None:
+    def offer(self, kind: str, model: str, facts: Mapping[str, object]) -> None:
         """Publish a summary or an alarm; `model` is empty when it is about the agent."""
         if self._outbox is not None:
-            self._outbox.offer(Draft(self._ids.new(), kind, model, self._wall(), facts))
+            self._outbox.offer(EventDraft(self._ids.new(), kind, model, self._wall(), facts))
 
     def count(self) -> None:
-        """Count what was seen since the last time; called by one thread."""
-        for _ in range(len(self._seen)):
-            model, trained, prediction = self._seen.popleft()
+        """Update the statistics with new verdicts; called by one thread."""
+        for _ in range(len(self._uncounted)):
+            model, trained, prediction = self._uncounted.popleft()
             self._statistics.add(model, trained, prediction)
             if not prediction.camera_problems:
                 self._metrics.scored(model, prediction.score)
@@ -107,7 +107,9 @@ class Recorder:
             return ""
         id_, now, reference = self._ids.new(), self._wall(), ""
         if capture is not None and reason:
-            reference = capture.keep(_shot(id_, reason, now, request, opened, prediction))
+            reference = capture.enqueue(
+                _captured_frame(id_, reason, now, request, opened, prediction)
+            )
         if outbox is None:
             return ""
         times = request.times
@@ -115,19 +117,19 @@ class Recorder:
             times.receive + times.queue + times.preprocess + times.compute + times.postprocess
         )
         facts = event.verdict(prediction, times, caller.camera_id, now - in_agent_s, reference)
-        outbox.offer(Draft(id_, "result", request.model, now, facts))
+        outbox.offer(EventDraft(id_, "result", request.model, now, facts))
         return id_
 
 
-def _shot(
+def _captured_frame(
     id_: str,
     reason: str,
     now: float,
     request: DetectRequest,
     opened: OpenFrame,
     prediction: Prediction,
-) -> Shot:
-    return Shot(
+) -> CapturedFrame:
+    return CapturedFrame(
         id=id_,
         model=request.model,
         model_version=prediction.model_version,

@@ -1,4 +1,4 @@
-"""What the outbox delivers, and the contract of those who carry it out of the device."""
+"""What the outbox delivers, and the contract of a sink, which sends it off the device."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from edge_agent.runtime.results import topics
 
 
 class SinkUnavailable(Exception):
-    """Nothing passes now (not connected, no answer); everything waits and is tried again.
+    """Nothing can be sent now (not connected, no answer); everything waits and is sent later.
 
-    The sentence says what is wrong and what to do.
+    The message says what is wrong and what to do.
     """
 
 
 class NotAnswered(SinkUnavailable):
-    """A message was sent and not acknowledged in time: the connection may be dead."""
+    """A message was not acknowledged in time: the connection may be dead."""
 
 
 class MessageRefused(Exception):
-    """The topic isn't permitted at present; messages of its model wait."""
+    """The topic isn't permitted at present; the model's messages wait."""
 
 
 class MessageRejected(Exception):
-    """The message can't pass as it is (size, topic, format), whenever it is sent."""
+    """The message can never be sent as it is (size, topic, format)."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One event on its way. `kind`: result, summary or alarm; `verdict`: normal or anomaly."""
+    """One event to send. `kind`: result, summary or alarm; `verdict`: normal or anomaly."""
 
     id: str
     model: str
@@ -45,42 +45,42 @@ class Message:
 
 
 class Sink(Protocol):
-    """Carries messages; used by one thread, which waits for the futures itself.
+    """Sends messages; used by one thread, which waits for the futures itself.
 
-    `window` messages may be on their way at once, `lane_window` of one model; 1 where a later
+    `window` messages may be in flight at once, `lane_window` of one model; 1 where a later
     message might overtake an earlier one that fails.
     """
 
     name: str
     window: int
-    lane_window: int
+    window_per_model: int
 
     @property
-    def trouble(self) -> str:
-        """What keeps messages from passing, as far as the sink knows; "": nothing."""
+    def problem(self) -> str:
+        """Why messages can't be sent, a sentence, as far as the sink knows; "": they can."""
 
     def start(self, on_ready: Callable[[], None]) -> None:
-        """Begin to connect and return at once; `on_ready`, on any thread, when messages can pass.
+        """Start to connect and return at once.
 
-        It is called again after every lost connection that came back.
+        `on_ready` is called, on any thread, when messages can be sent, again after each reconnect.
         """
 
     def send(self, message: Message) -> Future[None]:
-        """Hand the message over and return at once; the future ends when it has arrived.
+        """Send the message and return at once; the future ends when it has arrived.
 
         It ends in any case, within a limit of the sink's own. Raises, at once or through the
         future, SinkUnavailable, MessageRefused, MessageRejected.
         """
 
     def reset(self) -> None:
-        """Connect anew, as far as that is the sink's: messages were not acknowledged in time."""
+        """Reconnect, if the connection is the sink's own: acknowledgements didn't come in time."""
 
     def stop(self, within_s: float) -> None:
-        """Disconnect; what is on its way may fail."""
+        """Disconnect; what is in flight may fail."""
 
 
 class CommandSource(Protocol):
-    """A connection that brings commands as well."""
+    """A connection that receives commands as well."""
 
     def serve_commands(
         self, topic: str, response_topic: str, answer: Callable[[str, bytes], bytes]

@@ -1,4 +1,4 @@
-"""The sinks that the settings ask for."""
+"""Makes the sinks that are configured."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from edge_agent.runtime.results.sink import CommandSource, Sink
 
 
 def thing_name(settings: ResultsSettings) -> str:
-    """Return what this device is called in events and topics.
+    """Return the name of this device in events and topics.
 
-    Raises InvalidConfiguration when a topic with it in can't be.
+    Raises InvalidConfiguration when a topic with this name isn't valid.
     """
     thing = settings.thing or os.environ.get("AWS_IOT_THING_NAME", "") or socket.gethostname()
     if settings.go_somewhere:
@@ -38,8 +38,8 @@ def make_nucleus(
         return None
     if not host.available(os.environ):
         raise InvalidConfiguration(
-            "results.greengrass is set, but no Greengrass nucleus started this process; "
-            "deploy the agent as a component, or use results.mqtt."
+            "results.greengrass is set, but no Greengrass nucleus started this process. "
+            "Deploy the agent as a component, or use results.mqtt."
         )
     return host.Greengrass(os.environ, on_lost)
 
@@ -64,7 +64,7 @@ def make_sinks(
 
 
 def command_source(sinks: List[Sink]) -> CommandSource:
-    """Return the sink that brings commands. Raises InvalidConfiguration when there is none."""
+    """Return the sink that receives commands. Raises InvalidConfiguration when there is none."""
     for sink in sinks:
         if isinstance(sink, (MqttSink, IotCoreSink)):
             return sink

@@ -1,59 +1,147 @@
-"""What the verdicts say taken together: a summary at the end of each period, and alarms."""
+"""Statistics of the verdicts: a summary at the end of each period, and alarms."""
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from datetime import datetime, time, timedelta
+from typing import Callable, Dict, List, Optional, Tuple
 
-from pydantic import AwareDatetime
-from typing_extensions import Literal
+from pydantic import AwareDatetime, ConfigDict, Field
+from typing_extensions import Annotated, Literal
 
 from edge_agent import manifest
 from edge_agent.config import ResultsSettings
 from edge_agent.fields import Strict, read_json
-from edge_agent.runtime.results.counts.alarms import Alarms
-from edge_agent.runtime.results.counts.summary import Counts, Schedule
-from edge_agent.types import Prediction
+from edge_agent.runtime.results.alarms import Alarms
+from edge_agent.types import BACKGROUND_NAME, Prediction
 
 log = logging.getLogger(__name__)
 
-CLOCK_SET_BACK = timedelta(hours=1)  # less is corrected without a word
+CLOCK_SET_BACK = timedelta(hours=1)  # a smaller correction is ignored
+BINS = 20
+EDGES = [edge / BINS for edge in range(BINS + 1)]
+TYPES_BYTES = 4000  # of a summary's body; with everything else it stays below 7,000
+HOUR = timedelta(hours=1)
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class WindowCounts(Strict):
+    """The frames of one model since its period began.
+
+    frames: all; those whose picture has a camera problem are neither normal nor anomalous.
+    anomalies: anomalous frames by anomaly type. scores: of normal and anomalous frames, between
+    the EDGES.
+    """
+
+    model_config = ConfigDict(frozen=False)
+
+    frames: Count = 0
+    normal: Count = 0
+    anomalous: Count = 0
+    anomalies: Dict[str, Count] = Field(default_factory=dict)
+    camera_problems: Dict[str, Count] = Field(default_factory=dict)
+    scores: Annotated[List[Count], Field(min_length=BINS, max_length=BINS)] = Field(
+        default_factory=lambda: [0] * BINS
+    )
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one frame."""
+        self.frames += 1
+        for problem in prediction.camera_problems:
+            _count(self.camera_problems, problem.value)
+        if prediction.camera_problems:
+            return
+        self.scores[min(int(prediction.score * BINS), BINS - 1)] += 1
+        if not prediction.is_anomalous:
+            self.normal += 1
+            return
+        self.anomalous += 1
+        for anomaly in prediction.anomalies:
+            if anomaly.name != BACKGROUND_NAME:
+                _count(self.anomalies, anomaly.name)
+
+    def body(self, began: datetime, ended: datetime) -> Dict[str, object]:
+        """Return the summary for JSON; the rarest types are left out if it is too long."""
+        types = sorted(self.anomalies.items(), key=lambda item: -item[1])
+        count = len(types)
+        while count and len(json.dumps(dict(types[:count]))) > TYPES_BYTES:
+            count -= 1
+        values = {
+            "from": began.astimezone().isoformat(timespec="seconds"),
+            "to": ended.astimezone().isoformat(timespec="seconds"),
+            "frames": self.frames,
+            "normal": self.normal,
+            "anomalous": self.anomalous,
+            "anomalies": dict(types[:count]),
+            "camera_problems": self.camera_problems,
+            "scores": {"edges": EDGES, "counts": self.scores},
+        }
+        if count < len(types):
+            values["cut"] = {"anomalies": len(types) - count}
+        return values
+
+
+class SummarySchedule:
+    """When periods end, by local time: "hour", "none", or times of day as "06:00,14:00,22:00".
+
+    Local is what the system's time zone says at that moment: a shift keeps its time of day when
+    clocks change, and a repeated hour is a period of its own.
+    """
+
+    def __init__(self, summary: str) -> None:
+        self._hourly = summary == "hour"
+        times = [] if summary in ("hour", "none") else summary.split(",")
+        self._times = [time.fromisoformat(text) for text in times]
+
+    def end_after(self, moment: datetime) -> Optional[datetime]:
+        """Return the first end of a period after `moment`; None: periods never end."""
+        local = moment.astimezone()
+        if self._hourly:
+            return (local.replace(minute=0, second=0, microsecond=0) + HOUR).astimezone()
+        days = [local.date() + timedelta(days=ahead) for ahead in range(3)]
+        ends = (datetime.combine(day, at).astimezone() for day in days for at in self._times)
+        return min((end for end in ends if end > moment), default=None)
+
+
+def _count(counts: Dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What is to be told of a model, once; `body` is JSON-able, below 6,000 bytes."""
+class StatisticsEvent:
+    """A summary or an alarm of a model, to be published; `body`: for JSON, below 6,000 bytes."""
 
     kind: Literal["summary", "alarm"]
     model: str
-    body: Dict[str, Any]
+    body: Dict[str, object]
 
 
-class _Kept(Strict):
+class _ModelSnapshot(Strict):
     model: str
-    counts: Counts
+    counts: WindowCounts
     raised: Tuple[str, ...]
 
 
 class _Snapshot(Strict):
     began: AwareDatetime
     seen: AwareDatetime
-    models: Tuple[_Kept, ...]
+    models: Tuple[_ModelSnapshot, ...]
 
 
 @dataclass
 class _Model:
-    counts: Counts
+    counts: WindowCounts
     alarms: Alarms
 
 
-class Statistics:
-    """Counts every frame; one other thread asks once a second what is due.
+class ResultStatistics:
+    """Counts every frame; one other thread calls `due` once a second.
 
-    `on_drift` hears of each model's distance to training, 0 to 1; the first period begins at
+    `on_drift` receives each model's distance to training, 0 to 1; the first period begins at
     `began`, None: now. A clock that jumps makes periods of odd length, but no frame counts twice.
     """
 
@@ -63,15 +151,15 @@ class Statistics:
         on_drift: Callable[[str, float], None] = lambda model, distance: None,
         began: Optional[datetime] = None,
     ) -> None:
-        self._schedule = Schedule(settings.summary)
+        self._schedule = SummarySchedule(settings.summary)
         self._rate_limit = settings.anomaly_rate_alarm
         self._on_drift = on_drift
         self._lock = threading.Lock()  # of all below
         self._models: Dict[str, _Model] = {}
         self._began = self._seen = began or datetime.now().astimezone()
 
-    def follow(self, settings: ResultsSettings) -> None:
-        """Raise alarms by another limit from now on; the summaries stay as they were."""
+    def apply_settings(self, settings: ResultsSettings) -> None:
+        """Use another alarm limit from now on; the summaries stay as they were."""
         self._rate_limit = settings.anomaly_rate_alarm
 
     def add(self, model: str, trained: manifest.Statistics, prediction: Prediction) -> None:
@@ -79,57 +167,57 @@ class Statistics:
         with self._lock:
             known = self._models.get(model)
             if known is None:
-                known = self._models[model] = _Model(Counts(), Alarms())
+                known = self._models[model] = _Model(WindowCounts(), Alarms())
             known.counts.add(prediction)
             known.alarms.add(trained.normal_scores, prediction)
 
     def forget(self, model: str) -> None:
-        """Let go of the latest frames and the alarms of a model that was removed."""
+        """Drop the latest frames and the alarms of a model that was removed."""
         with self._lock:
             if model in self._models:
                 self._models[model].alarms = Alarms()
 
-    def due(self, now: datetime) -> List[Finding]:
-        """Return the summaries of a period that is over, and the alarms that began or ended."""
-        findings = self._summaries(now)
+    def due(self, now: datetime) -> List[StatisticsEvent]:
+        """Return the summaries of a period that is over, and alarms that were raised or ended."""
+        events = self._summaries(now)
         with self._lock:
             models = dict(self._models)
         for name, model in models.items():
             with self._lock:
-                bodies, distance = model.alarms.look(self._rate_limit), model.alarms.distance
-            findings.extend(Finding("alarm", name, body) for body in bodies)
+                bodies, distance = model.alarms.check(self._rate_limit), model.alarms.distance
+            events.extend(StatisticsEvent("alarm", name, body) for body in bodies)
             if distance is not None:
                 self._on_drift(name, distance)
-        return findings
+        return events
 
     def snapshot(self) -> str:
-        """Return the running period as text."""
+        """Return the current period as text."""
         with self._lock:
-            kept = tuple(
-                _Kept(model=name, counts=model.counts, raised=tuple(model.alarms.raised))
+            snapshots = tuple(
+                _ModelSnapshot(model=name, counts=model.counts, raised=tuple(model.alarms.raised))
                 for name, model in self._models.items()
             )
-            snapshot = _Snapshot(began=self._began, seen=self._seen, models=kept)
+            snapshot = _Snapshot(began=self._began, seen=self._seen, models=snapshots)
             return snapshot.model_dump_json()
 
     def restore(self, text: str) -> None:
-        """Go on with the period of a snapshot, before the first frame.
+        """Continue the period of a snapshot, before the first frame.
 
-        Empty text is none; a damaged one is left out and logged.
+        Empty text is none; a damaged one is logged and ignored.
         """
         if not text:
             return
         try:
             snapshot = read_json(_Snapshot, text.encode())
         except ValueError as error:
-            log.warning("The counts of the last run are damaged and left out: %s", error)
+            log.warning("The statistics of the last run are damaged and are ignored: %s", error)
             return
         with self._lock:
             self._began, self._seen = snapshot.began, max(snapshot.seen, snapshot.began)
-            for kept in snapshot.models:
-                self._models[kept.model] = _Model(kept.counts, Alarms(kept.raised))
+            for each in snapshot.models:
+                self._models[each.model] = _Model(each.counts, Alarms(each.raised))
 
-    def _summaries(self, now: datetime) -> List[Finding]:
+    def _summaries(self, now: datetime) -> List[StatisticsEvent]:
         with self._lock:
             period = self._period(now)
             self._seen = now
@@ -137,11 +225,11 @@ class Statistics:
                 return []
             counts = {name: model.counts for name, model in sorted(self._models.items())}
             for name, model in list(self._models.items()):
-                model.counts = Counts()
+                model.counts = WindowCounts()
                 if not counts[name].frames and not model.alarms.raised:
-                    del self._models[name]  # not used for a whole period
+                    del self._models[name]  # no frame for a whole period
         return [
-            Finding("summary", name, entry.body(*period))
+            StatisticsEvent("summary", name, entry.body(*period))
             for name, entry in counts.items()
             if entry.frames
         ]

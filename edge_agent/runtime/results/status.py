@@ -1,4 +1,4 @@
-"""What `edge-agent doctor` is told of a running agent: `status.json` in the results' folder.
+"""`status.json` in the results' folder: what `edge-agent doctor` reads about a running agent.
 
 {"time": ..., "outbox": {"trouble": "..."}, "sinks": {"mqtt": {"trouble": "...", "since": ...,
 "waiting": 12}}}; times are ISO 8601, an empty trouble is none, `since` is when it began or ended.
@@ -18,29 +18,29 @@ from edge_agent.runtime.system.files import write_atomically
 log = logging.getLogger(__name__)
 
 FILE_NAME = "status.json"
-COUNTS_EVERY_S = 60.0  # how old a count may be; troubles are written at once
+COUNTS_EVERY_S = 60.0  # how old a count may be; a problem is written at once
 
 
-class Status:
+class StatusFile:
     """Writes the file when something has changed."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
-        self._since: Dict[str, Tuple[str, str]] = {}  # name → trouble, when it began
+        self._since: Dict[str, Tuple[str, str]] = {}  # name → problem, when it began
         self._written: Dict[str, object] = {}
         self._written_at = -COUNTS_EVERY_S
 
-    def show(self, outbox_trouble: str, sinks: Dict[str, Tuple[str, int]]) -> None:
-        """Tell the disk's trouble, and each sink's with how many events wait for it."""
+    def update(self, outbox_problem: str, sinks: Dict[str, Tuple[str, int]]) -> None:
+        """Write the disk's problem, and each sink's with how many events wait for it."""
         now, changed = event.iso(time.time()), False
-        for name, trouble in [("", outbox_trouble), *((n, t) for n, (t, _) in sinks.items())]:
-            if name not in self._since or self._since[name][0] != trouble:
-                self._since[name], changed = (trouble, now), True
+        for name, problem in [("", outbox_problem), *((n, t) for n, (t, _) in sinks.items())]:
+            if name not in self._since or self._since[name][0] != problem:
+                self._since[name], changed = (problem, now), True
         facts = {
-            "outbox": {"trouble": outbox_trouble, "since": self._since[""][1]},
+            "outbox": {"trouble": outbox_problem, "since": self._since[""][1]},
             "sinks": {
-                name: {"trouble": trouble, "since": self._since[name][1], "waiting": waiting}
-                for name, (trouble, waiting) in sinks.items()
+                name: {"trouble": problem, "since": self._since[name][1], "waiting": waiting}
+                for name, (problem, waiting) in sinks.items()
             },
         }
         due = time.monotonic() - self._written_at >= COUNTS_EVERY_S
@@ -52,4 +52,4 @@ class Status:
         try:
             write_atomically(self._path, json.dumps(content).encode() + b"\n", sync=False)
         except OSError:
-            log.debug("The status can't be written.", exc_info=True)  # the log has it anyway
+            log.debug("The status file can't be written.", exc_info=True)  # problems are in the log

@@ -1,4 +1,4 @@
-"""Topics as they come out when everything is filled in: which of them can be published on.
+"""Topics with all values filled in, and whether they can be published on.
 
 Sources: MQTT 5.0, 4.7; the quotas of AWS IoT Core, which disconnects the device on longer topics.
 """
@@ -14,17 +14,17 @@ MOST_BYTES, MOST_BYTES_AT_AWS = 65_535, 256
 MOST_SLASHES_AT_AWS = 7
 MOST_REQUESTER_CHARACTERS = 128
 WILDCARDS = "+#"
-NO_LEVEL = "/+#{}"  # what a value would break or widen a topic with
+NOT_IN_LEVEL = "/+#{}"  # characters that would change the topic or subscribe to more
 EXAMPLES = {"model": "m", "kind": "summary", "verdict": "anomaly"}  # models are checked one by one
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
-def wrong(topic: str, at_aws: bool) -> str:
-    """Tell why nobody can publish on `topic`; "" when one can."""
+def topic_error(topic: str, at_aws: bool) -> str:
+    """Why nobody can publish on `topic`, a clause; "": it is valid."""
     if any(each in topic for each in WILDCARDS):
         return f"the topic {topic!r} isn't valid: it has the wildcard + or #"
     if "{" in topic or "}" in topic:
-        return f"the topic {topic!r} has a name in braces that isn't filled in here"
+        return f"the topic {topic!r} has a name in braces that isn't known here"
     if not topic.isprintable():
         return f"the topic {topic!r} isn't valid: it has a control character"
     size, most = len(topic.encode()), MOST_BYTES_AT_AWS if at_aws else MOST_BYTES
@@ -35,18 +35,18 @@ def wrong(topic: str, at_aws: bool) -> str:
     return ""
 
 
-def wrong_level(value: str) -> str:
-    """Tell why `value` can't be one level of a topic; "" when it can."""
+def level_error(value: str) -> str:
+    """Why `value` can't be one level of a topic, a clause; "": it can."""
     if not value:
         return "it is empty"
-    if not value.isprintable() or any(each in value for each in NO_LEVEL):
+    if not value.isprintable() or any(each in value for each in NOT_IN_LEVEL):
         return "a name in a topic has no control characters and none of / + # { }"
-    return "it begins with $, as topics of the broker's own do" if value.startswith("$") else ""
+    return "names with $ at the start are the broker's own" if value.startswith("$") else ""
 
 
 def is_requester(name: str) -> bool:
-    """Whether a command's topic ends with a name that can be answered to."""
-    return len(name) <= MOST_REQUESTER_CHARACTERS and not wrong_level(name)
+    """Whether an answer can be published for the requester `name`."""
+    return len(name) <= MOST_REQUESTER_CHARACTERS and not level_error(name)
 
 
 def at_aws(endpoint: str) -> bool:
@@ -55,17 +55,17 @@ def at_aws(endpoint: str) -> bool:
 
 
 def check(settings: ResultsSettings, thing: str) -> None:
-    """Fill in every topic that is used. Raises InvalidConfiguration: a sentence for a wrong one."""
+    """Fill in every topic that is used. Raises InvalidConfiguration for one that isn't valid."""
     filled_in = _filled_in(settings, thing)
-    why = wrong_level(thing) if filled_in else ""
+    why = level_error(thing) if filled_in else ""
     if why:
         raise InvalidConfiguration(
             f"The thing's name {thing!r:.140} can't be part of a topic: {why}. Set results.thing "
-            "(else AWS_IOT_THING_NAME, else the host's name is taken); further levels belong into "
-            "the topics."
+            "(the default is AWS_IOT_THING_NAME, or the host's name). Put further levels into the "
+            "topic settings."
         )
     for name, (topic, through_aws) in filled_in.items():
-        why = wrong(topic, through_aws)
+        why = topic_error(topic, through_aws)
         if why:
             raise InvalidConfiguration(f"results.{name}: {why}. Change this setting.")
 

@@ -8,7 +8,7 @@ from typing import Any, Dict
 
 import pytest
 
-from edge_agent.captures.upload import Place
+from edge_agent.captures.upload import S3Location
 from edge_agent.cli import main
 from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder
@@ -34,7 +34,7 @@ def publish(*words: Any) -> int:
 
 def tags(cloud: Cloud, path: Path) -> Dict[str, str]:
     """The tag that publishing `path` puts on the version."""
-    bucket = Bucket(cloud.aws, Place.parse("s3://plant/line-4"))
+    bucket = Bucket(cloud.aws, S3Location.parse("s3://plant/line-4"))
     return Publication(cloud.aws, ComponentFolder.read(path), bucket, {})._tags
 
 
@@ -182,7 +182,7 @@ def test_waiting_has_an_end(
 
 def test_a_file_that_is_there_is_not_sent_again(cloud: Cloud, tmp_path: Path) -> None:
     file = tmp_path / "model.zip"
-    bucket = Bucket(cloud.aws, Place.parse("s3://plant"))
+    bucket = Bucket(cloud.aws, S3Location.parse("s3://plant"))
     file.write_bytes(b"one")
     assert bucket.send("a/model.zip", file, may_replace=False)
     assert not bucket.send("a/model.zip", file, may_replace=False)
@@ -194,7 +194,7 @@ def test_a_file_that_is_there_is_not_sent_again(cloud: Cloud, tmp_path: Path) ->
 def test_a_big_file_goes_in_parts(cloud: Cloud, tmp_path: Path) -> None:
     file = tmp_path / "model.zip"
     file.write_bytes(bytes(range(256)) * (9 << 12))  # 9 MiB, over boto3's 8
-    bucket = Bucket(cloud.aws, Place.parse("s3://plant"))
+    bucket = Bucket(cloud.aws, S3Location.parse("s3://plant"))
     operations = []
     cloud.aws.s3.meta.events.register(
         "before-call.s3", lambda model, **_: operations.append(model.name)

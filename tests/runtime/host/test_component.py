@@ -134,7 +134,7 @@ def test_a_component_without_any_configuration_has_the_defaults(
     nucleus.configuration = None
     with agent, agent.running() as client:
         client.detect("bolts", FRAME)
-        agent.wait_for_line("No change of the configuration is heard of at once")
+        agent.wait_for_line("Configuration changes are not noticed immediately")
 
 
 # Changes
@@ -253,9 +253,9 @@ def test_an_update_that_cannot_be_deferred_is_let_go(classic: FakeNucleus, tmp_p
     with ComponentAgent(tmp_path, classic) as agent, frames_coming(agent):
         classic.until(lambda: follows(classic, UPDATES))
         assert classic.deploy(None, timeout_s=0.5).went.wait(WITHIN_S)
-        agent.wait_for_line("without an identifier")
+        agent.wait_for_line("without an ID")
         late = classic.deploy("late", timeout_s=0.0)
-        agent.wait_for_line("no longer waits for that answer")
+        agent.wait_for_line("answer to the nucleus came too late")
         assert late.answers == []
 
 
@@ -286,14 +286,14 @@ def test_an_agent_serves_on_without_what_the_nucleus_refuses(
 ) -> None:
     nucleus.component = "com.example.EdgeAgent"  # may not give metrics, on classic either
     with ComponentAgent(tmp_path, nucleus) as agent, frames_coming(agent) as line:
-        agent.wait_for_line("Component metrics are for")
+        agent.wait_for_line("Component metrics are only for")
         if nucleus.kind == "lite":
-            agent.wait_for_line("Updates of components don't wait")
+            agent.wait_for_line("Component updates don't wait")
         answered = line.answers
         wait_until(lambda: line.answers > answered + 20)
         assert not line.failures
     assert not agent.troubles()
-    assert len(agent.lines("Component metrics are for")) == 1
+    assert len(agent.lines("Component metrics are only for")) == 1
     assert nucleus.refusals == (2 if nucleus.kind == "lite" else 1)
 
 

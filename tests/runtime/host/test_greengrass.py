@@ -21,7 +21,7 @@ from edge_agent.runtime.host.nucleus import (
     NotAuthorized,
     NucleusBusy,
     NucleusLost,
-    translated,
+    translate,
 )
 from tests.fakes.fake_nucleus import LITE_FRAME_BYTES, FakeNucleus, Published
 from tests.runtime.host.component import Lost, component
@@ -97,7 +97,7 @@ def test_a_wrong_token_is_told_once_and_not_shown(nucleus: FakeNucleus, lost: Lo
         assert "secret-token" not in repr(greengrass)
     assert lost.reasons == [str(error)]
     assert "SVCUID" in str(error)
-    assert "started anew" in str(error)
+    assert "must restart the component" in str(error)
     assert "secret-token" not in str(error)
 
 
@@ -292,8 +292,8 @@ def test_what_isnt_connected_closes_as_well(lost: Lost) -> None:
 @pytest.mark.parametrize("name", ERRORS)
 def test_the_errors_told_apart_are_errors_of_the_client(name: str) -> None:
     error = getattr(model, name)()
-    assert type(translated(error, PUBLISH, "a")) is ERRORS[name][0]
-    assert "'a'" in str(translated(error, PUBLISH, "a"))
+    assert type(translate(error, PUBLISH, "a")) is ERRORS[name][0]
+    assert "'a'" in str(translate(error, PUBLISH, "a"))
 
 
 def test_the_client_library_is_loaded_only_to_connect() -> None:

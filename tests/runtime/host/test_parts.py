@@ -10,13 +10,12 @@ from typing import Any, Dict, Iterator, List
 import pytest
 
 from edge_agent.config import UpdatesSettings
-from edge_agent.runtime.host import agenda as agenda_room
-from edge_agent.runtime.host import changes, counts, updates
-from edge_agent.runtime.host.agenda import Agenda
-from edge_agent.runtime.host.changes import Changes
-from edge_agent.runtime.host.counts import UNITS, Counts
+from edge_agent.runtime.host import configuration, metrics_publisher, updates
+from edge_agent.runtime.host.configuration import ConfigurationWatcher
 from edge_agent.runtime.host.greengrass import Greengrass
-from edge_agent.runtime.host.updates import Deferral, Updates
+from edge_agent.runtime.host.metrics_publisher import UNITS, MetricsPublisher
+from edge_agent.runtime.host.scheduler import Scheduler
+from edge_agent.runtime.host.updates import Deferral, UpdateDeferrer
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.types import StageTimes
 from tests.fakes.fake_nucleus import FakeNucleus
@@ -28,51 +27,51 @@ WITHIN_S = 60.0
 
 
 @pytest.fixture
-def agenda() -> Iterator[Agenda]:
-    made = Agenda("component-test")
+def scheduler() -> Iterator[Scheduler]:
+    made = Scheduler("component-test")
     yield made
     made.close(5.0)
     assert not [one for one in threading.enumerate() if one.name == "component-test"]
 
 
 @pytest.fixture
-def greengrass(nucleus: FakeNucleus, agenda: Agenda) -> Iterator[Greengrass]:
+def greengrass(nucleus: FakeNucleus, scheduler: Scheduler) -> Iterator[Greengrass]:
     with component(nucleus.environment, Lost()) as made:
         made.connect().result(WITHIN_S)
         yield made
-        agenda.close(5.0)
+        scheduler.close(5.0)
 
 
 # The agenda
 
 
-def test_what_is_planned_is_done_in_time_order_on_one_thread(agenda: Agenda) -> None:
+def test_what_is_planned_is_done_in_time_order_on_one_thread(scheduler: Scheduler) -> None:
     done: Queue[Any] = Queue()
-    agenda.plan(lambda: done.put("later"), 0.2)
-    agenda.plan(lambda: done.put("first"))
-    agenda.plan(lambda: done.put("second"))
-    agenda.plan(lambda: done.put(threading.current_thread().name), 0.1)
+    scheduler.schedule(lambda: done.put("later"), 0.2)
+    scheduler.schedule(lambda: done.put("first"))
+    scheduler.schedule(lambda: done.put("second"))
+    scheduler.schedule(lambda: done.put(threading.current_thread().name), 0.1)
     order = [done.get(timeout=WITHIN_S) for _ in range(4)]
     assert order == ["first", "second", "component-test", "later"]
 
 
 def test_what_fails_is_told_and_the_rest_goes_on(
-    agenda: Agenda, caplog: pytest.LogCaptureFixture
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
 ) -> None:
     done = threading.Event()
-    agenda.plan(lambda: 1 / 0)
-    agenda.plan(done.set)
+    scheduler.schedule(lambda: 1 / 0)
+    scheduler.schedule(done.set)
     assert done.wait(WITHIN_S)
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_closed_agenda_does_nothing_more() -> None:
-    agenda, done = Agenda("component-test"), threading.Event()
-    agenda.plan(done.set, 0.05)
-    agenda.close(5.0)
-    agenda.plan(done.set)
+    scheduler, done = Scheduler("component-test"), threading.Event()
+    scheduler.schedule(done.set, 0.05)
+    scheduler.close(5.0)
+    scheduler.schedule(done.set)
     assert not done.wait(0.2)
-    agenda_room.Agenda("never used").close(5.0)
+    Scheduler("never used").close(5.0)
 
 
 # Changes of the configuration
@@ -93,13 +92,16 @@ class Taken:
 
 @pytest.fixture
 def taken(
-    monkeypatch: pytest.MonkeyPatch, nucleus: FakeNucleus, greengrass: Greengrass, agenda: Agenda
+    monkeypatch: pytest.MonkeyPatch,
+    nucleus: FakeNucleus,
+    greengrass: Greengrass,
+    scheduler: Scheduler,
 ) -> Taken:
-    monkeypatch.setattr(changes, "SETTLED_S", 0.02)
-    monkeypatch.setattr(changes, "RETRY_S", 0.05)
+    monkeypatch.setattr(configuration, "SETTLED_S", 0.02)
+    monkeypatch.setattr(configuration, "RETRY_S", 0.05)
     found = Taken()
     known = greengrass.get_configuration().result(WITHIN_S)
-    agenda.plan(Changes(greengrass, agenda, known, found).follow)
+    scheduler.schedule(ConfigurationWatcher(greengrass, scheduler, known, found).start)
     return found
 
 
@@ -114,12 +116,12 @@ def test_what_is_known_already_is_not_handed_over(nucleus: FakeNucleus, taken: T
 
 
 def test_what_changed_before_anybody_listened_is_not_missed(
-    nucleus: FakeNucleus, greengrass: Greengrass, agenda: Agenda
+    nucleus: FakeNucleus, greengrass: Greengrass, scheduler: Scheduler
 ) -> None:
     found = Taken()
     known = greengrass.get_configuration().result(WITHIN_S)
     nucleus.configure({"a": 1})
-    agenda.plan(Changes(greengrass, agenda, known, found).follow)
+    scheduler.schedule(ConfigurationWatcher(greengrass, scheduler, known, found).start)
     wait_until(lambda: found.latest("a") == 1)
 
 
@@ -149,7 +151,7 @@ def test_an_answer_that_never_comes_is_told_once_and_asked_for_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     nucleus.until(lambda: nucleus.readings == 2)
-    monkeypatch.setattr(changes, "ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr(configuration, "ANSWER_WITHIN_S", 0.05)
     nucleus.answering = False
     nucleus.configure({"a": 1})
     nucleus.until(lambda: nucleus.readings >= 5)
@@ -168,14 +170,17 @@ def test_a_configuration_that_vanishes_is_an_empty_one(nucleus: FakeNucleus, tak
 
 
 def test_a_value_that_goes_without_an_event_is_noticed_at_the_next_regular_reading(
-    nucleus: FakeNucleus, greengrass: Greengrass, agenda: Agenda, monkeypatch: pytest.MonkeyPatch
+    nucleus: FakeNucleus,
+    greengrass: Greengrass,
+    scheduler: Scheduler,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(changes, "SETTLED_S", 0.0)
-    monkeypatch.setattr(changes, "READ_EVERY_S", 0.02)
+    monkeypatch.setattr(configuration, "SETTLED_S", 0.0)
+    monkeypatch.setattr(configuration, "READ_EVERY_S", 0.02)
     nucleus.configure({"models": {"thresholds": {"bolts": 0.75, "caps": 0.5}}})
     found = Taken()
     known = greengrass.get_configuration().result(WITHIN_S)
-    agenda.plan(Changes(greengrass, agenda, known, found).follow)
+    scheduler.schedule(ConfigurationWatcher(greengrass, scheduler, known, found).start)
     nucleus.until(lambda: nucleus.readings >= 4)  # nothing has changed, nobody hears of it
     assert not found.all
     nucleus.reset("models", "thresholds", "bolts")
@@ -184,22 +189,22 @@ def test_a_value_that_goes_without_an_event_is_noticed_at_the_next_regular_readi
 
 
 def test_a_refused_reading_waits_for_its_next_attempt_whatever_changes(
-    nucleus: FakeNucleus, taken: Taken, agenda: Agenda, monkeypatch: pytest.MonkeyPatch
+    nucleus: FakeNucleus, taken: Taken, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(operation: str) -> None:
         if operation == "GetConfiguration":
             raise Refused("ServiceError")
 
     nucleus.until(lambda: nucleus.readings == 2)
-    monkeypatch.setattr(changes, "SETTLED_S", 0.0)
-    monkeypatch.setattr(changes, "RETRY_S", 600.0)
+    monkeypatch.setattr(configuration, "SETTLED_S", 0.0)
+    monkeypatch.setattr(configuration, "RETRY_S", 600.0)
     nucleus.before_answering = refuse
     for value in range(5):
         nucleus.configure({"a": value})
         nucleus.join_bursts()
         nucleus.until(lambda: nucleus.refusals > 0)
         done = threading.Event()
-        agenda.plan(done.set, 0.05)
+        scheduler.schedule(done.set, 0.05)
         assert done.wait(WITHIN_S)
     assert nucleus.refusals == 1
     assert not taken.all
@@ -208,18 +213,18 @@ def test_a_refused_reading_waits_for_its_next_attempt_whatever_changes(
 def test_a_subscription_that_is_refused_is_told_once_and_asked_for_again(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    agenda: Agenda,
+    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(changes, "RETRY_S", 0.02)
-    configuration, nucleus.configuration = nucleus.configuration, None
+    monkeypatch.setattr(configuration, "RETRY_S", 0.02)
+    held, nucleus.configuration = nucleus.configuration, None
     found = Taken()
-    agenda.plan(Changes(greengrass, agenda, {}, found).follow)
+    scheduler.schedule(ConfigurationWatcher(greengrass, scheduler, {}, found).start)
     nucleus.until(lambda: nucleus.refusals >= 3)
-    nucleus.configuration = configuration
+    nucleus.configuration = held
     wait_until(lambda: bool(found.all))
-    assert len([one for one in caplog.records if "heard of at once" in one.message]) == 1
+    assert len([one for one in caplog.records if "not noticed immediately" in one.message]) == 1
 
 
 # Updates
@@ -276,11 +281,14 @@ def told_to_wait(nucleus: FakeNucleus) -> bool:
 
 @pytest.mark.parametrize("nucleus", ["classic"], indirect=True)
 def test_updates_are_followed_again_when_the_nucleus_has_ended_to_tell_them(
-    nucleus: FakeNucleus, greengrass: Greengrass, agenda: Agenda, monkeypatch: pytest.MonkeyPatch
+    nucleus: FakeNucleus,
+    greengrass: Greengrass,
+    scheduler: Scheduler,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(updates, "RETRY_S", 0.02)
-    following = Updates(greengrass, agenda, UpdatesSettings, lambda: 60.0)
-    agenda.plan(following.follow)
+    following = UpdateDeferrer(greengrass, scheduler, UpdatesSettings, lambda: 60.0)
+    scheduler.schedule(following.start)
     for _ in range(2):
         nucleus.until(lambda: len(nucleus.subscriptions) == 1)
         assert not told_to_wait(nucleus)
@@ -291,16 +299,16 @@ def test_updates_are_followed_again_when_the_nucleus_has_ended_to_tell_them(
 def test_updates_that_arent_offered_are_asked_for_once(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    agenda: Agenda,
+    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(updates, "RETRY_S", 0.0)
-    agenda.plan(Updates(greengrass, agenda, UpdatesSettings, lambda: 60.0).follow)
+    scheduler.schedule(UpdateDeferrer(greengrass, scheduler, UpdatesSettings, lambda: 60.0).start)
     wait_until(lambda: "don't wait for the agent" in caplog.text)
     done = threading.Event()
-    agenda.plan(done.set, 0.05)
+    scheduler.schedule(done.set, 0.05)
     assert done.wait(WITHIN_S)
     assert nucleus.refusals == 1
     assert [one.levelname for one in caplog.records if "Updates" in one.message] == ["INFO"]
@@ -311,11 +319,14 @@ def test_updates_that_arent_offered_are_asked_for_once(
 
 @pytest.mark.parametrize("nucleus", ["classic"], indirect=True)
 def test_the_nucleus_gets_what_was_counted_since_the_last_time(
-    nucleus: FakeNucleus, greengrass: Greengrass, agenda: Agenda, monkeypatch: pytest.MonkeyPatch
+    nucleus: FakeNucleus,
+    greengrass: Greengrass,
+    scheduler: Scheduler,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(counts, "EVERY_S", 0.02)
+    monkeypatch.setattr(metrics_publisher, "EVERY_S", 0.02)
     metrics = Metrics()
-    agenda.plan(Counts(greengrass, agenda, metrics.totals).give)
+    scheduler.schedule(MetricsPublisher(greengrass, scheduler, metrics.totals).publish)
     nucleus.until(lambda: len(nucleus.metrics) > 1)
     for _ in range(3):
         metrics.succeeded("bolts", True, [], StageTimes(queue=0.25, compute=0.5))
@@ -325,7 +336,7 @@ def test_the_nucleus_gets_what_was_counted_since_the_last_time(
     nucleus.until(lambda: sum(one["ErrorCount"] for one in nucleus.metrics) == 2)
     given = len(nucleus.metrics)
     nucleus.until(lambda: len(nucleus.metrics) > given + 1)
-    agenda.close(5.0)
+    scheduler.close(5.0)
     sums = {name: sum(one[name] for one in nucleus.metrics) for name in UNITS}
     assert sums == {
         "ProcessedImageCount": 4, "DetectedAnomalyCount": 3, "InvalidImageCount": 1,
@@ -343,16 +354,16 @@ def test_a_nucleus_that_takes_no_metrics_is_asked_once(
     spoil: str,
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    agenda: Agenda,
+    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(counts, "EVERY_S", 0.0)
+    monkeypatch.setattr(metrics_publisher, "EVERY_S", 0.0)
     nucleus.component = "com.example.Agent" if spoil == "component" else nucleus.component
     nucleus.permitted = {"Time"} if spoil == "policy" else None
-    agenda.plan(Counts(greengrass, agenda, Metrics().totals).give)
-    wait_until(lambda: "Component metrics are for" in caplog.text)
+    scheduler.schedule(MetricsPublisher(greengrass, scheduler, Metrics().totals).publish)
+    wait_until(lambda: "Component metrics are only for" in caplog.text)
     greengrass.update_state("RUNNING").result(WITHIN_S)  # the connection is as good as before
     assert (nucleus.refusals, nucleus.metrics) == (1, [])
     assert [one.levelname for one in caplog.records if "metrics" in one.message] == ["INFO"]
@@ -362,14 +373,14 @@ def test_a_nucleus_that_takes_no_metrics_is_asked_once(
 def test_a_nucleus_that_is_busy_gets_the_same_counts_later(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    agenda: Agenda,
+    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(counts, "EVERY_S", 0.02)
+    monkeypatch.setattr(metrics_publisher, "EVERY_S", 0.02)
     metrics = Metrics()
-    agenda.plan(Counts(greengrass, agenda, metrics.totals).give)
+    scheduler.schedule(MetricsPublisher(greengrass, scheduler, metrics.totals).publish)
     nucleus.until(lambda: bool(nucleus.metrics))
     for refusals in (3, 6):
         nucleus.busy = True
@@ -378,25 +389,25 @@ def test_a_nucleus_that_is_busy_gets_the_same_counts_later(
         nucleus.busy = False
         given = len(nucleus.metrics)
         nucleus.until(lambda before=given: len(nucleus.metrics) > before)
-    agenda.close(5.0)
+    scheduler.close(5.0)
     assert sum(one["ThrottledCount"] for one in nucleus.metrics) == 2
-    assert len([one for one in caplog.records if "given again later" in one.message]) == 2
+    assert len([one for one in caplog.records if "sent again later" in one.message]) == 2
 
 
 @pytest.mark.parametrize("nucleus", ["classic"], indirect=True)
 def test_a_policy_that_goes_ends_the_counts(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    agenda: Agenda,
+    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(counts, "EVERY_S", 0.0)
-    agenda.plan(Counts(greengrass, agenda, Metrics().totals).give)
+    monkeypatch.setattr(metrics_publisher, "EVERY_S", 0.0)
+    scheduler.schedule(MetricsPublisher(greengrass, scheduler, Metrics().totals).publish)
     nucleus.until(lambda: len(nucleus.metrics) > 1)
     nucleus.permitted = {"Time"}
-    wait_until(lambda: "Component metrics are for" in caplog.text)
+    wait_until(lambda: "Component metrics are only for" in caplog.text)
     greengrass.update_state("RUNNING").result(WITHIN_S)
     assert nucleus.refusals == 1
 

@@ -8,13 +8,13 @@ from typing import Iterator, List
 
 import pytest
 
-from edge_agent.runtime.results.spool.places import places
+from edge_agent.runtime.results.spool.journal import journal_locations
 
 
 def journals(folder: Path) -> List[Path]:
     """Those of outboxes in or below a folder, also of one that could not be made."""
     folders = [folder, folder / "outbox", folder / "state", *folder.rglob("*")]
-    found = {place.path for each in folders for place in places(each)}
+    found = {place.path for each in folders for place in journal_locations(each)}
     return [journal for journal in found if journal.is_dir()]
 
 

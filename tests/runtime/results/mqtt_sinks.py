@@ -50,14 +50,14 @@ class Running:
         self.sink.start(self.ready.release)
 
     def wait_until_ready(self) -> None:
-        assert self.ready.acquire(timeout=60), self.sink.trouble
+        assert self.ready.acquire(timeout=60), self.sink.problem
 
-    def await_trouble(self, words: str, within_s: float = 60.0) -> str:
+    def await_problem(self, words: str, within_s: float = 60.0) -> str:
         end = time.monotonic() + within_s
-        while words not in self.sink.trouble:
-            assert time.monotonic() < end, f"{self.sink.trouble!r} doesn't say {words!r}"
+        while words not in self.sink.problem:
+            assert time.monotonic() < end, f"{self.sink.problem!r} doesn't say {words!r}"
             time.sleep(0.02)
-        return self.sink.trouble
+        return self.sink.problem
 
 
 @contextmanager

@@ -12,22 +12,22 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from edge_agent.config import OutboxSettings
 from edge_agent.runtime.results import event
 from edge_agent.runtime.results.delivery import Delivery
-from edge_agent.runtime.results.event import Draft
+from edge_agent.runtime.results.event import EventDraft
 from edge_agent.runtime.results.ids import Ids
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.sink import Message
-from edge_agent.runtime.results.spool.database import Dropped, Entry
+from edge_agent.runtime.results.spool.database import Dropped, StoredEvent
 from edge_agent.types import Prediction, StageTimes
 
 SINK = "test"
 IDS = Ids(time.time)
 
 
-def make(model: str = "bolts", anomalous: bool = False, size: int = 500) -> Draft:
+def make(model: str = "bolts", anomalous: bool = False, size: int = 500) -> EventDraft:
     """A result of about `size` bytes, 500 or more."""
     prediction = Prediction(anomalous, 0.9, 0.9, 0.5, model_version="x" * (size - 490))
     facts = event.verdict(prediction, StageTimes(), "", time.time(), "")
-    return Draft(IDS.new(), "result", model, time.time(), facts)
+    return EventDraft(IDS.new(), "result", model, time.time(), facts)
 
 
 class Drops:
@@ -61,7 +61,7 @@ class CommandedSink:
     name = SINK
 
     def __init__(self, behave: Callable[[Message], Optional[Exception]], window: int = 20) -> None:
-        self.window = self.lane_window = window
+        self.window = self.window_per_model = window
         self.behave = behave
         self.resets = 0
         self.tried: List[Message] = []
@@ -87,7 +87,7 @@ class CommandedSink:
             future.set_exception(failure)
         return future
 
-    trouble = ""
+    problem = ""
 
     def reset(self) -> None:
         self.resets += 1
@@ -114,14 +114,14 @@ class Delivering:
     def __init__(
         self, folder: Path, sink: CommandedSink, outbox: Optional[Outbox] = None, **settings: Any
     ):
-        self.dead: List[Tuple[Entry, str]] = []
+        self.dead: List[Tuple[StoredEvent, str]] = []
         self.stalls = 0
         self.sink = sink
         self.outbox = outbox or open_outbox(folder, **settings)
         options = OutboxSettings(**{"commit_every_s": 0.02, **settings})
         self.delivery = Delivery(sink, self.outbox, options, self._dies, self._stalls)
 
-    def _dies(self, _sink: str, entry: Entry, reason: str) -> bool:
+    def _dies(self, _sink: str, entry: StoredEvent, reason: str) -> bool:
         self.dead.append((entry, reason))
         return True
 

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List
 
 from edge_agent.config import OutboxSettings
 from edge_agent.runtime.results.delivery import Delivery
-from edge_agent.runtime.results.event import Draft
+from edge_agent.runtime.results.event import EventDraft
 from edge_agent.runtime.results.mqtt import MqttSink
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.spool.database import Dropped
@@ -76,7 +76,7 @@ def overflow(
     )  # fmt: skip
     delivery.start()
     try:
-        offered: List[Draft] = []
+        offered: List[EventDraft] = []
         for number in range(results):
             offered.append(make(anomalous=number % 20 == 0, size=600))
             outbox.offer(offered[-1])
@@ -89,7 +89,7 @@ def overflow(
         with server, watching(server, f"edge-agent/{THING}/+/result", arrivals.take):
             began = time.monotonic()
             wait_until(lambda: bool(arrivals.at), 90)
-            live: List[Draft] = []
+            live: List[EventDraft] = []
             made: Dict[str, float] = {}
             for _ in range(LIVE):
                 live.append(make(anomalous=True, size=600))
@@ -124,7 +124,7 @@ def overflow(
 
 
 def outbox_last(outbox: Outbox) -> str:
-    return outbox.noted("last_id")
+    return outbox.get_note("last_id")
 
 
 def main() -> None:

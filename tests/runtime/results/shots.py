@@ -11,8 +11,8 @@ from typing import Any, Callable, Iterator, Optional
 import numpy as np
 
 from edge_agent.config import CaptureSettings
-from edge_agent.runtime.results.capture import Capture
-from edge_agent.runtime.results.kept.shot import ANOMALY, Shot
+from edge_agent.runtime.results.captures.capture import Capture
+from edge_agent.runtime.results.captures.captured_frame import ANOMALY, CapturedFrame
 from edge_agent.types import Anomaly, CameraProblem, Prediction, Region
 
 NOON = 1795262400.0  # 2026-11-21 12:00:00 UTC
@@ -46,7 +46,7 @@ def mask() -> np.ndarray:
     return painted
 
 
-def shot(number: int = 1, reason: str = ANOMALY, **changes: Any) -> Shot:
+def shot(number: int = 1, reason: str = ANOMALY, **changes: Any) -> CapturedFrame:
     facts = {
         "id": f"{number:04}",
         "model": "bolts",
@@ -58,7 +58,7 @@ def shot(number: int = 1, reason: str = ANOMALY, **changes: Any) -> Shot:
         "prediction": ANOMALOUS if reason == ANOMALY else NORMAL,
         "camera_id": "left",
     }
-    return Shot(**{**facts, **changes})
+    return CapturedFrame(**{**facts, **changes})
 
 
 @contextmanager

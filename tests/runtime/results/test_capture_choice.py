@@ -10,7 +10,7 @@ from typing import Any, List
 import pytest
 
 from edge_agent.config import CaptureSettings
-from edge_agent.runtime.results.kept.choice import CaptureChoice
+from edge_agent.runtime.results.captures.capture import CaptureSelector
 from edge_agent.types import CameraProblem
 from tests.runtime.results.shots import ANOMALOUS, NORMAL, with_problem
 
@@ -30,9 +30,9 @@ def _clock() -> Clock:
     return Clock()
 
 
-def choice(clock: Clock, **settings: Any) -> CaptureChoice:
+def choice(clock: Clock, **settings: Any) -> CaptureSelector:
     values = CaptureSettings(folder=Path("/nowhere"), **settings)
-    return CaptureChoice(values, random.Random(7), clock)
+    return CaptureSelector(values, random.Random(7), clock)
 
 
 def test_each_frame_is_kept_for_its_own_reason(clock: Clock) -> None:

@@ -13,9 +13,14 @@ from typing import List, Set
 import cv2
 import pytest
 
-from edge_agent.runtime.results.kept.folder import CaptureFolder, delete
-from edge_agent.runtime.results.kept.manifest import CaptureManifest
-from edge_agent.runtime.results.kept.shot import ANOMALY, CAMERA_PROBLEM, NEAR_THRESHOLD, SAMPLE
+from edge_agent.runtime.results.captures.captured_frame import (
+    ANOMALY,
+    CAMERA_PROBLEM,
+    NEAR_THRESHOLD,
+    SAMPLE,
+)
+from edge_agent.runtime.results.captures.folder import CaptureFolder, delete
+from edge_agent.runtime.results.captures.manifest import CaptureManifest
 from tests import ROOT
 from tests.runtime.results.shots import capturing, picture, shot, until
 
@@ -204,8 +209,8 @@ from tests.runtime.results.shots import capturing, picture, shot, until
 image = picture(1, 700, 900)
 with capturing(Path(sys.argv[1])) as capture:
     for number in range(10**6):
-        capture.keep(shot(number, pixels=image))
-        until(lambda: capture.kept >= number - 2)
+        capture.enqueue(shot(number, pixels=image))
+        until(lambda: capture.stored >= number - 2)
 """
 
 
@@ -226,7 +231,7 @@ def test_killed_while_writing_leaves_no_half_capture(tmp_path: Path) -> None:
     with capturing(tmp_path) as capture:
         until(lambda: capture.last("bolts"))
         assert not any(workplace.iterdir())
-        assert capture.keep(shot(1))
+        assert capture.enqueue(shot(1))
     for line in CaptureManifest(tmp_path).captures():
         for name in (line["source-ref"], line["edge-agent"]["overlay"]):
             assert (tmp_path / name).exists()
@@ -244,23 +249,23 @@ from pathlib import Path
 from tests.runtime.results.shots import capturing, shot, until
 folder, now = Path(sys.argv[1]), [0.0]
 with capturing(folder, clock=lambda: now[0]) as capture:
-    capture.keep(shot(1))
-    until(lambda: capture.kept == 1)
+    capture.enqueue(shot(1))
+    until(lambda: capture.stored == 1)
     with (folder / "manifest.jsonl").open("a") as file:
         file.write("x" * 40000 + chr(10))
     before = (folder / "manifest.jsonl").read_bytes()
     for limit in (20000, len(before) + 100):  # inside the image; inside the manifest's line
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         failed = capture.failed
-        assert capture.keep(shot(2))
+        assert capture.enqueue(shot(2))
         until(lambda: capture.failed == failed + 1)
         assert (folder / "manifest.jsonl").read_bytes() == before
         files = [path.name for path in folder.glob("*/*")]
         assert sorted(files) == ["bolts-0001.overlay.jpg", "bolts-0001.png"], files
         now[0] += 61
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-    assert capture.keep(shot(3))
-assert (capture.kept, capture.failed) == (2, 2)
+    assert capture.enqueue(shot(3))
+assert (capture.stored, capture.failed) == (2, 2)
 """
 
 
@@ -270,5 +275,5 @@ def test_a_full_disk_leaves_no_trace_and_is_over_when_there_is_room(tmp_path: Pa
         [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, timeout=60, capture_output=True
     )
     assert ended.returncode == 0, ended.stderr.decode()
-    assert ended.stderr.decode().count("can't be kept in") == 1
+    assert ended.stderr.decode().count("can't be stored in") == 1
     assert picture(3).shape == cv2.imread(str(tmp_path / "2026-11-21/bolts-0003.png")).shape

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import pytest
 
-from edge_agent.runtime.results import delivery, lanes
+from edge_agent.runtime.results import delivery, delivery_cursor
 from edge_agent.runtime.results.sink import (
     Message,
     MessageRefused,
@@ -24,8 +24,8 @@ from tests.runtime.results.outboxes import CommandedSink, Delivering, make, open
 
 @pytest.fixture(autouse=True)
 def _short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "FIRST_REST_S", 0.001)
-    monkeypatch.setattr(delivery, "LONGEST_REST_S", 0.02)
+    monkeypatch.setattr(delivery, "FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(delivery, "LONGEST_BACKOFF_S", 0.02)
 
 
 def arrives(message: Message) -> Optional[Exception]:
@@ -44,7 +44,7 @@ def test_events_arrive_in_order_and_are_gone_from_disk(tmp_path: Path) -> None:
         arrived = [message.id for message in sink.arrived if message.model == model]
         assert arrived == [event.id for event in events if event.model == model]
     outbox = open_outbox(tmp_path)
-    assert not outbox.ends()
+    assert not outbox.last_sequences()
     outbox.close(5)
 
 
@@ -149,10 +149,10 @@ def test_an_outage_makes_no_message_poisonous(tmp_path: Path) -> None:
         for event in events:
             delivering.outbox.offer(event)
         sink.wait_for(lambda: len(sink.tried) > 100)
-        assert delivering.delivery.trouble == "offline"
+        assert delivering.delivery.problem == "offline"
         up.set()
         sink.wait_for(lambda: {e.id for e in events} <= set(sink.ids()))
-        wait_until(lambda: not delivering.delivery.trouble)
+        wait_until(lambda: not delivering.delivery.problem)
 
     assert not delivering.dead
 
@@ -170,7 +170,7 @@ def test_a_refused_topic_holds_only_its_own_model_and_loses_nothing(tmp_path: Pa
         for n in range(100):
             delivering.outbox.offer(make("secret" if n % 2 else "bolts"))
         sink.wait_for(lambda: len(sink.arrived) == 50)
-        assert "not authorised" in delivering.delivery.trouble
+        assert "not authorised" in delivering.delivery.problem
         wait_until(lambda: sum(m.model == "secret" for m in sink.tried) > 10)
         allowed.set()
         sink.wait_for(lambda: len(sink.arrived) == 100)
@@ -194,7 +194,7 @@ def test_a_rejected_message_is_given_up_after_its_tries(tmp_path: Path) -> None:
 def test_live_results_go_first_while_a_backlog_drains_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "FRESH_S", 0.1)
+    monkeypatch.setattr(delivery_cursor, "FRESH_S", 0.1)
     monkeypatch.setattr(delivery, "FRESH_S", 0.1)
     up = threading.Event()
     sink = CommandedSink(lambda _: None if up.is_set() else SinkUnavailable("offline"))
@@ -247,7 +247,7 @@ def test_two_models_with_a_poisonous_message_each_block_nothing(tmp_path: Path) 
     events = [make(f"model-{n % 2}") for n in range(20)]
     poison = {events[0].id, events[1].id}
     sink = CommandedSink(lambda m: SinkUnavailable("no reason") if m.id in poison else None, 4)
-    sink.lane_window = 1
+    sink.window_per_model = 1
     with Delivering(tmp_path, sink, tries=3) as delivering:
         for event in events:
             delivering.outbox.offer(event)

@@ -57,12 +57,12 @@ def test_a_full_disk_costs_nothing_while_a_sink_takes_results(tmp_path: Path) ->
             for event in events:
                 delivering.outbox.offer(event)
             sink.wait_for(lambda: len(sink.arrived) >= 501)
-            assert "can't store" in delivering.outbox.trouble
-            assert "full" in delivering.outbox.trouble
+            assert "can't store" in delivering.outbox.problem
+            assert "full" in delivering.outbox.problem
 
             (disk / "filler").unlink()
             delivering.outbox.offer(make())
-            wait_until(lambda: not delivering.outbox.trouble)
+            wait_until(lambda: not delivering.outbox.problem)
             sink.wait_for(lambda: len(sink.arrived) >= 502)
 
         assert sink.ids()[1:501] == [event.id for event in events]
@@ -85,16 +85,16 @@ def test_what_doesnt_fit_into_memory_while_the_disk_refuses_is_counted(
         offered = [make(anomalous=n % 20 == 0, size=1000) for n in range(400)]
         for event in offered:
             outbox.offer(event)
-        wait_until(lambda: bool(outbox.trouble) and bool(drops.total))
+        wait_until(lambda: bool(outbox.problem) and bool(drops.total))
         (disk / "filler").unlink()
-        wait_until(lambda: not outbox.trouble)
+        wait_until(lambda: not outbox.problem)
         left = everything(outbox)
         outbox.close(5)
 
     ids = {entry.id for entry in left}
     assert drops.total == Dropped(normal=400 - len(left))
     assert all(event.id in ids for event in offered if event.verdict == "anomaly")
-    assert drops.reasons == {"memory full while the disk refuses"}
+    assert drops.reasons == {"memory full while the disk fails"}
 
 
 def test_a_read_only_disk_is_said_and_results_are_sent_from_memory(
@@ -109,7 +109,7 @@ def test_a_read_only_disk_is_said_and_results_are_sent_from_memory(
 
             subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
             delivering.outbox.offer(make())
-            wait_until(lambda: not delivering.outbox.trouble)
+            wait_until(lambda: not delivering.outbox.problem)
             sink.wait_for(lambda: len(sink.arrived) == 21)
             numbers = [body["sequence"] for body in sink.bodies()]
 
@@ -192,7 +192,7 @@ def test_what_waits_on_a_disk_that_comes_late_is_delivered(tmp_path: Path) -> No
 
         sink = CommandedSink(arrives)
         with Delivering(disk / "outbox", sink) as delivering:
-            assert delivering.outbox.trouble
+            assert delivering.outbox.problem
             new = make()
             delivering.outbox.offer(new)
             sink.wait_for(lambda: new.id in sink.ids())
@@ -221,10 +221,10 @@ def test_a_damaged_store_on_a_full_disk_is_mended_when_there_is_room(tmp_path: P
         for _ in range(5):
             outbox.offer(make())
             time.sleep(0.05)
-        assert outbox.trouble
+        assert outbox.problem
         assert not list(disk.glob("*.damaged-*"))
         (disk / "filler").unlink()
-        wait_until(lambda: not outbox.trouble)
+        wait_until(lambda: not outbox.problem)
         assert len(list(disk.glob("outbox.db.damaged-?"))) == 1
         assert len(everything(outbox)) > 500
         outbox.close(5)
@@ -240,7 +240,7 @@ def test_numbers_that_were_sent_from_memory_are_not_given_again(tmp_path: Path) 
                 for _ in range(300):
                     delivering.outbox.offer(make(size=2000))
                 sink.wait_for(lambda: len(sink.arrived) >= before + 300)  # noqa: B023
-                assert delivering.outbox.trouble
+                assert delivering.outbox.problem
 
     numbers = [body["sequence"] for body in sink.bodies()]
     assert len(set(numbers)) == len(numbers) == 600

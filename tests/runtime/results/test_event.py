@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from edge_agent.runtime.results import event
-from edge_agent.runtime.results.event import Draft
+from edge_agent.runtime.results.event import EventDraft
 from edge_agent.types import Anomaly, CameraProblem, Prediction, Region, StageTimes
 from tests import ROOT
 
@@ -33,7 +33,7 @@ def prediction(regions: int = 1, types: int = 1, name: str = "scratch") -> Predi
 
 def encoded(of: Prediction) -> bytes:
     facts = event.verdict(of, StageTimes(), "left", NOW - 0.5, "a/b.png")
-    return event.encode(Draft("0" * 36, "result", "bolts", NOW, facts), 2**53, "press-4")
+    return event.encode(EventDraft("0" * 36, "result", "bolts", NOW, facts), 2**53, "press-4")
 
 
 def test_a_result_is_what_the_schema_says() -> None:

@@ -9,7 +9,7 @@ import pytest
 from edge_agent.config import GreengrassSettings
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import MOST_PAYLOAD_BYTES, NucleusError
-from edge_agent.runtime.results import greengrass, greengrass_commands
+from edge_agent.runtime.results import greengrass as greengrass_module
 from edge_agent.runtime.results.greengrass import BECOMES, IotCoreSink, LocalSink, NucleusSink
 from edge_agent.runtime.results.sink import (
     Message,
@@ -31,7 +31,7 @@ TOPIC = "edge-agent/press-4/caps/result"
 @pytest.fixture(autouse=True)
 def _soon_and_stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Subscriptions are tried again soon; sinks are stopped at the end."""
-    monkeypatch.setattr(greengrass_commands, "RETRY_S", 0.05)
+    monkeypatch.setattr(greengrass_module, "RETRY_S", 0.05)
     yield
     while STARTED:
         STARTED.pop().stop(1.0)
@@ -73,7 +73,7 @@ def error_of(sink: NucleusSink, body: bytes = b"{}") -> BaseException:
     """Why a message doesn't arrive, told at once or later."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the callers look
         sink.send(message(body)).result(WITHIN_S)
-    assert sink.trouble == str(caught.value)
+    assert sink.problem == str(caught.value)
     return caught.value
 
 
@@ -86,7 +86,7 @@ def test_results_go_to_aws_iot_core_and_to_components_on_one_connection(
         for sink in (cloud, local):
             started(sink)
             sink.send(message(b'{"n": 1}')).result(WITHIN_S)
-            assert sink.trouble == ""
+            assert sink.problem == ""
         assert nucleus.connections() == 1
         cloud.stop(1.0)
         local.stop(1.0)
@@ -113,11 +113,11 @@ def test_while_lite_is_offline_a_message_is_to_be_tried_again(
         error = error_of(sink)
         assert isinstance(error, SinkUnavailable)
         assert "offline or busy" in str(error)
-        assert "kept and tried again" in str(error)
+        assert "sent again later" in str(error)
         assert TOPIC not in str(error)  # the same sentence for all, logged once
         lite.online = True
         sink.send(message()).result(WITHIN_S)
-        assert sink.trouble == ""
+        assert sink.problem == ""
     assert len(lite.published) == 1
 
 
@@ -158,7 +158,7 @@ def test_too_large_a_message_is_rejected_and_the_next_one_passes(
         started(sink)
         error = error_of(sink, b"x" * (MOST_PAYLOAD_BYTES + 1))
         assert isinstance(error, MessageRejected)
-        assert "7001 bytes; at most 7000" in str(error)
+        assert "7001 bytes; the nucleus accepts at most 7000" in str(error)
         sink.send(message(b"x" * MOST_PAYLOAD_BYTES)).result(WITHIN_S)
     assert not lost.reasons
 
@@ -180,9 +180,9 @@ def test_a_lost_connection_is_told_once_and_later_messages_wait(
         for sink in (cloud, local):
             with pytest.raises(SinkUnavailable):  # at once: it wasn't tried
                 sink.send(message())
-        assert cloud.trouble == lost.reasons[0]
+        assert cloud.problem == lost.reasons[0]
         cloud.reset()
-        assert cloud.trouble == lost.reasons[0]
+        assert cloud.problem == lost.reasons[0]
         assert not any(one.said() for one in ready)
     assert len(lost.reasons) == 1
 
@@ -195,7 +195,7 @@ def test_without_a_connection_the_sink_is_never_ready(lite: FakeNucleus, lost: L
         sink.start(ready)
         assert lost.told.wait(WITHIN_S)
         assert isinstance(error_of(sink), SinkUnavailable)
-        assert sink.trouble == lost.reasons[0]
+        assert sink.problem == lost.reasons[0]
         assert not ready.said()
         sink.stop(WITHIN_S)
     assert not command_threads()
@@ -213,10 +213,10 @@ def test_a_reset_gives_up_what_isnt_answered_and_is_ready_again(
         sink.reset()
         ready.wait()
         assert isinstance(unanswered.exception(WITHIN_S), SinkUnavailable)
-        assert "didn't answer" in sink.trouble
+        assert "didn't answer" in sink.problem
         nucleus.answering = True
         sink.send(message()).result(WITHIN_S)
-        assert sink.trouble == ""
+        assert sink.problem == ""
         assert nucleus.connections() == 1
 
 
@@ -234,17 +234,17 @@ def test_a_stop_doesnt_wait_for_what_isnt_answered(lite: FakeNucleus, lost: Lost
 def test_what_isnt_answered_in_time_is_given_up_and_the_next_message_passes(
     lite: FakeNucleus, lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(greengrass, "ANSWER_WITHIN_S", 0.1)
+    monkeypatch.setattr(greengrass_module, "ANSWER_WITHIN_S", 0.1)
     with component(lite.environment, lost) as nucleus:
         sink = IotCoreSink(SETTINGS, "press-4", nucleus)
         started(sink)
         for _ in range(2):
             lite.answering = False
             assert isinstance(error_of(sink), SinkUnavailable)
-            assert "hasn't answered within 0.1 s" in sink.trouble
+            assert "hasn't answered within 0.1 s" in sink.problem
             lite.answering = True
             sink.send(message()).result(WITHIN_S)
-            assert sink.trouble == ""
+            assert sink.problem == ""
         sink.stop(1.0)
 
 
@@ -340,7 +340,7 @@ def test_a_subscription_refused_or_ended_is_asked_for_again(
         lite.until(lambda: bool(lite.subscriptions))
         assert len(lite.subscriptions) == 1
         sink.stop(WITHIN_S)
-    assert caplog.text.count("No commands can come") == 1
+    assert caplog.text.count("No commands can arrive") == 1
 
 
 def test_an_answer_that_cant_pass_is_told_and_the_next_command_served(
@@ -360,7 +360,7 @@ def test_an_answer_that_cant_pass_is_told_and_the_next_command_served(
 def test_with_a_lost_connection_commands_stop_at_once(
     nucleus: FakeNucleus, lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(greengrass_commands, "RETRY_S", 60.0)
+    monkeypatch.setattr(greengrass_module, "RETRY_S", 60.0)
     with component(nucleus.environment, lost) as greengrass:
         sink = commanded(greengrass, echo, nucleus)
         nucleus.drop()

@@ -17,7 +17,8 @@ import pytest
 from awscrt import io, mqtt5
 
 from edge_agent import __version__
-from edge_agent.runtime.results.broker.options import Sdk, client_options
+from edge_agent.runtime.results.broker.options import client_options
+from edge_agent.runtime.results.broker.sdk import Sdk
 from edge_agent.runtime.results.command_queue import LARGEST_BYTES
 from tests.fakes import certificates
 from tests.fakes.broker import Broker, FakeBroker
@@ -52,7 +53,7 @@ def state(payload: str) -> Tuple[str, str]:
 
 def test_a_message_arrives_with_its_id_as_json(broker: Broker, keys: Path) -> None:
     with running(settings(broker.port, keys)) as started:
-        assert started.sink.trouble == ""
+        assert started.sink.problem == ""
         with broker.listener("edge-agent/+/caps/+") as listener:
             assert started.sink.send(message(7)).result(60) is None
             got = listener.next()
@@ -222,7 +223,7 @@ def test_commands_are_answered_one_after_another_and_too_many_are_dropped(
         for _ in range(17):
             listener.next()
     assert seen == [str(number).encode() for number in range(17)]
-    assert caplog.text.count("was dropped: 16 others wait already") == 3
+    assert caplog.text.count("was dropped: 16 commands wait already") == 3
 
 
 @pytest.mark.parametrize(

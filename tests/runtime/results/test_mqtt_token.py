@@ -41,7 +41,7 @@ with running(settings(port, Path(keys), **token), connected=False) as started:
         started.sink.send(message()).result(60)
         print("sent")
     else:
-        print(started.await_trouble("PIN"))
+        print(started.await_problem("PIN"))
         started.sink.reset()
         started.sink._connection._diagnose()
         print("tried", len(tried))

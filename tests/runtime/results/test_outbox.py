@@ -18,19 +18,22 @@ from typing import List
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.results.event import Draft
+from edge_agent.runtime.results.event import EventDraft
 from edge_agent.runtime.results.outbox import Outbox
-from edge_agent.runtime.results.spool.database import Dropped, Entry
-from edge_agent.runtime.results.spool.journal import FILE_NAME, Journal
-from edge_agent.runtime.results.spool.pending import Pending
-from edge_agent.runtime.results.spool.places import places
+from edge_agent.runtime.results.spool.database import Dropped, StoredEvent
+from edge_agent.runtime.results.spool.journal import (
+    FILE_NAME,
+    Journal,
+    journal_locations,
+)
+from edge_agent.runtime.results.spool.pending import PendingEvents
 from tests.runtime.results.outboxes import SINK, Drops, make, open_outbox, wait_until
 
 MIB = 1024 * 1024
 
 
-def everything(outbox: Outbox, model: str = "bolts", sink: str = SINK) -> List[Entry]:
-    found: List[Entry] = []
+def everything(outbox: Outbox, model: str = "bolts", sink: str = SINK) -> List[StoredEvent]:
+    found: List[StoredEvent] = []
     while True:
         more = outbox.read(sink, model, found[-1].sequence if found else 0, 500)
         if not more:
@@ -38,12 +41,12 @@ def everything(outbox: Outbox, model: str = "bolts", sink: str = SINK) -> List[E
         found += more
 
 
-def wait_for(outbox: Outbox, count: int, model: str = "bolts") -> List[Entry]:
+def wait_for(outbox: Outbox, count: int, model: str = "bolts") -> List[StoredEvent]:
     wait_until(lambda: len(everything(outbox, model)) >= count)
     return everything(outbox, model)
 
 
-def wait_for_stored(outbox: Outbox, event: Draft) -> None:
+def wait_for_stored(outbox: Outbox, event: EventDraft) -> None:
     wait_until(lambda: any(entry.id == event.id for entry in everything(outbox)))
 
 
@@ -79,7 +82,7 @@ def test_delivered_events_are_gone_after_a_restart_and_others_are_not(tmp_path: 
     for _ in range(10):
         outbox.offer(make())
     entries = wait_for(outbox, 10)
-    outbox.settle(SINK, [entry.sequence for entry in entries[:4]])
+    outbox.mark_delivered(SINK, [entry.sequence for entry in entries[:4]])
     outbox.close(5)
 
     outbox = open_outbox(tmp_path)
@@ -97,7 +100,7 @@ def test_each_sink_gets_every_event_and_what_waits_for_an_absent_one_stays(tmp_p
     outbox.offer(make())
     wait_until(lambda: bool(everything(outbox, sink="b")))
     first = everything(outbox, sink="a")[0].sequence
-    outbox.settle("a", [first])
+    outbox.mark_delivered("a", [first])
     outbox.close(5)
 
     outbox = open_outbox(tmp_path, sinks=("c", "a"))  # b isn't configured any more
@@ -105,7 +108,7 @@ def test_each_sink_gets_every_event_and_what_waits_for_an_absent_one_stays(tmp_p
     assert not everything(outbox, sink="c")  # it came later than the event
     outbox.offer(make())
     wait_until(lambda: len(everything(outbox, sink="a")) == len(everything(outbox, sink="c")) == 1)
-    outbox.settle("a", [everything(outbox, sink="a")[0].sequence])
+    outbox.mark_delivered("a", [everything(outbox, sink="a")[0].sequence])
     outbox.close(5)
 
     outbox = open_outbox(tmp_path, sinks=("a", "b"))
@@ -157,18 +160,18 @@ def test_every_event_offered_before_kill_9_is_there_afterwards(
 def test_a_record_cut_off_by_the_kill_costs_no_record_behind_it(tmp_path: Path) -> None:
     ids: List[str] = []
     for _ in range(3):
-        pending = Pending(tmp_path, threading.Lock())
+        pending = PendingEvents(tmp_path, threading.Lock())
         drafts = [make() for _ in range(5)]
         for draft in drafts:
             pending.add(len(ids), draft)
             ids.append(draft.id)
         pending.close(stored=False)
-        with (places(tmp_path)[0].path / FILE_NAME).open("ab") as file:
+        with (journal_locations(tmp_path)[0].path / FILE_NAME).open("ab") as file:
             file.write(b"000000ff12345678[17,and then nothing")  # a write ends at a page
 
-    left = Pending(tmp_path, threading.Lock())
+    left = PendingEvents(tmp_path, threading.Lock())
     assert [event.draft.id for event in left.events] == ids
-    left.forget(range(len(ids)))
+    left.remove(range(len(ids)))
     left.close(stored=True)
 
 
@@ -293,7 +296,7 @@ def test_numbers_rise_over_a_damaged_store_and_a_clock_that_is_behind(tmp_path: 
 def test_deliveries_are_noted_though_nothing_new_comes(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     outbox.offer(make())
-    outbox.settle(SINK, [wait_for(outbox, 1)[0].sequence])
+    outbox.mark_delivered(SINK, [wait_for(outbox, 1)[0].sequence])
 
     with closing(sqlite3.connect(tmp_path / "outbox.db")) as disk:
         wait_until(lambda: disk.execute("SELECT COUNT(*) FROM normal").fetchone() == (0,))
@@ -328,12 +331,12 @@ def test_two_agents_cannot_use_one_folder(tmp_path: Path) -> None:
 
 def test_notes_outlive_the_process(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
-    outbox.note("statistics", "twelve")
+    outbox.set_note("statistics", "twelve")
     outbox.close(5)
 
     outbox = open_outbox(tmp_path)
-    assert outbox.noted("statistics") == "twelve"
-    assert outbox.noted("nothing") == ""
+    assert outbox.get_note("statistics") == "twelve"
+    assert outbox.get_note("nothing") == ""
     outbox.close(5)
 
 
@@ -342,7 +345,7 @@ def test_a_closed_outbox_leaves_no_journal(tmp_path: Path) -> None:
     outbox.offer(make())
     outbox.close(5)
 
-    assert not any(place.path.exists() for place in places(tmp_path))
+    assert not any(place.path.exists() for place in journal_locations(tmp_path))
 
 
 def test_a_lost_note_of_the_sinks_loses_no_event(tmp_path: Path) -> None:
@@ -366,7 +369,7 @@ def test_an_event_that_cannot_be_written_as_json_is_counted_and_stops_no_other(
 ) -> None:
     drops = Drops()
     outbox = open_outbox(tmp_path, drops)
-    outbox.offer(Draft("bad", "alarm", "bolts", time.time(), {"what": {1, 2}}))
+    outbox.offer(EventDraft("bad", "alarm", "bolts", time.time(), {"what": {1, 2}}))
     outbox.offer(make())
 
     assert len(wait_for(outbox, 1)) == 1
@@ -379,11 +382,11 @@ def test_an_event_that_cannot_be_written_as_json_is_counted_and_stops_no_other(
 def test_a_journal_of_another_user_is_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal = Journal(places(tmp_path)[0])
+    journal = Journal(journal_locations(tmp_path)[0])
     journal.append((1, make()))
     journal.close(remove=False)
     try:
-        os.chown(journal.place.path, 1, 1)
+        os.chown(journal.location.path, 1, 1)
     except PermissionError:
         pytest.skip("giving a file away needs root")
 
@@ -392,12 +395,12 @@ def test_a_journal_of_another_user_is_left_alone(
     assert len(wait_for(outbox, 1)) == 1
     outbox.close(5)
     assert "belongs to user 1 " in caplog.text
-    assert journal.place.path.exists()
+    assert journal.location.path.exists()
 
 
 def test_a_journal_that_was_removed_meanwhile_stops_no_close(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
-    shutil.rmtree(places(tmp_path)[0].path)
+    shutil.rmtree(journal_locations(tmp_path)[0].path)
     outbox.offer(make())
     wait_for(outbox, 1)
     outbox.close(5)

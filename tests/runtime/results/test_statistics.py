@@ -14,8 +14,8 @@ import pytest
 from edge_agent.config import ResultsSettings
 from edge_agent.manifest import Histogram
 from edge_agent.manifest import Statistics as Trained
-from edge_agent.runtime.results.counts.drift import compare
-from edge_agent.runtime.results.statistics import Statistics
+from edge_agent.runtime.results.alarms import compare
+from edge_agent.runtime.results.statistics import ResultStatistics
 from edge_agent.types import CameraProblem, Prediction
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Line:
 
     def __init__(self, rate_limit: float = 0.5, seed: int = 1) -> None:
         self.distances: List[float] = []
-        self.statistics = Statistics(
+        self.statistics = ResultStatistics(
             ResultsSettings(anomaly_rate_alarm=rate_limit),
             lambda _model, distance: self.distances.append(distance),
             NOW,

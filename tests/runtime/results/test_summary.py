@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.config import ResultsSettings
 from edge_agent.manifest import Statistics as Trained
-from edge_agent.runtime.results.statistics import Statistics
+from edge_agent.runtime.results.statistics import ResultStatistics
 from edge_agent.types import Anomaly, CameraProblem, Prediction
 
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
@@ -42,16 +42,16 @@ def verdict(
     return Prediction(score >= 0.5, 0.9, score, 0.5, tuple(found), camera_problems=problems)
 
 
-def statistics(began: datetime, summary: str = "hour") -> Statistics:
-    return Statistics(ResultsSettings(summary=summary), began=began)
+def statistics(began: datetime, summary: str = "hour") -> ResultStatistics:
+    return ResultStatistics(ResultsSettings(summary=summary), began=began)
 
 
-def frames(statistics: Statistics, count: int = 1, model: str = "plates") -> None:
+def frames(statistics: ResultStatistics, count: int = 1, model: str = "plates") -> None:
     for _ in range(count):
         statistics.add(model, Trained(), verdict())
 
 
-def summaries(statistics: Statistics, now: datetime) -> List[Dict[str, Any]]:
+def summaries(statistics: ResultStatistics, now: datetime) -> List[Dict[str, Any]]:
     return [found.body for found in statistics.due(now) if found.kind == "summary"]
 
 
@@ -59,7 +59,9 @@ def span(body: Dict[str, Any]) -> Tuple[str, str, int]:
     return body["from"], body["to"], body["frames"]
 
 
-def run(statistics: Statistics, began: datetime, ended: datetime) -> List[Tuple[str, str, int]]:
+def run(
+    statistics: ResultStatistics, began: datetime, ended: datetime
+) -> List[Tuple[str, str, int]]:
     """One frame and one look a minute."""
     spans, now = [], began
     while now < ended:
@@ -268,7 +270,7 @@ def test_a_clock_corrected_by_a_second_ends_no_period() -> None:
     assert span(body) == ("2026-07-01T11:00:00+02:00", "2026-07-01T12:00:00+02:00", 2)
 
 
-def restarted(counting: Statistics, now: datetime, summary: str = "hour") -> Statistics:
+def restarted(counting: ResultStatistics, now: datetime, summary: str = "hour") -> ResultStatistics:
     later = statistics(now, summary)
     later.restore(counting.snapshot())
     return later
@@ -342,6 +344,6 @@ def test_a_damaged_snapshot_is_left_out(text: str, caplog: pytest.LogCaptureFixt
     began = utc("2026-07-01T08:10:00")
     counting = statistics(began)
     counting.restore(text)
-    assert "damaged and left out" in caplog.text
+    assert "are damaged and are ignored" in caplog.text
     frames(counting, 2)
     assert [body["frames"] for body in summaries(counting, began + HOUR)] == [2]

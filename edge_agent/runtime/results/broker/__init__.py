@@ -1,1 +1,1 @@
-"""The connection to an MQTT broker: options, life, reasons, diagnosis."""
+"""The connection to an MQTT broker: options, lifecycle, errors, diagnosis."""

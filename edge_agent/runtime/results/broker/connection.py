@@ -1,8 +1,8 @@
-"""The life of one MQTT connection: made, lost, made again, and why it isn't there.
+"""The life of one MQTT connection: made, lost, made again, and why it can't be made.
 
-The SDK's client tries until it is connected, every 1 to 60 s. A lost connection gets a new client,
-since the old one would keep what wasn't acknowledged, whatever it is told, and send it again. A
-thread of our own finds out what is wrong when no connection comes.
+The SDK's client tries until it is connected, every 1 to 60 s. After a lost connection a new client
+is made, since the old one would send again what wasn't acknowledged. A thread of our own diagnoses
+what is wrong while there is no connection.
 """
 
 from __future__ import annotations
@@ -12,17 +12,29 @@ import random
 import threading
 import time
 from concurrent.futures import Future
-from typing import Any, Callable, List, Optional, Set, Tuple
+from typing import Callable, List, Optional, Set, Tuple, TypeVar
 
 from edge_agent.config import MqttSettings
-from edge_agent.runtime.results.broker import probe, reasons
-from edge_agent.runtime.results.broker.options import RETRY_S, Sdk, client_options
+from edge_agent.runtime.results.broker import failures, probe
+from edge_agent.runtime.results.broker.options import RETRY_S, client_options
+from edge_agent.runtime.results.broker.sdk import (
+    Client,
+    ConnectionFailure,
+    Disconnection,
+    PublishCompletion,
+    PublishPacket,
+    PublishReceived,
+    Sdk,
+    SubackPacket,
+)
 from edge_agent.runtime.results.sink import SinkUnavailable
 
 logger = logging.getLogger(__name__)
 
 FIRST_DIAGNOSIS_S, LAST_DIAGNOSIS_S = 2.0, 60.0  # without a connection; twice as long each time
-STEADY_S = 30.0  # a connection that lasted so long is tried again soon, others later each time
+STEADY_S = 30.0  # after a connection that lasted so long the backoff starts again
+
+Data = TypeVar("Data")
 
 
 class Connection:
@@ -36,52 +48,51 @@ class Connection:
         sdk: Sdk,
         settings: MqttSettings,
         client_id: str,
-        will: Any,
+        will: PublishPacket,
         on_connected: Callable[[], None],
-        on_publish: Callable[[Any], None],
+        on_publish: Callable[[PublishReceived], None],
     ) -> None:
         self._sdk, self._settings = sdk, settings
         self._client_id, self._will = client_id, will
-        self._tell_connected, self._tell_publish = on_connected, on_publish
+        self._notify_connected, self._notify_publish = on_connected, on_publish
         self.where = f"{settings.endpoint}:{settings.port}"
-        self._client: Any = None
-        self._generation = 0  # of the client; callbacks of an earlier one count no more
-        self._stamps: List[Tuple[str, int]] = []  # of the files it was made with
-        self._replacing = threading.Lock()  # over the three above
+        self._client: Optional[Client] = None
+        self._generation = 0  # of the client; callbacks of earlier ones are ignored
+        self._file_stamps: List[Tuple[str, int]] = []  # of the files it was made with
+        self._replacing = threading.Lock()  # guards the three above
         self.connected = False
-        self.trouble = f"Not connected to {self.where} yet."  # a sentence; "" when connected
-        self._said: Set[str] = set()  # since it was last connected
-        self._lock = threading.Lock()  # over the three above
+        self.problem = f"Not connected to {self.where} yet."  # a sentence; "" when connected
+        self._logged: Set[str] = set()  # since it was last connected
+        self._lock = threading.Lock()  # guards the three above
         self._since, self._delay_s = 0.0, RETRY_S[0] / 2  # last connected; before a new client
         self._failure = ""  # of the last attempt, in the client's words
-        self._locked_out = False  # a token that is asked with a wrong PIN again and again locks
-        self._again: Optional[threading.Timer] = None  # makes the next client
+        self._locked_out = False  # a token locks after several wrong PINs
+        self._reconnect_timer: Optional[threading.Timer] = None  # for the next client
         self._stopping = threading.Event()
         self._changed = threading.Event()  # connected, lost or stopping
         self._closed = threading.Event()  # the client has ended its connection
 
     def start(self) -> None:
-        """Begin to connect and return at once."""
+        """Start to connect and return at once."""
         self._open(self._generation)
-        threading.Thread(target=self._watch, name="mqtt", daemon=True).start()
+        threading.Thread(target=self._supervise, name="mqtt", daemon=True).start()
 
-    def publish(self, packet: Any) -> Future[Any]:
-        """Hand `packet` to the client; SinkUnavailable or MessageRejected when that can't be."""
-        if not self.connected:
-            raise SinkUnavailable(self.trouble)
+    def publish(self, packet: PublishPacket) -> Future[PublishCompletion]:
+        """Hand `packet` to the client. Raises SinkUnavailable, MessageRejected."""
+        if not self.connected or self._client is None:
+            raise SinkUnavailable(self.problem)
         try:
-            sent: Future[Any] = self._client.publish(packet)
+            return self._client.publish(packet)
         except Exception as error:
-            raise reasons.after_error(error, packet.topic, self.where) from None
-        return sent
+            raise failures.publish_error(error, packet.topic, self.where) from None
 
-    def subscribe(self, packet: Any) -> Future[Any]:
-        """Hand `packet` to the client."""
-        subscribed: Future[Any] = self._client.subscribe(packet)
-        return subscribed
+    def subscribe(self, packet: object) -> Future[SubackPacket]:
+        """Hand `packet` to the client; called when connected."""
+        assert self._client is not None
+        return self._client.subscribe(packet)
 
     def reset(self, sentence: str) -> None:
-        """Drop the connection, for the reason `sentence` gives, and connect with a new client."""
+        """Drop the connection, for the reason in `sentence`, and connect with a new client."""
         if self.connected:
             self._lose(sentence)
         self._open(self._generation)
@@ -90,8 +101,8 @@ class Connection:
         """Disconnect for good; the last will isn't published."""
         self._stopping.set()
         self._changed.set()
-        if self._again is not None:
-            self._again.cancel()
+        if self._reconnect_timer is not None:
+            self._reconnect_timer.cancel()
         connected = self.connected
         with self._replacing:
             if self._client is not None:
@@ -103,7 +114,7 @@ class Connection:
     # The client
 
     def _open(self, generation: int) -> None:
-        """Replace the client of `generation`; the watch tries again when one can't be made."""
+        """Replace the client of `generation`; the supervisor tries again when that fails."""
         with self._replacing:
             if self._stopping.is_set() or self._locked_out or generation != self._generation:
                 return
@@ -111,62 +122,66 @@ class Connection:
             if self._client is not None:
                 self._client.stop()
                 self._client = None
-            self._stamps = probe.stamps(self._settings)
+            self._file_stamps = probe.stamps(self._settings)
             self._failure = probe.unusable_files(self._settings)
             try:
                 if not self._failure:
                     self._client = self._new_client()
                     self._client.start()
             except Exception as error:
-                self._failure = reasons.unusable(error)
-                self._locked_out = reasons.is_wrong_pin(error)
+                self._failure = failures.settings_error(error)
+                self._locked_out = failures.is_wrong_pin(error)
         if self._failure:
-            self._say(self._failure)
+            self._log_problem(self._failure)
 
-    def _new_client(self) -> Any:
+    def _new_client(self) -> Client:
         options = client_options(self._sdk, self._settings, self._client_id, self._will)
-        options.on_publish_callback_fn = self._callback(self._tell_publish)
+        options.on_publish_callback_fn = self._callback(self._notify_publish)
         options.on_lifecycle_event_connection_success_fn = self._callback(self._on_connected)
         options.on_lifecycle_event_connection_failure_fn = self._callback(self._on_failure)
         options.on_lifecycle_event_disconnection_fn = self._callback(self._on_lost)
         options.on_lifecycle_event_stopped_fn = self._callback(lambda _: self._closed.set())
-        return self._sdk.mqtt5.Client(options)
+        client: Client = self._sdk.mqtt5.Client(options)
+        return client
 
-    def _callback(self, verb: Callable[[Any], None]) -> Callable[[Any], None]:
-        """Run `verb` on the SDK's thread while its client is the current one; log its faults."""
+    def _callback(self, callback: Callable[[Data], None]) -> Callable[[Data], None]:
+        """Run `callback` only while its client is the current one; log its errors."""
         generation = self._generation
 
-        def run(data: Any) -> None:
+        def run(data: Data) -> None:
             if generation == self._generation:
                 try:
-                    verb(data)
+                    callback(data)
                 except Exception:
                     logger.exception("A callback of the MQTT client failed.")
 
         return run
 
-    def _on_connected(self, _: Any) -> None:
+    def _on_connected(self, _: object) -> None:
         with self._lock:
-            self.connected, self.trouble = True, ""
-            self._said.clear()
+            self.connected, self.problem = True, ""
+            self._logged.clear()
         self._failure, self._since = "", time.monotonic()
         self._changed.set()
         logger.info("Connected to the MQTT broker %s.", self.where)
         if not self._stopping.is_set():
-            self._tell_connected()
+            self._notify_connected()
 
-    def _on_failure(self, data: Any) -> None:
-        self._failure = reasons.not_connected(self.where, data.exception, data.connack_packet)
-        if "CONNACK" in reasons.name(data.exception):  # no probe would see more
-            self._say(self._failure)
+    def _on_failure(self, data: ConnectionFailure) -> None:
+        self._failure = failures.connect_error(self.where, data.exception, data.connack_packet)
+        if "CONNACK" in failures.name(data.exception):  # a probe can't find more
+            self._log_problem(self._failure)
 
-    def _on_lost(self, data: Any) -> None:
-        self._lose(reasons.lost(self.where, data.exception, data.disconnect_packet))
+    def _on_lost(self, data: Disconnection) -> None:
+        self._lose(failures.disconnect_error(self.where, data.exception, data.disconnect_packet))
         if not self._stopping.is_set():
-            self._client.stop()  # what is on its way fails now
-            self._again = threading.Timer(self._next_delay_s(), self._open, [self._generation])
-            self._again.daemon = True
-            self._again.start()
+            if self._client is not None:
+                self._client.stop()  # what is in flight fails now
+            self._reconnect_timer = threading.Timer(
+                self._next_delay_s(), self._open, [self._generation]
+            )
+            self._reconnect_timer.daemon = True
+            self._reconnect_timer.start()
 
     def _next_delay_s(self) -> float:
         steady = time.monotonic() - self._since > STEADY_S
@@ -177,14 +192,14 @@ class Connection:
         if self._stopping.is_set():
             sentence = f"The connection to {self.where} is closed."
         with self._lock:
-            self.connected, self.trouble = False, sentence
+            self.connected, self.problem = False, sentence
         self._changed.set()
         if not self._stopping.is_set():
-            self._say(sentence)
+            self._log_problem(sentence)
 
-    # Why it isn't connected
+    # Diagnosis
 
-    def _watch(self) -> None:
+    def _supervise(self) -> None:
         pause_s = FIRST_DIAGNOSIS_S
         while not self._stopping.is_set():
             if self._changed.wait(None if self.connected else pause_s):
@@ -195,20 +210,20 @@ class Connection:
                 pause_s = min(2 * pause_s, LAST_DIAGNOSIS_S)
 
     def _diagnose(self) -> None:
-        """Say what is wrong; when the certificate files have changed, connect with those."""
+        """Log what is wrong; when the certificate files have changed, connect with the new ones."""
         try:
-            if self._client is None or self._stamps != probe.stamps(self._settings):
+            if self._client is None or self._file_stamps != probe.stamps(self._settings):
                 self._open(self._generation)
-            self._say(probe.diagnose(self._settings) or self._failure or self.trouble)
+            self._log_problem(probe.diagnose(self._settings) or self._failure or self.problem)
         except Exception:
             logger.exception("The MQTT connection couldn't be diagnosed.")
 
-    def _say(self, sentence: str) -> None:
+    def _log_problem(self, sentence: str) -> None:
         with self._lock:
             if self.connected:
                 return
-            self.trouble = sentence
-            known = sentence in self._said
-            self._said.add(sentence)
+            self.problem = sentence
+            known = sentence in self._logged
+            self._logged.add(sentence)
         if not known:
             logger.warning("%s", sentence)

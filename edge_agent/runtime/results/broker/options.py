@@ -1,4 +1,4 @@
-"""The settings of the agent → the options of the AWS IoT SDK's MQTT 5 client.
+"""The agent's settings → the options of the AWS IoT SDK's MQTT 5 client.
 
 The SDK's own builder isn't used: it offers no TLS without a client certificate.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any, NamedTuple
 
 from edge_agent.config import MqttSettings
 from edge_agent.runtime.results import topics
 from edge_agent.runtime.results.broker import probe
+from edge_agent.runtime.results.broker.sdk import ClientOptions, PublishPacket, Sdk
 
 KEEP_ALIVE_S = 30
 PING_WITHIN_S = 10
@@ -19,18 +19,13 @@ CONNACK_WITHIN_S = 10
 RETRY_S = (1, 60)  # least and most between two attempts to connect
 
 
-class Sdk(NamedTuple):
-    """The SDK's modules, imported where they are needed first."""
-
-    io: Any
-    mqtt5: Any
-
-
-def client_options(sdk: Sdk, settings: MqttSettings, client_id: str, will: Any) -> Any:
+def client_options(
+    sdk: Sdk, settings: MqttSettings, client_id: str, will: PublishPacket
+) -> ClientOptions:
     """Build ClientOptions without callbacks. Raises what the SDK raises for files it can't use."""
     mqtt5 = sdk.mqtt5
     flow = mqtt5.ExtendedValidationAndFlowControlOptions
-    options = mqtt5.ClientOptions(
+    options: ClientOptions = mqtt5.ClientOptions(
         host_name=probe.host(settings),
         port=settings.port,
         tls_ctx=_tls(sdk, settings) if probe.is_encrypted(settings) else None,
@@ -40,16 +35,16 @@ def client_options(sdk: Sdk, settings: MqttSettings, client_id: str, will: Any) 
             session_expiry_interval_sec=settings.session_expiry_s,
             will=will,
         ),
-        # Always: what other clients sent while this process was away is to arrive.
+        # Always: what other clients sent while this process was away must arrive.
         session_behavior=mqtt5.ClientSessionBehaviorType.REJOIN_ALWAYS,
-        # Nothing waits in the client, the outbox keeps what hasn't arrived.
+        # Nothing waits in the client: the outbox sends again what hasn't arrived.
         offline_queue_behavior=mqtt5.ClientOperationQueueBehaviorType.FAIL_ALL_ON_DISCONNECT,
         # The defaults of AWS IoT allow 100 messages/s, far less than other brokers take.
         extended_validation_and_flow_control_options=(
             flow.AWS_IOT_CORE_DEFAULTS if topics.at_aws(str(settings.endpoint)) else flow.NONE
         ),
-        # The SDK's own jitter also tries twice within milliseconds; a first delay of its own for
-        # each client spreads a fleet as well.
+        # The SDK's own jitter may try twice within milliseconds; a random first delay spreads a
+        # fleet as well.
         retry_jitter_mode=mqtt5.ExponentialBackoffJitterMode.NONE,
         min_reconnect_delay_ms=int(1000 * RETRY_S[0] * random.uniform(1.0, 2.0)),
         max_reconnect_delay_ms=1000 * RETRY_S[1],
@@ -57,14 +52,14 @@ def client_options(sdk: Sdk, settings: MqttSettings, client_id: str, will: Any) 
         connack_timeout_ms=1000 * CONNACK_WITHIN_S,
         ack_timeout_sec=math.ceil(settings.ack_within_s),
     )
-    # The switch for the SDK's metrics in the user name, by the release of the SDK.
+    # The SDK's metrics in the user name are switched off; the name depends on its release.
     for name, off in (("disable_metrics", True), ("enable_metrics", False)):
         if hasattr(options, name):
             setattr(options, name, off)
     return options
 
 
-def _tls(sdk: Sdk, settings: MqttSettings) -> Any:
+def _tls(sdk: Sdk, settings: MqttSettings) -> object:
     kinds = sdk.io.TlsContextOptions
     if settings.pkcs11_library:
         options = kinds.create_client_with_mtls_pkcs11(
@@ -83,4 +78,5 @@ def _tls(sdk: Sdk, settings: MqttSettings) -> Any:
         options.override_default_trust_store_from_path(None, str(settings.ca))
     if settings.port == 443:
         options.alpn_list = [probe.AWS_ALPN]
-    return sdk.io.ClientTlsContext(options)
+    context: object = sdk.io.ClientTlsContext(options)
+    return context

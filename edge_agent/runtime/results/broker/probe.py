@@ -1,7 +1,7 @@
-"""What keeps an MQTT client from its broker, found with Python's own sockets, in a sentence.
+"""Why an MQTT client can't reach its broker: a diagnosis with Python's own sockets.
 
 The MQTT client reports a certificate it can't verify late (after 10 to 30 s) or not at all, and
-never why; here the same connection is tried as far as TLS goes.
+never the reason; here the same connection is tried up to the TLS handshake.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
 
 
 def is_encrypted(settings: MqttSettings) -> bool:
-    """Tell whether the connection uses TLS: always, but to a broker on this machine without files.
+    """Whether the connection uses TLS: always, but to a broker on this machine without files.
 
     Raises InvalidConfiguration for a broker elsewhere with neither certificate nor CA.
     """
@@ -73,7 +73,7 @@ def files(settings: MqttSettings) -> Dict[str, Path]:
 
 
 def stamps(settings: MqttSettings) -> List[Tuple[str, int]]:
-    """Return what changes when one of the files does."""
+    """Return the files' modification times."""
     found = []
     for name, path in files(settings).items():
         with suppress(OSError):
@@ -93,7 +93,7 @@ def pin(settings: MqttSettings) -> str:
 
 
 def unusable_files(settings: MqttSettings) -> str:
-    """Tell what is wrong with the certificate files; "" when they can be used."""
+    """Say what is wrong with the certificate files; "" when they can be used."""
     for name, path in files(settings).items():
         try:
             with path.open("rb") as file:
@@ -107,12 +107,12 @@ def unusable_files(settings: MqttSettings) -> str:
             return f"The key {settings.key} doesn't belong to the certificate of results.mqtt."
         every = (settings.certificate, settings.key, settings.ca)
         listed = ", ".join(str(path) for path in every if path)
-        return f"{listed}: PEM files without a passphrase are needed; one of them isn't."
+        return f"{listed}: one of these isn't a PEM file without a passphrase."
     return ""
 
 
 def diagnose(settings: MqttSettings) -> str:
-    """Try to reach the broker; tell what is wrong, "" when TCP and TLS work. Takes up to seconds.
+    """Try to reach the broker; say what is wrong, "": TCP and TLS work. Takes up to 10 s.
 
     With a key in a token the client's own certificate isn't tried.
     """
@@ -136,7 +136,7 @@ def diagnose(settings: MqttSettings) -> str:
     except socket.timeout:
         return (
             f"No answer from {where} within {WITHIN_S:.0f} s. "
-            "Is there a firewall between, or the network down?"
+            "Is there a firewall between them, or is the network down?"
         )
     except OSError as error:
         return f"The MQTT broker {where} can't be reached: {error.strerror or error}."

@@ -1,1 +1,1 @@
-"""What waits on the device: on disk, and in memory until it is there."""
+"""Events that wait on the device: on disk, and in memory until they are there."""

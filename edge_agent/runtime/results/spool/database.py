@@ -3,7 +3,7 @@
 A commit is on the disk when it returns (synchronous=FULL), so nothing that was committed is lost to
 a power cut. A row's `sinks` has a bit for every sink that still has to deliver it; without bits it
 is deleted. Normal results have a table of their own: dropping the oldest of them frees whole pages.
-A damaged file is moved aside, what can be read of it is taken over.
+A damaged file is moved aside; what can be read of it is copied into a new one.
 """
 
 from __future__ import annotations
@@ -11,35 +11,26 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sqlite3
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Counter as Counts
+from typing import Counter as CounterType
 from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
-
-from edge_agent.runtime.results.spool.files import (
-    COLUMNS,
-    FILE_NAME,
-    NORMAL,
-    OTHER,
-    TABLES,
-    open_database,
-    replace_damaged,
-)
 
 log = logging.getLogger(__name__)
 
 DiskError = sqlite3.Error
-TRIM_SHARE = 0.02  # dropped at once when full, so that it isn't done event by event
+TRIM_SHARE = 0.02  # dropped in one step when full, not event by event
 TRIM_LEAST = 50
-SLACK = 1.1  # of the limit: normal results that were stored just now aren't dropped below it
+SLACK = 1.1  # of the limit: below that, normal results stored just now aren't dropped
 
 
-class Entry(NamedTuple):
-    """A numbered event; `made` in seconds of the outbox's own clock."""
+class StoredEvent(NamedTuple):
+    """A numbered event; `made` in seconds of the outbox's AgeClock."""
 
     sequence: int
     id: str
@@ -51,22 +42,22 @@ class Entry(NamedTuple):
 
     @property
     def table(self) -> str:
-        """Where it is stored."""
+        """The table it is stored in."""
         return NORMAL if self.kind == "result" and self.verdict == "normal" else OTHER
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """How many events were given up undelivered; `missed` by sink that hadn't delivered them."""
+    """How many events were dropped; `missed`: by sink that hadn't delivered them."""
 
     normal: int = 0
     others: int = 0
-    missed: Counts[str] = field(default_factory=Counter, compare=False)
+    missed: CounterType[str] = field(default_factory=Counter, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.normal or self.others)
 
-    def by(self, sinks: Iterable[str]) -> Dropped:
+    def missed_by(self, sinks: Iterable[str]) -> Dropped:
         """Return the same, missed by all of `sinks`."""
         return replace(self, missed=Counter(dict.fromkeys(sinks, self.normal + self.others)))
 
@@ -78,7 +69,7 @@ class Dropped:
 class Spool:
     """The rows of one outbox. Used by one thread at a time; any call may raise DiskError.
 
-    Making one raises OSError as well. `salvaged` tells what became of a damaged file, for people.
+    The constructor also raises OSError. `salvaged`: what was done about a damaged file, a sentence.
     """
 
     def __init__(self, folder: Path, sinks: Sequence[str]) -> None:
@@ -90,18 +81,18 @@ class Spool:
             if not is_damage(error):
                 raise
             self.salvaged = replace_damaged(self._path, error)
-            log.error("%s", self.salvaged)  # noqa: TRY400 - it is mended
+            log.error("%s", self.salvaged)  # noqa: TRY400 - it is repaired
             self._db = open_database(self._path)
-        self._bits = self._name_bits(sinks)
+        self._bits = self._assign_bits(sinks)
         self._everyone = sum(self._bits[name] for name in sinks)
 
     def append(
         self,
-        entries: Sequence[Entry],
+        entries: Sequence[StoredEvent],
         delivered: Mapping[str, Iterable[int]],
         notes: Mapping[str, str],
     ) -> None:
-        """Store new events, clear those a sink has delivered, keep notes: all in one commit."""
+        """Store new events, delete delivered ones, store notes: all in one commit."""
         with self._db as db:
             for table in TABLES:
                 db.executemany(
@@ -121,7 +112,7 @@ class Spool:
                     )
             db.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", notes.items())
 
-    def read(self, sink: str, model: str, after: int, limit: int) -> List[Entry]:
+    def read(self, sink: str, model: str, after: int, limit: int) -> List[StoredEvent]:
         """Return events of `model` that `sink` has to deliver, in order."""
         bit = self._bits[sink]
         parts = " UNION ALL ".join(
@@ -130,7 +121,7 @@ class Spool:
             for table in TABLES
         )
         rows = self._db.execute(f"{parts} ORDER BY sequence LIMIT ?3", (model, after, limit))
-        return [Entry(*row) for row in rows]
+        return [StoredEvent(*row) for row in rows]
 
     def waiting(self, sink: str) -> Dict[str, Tuple[int, int]]:
         """Return by model the count of events `sink` has to deliver, and the last's sequence."""
@@ -159,9 +150,9 @@ class Spool:
     ) -> Iterator[Tuple[Dropped, str]]:
         """Drop events made before `made_after`, then what doesn't fit: yields how many, and why.
 
-        The oldest normal results go first, the oldest of the others when none is left, until the
-        pages in use fit into `limit_bytes`. Normal results made since `fresh_after` may be on their
-        way and stay while little is missing.
+        The oldest normal results go first, then the oldest of the others, until the pages in use
+        fit into `limit_bytes`. Normal results made since `fresh_after` may be in flight and stay
+        while the limit is exceeded by little.
         """
         for table in TABLES:
             old = self._oldest(table, 1000, made_after)
@@ -172,24 +163,24 @@ class Spool:
             batch = max(TRIM_LEAST, int(self._count() * TRIM_SHARE))
             normal = self._oldest(NORMAL, batch, fresh_after if fits else math.inf)
             if not normal and fits and self._oldest(NORMAL, 1):
-                break  # only fresh ones are left of them, and there is room for these
+                break  # only fresh ones are left, and SLACK allows these
             others = [] if normal else self._oldest(OTHER, batch)
             if not (normal or others):
                 break
             yield self._drop(NORMAL if normal else OTHER, normal or others), "outbox full"
 
     def notes(self) -> Dict[str, str]:
-        """Return what was noted."""
+        """Return the notes by name."""
         return dict(self._db.execute("SELECT name, text FROM notes"))
 
     def close(self) -> None:
         """Close; the log is merged into the database file."""
         self._db.close()
 
-    def _name_bits(self, sinks: Sequence[str]) -> Dict[str, int]:
-        """Give every sink its bit. What waits for one that isn't set now stays until too old.
+    def _assign_bits(self, sinks: Sequence[str]) -> Dict[str, int]:
+        """Assign each sink its bit. Rows of a sink that isn't configured now stay until too old.
 
-        Where the bits were lost with a damaged file, everybody delivers everything: better twice.
+        If the bits were lost with a damaged file, every sink delivers every row: rather twice.
         """
         known: Dict[str, int] = {}
         with suppress(LookupError, ValueError, TypeError, AttributeError):
@@ -217,7 +208,7 @@ class Spool:
         """Delete the rows from the first of `sequences` to the last."""
         span = (sequences[0], sequences[-1])
         where = f"FROM {table} WHERE sequence BETWEEN ? AND ?"
-        missed: Counts[str] = Counter()
+        missed: CounterType[str] = Counter()
         with self._db as db:
             for bits, count in db.execute(f"SELECT sinks, COUNT(*) {where} GROUP BY 1", span):
                 missed.update({name: count for name, bit in self._bits.items() if bits & bit})
@@ -238,15 +229,102 @@ class Spool:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Tell whether the file itself is broken; else the disk may take it the next time."""
+    """Whether the file itself is damaged; other errors may pass."""
     if isinstance(error, sqlite3.OperationalError):
         return "malformed" in str(error)
     return type(error) is sqlite3.DatabaseError
 
 
-def whole(text: str) -> int:
-    """Return the number that was noted, 0 for none that can be read."""
+def parse_int(text: str) -> int:
+    """Return the number in a note, 0 for what isn't one."""
     try:
         return int(text)
     except ValueError:
         return 0
+
+
+FILE_NAME = "outbox.db"
+TABLES = NORMAL, OTHER = ("normal", "other")
+COLUMNS = "sequence, id, model, kind, verdict, made, body"
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS {name} (
+    sequence INTEGER PRIMARY KEY, id TEXT NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL,
+    verdict TEXT NOT NULL, made REAL NOT NULL, body BLOB NOT NULL, sinks INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS {name}_by_model ON {name} (model, sequence);
+"""
+NOTES = (
+    "CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;"
+)
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open or make the database. Raises sqlite3.DatabaseError when it is damaged, OSError."""
+    if path.exists():
+        if not path.stat().st_size:
+            raise sqlite3.DatabaseError("the file is empty")
+    else:  # SQLite gives the files beside it the same mode
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    # Python's default isolation opens a transaction before the first change only.
+    db = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA journal_size_limit=4194304")
+        db.executescript(NOTES + "".join(TABLE.format(name=name) for name in TABLES))
+        for (verdict,) in db.execute("PRAGMA quick_check(1)"):
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)  # noqa: TRY301
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def replace_damaged(path: Path, error: sqlite3.Error) -> str:
+    """Replace a damaged database by a new one with what can be read of it; return a sentence.
+
+    Nothing is moved before the new one is complete: after a full disk it is tried again.
+    """
+    fresh = path.with_name(f"{FILE_NAME}.new")
+    _remove(fresh)
+    saved = 0
+    with closing(open_database(fresh)) as db, db:
+        for table in TABLES:
+            for row in _salvage(path, f"SELECT {COLUMNS}, sinks FROM {table} ORDER BY sequence"):
+                if isinstance(row[6], bytes) and isinstance(row[7], int):
+                    insert = f"INSERT OR IGNORE INTO {table} VALUES (?,?,?,?,?,?,?,?)"
+                    saved += db.execute(insert, row).rowcount
+        for row in _salvage(path, "SELECT name, text FROM notes ORDER BY name"):
+            db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", row)
+    number = 1
+    while (aside := path.with_name(f"{FILE_NAME}.damaged-{number}")).exists():
+        number += 1
+    for suffix in ("-wal", "-shm", ""):
+        part = path.with_name(f"{FILE_NAME}{suffix}")
+        if part.exists():
+            part.rename(f"{aside}{suffix}")
+    fresh.rename(path)
+    return (
+        f"The outbox {path} was damaged ({error}). It was moved to {aside} and replaced by a new "
+        f"one. {saved} waiting events could be read and were copied."
+    )
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("-wal", "-shm", ""):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _salvage(path: Path, query: str) -> Iterator[Tuple[object, ...]]:
+    """Yield what can be read, row by row, from both ends up to where it breaks."""
+    for order in ("ASC", "DESC"):
+        db = sqlite3.connect(path)
+        try:
+            yield from db.execute(f"{query} {order}")
+        except sqlite3.Error:
+            continue
+        else:
+            return
+        finally:
+            db.close()

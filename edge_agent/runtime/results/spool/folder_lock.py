@@ -1,4 +1,4 @@
-"""One agent a folder, and one user.
+"""One agent and one user a folder.
 
 Two agents would number the same results and deliver them twice; another user could put rows into
 the outbox, or links in the way of its files.
@@ -24,15 +24,15 @@ NAMES = (
 
 
 def check(folder: Path) -> None:
-    """Make the folder and close it to others, without claiming it.
+    """Make the folder and close it to other users, without locking it.
 
     Raises InvalidConfiguration when another user may write in it.
     """
-    with suppress(OSError):  # one that can't be made is nobody's
+    with suppress(OSError):  # one that can't be made can't be misused
         os.close(private_files.open_folder(SETTING, folder, _is_ours))
 
 
-class Claim:
+class FolderLock:
     """Holds a folder from `take` to `release`, or until the process ends."""
 
     def __init__(self, folder: Path) -> None:
@@ -40,10 +40,10 @@ class Claim:
         self._file: Optional[int] = None
 
     def take(self) -> None:
-        """Make the folder, close it to others and claim it; nothing happens when it is held.
+        """Make the folder, close it to other users and lock it; a second call does nothing.
 
         Raises InvalidConfiguration when another process has it or another user may write in it,
-        OSError when it can't be made: then it is nobody's.
+        OSError when it can't be made.
         """
         if self._file is None:
             folder = private_files.open_folder(SETTING, self._folder, _is_ours)
@@ -54,7 +54,7 @@ class Claim:
             self._lock()
 
     def release(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -66,7 +66,7 @@ class Claim:
         except OSError:
             self.release()
             raise InvalidConfiguration(
-                f"{SETTING} {self._folder} is in use by another agent; give each its own."
+                f"{SETTING} {self._folder} is in use by another agent. Give each its own folder."
             ) from None
 
 

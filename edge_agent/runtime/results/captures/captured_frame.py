@@ -1,9 +1,9 @@
-"""A frame to keep, and the line that tells of it in the manifest of the captures.
+"""A frame to capture, and its line in the manifest of the captures.
 
 The line is one of a Lookout for Vision manifest (the developer guide's "Defining JSON lines for
 image segmentation" and "... image classification"), so that whatever reads those reads captures as
 well. The label is the model's own verdict until a person corrects it; a frame of a faulty camera
-has none. What the agent knows besides stands under the key `edge-agent`. Names of files are
+has none. The agent's own facts are under the key `edge-agent`. Names of files are
 relative to the manifest's folder.
 """
 
@@ -27,13 +27,15 @@ OWN_KEY = "edge-agent"
 IMAGE_KEY, MASK_KEY = "source-ref", "anomaly-mask-ref"
 LABEL_KEY = "anomaly-label-metadata"
 
+Line = Dict[str, Any]  # of the manifest: a JSON object that other programs may have changed
+
 
 @dataclass(frozen=True)
-class Shot:
-    """A judged frame, `pixels` (height, width, 3) uint8 RGB, and why it is kept (`reason`).
+class CapturedFrame:
+    """A frame with its verdict, `pixels` (height, width, 3) uint8 RGB, and why it is captured.
 
-    `id` is of letters, digits and dashes; `time` is in Unix seconds. `shared` tells that the pixels
-    are a view of memory that may change as soon as the call returns. `mask` is like the pixels,
+    `id` is of letters, digits and dashes; `time` is in Unix seconds. `shared`: the pixels are a
+    view of memory that may change as soon as the call returns. `mask` is like the pixels,
     None for classification models.
     """
 
@@ -50,7 +52,7 @@ class Shot:
 
     @property
     def stem(self) -> str:
-        """Where its files lie, without their endings: "2026-11-21/bolts-ID"."""
+        """The path of its files without suffixes: "2026-11-21/bolts-ID"."""
         return f"{self._created:%Y-%m-%d}/{self.model}-{self.id}"
 
     @property
@@ -60,11 +62,11 @@ class Shot:
 
     @property
     def needs_mask(self) -> bool:
-        """Whether its mask marks anything; a white one isn't worth keeping."""
+        """Whether its mask marks anything; a white one isn't stored."""
         return self.mask is not None and len(self.prediction.anomalies) > 1
 
-    def owned(self) -> Shot:
-        """Return a shot that nobody else's memory can change, without what isn't worth keeping."""
+    def owned(self) -> CapturedFrame:
+        """Return a copy of what others may change, without an empty mask."""
         mask = self.mask if self.needs_mask else None
         if mask is not None and not mask.flags.owndata:
             mask = mask.copy()
@@ -72,14 +74,14 @@ class Shot:
         prediction = replace(self.prediction, mask=None)
         return replace(self, pixels=pixels, mask=mask, prediction=prediction, shared=False)
 
-    def line(self, image: str, overlay: str, mask: Optional[str]) -> Dict[str, Any]:
+    def line(self, image: str, overlay: str, mask: Optional[str]) -> Line:
         """Return the manifest's entry; the arguments name files."""
         source = {
             "human-annotated": "no",
             "job-name": f"edge-agent/{self.model}/{self.model_version}",
             "creation-date": self._created.replace(tzinfo=None).isoformat(timespec="microseconds"),
         }
-        line: Dict[str, Any] = {IMAGE_KEY: image}
+        line: Line = {IMAGE_KEY: image}
         if not self.prediction.camera_problems:  # else the verdict says nothing about the part
             line["anomaly-label"] = int(self.prediction.is_anomalous)
             line[LABEL_KEY] = {
@@ -105,7 +107,7 @@ class Shot:
     def _created(self) -> datetime:
         return datetime.fromtimestamp(self.time, timezone.utc)
 
-    def _colors(self) -> Dict[str, Dict[str, Any]]:
+    def _colors(self) -> Dict[str, Dict[str, object]]:
         """Entry "0" is the background, as the format asks."""
         found = [entry for entry in self.prediction.anomalies if entry.name != BACKGROUND_NAME]
         named = [("BACKGROUND", "#ffffff"), *((entry.name, entry.color.lower()) for entry in found)]
@@ -114,7 +116,7 @@ class Shot:
             for index, (name, color) in enumerate(named)
         }
 
-    def _facts(self) -> Dict[str, Any]:
+    def _facts(self) -> Dict[str, object]:
         return {
             "id": self.id,
             "model": self.model,

@@ -1,8 +1,8 @@
 """`manifest.jsonl` of a folder of captures: one JSON line a capture, in the order they were taken.
 
-The agent appends to it and drops lines of captures that made room; `edge-agent captures upload`
-drops what it has taken away, and people edit it meanwhile. Hence a lock file for our own programs,
-and nothing is dropped but what was asked for: lines that aren't ours stay as they are.
+The agent appends to it and removes lines of deleted captures; `edge-agent captures upload` removes
+what it has moved, and people edit it meanwhile. Hence a lock file for our own programs; lines that
+aren't ours stay as they are.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
+from typing import Collection, Iterator, List, Optional, Tuple
 
-from edge_agent.runtime.results.kept.shot import IMAGE_KEY, MASK_KEY, OWN_KEY
+from edge_agent.runtime.results.captures.captured_frame import IMAGE_KEY, MASK_KEY, OWN_KEY, Line
 from edge_agent.runtime.system.data_files import create, make_folder, modes_in
 from edge_agent.runtime.system.files import create_new, write_atomically
 
 FILE_NAME = "manifest.jsonl"
-WORKPLACE = ".new"  # what isn't whole yet
+WORK_FOLDER = ".new"  # for unfinished files
 LOCK = ".lock"
 # Names that may be ours, and so may be deleted; nothing else ever is.
 OWN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}/[a-zA-Z0-9_.-]+\.(png|jpg)")
-
-Line = Dict[str, Any]
 
 
 class CaptureManifest:
@@ -37,7 +35,7 @@ class CaptureManifest:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other programs of ours out of the folder meanwhile."""
+        """Lock the folder against other programs of ours."""
         with open(create(self._folder / LOCK, 0), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -52,7 +50,7 @@ class CaptureManifest:
         return self._path.stat().st_size if self._path.exists() else 0
 
     def identity(self) -> Tuple[int, int]:
-        """Return what changes when somebody replaces the file, but not when lines are appended."""
+        """Return a value that changes when the file is replaced, not when lines are appended."""
         try:
             facts = self._path.stat()
         except FileNotFoundError:
@@ -75,8 +73,8 @@ class CaptureManifest:
         """Remove the lines of these images, in one step."""
         self._replace([raw for raw in self._raw() if _image(raw) not in images])
 
-    def mend(self) -> None:
-        """Finish a last line that ended without a line break, or remove it if it is torn."""
+    def repair(self) -> None:
+        """Complete a last line that lacks its line break, or remove it if it is incomplete."""
         raw = self._raw()
         if raw and not raw[-1].endswith(b"\n"):
             whole = parsed(raw[-1]) is not None
@@ -89,14 +87,14 @@ class CaptureManifest:
             return []
 
     def _replace(self, raw: List[bytes]) -> None:
-        fresh = self._folder / WORKPLACE / FILE_NAME
+        fresh = self._folder / WORK_FOLDER / FILE_NAME
         make_folder(fresh.parent)
         mode = modes_in(fresh.parent).file
         write_atomically(self._path, b"".join(raw), mode=mode, fresh=fresh)
 
 
 def encoded(line: Line) -> bytes:
-    """Return the line as it stands in the file."""
+    """Return the line as bytes of the file."""
     return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""One thread that does what is planned, each thing in its time."""
+"""One thread that runs tasks at their time."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ log = logging.getLogger(__name__)
 Task = Callable[[], object]
 
 
-class Agenda:
-    """Owns the thread, from the first plan to `close`; a task that raises is logged.
+class Scheduler:
+    """Owns the thread, from the first task to `close`; a task that raises is logged.
 
-    `plan` never waits and may be called on any thread. A task should not wait either: the next one
-    waits for it.
+    `schedule` never waits and may be called on any thread. A task should not wait either: it would
+    delay the next one.
     """
 
     def __init__(self, name: str) -> None:
-        self._planned: List[Tuple[float, int, Task]] = []  # a heap: when, in which order, what
+        self._tasks: List[Tuple[float, int, Task]] = []  # a heap: when, order, task
         self._order = itertools.count()
         self._changed = threading.Condition()  # guards all
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def plan(self, task: Task, after_s: float = 0.0) -> None:
-        """Let `task` be done after `after_s` seconds, or never when it is closed before."""
+    def schedule(self, task: Task, after_s: float = 0.0) -> None:
+        """Run `task` after `after_s` seconds, unless closed before."""
         with self._changed:
             if self._closed:
                 return
-            heapq.heappush(self._planned, (time.monotonic() + after_s, next(self._order), task))
+            heapq.heappush(self._tasks, (time.monotonic() + after_s, next(self._order), task))
             if not self._thread.ident:
                 self._thread.start()
             self._changed.notify()
 
     def close(self, within_s: float) -> None:
-        """Drop what is planned, and wait for what is being done."""
+        """Drop the scheduled tasks, and wait for the one that runs."""
         with self._changed:
             self._closed = True
-            self._planned.clear()
+            self._tasks.clear()
             self._changed.notify()
         if self._thread.ident:
             self._thread.join(within_s)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while (task := self._next()) is not None:
             try:
                 task()
@@ -57,8 +57,8 @@ class Agenda:
     def _next(self) -> Optional[Task]:
         with self._changed:
             while not self._closed:
-                wait_s = self._planned[0][0] - time.monotonic() if self._planned else None
+                wait_s = self._tasks[0][0] - time.monotonic() if self._tasks else None
                 if wait_s is not None and wait_s <= 0.0:
-                    return heapq.heappop(self._planned)[2]
+                    return heapq.heappop(self._tasks)[2]
                 self._changed.wait(wait_s)
         return None

@@ -1,4 +1,4 @@
-"""What a broker's reason codes and the MQTT client's errors mean for a message, and for people.
+"""A broker's reason codes and the MQTT client's errors → errors of a sink, and sentences.
 
 Sources: MQTT 5.0, 2.4 and 3.4.2.1 (reason codes of PUBACK); names of errors of the AWS IoT SDK.
 """
@@ -6,8 +6,9 @@ Sources: MQTT 5.0, 2.4 and 3.4.2.1 (reason codes of PUBACK); names of errors of 
 from __future__ import annotations
 
 import re
-from typing import Any, Optional
+from typing import Optional
 
+from edge_agent.runtime.results.broker.sdk import ReasonPacket
 from edge_agent.runtime.results.sink import (
     MessageRefused,
     MessageRejected,
@@ -47,8 +48,8 @@ def name(error: BaseException) -> str:
     return found.group() if found else type(error).__name__
 
 
-def after_puback(code: Optional[int], topic: str) -> Optional[Exception]:
-    """Return what a PUBACK's reason code means for its message; None: it arrived."""
+def puback_error(code: Optional[int], topic: str) -> Optional[Exception]:
+    """Return the error that a PUBACK's reason code stands for; None: the message arrived."""
     if code in _ACCEPTED:
         return None
     if code == _NOT_AUTHORIZED:
@@ -61,20 +62,20 @@ def after_puback(code: Optional[int], topic: str) -> Optional[Exception]:
             f"The broker rejects a message on {topic!r}: {_OF_THE_MESSAGE[code]}."
         )
     reason = "an unknown reason" if code is None else f"reason 0x{code:02x}"
-    return SinkUnavailable(f"The broker doesn't take messages now ({reason}, topic {topic!r}).")
+    return SinkUnavailable(f"The broker doesn't accept messages now ({reason}, topic {topic!r}).")
 
 
-def after_error(error: BaseException, topic: str, where: str) -> Exception:
-    """Return what the client's error means for the message it was to publish."""
+def publish_error(error: BaseException, topic: str, where: str) -> Exception:
+    """Return the error for a message that the client couldn't publish."""
     known = name(error)
     if known in _INVALID:
         return MessageRejected(
-            f"A message on {topic!r} can't be published: too large for the broker, or the topic "
-            f"isn't valid there ({known})."
+            f"A message on {topic!r} can't be published: it is too large for the broker, or the "
+            f"topic isn't valid ({known})."
         )
     if known == _NOT_ACKNOWLEDGED:
         return NotAnswered(
-            f"{where} accepts messages but doesn't acknowledge them (results.mqtt.ack_within_s)."
+            f"{where} doesn't acknowledge messages in time (results.mqtt.ack_within_s)."
         )
     if known in _LOST:
         return SinkUnavailable(f"The connection to {where} was lost before the message arrived.")
@@ -82,40 +83,42 @@ def after_error(error: BaseException, topic: str, where: str) -> Exception:
 
 
 def is_wrong_pin(error: BaseException) -> bool:
-    """Tell whether a token refused its PIN (CKR_PIN_INCORRECT, CKR_PIN_LOCKED... of PKCS#11)."""
+    """Whether a token refused its PIN (CKR_PIN_INCORRECT, CKR_PIN_LOCKED... of PKCS#11)."""
     return "CKR_PIN" in name(error)
 
 
-def unusable(error: BaseException) -> str:
-    """Tell why no client can be made of the settings."""
+def settings_error(error: BaseException) -> str:
+    """Say why no client can be made with the settings."""
     if is_wrong_pin(error):
         return (
-            f"The token refuses results.mqtt.pkcs11_pin ({name(error)}). It isn't asked again, so "
-            "that it doesn't lock: correct the PIN and restart the agent."
+            f"The token refuses results.mqtt.pkcs11_pin ({name(error)}). It isn't tried again, "
+            "because the token could lock. Correct the PIN and restart the agent."
         )
     return f"The MQTT client can't use the settings of results.mqtt: {error}."
 
 
-def not_connected(where: str, error: Any, connack: Any) -> str:
-    """Tell why an attempt to connect failed; `connack`: the broker's answer, if it gave one."""
+def connect_error(where: str, error: BaseException, connack: Optional[ReasonPacket]) -> str:
+    """Say why an attempt to connect failed; `connack`: the broker's answer, if there was one."""
     if connack is not None:
         return f"The broker {where} refuses the connection{_because(connack)}"
     if name(error) == _NO_ANSWER:
-        return f"{where} accepts connections but doesn't answer MQTT's CONNECT. Is it a broker?"
-    # With a certificate to show, the SDK's TLS library insists on being asked for it.
+        return (
+            f"{where} accepts connections but doesn't answer MQTT's CONNECT. Is it an MQTT broker?"
+        )
+    # With a client certificate, the SDK's TLS library fails when the broker doesn't ask for it.
     advice = " Does the broker ask for client certificates? If not, set none."
     hint = advice if name(error) == _NO_TLS else ""
     return f"The MQTT client can't connect to {where} ({name(error)}).{hint}"
 
 
-def lost(where: str, error: Any, disconnect: Any) -> str:
-    """Tell why a connection ended; `disconnect`: the broker's last word, if it gave one."""
+def disconnect_error(where: str, error: BaseException, disconnect: Optional[ReasonPacket]) -> str:
+    """Say why a connection ended; `disconnect`: the broker's reason, if it gave one."""
     if disconnect is not None:
         return f"The broker {where} closed the connection{_because(disconnect)}"
-    return f"The connection to {where} was lost ({name(error)}); connecting anew."
+    return f"The connection to {where} was lost ({name(error)}). Connecting again."
 
 
-def _because(packet: Any) -> str:
+def _because(packet: ReasonPacket) -> str:
     reason = getattr(packet.reason_code, "name", "UNKNOWN")
     said = f", {packet.reason_string!r}" if packet.reason_string else ""
     return f": {reason.replace('_', ' ').lower()}{said}.{_ADVICE.get(reason, '')}"

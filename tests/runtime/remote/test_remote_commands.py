@@ -141,7 +141,7 @@ def test_a_stranger_is_denied_and_logged(
 ) -> None:
     status, message = refusal(ask(commands, requester, command="describe"))
     assert status == "PERMISSION_DENIED"
-    assert "may not command this device" in message
+    assert "may not send commands to this device" in message
     assert "PERMISSION_DENIED" in caplog.text
 
 
@@ -213,7 +213,7 @@ def test_a_thumbnail_too_large_is_left_out(commands: RemoteCommands, captures: C
 
 def test_where_no_frame_is_kept_the_answer_says_so(commands: RemoteCommands) -> None:
     status, message = refusal(ask(commands, command="last-capture", model="plates"))
-    assert (status, message) == ("NOT_FOUND", "No frame of model 'plates' is kept.")
+    assert (status, message) == ("NOT_FOUND", "No frame of model 'plates' is stored.")
     status, message = refusal(ask(commands, command="last-capture", model="nuts"))
     assert (status, "isn't deployed" in message) == ("NOT_FOUND", True)
 
@@ -228,9 +228,9 @@ def test_an_unexpected_fault_shows_an_id_and_keeps_its_details_in_the_log(
     captures.known["plates"] = fault
     status, message = refusal(ask(commands, command="last-capture", model="plates", id=7))
     assert status == "INTERNAL"
-    number = message.split()[2].rstrip(";")
-    assert message == f"Internal fault {number}; the agent's log says more."
-    assert f"Fault {number} in a command of 'hmi'" in caplog.text
+    number = message.split()[2].rstrip(".")
+    assert message == f"Internal error {number}. See the agent's log."
+    assert f"Internal error {number} in a command of 'hmi'" in caplog.text
     assert "Traceback" in caplog.text
 
 

@@ -1,0 +1,1 @@
+"""Captured frames on disk: which, where, and their manifest."""

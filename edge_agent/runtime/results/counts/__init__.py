@@ -1,1 +1,0 @@
-"""What verdicts say taken together: summaries, alarms, drift."""

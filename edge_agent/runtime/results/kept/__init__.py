@@ -1,1 +1,0 @@
-"""Frames on disk: which, where, and the manifest that tells of them."""
