@@ -322,7 +322,7 @@ def test_the_last_registration_wins_whatever_happens_meanwhile(tmp_path: Path) -
     run_state_machine_as_test(
         lambda: Reconciling(packages),
         settings=settings(
-            max_examples=30, stateful_step_count=30, derandomize=True, deadline=None,
+            max_examples=20, stateful_step_count=25, derandomize=True, deadline=None,
             database=None, suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
