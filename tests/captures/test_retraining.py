@@ -26,17 +26,17 @@ GOOD, BAD = 14, 4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn parts, judged by a model that was trained on a few of another kind."""
+    """Drawn parts, inspected by a model that was trained on a few of another kind."""
     place = tmp_path_factory.mktemp("retraining")
     train(pictures.write(place / "plates", 12), place / "old", progress=lambda _: None)
     kept = place / "captures"
     settings = CaptureSettings(folder=kept, per_minute=100, sample=1.0, format="jpeg")
     capture = Capture(settings, random.Random(1))
-    with Predictor(place / "old") as judge:
+    with Predictor(place / "old") as predictor:
         for number in range(GOOD + BAD):
             defect = "scratch" if number >= GOOD else None
             image = parts.draw(parts.training_seed(5, number), defect).image
-            prediction, _ = judge.predict(Frame(image))
+            prediction, _ = predictor.predict(Frame(image))
             reason = capture.choose("bolts", prediction)
             taken = CapturedFrame(
                 f"{number:03}", "bolts", "1", NOON, reason, image, True, prediction, prediction.mask
