@@ -14,7 +14,7 @@ from typing import Callable, Iterator, List, Set
 import pytest
 from hypothesis import HealthCheck, settings
 
-from edge_agent.runtime.results.spool.places import places
+from edge_agent.runtime.results.spool.journal import journal_locations
 from tests.fakes.fake_nucleus import FakeNucleus
 from tests.runtime.host.component import Lost
 
@@ -104,7 +104,7 @@ def left_behind(before: Set[str], within_s: float = 10.0) -> Set[str]:
 
 def _journals_below(base: Path) -> Set[str]:
     """Where the journals of the outboxes in a folder lie; the names tell no run."""
-    return {str(places(Path(at))[0].path) for at, _, _ in os.walk(base)}
+    return {str(journal_locations(Path(at))[0].path) for at, _, _ in os.walk(base)}
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
