@@ -24,12 +24,13 @@ import pytest
 from packaging.requirements import Requirement
 
 import edge_agent
-from edge_agent.packaging.agent import wheels
+from edge_agent.packaging.agent.artifact import build_wheel
+from edge_agent.packaging.bom import normalised
 from tests import ROOT
 from tests.examples.conftest import EXAMPLES, camera
 from tests.fakes import micro
 from tests.fakes.agent import Agent
-from tests.packaging.tiny_agent import BASE
+from tests.packaging.agent.tiny_agent import BASE
 
 pytestmark = pytest.mark.timeout(300)  # the index may be slow
 PACKAGE = ROOT / "edge_agent"
@@ -37,7 +38,7 @@ PACKAGE = ROOT / "edge_agent"
 DISTRIBUTIONS = {
     "google": "protobuf", "grpc": "grpcio", "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection", "cv2": "opencv-python-headless", "yaml": "pyyaml",
-    "awsiot": "awsiotsdk", "cuda": "cuda-bindings",
+    "awsiot": "awsiotsdk",
     # These come with the others, in the release that those name.
     "awscrt": "awsiotsdk", "pydantic_core": "pydantic", "botocore": "boto3",
 }  # fmt: skip
@@ -89,14 +90,14 @@ def declared() -> Set[str]:
     text = (ROOT / "pyproject.toml").read_text()
     part = text.partition("dependencies = [")[2].partition("[project.scripts]")[0]
     named = (re.match(r"[A-Za-z0-9_-]+", entry) for entry in part.split('"')[1::2])
-    return {wheels.normal(match.group()) for match in named if match}
+    return {normalised(match.group()) for match in named if match}
 
 
 def test_every_library_that_is_imported_is_declared() -> None:
     known = declared()
     for path in PACKAGE.rglob("*.py"):
         for name in modules(path) - NEVER:
-            distribution = wheels.normal(DISTRIBUTIONS.get(name, name))
+            distribution = normalised(DISTRIBUTIONS.get(name, name))
             assert distribution in known, f"{path.relative_to(ROOT)} imports {name}"
 
 
@@ -134,7 +135,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = pip("download", "setuptools", "--no-deps", "--dest", str(folder / "index"))
     if done.returncode:
         pytest.skip(f"no package index answers: {done.stderr[-300:]}")
-    return wheels.build(ROOT, folder)
+    return build_wheel(ROOT, folder)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def needs(metadata: Message, extra: str = "") -> Set[str]:
     for text in metadata.get_all("Requires-Dist") or []:
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-            name = wheels.normal(requirement.name)
+            name = normalised(requirement.name)
             found.add(name)
             if name == "edge-agent":
                 found.update(*(needs(metadata, inner) for inner in requirement.extras))

@@ -17,7 +17,7 @@ from edge_agent.errors import BuildFailed, ModelError, ParityFailed
 from edge_agent.manifest import MODEL_FILE, Manifest
 from edge_agent.runtime.backends import trt
 from edge_agent.runtime.backends.base import Backend, BackendOptions
-from edge_agent.runtime.engines.plan import CPU, TENSORRT, Plan
+from edge_agent.runtime.engines.plan import CPU, TENSORRT, BackendPlan
 from edge_agent.runtime.engines.supply import Candidate, EngineOrder, Ready, ToBuild
 from edge_agent.runtime.models import backend_selection, load_attempt, registry
 from edge_agent.runtime.packages.package import Package
@@ -126,8 +126,8 @@ class Supply:
     def __init__(self, script: Script) -> None:
         self._script = script
 
-    def plan(self, _: object) -> Plan:
-        return Plan((TENSORRT, CPU))
+    def plan(self, _: object) -> BackendPlan:
+        return BackendPlan((TENSORRT, CPU))
 
     def candidates(self, package: Package) -> Iterator[Candidate]:
         yield Candidate(package, MODEL_FILE, settings(), engine_of())
