@@ -27,7 +27,7 @@ from edge_agent.gpu_check import (
     speed,
     startup,
 )
-from edge_agent.gpu_check.report import AcceptanceReport, Ended
+from edge_agent.gpu_check.report import AcceptanceReport, CheckEnded
 from edge_agent.gpu_check.site import GOALS, Scope, Site
 from edge_agent.runtime.backends.cuda.driver import Driver, open_driver
 from edge_agent.runtime.backends.trt_engine import library
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> int:
         signal.signal(number, partial(_end, report))
     try:
         _check(_site(arguments, folder, scope, machine, driver), report, arguments)
-    except Ended as ended:  # while the model was trained
+    except CheckEnded as ended:  # while the model was trained
         _print(str(ended))
     report.save()
     _print("\n" + report.summary())

@@ -26,7 +26,7 @@ class Failed(Exception):
     """The result isn't as required; the message has both."""
 
 
-class Ended(BaseException):
+class CheckEnded(BaseException):
     """The run was requested to end; the message is the reason."""
 
 
@@ -88,7 +88,7 @@ class AcceptanceReport:
         try:
             self._check_time()
             state, detail = OK, self._run(step)
-        except (Skipped, Ended) as error:
+        except (Skipped, CheckEnded) as error:
             state, detail = SKIPPED, str(error)
         except (Failed, EdgeAgentError) as error:
             state, detail = FAILED, str(error)
@@ -101,10 +101,10 @@ class AcceptanceReport:
         return state == OK
 
     def end(self, why: str) -> None:
-        """Skip what is left. Raises Ended in the check that runs, and before the first one."""
+        """Skip what is left. Raises CheckEnded in the check that runs, and before the first one."""
         self._over = why
         if self._is_running or not self._outcomes:
-            raise Ended(why)
+            raise CheckEnded(why)
 
     def save(self) -> None:
         """Write the JSON as it is now; the file is never half there."""

@@ -9,7 +9,7 @@ from typing import List
 import pytest
 
 from edge_agent.errors import BackendUnavailable
-from edge_agent.gpu_check.report import AcceptanceReport, Ended, Failed, Skipped
+from edge_agent.gpu_check.report import AcceptanceReport, CheckEnded, Failed, Skipped
 
 
 def test_a_check_that_breaks_fails_and_the_next_one_is_made() -> None:
@@ -76,7 +76,7 @@ def test_a_run_that_is_to_end_skips_the_rest_and_says_why() -> None:
 
 def test_an_end_is_raised_before_the_first_check_and_not_between_two() -> None:
     report = AcceptanceReport({}, lambda _: None)
-    with pytest.raises(Ended, match="by hand"):
+    with pytest.raises(CheckEnded, match="by hand"):
         report.end("by hand")
     report.check("one", lambda: "never made")
     report.end("by hand")

@@ -18,7 +18,7 @@ T = TypeVar("T")
 Respond = Callable[[], object]
 
 
-class Ended(Exception):
+class ThreadEnded(Exception):
     """The thread takes no more events."""
 
 
@@ -39,11 +39,11 @@ class EventThread:
         self._thread = in_background(self._run)
 
     def post(self, event: Callable[[], object]) -> None:
-        """Have the event handled. Raises Ended."""
+        """Have the event handled. Raises ThreadEnded."""
         self._put(partial(_run, event))
 
     def ask(self, event: Callable[[], T]) -> T:
-        """Have the event handled; return or raise what it does, after `reconcile`. Raises Ended."""
+        """Have the event handled; return or raise what it does, after `reconcile`. Raises ThreadEnded."""
         answer: Future[T] = Future()
         self._put(partial(_answer, event, answer))
         return answer.result()
@@ -66,7 +66,7 @@ class EventThread:
     def _put(self, event: Callable[[], Respond]) -> None:
         with self._lock:
             if self._has_ended:
-                raise Ended
+                raise ThreadEnded
             self._events.put(event)
 
     def _run(self) -> None:

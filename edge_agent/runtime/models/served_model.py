@@ -21,7 +21,7 @@ from edge_agent.errors import EdgeAgentError, InvalidPackage, ModelNotFound, Wro
 from edge_agent.runtime.engines.build import BuildProgress
 from edge_agent.runtime.engines.supply import Candidate, EngineSupply
 from edge_agent.runtime.models.engine_upgrade import EngineUpgrade
-from edge_agent.runtime.models.event_thread import Ended, EventThread
+from edge_agent.runtime.models.event_thread import EventThread, ThreadEnded
 from edge_agent.runtime.models.load_attempt import (
     BuildReport,
     Goal,
@@ -161,7 +161,7 @@ class ServedModel:
     def _ask(self, event: Callable[[], T]) -> T:
         try:
             return self._events.ask(event)
-        except Ended:
+        except ThreadEnded:
             raise self._removed() from None
 
     def _removed(self) -> ModelNotFound:

@@ -6,7 +6,7 @@ from typing import List, Optional
 
 import pytest
 
-from edge_agent.runtime.models.event_thread import Ended, EventThread
+from edge_agent.runtime.models.event_thread import EventThread, ThreadEnded
 
 WITHIN_S = 30.0
 
@@ -75,5 +75,5 @@ def test_it_ends_when_its_jobs_have_and_takes_no_event_afterwards() -> None:
     go.set()
     assert events.join(WITHIN_S)
     assert [each.result() for each in outcomes] == [True]
-    with pytest.raises(Ended):
+    with pytest.raises(ThreadEnded):
         events.ask(lambda: 7)

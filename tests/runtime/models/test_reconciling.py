@@ -30,7 +30,7 @@ from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import WrongModelState
 from edge_agent.runtime.batching.batcher import THREAD_NAME as UNIT_THREAD
 from edge_agent.runtime.detector import Detector
-from edge_agent.runtime.models.event_thread import THREAD_NAME, Ended
+from edge_agent.runtime.models.event_thread import THREAD_NAME, ThreadEnded
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.models.served_model import ServedModel
 from edge_agent.runtime.models.thresholds import with_settings
@@ -308,7 +308,7 @@ def working(model: ServedModel) -> int:
     """How many threads work for the model; asked after everything that has come to it."""
     try:
         return model._events.ask(lambda: model._events._jobs)
-    except Ended:
+    except ThreadEnded:
         return 0
 
 

@@ -18,9 +18,9 @@ from edge_agent.config import MqttSettings
 from edge_agent.runtime.results.broker import failures, probe
 from edge_agent.runtime.results.broker.options import RETRY_S, client_options
 from edge_agent.runtime.results.broker.sdk import (
-    Client,
     ConnectionFailure,
     Disconnection,
+    MqttClient,
     PublishCompletion,
     PublishPacket,
     PublishReceived,
@@ -56,7 +56,7 @@ class Connection:
         self._client_id, self._will = client_id, will
         self._notify_connected, self._notify_publish = on_connected, on_publish
         self.where = f"{settings.endpoint}:{settings.port}"
-        self._client: Optional[Client] = None
+        self._client: Optional[MqttClient] = None
         self._generation = 0  # of the client; callbacks of earlier ones are ignored
         self._file_stamps: List[Tuple[str, int]] = []  # of the files it was made with
         self._replacing = threading.Lock()  # guards the three above
@@ -134,14 +134,14 @@ class Connection:
         if self._failure:
             self._log_problem(self._failure)
 
-    def _new_client(self) -> Client:
+    def _new_client(self) -> MqttClient:
         options = client_options(self._sdk, self._settings, self._client_id, self._will)
         options.on_publish_callback_fn = self._callback(self._notify_publish)
         options.on_lifecycle_event_connection_success_fn = self._callback(self._on_connected)
         options.on_lifecycle_event_connection_failure_fn = self._callback(self._on_failure)
         options.on_lifecycle_event_disconnection_fn = self._callback(self._on_lost)
         options.on_lifecycle_event_stopped_fn = self._callback(lambda _: self._closed.set())
-        client: Client = self._sdk.mqtt5.Client(options)
+        client: MqttClient = self._sdk.mqtt5.Client(options)
         return client
 
     def _callback(self, callback: Callable[[Data], None]) -> Callable[[Data], None]:

@@ -79,7 +79,7 @@ class ClientOptions(Protocol):
     on_lifecycle_event_stopped_fn: Callable[[object], None]
 
 
-class Client(Protocol):
+class MqttClient(Protocol):
     """An MQTT 5 client."""
 
     def start(self) -> None:
