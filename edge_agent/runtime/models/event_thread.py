@@ -43,7 +43,10 @@ class EventThread:
         self._put(partial(_run, event))
 
     def ask(self, event: Callable[[], T]) -> T:
-        """Have the event handled; return or raise what it does, after `reconcile`. Raises ThreadEnded."""
+        """Have the event handled; return or raise what it does, after `reconcile`.
+
+        Raises ThreadEnded.
+        """
         answer: Future[T] = Future()
         self._put(partial(_answer, event, answer))
         return answer.result()
