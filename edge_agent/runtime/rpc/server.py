@@ -122,9 +122,8 @@ class Server:
         self._health.enter_graceful_shutdown()
         for server in self._servers:
             server.stop(within_s)
-        time.sleep(
-            FLUSH_S
-        )  # until watchers of the health are notified and the last call is counted
+        # Until watchers of the health are notified and the last call is counted.
+        time.sleep(FLUSH_S)
         self._servicer.finish(within_s)
         # A client that stays connected would use up the whole time, with nothing left to finish.
         for stopped in [server.stop(FLUSH_S) for server in self._servers]:
