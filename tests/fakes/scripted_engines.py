@@ -84,7 +84,7 @@ class Script:
 class _Engine(Backend):
     def __init__(self, script: Script, manifest: Manifest) -> None:
         super().__init__(manifest)
-        self.failure, self._script = "", script
+        self.fault, self._script = "", script
         script.count(1)
 
     @property
@@ -92,8 +92,8 @@ class _Engine(Backend):
         return "paper"
 
     @property
-    def trouble(self) -> str:
-        return self.failure
+    def failure(self) -> str:
+        return self.fault
 
     def _run(self, batch: Any) -> Any:
         return {"score": batch[..., 0].mean((1, 2), dtype=np.float32) / np.float32(255)}

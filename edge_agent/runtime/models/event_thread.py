@@ -55,7 +55,12 @@ class EventThread:
         """Run `work` in a thread of its own; `then` is an event and gets the outcome."""
         with self._lock:
             self._jobs += 1
-        in_background(partial(self._do, work, then))
+        try:
+            in_background(partial(self._do, work, then))
+        except RuntimeError as error:  # the system has no more threads
+            outcome: Future[T] = Future()
+            outcome.set_exception(error)
+            self.post(partial(self._finish, then, outcome))
 
     def end(self) -> None:
         """Take no more events once all jobs have ended; called by an event."""
@@ -96,7 +101,10 @@ class EventThread:
     def _do(self, work: Callable[[], T], then: Callable[[Future[T]], object]) -> None:
         outcome: Future[T] = Future()
         _answer(work, outcome)()
-        self.post(partial(self._finish, then, outcome))
+        finish = partial(self._finish, then, outcome)
+        del work, outcome  # see `_answer`
+        self.post(finish)
+        del finish
 
     def _finish(self, then: Callable[[Future[T]], object], outcome: Future[T]) -> None:
         with self._lock:
@@ -117,6 +125,9 @@ def _answer(work: Callable[[], T], answer: Future[T]) -> Respond:
         return partial(answer.set_result, work())
     except Exception as error:
         return partial(answer.set_exception, error)
+    finally:
+        # An error keeps the frames it came through: one with its own future would never be freed.
+        del work, answer
 
 
 def _run(event: Callable[[], object]) -> Respond:

@@ -17,6 +17,7 @@ from edge_agent.runtime.system import descriptors
 from edge_agent.types import BuildState
 
 SettingsInForce = Tuple[ModelsSettings, EngineSettings]
+ReadSettings = Callable[[], SettingsInForce]
 OnProgress = Callable[[Candidate, Optional[BuildProgress]], None]  # None: it waits for its turn
 
 
@@ -63,14 +64,15 @@ class LoadAttempt:
     """Loads what `goal` says: `run` in a thread of its own, `cancel` in any other."""
 
     def __init__(
-        self, goal: Goal, settings: SettingsInForce, supply: EngineSupply, on_progress: OnProgress
+        self, goal: Goal, read_settings: ReadSettings, supply: EngineSupply, on_progress: OnProgress
     ) -> None:
-        self.goal, self.settings = goal, settings
+        self.goal, self.settings = goal, read_settings()  # those that it was last loaded with
+        self._read_settings = read_settings
         self.build: Optional[BuildReport] = None  # for whoever reports it
         self.is_checked = False  # nothing but the package itself keeps it from being loaded
         self._supply, self._on_progress = supply, on_progress
         self._order: Optional[EngineOrder] = None
-        self._is_cancelled = False
+        self.is_cancelled = False
 
     def run(self) -> LoadedModel:
         """Return the model, warm. Raises EdgeAgentError; BuildFailed when it was cancelled."""
@@ -87,7 +89,7 @@ class LoadAttempt:
 
     def cancel(self) -> None:
         """End the build, and begin none; loading can't be ended."""
-        self._is_cancelled = True
+        self.is_cancelled = True
         order = self._order
         if order is not None:
             order.cancel()
@@ -99,7 +101,7 @@ class LoadAttempt:
         self.is_checked = True
 
     def _load(self) -> Union[LoadedModel, ToBuild]:
-        goal = self.goal
+        goal, self.settings = self.goal, self._read_settings()
         with descriptors.RESERVE.lent():
             found = load_model(goal.registration, *self.settings, self._supply, goal.accepts)
         if isinstance(found, ToBuild) or goal.replaces is None:
@@ -112,6 +114,6 @@ class LoadAttempt:
     def _build(self, candidate: Candidate) -> None:
         self._on_progress(candidate, None)
         order = self._order = EngineOrder(candidate)
-        if self._is_cancelled:  # before `cancel` could see the order
+        if self.is_cancelled:  # before `cancel` could see the order
             order.cancel()
         self._supply.build(order, lambda progress: self._on_progress(candidate, progress))

@@ -74,7 +74,7 @@ class Registry:
             decided = replace(model.registration, threshold=threshold, decided_by=by)
             model.check_decision(decided)
             self._thresholds.store(decided, threshold, by)
-            model.register(decided)
+            model.decide(decided)
         log.info("Model %s has threshold %g, set by %s.", name, threshold, by)
         return model.info()
 

@@ -127,6 +127,10 @@ class ServedModel:
         """
         self._ask(partial(self._on_registration, registration))
 
+    def decide(self, registration: Registration) -> None:
+        """Put another decision of the registered package into force; nothing is started."""
+        self._ask(partial(self._on_decision, registration))
+
     def check_decision(self, registration: Registration) -> None:
         """Raise WrongModelState or InvalidPackage when what serves couldn't apply it at once."""
         loaded = self._state.loaded
@@ -196,7 +200,7 @@ class ServedModel:
         return stopped
 
     def _on_freed(self, stopped: Future[ModelInfo], closed: Future[bool]) -> None:
-        if closed.exception() or not closed.result():
+        if self._is_closed(closed) and not closed.result():
             log.warning("Model %s was stopped with calls in flight.", self.name)
         self._state.move(ModelEvent.FREED, "")
         stopped.set_result(self.info())
@@ -207,6 +211,9 @@ class ServedModel:
         begins = state is ModelState.STOPPED and not before.autostart
         if registration.autostart and (begins or state is ModelState.FAILED):
             self._on_autostart()
+
+    def _on_decision(self, registration: Registration) -> None:
+        self.registration = registration
 
     def _on_settings(self, models: ModelsSettings, engine: EngineSettings) -> None:
         self._models, self._engine = models, engine
@@ -288,7 +295,7 @@ class ServedModel:
     def _begin(self, goal: Goal) -> None:
         attempt = LoadAttempt(
             goal,
-            (self._models, self._engine),
+            lambda: (self._models, self._engine),
             self._supply,
             lambda *progress: self._events.post(partial(self._on_progress, attempt, *progress)),
         )
@@ -340,9 +347,14 @@ class ServedModel:
         self._free(old.loaded)
 
     def _free(self, loaded: LoadedModel) -> None:
-        self._events.start_job(
-            lambda: loaded.close(self._models.drain_within_s), lambda closed: closed.exception()
-        )
+        self._events.start_job(lambda: loaded.close(self._models.drain_within_s), self._is_closed)
+
+    def _is_closed(self, closed: Future[bool]) -> bool:
+        """Return whether a loaded model was freed; log why not."""
+        error = closed.exception()
+        if error is not None:
+            log.error("A version of model %s couldn't be freed.", self.name, exc_info=error)
+        return error is None
 
     def _has_failed(self, attempt: LoadAttempt, error: BaseException) -> None:
         goal, in_service = attempt.goal, self._in_service
@@ -352,7 +364,9 @@ class ServedModel:
             return
         if not isinstance(error, EdgeAgentError):
             log.error("Model %s can't be loaded.", self.name, exc_info=error)
-        if in_service is None and goal.registration == self.registration:
+        if attempt.is_cancelled:  # it says nothing of the package, which may be wanted again
+            log.warning("Model %s was replaced while it was loaded: %s", self.name, error)
+        elif in_service is None and goal.registration == self.registration:
             self._state.move(ModelEvent.LOAD_FAILED, reason(error))
         elif in_service is not None and self._is_in_force(goal.registration):
             log.error(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import threading
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, Optional, Tuple
 
@@ -54,6 +55,7 @@ class ModelStateMachine:
     ) -> None:
         self.name, self._arn = name, arn
         self._on_change = on_change
+        self._publishing = threading.RLock()
         self._now = _Snapshot()  # replaced as a whole
         self._published: Optional[ModelInfo] = None
 
@@ -116,12 +118,14 @@ class ModelStateMachine:
             self._publish(info)
 
     def stop_publishing(self) -> None:
-        """Report nothing any more."""
-        self._on_change = lambda _info: None
+        """Report nothing any more; nothing is under way when this returns."""
+        with self._publishing:
+            self._on_change = lambda _info: None
 
     def _publish(self, info: ModelInfo) -> None:
         self._published = info
-        self._on_change(info)
+        with self._publishing:
+            self._on_change(info)
 
     def _refusal(self, verb: str) -> WrongModelState:
         return WrongModelState(

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import Iterator, Mapping, Optional, Sequence, Tuple
 
 from edge_agent.config import without_secrets
-from edge_agent.runtime.processes.channel import Channel, Message
+from edge_agent.runtime.processes.channel import Channel, Message, Received
 
 START = "/"  # where nobody leaves modules: Python looks in the working folder for them first
 KILLED_WITHIN_S = 10.0  # a process can't be ended while the driver holds it
 PAUSE_S = 0.01
 PIPE_BYTES = 64 * 1024  # what a pipe holds
 LINE_BYTES = 8 * 1024  # a longer line of its output is cut
-MOST_LINES = 100  # of other than our own log; further ones are for DEBUG
+MOST_LINES = 100  # of other than our own log, within a time limit; further ones are for DEBUG
+LAST_LINE_CHARACTERS = 300  # in the sentence on how it ended
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class ChildProcess:
         self._late, self._ends_within_s = late, ends_within_s
         self._deadline: Optional[float] = time.monotonic() + within_s
         self._exit: Optional[Exit] = None
+        self._is_killed = False
         try:
             with theirs:
                 self._process = subprocess.Popen(
@@ -152,7 +154,7 @@ class ChildProcess:
                 if self._output in ready and not self._read_output():
                     selector.unregister(self._output)
                 if self._channel in ready:
-                    received = self._channel.receive()
+                    received = self._receive()
                     if received is None:
                         return
                     yield received.content
@@ -170,6 +172,7 @@ class ChildProcess:
         where no signal reaches it.
         """
         self.blame(why)
+        self._is_killed = True
         self._process.kill()
         self._channel.hang_up()
 
@@ -185,7 +188,7 @@ class ChildProcess:
         if self._exit is not None:
             return self._exit
         self._channel.hang_up()
-        if not self._is_gone(self._ends_within_s):
+        if not self._is_gone(0.0 if self._is_killed else self._ends_within_s):
             self.kill("it didn't end by itself")
         is_gone = self._is_gone(KILLED_WITHIN_S)
         self._channel.close()
@@ -199,6 +202,13 @@ class ChildProcess:
                 "%s %s. It is left behind; restart the machine if it stays.", self._name, self._exit
             )
         return self._exit
+
+    def _receive(self) -> Optional[Received]:
+        try:
+            return self._channel.receive()
+        except ValueError:
+            self.kill("it sent a message that can't be read")
+            return None
 
     def _wait_s(self, pulse_s: Optional[float]) -> Optional[float]:
         if self._deadline is None:
@@ -235,7 +245,7 @@ class ChildProcess:
     def _log(self, line: bytes) -> None:
         level, message = self._read_line(line[:LINE_BYTES].decode(errors="replace").strip())
         if message:
-            self._last_line = message.splitlines()[-1]
+            self._last_line = message.splitlines()[-1][:LAST_LINE_CHARACTERS]
             log.log(level, "%s (process %d): %s", self._name, self.pid, message)
 
     def _read_line(self, text: str) -> Tuple[int, str]:
@@ -248,7 +258,8 @@ class ChildProcess:
         except (ValueError, TypeError, KeyError, RecursionError):
             pass
         self._lines += bool(text)
-        return self._output_level if self._lines <= MOST_LINES else logging.DEBUG, text
+        is_shown = self._deadline is None or self._lines <= MOST_LINES
+        return self._output_level if is_shown else logging.DEBUG, text
 
 
 def _signal(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,9 +66,15 @@ def move(file: Path, path: Path, *, mode: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to disk: a renamed file has its new one after a power cut."""
+    """Bring the names in `folder` to disk: a renamed file has its new one after a power cut.
+
+    Does nothing on file systems that can't do it.
+    """
     opened = os.open(folder, FOLDER_FLAGS)
     try:
         os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(opened)

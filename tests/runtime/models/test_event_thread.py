@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 from concurrent.futures import Future
 from typing import List, Optional
 
 import pytest
 
+from edge_agent.runtime.models import event_thread
 from edge_agent.runtime.models.event_thread import EventThread, ThreadEnded
 
 WITHIN_S = 30.0
@@ -24,6 +28,10 @@ class Reconciler:
             self.is_done_twice.set()
         again_in_s, self.again_in_s = self.again_in_s, None
         return again_in_s
+
+
+class Held:
+    """Something large."""
 
 
 def test_events_are_handled_in_order_and_answered_after_reconciling() -> None:
@@ -77,3 +85,41 @@ def test_it_ends_when_its_jobs_have_and_takes_no_event_afterwards() -> None:
     assert [each.result() for each in outcomes] == [True]
     with pytest.raises(ThreadEnded):
         events.ask(lambda: 7)
+
+
+def test_what_a_failed_job_held_is_freed_at_once() -> None:
+    held: List[weakref.ref[Held]] = []
+
+    def fail() -> None:
+        large = Held()
+        held.append(weakref.ref(large))
+        raise ValueError("no")
+
+    events = EventThread(lambda: None)
+    done = threading.Event()
+    gc.disable()
+    try:
+        events.start_job(fail, lambda outcome: done.set() if outcome.exception() else None)
+        assert done.wait(WITHIN_S)
+        end = time.monotonic() + WITHIN_S
+        while held[0]() is not None:
+            assert time.monotonic() < end
+            events.ask(lambda: None)
+    finally:
+        gc.enable()
+        events.post(events.end)
+    assert events.join(WITHIN_S)
+
+
+def test_a_job_without_a_thread_for_it_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_work: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    events = EventThread(lambda: None)
+    outcomes: List[BaseException] = []
+    monkeypatch.setattr(event_thread, "in_background", none_left)
+    events.start_job(lambda: None, lambda outcome: outcomes.append(outcome.exception()))
+    events.post(events.end)
+
+    assert events.join(WITHIN_S)
+    assert "can't start new thread" in str(outcomes[0])
