@@ -1,4 +1,4 @@
-"""What travels beside the messages: stage times, priorities, hints when there is too much."""
+"""What travels beside the messages: timing of the stages, lanes, hints when there is too much."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def timing(text: str) -> Dict[str, float]:
     return {name: float(milliseconds) for name, _, milliseconds in parts}
 
 
-def test_every_answer_says_how_long_each_stage_took(channel: grpc.Channel) -> None:
+def test_every_answer_tells_how_long_each_stage_took(channel: grpc.Channel) -> None:
     stub = Caller(channel).stub
     began = time.monotonic()
     _, call = stub.DetectAnomalies.with_call(request("slow", plain(255)), timeout=20)
@@ -44,7 +44,7 @@ def test_every_answer_says_how_long_each_stage_took(channel: grpc.Channel) -> No
     assert stages["compute"] < sum(stages.values()) < round_trip_ms
 
 
-def test_time_in_the_queue_is_reported(channel: grpc.Channel) -> None:
+def test_time_in_the_queue_is_told(channel: grpc.Channel) -> None:
     stub = Caller(channel).stub
     calls = [stub.DetectAnomalies.future(request("slow", plain(255))) for _ in range(3)]
     stages = [timing(trailers(call)["server-timing"]) for call in calls]
@@ -52,9 +52,7 @@ def test_time_in_the_queue_is_reported(channel: grpc.Channel) -> None:
     assert waits[0] < waits[1] < waits[2]
 
 
-def test_a_priority_that_does_not_exist_is_refused_with_those_that_do(
-    channel: grpc.Channel,
-) -> None:
+def test_a_lane_that_does_not_exist_is_refused_with_those_that_do(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         Caller(channel).stub.DetectAnomalies(
             request("cls", plain(1)), metadata=(("lane", "fast"),), timeout=20
@@ -80,7 +78,7 @@ def test_inspection_overtakes_rescoring(channel: grpc.Channel) -> None:
     assert done[-2:] == ["rescoring"] * 2
 
 
-def test_a_refusal_names_its_class_the_queue_and_when_to_come_back(tmp_path: Path) -> None:
+def test_a_refusal_tells_the_queue_and_when_to_come_back(tmp_path: Path) -> None:
     agent = Agent(tmp_path, "--set", "engine.queue_length=2", "--set", "engine.threads=1")
     once = {"batch_sizes": [1]}
     micro.write(agent.models / "slow", "classification", micro.slow(32), runtime=once)
@@ -94,11 +92,11 @@ def test_a_refusal_names_its_class_the_queue_and_when_to_come_back(tmp_path: Pat
         ]
         refused = [call for call in calls if call.code() is RESOURCE_EXHAUSTED]
         assert {call.code() for call in calls} == {OK, RESOURCE_EXHAUSTED}
-        hints = trailers(refused[0])
-        assert hints["error-name"] == "Overloaded"
-        assert hints["queue-length"] == "2"
-        assert float(hints["grpc-retry-pushback-ms"]) > 0
-        assert f"retry after {hints['grpc-retry-pushback-ms']} ms" in refused[0].details()
+        told = trailers(refused[0])
+        assert told["queue-length"] == "2"
+        frame_ms = 0.5 * float(told["grpc-retry-pushback-ms"])
+        assert frame_ms > 0
+        assert f"retry after {told['grpc-retry-pushback-ms']} ms" in refused[0].details()
 
 
 def test_a_camera_that_floods_does_not_starve_the_others(channel: grpc.Channel) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.rpc import socket_file
-from edge_agent.runtime.rpc.socket_file import claim, hand_over, private_name, publish
+from edge_agent.runtime.rpc.socket_file import claim, hand_over
 from tests.fakes.agent import Agent
 
 STRANGER, OPERATOR = 61001, 61002
@@ -197,27 +197,6 @@ def listening(path: Path) -> Iterator[socket.socket]:
         listener.bind(str(path))
         listener.listen(5)
         yield listener
-
-
-def test_a_socket_gets_its_name_without_taking_it_from_another(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    bound = private_name(path)
-    with listening(bound):
-        publish(bound, path)
-        assert [file.name for file in tmp_path.iterdir()] == ["s"]
-        bound = private_name(path)
-        with listening(bound):
-            before = path.stat().st_ino
-            with pytest.raises(InvalidConfiguration, match="was taken while the agent started"):
-                publish(bound, path)
-            assert path.stat().st_ino == before
-    assert [file.name for file in tmp_path.iterdir()] == ["s"]
-
-
-def test_a_path_with_no_room_for_another_name_is_bound_itself(tmp_path: Path) -> None:
-    path = tmp_path / ("s" * (100 - len(str(tmp_path))))
-    assert private_name(path) == path
-    publish(path, path)
 
 
 def test_what_this_process_listens_at_is_handed_over(tmp_path: Path) -> None:

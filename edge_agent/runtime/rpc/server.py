@@ -25,7 +25,7 @@ from edge_agent.runtime.rpc.admission import Admission, CallFigures
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.roles import Role
 from edge_agent.runtime.rpc.servicer import Servicer
-from edge_agent.runtime.rpc.socket_file import claim, hand_over, private_name, publish
+from edge_agent.runtime.rpc.socket_file import claim, hand_over
 from edge_agent.runtime.system import memory
 from edge_agent.types import ModelInfo, ModelState
 
@@ -150,13 +150,11 @@ class Server:
     ) -> None:
         path = Path(address[len(protocol.UNIX_SCHEME) :])
         claim(path)
-        bound = private_name(path)
         before = os.umask(0o777 & ~mode)
         try:
-            _listen(server, f"{protocol.UNIX_SCHEME}{bound}", None)
+            _listen(server, address, None)
         finally:
             os.umask(before)
-        publish(bound, path)
         hand_over(path, owner, group, mode)
         facts = path.stat()
         self._files.append(SocketFile(path, facts.st_dev, facts.st_ino))

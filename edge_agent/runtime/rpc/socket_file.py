@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import pwd
-import secrets
 import socket
 import stat
 import struct
@@ -23,7 +22,6 @@ from edge_agent.logs import printable
 log = logging.getLogger(__name__)
 
 ANSWERS_WITHIN_S = 2.0
-LONGEST_PATH_BYTES = 107  # unix(7)
 # RFC 9113: what a client says first, with an empty SETTINGS frame; a server's first is such a frame
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 KIND_AT, SETTINGS = 3, 4
@@ -78,34 +76,6 @@ def claim(path: Path) -> None:
                 f"{ELSEWHERE}."
             ) from None
         raise InvalidConfiguration(_occupied(path, probe))
-
-
-def private_name(path: Path) -> Path:
-    """Return a name beside `path` to bind, or `path` itself where a longer one doesn't fit.
-
-    When it ends, gRPC removes whatever socket then has the name that it has bound; that may be the
-    one of another agent.
-    """
-    private = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    return private if len(os.fsencode(private)) <= LONGEST_PATH_BYTES else path
-
-
-def publish(bound: Path, path: Path) -> None:
-    """Move the socket from the name it was bound at to its public one.
-
-    Raises InvalidConfiguration when something was put there since `claim`.
-    """
-    if bound == path:
-        return
-    try:
-        os.link(bound, path)  # unlike a rename, replaces nothing
-    except OSError as error:
-        raise InvalidConfiguration(
-            f"{path} was taken while the agent started ({error.strerror}). Stop the program that "
-            f"does it, {ELSEWHERE}."
-        ) from None
-    finally:
-        bound.unlink()
 
 
 def hand_over(path: Path, owner: int, group: int, mode: int) -> None:
