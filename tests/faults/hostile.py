@@ -167,7 +167,7 @@ CASES: Dict[str, Tuple[Write, Tuple[str, ...]]] = {
         ("evil' leads out",),
     ),
     "name-with-a-nul": (renamed(b"model.onnx_evil", b"model.onnx\0evil"), ("goes by two names",)),
-    "two-manifests": (two_manifests, ("holds two files manifest.json", "make it anew")),
+    "two-manifests": (two_manifests, ("holds two files manifest.json", "create it again")),
     "other-case": (
         lambda path: path.write_bytes(
             zipped({name.upper(): data for name, data in package_files().items()})

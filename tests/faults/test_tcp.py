@@ -139,7 +139,10 @@ def test_plaintext_on_any_other_address_is_refused(tmp_path: Path, host: str) ->
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"tls_certificate": "none.pem", "tls_key": "server.key"}, "none.pem: No such file"),
+        (
+            {"tls_certificate": "none.pem", "tls_key": "server.key"},
+            "none.pem can't be read: No such file",
+        ),
         ({"tls_certificate": "server.key", "tls_key": "server.pem"}, "Can't listen on"),
     ],
 )

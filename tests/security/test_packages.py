@@ -61,7 +61,7 @@ def test_a_manifest_of_thousands_of_files_is_refused(tmp_path: Path) -> None:
     empty = [FileEntry.of(f"{number}", b"") for number in range(2000)]
     listed = [entry.model_dump() for entry in (FileEntry.of("model.onnx", model), *empty)]
     micro.write(tmp_path, "classification", model, files=listed)
-    assert "lists 2001 files; 1024 at most" in refusal(tmp_path)
+    assert "lists 2001 files; at most 1024 are allowed" in refusal(tmp_path)
 
 
 # --- names ---

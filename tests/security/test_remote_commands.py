@@ -318,10 +318,10 @@ def test_what_is_remembered_is_bounded_and_nothing_passes_twice_for_it(
     assert "ALREADY_EXISTS" in refused(ask(commands, stop(time=at, id=0)))
     clock.ahead_s = 61.0
     assert "FAILED_PRECONDITION" in refused(ask(commands, stop(time=time.time() + 61.0)))
-    assert len(commands._once._seen["hmi"]) == 1
+    assert len(commands._replay_guard._seen["hmi"]) == 1
 
 
 def test_strangers_leave_nothing_behind(commands: RemoteCommands) -> None:
     for number in range(1000):
         assert "PERMISSION_DENIED" in refused(ask(commands, stop(time=time.time()), f"x{number}"))
-    assert not commands._once._seen
+    assert not commands._replay_guard._seen

@@ -215,7 +215,7 @@ def test_a_signature_of_format_1_is_refused_unless_it_is_allowed(plant: Plant) -
     folder = micro.write(plant.models / "bolts", "classification")
     signed_unbound(folder, plant.key)
     text = refusal(plant.registration())
-    assert "manifest.sig has format 1, which says neither of which component" in text
+    assert "manifest.sig has format 1, which names neither the component nor" in text
     assert "models.allow_unbound_signatures" in text
     package = plant.registration(allow_unbound_signatures=True).open()
     assert (package.is_signed, package.identity) == (True, None)

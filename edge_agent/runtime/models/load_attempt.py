@@ -96,8 +96,9 @@ class LoadAttempt:
 
     def _check(self) -> None:
         registration = self.goal.registration
-        registration.apply(registration.open().manifest)
-        check_memory(registration, self.settings[0])
+        with descriptors.RESERVE.lent():
+            registration.apply(registration.open().manifest)
+            check_memory(registration, self.settings[0])
         self.is_checked = True
 
     def _load(self) -> Union[LoadedModel, ToBuild]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import errno
+import logging
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Iterator, Optional
+
+log = logging.getLogger(__name__)
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 NEW_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -68,13 +70,12 @@ def move(file: Path, path: Path, *, mode: int) -> None:
 def sync_folder(folder: Path) -> None:
     """Bring the names in `folder` to disk: a renamed file has its new one after a power cut.
 
-    Does nothing on file systems that can't do it.
+    Logged where it can't be done: the new file is in its place all the same.
     """
     opened = os.open(folder, FOLDER_FLAGS)
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
+        log.warning("A power cut may undo the last change in %s (%s).", folder, error.strerror)
     finally:
         os.close(opened)

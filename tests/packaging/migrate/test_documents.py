@@ -72,7 +72,7 @@ def bomb() -> bytes:
         (b"1: 1", "key 1 isn't text"),
         (b"[a]: 1", ""),
         (b"a: 1\na: 2", "key 'a' stands twice"),
-        (b'{"a": 1, "a": 2}', "key 'a' stands twice"),
+        (b'{"a": 1, "a": 2}', "key 'a' appears twice"),
         (b'{"a": ', "isn't JSON"),
         (b"a: [1", "neither JSON nor YAML at line"),
         (b"a: 1\n---\nb: 2", "neither JSON nor YAML"),

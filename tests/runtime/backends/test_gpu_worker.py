@@ -48,7 +48,7 @@ class Place:
         self.memory = mmap.mmap(self.file.fileno(), SLOT_BYTES)
         self.worker = worker
         try:
-            self.slot = worker.open_slot(self.file.fileno(), 0)
+            self.slot = worker.open_slot(self.file.fileno())
         except BaseException:
             self.free()
             raise
