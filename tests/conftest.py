@@ -41,6 +41,12 @@ PREFIXES = ("edge-agent", "gstreamer-lookoutvision")
 _BASE: List[Path] = []  # of the temporary folders of this run's tests
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the order below; the xdist of CPython 3.8 has no such option, and its own order."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(Path(item.location[0]).stem, len(ranks)))
