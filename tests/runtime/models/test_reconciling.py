@@ -317,7 +317,7 @@ def threads() -> set[threading.Thread]:
 
 
 @pytest.mark.timeout(300)
-# CPython 3.8's hypothesis looks for who holds numpy's generator, and finds nobody after gc.freeze().
+# The hypothesis of CPython 3.8 finds no holder of numpy's generator after gc.freeze().
 @pytest.mark.filterwarnings("ignore:It looks like `register_random`")
 def test_the_last_registration_wins_whatever_happens_meanwhile(tmp_path: Path) -> None:
     packages = Packages(tmp_path)
