@@ -26,7 +26,10 @@ TOOLS = (
     "captures",
     "gpu_check",
 )
-SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "protocol", "wire")
+SHARED = (
+    "errors", "types", "fields", "sources", "targets", "manifest", "config", "logs", "protocol",
+    "wire",
+)  # fmt: skip
 
 ABOVE_PACKAGES = tuple(
     f"runtime.{room}"
