@@ -98,10 +98,11 @@ def put_home(kind: Type[Strict], tree: Tree, path: str = "") -> None:
         if groups and isinstance(value, dict):
             put_home(groups[0], value, f"{path}{key}.")
         elif isinstance(value, str) and Path in (field.annotation, *get_args(field.annotation)):
-            tree[key] = _with_home(value, path + key)
+            tree[key] = with_home(value, path + key)
 
 
-def _with_home(text: str, setting: str) -> str:
+def with_home(text: str, setting: str) -> str:
+    """Return a path with the home folder in place of ~. Raises InvalidConfiguration without one."""
     found = os.path.expanduser(text)  # noqa: PTH111 - Path.expanduser fails in several ways
     if found.startswith("~"):
         raise InvalidConfiguration(
