@@ -33,6 +33,7 @@ from edge_agent.runtime.host.metrics_publisher import UNITS
 PROJECT = Path(edge_agent.__file__).resolve().parent.parent
 TEMPLATE = "recipe.yaml"
 OLDEST_PYTHON = (3, 8)
+JETPACK_PYTHON = "3.8"  # of JetPack 5
 # What the agent needs of the nucleus, passed on into its container.
 IPC = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 ENVIRONMENT = (IPC, "SVCUID", "AWS_IOT_THING_NAME", "AWS_REGION", "GGC_VERSION")
@@ -57,7 +58,7 @@ class ComponentPlan:
     def devices(self, architecture: Architecture) -> List[Device]:
         """Return the devices that the artifact of an architecture is for."""
         if self.has_jetson and architecture == "aarch64":
-            return [Device(architecture, "3.8", is_jetson=True)]
+            return [Device(architecture, JETPACK_PYTHON, is_jetson=True)]
         return [Device(architecture, python) for python in self.pythons]
 
 

@@ -13,7 +13,13 @@ from typing import Tuple
 from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import NAME_PATTERN
-from edge_agent.packaging.agent.component import OLDEST_PYTHON, TEMPLATE, ComponentPlan, write
+from edge_agent.packaging.agent.component import (
+    JETPACK_PYTHON,
+    OLDEST_PYTHON,
+    TEMPLATE,
+    ComponentPlan,
+    write,
+)
 from edge_agent.packaging.options import check_free
 from edge_agent.packaging.recipe import AGENT, Architecture
 
@@ -40,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--architecture", choices=[*ARCHITECTURES, "all"], default="all", help="(default: all)"
     )
     parser.add_argument(
-        "--python", default=own, metavar="3.X,...",
+        "--python", metavar="3.X,...",
         help=f"the devices' Python; each one more makes the artifact larger (default: {own})",
     )  # fmt: skip
     parser.add_argument(
@@ -96,16 +102,36 @@ def _plan(arguments: argparse.Namespace) -> ComponentPlan:
     if arguments.container and not re.fullmatch(r"[\w.:/@-]+", arguments.container):
         raise InvalidConfiguration(f"--container {arguments.container!r} isn't an image's name.")
     everything = arguments.architecture == "all"
+    pythons = _pythons(arguments.python or "{}.{}".format(*sys.version_info))
+    if arguments.container and arguments.python:
+        raise InvalidConfiguration("--python: a --container has its own Python; leave it out.")
+    if arguments.jetson:
+        _check_jetson(arguments.architecture, pythons if arguments.python else ())
     return ComponentPlan(
         name=name,
         architectures=ARCHITECTURES if everything else (arguments.architecture,),
-        pythons=_pythons(arguments.python),
+        pythons=pythons,
         has_jetson=arguments.jetson,
         settings=arguments.config,
         image=arguments.container,
         may_use_index=arguments.allow_index,
         level=arguments.compression,
     )
+
+
+def _check_jetson(architecture: str, pythons: Tuple[str, ...]) -> None:
+    """Raise InvalidConfiguration for options that --jetson leaves without effect.
+
+    `pythons`: those that were asked for.
+    """
+    if architecture == "amd64":
+        raise InvalidConfiguration("--jetson is for aarch64, and --architecture says amd64.")
+    if architecture == "aarch64" and pythons and pythons != (JETPACK_PYTHON,):
+        raise InvalidConfiguration(
+            f"--python {','.join(pythons)}: --jetson builds for JetPack 5, whose Python is "
+            f"{JETPACK_PYTHON}. Leave --python out; or leave --jetson out, for devices with "
+            "another Python."
+        )
 
 
 def _pythons(text: str) -> Tuple[str, ...]:
@@ -138,5 +164,10 @@ def _gdk_name() -> str:
 
 def _show(out: Path, plan: ComponentPlan) -> None:
     sys.stdout.write(f"{plan.name} {__version__} in {out}\n")
-    for path in sorted(out.glob("artifacts/*/*/*.zip")):
-        sys.stdout.write(f"{path.name}: {path.stat().st_size / MIB:.1f} MiB\n")
+    for architecture in plan.architectures:
+        devices = plan.devices(architecture)
+        only = " (JetPack 5 has no other)" * devices[0].is_jetson
+        pythons = f"for Python {', '.join(device.python for device in devices)}{only}"
+        for path in out.glob(f"artifacts/*/*/edge-agent-{architecture}.zip"):
+            size = f"{path.stat().st_size / MIB:.1f} MiB"
+            sys.stdout.write(f"{path.name}: {size}, {pythons}\n")

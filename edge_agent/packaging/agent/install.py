@@ -86,10 +86,12 @@ class Content:
                 return found, version
         if self.may_use_index:
             return sys.executable, own
+        build = f"build the component with --python {own}"
+        if self.is_for_jetson:
+            build = f"for devices other than Jetsons with JetPack 5 {build} and without --jetson"
         raise CannotInstall(
             f"This device has Python {own}; the component carries wheels for "
-            f"{', '.join(self.pythons)}. Install one of these, or build the component with "
-            f"--python {own}."
+            f"{', '.join(self.pythons)}. Install one of these, or {build}."
         )
 
 

@@ -11,6 +11,7 @@ from typing import Callable, Optional
 
 from edge_agent.runtime.results.sink import Message, SinkUnavailable
 from edge_agent.runtime.system.data_files import modes_in
+from edge_agent.sources import with_home
 
 STANDARD_OUTPUT = "-"
 
@@ -23,8 +24,8 @@ class LinesSink:
     problem = ""
 
     def __init__(self, target: str) -> None:
-        """`target`: a path, or "-" for standard output."""
-        self._path = None if target == STANDARD_OUTPUT else Path(target)
+        """`target`: a path, or "-" for standard output. Raises InvalidConfiguration."""
+        self._path = None if target == STANDARD_OUTPUT else Path(with_home(target, "results.lines"))
         self._file: Optional[int] = None
 
     def start(self, on_ready: Callable[[], None]) -> None:
@@ -37,7 +38,7 @@ class LinesSink:
             self._write(message.body + b"\n")
         except OSError as error:
             where = self._path or "standard output"
-            raise SinkUnavailable(f"Results can't be written to {where}: {error}.") from None
+            raise SinkUnavailable(f"Results can't be written to {where}: {error.strerror or error}.") from None
         done: Future[None] = Future()
         done.set_result(None)
         return done

@@ -11,7 +11,8 @@ import yaml
 
 from edge_agent import __version__
 from edge_agent.cli import main
-from edge_agent.packaging.agent.component import PROJECT
+from edge_agent.packaging.agent import component_command
+from edge_agent.packaging.agent.component import PROJECT, ComponentPlan
 from edge_agent.packaging.recipe import AGENT
 
 IMAGE = ("--container", "edge-agent:jetson")  # nothing to collect, so that it's quick
@@ -49,6 +50,13 @@ def test_what_is_there_is_not_overwritten(
         (("--component-name", "a b"), "expected 1 to 128 letters"),
         (("--container", "a; reboot"), "isn't an image's name"),
         (("--config", "gone.json"), "gone.json: No such file"),
+        (
+            ("--jetson", "--architecture", "aarch64", "--python", "3.11"),
+            "--python 3.11: --jetson builds for JetPack 5, whose Python is 3.8. Leave --python out",
+        ),
+        (("--jetson", "--architecture", "aarch64", "--python", "3.8,3.11"), "--python 3.11,3.8: "),
+        (("--jetson", "--architecture", "amd64"), "--jetson is for aarch64"),
+        ((*IMAGE, "--python", "3.11"), "a --container has its own Python"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -87,3 +95,21 @@ def test_gdk_may_name_the_component_but_not_another_version(
     assert "the project's is" in capsys.readouterr().err
     recipes = tmp_path / "greengrass-build" / "recipes"
     assert (recipes / f"plant.Agent-{__version__}.json").exists()
+
+
+def test_each_artifact_is_shown_with_its_pythons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(folder: Path, plan: ComponentPlan) -> None:
+        artifacts = folder / "artifacts" / plan.name / __version__
+        artifacts.mkdir(parents=True)
+        for architecture in plan.architectures:
+            (artifacts / f"edge-agent-{architecture}.zip").write_bytes(b"")
+
+    monkeypatch.setattr(component_command, "write", write)
+    words = "component", "build", "--jetson", "--python", "3.10,3.11"
+    assert main([*words, "--out", str(tmp_path / "agent")]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "edge-agent-amd64.zip: 0.0 MiB, for Python 3.11, 3.10",
+        "edge-agent-aarch64.zip: 0.0 MiB, for Python 3.8 (JetPack 5 has no other)",
+    ]

@@ -163,7 +163,10 @@ def test_a_python_that_is_not_carried_is_named_beside_those_that_are(
     sentence = refusal(component(tmp_path, "1.0.0", python="3.99"), work)
 
     assert f"has Python {tiny_agent.PYTHON}; the component carries wheels for 3.99." in sentence
-    assert f"--python {tiny_agent.PYTHON}" in sentence
+    assert sentence.strip().endswith(f"or build the component with --python {tiny_agent.PYTHON}.")
+    jetson = component(tmp_path / "jetson", "1.0.0", python="3.99", jetson=True)
+    assert "with JetPack 5 build the component with --python " in (found := refusal(jetson, work))
+    assert found.strip().endswith("and without --jetson.")
 
 
 def test_another_python_of_the_device_is_taken_and_its_missing_package_is_named(
