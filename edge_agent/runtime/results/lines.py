@@ -37,8 +37,8 @@ class LinesSink:
         try:
             self._write(message.body + b"\n")
         except OSError as error:
-            where = self._path or "standard output"
-            raise SinkUnavailable(f"Results can't be written to {where}: {error.strerror or error}.") from None
+            where, why = self._path or "standard output", error.strerror or error
+            raise SinkUnavailable(f"Results can't be written to {where}: {why}.") from None
         done: Future[None] = Future()
         done.set_result(None)
         return done

@@ -30,7 +30,8 @@ def check(name: str, model_bytes: int, limit_mib: Optional[int]) -> None:
     if needed > free:
         raise OutOfMemory(
             f"Model {name!r} needs about {needed // MIB} MiB to load; {free // MIB} MiB "
-            "are free. Stop another model, or raise models.memory_limit_mib if it is set."
+            "are free. Stop another model, or raise the limit where there is one: "
+            "models.memory_limit_mib, or that of the agent's container."
         )
 
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Iterator
 
 import pytest
 
@@ -135,7 +135,10 @@ def test_this_machine_has_memory_and_cores() -> None:
 def test_a_process_bound_to_one_core_gives_models_one_thread() -> None:
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from tests.runtime.system.test_resources import *\n"
+        "from edge_agent.config import EngineSettings\n"
+        "from edge_agent.manifest import RuntimeSpec\n"
+        "from edge_agent.runtime.models.loaded_model import unit_limits\n"
+        "from edge_agent.runtime.system import resources\n"
         "limits, threads = unit_limits(RuntimeSpec(), EngineSettings())\n"
         "print(resources.cores(), limits.maximum, threads)"
     )
@@ -165,3 +168,47 @@ def test_a_model_is_refused_by_the_limit_of_a_cgroup(
     memory.check("small", 100 * MIB, None)
     with pytest.raises(memory.OutOfMemory, match=r"needs about 348 MiB to load; 312 MiB are free"):
         memory.check("large", 150 * MIB, None)
+
+
+@pytest.fixture
+def group() -> Iterator[Dict[str, Path]]:
+    """Folders of a new cgroup of this machine, where tests may make one: controller → folder."""
+    places = {"memory": Path("/sys/fs/cgroup/memory"), "cpu": Path("/sys/fs/cgroup/cpu")}
+    if not all((place / "cgroup.procs").exists() for place in places.values()):
+        places = dict.fromkeys(places, Path("/sys/fs/cgroup"))
+    name = f"edge-agent-test-{os.getpid()}"
+    folders = {controller: place / name for controller, place in places.items()}
+    try:
+        for folder in set(folders.values()):
+            folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"tests can't make a cgroup here: {error}")
+    yield folders
+    for folder in set(folders.values()):
+        folder.rmdir()
+
+
+def test_a_process_in_a_real_cgroup_finds_its_limits(group: Dict[str, Path]) -> None:
+    limits = {
+        ("memory", "memory.limit_in_bytes"): str(300 * MIB),
+        ("memory", "memory.max"): str(300 * MIB),
+        ("cpu", "cpu.cfs_quota_us"): "50000",
+        ("cpu", "cpu.max"): "50000 100000",
+    }
+    for (controller, name), value in limits.items():
+        if (group[controller] / name).exists():
+            (group[controller] / name).write_text(value)
+    if not any((group["cpu"] / name).exists() for _, name in limits):
+        pytest.skip("this cgroup has no controller")
+    program = (
+        "import os, pathlib, sys\n"
+        "for folder in sys.argv[1:]:\n"
+        "    pathlib.Path(folder, 'cgroup.procs').write_text(str(os.getpid()))\n"
+        "from edge_agent.runtime.system import resources\n"
+        "print(resources.cores(), resources.memory_bytes(), resources.available_bytes())"
+    )
+    command = [sys.executable, "-c", program, *map(str, group.values())]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    cores, total, available = map(int, done.stdout.split())
+    assert (cores, total) == (1, 300 * MIB)
+    assert 0 < available < total
