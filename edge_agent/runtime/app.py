@@ -107,7 +107,6 @@ class _Agent:
         self._access.group = self._settings.server.socket_path.lstat().st_gid
         if self._settings.server.metrics is not None:
             addresses.append(_serve_metrics(self._metrics, self._settings.server.metrics))
-        descriptors.RESERVE.fill()
         self._sync_models()  # before the first call, which must not find a model missing
         self._room.start()
         self._server.start()
@@ -133,7 +132,6 @@ class _Agent:
         self._server.stop(self._settings.server.stop_within_s)
         self._registry.close(FREE_WITHIN_S)
         self._room.close(STORE_WITHIN_S)
-        descriptors.RESERVE.release()
         log.info("Stopped.")
 
     def _next_event(self) -> Optional[AgentEvent]:
@@ -146,17 +144,14 @@ class _Agent:
     def _sync_models(self) -> None:
         """Apply what is deployed now; an unreadable folder changes nothing."""
         try:
-            with descriptors.RESERVE.lent():
-                self._registry.sync(self._store.scan())
-                self._registry.supervise()
+            self._registry.sync(self._store.scan())
+            self._registry.supervise()
         except Exception:
             log.exception("The models couldn't be checked. The agent tries again.")
 
     def _maintain_results(self) -> None:
         try:
-            with descriptors.RESERVE.lent():
-                self._room.publish_due()
-            descriptors.RESERVE.fill()
+            self._room.publish_due()
             self._metrics.has_descriptors(descriptors.in_use(), self._most_descriptors)
             self._metrics.has_calls(*self._server.calls())
         except Exception:

@@ -26,7 +26,7 @@ from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.roles import Role
 from edge_agent.runtime.rpc.servicer import Servicer
 from edge_agent.runtime.rpc.socket_file import claim, hand_over
-from edge_agent.runtime.system import memory
+from edge_agent.runtime.system import descriptors, memory
 from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
@@ -193,6 +193,7 @@ def _memory_share() -> int:
 def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
     """Return gRPC's limits; https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
     version = tuple(int(part) for part in grpc.__version__.split(".")[:2])
+    addresses = 1 + 2 * (settings.tcp is not None) + (settings.operator_socket is not None)
     plain = [("grpc.compression_enabled_algorithms_bitset", ONLY_PLAIN)]
     return [
         *(plain if version < INFLATES_BOUNDED else ()),
@@ -206,6 +207,8 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
         ("grpc.server.max_pending_requests", CALLS_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * CALLS_PENDING),
         ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_WITHIN_S)),
+        # Of each address; one more is closed at once.
+        ("grpc.max_allowed_incoming_connections", descriptors.for_connections() // addresses),
         ("grpc.max_connection_idle_ms", int(1000 * settings.connection_idle_s)),
         ("grpc.keepalive_time_ms", int(1000 * KEEPALIVE_EVERY_S)),
         ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_WITHIN_S)),
