@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Callable
 
 from edge_agent.demo import SEED, parts
+from edge_agent.runtime.system import resources
 from edge_agent.runtime.vision.picture_files import png
 from edge_agent.training import trainer
 
@@ -31,7 +32,8 @@ def draw_good_parts(folder: Path, count: int, seed: int) -> None:
         picture = parts.draw(parts.training_seed(seed, index)).image
         (normal / f"{index + 1:03}.png").write_bytes(png(picture))
 
-    with ThreadPoolExecutor() as pool:  # numpy and OpenCV work without the interpreter's lock
+    # numpy and OpenCV work without the interpreter's lock.
+    with ThreadPoolExecutor(resources.cores()) as pool:
         list(pool.map(draw, range(count)))
 
 

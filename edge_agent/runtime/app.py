@@ -24,7 +24,7 @@ from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from edge_agent.runtime.results.pipeline import ResultsPipeline
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.settings_reload import SettingsReload
-from edge_agent.runtime.system import descriptors, memory
+from edge_agent.runtime.system import descriptors, memory, stalls
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.runtime.vision.segment_access import SegmentAccess
@@ -53,6 +53,7 @@ def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> 
     )  # its put may interrupt any line, its own as well
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: events.put(0))
+    stalls.WATCH.start()
     agent = _Agent(settings, events, component)
     agent.start()
     status = agent.serve()

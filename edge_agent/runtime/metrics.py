@@ -21,6 +21,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.metrics import MetricWrapperBase
 
+from edge_agent.runtime.system import stalls
 from edge_agent.types import BuildState, CameraProblem, StageTimes
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Metrics:
 
     def quiet_for_s(self) -> float:
         """Return for how long no frame has got a verdict; what is refused is no work."""
-        return time.monotonic() - self._latest_verdict
+        return stalls.ran_s(self._latest_verdict)
 
     def totals(self) -> Dict[str, float]:
         """Return the counts of all models together since the start, by name; `Time` in seconds."""

@@ -26,12 +26,12 @@ from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.roles import Role
 from edge_agent.runtime.rpc.servicer import Servicer
 from edge_agent.runtime.rpc.socket_file import claim, hand_over
-from edge_agent.runtime.system import descriptors, memory
+from edge_agent.runtime.system import descriptors, resources
 from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
 
-LEAST_MEMORY_BYTES = 512 * 1024 * 1024  # for calls: four of the largest messages that come in
+MIB = 1024 * 1024
 OWN = -1  # for chown(2): the agent's own user or group
 FLUSH_S = 0.1  # for messages that are written to leave
 CALLS_AT_ONCE = 2048  # more than wait for all models together; beyond it gRPC refuses
@@ -59,7 +59,7 @@ class Server:
     def __init__(self, settings: ServerSettings, detector: Detector, metrics: Metrics) -> None:
         self._settings = settings
         self._threads = HandlerThreads(CALLS_AT_ONCE)
-        limit_bytes = 1024 * 1024 * settings.memory_mib if settings.memory_mib else _memory_share()
+        limit_bytes = MIB * settings.memory_mib if settings.memory_mib else _memory_share()
         self._admission = Admission(limit_bytes, settings.receive_within_s, settings.send_within_s)
         # A watcher that reads nothing then blocks its own thread only.
         self._health = health.HealthServicer(experimental_non_blocking=False)
@@ -187,7 +187,9 @@ def _listen(
 
 def _memory_share() -> int:
     """Return the bytes that calls may hold together where no setting says it."""
-    return max(LEAST_MEMORY_BYTES, memory.usable_bytes() // 4)
+    usable = resources.memory_bytes()
+    # Where memory is short, more than a quarter: four of the largest messages come in, or two.
+    return max(256 * MIB, min(512 * MIB, usable // 2), usable // 4)
 
 
 def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
