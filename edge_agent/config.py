@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Type, Union
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from typing_extensions import Annotated, Literal
+from typing_extensions import Annotated, Literal, get_args
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import Strict, groups_in, is_secret, parse_json, read
@@ -33,6 +33,7 @@ Units = Annotated[int, Field(ge=1, le=64)]
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
+ProblemAction = Literal["report", "anomalous", "refuse"]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
 # {thing}, {model}, {kind} (result, summary, alarm) and {verdict} (normal, anomaly) are filled in.
 TOPIC_PATTERN = r"^([^+#{}\x00-\x1f\x7f-\x9f]|\{(thing|model|kind|verdict)\})+$"
@@ -158,6 +159,39 @@ class EngineSettings(Strict):
         if self.wait_for_engine and self.backends and "tensorrt" not in self.backends:
             raise ValueError("wait_for_engine needs tensorrt in backends")
         return self
+
+
+class CameraProblemSettings(Strict):
+    """What is answered about a picture with a camera problem; one word stands for every kind.
+
+    report: what the model says, and the problem beside it. anomalous: that it is anomalous, with
+    confidence 1. refuse: an error.
+    """
+
+    black: ProblemAction = "anomalous"
+    dark: ProblemAction = "anomalous"
+    bright: ProblemAction = "anomalous"
+    blank: ProblemAction = "anomalous"
+    blurred: ProblemAction = "report"
+    frozen: ProblemAction = "report"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_every_kind(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        if given not in get_args(ProblemAction):
+            raise ValueError(
+                f"it is {given!r}; expected {', '.join(get_args(ProblemAction))}, or an object "
+                f"with one of them for each kind ({', '.join(cls.model_fields)})"
+            )
+        return dict.fromkeys(cls.model_fields, given)
+
+
+class DecisionSettings(Strict):
+    """How verdicts are given, for all models; the rest is said by package and registration."""
+
+    camera_problem: CameraProblemSettings = CameraProblemSettings()
 
 
 class OutboxSettings(Strict):
@@ -289,6 +323,7 @@ class Settings(Strict):
     server: ServerSettings = ServerSettings()
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
+    decision: DecisionSettings = DecisionSettings()
     results: ResultsSettings = ResultsSettings()
     updates: UpdatesSettings = UpdatesSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.manifest import InputSpec, RuntimeSpec
 from edge_agent.packaging.draft import PackageDraft
-from edge_agent.packaging.graph import half
+from edge_agent.packaging.graph import half, meaning
 from edge_agent.packaging.graph.check import check
 from edge_agent.packaging.graph.engine import PLAIN, Tuning, build_here, build_spec
-from edge_agent.packaging.graph.findings import GraphFinding, note, warning
+from edge_agent.packaging.graph.findings import GraphFinding, GraphReport, note, warning
 from edge_agent.packaging.graph.graph import Graph
+from edge_agent.packaging.graph.meaning import Evidence
 from edge_agent.packaging.graph.optimise import optimise
 from edge_agent.packaging.json_document import Document
 from edge_agent.packaging.target import GpuOptions, Target
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 GOLDEN_CANDIDATES = 64  # to choose from
+_LABELS = {"normal": False, "anomaly": True}  # folders of labelled images
 MOST_CALIBRATION = 500
 # Of calibrated scores. FP16 was seen to differ by 0.002 to 0.023, wrong graphs by 0.3 and more.
 LEAST_TOLERANCE = {"fp32": 0.0, "fp16": 0.05, "int8": 0.1}
@@ -70,7 +72,13 @@ class Preparation:
             raise InvalidPackage(" ".join(checked.of("error")))
         for finding in (*map(warning, draft.assumptions), *checked.findings):
             report(finding)
-        draft = self._with_golden(draft, model, report)
+        evidence = self._evidence(draft)
+        read = GraphReport(tuple(meaning.check(model, draft.manifest, evidence)))
+        if read.of("error"):
+            raise InvalidPackage(" ".join(read.of("error")))
+        for finding in read.findings:
+            report(finding)
+        draft = self._with_golden(draft, model, evidence, report)
         if self.optimise:
             content, optimised = optimise(model, target)
             draft = draft.add({optimised.path: content}).change(optimised=optimised)
@@ -108,10 +116,28 @@ class Preparation:
 
         if self.calibration_images is None:
             return {}
-        pictures = _pictures(self.calibration_images, spec, MOST_CALIBRATION)
+        pictures = _read(_image_files(self.calibration_images, MOST_CALIBRATION), spec)
         return {f"calibration/{index:03}.png": png(item) for index, item in enumerate(pictures)}
 
-    def _with_golden(self, draft: PackageDraft, model: bytes, report: OnFinding) -> PackageDraft:
+    def _evidence(self, draft: PackageDraft) -> Evidence:
+        """Return pictures that show what the outputs mean, real ones if there are any."""
+        spec, golden = draft.manifest.input, draft.manifest.golden
+        if self.golden_images is None:
+            if not golden:
+                return meaning.synthetic(spec.height, spec.width)
+            labels = [sample.anomalous for sample in golden]
+            return Evidence(_golden_pictures(draft), labels, "golden samples")
+        if golden:
+            raise InvalidConfiguration(
+                "The package has golden samples already; leave --golden-images out."
+            )
+        paths = _image_files(self.golden_images, GOLDEN_CANDIDATES)
+        what = f"pictures in {self.golden_images}"
+        return Evidence(_read(paths, spec), [_LABELS.get(path.parent.name) for path in paths], what)
+
+    def _with_golden(
+        self, draft: PackageDraft, model: bytes, evidence: Evidence, report: OnFinding
+    ) -> PackageDraft:
         if self.golden_images is None:
             if not draft.manifest.golden:
                 report(note(
@@ -119,13 +145,9 @@ class Preparation:
                     "on the device with those here; --golden-images FOLDER adds them."
                 ))  # fmt: skip
             return draft
-        if draft.manifest.golden:
-            raise InvalidConfiguration(
-                "The package has golden samples already; leave --golden-images out."
-            )
         from edge_agent.training import golden
 
-        pictures = _pictures(self.golden_images, draft.manifest.input, GOLDEN_CANDIDATES)
+        pictures = evidence.pictures
         samples, files = golden.samples(model, draft.manifest, pictures)
         if not samples:
             raise InvalidConfiguration(
@@ -155,14 +177,8 @@ def _at_precision(runtime: RuntimeSpec, requested: Optional[Precision]) -> Runti
     return runtime.model_copy(update={"precision": precision, "parity_tolerance": tolerance})
 
 
-def _pictures(folder: Path, spec: InputSpec, most: int) -> List[Picture]:
-    """Read the images of a folder and its sub-folders at the model's size, `most` at most.
-
-    Of more than these every n-th is taken.
-    """
-    from edge_agent.evaluation.labelled import read_frame
-    from edge_agent.runtime.vision.preprocess import write_input
-
+def _image_files(folder: Path, most: int) -> List[Path]:
+    """Return the images of a folder and its sub-folders; of more than `most`, every n-th."""
     if not folder.is_dir():
         raise InvalidConfiguration(f"{folder} isn't a folder of images.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -170,6 +186,14 @@ def _pictures(folder: Path, spec: InputSpec, most: int) -> List[Picture]:
         raise InvalidConfiguration(f"{folder} has no images ({', '.join(SUFFIXES)}).")
     if len(paths) > most:
         paths = [paths[index * len(paths) // most] for index in range(most)]
+    return paths
+
+
+def _read(paths: Sequence[Path], spec: InputSpec) -> List[Picture]:
+    """Read images at the model's size."""
+    from edge_agent.evaluation.labelled import read_frame
+    from edge_agent.runtime.vision.preprocess import write_input
+
     plain = spec.model_copy(update={"dtype": "uint8", "layout": "NHWC"})
     slots = [np.empty((spec.height, spec.width, 3), np.uint8) for _ in paths]
     return [write_input(read_frame(path), plain, slot) for path, slot in zip(paths, slots)]

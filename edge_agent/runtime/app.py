@@ -26,6 +26,7 @@ from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.settings_reload import SettingsReload
 from edge_agent.runtime.system import descriptors, memory, stalls
 from edge_agent.runtime.vision import preprocess
+from edge_agent.runtime.vision.camera_problem_rule import CameraProblemRule
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.runtime.vision.segment_access import SegmentAccess
 from edge_agent.types import ModelInfo
@@ -96,7 +97,8 @@ class _Agent:
             decisions=folder / DECISIONS_FILE if folder else None,
         )
         self._reload = SettingsReload(settings, self._registry, self._room)
-        detector = Detector(self._registry, self._frames, self._room.recorder.observe)
+        rule = CameraProblemRule(settings.decision.camera_problem)
+        detector = Detector(self._registry, self._frames, self._room.recorder.observe, rule)
         if settings.results.commands.allow:
             commands = RemoteCommands(detector, settings.results.commands, self._room.last_capture)
             self._room.serve_commands(commands.answer)
