@@ -17,6 +17,7 @@ from edge_agent.runtime.results.ids import Ids
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.sink import Message
 from edge_agent.runtime.results.spool.database import Dropped, StoredEvent
+from edge_agent.runtime.system.machine_clock import THIS_MACHINE, MachineClock
 from edge_agent.types import Prediction, StageTimes
 
 SINK = "test"
@@ -45,12 +46,12 @@ def open_outbox(
     folder: Path,
     drops: Optional[Callable[[Dropped, str], None]] = None,
     sinks: Tuple[str, ...] = (SINK,),
-    wall: Callable[[], float] = time.time,
+    clock: MachineClock = THIS_MACHINE,
     **settings: Any,
 ) -> Outbox:
     """A started outbox that commits fast."""
     options = OutboxSettings(**{"commit_every_s": 0.02, **settings})
-    outbox = Outbox(options, folder, "thing", sinks, drops or Drops(), wall=wall)
+    outbox = Outbox(options, folder, "thing", sinks, drops or Drops(), clock)
     outbox.start()
     return outbox
 
