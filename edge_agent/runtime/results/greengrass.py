@@ -29,6 +29,7 @@ from edge_agent.runtime.results.sink import (
     MessageRefused,
     MessageRejected,
     NotAnswered,
+    SinkBusy,
     SinkUnavailable,
 )
 from edge_agent.runtime.system import stalls
@@ -39,7 +40,7 @@ ANSWER_WITHIN_S = 15.0  # of the nucleus; checked every so often
 RETRY_S = 5.0  # until a refused or ended subscription is tried again
 
 BECOMES: Dict[Type[BaseException], Type[Exception]] = {
-    NucleusBusy: SinkUnavailable,
+    NucleusBusy: SinkBusy,
     NucleusLost: SinkUnavailable,
     NotAuthorized: MessageRefused,
     NotAccepted: MessageRejected,
