@@ -52,8 +52,8 @@ def test_it_installs_and_runs_on_both_architectures() -> None:
         assert manifest["Platform"]["runtime"] == "*"
         assert manifest["Lifecycle"] == {
             "install": {
-                "Script": f'exec python3 "{{artifacts:decompressedPath}}/{file}/install.py" '
-                '--work "{work:path}"',
+                "Script": f'exec env PYTHONPATH="{{artifacts:decompressedPath}}/{file}:'
+                f'{{artifacts:path}}/{file}.zip" python3 -m install --work "{{work:path}}"',
                 "Timeout": 900,
             },
             "run": {
@@ -197,7 +197,7 @@ def test_scripts_that_lite_cuts_off_fail_instead_of_doing_half(tmp_path: Path) -
         for script in cut
     ]
 
-    assert done == [2, 2, 2, 2]
+    assert done == [2, 2, 2, 2, 2]
 
 
 def test_in_a_container_one_program_runs_and_nothing_is_installed(tmp_path: Path) -> None:
