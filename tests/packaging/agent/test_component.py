@@ -134,6 +134,15 @@ def test_permissions_follow_from_the_topics(settings: Dict[str, Any], policies: 
     assert all(name.startswith("plant.Agent:") for name in asked)
 
 
+def test_the_merge_on_the_page_allows_the_topic_that_it_sets() -> None:
+    page = (PROJECT / "docs" / "greengrass.md").read_text()
+    blocks = re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (merge,) = [json.loads(block)[AGENT]["merge"] for block in blocks if '"merge"' in block]
+
+    made = access_control(read(ResultsSettings, {"folder": "results", **merge["results"]}), AGENT)
+    assert merge["accessControl"].items() <= made.items()
+
+
 def test_component_metrics_are_asked_for_under_the_originals_name_only() -> None:
     (service,) = access_control(ResultsSettings(), AGENT)
 
