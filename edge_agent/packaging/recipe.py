@@ -198,9 +198,12 @@ def model_component(
     name: str, version: str, description: str, architecture: Architecture, agent: str
 ) -> Recipe:
     """Build the recipe of a component that registers its model with the component `agent`."""
-    program = f"{{artifacts:decompressedPath}}/{ARTIFACT[: -len('.zip')]}/register.py"
+    # Lite unpacks no archive of a local deployment: Python takes the program, and the program the
+    # package, from the folder or else from the zip.
+    folder = f"{{artifacts:decompressedPath}}/{ARTIFACT[: -len('.zip')]}"
+    program = f'env PYTHONPATH="{folder}:{{artifacts:path}}/{ARTIFACT}" python3 -m register'
     script = (
-        f'exec python3 "{program}" --name {name} --agent "{{work:path}}../{agent}" '
+        f'exec {program} --name {name} --agent "{{work:path}}../{agent}" '
         '--records "{configuration:/Records}" --autostart "{configuration:/Autostart}" '
         '--threshold "{configuration:/Threshold}"'
     )

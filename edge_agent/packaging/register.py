@@ -1,6 +1,7 @@
 """What a model component runs on the device: it registers its model in the agent's models.d.
 
-It travels in the component's zip, beside the model package, and needs nothing but Python 3.8. The
+It travels in the component's zip, beside the model package, and needs nothing but Python 3.8. It
+runs unpacked or from within the zip, and what it lies in is the package that it registers. The
 record lasts as long as the process: it is written again when it vanishes, so that neither the order
 of starts nor a new folder matters, and removed at SIGTERM. Two versions share one file name; the
 later one's record wins, and the earlier one leaves it alone.
