@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from queue import Empty, SimpleQueue
-from typing import Optional, Union
+from typing import Mapping, Optional, Union
 
 from edge_agent import __version__
 from edge_agent.config import Settings
@@ -42,9 +42,10 @@ AgentEvent = Union[int, Settings]  # stop with this exit status; apply these set
 
 
 def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> int:
-    """Serve until SIGTERM or SIGINT, or until the nucleus is lost; returns the exit status.
+    """Serve until SIGTERM or SIGINT, or until the nucleus refuses it; returns the exit status.
 
-    `component` is connected already, and stays so. Raises InvalidConfiguration when it can't begin.
+    Raises InvalidConfiguration when it can't begin, as `component` also not with the settings of
+    its last good start.
     """
     memory.keep_heap()
     preprocess.use_one_thread()  # inference units are the parallelism; more would fight them
@@ -53,8 +54,12 @@ def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> 
     )  # its put may interrupt any line, its own as well
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: events.put(0))
-    agent = _Agent(settings, events, component)
-    agent.start()
+    try:
+        agent = _begin(settings, events, component)
+    except InvalidConfiguration as error:
+        if component is None:
+            raise
+        agent = _begin(component.fall_back(error), events, component)
     status = agent.serve()
     agent.stop()
     if any(thread.name in ENGINE_THREADS for thread in threading.enumerate()):
@@ -62,6 +67,19 @@ def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> 
         logging.shutdown()
         os._exit(status)
     return status
+
+
+def _begin(
+    settings: Settings, events: SimpleQueue[AgentEvent], component: Optional[GreengrassComponent]
+) -> _Agent:
+    """Build and start the agent; one that can't start leaves nothing behind."""
+    agent = _Agent(settings, events, component)
+    try:
+        agent.start()
+    except InvalidConfiguration:
+        agent.close()
+        raise
+    return agent
 
 
 class _Agent:
@@ -84,9 +102,13 @@ class _Agent:
         nucleus = component.nucleus if component else None
         # First, because it closes the folder to other users, who could write the versions.
         self._room = ResultsPipeline(
-            settings.results, self._metrics, self._stop_with_error, nucleus
+            settings.results, self._metrics, self._stop_with_error, nucleus, self._problems
         )
-        self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
+        try:
+            self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
+        except InvalidConfiguration:
+            self._room.close(STORE_WITHIN_S)
+            raise
         self._registry = Registry(
             settings.models,
             settings.engine,
@@ -131,10 +153,14 @@ class _Agent:
         """No new calls, those in flight finish → engines → results."""
         log.info("Stopping: new calls are refused, calls in progress may finish.")
         self._server.stop(self._settings.server.stop_within_s)
+        self.close()
+        log.info("Stopped.")
+
+    def close(self) -> None:
+        """Free everything but the addresses."""
         self._registry.close(FREE_WITHIN_S)
         self._room.close(STORE_WITHIN_S)
         descriptors.RESERVE.release()
-        log.info("Stopped.")
 
     def _next_event(self) -> Optional[AgentEvent]:
         """Return the next event, None when it is time for the regular work."""
@@ -154,6 +180,8 @@ class _Agent:
 
     def _maintain_results(self) -> None:
         try:
+            for part, problem in self._problems().items():
+                self._metrics.has_problem(part, bool(problem))
             with descriptors.RESERVE.lent():
                 self._room.publish_due()
             descriptors.RESERVE.fill()
@@ -161,6 +189,10 @@ class _Agent:
             self._metrics.has_calls(*self._server.calls())
         except Exception:
             log.exception("The results couldn't be checked. The agent tries again.")
+
+    def _problems(self) -> Mapping[str, str]:
+        """Return what is wrong with the agent itself, a sentence by part; "": nothing."""
+        return self._component.problems if self._component else {}
 
     def _apply(self, settings: Settings) -> None:
         try:
@@ -173,6 +205,8 @@ class _Agent:
                 "These settings are applied at the next restart of the agent: %s.",
                 ", ".join(waiting),
             )
+        elif self._component is not None:
+            self._component.in_force(settings)
 
     def _publish_state(self, info: ModelInfo) -> None:
         self._server.show(info)

@@ -89,6 +89,9 @@ class Metrics:
             "CallsEnded", "Calls cut off or refused to save memory, since start", "reason"
         )
         self._build_left = self._gauge("EngineBuildLeft", "Seconds until it is built", "model")
+        self._parts_wrong = self._gauge(
+            "Problem", "1 while something is wrong with it; the log says what", "part"
+        )
 
     def succeeded(
         self,
@@ -176,6 +179,10 @@ class Metrics:
         self._call_bytes.labels("limit").set(limit)
         for reason, count in (("slow", slow), ("evicted", evicted), ("refused", refused)):
             self._calls_ended.labels(reason).set(count)
+
+    def has_problem(self, part: str, wrong: bool) -> None:
+        """Note whether something is wrong with a part of the agent, such as "nucleus"."""
+        self._parts_wrong.labels(part).set(int(wrong))
 
     def results_delivered(self, sink: str, delivered: int, waiting: int) -> None:
         """Note how many events a sink has delivered since the start, and how many wait for it."""
