@@ -102,9 +102,13 @@ class PackageFolder(Source):
             why = _why_no_model(path)
             if why is None:
                 found.deployed.add(path)
-            elif why:
+            elif why and not self._is_package:
                 found.others[path] = why
         return found
+
+    @property
+    def _is_package(self) -> bool:
+        return (self.folder / FILE_NAME).is_file()
 
     def read(self, path: Path) -> Registration:
         """Return the package at `path` as a model. Raises OSError, BeingCopied."""
@@ -117,7 +121,7 @@ class PackageFolder(Source):
 
     def why_empty(self) -> str:
         """Return why nothing is deployed, and what is expected."""
-        if (self.folder / FILE_NAME).is_file():
+        if self._is_package:
             return f"is a model package itself. Give the folder that it lies in: {_above(self)}"
         return f"holds no model package. {EXPECTED}"
 
