@@ -1,9 +1,11 @@
 """What a model component runs on the device: it registers its model in the agent's models.d.
 
-It travels in the component's zip, beside the model package, and needs nothing but Python 3.8. The
-record lasts as long as the process: it is written again when it vanishes, so that neither the order
-of starts nor a new folder matters, and removed at SIGTERM. Two versions share one file name; the
-later one's record wins, and the earlier one leaves it alone.
+It travels in the component's zip, beside the model package, and needs nothing but Python 3.8. While
+the process runs, the record is written again when it vanishes, so that neither the order of starts
+nor a new folder matters. SIGTERM alone doesn't say whether the model is withdrawn, or the device,
+the nucleus or the agent restarts: the record then says that its component has stopped. An agent
+that runs withdraws the model after a while and removes the record; one that starts later serves it.
+Two versions share one file name; the later one's record wins, and the earlier one leaves it alone.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Dict, List, Optional
 
@@ -24,17 +27,17 @@ SWITCH = {"true": True, "false": False}
 class ModelRecord:
     """The record of this process."""
 
-    def __init__(self, path: Path, content: bytes) -> None:
-        self._path, self._content = path, content
+    def __init__(self, path: Path, record: Dict[str, object]) -> None:
+        self._path, self._record = path, record
         # Held open, so that no other file gets its inode number: by it we know our own record.
         self._file: Optional[BinaryIO] = None
         self._last_error = ""
 
     def ensure(self) -> None:
-        """Write the record: at first over any other, later only where none is."""
+        """Write the record: at first over any other, later only where no running one's is."""
         try:
-            if self._file is None or not self._path.exists():
-                self._write()
+            if self._file is None or not self._path.exists() or self._is_left():
+                self._write(self._record)
                 self._last_error = ""
                 _print(f"The model is registered in {self._path}.")
         except OSError as error:
@@ -43,23 +46,32 @@ class ModelRecord:
                 _print(message)
             self._last_error = message
 
-    def remove(self) -> None:
-        """Remove the record unless it is another process's by now."""
+    def leave(self) -> None:
+        """Note in the record that its component has stopped; another process's stays as it is."""
         try:
             if self._file and os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
-                self._path.unlink()
+                self._write({**self._record, "component_stopped": True})
         except FileNotFoundError:
             pass
         except OSError as error:
-            _print(f"Can't remove {self._path} ({error.strerror}).")
+            _print(f"Can't write {self._path} ({error.strerror}); removing it.")
+            with suppress(OSError):
+                self._path.unlink()
 
-    def _write(self) -> None:
+    def _is_left(self) -> bool:
+        """Return whether the process that wrote it last has stopped."""
+        try:
+            return bool(json.loads(self._path.read_bytes()).get("component_stopped"))
+        except (OSError, ValueError, AttributeError):
+            return False  # somebody is editing it
+
+    def _write(self, record: Dict[str, object]) -> None:
         # Only the folder itself: its parent is the agent's, made by the nucleus or by hand.
         self._path.parent.mkdir(exist_ok=True)
         fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
             file = fresh.open("wb", buffering=0)
-            file.write(self._content)
+            file.write(json.dumps(record).encode())
             os.fchmod(file.fileno(), 0o644)  # the agent may be another user
             fresh.replace(self._path)
         finally:
@@ -87,13 +99,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if given.threshold is not None:
         record["decision"] = {"threshold": given.threshold}
     path = Path(given.agent, given.records, f"{given.name}.json")
-    own = ModelRecord(path, json.dumps(record).encode())
+    own = ModelRecord(path, record)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     while True:
         own.ensure()
         if signal.sigtimedwait(STOP, CHECK_EVERY_S):
             break
-    own.remove()
+    own.leave()
     return 0
 
 

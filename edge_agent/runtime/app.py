@@ -37,6 +37,7 @@ FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
 VERSIONS_FILE = "versions.json"
+RUNNING_FILE = "running.json"
 
 AgentEvent = Union[int, Settings]  # stop with this exit status; apply these settings
 
@@ -115,6 +116,7 @@ class _Agent:
             on_change=self._publish_state,
             on_gone=self._forget,
             decisions=folder / DECISIONS_FILE if folder else None,
+            running=folder / RUNNING_FILE if folder and settings.models.resume else None,
         )
         self._reload = SettingsReload(settings, self._registry, self._room)
         detector = Detector(self._registry, self._frames, self._room.recorder.observe)
@@ -138,6 +140,8 @@ class _Agent:
             figures = self._metrics
             self._component.serve(self._events.put, figures.quiet_for_s, figures.totals)
         log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
+        names = [info.name for info in self._registry.list()]
+        log.info("Models that can be used: %s.", ", ".join(names) or "none")
 
     def serve(self) -> int:
         """Supervise everything until a stop is requested; returns the exit status."""
@@ -170,11 +174,14 @@ class _Agent:
             return None
 
     def _sync_models(self) -> None:
-        """Apply what is deployed now; an unreadable folder changes nothing."""
+        """Apply what is deployed now."""
         try:
             with descriptors.RESERVE.lent():
                 self._registry.sync(self._store.scan())
                 self._registry.supervise()
+            self._metrics.has_faults(
+                (each.model, str(each.path)) for each in self._store.findings if each.is_fault
+            )
         except Exception:
             log.exception("The models couldn't be checked. The agent tries again.")
 
@@ -200,6 +207,7 @@ class _Agent:
         except Exception:
             log.exception("Not all new settings could be applied.")
             return
+        self._store.remove_after_s = self._reload.in_force.models.remove_after_s
         if waiting:
             log.warning(
                 "These settings are applied at the next restart of the agent: %s.",

@@ -147,6 +147,30 @@ def test_a_model_changes_over_when_versions_overlap(nucleus: Nucleus) -> None:
         until(lambda: names(agent) == [])
 
 
+def test_a_component_that_stops_while_the_agent_is_away_costs_no_model(nucleus: Nucleus) -> None:
+    """As when the nucleus stops what depends on an agent that has crashed, and starts it later."""
+    results = nucleus.root / "results"
+    arguments = "--set", f"results.folder={results}", "--set", "models.resume=true"
+    agent = Agent(nucleus.root, "--records", str(nucleus.records), *arguments)
+    with agent:
+        process = nucleus.start("1", autostart="false")
+        agent.wait_for(NAME, ModelState.STOPPED)
+        agent.run(NAME)
+        agent.wait_for(NAME, ModelState.RUNNING)
+        until((results / "running.json").exists)
+        agent.kill()
+        stop(process)
+        agent.start()
+        agent.wait_for(NAME, ModelState.RUNNING)
+        process = nucleus.start("1", autostart="false")
+        until(lambda: "component_stopped" not in json.loads(nucleus.record.read_bytes()))
+        stop(process)  # this time the agent runs: it is an order
+        until(lambda: names(agent) == [])
+
+    until(lambda: not nucleus.record.exists())
+    assert agent.log().count("was removed") == 1
+
+
 def test_a_new_version_starts_after_the_old_one_was_stopped(nucleus: Nucleus) -> None:
     old = nucleus.start("1")
     until(lambda: nucleus.serves("1"))
@@ -186,7 +210,7 @@ def test_a_record_is_written_anew_when_the_agents_folder_was_made_anew(nucleus: 
     until(lambda: nucleus.serves("1"))
     stop(process)
 
-    assert not nucleus.record.exists()
+    assert json.loads(nucleus.record.read_bytes())["component_stopped"]
 
 
 def test_a_component_waits_for_the_agents_folder_and_says_so_once(nucleus: Nucleus) -> None:

@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 ACCESS_CONTROL, SOCKET = "accesscontrol", "socket"  # in lower case
 EMPTY = (None, "", "null")  # such a value means the setting's default
-REMOVE_AFTER_S = 10.0  # an update stops the old version of a model before it starts the new one
 STOP_WITHIN_S = 3.0  # the nucleus kills what hasn't ended 5 s after SIGTERM
 
 SETTLED_S = 0.5  # changes come in bursts, one event for each value
@@ -50,7 +49,7 @@ def settings_tree(configuration: Mapping[str, object], work: Path) -> Configurat
         _default(tree, "server", "socket", tree.pop(key))
     _default(tree, "server", "stop_within_s", STOP_WITHIN_S)
     _default(tree, "models", "records", str(work / "models.d"))
-    _default(tree, "models", "remove_after_s", REMOVE_AFTER_S)
+    _default(tree, "models", "resume", True)
     _default(tree, "engine", "cache", str(work / "engines"))
     _default(tree, "results", "folder", str(work / "results"))
     return tree
