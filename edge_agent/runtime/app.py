@@ -20,6 +20,7 @@ from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.models import event_thread
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Store
+from edge_agent.runtime.packages.highest_versions import VERSIONS_FILE
 from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from edge_agent.runtime.results.pipeline import ResultsPipeline
 from edge_agent.runtime.rpc.server import Server
@@ -36,7 +37,6 @@ ENGINE_THREADS = (batcher.THREAD_NAME, event_thread.THREAD_NAME)
 FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
-VERSIONS_FILE = "versions.json"
 RUNNING_FILE = "running.json"
 
 AgentEvent = Union[int, Settings]  # stop with this exit status; apply these settings

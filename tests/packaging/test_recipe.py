@@ -172,4 +172,4 @@ def test_a_script_that_lite_cuts_off_fails_instead_of_doing_half(
 
 
 def test_every_variable_of_the_script_is_one_it_can_be_cut_off_at() -> None:
-    assert len(truncated()) == 5
+    assert len(truncated()) == 6

@@ -26,10 +26,13 @@ NAME = "plant.Bolts"
 
 
 class Nucleus:
-    """What a nucleus does with a model component: unpack, fill in, run, stop."""
+    """What a nucleus does with a model component: unpack, fill in, run, stop.
+
+    packed: nothing is unpacked, as by nucleus lite in a local deployment.
+    """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.packed = root, False
         self.work = root / "work" / NAME
         self.work.mkdir(parents=True)
         self.agent = root / "work" / AGENT
@@ -42,11 +45,12 @@ class Nucleus:
     def start(
         self, version: str, autostart: str = "true", threshold: str = ""
     ) -> subprocess.Popen[bytes]:
-        folder = self.unpacked(version)
+        package = self.package(version)
         recipe = model_component(NAME, f"{version}.0.0", "Bolts", "amd64", AGENT)
         script = recipe.Manifests[0].Lifecycle.run.Script
         for variable, value in {
-            "{artifacts:decompressedPath}": str(folder.parent),
+            "{artifacts:decompressedPath}": str(self.root / "unarchived" / NAME / version),
+            "{artifacts:path}": str(package.parent),
             "{work:path}": f"{self.work}/",
             "{configuration:/Records}": "models.d",
             "{configuration:/Autostart}": autostart,
@@ -61,21 +65,25 @@ class Nucleus:
         self.processes.append(process)
         return process
 
-    def unpacked(self, version: str) -> Path:
+    def package(self, version: str) -> Path:
+        """The package, made when it isn't there yet: a folder, or the zip."""
+        archived = self.root / "artifacts" / NAME / version / "model.zip"
         folder = self.root / "unarchived" / NAME / version / "model"
-        if not folder.exists():
+        if not archived.exists():
             package = micro.write(self.root / f"bolts-{version}", "classification", version=version)
-            archive.write(self.root / "model.zip", open_draft(package, None))
-            with zipfile.ZipFile(self.root / "model.zip") as bundle:
-                bundle.extractall(folder)
-        return folder
+            archived.parent.mkdir(parents=True)
+            archive.write(archived, open_draft(package, None))
+            if not self.packed:
+                with zipfile.ZipFile(archived) as bundle:
+                    bundle.extractall(folder)
+        return archived if self.packed else folder
 
     def serves(self, version: str) -> bool:
         try:
             record: Any = json.loads(self.record.read_bytes())
         except FileNotFoundError:
             return False
-        return bool(record["package"] == str(self.unpacked(version)))
+        return bool(record["package"] == str(self.package(version)))
 
 
 @pytest.fixture(name="nucleus")
@@ -105,8 +113,11 @@ def names(agent: Agent) -> List[str]:
         return [info.name for info in client.models()]
 
 
-@pytest.mark.parametrize("first", ["agent", "component"])
-def test_a_model_comes_runs_and_goes_with_its_component(nucleus: Nucleus, first: str) -> None:
+@pytest.mark.parametrize(("first", "packed"), [("agent", True), ("component", False)])
+def test_a_model_comes_runs_and_goes_with_its_component(
+    nucleus: Nucleus, first: str, packed: bool
+) -> None:
+    nucleus.packed = packed
     agent = Agent(nucleus.root, "--records", str(nucleus.records))
     try:
         if first == "agent":
@@ -263,7 +274,7 @@ def test_a_setting_that_is_no_switch_ends_the_component_with_an_error(nucleus: N
 
 
 def test_the_program_needs_nothing_but_python(nucleus: Nucleus) -> None:
-    program = nucleus.unpacked("1") / "register.py"
+    program = nucleus.package("1") / "register.py"
     bare = [sys.executable, "-I", "-S", str(program), "--help"]  # no installed packages
 
     assert subprocess.run(bare, stdout=subprocess.DEVNULL, check=False).returncode == 0
