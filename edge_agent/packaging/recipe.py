@@ -204,7 +204,7 @@ def model_component(
     folder = f"{{artifacts:decompressedPath}}/{ARTIFACT[: -len('.zip')]}"
     program = f'env PYTHONPATH="{folder}:{{artifacts:path}}/{ARTIFACT}" python3 -m register'
     script = (
-        f'exec {program} --name {name} --work "{{work:path}}" --agent "{{work:path}}../{agent}" '
+        f'exec {program} --name {name} --agent "{{work:path}}../{agent}" '
         '--records "{configuration:/Records}" --autostart "{configuration:/Autostart}" '
         '--threshold "{configuration:/Threshold}"'
     )

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import BinaryIO, Dict, List, Optional, Tuple
+from typing import BinaryIO, Dict, List, Optional, Set, Tuple
 
 CHECK_EVERY_S = 0.5
 AGENT_WITHIN_S = 240.0  # its check of the package
@@ -53,7 +53,9 @@ class OwnPackage:
                 str(entry["path"]): (int(entry["size"]), str(entry["sha256"])) for entry in listed
             }
         except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-            raise Refused(f"{place / MANIFEST} can't be read ({error}). Package it again.") from None
+            raise Refused(
+                f"{place / MANIFEST} can't be read ({error}). Package it again."
+            ) from None
         self.id = hashlib.sha256(manifest + (self._find(SIGNATURE) or b"")).hexdigest()[:12]
 
     def copy(self, folder: Path) -> None:
@@ -84,12 +86,12 @@ class OwnPackage:
             return bundle.read(name)
 
 
-def keep(package: OwnPackage, name: str, work: Path, agent: Path, in_use: str) -> Path:
-    """Copy the package into the work folder unless it is there; return the copy.
+def keep(package: OwnPackage, name: str, folder: Path, agent: Path) -> Path:
+    """Copy the package into `folder` unless it is there; return the copy.
 
-    Copies but this and `in_use` are removed. Raises Refused, also for what the agent refuses.
+    Raises Refused, also for what the agent refuses.
     """
-    kept = work / "packages" / package.id
+    kept = folder / package.id
     if not (kept / MANIFEST).exists():
         fresh = kept.with_name(f".{package.id}.{os.getpid()}")
         try:
@@ -101,23 +103,23 @@ def keep(package: OwnPackage, name: str, work: Path, agent: Path, in_use: str) -
             raise Refused(f"{kept} can't be written ({error.strerror}).") from None
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-    for other in kept.parent.iterdir():
-        if other not in (kept, Path(in_use)):
-            shutil.rmtree(other, ignore_errors=True)
     return kept
 
 
 def _ask_agent(agent: Path, name: str, package: Path) -> None:
     """Raise Refused if the agent that is installed would refuse the package."""
     program = agent / "current" / "bin" / "python3"
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"}  # ours
     command = [str(program), "-m", "edge_agent", "check", str(package), "--name", name]
     try:
         done = subprocess.run(
-            [*command, "--greengrass", str(agent)], stdin=subprocess.DEVNULL, timeout=AGENT_WITHIN_S,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+            [*command, "--greengrass", str(agent)], env=environment, timeout=AGENT_WITHIN_S,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
-        _print("The agent isn't installed yet, or can't say: it checks the package when it loads it.")
+        _print(
+            "The agent isn't installed yet, or can't say: it checks the package when it loads it."
+        )
         return
     said = done.stdout.decode(errors="replace").strip()
     if done.returncode == REFUSED:
@@ -185,18 +187,21 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Register the model until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description="Registers a model with the edge agent.")
     parser.add_argument("--name", required=True, help="model component")
-    parser.add_argument("--work", required=True, type=Path, help="this component's work folder")
-    parser.add_argument("--agent", required=True, type=Path, help="the agent's work folder")
+    parser.add_argument(
+        "--agent", required=True, type=Path, help="the agent's work folder, beside this component's"
+    )
     parser.add_argument("--records", required=True, help="folder of records, seen from there")
     parser.add_argument("--autostart", required=True)
     parser.add_argument("--threshold", default="", help="'': the package's own")
     parser.add_argument("--check", action="store_true", help="only check, and keep the package")
     given = parser.parse_args(arguments)
     path = given.agent / given.records / f"{given.name}.json"
-    record, wrong = _record(given, _last_good(path))
+    good = _last_good(path)
+    record, wrong = _record(given, good)
     for sentence in wrong:
         _print(f"ERROR: {sentence}")
     if given.check:
+        _forget_others(_kept(given), {str(record.get("package")), str(good.get("package"))})
         return 1 if wrong else 0
     if not record:
         return 2
@@ -226,9 +231,8 @@ def _record(
     wrong = []
 
     def package() -> str:
-        in_use = str(good.get("package", ""))
         own = OwnPackage(Path(__file__).resolve().parent)
-        return str(keep(own, given.name, given.work, given.agent, in_use))
+        return str(keep(own, given.name, _kept(given), given.agent))
 
     for key, read in (
         ("package", package),
@@ -243,6 +247,17 @@ def _record(
     return (record if good or not wrong else {}), wrong
 
 
+def _kept(given: argparse.Namespace) -> Path:
+    work: Path = given.agent.resolve().parent / given.name
+    return work / "packages"
+
+
+def _forget_others(folder: Path, in_use: Set[str]) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if str(path) not in in_use:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _last_good(path: Path) -> Dict[str, object]:
     """Return the record that is there, without the note that its component has stopped."""
     try:
@@ -254,7 +269,7 @@ def _last_good(path: Path) -> Dict[str, object]:
 
 def _switch(text: str) -> bool:
     if text.lower() not in SWITCH:
-        raise Refused(f"Autostart is {text!r}; it must be true or false.")
+        raise Refused(f"--autostart: {text!r} isn't true or false.")
     return SWITCH[text.lower()]
 
 
@@ -267,7 +282,7 @@ def _decision(text: str) -> Dict[str, float]:
         value = -1.0
     if not 0.0 <= value <= 1.0:
         raise Refused(
-            f"Threshold is {text!r}; it must be a number from 0 to 1, or empty for the package's own."
+            f"--threshold: {text!r} isn't a number from 0 to 1 (empty: the package's own)."
         )
     return {"threshold": value}
 

@@ -130,10 +130,10 @@ class GreengrassComponent:
     ) -> None:
         """Report to the nucleus that the agent runs, and handle its events from now on.
 
-        What the agent runs with is good, and kept for the next start. `use` receives the settings of each new valid configuration, on the scheduler's thread; it
-        must not wait. For `quiet_for_s` see UpdateDeferrer, for `totals` MetricsPublisher.
+        What the agent runs with is good, and kept for the next start. `use` receives the settings
+        of each new valid configuration, on the scheduler's thread; it must not wait. For
+        `quiet_for_s` see UpdateDeferrer, for `totals` MetricsPublisher.
         """
-
         self._keep()
         self.nucleus.when_connected(self._report_running)
         watcher = ConfigurationWatcher(

@@ -32,9 +32,7 @@ UNITS = {
 class MetricsPublisher:
     """Publishes what has been counted since the last time, once a minute."""
 
-    def __init__(
-        self, nucleus: Greengrass, totals: Callable[[], Mapping[str, float]]
-    ) -> None:
+    def __init__(self, nucleus: Greengrass, totals: Callable[[], Mapping[str, float]]) -> None:
         """`totals` returns the counts since the start, by name."""
         self._nucleus, self._scheduler, self._totals = nucleus, nucleus.scheduler, totals
         self._published_totals: Mapping[str, float] = dict.fromkeys(UNITS, 0.0)

@@ -1,7 +1,7 @@
 """Results and commands through the Greengrass nucleus: to AWS IoT Core and to local components.
 
 The nucleus doesn't report when it is offline; a message that it can't accept is sent again later.
-Its connection is shared and owned by `runtime.host.greengrass`, which makes it again when it is lost.
+Its connection is shared and owned by `runtime.host.greengrass`, which makes a lost one again.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class ResultsPipeline:
 
         `nucleus` is a connection owned by the caller; without it the pipeline makes its own if a
         sink needs one. `problems` returns those of the agent's other parts, for its status: a
-        sentence by part, "" for none. Raises InvalidConfiguration when the folder is in use or another user may
-        write in it, or a sink can't work here.
+        sentence by part, "" for none. Raises InvalidConfiguration when the folder is in use or
+        another user may write in it, or a sink can't work here.
         """
         self._settings, self._metrics, self._problems = settings, metrics, problems
         thing = sinks.thing_name(settings)

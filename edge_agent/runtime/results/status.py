@@ -1,7 +1,8 @@
 """`status.json` in the results' folder: what `edge-agent doctor` reads about a running agent.
 
 {"time": ..., "outbox": {"trouble": "..."}, "sinks": {"mqtt": {"trouble": "...", "since": ...,
-"waiting": 12}}, "agent": {"nucleus": {"trouble": "...", "since": ...}}}; times are ISO 8601, an empty trouble is none, `since` is when it began or ended.
+"waiting": 12}}, "agent": {"nucleus": {"trouble": "...", "since": ...}}}; times are ISO 8601, an
+empty trouble is none, `since` is when it began or ended.
 """
 
 from __future__ import annotations

@@ -132,9 +132,7 @@ def test_a_nucleus_that_says_nothing_is_waited_for_with_a_limit(
     assert not lost.reasons
 
 
-def test_nothing_waits_for_a_lost_connection(
-    nucleus: FakeNucleus, lost: Lost
-) -> None:
+def test_nothing_waits_for_a_lost_connection(nucleus: FakeNucleus, lost: Lost) -> None:
     ended = threading.Event()
     with component(nucleus.environment, lost) as greengrass:
         greengrass.connect().result(WITHIN_S)
