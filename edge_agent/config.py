@@ -119,7 +119,8 @@ class ModelsSettings(Strict):
     records: Optional[Path] = None  # models.d: one registration record (JSON) a model
     autostart: bool = False  # for models of `folder`; a record has its own
     rescan_every_s: Annotated[float, Field(ge=0.1, le=3600.0)] = 1.0
-    remove_after_s: Seconds = 0.0  # a model stays so long without record or package; component: 10
+    resume: bool = False  # models that ran when the agent ended run again; component: true
+    remove_after_s: Seconds = 10.0  # a model stays so long after its record or package was removed
     package_limit_mib: Annotated[int, Field(ge=1)] = 2048
     memory_limit_mib: Optional[Annotated[int, Field(ge=1)]] = None  # of the agent; None: no limit
     drain_within_s: Seconds = 30.0  # StopModel waits so long for calls in flight
@@ -327,6 +328,12 @@ class Settings(Strict):
     results: ResultsSettings = ResultsSettings()
     updates: UpdatesSettings = UpdatesSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _can_resume(self) -> Settings:
+        if self.models.resume and self.results.folder is None:
+            raise ValueError("models.resume needs results.folder: which models run is stored there")
+        return self
 
 
 def load(

@@ -49,7 +49,8 @@ class Agent:
         return [
             sys.executable, "-m", "edge_agent", "serve",
             "--models", str(self.models), "--socket", self.address,
-            "--set", "models.rescan_every_s=0.1", *self._arguments,
+            "--set", "models.rescan_every_s=0.1", "--set", "models.remove_after_s=0.2",
+            *self._arguments,
         ]  # fmt: skip
 
     def start(self) -> None:

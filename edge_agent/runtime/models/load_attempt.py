@@ -12,7 +12,7 @@ from edge_agent.errors import InvalidPackage
 from edge_agent.runtime.engines.build import BuildProgress
 from edge_agent.runtime.engines.supply import Candidate, EngineOrder, EngineSupply, ToBuild
 from edge_agent.runtime.models.loaded_model import LoadedModel, check_memory, load_model
-from edge_agent.runtime.packages.deployments import Registration
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.types import BuildState
 
 SettingsInForce = Tuple[ModelsSettings, EngineSettings]
