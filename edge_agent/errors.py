@@ -3,7 +3,8 @@
     EdgeAgentError
     ├── UserError                what the caller sent or asked for; never logged as a fault
     │   ├── InvalidRequest       INVALID_ARGUMENT     a field of the call is missing or wrong
-    │   │   └── InvalidFrame     INVALID_ARGUMENT     the frame or the mask target cannot be used
+    │   │   ├── InvalidFrame     INVALID_ARGUMENT     the frame or the mask target cannot be used
+    │   │   └── InvalidPicture   INVALID_ARGUMENT     an image file cannot be used
     │   ├── ModelNotFound        NOT_FOUND
     │   ├── WrongModelState      FAILED_PRECONDITION
     │   ├── Overloaded           RESOURCE_EXHAUSTED   queue full; retry later
@@ -53,6 +54,19 @@ class InvalidRequest(UserError):
 
 class InvalidFrame(InvalidRequest):
     """The frame, or the place asked for the mask, cannot be used."""
+
+
+class InvalidPicture(InvalidRequest):
+    """An image file cannot be used; `reason`: why, in few words."""
+
+    reason: str = ""
+
+    @classmethod
+    def named(cls, file: str, reason: str) -> InvalidPicture:
+        """Build the sentence; `file`: its path, fit to be shown."""
+        error = cls(f"{file} can't be used: {reason}.")
+        error.reason = reason
+        return error
 
 
 class ModelNotFound(UserError):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     Picture = NDArray[np.uint8]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 GOLDEN_CANDIDATES = 64  # to choose from
 MOST_CALIBRATION = 500
 # Of calibrated scores. FP16 was seen to differ by 0.002 to 0.023, wrong graphs by 0.3 and more.
@@ -64,7 +63,7 @@ class Preparation:
         """
         draft = draft.change(runtime=_at_precision(draft.manifest.runtime, self.precision))
         model = draft.read_model()
-        calibration = self._calibration(draft.manifest.input)
+        calibration = self._calibration(draft.manifest.input, report)
         checked = check(model, draft.manifest, target, len(calibration))
         if checked.of("error"):
             raise InvalidPackage(" ".join(checked.of("error")))
@@ -102,13 +101,13 @@ class Preparation:
         report(finding)
         return draft.add(files).change(build=build)
 
-    def _calibration(self, spec: InputSpec) -> Dict[str, bytes]:
+    def _calibration(self, spec: InputSpec, report: OnFinding) -> Dict[str, bytes]:
         """Return the pictures as files of the package, by path."""
         from edge_agent.runtime.vision.picture_files import png
 
         if self.calibration_images is None:
             return {}
-        pictures = _pictures(self.calibration_images, spec, MOST_CALIBRATION)
+        pictures = _pictures(self.calibration_images, spec, MOST_CALIBRATION, report)
         return {f"calibration/{index:03}.png": png(item) for index, item in enumerate(pictures)}
 
     def _with_golden(self, draft: PackageDraft, model: bytes, report: OnFinding) -> PackageDraft:
@@ -125,7 +124,7 @@ class Preparation:
             )
         from edge_agent.training import golden
 
-        pictures = _pictures(self.golden_images, draft.manifest.input, GOLDEN_CANDIDATES)
+        pictures = _pictures(self.golden_images, draft.manifest.input, GOLDEN_CANDIDATES, report)
         samples, files = golden.samples(model, draft.manifest, pictures)
         if not samples:
             raise InvalidConfiguration(
@@ -155,21 +154,33 @@ def _at_precision(runtime: RuntimeSpec, requested: Optional[Precision]) -> Runti
     return runtime.model_copy(update={"precision": precision, "parity_tolerance": tolerance})
 
 
-def _pictures(folder: Path, spec: InputSpec, most: int) -> List[Picture]:
+def _pictures(folder: Path, spec: InputSpec, most: int, report: OnFinding) -> List[Picture]:
     """Read the images of a folder and its sub-folders at the model's size, `most` at most.
 
-    Of more than these every n-th is taken.
+    Of more than these every n-th is taken. What can't be used is left out and reported.
     """
-    from edge_agent.evaluation.labelled import read_frame
+    from edge_agent.pictures import listing
+    from edge_agent.pictures.reader import PictureReader
     from edge_agent.runtime.vision.preprocess import write_input
 
     if not folder.is_dir():
         raise InvalidConfiguration(f"{folder} isn't a folder of images.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise InvalidConfiguration(f"{folder} has no images ({', '.join(SUFFIXES)}).")
+    found = listing.Listing.of([folder])
+    paths = found.paths
     if len(paths) > most:
-        paths = [paths[index * len(paths) // most] for index in range(most)]
+        paths = tuple(paths[index * len(paths) // most] for index in range(most))
+    reader = PictureReader(paths, lambda item: report(warning(str(item))))
     plain = spec.model_copy(update={"dtype": "uint8", "layout": "NHWC"})
-    slots = [np.empty((spec.height, spec.width, 3), np.uint8) for _ in paths]
-    return [write_input(read_frame(path), plain, slot) for path, slot in zip(paths, slots)]
+    slots = np.empty((len(paths), spec.height, spec.width, 3), np.uint8)
+    pictures = [
+        write_input(frame, plain, slot) for slot, (_, frame) in zip(slots, reader.frames(paths))
+    ]
+    if not pictures:
+        left_out = listing.sentence((*found.left_out, *reader.left_out))
+        endings = ", ".join(listing.SUFFIXES)
+        raise InvalidConfiguration(
+            f"{folder} has no images that can be used ({endings}). {left_out}".rstrip()
+        )
+    for remark in reader.remarks:
+        report(note(remark))
+    return pictures

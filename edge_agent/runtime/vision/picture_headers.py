@@ -1,0 +1,158 @@
+"""What an image file says of itself before it is decoded: format, size, depth, completeness.
+
+Read from the bytes alone, so that a name may lie and a giant picture takes no memory.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from itertools import chain
+from typing import Callable, Dict, Iterator, NamedTuple, Tuple
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8\xff", b"\xff\xd9", 0xDA
+NO_FRAMES = (0xC4, 0xC8, 0xCC)  # markers among those of frames, C0 to CF, that are none
+TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
+TIFF_TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG
+MOST_TIFF_VALUES = 1 << 20  # of one tag
+WIDTH, HEIGHT, BITS, STRIPS, STRIP_BYTES, TILES, TILE_BYTES = 256, 257, 258, 273, 279, 324, 325
+FORMATS = "PNG, JPEG, BMP, TIFF, WebP or GIF"
+
+
+class PictureHeader(NamedTuple):
+    """Size in pixels as stored, bits a channel, and whether the file is as long as it must be."""
+
+    format: str
+    width: int
+    height: int
+    bits: int = 8
+    is_complete: bool = True
+
+
+def read_header(content: bytes) -> PictureHeader:
+    """Read the header of a whole file. Raises ValueError: why it is no picture, in few words."""
+    if not content:
+        raise ValueError("it is empty")
+    start = content[:16]
+    for is_it, read in READERS.items():
+        if is_it(start):
+            try:
+                header = read(content)
+            except (struct.error, IndexError):
+                raise ValueError("it is cut short: its header isn't whole") from None
+            if min(header.width, header.height) < 1:
+                raise ValueError(f"it is damaged: {header.format} without any pixels")
+            return header
+    raise ValueError(f"it can't be read as an image: it isn't {FORMATS}")
+
+
+def _png(content: bytes) -> PictureHeader:
+    width, height, bits = struct.unpack_from(">IIB", content, len(PNG_START) + 8)
+    return PictureHeader("PNG", width, height, bits, _png_is_whole(content))
+
+
+def _png_is_whole(content: bytes) -> bool:
+    """Check all chunks up to the last one, IEND, with their checksums."""
+    view, at = memoryview(content), len(PNG_START)
+    while at + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, at)
+        end = at + 8 + length
+        if end + 4 > len(content):
+            return False
+        if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+            return False
+        if content[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end + 4
+    return False
+
+
+def _jpeg(content: bytes) -> PictureHeader:
+    for marker, at in _jpeg_segments(content):
+        if 0xC0 <= marker <= 0xCF and marker not in NO_FRAMES:
+            bits, height, width = struct.unpack_from(">BHH", content, at)
+            whole = content.rfind(JPEG_END, at) >= 0
+            return PictureHeader("JPEG", width, height, bits, whole)
+        if marker == JPEG_SCAN:
+            break
+    raise ValueError("it is damaged: the JPEG has no size")
+
+
+def _jpeg_segments(content: bytes) -> Iterator[Tuple[int, int]]:
+    """Yield the marker of each segment and where its data begin."""
+    at = len(JPEG_START) - 1
+    while True:
+        while content[at] == 0xFF and content[at + 1] == 0xFF:  # padding
+            at += 1
+        if content[at] != 0xFF:
+            return
+        yield content[at + 1], at + 4
+        at += 2 + struct.unpack_from(">H", content, at + 2)[0]
+
+
+def _bmp(content: bytes) -> PictureHeader:
+    (offset,) = struct.unpack_from("<I", content, 10)
+    if struct.unpack_from("<I", content, 14)[0] == 12:  # the oldest header
+        width, height, _, bits = struct.unpack_from("<HHHH", content, 18)
+        packing = 0
+    else:
+        width, height, _, bits, packing = struct.unpack_from("<iiHHI", content, 18)
+    row = (width * bits + 31) // 32 * 4
+    whole = packing not in (0, 3) or offset + row * abs(height) <= len(content)
+    return PictureHeader("BMP", width, abs(height), 8, whole)
+
+
+def _tiff(content: bytes) -> PictureHeader:
+    order = TIFF_STARTS[content[:4]]
+    tags = dict(_tiff_tags(content, order, struct.unpack_from(order + "I", content, 4)[0]))
+    if not {WIDTH, HEIGHT} <= set(tags):
+        raise ValueError("it is damaged: the TIFF has no size")
+    parts = chain(
+        zip(tags.get(STRIPS, ()), tags.get(STRIP_BYTES, ())),
+        zip(tags.get(TILES, ()), tags.get(TILE_BYTES, ())),
+    )
+    whole = all(offset + length <= len(content) for offset, length in parts)
+    bits = max(tags.get(BITS, (1,)))
+    return PictureHeader("TIFF", tags[WIDTH][0], tags[HEIGHT][0], bits, whole)
+
+
+def _tiff_tags(content: bytes, order: str, at: int) -> Iterator[Tuple[int, Tuple[int, ...]]]:
+    """Yield the whole numbers in the first directory of a TIFF, by tag."""
+    (count,) = struct.unpack_from(order + "H", content, at)
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind, length = struct.unpack_from(order + "HHI", content, entry)
+        if kind in TIFF_TYPES and 0 < length <= MOST_TIFF_VALUES:
+            layout = f"{order}{length}{TIFF_TYPES[kind]}"
+            inside = struct.calcsize(layout) <= 4
+            place = entry + 8 if inside else struct.unpack_from(order + "I", content, entry + 8)[0]
+            yield tag, struct.unpack_from(layout, content, place)
+
+
+def _webp(content: bytes) -> PictureHeader:
+    whole = struct.unpack_from("<I", content, 4)[0] + 8 <= len(content)
+    kind = content[12:16]
+    if kind == b"VP8X":
+        sides = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
+    elif kind == b"VP8L":
+        (packed,) = struct.unpack_from("<I", content, 21)
+        sides = ((packed >> shift & 0x3FFF) + 1 for shift in (0, 14))
+    else:
+        sides = (side & 0x3FFF for side in struct.unpack_from("<HH", content, 26))
+    width, height = sides
+    return PictureHeader("WebP", width, height, 8, whole)
+
+
+def _gif(content: bytes) -> PictureHeader:
+    width, height = struct.unpack_from("<HH", content, 6)
+    return PictureHeader("GIF", width, height)
+
+
+READERS: Dict[Callable[[bytes], bool], Callable[[bytes], PictureHeader]] = {
+    lambda start: start.startswith(PNG_START): _png,
+    lambda start: start.startswith(JPEG_START): _jpeg,
+    lambda start: start.startswith(b"BM"): _bmp,
+    lambda start: start[:4] in TIFF_STARTS: _tiff,
+    lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP": _webp,
+    lambda start: start[:6] in (b"GIF87a", b"GIF89a"): _gif,
+}
