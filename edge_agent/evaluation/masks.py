@@ -1,13 +1,14 @@
 """Where the defects of an image are: masks/PATH.png beside the images, not 0 where one is.
 
-PATH is the image's inside anomaly/ (or from its manifest on), or its name alone where no other
-image has that.
+PATH is the image's inside anomaly/ (or from its manifest on), or its name alone. A mask that would
+be of several images isn't used.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Mapping, Optional, Sequence
 
@@ -31,7 +32,7 @@ class Masks:
 
     folder: Optional[Path]
     images: Path  # from where on the paths of images and masks are the same
-    stems: Mapping[str, int]  # how many images have a name
+    paths: Sequence[Path]
     reader: PictureReader
     on_remark: Callable[[str], None]
 
@@ -47,7 +48,7 @@ class Masks:
         places = (source / FOLDER, source.resolve().parent / FOLDER)
         folder = next((place for place in places if place.is_dir()), None)
         images = source / ANOMALY if source.is_dir() else source.parent
-        return cls(folder, images, Counter(path.stem for path in paths), reader, on_remark)
+        return cls(folder, images, paths, reader, on_remark)
 
     def of_image(self, path: Path) -> Optional[NDArray[np.uint8]]:
         """Return 255 at a defect and 0 elsewhere, (height, width); None where that isn't known."""
@@ -62,15 +63,27 @@ class Masks:
         return np.where(mask.any(axis=2), np.uint8(255), np.uint8(0))
 
     def _file(self, path: Path) -> Optional[Path]:
+        exact, flat = self._exact(path), Path(f"{path.stem}{SUFFIX}")
         folder = self.folder or Path()
-        inside = path.relative_to(self.images) if self.images in path.parents else Path(path.name)
-        exact, flat = folder / inside.with_suffix(SUFFIX), folder / f"{path.stem}{SUFFIX}"
-        if exact.is_file():
-            return exact
-        if self.stems[path.stem] > 1 and flat.is_file():
-            self.on_remark(
-                f"{shown(flat)} isn't used: several images have its name. Put the mask of "
-                f"{shown(path)} at {shown(exact)}."
-            )
+        if (folder / exact).is_file() and self._exacts[exact] == 1:
+            return folder / exact
+        if not (folder / flat).is_file():
             return None
-        return flat if flat.is_file() else None
+        if self._stems[path.stem] == 1:
+            return folder / flat
+        self.on_remark(
+            f"{shown(folder / flat)} isn't used for {shown(path)}: several images have its name."
+        )
+        return None
+
+    @cached_property
+    def _exacts(self) -> Mapping[Path, int]:
+        return Counter(map(self._exact, self.paths))
+
+    @cached_property
+    def _stems(self) -> Mapping[str, int]:
+        return Counter(path.stem for path in self.paths)
+
+    def _exact(self, path: Path) -> Path:
+        inside = path.relative_to(self.images) if self.images in path.parents else Path(path.name)
+        return inside.with_suffix(SUFFIX)

@@ -17,6 +17,7 @@ import pytest
 from edge_agent.client import images
 from edge_agent.errors import InvalidPicture
 from edge_agent.pictures.reader import PictureReader
+from edge_agent.runtime.vision.picture_headers import read_header
 from tests import ROOT
 
 SUFFIXES = (".png", ".jpg", ".jfif", ".bmp", ".tif", ".webp", ".gif")
@@ -175,6 +176,30 @@ def test_a_packed_12_bit_tiff_is_as_bright_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "part.tiff"
     path.write_bytes(tiff(64, 64, 12, b"\x80\x08\x00" * 2048))
     assert (images.load(path) == 128).all()
+
+
+def test_a_big_tiff_is_read(tmp_path: Path) -> None:
+    tags = ((256, 64), (257, 64), (258, 8), (259, 1), (262, 1), (273, 212), (277, 1), (278, 64), (279, 4096))  # fmt: skip  # noqa: E501
+    entries = b"".join(struct.pack("<HHQQ", tag, 16, 1, value) for tag, value in tags)
+    header = b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, len(tags))
+    content = header + entries + bytes(8) + b"\x64" * 4096
+    path = tmp_path / "part.tif"
+    path.write_bytes(content)
+    assert (images.load(path) == 100).all()
+    assert "cut short" in refusal(path, content[:-1])
+
+
+def test_no_change_to_a_header_ends_in_anything_but_a_sentence() -> None:
+    random = np.random.default_rng(7)
+    whole = [*(file_of(suffix, part(64, 64)) for suffix in SUFFIXES), tiff(64, 64, 12, bytes(6144))]
+    for number in range(2000):
+        content = bytearray(whole[number % len(whole)])
+        for at in random.integers(0, 200, 4):
+            content[at : at + 4] = random.choice([b"\xff" * 4, bytes(4), random.bytes(4)])
+        try:
+            read_header(bytes(content[: random.integers(0, len(content))]))
+        except ValueError as error:
+            assert str(error).startswith("it ")  # noqa: PT017
 
 
 def test_other_kinds_of_numbers_are_refused_by_name(tmp_path: Path) -> None:

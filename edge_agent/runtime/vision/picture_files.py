@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import struct
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Iterator, Optional, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -84,11 +83,10 @@ def decode(content: bytes) -> Samples:
 def _decoded(content: bytes, header: PictureHeader) -> Optional[Samples]:
     """Return the picture as OpenCV has it: blue first; None when that can't be done."""
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if header.bits > 8 else 0)
-    with _quiet():
-        try:
-            picture: Optional[Samples] = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-        except cv2.error:
-            return None
+    try:
+        picture: Optional[Samples] = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        return None
     return picture
 
 
@@ -101,16 +99,6 @@ def _ends_early(content: bytes, picture: Samples, header: PictureHeader) -> bool
     return longer is None or bool((longer != picture).any())
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep OpenCV's log, which names no file, from standard error."""
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-
-
 def jpeg(picture: Pixels, quality: int) -> bytes:
     """Encode with loss; quality 1 to 100."""
     return _encode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))
@@ -119,11 +107,10 @@ def jpeg(picture: Pixels, quality: int) -> bytes:
 def encode(suffix: str, picture: Pixels) -> bytes:
     """Encode as a file's ending says, such as ".tif". Raises ValueError for an unknown one."""
     kind = SAME_FORMAT.get(suffix, suffix)
-    with _quiet():
-        try:
-            return _encode(kind, picture)
-        except cv2.error:
-            raise ValueError(f"{suffix!r} is no known ending of image files") from None
+    try:
+        return _encode(kind, picture)
+    except cv2.error:
+        raise ValueError(f"{suffix!r} is no known ending of image files") from None
 
 
 def thumbnail(file: bytes, limit_bytes: int) -> bytes:

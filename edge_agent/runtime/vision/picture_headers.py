@@ -13,11 +13,33 @@ from typing import Callable, Dict, Iterator, NamedTuple, Tuple
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8\xff", b"\xff\xd9", 0xDA
 NO_FRAMES = (0xC4, 0xC8, 0xCC)  # markers among those of frames, C0 to CF, that are none
-TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
-TIFF_TYPES = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG
+GIF_IMAGE, GIF_EXTENSION, GIF_END = b",", b"!", b";"
+TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # BYTE, SHORT, LONG, LONG8
+MOST_TIFF_TAGS = 1000
 MOST_TIFF_VALUES = 1 << 20  # of one tag
 WIDTH, HEIGHT, BITS, STRIPS, STRIP_BYTES, TILES, TILE_BYTES = 256, 257, 258, 273, 279, 324, 325
 FORMATS = "PNG, JPEG, BMP, TIFF, WebP or GIF"
+
+
+class TiffLayout(NamedTuple):
+    """How numbers are stored: their order, of a directory's length and of an offset; in bytes."""
+
+    order: str
+    count: str = "H"
+    offset: str = "I"
+    directory_at: int = 4  # where the first one's offset stands
+
+    def read(self, layout: str, content: bytes, at: int) -> Tuple[int, ...]:
+        """Unpack numbers. Raises struct.error behind the end of the file."""
+        return struct.unpack_from(self.order + layout, content, at)
+
+
+TIFF_LAYOUTS = {
+    b"II*\0": TiffLayout("<"),
+    b"MM\0*": TiffLayout(">"),
+    b"II+\0": TiffLayout("<", "Q", "Q", 8),  # BigTIFF
+    b"MM\0+": TiffLayout(">", "Q", "Q", 8),
+}
 
 
 class PictureHeader(NamedTuple):
@@ -39,7 +61,7 @@ def read_header(content: bytes) -> PictureHeader:
         if is_it(start):
             try:
                 header = read(content)
-            except (struct.error, IndexError):
+            except (struct.error, IndexError, OverflowError):
                 raise ValueError("it is cut short: its header isn't whole") from None
             if min(header.width, header.height) < 1:
                 raise ValueError(f"it is damaged: {header.format} without any pixels")
@@ -104,8 +126,7 @@ def _bmp(content: bytes) -> PictureHeader:
 
 
 def _tiff(content: bytes) -> PictureHeader:
-    order = TIFF_STARTS[content[:4]]
-    tags = dict(_tiff_tags(content, order, struct.unpack_from(order + "I", content, 4)[0]))
+    tags = dict(_tiff_tags(content, TIFF_LAYOUTS[content[:4]]))
     if not {WIDTH, HEIGHT} <= set(tags):
         raise ValueError("it is damaged: the TIFF has no size")
     parts = chain(
@@ -117,16 +138,21 @@ def _tiff(content: bytes) -> PictureHeader:
     return PictureHeader("TIFF", tags[WIDTH][0], tags[HEIGHT][0], bits, whole)
 
 
-def _tiff_tags(content: bytes, order: str, at: int) -> Iterator[Tuple[int, Tuple[int, ...]]]:
-    """Yield the whole numbers in the first directory of a TIFF, by tag."""
-    (count,) = struct.unpack_from(order + "H", content, at)
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind, length = struct.unpack_from(order + "HHI", content, entry)
+def _tiff_tags(content: bytes, layout: TiffLayout) -> Iterator[Tuple[int, Tuple[int, ...]]]:
+    """Yield the whole numbers in the first directory, by tag."""
+    (at,) = layout.read(layout.offset, content, layout.directory_at)
+    (count,) = layout.read(layout.count, content, at)
+    value = struct.calcsize("=HH" + layout.offset)  # where it stands in an entry
+    room = struct.calcsize("=" + layout.offset)
+    for index in range(min(count, MOST_TIFF_TAGS)):
+        entry = at + struct.calcsize("=" + layout.count) + index * (value + room)
+        tag, kind, length = layout.read("HH" + layout.offset, content, entry)
         if kind in TIFF_TYPES and 0 < length <= MOST_TIFF_VALUES:
-            layout = f"{order}{length}{TIFF_TYPES[kind]}"
-            inside = struct.calcsize(layout) <= 4
-            place = entry + 8 if inside else struct.unpack_from(order + "I", content, entry + 8)[0]
-            yield tag, struct.unpack_from(layout, content, place)
+            numbers = f"{length}{TIFF_TYPES[kind]}"
+            inside = struct.calcsize("=" + numbers) <= room
+            place = entry + value
+            place = place if inside else layout.read(layout.offset, content, place)[0]
+            yield tag, layout.read(numbers, content, place)
 
 
 def _webp(content: bytes) -> PictureHeader:
@@ -144,15 +170,38 @@ def _webp(content: bytes) -> PictureHeader:
 
 
 def _gif(content: bytes) -> PictureHeader:
-    width, height = struct.unpack_from("<HH", content, 6)
-    return PictureHeader("GIF", width, height)
+    width, height, packed = struct.unpack_from("<HHB", content, 6)
+    return PictureHeader("GIF", width, height, 8, _gif_is_whole(content, 13 + _colours(packed)))
+
+
+def _gif_is_whole(content: bytes, at: int) -> bool:
+    """Walk over all blocks up to the trailer."""
+    while at < len(content):
+        kind = content[at : at + 1]
+        if kind == GIF_END:
+            return True
+        if kind == GIF_IMAGE and at + 9 < len(content):
+            at += 11 + _colours(content[at + 9])
+        elif kind == GIF_EXTENSION:
+            at += 2
+        else:
+            return False
+        while at < len(content) and content[at]:
+            at += 1 + content[at]
+        at += 1
+    return False
+
+
+def _colours(packed: int) -> int:
+    """Return how many bytes a table of colours takes."""
+    return 3 << (packed & 7) + 1 if packed & 0x80 else 0
 
 
 READERS: Dict[Callable[[bytes], bool], Callable[[bytes], PictureHeader]] = {
     lambda start: start.startswith(PNG_START): _png,
     lambda start: start.startswith(JPEG_START): _jpeg,
     lambda start: start.startswith(b"BM"): _bmp,
-    lambda start: start[:4] in TIFF_STARTS: _tiff,
+    lambda start: start[:4] in TIFF_LAYOUTS: _tiff,
     lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP": _webp,
     lambda start: start[:6] in (b"GIF87a", b"GIF89a"): _gif,
 }
