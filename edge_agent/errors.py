@@ -3,8 +3,9 @@
     EdgeAgentError
     ├── UserError                what the caller sent or asked for; never logged as a fault
     │   ├── InvalidRequest       INVALID_ARGUMENT     a field of the call is missing or wrong
-    │   │   └── InvalidFrame     INVALID_ARGUMENT     the frame or the mask target cannot be used
-    │   │       └── FaultyPicture INVALID_ARGUMENT    the picture shows a problem of the camera
+    │   │   ├── InvalidFrame     INVALID_ARGUMENT     the frame or the mask target cannot be used
+    │   │   │   └── FaultyPicture INVALID_ARGUMENT    the picture shows a problem of the camera
+    │   │   └── InvalidPicture   INVALID_ARGUMENT     an image file cannot be used
     │   ├── ModelNotFound        NOT_FOUND
     │   ├── WrongModelState      FAILED_PRECONDITION
     │   ├── Overloaded           RESOURCE_EXHAUSTED   queue full; retry later
@@ -72,6 +73,19 @@ class FaultyPicture(InvalidFrame):
             "problem. Check them. The setting decision.camera_problem refuses such pictures."
         )
         error.problems = ", ".join(problems)
+        return error
+
+
+class InvalidPicture(InvalidRequest):
+    """An image file cannot be used; `reason`: why, in few words."""
+
+    reason: str = ""
+
+    @classmethod
+    def named(cls, file: str, reason: str) -> InvalidPicture:
+        """Build the sentence; `file`: its path, fit to be shown."""
+        error = cls(f"{file} can't be used: {reason}.")
+        error.reason = reason
         return error
 
 

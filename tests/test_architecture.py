@@ -25,6 +25,7 @@ TOOLS = (
     "demo",
     "captures",
     "gpu_check",
+    "pictures",
 )
 SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "protocol", "wire")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     Picture = NDArray[np.uint8]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 GOLDEN_CANDIDATES = 64  # to choose from
 _LABELS = {"normal": False, "anomaly": True}  # folders of labelled images
 MOST_CALIBRATION = 500
@@ -66,13 +65,13 @@ class Preparation:
         """
         draft = draft.change(runtime=_at_precision(draft.manifest.runtime, self.precision))
         model = draft.read_model()
-        calibration = self._calibration(draft.manifest.input)
+        calibration = self._calibration(draft.manifest.input, report)
         checked = check(model, draft.manifest, target, len(calibration))
         if checked.of("error"):
             raise InvalidPackage(" ".join(checked.of("error")))
         for finding in (*map(warning, draft.assumptions), *checked.findings):
             report(finding)
-        evidence = self._evidence(draft)
+        evidence = self._evidence(draft, report)
         read = GraphReport(tuple(meaning.check(model, draft.manifest, evidence)))
         if read.of("error"):
             raise InvalidPackage(" ".join(read.of("error")))
@@ -110,16 +109,17 @@ class Preparation:
         report(finding)
         return draft.add(files).change(build=build)
 
-    def _calibration(self, spec: InputSpec) -> Dict[str, bytes]:
+    def _calibration(self, spec: InputSpec, report: OnFinding) -> Dict[str, bytes]:
         """Return the pictures as files of the package, by path."""
         from edge_agent.runtime.vision.picture_files import png
 
         if self.calibration_images is None:
             return {}
-        pictures = _read(_image_files(self.calibration_images, MOST_CALIBRATION), spec)
+        found = _pictures(self.calibration_images, spec, MOST_CALIBRATION, report)
+        pictures = [picture for _, picture in found]
         return {f"calibration/{index:03}.png": png(item) for index, item in enumerate(pictures)}
 
-    def _evidence(self, draft: PackageDraft) -> Evidence:
+    def _evidence(self, draft: PackageDraft, report: OnFinding) -> Evidence:
         """Return pictures that show what the outputs mean, real ones if there are any."""
         spec, golden = draft.manifest.input, draft.manifest.golden
         if self.golden_images is None:
@@ -131,9 +131,10 @@ class Preparation:
             raise InvalidConfiguration(
                 "The package has golden samples already; leave --golden-images out."
             )
-        paths = _image_files(self.golden_images, GOLDEN_CANDIDATES)
-        what = f"pictures in {self.golden_images}"
-        return Evidence(_read(paths, spec), [_LABELS.get(path.parent.name) for path in paths], what)
+        found = _pictures(self.golden_images, spec, GOLDEN_CANDIDATES, report)
+        labels = [_LABELS.get(path.parent.name) for path, _ in found]
+        pictures = [picture for _, picture in found]
+        return Evidence(pictures, labels, f"pictures in {self.golden_images}")
 
     def _with_golden(
         self, draft: PackageDraft, model: bytes, evidence: Evidence, report: OnFinding
@@ -177,23 +178,36 @@ def _at_precision(runtime: RuntimeSpec, requested: Optional[Precision]) -> Runti
     return runtime.model_copy(update={"precision": precision, "parity_tolerance": tolerance})
 
 
-def _image_files(folder: Path, most: int) -> List[Path]:
-    """Return the images of a folder and its sub-folders; of more than `most`, every n-th."""
-    if not folder.is_dir():
-        raise InvalidConfiguration(f"{folder} isn't a folder of images.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise InvalidConfiguration(f"{folder} has no images ({', '.join(SUFFIXES)}).")
-    if len(paths) > most:
-        paths = [paths[index * len(paths) // most] for index in range(most)]
-    return paths
+def _pictures(
+    folder: Path, spec: InputSpec, most: int, report: OnFinding
+) -> List[Tuple[Path, Picture]]:
+    """Read the images of a folder and its sub-folders at the model's size, `most` at most.
 
-
-def _read(paths: Sequence[Path], spec: InputSpec) -> List[Picture]:
-    """Read images at the model's size."""
-    from edge_agent.evaluation.labelled import read_frame
+    Of more than these every n-th is taken. What can't be used is left out and reported.
+    """
+    from edge_agent.pictures import listing
+    from edge_agent.pictures.reader import PictureReader
     from edge_agent.runtime.vision.preprocess import write_input
 
+    if not folder.is_dir():
+        raise InvalidConfiguration(f"{folder} isn't a folder of images.")
+    found = listing.Listing.of([folder])
+    paths = found.paths
+    if len(paths) > most:
+        paths = tuple(paths[index * len(paths) // most] for index in range(most))
+    reader = PictureReader(paths, lambda item: report(warning(str(item))))
     plain = spec.model_copy(update={"dtype": "uint8", "layout": "NHWC"})
-    slots = [np.empty((spec.height, spec.width, 3), np.uint8) for _ in paths]
-    return [write_input(read_frame(path), plain, slot) for path, slot in zip(paths, slots)]
+    slots = np.empty((len(paths), spec.height, spec.width, 3), np.uint8)
+    pictures = [
+        (path, write_input(frame, plain, slot))
+        for slot, (path, frame) in zip(slots, reader.frames(paths))
+    ]
+    if not pictures:
+        left_out = listing.sentence((*found.left_out, *reader.left_out))
+        endings = ", ".join(listing.SUFFIXES)
+        raise InvalidConfiguration(
+            f"{folder} has no images that can be used ({endings}). {left_out}".rstrip()
+        )
+    for remark in reader.remarks:
+        report(note(remark))
+    return pictures
