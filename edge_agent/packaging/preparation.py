@@ -16,7 +16,7 @@ from edge_agent.packaging.graph.check import check
 from edge_agent.packaging.graph.engine import PLAIN, Tuning, build_here, build_spec
 from edge_agent.packaging.graph.findings import GraphFinding, GraphReport, note, warning
 from edge_agent.packaging.graph.graph import Graph
-from edge_agent.packaging.graph.meaning import Evidence
+from edge_agent.packaging.graph.meaning import SamplePictures
 from edge_agent.packaging.graph.optimise import optimise
 from edge_agent.packaging.json_document import Document
 from edge_agent.packaging.target import GpuOptions, Target
@@ -71,13 +71,13 @@ class Preparation:
             raise InvalidPackage(" ".join(checked.of("error")))
         for finding in (*map(warning, draft.assumptions), *checked.findings):
             report(finding)
-        evidence = self._evidence(draft, report)
-        read = GraphReport(tuple(meaning.check(model, draft.manifest, evidence)))
+        sample_pictures = self._sample_pictures(draft, report)
+        read = GraphReport(tuple(meaning.check(model, draft.manifest, sample_pictures)))
         if read.of("error"):
             raise InvalidPackage(" ".join(read.of("error")))
         for finding in read.findings:
             report(finding)
-        draft = self._with_golden(draft, model, evidence, report)
+        draft = self._with_golden(draft, model, sample_pictures, report)
         if self.optimise:
             content, optimised = optimise(model, target)
             draft = draft.add({optimised.path: content}).change(optimised=optimised)
@@ -119,14 +119,14 @@ class Preparation:
         pictures = [picture for _, picture in found]
         return {f"calibration/{index:03}.png": png(item) for index, item in enumerate(pictures)}
 
-    def _evidence(self, draft: PackageDraft, report: OnFinding) -> Evidence:
+    def _sample_pictures(self, draft: PackageDraft, report: OnFinding) -> SamplePictures:
         """Return pictures that show what the outputs mean, real ones if there are any."""
         spec, golden = draft.manifest.input, draft.manifest.golden
         if self.golden_images is None:
             if not golden:
                 return meaning.synthetic(spec.height, spec.width)
-            labels = [sample.anomalous for sample in golden]
-            return Evidence(_golden_pictures(draft), labels, "golden samples")
+            known = [sample.anomalous for sample in golden]
+            return SamplePictures(_golden_pictures(draft), known, "golden samples")
         if golden:
             raise InvalidConfiguration(
                 "The package has golden samples already; leave --golden-images out."
@@ -134,10 +134,10 @@ class Preparation:
         found = _pictures(self.golden_images, spec, GOLDEN_CANDIDATES, report)
         labels = [_LABELS.get(path.parent.name) for path, _ in found]
         pictures = [picture for _, picture in found]
-        return Evidence(pictures, labels, f"pictures in {self.golden_images}")
+        return SamplePictures(pictures, labels, f"pictures in {self.golden_images}")
 
     def _with_golden(
-        self, draft: PackageDraft, model: bytes, evidence: Evidence, report: OnFinding
+        self, draft: PackageDraft, model: bytes, sample_pictures: SamplePictures, report: OnFinding
     ) -> PackageDraft:
         if self.golden_images is None:
             if not draft.manifest.golden:
@@ -148,7 +148,7 @@ class Preparation:
             return draft
         from edge_agent.training import golden
 
-        pictures = evidence.pictures
+        pictures = sample_pictures.pictures
         samples, files = golden.samples(model, draft.manifest, pictures)
         if not samples:
             raise InvalidConfiguration(

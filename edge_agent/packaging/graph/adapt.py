@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 CHANNELS = (1, 3)
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B, as OpenCV and Pillow make gray
 SELECTED = re.compile(r"^(?P<reversed>1-)?(?P<name>.+?)(\[(?P<index>\d+)\])?$")
+# of inputs and outputs; the agent supplies uint8 and float32, and reads float32
+CONVERTED = (
+    "float16",
+    "bfloat16",
+    "float64",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+)
 AXES_ARE_INPUTS = 13  # the opset from which Squeeze and Unsqueeze take axes as an input
 PREFIX = "edge_agent/"  # of the names that are added
 
@@ -145,14 +156,13 @@ class _Work:
     def cast(self) -> None:
         """Take uint8 or float32 and give float32, where the graph has other numbers."""
         picture = picture_among(self._inputs(), self.given)
-        if picture and picture.shape and picture.dtype not in ("uint8", "float32"):
-            if re.match(r"u?int|float|bfloat", picture.dtype):
-                supplied = "float32" if "float" in picture.dtype else "uint8"
-                self._before(picture, picture.shape, [(f"Cast:{picture.dtype}", [])], supplied)
-                self.remarks.append(f"Input {picture} gets {supplied}, converted.")
+        if picture and picture.shape and picture.dtype in CONVERTED:
+            supplied = "float32" if "float" in picture.dtype else "uint8"
+            self._before(picture, picture.shape, [(f"Cast:{picture.dtype}", [])], supplied)
+            self.remarks.append(f"Input {picture} gets {supplied}, converted.")
         for value in list(self.graph.output):
             found = tensor(value)
-            if found.dtype in ("float16", "float64", "bfloat16") and found.shape is not None:
+            if found.dtype in CONVERTED and "float" in found.dtype and found.shape is not None:
                 self._after(value, found.shape, [("Cast:float32", [])], "float32")
                 self.remarks.append(f"Output {found} is converted to float32.")
 
@@ -191,7 +201,7 @@ class _Work:
     def _store(self, entry: GraphTensor, value: object) -> None:
         shape = [axis or 1 for axis in entry.shape or ()]
         try:
-            array = np.asarray(value, entry.dtype).reshape(shape)
+            array = np.ascontiguousarray(np.broadcast_to(np.asarray(value, entry.dtype), shape))
         except (TypeError, ValueError) as error:
             raise InvalidConfiguration(
                 f"--manifest: constants.{entry.name} doesn't fit {entry}: {error}."

@@ -121,7 +121,9 @@ def parsed(content: bytes) -> onnx.ModelProto:
     try:
         model: onnx.ModelProto = parse(content)
     except Exception as error:
-        raise InvalidPackage(f"model.onnx can't be parsed, it isn't an ONNX file: {error}") from None
+        raise InvalidPackage(
+            f"model.onnx can't be parsed, it isn't an ONNX file: {error}"
+        ) from None
     return model
 
 

@@ -31,6 +31,7 @@ NAMES = {
 ANOMALIB_OUTPUTS = {"pred_score", "anomaly_map"}
 TASKS = {"class_maps": "segmentation", "map": "anomaly_map", "score": "classification"}
 CHANNELS = 3
+LONGEST_EXAMPLE = 4  # numbers
 DEFAULT_BATCHES = [1]  # of a graph that takes any
 DTYPES = ("uint8", "float32")  # that the agent can feed
 
@@ -111,7 +112,10 @@ def _input_problems(graph: Graph, given: Document) -> Iterator[str]:
     if picture is None:
         named = _group(given, "input").get("tensor")
         which = f"No input is {named!r}" if named else "It isn't clear which input is the picture"
-        yield f"{which}: name it as input.tensor, one of {names([each.name for each in others])}."
+        yield (
+            f"{which}: name it as input.tensor, one of {names([each.name for each in others])}; "
+            'the values of the others as {"constants": {NAME: VALUE}}.'
+        )
     elif picture.shape is not None and not _is_picture(picture):
         yield (
             f"Input {picture} isn't a picture: (N, 3, height, width) or (N, height, width, 3) is, "
@@ -132,7 +136,9 @@ def _is_picture(entry: GraphTensor) -> bool:
 
 
 def _example_value(entry: GraphTensor) -> object:
-    return np.zeros([axis or 1 for axis in entry.shape or ()], int).tolist()
+    """Return 0 in the tensor's shape; by itself, which stands for all, where that is long."""
+    zeros = np.zeros([axis or 1 for axis in entry.shape or ()], int)
+    return zeros.tolist() if zeros.size <= LONGEST_EXAMPLE else 0
 
 
 def _output_problems(graph: Graph, outputs: Mapping[str, object]) -> Iterator[str]:

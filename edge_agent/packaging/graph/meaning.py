@@ -31,11 +31,10 @@ FEWEST = 4  # pictures that show something by giving the same
 REVERSED = 0.3  # AUROC of labelled pictures; a coin has 0.5
 SPAN = 8.0  # of the sigmoid: from 0.02 to 0.98
 SYNTHETIC = "synthetic pictures"
-READ = ("score", "map")  # outputs with calibrated values, in the words of the manifest
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SamplePictures:
     """Pictures of the model's input size, uint8 RGB; whether each is anomalous, None: unknown."""
 
     pictures: Sequence[Picture]
@@ -48,8 +47,7 @@ class Evidence:
         return self.what != SYNTHETIC
 
 
-
-def synthetic(height: int, width: int) -> Evidence:
+def synthetic(height: int, width: int) -> SamplePictures:
     """Draw pictures as different as can be."""
     random = np.random.default_rng(0)
     levels = np.linspace(0, 255, width, dtype=np.uint8)
@@ -64,17 +62,17 @@ def synthetic(height: int, width: int) -> Evidence:
         random.integers(0, 256, (height, width, 3), np.uint8),
         random.integers(100, 156, (height, width, 3), np.uint8),
     ]
-    return Evidence(pictures, [None] * len(pictures), SYNTHETIC)
+    return SamplePictures(pictures, [None] * len(pictures), SYNTHETIC)
 
 
-def check(model: bytes, manifest: Manifest, evidence: Evidence) -> Iterator[GraphFinding]:
+def check(model: bytes, manifest: Manifest, samples: SamplePictures) -> Iterator[GraphFinding]:
     """Yield what the outputs and the manifest disagree in; nothing where the graph can't run."""
     try:
-        found = _run(model, manifest, evidence.pictures)
+        found = _run(model, manifest, samples.pictures)
     except ModelError as fault:
         yield note(f"What the outputs mean wasn't tested: {fault}")
         return
-    what = f"{len(evidence.pictures)} {evidence.what}"
+    what = f"{len(samples.pictures)} {samples.what}"
     broken = [name for name, values in found.outputs.items() if not np.isfinite(values).all()]
     if broken:
         yield error(
@@ -83,9 +81,9 @@ def check(model: bytes, manifest: Manifest, evidence: Evidence) -> Iterator[Grap
         )
         return
     if manifest.decision.calibration is None:
-        yield from _uncalibrated(found.outputs, manifest, what, evidence.is_real)
-    yield from _same(found.scores, manifest, what, evidence.is_real)
-    yield from _labelled(found, evidence, manifest)
+        yield from _uncalibrated(found.outputs, manifest, what, samples.is_real)
+    yield from _same(found.scores, manifest, what, samples.is_real)
+    yield from _labelled(found, samples, manifest)
 
 
 @dataclass(frozen=True)
@@ -122,9 +120,10 @@ def _uncalibrated(
     outputs: Dict[str, Values], manifest: Manifest, what: str, is_real: bool
 ) -> Iterator[GraphFinding]:
     """Compare with 0 to 1; say which declaration fits."""
-    names = [name for key in READ for name in [getattr(manifest.outputs, key)] if name]
-    if manifest.task == "segmentation":  # its classes are compared with each other
-        names = [name for name in names if name == manifest.outputs.score]
+    read = [manifest.outputs.score]
+    if manifest.task == "anomaly_map":  # classes are compared with each other
+        read.append(manifest.outputs.map)
+    names = [name for name in read if name is not None]
     outside = [name for name in names if not _is_calibrated(outputs[name])]
     if not outside:
         return
@@ -157,8 +156,9 @@ def _declaration(low: float, high: float) -> str:
     limit, scale = (low + high) / 2.0, SPAN / (high - low) if high > low else 1.0
     logits = f"{_calibration(1.0, 0.0)} for logits, which are 0 at the limit; " if low < 0 else ""
     return (
-        f"Declare what they mean: {logits}{_calibration(scale, -scale * limit)} if parts are "
-        f"anomalous from {limit:.4g} on (for another limit L the shift is -{scale:.4g} x L)."
+        f"Declare in the manifest what they mean: {logits}{_calibration(scale, -scale * limit)} if "
+        f"parts are anomalous from {limit:.4g} on (for another limit L the shift is "
+        f"-{scale:.4g} x L)."
     )
 
 
@@ -167,9 +167,7 @@ def _calibration(scale: float, shift: float) -> str:
     return json.dumps({"decision": {"calibration": numbers}})
 
 
-def _same(
-    scores: Values, manifest: Manifest, what: str, is_real: bool
-) -> Iterator[GraphFinding]:
+def _same(scores: Values, manifest: Manifest, what: str, is_real: bool) -> Iterator[GraphFinding]:
     """Find a score that says nothing, or only the verdict."""
     different = np.unique(scores)
     if len(scores) < FEWEST or len(different) > 2:
@@ -192,21 +190,22 @@ def _same(
         )
 
 
-def _labelled(found: _Found, evidence: Evidence, manifest: Manifest) -> Iterator[GraphFinding]:
+def _labelled(found: _Found, samples: SamplePictures, manifest: Manifest) -> Iterator[GraphFinding]:
     """Compare with what is known of the pictures."""
-    labels = np.array([-1 if each is None else int(each) for each in evidence.anomalous])
+    labels = np.array([-1 if each is None else int(each) for each in samples.anomalous])
     normal, bad = found.scores[labels == 0], found.scores[labels == 1]
     name = manifest.outputs.score or manifest.outputs.map or manifest.outputs.class_maps
     if len(normal) and len(bad) and metrics.auroc(normal, bad) < REVERSED:
         yield error(
-            f"The score, of output {name!r}, is higher on normal pictures (mean {normal.mean():.3f})"
-            f" than on anomalous ones ({bad.mean():.3f}): it says how normal a part is. For a "
-            f'score in reverse declare {{"outputs": {{"score": "1-{name}"}}}}, of two classes '
-            f'the other one, "{name}[0]" or "{name}[1]".'
+            f"The score, of output {name!r}, is higher on normal pictures (mean "
+            f"{normal.mean():.3f}) than on anomalous ones ({bad.mean():.3f}): it says how normal a "
+            "part is. For an "
+            f'ONNX file declare in --manifest {{"outputs": {{"score": "1-{name}"}}}}, or of two '
+            f'classes the other one, "{name}[0]" or "{name}[1]".'
         )
-    elif evidence.is_real and len(evidence.pictures) >= FEWEST and all(found.anomalous):
+    elif samples.is_real and len(samples.pictures) >= FEWEST and all(found.anomalous):
         yield warning(
-            f"All of {len(evidence.pictures)} {evidence.what} are anomalous at the threshold "
+            f"All of {len(samples.pictures)} {samples.what} are anomalous at the threshold "
             f"{manifest.decision.threshold:g}. If there are normal ones among them, correct "
             "decision.threshold or decision.calibration."
         )
