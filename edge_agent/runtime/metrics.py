@@ -88,6 +88,8 @@ class Metrics:
         self._calls_ended = self._gauge(
             "CallsEnded", "Calls cut off or refused to save memory, since start", "reason"
         )
+        self._listens = self._gauge("SocketListening", "1 while clients can connect", "socket")
+        self._restored = self._total("SocketRestored", "Times a lost file was made anew", "socket")
         self._build_left = self._gauge("EngineBuildLeft", "Seconds until it is built", "model")
 
     def succeeded(
@@ -176,6 +178,14 @@ class Metrics:
         self._call_bytes.labels("limit").set(limit)
         for reason, count in (("slow", slow), ("evicted", evicted), ("refused", refused)):
             self._calls_ended.labels(reason).set(count)
+
+    def has_socket(self, path: str, listens: bool) -> None:
+        """Note whether who connects to the Unix socket at `path` reaches the agent."""
+        self._listens.labels(path).set(listens)
+
+    def socket_restored(self, path: str) -> None:
+        """Count a socket's file that was gone or replaced and is there again."""
+        self._restored.labels(path).inc()
 
     def results_delivered(self, sink: str, delivered: int, waiting: int) -> None:
         """Note how many events a sink has delivered since the start, and how many wait for it."""
