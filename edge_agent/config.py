@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Type, Union
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from typing_extensions import Annotated, Literal, get_args
 
 from edge_agent.errors import InvalidConfiguration
@@ -28,7 +28,14 @@ MIB = 1024 * 1024
 
 Tree = Dict[str, object]  # of settings, not validated
 
-Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
+
+def _with_port(address: str) -> str:
+    if not 1 <= int(address.rpartition(":")[2]) <= 65535:
+        raise ValueError("the port must be 1 to 65535")
+    return address
+
+
+Port = Annotated[str, Field(pattern=r"^.+:\d+$"), AfterValidator(_with_port)]
 Units = Annotated[int, Field(ge=1, le=64)]
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

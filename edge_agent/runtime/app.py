@@ -25,7 +25,7 @@ from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from edge_agent.runtime.results.pipeline import ResultsPipeline
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.settings_reload import SettingsReload
-from edge_agent.runtime.system import descriptors, memory, stalls
+from edge_agent.runtime.system import descriptors, memory, stalls, tcp
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.camera_problem_rule import CameraProblemRule
 from edge_agent.runtime.vision.frame import FrameReader
@@ -231,9 +231,9 @@ class _Agent:
 
 
 def _serve_metrics(metrics: Metrics, address: str) -> str:
-    host, _, port = address.rpartition(":")
     try:
-        metrics.serve(host.strip("[]") or "127.0.0.1", int(port))
-    except OSError as error:
-        raise InvalidConfiguration(f"server.metrics: can't listen on {address}: {error}") from None
+        tcp.free_addresses(address)
+        metrics.serve(*tcp.split(address))
+    except (InvalidConfiguration, OSError) as error:
+        raise InvalidConfiguration(f"server.metrics: {error}") from None
     return f"http://{address}/metrics"

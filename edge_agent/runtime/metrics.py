@@ -93,6 +93,8 @@ class Metrics:
         self._calls_ended = self._gauge(
             "CallsEnded", "Calls cut off or refused to save memory, since start", "reason"
         )
+        self._listens = self._gauge("SocketListening", "1 while clients can connect", "socket")
+        self._restored = self._total("SocketRestored", "Times a lost file was made anew", "socket")
         self._build_left = self._gauge("EngineBuildLeft", "Seconds until it is built", "model")
         self._parts_wrong = self._gauge(
             "Problem", "1 while something is wrong with it; the log says what", "part"
@@ -197,6 +199,14 @@ class Metrics:
     def has_problem(self, part: str, wrong: bool) -> None:
         """Note whether something is wrong with a part of the agent, such as "nucleus"."""
         self._parts_wrong.labels(part).set(int(wrong))
+
+    def has_socket(self, path: str, listens: bool) -> None:
+        """Note whether who connects to the Unix socket at `path` reaches the agent."""
+        self._listens.labels(path).set(listens)
+
+    def socket_restored(self, path: str) -> None:
+        """Count a socket's file that was gone or replaced and is there again."""
+        self._restored.labels(path).inc()
 
     def results_delivered(self, sink: str, delivered: int, waiting: int) -> None:
         """Note how many events a sink has delivered since the start, and how many wait for it."""
