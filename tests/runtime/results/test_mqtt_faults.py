@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -15,7 +16,7 @@ from typing import Any, Iterator, Type
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.results.broker import probe
+from edge_agent.runtime.results.broker import connection, probe
 from edge_agent.runtime.results.mqtt import MqttSink
 from edge_agent.runtime.results.sink import MessageRefused, MessageRejected, SinkUnavailable
 from tests.fakes import certificates
@@ -23,11 +24,13 @@ from tests.fakes.broker import Broker, FakeBroker, free_port
 from tests.runtime.results.mqtt_sinks import (
     STATE,
     THING,
+    Running,
     message,
     needs_mosquitto,
     running,
     settings,
 )
+from tests.runtime.results.outboxes import wait_until
 
 pytestmark = needs_mosquitto
 
@@ -280,6 +283,39 @@ def test_a_listener_that_never_answers_tls_is_named(keys: Path) -> None:
 def test_a_second_client_with_the_same_id_is_told_of() -> None:
     with FakeBroker(disconnect=0x8E) as fake, running(settings(fake.port)) as started:
         started.await_problem("Another client connected with the same client id")
+
+
+def test_two_agents_of_one_name_say_so_once_and_slow_down(
+    broker: Broker, keys: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "RETRY_S", (0.05, 0.4))
+    monkeypatch.setattr(connection, "STEADY_S", 0.0)  # as connections that last for a minute
+    caplog.set_level(logging.INFO)
+    given = settings(broker.port, keys)
+    with running(given) as one, running(given) as other:
+        wait_until(lambda: broker.log().count("already connected, closing old connection") >= 20)
+        delays = [each.sink._connection._delay_s for each in (one, other)]
+        assert delays == [0.4, 0.4]
+        one.await_problem(f"another client connects as '{THING}'")
+        one.wait_until_ready()
+        assert "another client connects as" in one.sink.problem  # said while it is connected, too
+        monkeypatch.setattr(connection, "ALONE_S", 0.1)
+        other.sink.stop(5.0)
+        with broker.listener(f"edge-agent/{THING}/caps/result") as listener:
+            wait_until(lambda: _passes(one))
+            assert listener.next().topic
+        wait_until(lambda: one.sink.problem == "")
+    assert caplog.text.count("another client connects as") == 2  # once for each
+    assert caplog.text.count("Connected to the MQTT broker") <= 2 * connection.HANGUPS
+    assert caplog.text.count("No other client connects to") == 1
+
+
+def _passes(started: Running) -> bool:
+    try:
+        started.sink.send(message()).result(60)
+    except SinkUnavailable:
+        return False
+    return True
 
 
 # Messages the broker doesn't take
