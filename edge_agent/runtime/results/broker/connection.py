@@ -57,7 +57,7 @@ class Connection:
         self._sdk, self._settings = sdk, settings
         self._client_id, self._will = client_id, will
         self._notify_connected, self._notify_publish = on_connected, on_publish
-        self.where = f"{settings.endpoint}:{settings.port}"
+        self.where = probe.address(settings)
         self._client: Optional[MqttClient] = None
         self._generation = 0  # of the client; callbacks of earlier ones are ignored
         self._file_stamps: List[Tuple[str, int]] = []  # of the files it was made with
@@ -133,7 +133,8 @@ class Connection:
                     self._client = self._new_client()
                     self._client.start()
             except Exception as error:
-                self._failure = failures.settings_error(error)
+                remark = probe.key_remark(self._settings)
+                self._failure = remark or failures.settings_error(error)
                 self._locked_out = failures.is_wrong_pin(error)
         if self._failure:
             self._log_problem(self._failure)

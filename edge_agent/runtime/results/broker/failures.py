@@ -113,6 +113,12 @@ def is_taken_over(disconnect: Optional[ReasonPacket]) -> bool:
     return disconnect is not None and _reason(disconnect) == "SESSION_TAKEN_OVER"
 
 
+def is_about_the_name(connack: Optional[ReasonPacket]) -> bool:
+    """Whether the broker might let a client with another client id connect."""
+    refusals = ("NOT_AUTHORIZED", "CLIENT_IDENTIFIER_NOT_VALID")
+    return connack is not None and _reason(connack) in refusals
+
+
 def is_hangup(error: BaseException, disconnect: Optional[ReasonPacket]) -> bool:
     """Whether the broker ended a connection and gave no reason, as mosquitto 2.0 does then."""
     return disconnect is None and "TIMEOUT" not in name(error)
