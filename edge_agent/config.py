@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from typing_extensions import Annotated, Literal, get_args
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, groups_in, is_secret, parse_json, read
+from edge_agent.fields import Strict, groups_in, host_name, is_secret, parse_json, read
 from edge_agent.protocol import DEFAULT_SOCKET, UNIX_SCHEME
 
 log = logging.getLogger(__name__)
@@ -253,10 +253,7 @@ class MqttSettings(Strict):
     @field_validator("endpoint")
     @classmethod
     def _host(cls, endpoint: Optional[str]) -> Optional[str]:
-        """Refuse addresses with a scheme, whose user and password would be shown in sentences."""
-        if endpoint and any(each in endpoint for each in "/@"):
-            raise ValueError("a host name is expected, without mqtt://, user, password or path")
-        return endpoint
+        return host_name(endpoint, "results.mqtt.port") if endpoint else endpoint
 
 
 class CaptureSettings(Strict):

@@ -172,8 +172,7 @@ class Server:
     def _look_often(self) -> None:
         while not self._stopping.wait(LOOK_EVERY_S):
             try:
-                with descriptors.RESERVE.lent():
-                    self._look()
+                self._look()
             except Exception:
                 log.exception("The sockets couldn't be looked at. The agent tries again.")
 
