@@ -27,7 +27,10 @@ TOOLS = (
     "gpu_check",
     "pictures",
 )
-SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "protocol", "wire")
+SHARED = (
+    "errors", "types", "fields", "sources", "targets", "manifest", "config", "logs", "protocol",
+    "wire",
+)  # fmt: skip
 
 ABOVE_PACKAGES = tuple(
     f"runtime.{room}"
