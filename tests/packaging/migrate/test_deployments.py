@@ -69,7 +69,7 @@ def test_a_component_without_a_recipe_is_left_to_a_person(tmp_path: Path) -> Non
 
 def test_what_became_of_a_recipe_that_was_given_is_told(tmp_path: Path) -> None:
     camera = client(Manifests=[])
-    bolts = model(ComponentVersion="3.0.0-beta")
+    bolts = model(ComponentVersion="3.0")
     migration = migrated(tmp_path, deployment(), camera, bolts)
 
     components = deployment_of(migration)["components"]
