@@ -1,4 +1,4 @@
-"""The files of a manifest: those on S3 stay there, images stay with docker, others need a person."""
+"""The files of a manifest: those on S3 stay, images are left to docker, others need a person."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A recipe as both nuclei read it: its keys in the case of the reference, where classic takes any and
-lite only that one, and in every manifest the lifecycle that it runs.
+"""A recipe as both nuclei read it: keys in the reference's case, in each manifest the lifecycle it
+runs.
+
+Classic takes keys of any case and a lifecycle of the whole recipe, lite neither.
 """  # noqa: D205
 
 from __future__ import annotations

@@ -231,7 +231,9 @@ def _manifests(recipe: Document, draft: MigratedComponent) -> List[Document]:
     for place, manifest in enumerate(objects(recipe, "Manifests")):
         at, where = f"Manifests.{place}", f"{draft.name} Manifests.{place}"
         platform = inner(manifest, "Platform")
-        found = draft.attempt(f"{at}.", partial(_architectures, platform, where, draft.notes), [])
+        nowhere: List[str] = []
+        make = partial(_architectures, platform, where, draft.notes)
+        found = draft.attempt(f"{at}.", make, nowhere)
         if found:
             steps, files = _lifecycle(inner(manifest, "Lifecycle"), at, draft)
             body = {"Lifecycle": steps, "Artifacts": [*_artifacts(manifest, at, draft), *files]}

@@ -84,8 +84,9 @@ def _step_of(values: Document, notes: Notes) -> Tuple[int, Step]:
     job = models.job_of(values)
     if job:
         return 0, lambda: models.migrate_job(job, notes)
-    if deployment.matches(values):
-        return 2, lambda: deployment.migrate(values, notes)
+    given = deployment.read(values)
+    if given is not None:
+        return 2, lambda: deployment.migrate(given, notes)
     if agent.matches(values):
         return 1, lambda: agent.migrate(values, notes)
     raise InvalidConfiguration(
