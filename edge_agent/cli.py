@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 # sub-command → (module with add_arguments and run, one line of help)
 COMMANDS = {
     "serve": ("edge_agent.runtime.serve_command", "run the agent"),
+    "check": ("edge_agent.runtime.check_command", "say whether an agent would serve a package"),
     "models": ("edge_agent.client.models_command", "list, describe, start and stop models"),
     "detect": ("edge_agent.client.detect_command", "judge images with a running agent"),
     "train": ("edge_agent.training.train_command", "train a model package from images"),

@@ -14,11 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple, Type
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from typing_extensions import Annotated, Literal
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from typing_extensions import Annotated, Literal, get_args
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, groups_in, is_secret, read
+from edge_agent.fields import Strict, groups_in, host_name, is_secret, read
 from edge_agent.protocol import DEFAULT_SOCKET, UNIX_SCHEME
 from edge_agent.sources import (
     ENVIRONMENT_PREFIX,
@@ -35,11 +35,19 @@ log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 
-Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
+
+def _with_port(address: str) -> str:
+    if not 1 <= int(address.rpartition(":")[2]) <= 65535:
+        raise ValueError("the port must be 1 to 65535")
+    return address
+
+
+Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$"), AfterValidator(_with_port)]
 Units = Annotated[int, Field(ge=1, le=64)]
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
+ProblemAction = Literal["report", "anomalous", "refuse"]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
 # {thing}, {model}, {kind} (result, summary, alarm) and {verdict} (normal, anomaly) are filled in.
 TOPIC_PATTERN = r"^([^+#{}\x00-\x1f\x7f-\x9f]|\{(thing|model|kind|verdict)\})+$"
@@ -125,7 +133,8 @@ class ModelsSettings(Strict):
     records: Optional[Path] = None  # models.d: one registration record (JSON) a model
     autostart: bool = False  # for models of `folder`; a record has its own
     rescan_every_s: Annotated[float, Field(ge=0.1, le=3600.0)] = 1.0
-    remove_after_s: Seconds = 0.0  # a model stays so long without record or package; component: 10
+    resume: bool = False  # models that ran when the agent ended run again; component: true
+    remove_after_s: Seconds = 10.0  # a model stays so long after its record or package was removed
     package_limit_mib: Annotated[int, Field(ge=1)] = 2048
     memory_limit_mib: Optional[Annotated[int, Field(ge=1)]] = None  # of the agent; None: no limit
     drain_within_s: Seconds = 30.0  # StopModel waits so long for calls in flight
@@ -165,6 +174,39 @@ class EngineSettings(Strict):
         if self.wait_for_engine and self.backends and "tensorrt" not in self.backends:
             raise ValueError("wait_for_engine needs tensorrt in backends")
         return self
+
+
+class CameraProblemSettings(Strict):
+    """What is answered about a picture with a camera problem; one word stands for every kind.
+
+    report: what the model says, and the problem beside it. anomalous: that it is anomalous, with
+    confidence 1. refuse: an error.
+    """
+
+    black: ProblemAction = "anomalous"
+    dark: ProblemAction = "anomalous"
+    bright: ProblemAction = "anomalous"
+    blank: ProblemAction = "anomalous"
+    blurred: ProblemAction = "report"
+    frozen: ProblemAction = "report"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_every_kind(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        if given not in get_args(ProblemAction):
+            raise ValueError(
+                f"it is {given!r}; expected {', '.join(get_args(ProblemAction))}, or an object "
+                f"with one of them for each kind ({', '.join(cls.model_fields)})"
+            )
+        return dict.fromkeys(cls.model_fields, given)
+
+
+class DecisionSettings(Strict):
+    """How verdicts are given, for all models; the rest is said by package and registration."""
+
+    camera_problem: CameraProblemSettings = CameraProblemSettings()
 
 
 class OutboxSettings(Strict):
@@ -218,10 +260,7 @@ class MqttSettings(Strict):
     @field_validator("endpoint")
     @classmethod
     def _host(cls, endpoint: Optional[str]) -> Optional[str]:
-        """Refuse addresses with a scheme, whose user and password would be shown in sentences."""
-        if endpoint and any(each in endpoint for each in "/@"):
-            raise ValueError("a host name is expected, without mqtt://, user, password or path")
-        return endpoint
+        return host_name(endpoint, "results.mqtt.port") if endpoint else endpoint
 
 
 class CaptureSettings(Strict):
@@ -296,9 +335,16 @@ class Settings(Strict):
     server: ServerSettings = ServerSettings()
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
+    decision: DecisionSettings = DecisionSettings()
     results: ResultsSettings = ResultsSettings()
     updates: UpdatesSettings = UpdatesSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _can_resume(self) -> Settings:
+        if self.models.resume and self.results.folder is None:
+            raise ValueError("models.resume needs results.folder: which models run is stored there")
+        return self
 
 
 def load(

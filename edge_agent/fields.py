@@ -102,6 +102,36 @@ def _finite(text: str) -> float:
     return value
 
 
+def host_name(text: str, port_setting: str) -> str:
+    """Return a host's name or address alone, in lower case, of what people write for it.
+
+    Raises ValueError for more than that; the sentence shows no user and password that came with it.
+    """
+    scheme, found, rest = text.strip().lower().rpartition("://")
+    rest = rest.rstrip("/")
+    if not rest or set("/@?# ") & set(rest) or not rest.isprintable():
+        raise ValueError("a host name is expected, without mqtt://, user, password or path")
+    alone = _without_port(rest)
+    if found:
+        raise ValueError(
+            f"a host name is expected, without {scheme}://: write {alone!r}; with certificate or "
+            f"ca the agent speaks MQTT with TLS, on the port of {port_setting}"
+        )
+    if alone != rest.strip("[]"):
+        raise ValueError(
+            f"a host name is expected, without a port: write {alone!r}, and the port into "
+            f"{port_setting}"
+        )
+    return alone
+
+
+def _without_port(address: str) -> str:
+    """Return the host of HOST, HOST:PORT, [IPv6], [IPv6]:PORT or IPv6."""
+    host, colon, _ = address.rpartition(":")
+    has_port = colon and (host.endswith("]") or ":" not in host)
+    return (host if has_port else address).strip("[]")
+
+
 def _sentences(
     kind: Type[Strict], error: ValidationError, given_by: GivenBy = MappingProxyType({})
 ) -> str:

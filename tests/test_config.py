@@ -39,7 +39,7 @@ def test_a_boolean_may_be_written_as_a_word(text: str, value: bool) -> None:
     ("assignment", "words"),
     [
         ("engine.treads=1", "engine.treads: unknown key; known here: backends"),
-        ("nothing=1", "nothing: unknown key; known here: engine, log_level"),
+        ("nothing=1", "nothing: unknown key; known here: decision, engine, log_level"),
         ("engine.threads=many", "engine.threads"),
         ("models.autostart=perhaps", "perhaps"),
         ("server.socket=tcp://host", "unix://"),

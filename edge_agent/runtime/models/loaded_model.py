@@ -17,7 +17,7 @@ from edge_agent.runtime.engines.plan import TENSORRT
 from edge_agent.runtime.engines.supply import Candidate, EngineSupply, ToBuild
 from edge_agent.runtime.models.backend_selection import BackendSelector, SelectedBackend
 from edge_agent.runtime.models.inference_unit import DecisionInForce, FrameItem, InferenceUnit
-from edge_agent.runtime.packages.deployments import Registration
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.runtime.system import memory, resources
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.types import DetectRequest, Prediction
