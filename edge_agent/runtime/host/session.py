@@ -10,9 +10,11 @@ import logging
 import threading
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import suppress
+from functools import partial
 from typing import Callable, Dict, Optional, Protocol, TypeVar
 
 from edge_agent.runtime.host.nucleus import NucleusError
+from edge_agent.runtime.system import stalls
 
 CONNECT_WITHIN_S = 10.0
 
@@ -71,12 +73,12 @@ class Session:
         self._on_open, self._on_end = on_open, on_end
         self._lock = threading.Lock()
         self._ended = False
-        self._limit: Optional[threading.Timer] = None
+        self._limit: Optional[stalls.Alarm] = None
 
     def start(self, path: str, loop: EventLoop, within_s: float) -> None:
         """Start to connect, and return at once."""
-        self._limit = threading.Timer(within_s, self._give_up, [f"no answer within {within_s:g} s"])
-        self._limit.daemon = True
+        late = f"no answer within {within_s:g} s"
+        self._limit = stalls.Alarm(within_s, partial(self._give_up, late))
         self._limit.start()
         try:
             attempt = self._connection(path, loop).connect(ConnectionLifecycle(self._end))

@@ -7,7 +7,6 @@ what is wrong; the same holds for what is there at the first look.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Optional, Tuple
@@ -15,6 +14,7 @@ from typing import Dict, Optional, Tuple
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.packages.package import Package, fingerprint, stamp
 from edge_agent.runtime.packages.signature import TrustedKeys
+from edge_agent.runtime.system import stalls
 
 STILL_S = 5.0  # a package that isn't whole: no copy goes on when nothing changes for so long
 AT_MOST_S = 60.0  # a package that is whole: for so long other files in its folder may change
@@ -37,7 +37,7 @@ class PackageFacts:
 @dataclass
 class _Change:
     seen: Tuple[int, ...]
-    since: float  # monotonic s, the whole change
+    since: float  # of stalls.ran_s(0), the whole change
     still_since: float
 
 
@@ -71,7 +71,7 @@ class AwaitedPackages:
 
     def _change(self, path: Path) -> Tuple[_Change, bool]:
         """Return what changes, and whether it is as at the last look."""
-        now, seen = time.monotonic(), fingerprint(path)
+        now, seen = stalls.ran_s(0.0), fingerprint(path)
         change = self._changes.setdefault(path, _Change((), now, now))
         is_same = change.seen == seen
         if not is_same:
@@ -94,7 +94,7 @@ def _stamp(path: Path, is_whole: bool) -> Tuple[int, ...]:
 
 
 def _is_over(change: _Change, is_same: bool, is_whole: bool) -> bool:
-    now = time.monotonic()
+    now = stalls.ran_s(0.0)
     if is_whole:
         return is_same or now - change.since >= AT_MOST_S
     return now - change.still_since >= STILL_S

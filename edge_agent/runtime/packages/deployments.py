@@ -8,7 +8,6 @@ that says why. What was removed from a folder that can be read goes after `model
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
@@ -27,6 +26,7 @@ from edge_agent.runtime.packages.sources import (
     Withdrawn,
     check_folder,
 )
+from edge_agent.runtime.system import stalls
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class _Entry:
     """What a path of a source deploys; the last that could be used."""
 
     registration: Registration
-    gone_since: Optional[float] = None  # monotonic s
+    gone_since: Optional[float] = None  # of stalls.ran_s(0)
 
 
 class _Deployed:
@@ -182,7 +182,7 @@ class Store:
 
     def _withdraw(self, deployed: _Deployed, path: Path, is_held: bool) -> None:
         """Let go what was removed, in time; `is_held`: not while something beside is copied."""
-        entry, now = deployed.entries.get(path), time.monotonic()
+        entry, now = deployed.entries.get(path), stalls.ran_s(0.0)
         if entry is None:
             self._forget(deployed.source, path)
             return
