@@ -36,6 +36,7 @@ CHUNK = 1 << 20  # bytes
 # With the libraries of all of them. Ours comes first: it turns off the telemetry of onnxruntime.
 STARTS = "-c", "import edge_agent.runtime.app, onnxruntime"
 REMEDY = "Remove the component's artifacts from this device and deploy it again."
+NUCLEUS = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 LOOK = "import sys, importlib; print(importlib.import_module(sys.argv[1]).__version__)"
 
 
@@ -175,6 +176,18 @@ class Installation:
         os.sync()  # a power cut must not leave `complete` beside half a file
         (self.folder / "complete").touch()
 
+    def check_settings(self) -> None:
+        """Raise CannotInstall for settings that this version can't use; nothing is stopped yet."""
+        if NUCLEUS not in os.environ:
+            return  # run by hand: nobody can be asked for the settings
+        check = "-m", "edge_agent", "serve", "--greengrass", str(self._work), "--check"
+        succeeded, said = self._start(*check)
+        if not succeeded:
+            raise CannotInstall(
+                f"the settings of this deployment can't be used. {said} The agent keeps those it "
+                "has. Correct the deployment."
+            )
+
     def switch(self) -> None:
         """Make it the current one; keep the one before, which may still run, and remove others."""
         current, fresh = self._work / "current", self._work / "current.new"
@@ -260,12 +273,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _install(installation: Installation) -> None:
-    if installation.works():
-        if installation.is_current():
-            _print(f"{installation.folder.name} is installed already; nothing to do.")
-            return
-    else:
+    if not installation.works():
         installation.make()
+    elif installation.is_current():
+        installation.check_settings()
+        _print(f"{installation.folder.name} is installed already; nothing to do.")
+        return
+    installation.check_settings()
     installation.switch()
 
 

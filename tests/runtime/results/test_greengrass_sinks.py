@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
+from pathlib import Path
 from typing import Callable, Iterator, List, Tuple
 
 import pytest
 
 from edge_agent.config import GreengrassSettings
+from edge_agent.runtime.host import reconnection, subscription
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import MOST_PAYLOAD_BYTES, NucleusError
+from edge_agent.runtime.results import delivery
 from edge_agent.runtime.results import greengrass as greengrass_module
 from edge_agent.runtime.results.greengrass import BECOMES, IotCoreSink, LocalSink, NucleusSink
 from edge_agent.runtime.results.sink import (
@@ -18,7 +22,9 @@ from edge_agent.runtime.results.sink import (
     SinkUnavailable,
 )
 from tests.fakes.fake_nucleus import FakeNucleus, Published
+from tests.fakes.nucleus.streams import Refused
 from tests.runtime.host.component import Lost, component
+from tests.runtime.results.outboxes import Delivering, make, wait_until
 
 WITHIN_S = 60.0
 SETTINGS = GreengrassSettings(
@@ -31,7 +37,8 @@ TOPIC = "edge-agent/press-4/caps/result"
 @pytest.fixture(autouse=True)
 def _soon_and_stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Subscriptions are tried again soon; sinks are stopped at the end."""
-    monkeypatch.setattr(greengrass_module, "RETRY_S", 0.05)
+    monkeypatch.setattr(subscription, "RETRY_S", 0.05)
+    monkeypatch.setattr(reconnection, "LONGEST_RETRY_S", 0.05)
     yield
     while STARTED:
         STARTED.pop().stop(1.0)
@@ -163,7 +170,7 @@ def test_too_large_a_message_is_rejected_and_the_next_one_passes(
     assert not lost.reasons
 
 
-def test_a_lost_connection_is_told_once_and_later_messages_wait(
+def test_what_a_lost_connection_takes_away_is_sent_when_the_nucleus_is_back(
     nucleus: FakeNucleus, lost: Lost
 ) -> None:
     with component(nucleus.environment, lost) as greengrass:
@@ -173,18 +180,23 @@ def test_a_lost_connection_is_told_once_and_later_messages_wait(
         nucleus.answering = False
         waiting = [cloud.send(message()), local.send(message())]
         nucleus.until(lambda: bool(nucleus.published and nucleus.published_locally))
+        token = nucleus.token
         nucleus.drop()
-        assert lost.told.wait(WITHIN_S)
+        wait_until(lambda: "refuses" in greengrass.problem)
         for sent in waiting:
             assert isinstance(sent.exception(WITHIN_S), SinkUnavailable)
         for sink in (cloud, local):
             with pytest.raises(SinkUnavailable):  # at once: it wasn't tried
                 sink.send(message())
-        assert cloud.problem == lost.reasons[0]
         cloud.reset()
-        assert cloud.problem == lost.reasons[0]
+        assert cloud.problem == greengrass.problem
         assert not any(one.said() for one in ready)
-    assert len(lost.reasons) == 1
+        nucleus.answering, nucleus.token = True, token
+        for one, sink in zip(ready, (cloud, local)):
+            one.wait()
+            sink.send(message()).result(WITHIN_S)
+            assert sink.problem == ""
+    assert not lost.reasons
 
 
 def test_without_a_connection_the_sink_is_never_ready(lite: FakeNucleus, lost: Lost) -> None:
@@ -193,9 +205,8 @@ def test_without_a_connection_the_sink_is_never_ready(lite: FakeNucleus, lost: L
         sink.serve_commands("ask", "answer", echo)
         ready = Ready()
         sink.start(ready)
-        assert lost.told.wait(WITHIN_S)
+        wait_until(lambda: "refuses" in sink.problem)
         assert isinstance(error_of(sink), SinkUnavailable)
-        assert sink.problem == lost.reasons[0]
         assert not ready.said()
         sink.stop(WITHIN_S)
     assert not command_threads()
@@ -256,6 +267,77 @@ def timers() -> List[threading.Timer]:
     """Those that still wait."""
     threads = [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
     return [one for one in threads if not one.finished.is_set()]
+
+
+# What the log says while results wait
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> List[Tuple[str, str]]:
+    """The lines of deliveries."""
+    return [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name.startswith("edge_agent.runtime.results.delivery")
+    ]
+
+
+@pytest.mark.parametrize("fault", ["offline", "not permitted"])
+def test_results_that_wait_are_logged_once_and_once_when_they_have_passed(
+    fault: str,
+    lite: FakeNucleus,
+    lost: Lost,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lite takes and refuses messages in turns when the broker is back; that is no new outage."""
+    monkeypatch.setattr(delivery, "LONGEST_BACKOFF_S", 0.05)
+    caplog.set_level(logging.INFO)
+    lite.online, lite.permitted = fault != "offline", None if fault == "offline" else set()
+    with component(lite.environment, lost) as greengrass:
+        sink = IotCoreSink(SETTINGS, "press-4", greengrass)
+        with Delivering(tmp_path, sink) as delivering:
+            for number in range(40):
+                delivering.outbox.offer(make("caps" if number % 2 else "bolts"))
+            lite.until(lambda: lite.refusals > 20)
+            waiting = logged(caplog)
+            with lite._changed:
+                lite.catching_up, lite.online, lite.permitted = 30, True, None
+            lite.until(lambda: len(lite.published) == 40)
+            wait_until(lambda: delivering.delivery.problem == "")
+            assert (delivering.stalls, delivering.dead) == (0, [])
+    reason = "offline or busy" if fault == "offline" else "accessControl"
+    topics = 1 if fault == "offline" else 2  # each topic needs its permission
+    assert [(level, reason in line) for level, line in waiting] == [("WARNING", True)] * topics
+    last = [line for level, line in logged(caplog)[topics:] if level == "INFO"]
+    assert len(last) == 1
+    assert "40 were delivered since it began, 0 wait" in last[0]
+
+
+def test_a_message_that_a_busy_nucleus_refuses_in_turn_is_no_outage_and_never_given_up(
+    lite: FakeNucleus,
+    lost: Lost,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivery, "FIRST_BACKOFF_S", 0.01)
+    caplog.set_level(logging.INFO)
+    refused = itertools.count(1)
+
+    def passes(resource: str) -> None:
+        if "caps" in resource and next(refused) < 12:
+            raise Refused("ServiceError")
+
+    monkeypatch.setattr(lite, "_permit", passes)
+    with component(lite.environment, lost) as greengrass:
+        sink = IotCoreSink(SETTINGS, "press-4", greengrass)
+        with Delivering(tmp_path, sink, tries=2) as delivering:
+            delivering.outbox.offer(make("caps"))
+            while not any("caps" in one.topic for one in list(lite.published)):
+                delivering.outbox.offer(make("bolts"))
+                lite.until(lambda: delivering.outbox.waiting(sink.name) < 2)
+            assert not delivering.dead
 
 
 # Commands
@@ -360,15 +442,14 @@ def test_an_answer_that_cant_pass_is_told_and_the_next_command_served(
 def test_with_a_lost_connection_commands_stop_at_once(
     nucleus: FakeNucleus, lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(greengrass_module, "RETRY_S", 60.0)
+    monkeypatch.setattr(subscription, "RETRY_S", 60.0)
     with component(nucleus.environment, lost) as greengrass:
         sink = commanded(greengrass, echo, nucleus)
         nucleus.drop()
-        assert lost.told.wait(WITHIN_S)
+        wait_until(lambda: bool(greengrass.problem))
         sink.stop(WITHIN_S)
         assert not command_threads()
         assert not timers()
-    assert len(lost.reasons) == 1
 
 
 def test_a_sink_that_never_started_stops_as_well(lite: FakeNucleus, lost: Lost) -> None:
