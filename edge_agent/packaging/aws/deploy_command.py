@@ -108,7 +108,7 @@ class DeploymentPlan(NamedTuple):
         return "\n".join([self.title, *differences(self.before, self.request), *self.notes])
 
 
-class Target(NamedTuple):
+class DeploymentTarget(NamedTuple):
     """Where a deployment goes, and what was deployed there before; empty if there was nothing.
 
     `note` is a sentence when that isn't known.
@@ -119,7 +119,9 @@ class Target(NamedTuple):
     note: str = ""
 
 
-def prepare(arguments: argparse.Namespace, find: Callable[[Document], Target]) -> DeploymentPlan:
+def prepare(
+    arguments: argparse.Namespace, find: Callable[[Document], DeploymentTarget]
+) -> DeploymentPlan:
     """Make the request from the options and the target's deployment.
 
     `find` gets the request of --from. Raises InvalidConfiguration, InvalidRequest.
@@ -184,13 +186,13 @@ def _resets(given: List[str]) -> List[Tuple[str, str]]:
     return resets
 
 
-def _target(aws: Aws, arguments: argparse.Namespace, given: Document) -> Target:
+def _target(aws: Aws, arguments: argparse.Namespace, given: Document) -> DeploymentTarget:
     """Ask AWS. Raises InvalidConfiguration, InvalidRequest."""
     arn = _arn(aws.arn, arguments, given)
-    return Target(arn, _current(aws, arn))
+    return DeploymentTarget(arn, _current(aws, arn))
 
 
-def _target_if_known(arguments: argparse.Namespace, given: Document) -> Target:
+def _target_if_known(arguments: argparse.Namespace, given: Document) -> DeploymentTarget:
     """Ask AWS, but go on without an answer. Raises InvalidConfiguration."""
     try:
         return _target(Aws(arguments.region, arguments.profile, 1), arguments, given)
@@ -200,7 +202,7 @@ def _target_if_known(arguments: argparse.Namespace, given: Document) -> Target:
             "named here; without --dry-run, what is there stays in it."
         )
         arn = partial("arn:aws:{1}:{0}:ACCOUNT:{2}".format, arguments.region or "REGION")
-        return Target(_arn(arn, arguments, given), {}, note)
+        return DeploymentTarget(_arn(arn, arguments, given), {}, note)
 
 
 def _arn(of: Callable[[str, str], str], arguments: argparse.Namespace, given: Document) -> str:

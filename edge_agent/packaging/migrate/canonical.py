@@ -27,7 +27,7 @@ MANIFEST = {
     "Name": None,
     "Platform": {"os": None, "architecture": None, "runtime": None},
     "Lifecycle": LIFECYCLE,
-    "Selections": None,
+    "Selections": [None],
     "Artifacts": [ARTIFACT],
 }
 RECIPE = {
