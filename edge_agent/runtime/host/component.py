@@ -165,7 +165,7 @@ class GreengrassComponent:
             self._latest = self._settings(configuration)
         except InvalidConfiguration as error:
             self._settings_problem = f"The settings stay as they were: {error}"
-            log.error("%s", self._settings_problem)
+            log.error("%s", self._settings_problem)  # noqa: TRY400 - the settings' fault
         else:
             self._settings_problem = ""
             use(self._latest)
