@@ -25,8 +25,12 @@ TOOLS = (
     "demo",
     "captures",
     "gpu_check",
+    "pictures",
 )
-SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "protocol", "wire")
+SHARED = (
+    "errors", "types", "fields", "sources", "targets", "manifest", "config", "logs", "protocol",
+    "wire",
+)  # fmt: skip
 
 ABOVE_PACKAGES = tuple(
     f"runtime.{room}"
@@ -68,8 +72,8 @@ LIBRARIES = {
     "prometheus_client": ["runtime.metrics"],
     "tensorrt": ["runtime.backends.trt_engine"],
     "pycuda": ["runtime.backends.cuda.by_pycuda"],
-    "awsiot": ["runtime.host.greengrass", "runtime.host.session", "runtime.results.mqtt"],
-    "awscrt": ["runtime.host.session", "runtime.results.mqtt"],
+    "awsiot": ["runtime.host.greengrass", "runtime.host.session"],
+    "awscrt": ["runtime.host.session", "runtime.results.broker.sdk"],
     "cv2": ["runtime.vision", "client", "training", "evaluation", "demo"],
     "boto3": ["packaging.aws", "captures.upload"],
     "botocore": ["packaging.aws", "captures.upload"],

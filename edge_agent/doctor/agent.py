@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import List, Mapping
 
-from edge_agent.config import EngineSettings, MqttSettings, ResultsSettings
+from edge_agent.config import EngineSettings, ResultsSettings
 from edge_agent.doctor import MIB, MISSING, OK, PROBLEM, CheckResult
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import read_json
@@ -22,7 +22,8 @@ from edge_agent.runtime.engines.cache import (
     CachedEngine,
     default_cache,
 )
-from edge_agent.runtime.results.broker import probe
+from edge_agent.runtime.results import sinks
+from edge_agent.runtime.results.broker import probe, trial
 
 LEAST_FREE_MIB = 16  # what the outbox needs besides its rows
 ENGINES = "engines"
@@ -77,7 +78,7 @@ def _sum(folder: Path, limit_mib: int) -> CheckResult:
 
 def results(settings: ResultsSettings) -> List[CheckResult]:
     """Try the broker and the folders, and read what the agent last reported of its results."""
-    found = _mqtt(settings.mqtt) if settings.mqtt.endpoint else []
+    found = _mqtt(settings) if settings.mqtt.endpoint else _names(settings)
     lines = Path(settings.lines).parent if settings.lines not in ("", "-") else None
     folders = {"results": settings.folder, "lines": lines, "captures": settings.capture.folder}
     found += [_folder(name, path) for name, path in folders.items() if path is not None]
@@ -101,6 +102,15 @@ def results(settings: ResultsSettings) -> List[CheckResult]:
         sentence = f"{failure or 'stored without errors'} (reported at {reported_at})"
         return [*found, CheckResult("results", PROBLEM if failure else OK, sentence)]
     return [*found, CheckResult("results", PROBLEM, sentence)]
+
+
+def _names(settings: ResultsSettings) -> List[CheckResult]:
+    """Check the names in topics, which `_mqtt` does as well."""
+    try:
+        sinks.thing_name(settings)
+    except InvalidConfiguration as error:
+        return [CheckResult("topics", PROBLEM, str(error))]
+    return []
 
 
 def _folder(name: str, folder: Path) -> CheckResult:
@@ -131,16 +141,19 @@ def _part(name: str, part: Mapping[str, object]) -> CheckResult:
     return CheckResult(f"agent's {name}", PROBLEM if failure else OK, detail)
 
 
-def _mqtt(settings: MqttSettings) -> List[CheckResult]:
+def _mqtt(settings: ResultsSettings) -> List[CheckResult]:
+    mqtt = settings.mqtt
     try:
-        encrypted = probe.is_encrypted(settings)
+        encrypted = probe.is_encrypted(mqtt)
+        name = sinks.client_id(mqtt, sinks.thing_name(settings))
+        outcome = trial.connect(mqtt, name)
     except InvalidConfiguration as error:
         return [CheckResult("MQTT broker", PROBLEM, str(error))]
-    failure = probe.diagnose(settings)
-    where = f"{settings.endpoint}:{settings.port}"
-    connected = f"connected to {where} {'with TLS' if encrypted else 'without TLS'}"
-    broker = CheckResult("MQTT broker", PROBLEM if failure else OK, failure or connected)
-    secrets = {"MQTT key": settings.key, "MQTT PIN": settings.pkcs11_pin_file}
+    connected = f"connected to {probe.address(mqtt)} {'with TLS' if encrypted else 'without TLS'}"
+    remark = f"; {outcome.remark}" if outcome.remark else ""
+    state = PROBLEM if outcome.problem else OK
+    broker = CheckResult("MQTT broker", state, outcome.problem or f"{connected}{remark}")
+    secrets = {"MQTT key": mqtt.key, "MQTT PIN": mqtt.pkcs11_pin_file}
     return [
         broker,
         *[_permissions(name, file) for name, file in secrets.items() if file and file.exists()],

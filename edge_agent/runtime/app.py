@@ -25,8 +25,9 @@ from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from edge_agent.runtime.results.pipeline import ResultsPipeline
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.settings_reload import SettingsReload
-from edge_agent.runtime.system import descriptors, memory
+from edge_agent.runtime.system import descriptors, memory, stalls, tcp
 from edge_agent.runtime.vision import preprocess
+from edge_agent.runtime.vision.camera_problem_rule import CameraProblemRule
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.runtime.vision.segment_access import SegmentAccess
 from edge_agent.types import ModelInfo
@@ -55,6 +56,7 @@ def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> 
     )  # its put may interrupt any line, its own as well
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: events.put(0))
+    stalls.WATCH.start()
     try:
         agent = _begin(settings, events, component)
     except InvalidConfiguration as error:
@@ -119,7 +121,8 @@ class _Agent:
             running=folder / RUNNING_FILE if folder and settings.models.resume else None,
         )
         self._reload = SettingsReload(settings, self._registry, self._room)
-        detector = Detector(self._registry, self._frames, self._room.recorder.observe)
+        rule = CameraProblemRule(settings.decision.camera_problem)
+        detector = Detector(self._registry, self._frames, self._room.recorder.observe, rule)
         if settings.results.commands.allow:
             commands = RemoteCommands(detector, settings.results.commands, self._room.last_capture)
             self._room.serve_commands(commands.answer)
@@ -131,7 +134,6 @@ class _Agent:
         self._access.group = self._settings.server.socket_path.lstat().st_gid
         if self._settings.server.metrics is not None:
             addresses.append(_serve_metrics(self._metrics, self._settings.server.metrics))
-        descriptors.RESERVE.fill()
         self._sync_models()  # before the first call, which must not find a model missing
         self._room.start()
         self._server.start()
@@ -164,7 +166,6 @@ class _Agent:
         """Free everything but the addresses."""
         self._registry.close(FREE_WITHIN_S)
         self._room.close(STORE_WITHIN_S)
-        descriptors.RESERVE.release()
 
     def _next_event(self) -> Optional[AgentEvent]:
         """Return the next event, None when it is time for the regular work."""
@@ -176,9 +177,8 @@ class _Agent:
     def _sync_models(self) -> None:
         """Apply what is deployed now."""
         try:
-            with descriptors.RESERVE.lent():
-                self._registry.sync(self._store.scan())
-                self._registry.supervise()
+            self._registry.sync(self._store.scan())
+            self._registry.supervise()
             self._metrics.has_faults(
                 (each.model, str(each.path)) for each in self._store.findings if each.is_fault
             )
@@ -189,9 +189,7 @@ class _Agent:
         try:
             for part, problem in self._problems().items():
                 self._metrics.has_problem(part, bool(problem))
-            with descriptors.RESERVE.lent():
-                self._room.publish_due()
-            descriptors.RESERVE.fill()
+            self._room.publish_due()
             self._metrics.has_descriptors(descriptors.in_use(), self._most_descriptors)
             self._metrics.has_calls(*self._server.calls())
         except Exception:
@@ -233,9 +231,9 @@ class _Agent:
 
 
 def _serve_metrics(metrics: Metrics, address: str) -> str:
-    host, _, port = address.rpartition(":")
     try:
-        metrics.serve(host.strip("[]") or "127.0.0.1", int(port))
-    except OSError as error:
-        raise InvalidConfiguration(f"server.metrics: can't listen on {address}: {error}") from None
+        tcp.free_addresses(address)
+        metrics.serve(*tcp.split(address))
+    except (InvalidConfiguration, OSError) as error:
+        raise InvalidConfiguration(f"server.metrics: {error}") from None
     return f"http://{address}/metrics"

@@ -21,6 +21,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.metrics import MetricWrapperBase
 
+from edge_agent.runtime.system import stalls
 from edge_agent.types import BuildState, CameraProblem, StageTimes
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class Metrics:
         self._calls_ended = self._gauge(
             "CallsEnded", "Calls cut off or refused to save memory, since start", "reason"
         )
+        self._listens = self._gauge("SocketListening", "1 while clients can connect", "socket")
+        self._restored = self._total("SocketRestored", "Times a lost file was made anew", "socket")
         self._build_left = self._gauge("EngineBuildLeft", "Seconds until it is built", "model")
         self._parts_wrong = self._gauge(
             "Problem", "1 while something is wrong with it; the log says what", "part"
@@ -136,7 +139,7 @@ class Metrics:
 
     def quiet_for_s(self) -> float:
         """Return for how long no frame has got a verdict; what is refused is no work."""
-        return time.monotonic() - self._latest_verdict
+        return stalls.ran_s(self._latest_verdict)
 
     def totals(self) -> Dict[str, float]:
         """Return the counts of all models together since the start, by name; `Time` in seconds."""
@@ -196,6 +199,14 @@ class Metrics:
     def has_problem(self, part: str, wrong: bool) -> None:
         """Note whether something is wrong with a part of the agent, such as "nucleus"."""
         self._parts_wrong.labels(part).set(int(wrong))
+
+    def has_socket(self, path: str, listens: bool) -> None:
+        """Note whether who connects to the Unix socket at `path` reaches the agent."""
+        self._listens.labels(path).set(listens)
+
+    def socket_restored(self, path: str) -> None:
+        """Count a socket's file that was gone or replaced and is there again."""
+        self._restored.labels(path).inc()
 
     def results_delivered(self, sink: str, delivered: int, waiting: int) -> None:
         """Note how many events a sink has delivered since the start, and how many wait for it."""

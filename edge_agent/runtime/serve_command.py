@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a stop is requested."""
+    logs.configure("INFO")  # until the settings are read
     given = {
         "models.folder": arguments.models,
         "models.records": arguments.records,

@@ -84,6 +84,18 @@ def test_what_was_given_before_the_agent_started_never_runs(
     assert "before the agent" not in str(ask(restarted, stop(time=clock())))
 
 
+def test_a_clock_that_is_set_right_lets_no_earlier_command_run_again(
+    device: Device, clock: Clock
+) -> None:
+    """The device booted in 1970, the agent began there, and then the time came."""
+    given = stop(time=clock() - 5.0)
+    clock.ahead_s = 100.0 - time.time()
+    started = commands_of(device, clock)
+    clock.ahead_s = 0.0
+    assert "before the agent started" in refused(ask(started, given))
+    assert "before the agent" not in str(ask(started, stop(time=clock())))
+
+
 def iso(ago_s: float = 0.0) -> str:
     return (datetime.now(timezone.utc) - timedelta(seconds=ago_s)).isoformat()
 

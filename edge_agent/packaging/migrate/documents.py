@@ -1,7 +1,4 @@
-"""Reads a file written by hand or by the AWS command line: JSON or YAML, plain values only.
-
-Recipes get their keys in the case of the reference: classic takes any case, lite only that one.
-"""
+"""Reads a file written by hand or by the AWS command line: JSON or YAML, plain values only."""
 
 from __future__ import annotations
 
@@ -11,51 +8,20 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Mapping, Optional, Tuple, Type, Union
+from typing import TYPE_CHECKING, List, Optional, Type, Union
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import parse_json
-from edge_agent.packaging.json_document import Document, inner
+from edge_agent.packaging.json_document import Document
 
 if TYPE_CHECKING:
-    from yaml import Mark, MappingNode, SafeLoader, ScalarNode
+    from yaml import MappingNode, Mark, SafeLoader, ScalarNode
 
 LIMIT_BYTES = 1024 * 1024
 DEEPEST = 40
 MOST_VALUES = 100_000
 LONGEST_NUMBER = 100  # characters
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-
-# Schemas of recipes. None: any value; {"*": ...}: keys are names; [..]: a list; {..}: an object
-STEP = {"Script": None, "RequiresPrivilege": None, "Skipif": None, "Timeout": None, "Setenv": None}
-PHASES = ("bootstrap", "install", "startup", "run", "shutdown", "recover")
-ARTIFACT = {
-    "URI": None,
-    "Unarchive": None,
-    "Permission": {"Read": None, "Execute": None},
-    "Digest": None,
-    "Algorithm": None,
-}
-MANIFEST = {
-    "Name": None,
-    "Platform": {"os": None, "architecture": None, "runtime": None},
-    "Lifecycle": {**dict.fromkeys(PHASES, STEP), "Setenv": None},
-    "Selections": None,
-    "Artifacts": [ARTIFACT],
-}
-RECIPE = {
-    "RecipeFormatVersion": None,
-    "ComponentName": None,
-    "ComponentVersion": None,
-    "ComponentDescription": None,
-    "ComponentPublisher": None,
-    "ComponentType": None,
-    "ComponentSource": None,
-    "ComponentConfiguration": {"DefaultConfiguration": {"*": None}},
-    "ComponentDependencies": {"*": {"VersionRequirement": None, "DependencyType": None}},
-    "Manifests": [MANIFEST],
-    "Lifecycle": None,
-}
 
 
 def read(path: Path) -> Document:
@@ -223,70 +189,8 @@ class _Check:
         self._way.append(id(value))
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(value, dict) and not isinstance(key, str):
-                raise ValueError(f"{path}key {key!r} isn't text; put it in quotes")
+                raise ValueError(  # noqa: TRY004 - it's the document's fault
+                    f"{path}key {key!r} isn't text; put it in quotes"
+                )
             self.walk(entry, f"{path[:-2]}.{key}: " if path else f"{key}: ")
         self._way.pop()
-
-
-def name_of(values: Document) -> object:
-    """Return the component's name, whatever the key's case; None when there is none."""
-    return next((value for key, value in values.items() if key.lower() == "componentname"), None)
-
-
-def defaults(recipe: Document) -> Document:
-    """Return the settings of a canonical recipe."""
-    return inner(inner(recipe, "ComponentConfiguration"), "DefaultConfiguration")
-
-
-def canonical(values: Document) -> Tuple[Document, List[str], List[str]]:
-    """Return the recipe, the paths of keys whose case was changed, and those of unknown keys.
-
-    Unknown keys are left out, and so is null, except in settings. A step that is only text becomes
-    its Script. Raises InvalidConfiguration when a list or an object should stand somewhere.
-    """
-    renamed: List[str] = []
-    unknown: List[str] = []
-    return _object(values, RECIPE, "", renamed, unknown), renamed, unknown
-
-
-def _value(
-    value: object, schema: object, path: str, renamed: List[str], unknown: List[str]
-) -> object:
-    if schema is None:
-        return value
-    if schema is STEP and isinstance(value, str):
-        return {"Script": value}
-    if isinstance(schema, list):
-        if not isinstance(value, list):
-            raise InvalidConfiguration(f"{path} must be a list.")
-        return [
-            _value(entry, schema[0], f"{path}.{place}", renamed, unknown)
-            for place, entry in enumerate(value)
-        ]
-    if not isinstance(value, dict) or not isinstance(schema, dict):
-        raise InvalidConfiguration(f"{path} must be an object.")
-    return _object(value, schema, f"{path}.", renamed, unknown)
-
-
-def _object(
-    values: Document,
-    schema: Mapping[str, object],
-    prefix: str,
-    renamed: List[str],
-    unknown: List[str],
-) -> Document:
-    known = {key.lower(): key for key in schema}
-    found: Document = {}
-    for given, value in values.items():
-        key = given if "*" in schema else known.get(given.lower())
-        if key is None:
-            unknown.append(prefix + given)
-            continue
-        if key in found:
-            raise InvalidConfiguration(f"{prefix}{key} stands there twice, in different case.")
-        if key != given:
-            renamed.append(prefix + given)
-        rule = schema.get(key, schema.get("*"))
-        if value is not None or (rule is None and "*" in schema):
-            found[key] = _value(value, rule, prefix + key, renamed, unknown)
-    return found

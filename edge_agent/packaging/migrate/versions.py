@@ -109,7 +109,7 @@ def _interval(
         if part is None or not part.isdigit():
             break
         given.append(int(part))
-    low = Version(*(*given, 0, 0, 0)[:3], pre_release)
+    low = _version(given)._replace(pre_release=pre_release)
     named = None if pre_release == RELEASE else low
     above = _above(given, len(given))
     if named:
@@ -134,4 +134,9 @@ def _above(given: List[int], length: int) -> Version:
     """Return the first version that doesn't begin with the first `length` parts."""
     if not length:
         return ENDLESS
-    return Version(*(*given[: length - 1], given[length - 1] + 1, 0, 0)[:3])
+    return _version([*given[: length - 1], given[length - 1] + 1])
+
+
+def _version(given: List[int]) -> Version:
+    major, minor, patch = [*given, 0, 0, 0][:3]
+    return Version(major, minor, patch)

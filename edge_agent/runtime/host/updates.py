@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from concurrent.futures import Future
 from functools import partial
 from typing import Callable, Optional
@@ -13,6 +12,7 @@ from edge_agent.config import UpdatesSettings
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import NucleusLost
 from edge_agent.runtime.host.subscription import Subscription
+from edge_agent.runtime.system import stalls
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class UpdateDeferrer:
             log.info("A deployment without an ID can't wait for the agent.")
             return
         after_s = self._deferral.recheck_after_s(
-            deployment, self._settings(), self._quiet_for_s(), time.monotonic()
+            deployment, self._settings(), self._quiet_for_s(), stalls.ran_s(0.0)
         )
         self._log_once(
             f"Deployment {deployment} " + (f"waits: {WHY}" if after_s else "may go ahead.")

@@ -29,6 +29,7 @@ from edge_agent.config import Command, CommandsSettings
 from edge_agent.errors import EdgeAgentError, InvalidRequest
 from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.detector import Detector
+from edge_agent.runtime.system.machine_clock import uptime_s
 from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ VALUES_BYTES = LIMIT_BYTES - ID_BYTES - 200  # for the values of an answer
 SENTENCE_LENGTH, ARN_LENGTH = 600, 300  # a character takes up to 6 bytes
 MOST_REMEMBERED = 256  # commands of one requester, until they are too old anyway
 WHOLE_SECONDS_S = 1.0  # times are often given in whole seconds
+CLOCK_WAS_SET_S = 3600.0  # the clock went that much further than time did
 EXAMPLE = "2026-01-31T12:00:00Z"
 
 Values = Dict[str, object]
@@ -252,6 +254,7 @@ class ReplayGuard:
         began: when the agent started, Unix seconds.
         """
         self._expire_s, self._began = expire_s, began
+        self._began_uptime_s = uptime_s()
         self._lock = threading.Lock()
         self._seen: Dict[str, OrderedDict[Hashable, float]] = {}  # by requester: until when
 
@@ -262,7 +265,7 @@ class ReplayGuard:
         """
         if not abs(now - time) <= self._expire_s:  # nor a time that is no number
             raise CommandRefused("DEADLINE_EXCEEDED", _sentence(time, now, self._expire_s))
-        self._began = min(self._began, now)  # the clock may have been set back
+        self._follow_clock(now)
         if time < self._began - WHOLE_SECONDS_S:
             raise CommandRefused(
                 "DEADLINE_EXCEEDED",
@@ -286,6 +289,13 @@ class ReplayGuard:
                     f"{2 * self._expire_s:g} s. Send fewer.",
                 )
             seen[identity] = time + self._expire_s
+
+    def _follow_clock(self, now: float) -> None:
+        """Move the start with a clock that was set: it may have shown 1970 when the agent began."""
+        runs_s = uptime_s() - self._began_uptime_s
+        if now - self._began > runs_s + CLOCK_WAS_SET_S:
+            self._began = now - runs_s
+        self._began = min(self._began, now)  # set back
 
 
 def unix_seconds(time: Union[float, str, None]) -> Optional[float]:

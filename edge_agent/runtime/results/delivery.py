@@ -24,6 +24,7 @@ from edge_agent.runtime.results.delivery_cursor import (
     DrainRate,
     MessageInFlight,
 )
+from edge_agent.runtime.results.delivery_outage import DeliveryOutage
 from edge_agent.runtime.results.outbox import Outbox
 from edge_agent.runtime.results.sink import (
     Message,
@@ -31,6 +32,7 @@ from edge_agent.runtime.results.sink import (
     MessageRejected,
     NotAnswered,
     Sink,
+    SinkBusy,
     SinkUnavailable,
 )
 from edge_agent.runtime.results.spool.database import DiskError, StoredEvent
@@ -73,7 +75,7 @@ class Delivery:
         self._takeovers = 0
         self._arrived: Dict[str, int] = _sequences(outbox.get_note(f"{ARRIVED} {sink.name}"))
         self.delivered = 0  # since the start
-        self._problem = ""  # why messages wait
+        self._outage = DeliveryOutage(sink.name, clock)
         self._thread = threading.Thread(target=self._run, name=f"to-{sink.name}", daemon=True)
         outbox.on_stored(self._wake.set)
 
@@ -85,7 +87,7 @@ class Delivery:
     @property
     def problem(self) -> str:
         """Why messages wait, a sentence; "": they don't."""
-        return self._problem or self._sink.problem
+        return self._outage.reason or self._sink.problem
 
     def start(self) -> None:
         """Start to connect and to deliver."""
@@ -169,7 +171,10 @@ class Delivery:
             limit = min(share, self._sink.window_per_model, free - len(sent))
             entries = self._outbox.read(self.name, model, cursor.live, limit) if limit > 0 else []
             if entries and self._has_backlog(model, cursor, entries[0]):
-                log.info("Results of %s pile up; new ones are sent to %s first.", model, self.name)
+                if cursor.backlog_at is None:
+                    log.info(
+                        "Results of %s pile up; new ones are sent to %s first.", model, self.name
+                    )
                 cursor.split_off_backlog()
             elif entries:
                 sent += [self._send(cursor, entry, backlog=False) for entry in entries]
@@ -232,12 +237,8 @@ class Delivery:
         if arrived:
             for cursor in self._cursors.values():
                 cursor.failures.others_passed = True
-        self._log_recovery()
-
-    def _log_recovery(self) -> None:
-        if self._problem and not any(cursor.stuck for cursor in self._cursors.values()):
-            self._problem = ""
-            log.info("Results are delivered to %s again.", self.name)
+        if not any(cursor.stuck for cursor in self._cursors.values()):
+            self._outage.arrived(self.delivered, self._outbox.waiting(self.name))
 
     def _note_arrivals(self, arrived: List[MessageInFlight]) -> None:
         self._outbox.mark_delivered(self.name, [item.entry.sequence for item in arrived])
@@ -258,13 +259,15 @@ class Delivery:
         """Leave the cursor before the message, or give the message up."""
         item.cursor.stuck = True
         sentence = str(failure) or type(failure).__name__
-        if sentence not in (self._problem, self._sink.problem):  # which logs it itself
-            log.warning("Results wait for %s: %s", self.name, sentence)
-        self._problem = sentence
+        is_busy = isinstance(failure, SinkBusy)
+        if self._outage.reason or not (is_busy and others_pass):  # else a limit that passes
+            is_logged = type(failure) is SinkUnavailable and bool(self._sink.problem)
+            self._outage.failed(sentence, self.delivered, is_logged)
         if isinstance(failure, SinkUnavailable) and item.future is None:
             return  # it wasn't tried
-        if isinstance(failure, MessageRefused):
-            item.cursor.not_before = self._clock() + self._backoff_s(8)
+        if is_busy or isinstance(failure, MessageRefused):  # not the message's fault
+            rest = 2 if is_busy else 8
+            item.cursor.not_before = self._clock() + self._backoff_s(rest)
             return
         certain = isinstance(failure, MessageRejected)
         tries = item.cursor.failures.add(item.entry.sequence, certain)

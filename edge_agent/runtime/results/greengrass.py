@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from concurrent.futures import Future
 from functools import partial
 from typing import Callable, Dict, Optional, Type
@@ -31,15 +30,17 @@ from edge_agent.runtime.results.sink import (
     MessageRefused,
     MessageRejected,
     NotAnswered,
+    SinkBusy,
     SinkUnavailable,
 )
+from edge_agent.runtime.system import stalls
 
 log = logging.getLogger(__name__)
 
 ANSWER_WITHIN_S = 15.0  # of the nucleus; checked every so often
 
 BECOMES: Dict[Type[BaseException], Type[Exception]] = {
-    NucleusBusy: SinkUnavailable,
+    NucleusBusy: SinkBusy,
     NucleusLost: SinkUnavailable,
     NotAuthorized: MessageRefused,
     NotAccepted: MessageRejected,
@@ -63,7 +64,7 @@ class NucleusSink:
         self._nucleus, self._publish = nucleus, publish
         self._on_ready: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._in_flight: Dict[Future[None], float] = {}  # since when, monotonic seconds
+        self._in_flight: Dict[Future[None], float] = {}  # since when, of stalls.ran_s(0)
         self._watchdog: Optional[threading.Timer] = None  # runs while something is in flight
 
     @property
@@ -90,7 +91,7 @@ class NucleusSink:
         sent: Future[None] = Future()
         sent.set_running_or_notify_cancel()
         with self._lock:
-            self._in_flight[sent] = time.monotonic()
+            self._in_flight[sent] = stalls.ran_s(0.0)
             self._start_watchdog()
         published.add_done_callback(partial(self._on_published, sent))
         return sent
@@ -135,7 +136,7 @@ class NucleusSink:
             self._watchdog.start()
 
     def _check_answers(self) -> None:
-        late = time.monotonic() - ANSWER_WITHIN_S
+        late = stalls.ran_s(0.0) - ANSWER_WITHIN_S
         self._give_up(f"The nucleus hasn't answered within {ANSWER_WITHIN_S:g} s.", late)
         with self._lock:
             self._watchdog = None

@@ -14,7 +14,6 @@ from typing import Callable, Optional
 
 from edge_agent import __version__
 from edge_agent.config import MqttSettings
-from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.results import topics
 from edge_agent.runtime.results.broker import failures, probe
 from edge_agent.runtime.results.broker.connection import Connection
@@ -22,8 +21,8 @@ from edge_agent.runtime.results.broker.sdk import (
     PublishCompletion,
     PublishPacket,
     PublishReceived,
-    Sdk,
     SubackPacket,
+    load_sdk,
 )
 from edge_agent.runtime.results.command_queue import Command, CommandQueue
 from edge_agent.runtime.results.sink import Message, MessageRejected
@@ -49,7 +48,7 @@ class MqttSink:
         probe.is_encrypted(settings)  # raises where plain MQTT isn't allowed
         self._settings, self._thing = settings, thing
         self._at_aws = topics.at_aws(str(settings.endpoint))
-        self._sdk = _load_sdk()
+        self._sdk = load_sdk()
         self._connection = Connection(
             self._sdk,
             settings,
@@ -206,13 +205,3 @@ class MqttSink:
         problem = self._publish_error(sent, topic)
         if problem is not None:
             raise problem
-
-
-def _load_sdk() -> Sdk:
-    try:
-        from awscrt import io, mqtt5
-    except ImportError:
-        raise InvalidConfiguration(
-            "results.mqtt needs the AWS IoT SDK: pip install awsiotsdk"
-        ) from None
-    return Sdk(io, mqtt5)

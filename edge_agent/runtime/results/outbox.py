@@ -9,6 +9,7 @@ memory and are sent from there, up to a limit.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from contextlib import suppress
@@ -28,6 +29,7 @@ from edge_agent.runtime.results.spool.database import (
 )
 from edge_agent.runtime.results.spool.folder_lock import FolderLock
 from edge_agent.runtime.results.spool.pending import DeliveryProgress, PendingEvents
+from edge_agent.runtime.system.machine_clock import THIS_MACHINE, MachineClock
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ POLL_S = 2.0  # a delivery is committed at most that late, a failed disk is trie
 FRESH_S = 5.0  # normal results stored within that time may be in flight
 LOST = 1_000_000  # sequence numbers to skip: a damaged database may have held them
 CLOCK_WAS_SET_S = 5.0  # a larger jump of the wall clock is a correction
-LAST_SEQUENCE, LAST_ID, CORRECTION = "last_sequence", "last_id", "clock_correction_s"
+LAST_SEQUENCE, LAST_ID = "last_sequence", "last_id"
 
 
 class Outbox:
@@ -48,8 +50,7 @@ class Outbox:
         thing: str,
         sinks: Sequence[str],
         on_dropped: Callable[[Dropped, str], None],
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
+        clock: MachineClock = THIS_MACHINE,
     ) -> None:
         """Open `folder` and recover what the last run left; `thing`: the device's name.
 
@@ -58,7 +59,8 @@ class Outbox:
         """
         self._settings, self._folder, self._sinks = settings, folder, tuple(sinks)
         self._thing = thing
-        self._on_dropped, self._clock, self._age_clock = on_dropped, clock, AgeClock(clock, wall)
+        self._on_dropped, self._clock = on_dropped, clock
+        self._wall_ahead_s = clock.wall() - clock.uptime_s()  # changes when the clock is set
         self.problem = ""  # what is wrong with the disk, a sentence
         self.damage = ""  # what was done about a damaged database, a sentence
         self.takeovers = 0  # how often rows of an earlier run were recovered
@@ -80,11 +82,11 @@ class Outbox:
         try:
             self._open()
         except (DiskError, OSError) as error:
-            self.problem = f"The outbox in {folder} can't be opened: {error}."
+            self.problem = f"The outbox in {folder} can't be opened: {_reason(error)}."
             log.error("%s", self.problem)  # noqa: TRY400 - the disk's fault, not ours
         self._sequence = max(self._sequence, self._pending.highest)
         if not self._sequence or self.problem or self.damage:  # above every number used before
-            self._sequence = max(self._sequence, int(wall() * 1e6))
+            self._sequence = max(self._sequence, int(clock.wall() * 1e6))
         self._wake.set()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
@@ -142,8 +144,8 @@ class Outbox:
             return self._spool.count(sink, model, after) if self._spool else 0
 
     def age_s(self, entry: StoredEvent) -> float:
-        """Return how long ago the event was made, also when the clock was set since."""
-        return self._age_clock.now() - entry.made
+        """Return how much time has passed since the event was made."""
+        return self._clock.uptime_s() - entry.made
 
     def waiting(self, sink: str) -> int:
         """Return about how many events wait for `sink`."""
@@ -185,25 +187,34 @@ class Outbox:
             self._wake.wait(POLL_S)
             self._wake.clear()
             self._guarded_store()
-            end = self._clock() + self._settings.commit_every_s
-            while not self._closing and self._clock() < end:
+            end = time.monotonic() + self._settings.commit_every_s
+            while not self._closing and time.monotonic() < end:
                 time.sleep(min(0.05, self._settings.commit_every_s))
         self._guarded_store()
 
     def _guarded_store(self) -> None:
         try:
-            if self._age_clock.detect_clock_change():
-                self.set_note(CORRECTION, str(round(self._age_clock.correction_s)))
+            self._log_clock_change()
             self._store()
         except Exception:
             log.exception("Storing results failed; trying again.")
+
+    def _log_clock_change(self) -> None:
+        ahead_s = self._clock.wall() - self._clock.uptime_s()
+        jump_s, self._wall_ahead_s = ahead_s - self._wall_ahead_s, ahead_s
+        if abs(jump_s) >= CLOCK_WAS_SET_S:
+            log.warning(
+                "The clock was set by %+.0f s. Waiting results keep their age, and the times "
+                "written into them.",
+                jump_s,
+            )
 
     def _store(self) -> None:
         """Commit what was offered and delivered; after a failure nothing has changed."""
         with self._lock:
             delivered = self._progress.unsaved()
             notes, self._notes = self._notes, {}
-        entries, broken = self._pending.encoded(self._thing, self._age_clock.correction_s)
+        entries, broken = self._pending.encoded(self._thing, self._clock.uptime_s())
         if broken:
             self._drop(Dropped(0, broken).missed_by(self._sinks), "can't be written as JSON")
         if entries:
@@ -238,7 +249,7 @@ class Outbox:
             raise
 
     def _trim(self, spool: Spool) -> None:
-        now, limit_bytes = self._age_clock.now(), self._settings.limit_mib * MIB
+        now, limit_bytes = self._clock.uptime_s(), self._settings.limit_mib * MIB
         too_old = now - 3600 * self._settings.max_age_h
         for dropped, why in spool.trim(limit_bytes, too_old, now - FRESH_S):
             self._drop(dropped, why)
@@ -261,8 +272,9 @@ class Outbox:
     def _hold_in_memory(self, error: Exception, notes: Dict[str, str]) -> None:
         """Go on from memory; log it once."""
         sentence = (
-            f"The outbox can't store results in {self._folder}: {error}. Results stay in memory "
-            "and are sent from there. Free disk space or repair the disk."
+            f"The outbox can't store results in {self._folder}: {_reason(error)}. Results stay in "
+            f"memory and are sent from there. Let user {os.geteuid()} write there, free disk space "
+            "or repair the disk."
         )
         if sentence != self.problem:
             log.error("%s", sentence)
@@ -282,7 +294,7 @@ class Outbox:
     def _open(self) -> Spool:
         """Open the spool and recover what waits in it."""
         self._folder_lock.take()
-        spool = Spool(self._folder, self._sinks)
+        spool = Spool(self._folder, self._sinks, self._clock)
         try:
             notes = spool.notes()
             waiting = {sink: spool.waiting(sink) for sink in self._sinks}
@@ -292,7 +304,6 @@ class Outbox:
         self.damage = spool.salvaged or self.damage
         with self._lock:
             last = parse_int(notes.get(LAST_SEQUENCE, ""))
-            self._age_clock.correction_s = float(parse_int(notes.get(CORRECTION, "")))
             if spool.salvaged:
                 last += LOST  # numbers of rows that can't be read aren't used again
             else:
@@ -308,25 +319,6 @@ class Outbox:
         return spool
 
 
-class AgeClock:
-    """A clock in seconds that runs on steadily when the wall clock is set, and over restarts."""
-
-    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
-        """`clock`: monotonic; `wall`: Unix seconds."""
-        self._clock, self._wall = clock, wall
-        self._offset_s = wall() - clock()
-        self.correction_s = 0.0  # how far the wall clock was set in total; stored
-
-    def now(self) -> float:
-        """Return the seconds."""
-        return self._wall() - self.correction_s
-
-    def detect_clock_change(self) -> bool:
-        """Whether the wall clock was set since the last call; called every few seconds."""
-        offset_s = self._wall() - self._clock()
-        jump_s, self._offset_s = offset_s - self._offset_s, offset_s
-        if abs(jump_s) < CLOCK_WAS_SET_S:
-            return False
-        log.warning("The clock was set by %+.0f s. Waiting results keep their age.", jump_s)
-        self.correction_s += jump_s
-        return True
+def _reason(error: Exception) -> str:
+    """Return what went wrong, for a sentence that names the folder itself."""
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)

@@ -16,6 +16,10 @@ class SinkUnavailable(Exception):
     """
 
 
+class SinkBusy(SinkUnavailable):
+    """The other side answers that it takes nothing now, whatever the message."""
+
+
 class NotAnswered(SinkUnavailable):
     """A message was not acknowledged in time: the connection may be dead."""
 

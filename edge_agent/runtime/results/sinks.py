@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Callable, List, Optional
 
-from edge_agent.config import ResultsSettings
+from edge_agent.config import MqttSettings, ResultsSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.host import greengrass as host
 from edge_agent.runtime.results import topics
@@ -25,6 +25,13 @@ def thing_name(settings: ResultsSettings) -> str:
     if settings.go_somewhere:
         topics.check(settings, thing)
     return thing
+
+
+def client_id(settings: MqttSettings, thing: str) -> str:
+    """Return the name by which the agent connects to its broker."""
+    # On a Greengrass core the nucleus itself is connected under the thing's name.
+    default = f"{thing}-edge-agent" if host.available(os.environ) else thing
+    return settings.client_id or default
 
 
 def make_nucleus(
@@ -52,9 +59,7 @@ def make_sinks(
     if settings.lines:
         sinks.append(LinesSink(settings.lines))
     if settings.mqtt.endpoint:
-        # On a Greengrass core the nucleus itself is connected under the thing's name.
-        client_id = f"{thing}-edge-agent" if host.available(os.environ) else thing
-        named = {"client_id": settings.mqtt.client_id or client_id}
+        named = {"client_id": client_id(settings.mqtt, thing)}
         sinks.append(MqttSink(settings.mqtt.model_copy(update=named), thing))
     if nucleus is not None and settings.greengrass.topic:
         sinks.append(IotCoreSink(settings.greengrass, thing, nucleus))

@@ -29,6 +29,7 @@ class Topics(Streams):
         super().__init__(kind)
         self.online = True  # the link to AWS IoT Core
         self.acknowledging = True  # AWS IoT Core acknowledges QoS 1
+        self.catching_up = 0  # lite refuses so many more messages, in turn with others it takes
         self.published: List[Published] = []  # to AWS IoT Core
         self.published_locally: List[Published] = []
         self._in_flight: List[Published] = []
@@ -52,8 +53,16 @@ class Topics(Streams):
         if not (self.online or spools):
             raise Refused("ServiceError")
         if self.kind == "lite" and message.qos == 1:
+            self._catch_up()
             self._take_off(message)
         self.published.append(message)
+
+    def _catch_up(self) -> None:
+        """Refuse every second message for a while after an outage: too much is on its way."""
+        if self.catching_up:
+            self.catching_up -= 1
+            if self.catching_up % 2:
+                raise Refused("ServiceError")
 
     def _take_off(self, message: Published) -> None:
         """Lite answers once a message is sent; only so many may be without acknowledgement."""

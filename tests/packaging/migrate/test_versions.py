@@ -44,7 +44,9 @@ def test_a_requirement_takes_what_npm_takes(
     assert not any(versions.satisfies(version, requirement) for version in outside)
 
 
-@pytest.mark.parametrize("requirement", ["latest", "1.0.0-", "1.0.0-a..b", ">=", "1.0.0.0", "1.0.0 or 2"])
+@pytest.mark.parametrize(
+    "requirement", ["latest", "1.0.0-", "1.0.0-a..b", ">=", "1.0.0.0", "1.0.0 or 2"]
+)
 def test_a_requirement_that_cant_be_read_is_an_error(requirement: str) -> None:
     with pytest.raises(ValueError, match="can't be read"):
         versions.satisfies("1.0.0", requirement)

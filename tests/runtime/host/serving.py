@@ -21,6 +21,7 @@ from tests.fakes.fake_nucleus import FakeNucleus
 from tests.runtime.results.outboxes import wait_until
 
 FRAME = np.full((micro.SIZE, micro.SIZE, 3), 102, np.uint8)  # its score is 0.4
+FRAME[::4, :, 1] = 200  # structure, as pictures of a camera have it
 SOON = {"rescan_every_s": 0.1}
 
 

@@ -15,8 +15,9 @@ from edge_agent.runtime.results.delivery import Delivery
 from edge_agent.runtime.results.event import EventDraft
 from edge_agent.runtime.results.ids import Ids
 from edge_agent.runtime.results.outbox import Outbox
-from edge_agent.runtime.results.sink import Message
+from edge_agent.runtime.results.sink import Message, Sink
 from edge_agent.runtime.results.spool.database import Dropped, StoredEvent
+from edge_agent.runtime.system.machine_clock import THIS_MACHINE, MachineClock
 from edge_agent.types import Prediction, StageTimes
 
 SINK = "test"
@@ -45,12 +46,12 @@ def open_outbox(
     folder: Path,
     drops: Optional[Callable[[Dropped, str], None]] = None,
     sinks: Tuple[str, ...] = (SINK,),
-    wall: Callable[[], float] = time.time,
+    clock: MachineClock = THIS_MACHINE,
     **settings: Any,
 ) -> Outbox:
     """A started outbox that commits fast."""
     options = OutboxSettings(**{"commit_every_s": 0.02, **settings})
-    outbox = Outbox(options, folder, "thing", sinks, drops or Drops(), wall=wall)
+    outbox = Outbox(options, folder, "thing", sinks, drops or Drops(), clock)
     outbox.start()
     return outbox
 
@@ -111,13 +112,11 @@ class CommandedSink:
 class Delivering:
     """An outbox and its delivery to a sink, ended together."""
 
-    def __init__(
-        self, folder: Path, sink: CommandedSink, outbox: Optional[Outbox] = None, **settings: Any
-    ):
+    def __init__(self, folder: Path, sink: Sink, outbox: Optional[Outbox] = None, **settings: Any):
         self.dead: List[Tuple[StoredEvent, str]] = []
         self.stalls = 0
         self.sink = sink
-        self.outbox = outbox or open_outbox(folder, **settings)
+        self.outbox = outbox or open_outbox(folder, sinks=(sink.name,), **settings)
         options = OutboxSettings(**{"commit_every_s": 0.02, **settings})
         self.delivery = Delivery(sink, self.outbox, options, self._dies, self._stalls)
 

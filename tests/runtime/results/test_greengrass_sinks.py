@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
+from pathlib import Path
 from typing import Callable, Iterator, List, Tuple
 
 import pytest
@@ -10,6 +12,7 @@ from edge_agent.config import GreengrassSettings
 from edge_agent.runtime.host import reconnection, subscription
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import MOST_PAYLOAD_BYTES, NucleusError
+from edge_agent.runtime.results import delivery
 from edge_agent.runtime.results import greengrass as greengrass_module
 from edge_agent.runtime.results.greengrass import BECOMES, IotCoreSink, LocalSink, NucleusSink
 from edge_agent.runtime.results.sink import (
@@ -19,8 +22,9 @@ from edge_agent.runtime.results.sink import (
     SinkUnavailable,
 )
 from tests.fakes.fake_nucleus import FakeNucleus, Published
+from tests.fakes.nucleus.streams import Refused
 from tests.runtime.host.component import Lost, component
-from tests.runtime.results.outboxes import wait_until
+from tests.runtime.results.outboxes import Delivering, make, wait_until
 
 WITHIN_S = 60.0
 SETTINGS = GreengrassSettings(
@@ -263,6 +267,77 @@ def timers() -> List[threading.Timer]:
     """Those that still wait."""
     threads = [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
     return [one for one in threads if not one.finished.is_set()]
+
+
+# What the log says while results wait
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> List[Tuple[str, str]]:
+    """The lines of deliveries."""
+    return [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name.startswith("edge_agent.runtime.results.delivery")
+    ]
+
+
+@pytest.mark.parametrize("fault", ["offline", "not permitted"])
+def test_results_that_wait_are_logged_once_and_once_when_they_have_passed(
+    fault: str,
+    lite: FakeNucleus,
+    lost: Lost,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lite takes and refuses messages in turns when the broker is back; that is no new outage."""
+    monkeypatch.setattr(delivery, "LONGEST_BACKOFF_S", 0.05)
+    caplog.set_level(logging.INFO)
+    lite.online, lite.permitted = fault != "offline", None if fault == "offline" else set()
+    with component(lite.environment, lost) as greengrass:
+        sink = IotCoreSink(SETTINGS, "press-4", greengrass)
+        with Delivering(tmp_path, sink) as delivering:
+            for number in range(40):
+                delivering.outbox.offer(make("caps" if number % 2 else "bolts"))
+            lite.until(lambda: lite.refusals > 20)
+            waiting = logged(caplog)
+            with lite._changed:
+                lite.catching_up, lite.online, lite.permitted = 30, True, None
+            lite.until(lambda: len(lite.published) == 40)
+            wait_until(lambda: delivering.delivery.problem == "")
+            assert (delivering.stalls, delivering.dead) == (0, [])
+    reason = "offline or busy" if fault == "offline" else "accessControl"
+    topics = 1 if fault == "offline" else 2  # each topic needs its permission
+    assert [(level, reason in line) for level, line in waiting] == [("WARNING", True)] * topics
+    last = [line for level, line in logged(caplog)[topics:] if level == "INFO"]
+    assert len(last) == 1
+    assert "40 were delivered since it began, 0 wait" in last[0]
+
+
+def test_a_message_that_a_busy_nucleus_refuses_in_turn_is_no_outage_and_never_given_up(
+    lite: FakeNucleus,
+    lost: Lost,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivery, "FIRST_BACKOFF_S", 0.01)
+    caplog.set_level(logging.INFO)
+    refused = itertools.count(1)
+
+    def passes(resource: str) -> None:
+        if "caps" in resource and next(refused) < 12:
+            raise Refused("ServiceError")
+
+    monkeypatch.setattr(lite, "_permit", passes)
+    with component(lite.environment, lost) as greengrass:
+        sink = IotCoreSink(SETTINGS, "press-4", greengrass)
+        with Delivering(tmp_path, sink, tries=2) as delivering:
+            delivering.outbox.offer(make("caps"))
+            while not any("caps" in one.topic for one in list(lite.published)):
+                delivering.outbox.offer(make("bolts"))
+                lite.until(lambda: delivering.outbox.waiting(sink.name) < 2)
+            assert not delivering.dead
 
 
 # Commands

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -10,12 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Iterator, Type
+from typing import Any, Iterator, Tuple, Type
 
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.results.broker import probe
+from edge_agent.runtime.results.broker import connection, probe, trial
 from edge_agent.runtime.results.mqtt import MqttSink
 from edge_agent.runtime.results.sink import MessageRefused, MessageRejected, SinkUnavailable
 from tests.fakes import certificates
@@ -23,11 +24,13 @@ from tests.fakes.broker import Broker, FakeBroker, free_port
 from tests.runtime.results.mqtt_sinks import (
     STATE,
     THING,
+    Running,
     message,
     needs_mosquitto,
     running,
     settings,
 )
+from tests.runtime.results.outboxes import wait_until
 
 pytestmark = needs_mosquitto
 
@@ -168,6 +171,106 @@ def test_certificates_that_do_not_fit_are_named(
     assert caplog.text.count(words) == 1
 
 
+@pytest.fixture(scope="module")
+def odd(keys: Path) -> Path:
+    """The same certificate and key as people store them, and other kinds of keys."""
+    own, key, ca = (keys.joinpath(name).read_bytes() for name in NAMES)
+    written = {
+        "both.pem": own + key, "both-key-first.pem": key + own, "chain.pem": own + ca,
+        "wrong-order.pem": ca + own, "crlf.pem": own.replace(b"\n", b"\r\n"),
+        "crlf.key": key.replace(b"\n", b"\r\n"), "bom.pem": b"\xef\xbb\xbf" + own,
+        "remarks.key": b"Bag Attributes\n  friendlyName: press\n" + key.rstrip(), "empty.pem": b"",
+        "utf16.pem": own.decode().encode("utf-16"),
+    }  # fmt: skip
+    for name, content in written.items():
+        (keys / name).write_bytes(content)
+    certificates.openssl(keys, "x509", "-in", "client.pem", "-outform", "DER", "-out", "own.der")
+    certificates.openssl(keys, "ec", "-in", "client.key", "-out", "sec1.key")
+    secret = ("-topk8", "-in", "client.key", "-passout", "pass:1234")
+    certificates.openssl(keys, "pkcs8", *secret, "-out", "encrypted.key")
+    for kind in ("ed25519", "rsa:2048"):
+        name = kind[:3]
+        request = ("-newkey", kind, "-nodes", "-subj", f"/CN={name}", "-keyout", f"{name}.key")
+        certificates.openssl(keys, "req", *request, "-out", "odd.csr")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-set_serial", "9", "-days", "1")
+        certificates.openssl(keys, "x509", "-req", "-in", "odd.csr", *signed, "-out", f"{name}.pem")
+    certificates.openssl(keys, "rsa", "-in", "rsa.key", "-traditional", "-out", "pkcs1.key")
+    return keys
+
+
+NAMES = ("client.pem", "client.key", "ca.pem")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("both.pem", "both.pem"), ("both-key-first.pem", "both-key-first.pem"),
+        ("chain.pem", "both.pem"), ("crlf.pem", "crlf.key"), ("bom.pem", "remarks.key"),
+        ("client.pem", "sec1.key"), ("rsa.pem", "pkcs1.key"), ("rsa.pem", "rsa.key"),
+    ],
+)  # fmt: skip
+def test_certificates_and_keys_are_taken_as_people_store_them(
+    broker: Broker, odd: Path, files: Tuple[str, str]
+) -> None:
+    given = settings(broker.port, odd, certificate=odd / files[0], key=odd / files[1])
+    assert trial.connect(given, THING) == trial.Outcome()
+    with running(given) as started:
+        started.sink.send(message()).result(60)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("ed2.pem", "ed2.key", "ca.pem"), "an Ed25519 key, which the AWS IoT SDK can't use"),
+        (("client.pem", "encrypted.key", "ca.pem"), "Remove the passphrase: openssl pkey"),
+        (("client.pem", "rsa.key", "ca.pem"), "the key doesn't belong to the certificate"),
+        (("wrong-order.pem", "client.key", "ca.pem"), "put the client's own certificate first"),
+        (("client.key", "client.pem", "ca.pem"), "it has a key and no certificate"),
+        (("client.pem", "client.pem", "ca.pem"), "it has a certificate and no key"),
+        (("own.der", "client.key", "ca.pem"), "it is binary (DER or PKCS#12)"),
+        (("utf16.pem", "client.key", "ca.pem"), "or text in UTF-16"),
+        (("client.pem", "client.key", "empty.pem"), "results.mqtt.ca: "),
+    ],
+)
+def test_files_that_cannot_be_used_are_told_alike_by_the_agent_and_the_trial(
+    broker: Broker, odd: Path, files: Tuple[str, str, str], words: str
+) -> None:
+    paths = dict(zip(("certificate", "key", "ca"), (odd / file for file in files)))
+    given = settings(broker.port, odd, **paths)
+    assert words in trial.connect(given, THING).problem
+    with running(given, connected=False) as started:
+        started.await_problem(words)
+
+
+def test_a_trial_ends_no_connection_of_the_agent_and_leaves_nothing(
+    broker: Broker, keys: Path
+) -> None:
+    given = settings(broker.port, keys)
+    with running(given) as started:
+        assert trial.connect(given, THING) == trial.Outcome()
+        started.sink.send(message()).result(60)
+        assert started.sink.problem == ""
+    assert "already connected" not in broker.log()
+
+
+def test_a_trial_whose_name_is_refused_says_what_it_did_not_find_out() -> None:
+    with FakeBroker(connack=0x87) as fake:
+        outcome = trial.connect(settings(fake.port), THING)
+    assert outcome.problem == ""
+    assert "refuses the client id 'press-7-doctor' of this check" in outcome.remark
+
+
+def test_a_clock_that_cannot_be_right_is_named_in_place_of_the_certificate(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's clock is 1970; OpenSSL reads it itself, hence an expired certificate here."""
+    certificates.certificate(keys, "ca", "server-expired", days=-1)
+    monkeypatch.setattr(probe.time, "time", lambda: 86_400.0)
+    with Broker(tmp_path, keys, name="server-expired") as late:
+        problem = probe.diagnose(settings(late.port, keys))
+    assert "The clock of this device is wrong: it shows 1970-01-02 00:00 UTC." in problem
+
+
 def test_the_probe_trusts_what_the_client_trusts(broker: Broker, keys: Path) -> None:
     given = settings(broker.port, keys, ca=keys / "server.pem")  # not the authority, itself
     with running(given):
@@ -280,6 +383,39 @@ def test_a_listener_that_never_answers_tls_is_named(keys: Path) -> None:
 def test_a_second_client_with_the_same_id_is_told_of() -> None:
     with FakeBroker(disconnect=0x8E) as fake, running(settings(fake.port)) as started:
         started.await_problem("Another client connected with the same client id")
+
+
+def test_two_agents_of_one_name_say_so_once_and_slow_down(
+    broker: Broker, keys: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "RETRY_S", (0.05, 0.4))
+    monkeypatch.setattr(connection, "STEADY_S", 0.0)  # as connections that last for a minute
+    caplog.set_level(logging.INFO)
+    given = settings(broker.port, keys)
+    with running(given) as one, running(given) as other:
+        wait_until(lambda: broker.log().count("already connected, closing old connection") >= 20)
+        delays = [each.sink._connection._delay_s for each in (one, other)]
+        assert delays == [0.4, 0.4]
+        one.await_problem(f"another client connects as '{THING}'")
+        one.wait_until_ready()
+        assert "another client connects as" in one.sink.problem  # said while it is connected, too
+        monkeypatch.setattr(connection, "ALONE_S", 0.1)
+        other.sink.stop(5.0)
+        with broker.listener(f"edge-agent/{THING}/caps/result") as listener:
+            wait_until(lambda: _passes(one))
+            assert listener.next().topic
+        wait_until(lambda: one.sink.problem == "")
+    assert caplog.text.count("another client connects as") == 2  # once for each
+    assert caplog.text.count("Connected to the MQTT broker") <= 2 * connection.HANGUPS
+    assert caplog.text.count("No other client connects to") == 1
+
+
+def _passes(started: Running) -> bool:
+    try:
+        started.sink.send(message()).result(60)
+    except SinkUnavailable:
+        return False
+    return True
 
 
 # Messages the broker doesn't take

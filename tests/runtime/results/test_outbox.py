@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import List
+from typing import List, Tuple
 
 import pytest
 
@@ -27,6 +27,7 @@ from edge_agent.runtime.results.spool.journal import (
     journal_locations,
 )
 from edge_agent.runtime.results.spool.pending import PendingEvents
+from edge_agent.runtime.system.machine_clock import THIS_MACHINE, MachineClock
 from tests.runtime.results.outboxes import SINK, Drops, make, open_outbox, wait_until
 
 MIB = 1024 * 1024
@@ -123,6 +124,7 @@ def test_each_sink_gets_every_event_and_what_waits_for_an_absent_one_stays(tmp_p
 CHILD = """
 import sys, time
 from pathlib import Path
+from edge_agent.runtime.system.machine_clock import THIS_MACHINE, MachineClock
 from tests.runtime.results.outboxes import make, open_outbox
 outbox = open_outbox(Path(sys.argv[1]), commit_every_s=float(sys.argv[2]))
 while True:
@@ -234,44 +236,127 @@ def test_anomalies_are_dropped_when_nothing_else_is_left(tmp_path: Path) -> None
     assert [entry.id for entry in left] == [event.id for event in offered[-len(left) :]]
 
 
+class Machine:
+    """Clocks that the test sets; a day is 86,400 s."""
+
+    def __init__(self, wall: float = 0.0) -> None:
+        self.wall, self.uptime_s, self.boot = wall, 7.0, "first"
+        self.clock = MachineClock(lambda: self.wall, lambda: self.uptime_s, lambda: self.boot)
+
+    def passes(self, seconds: float) -> None:
+        self.wall += seconds
+        self.uptime_s += seconds
+
+    def boots(self, wall: float) -> None:
+        self.wall, self.uptime_s, self.boot = wall, 9.0, self.boot + "+"
+
+    def run(self, folder: Path, *, new: bool = False) -> Tuple[List[str], Drops]:
+        """Run an agent's outbox for a moment, in which a result may be made; what waits then."""
+        drops = Drops()
+        outbox = open_outbox(folder, drops, clock=self.clock, max_age_h=1.0)
+        last = make()._replace(made=self.wall) if new else make("", anomalous=True)
+        outbox.offer(last)
+        wait_until(lambda: last.id in [each.id for each in everything(outbox, last.model)])
+        waiting = [entry.id for entry in everything(outbox)]
+        outbox.close(5)
+        return waiting, drops
+
+
+NOW = 1_800_000_000.0
+
+
 def test_events_that_are_too_old_are_dropped_and_counted(tmp_path: Path) -> None:
-    now, drops = [time.time()], Drops()
-    outbox = open_outbox(tmp_path, drops, wall=lambda: now[0], max_age_h=1.0)
-    outbox.offer(make())
-    wait_for(outbox, 1)
-    outbox.close(5)
-    now[0] += 3700.0
-
-    outbox = open_outbox(tmp_path, drops, wall=lambda: now[0], max_age_h=1.0)
-    fresh = make()._replace(made=now[0])
-    outbox.offer(fresh)
-    wait_until(lambda: bool(drops.total))
-    left = everything(outbox)
-    outbox.close(5)
-
-    assert [entry.id for entry in left] == [fresh.id]
+    machine = Machine(NOW)
+    assert len(machine.run(tmp_path, new=True)[0]) == 1
+    machine.passes(3500.0)
+    assert len(machine.run(tmp_path, new=True)[0]) == 2
+    machine.passes(200.0)
+    left, drops = machine.run(tmp_path)
+    assert len(left) == 1
     assert drops.total == Dropped(normal=1)
     assert drops.reasons == {"too old"}
 
 
-@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0 * 365])
-def test_setting_the_clock_drops_nothing_and_keeps_order(tmp_path: Path, jump_s: float) -> None:
-    offset, drops = [0.0], Drops()
-    outbox = open_outbox(tmp_path, drops, wall=lambda: time.time() + offset[0], max_age_h=1.0)
-    for _ in range(5):
-        outbox.offer(make()._replace(made=time.time() + offset[0]))
-    wait_for(outbox, 5)
-    offset[0] = jump_s
-    for _ in range(5):
-        outbox.offer(make()._replace(made=time.time() + offset[0]))
-    entries = wait_for(outbox, 10)
-    ages = [outbox.age_s(entry) for entry in entries]
-    outbox.close(5)
+@pytest.mark.parametrize(
+    ("first", "then"), [(5.0, NOW), (NOW, 5.0), (NOW - 9e6, NOW), (NOW, NOW - 9e6), (NOW, NOW)]
+)
+@pytest.mark.parametrize("boots", [False, True], ids=["restart", "reboot"])
+def test_only_time_that_passed_makes_results_old_whatever_the_clock_showed(
+    tmp_path: Path, first: float, then: float, boots: bool
+) -> None:
+    machine = Machine(first)
+    machine.run(tmp_path, new=True)
+    machine.passes(3000.0)
+    machine.run(tmp_path, new=True)
+    machine.boots(then) if boots else setattr(machine, "wall", then)
+    left, drops = machine.run(tmp_path, new=True)
+    assert (len(left), drops.total) == (3, Dropped())
+    machine.passes(601.0)
+    assert machine.run(tmp_path)[1].total == Dropped(normal=1)  # 3,601 s old, without the power cut
+    machine.passes(3000.0)
+    assert machine.run(tmp_path)[1].total == Dropped(normal=2)
 
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0 * 365 * 56])
+def test_setting_the_clock_while_it_runs_drops_nothing_and_keeps_order(
+    tmp_path: Path, jump_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine, drops = Machine(NOW), Drops()
+    outbox = open_outbox(tmp_path, drops, clock=machine.clock, max_age_h=1.0)
+    for _ in range(5):
+        outbox.offer(make())
+    wait_for(outbox, 5)
+    machine.wall += jump_s
+    for _ in range(5):
+        outbox.offer(make())
+    entries = wait_for(outbox, 10)
+    machine.passes(10.0)
+    assert [outbox.age_s(entry) for entry in entries] == [pytest.approx(10.0)] * 10
+    outbox.close(5)
     assert not drops.total
     first = entries[0].sequence
     assert [entry.sequence for entry in entries] == list(range(first, first + 10))
-    assert [age < 60 for age in ages] == [True] * 10
+    assert caplog.text.count("The clock was set by") == 1
+
+
+def test_what_a_killed_agent_left_in_the_journal_is_as_old_as_the_restart(tmp_path: Path) -> None:
+    machine = Machine(5.0)
+    pending = PendingEvents(tmp_path, threading.Lock())
+    pending.add(1, make()._replace(made=5.0))
+    machine.wall = NOW
+    left, drops = machine.run(tmp_path)
+    assert (len(left), drops.total) == (1, Dropped())
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[1]", '{"boot": "first", "uptime_s": 1e999}'])
+def test_results_of_an_earlier_version_begin_to_age_with_the_update(
+    tmp_path: Path, note: str
+) -> None:
+    machine = Machine(5.0)
+    machine.run(tmp_path, new=True)
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as db, db:
+        db.execute("UPDATE notes SET text = ? WHERE name = 'age'", (note,))
+        db.execute("UPDATE notes SET text = '-77' WHERE name = 'clock_correction_s'")
+    machine.wall = NOW
+    left, drops = machine.run(tmp_path)
+    assert (len(left), drops.total) == (1, Dropped())
+    machine.passes(3601.0)
+    assert machine.run(tmp_path)[1].total == Dropped(normal=1, others=1)
+
+
+def test_an_earlier_version_finds_the_ages_that_it_understands(tmp_path: Path) -> None:
+    """After a rollback: its age is wall clock - note - made."""
+    machine = Machine(5.0)
+    machine.run(tmp_path, new=True)
+    machine.passes(60.0)
+    machine.wall += NOW
+    machine.run(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as db, db:
+        (ahead_s,) = db.execute(
+            "SELECT text FROM notes WHERE name = 'clock_correction_s'"
+        ).fetchone()
+        (made,) = db.execute("SELECT made FROM normal").fetchone()
+    assert machine.wall - float(ahead_s) - made == pytest.approx(60.0, abs=1.0)
 
 
 def test_numbers_rise_over_a_damaged_store_and_a_clock_that_is_behind(tmp_path: Path) -> None:
@@ -283,7 +368,7 @@ def test_numbers_rise_over_a_damaged_store_and_a_clock_that_is_behind(tmp_path: 
     file = tmp_path / "outbox.db"
     file.write_bytes(file.read_bytes()[:-4096] + b"\xff" * 4096)
 
-    outbox = open_outbox(tmp_path, wall=lambda: time.time() - 86_400.0)
+    outbox = open_outbox(tmp_path, clock=THIS_MACHINE._replace(wall=lambda: time.time() - 86_400.0))
     assert outbox.damage
     fresh = make()
     outbox.offer(fresh)

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_DIAGNOSIS_S, LAST_DIAGNOSIS_S = 2.0, 60.0  # without a connection; twice as long each time
 STEADY_S = 30.0  # after a connection that lasted so long the backoff starts again
+HANGUPS = 3  # in a row, each soon after the broker took the connection
+ALONE_S = 180.0  # a connection that lasted so long: the other client of its name is gone
 
 Data = TypeVar("Data")
 
@@ -55,7 +57,7 @@ class Connection:
         self._sdk, self._settings = sdk, settings
         self._client_id, self._will = client_id, will
         self._notify_connected, self._notify_publish = on_connected, on_publish
-        self.where = f"{settings.endpoint}:{settings.port}"
+        self.where = probe.address(settings)
         self._client: Optional[MqttClient] = None
         self._generation = 0  # of the client; callbacks of earlier ones are ignored
         self._file_stamps: List[Tuple[str, int]] = []  # of the files it was made with
@@ -63,8 +65,10 @@ class Connection:
         self.connected = False
         self.problem = f"Not connected to {self.where} yet."  # a sentence; "" when connected
         self._logged: Set[str] = set()  # since it was last connected
-        self._lock = threading.Lock()  # guards the three above
+        self._taken_over = ""  # while another client has the same name, a sentence
+        self._lock = threading.Lock()  # guards the four above
         self._since, self._delay_s = 0.0, RETRY_S[0] / 2  # last connected; before a new client
+        self._hangups = 0  # in a row
         self._failure = ""  # of the last attempt, in the client's words
         self._locked_out = False  # a token locks after several wrong PINs
         self._reconnect_timer: Optional[threading.Timer] = None  # for the next client
@@ -129,7 +133,8 @@ class Connection:
                     self._client = self._new_client()
                     self._client.start()
             except Exception as error:
-                self._failure = failures.settings_error(error)
+                remark = probe.key_remark(self._settings)
+                self._failure = remark or failures.settings_error(error)
                 self._locked_out = failures.is_wrong_pin(error)
         if self._failure:
             self._log_problem(self._failure)
@@ -159,21 +164,26 @@ class Connection:
 
     def _on_connected(self, _: object) -> None:
         with self._lock:
-            self.connected, self.problem = True, ""
-            self._logged.clear()
+            self.connected, self.problem = True, self._taken_over
+            self._logged = {self._taken_over} - {""}
         self._failure, self._since = "", time.monotonic()
         self._changed.set()
-        logger.info("Connected to the MQTT broker %s.", self.where)
+        if not self._taken_over:
+            logger.info("Connected to the MQTT broker %s.", self.where)
         if not self._stopping.is_set():
             self._notify_connected()
 
     def _on_failure(self, data: ConnectionFailure) -> None:
+        self._hangups = 0  # it is the broker that comes and goes
         self._failure = failures.connect_error(self.where, data.exception, data.connack_packet)
         if "CONNACK" in failures.name(data.exception):  # a probe can't find more
             self._log_problem(self._failure)
 
     def _on_lost(self, data: Disconnection) -> None:
-        self._lose(failures.disconnect_error(self.where, data.exception, data.disconnect_packet))
+        self._lose(
+            self._takeover(data)
+            or failures.disconnect_error(self.where, data.exception, data.disconnect_packet)
+        )
         if not self._stopping.is_set():
             if self._client is not None:
                 self._client.stop()  # what is in flight fails now
@@ -183,8 +193,23 @@ class Connection:
             self._reconnect_timer.daemon = True
             self._reconnect_timer.start()
 
+    def _takeover(self, lost: Disconnection) -> str:
+        """Return a sentence when another client of this name ends the connections; "": none does.
+
+        Brokers that give no reason have ended several in a row, and took each again at once.
+        """
+        is_certain = failures.is_taken_over(lost.disconnect_packet)
+        is_soon = time.monotonic() - self._since < ALONE_S
+        is_hangup = failures.is_hangup(lost.exception, lost.disconnect_packet)
+        self._hangups = self._hangups + 1 if is_hangup and is_soon else 0
+        if not (is_certain or self._hangups >= HANGUPS):
+            return ""
+        with self._lock:
+            self._taken_over = failures.taken_over(self.where, self._client_id, is_certain)
+        return self._taken_over
+
     def _next_delay_s(self) -> float:
-        steady = time.monotonic() - self._since > STEADY_S
+        steady = time.monotonic() - self._since > (ALONE_S if self._taken_over else STEADY_S)
         self._delay_s = RETRY_S[0] if steady else min(2 * self._delay_s, RETRY_S[1])
         return self._delay_s * random.uniform(0.5, 1.0)
 
@@ -202,12 +227,22 @@ class Connection:
     def _supervise(self) -> None:
         pause_s = FIRST_DIAGNOSIS_S
         while not self._stopping.is_set():
-            if self._changed.wait(None if self.connected else pause_s):
+            alone_s = ALONE_S if self._taken_over else None
+            if self._changed.wait(alone_s if self.connected else pause_s):
                 self._changed.clear()
                 pause_s = FIRST_DIAGNOSIS_S
+            elif self.connected:
+                self._end_takeover()
             else:
                 self._diagnose()
                 pause_s = min(2 * pause_s, LAST_DIAGNOSIS_S)
+
+    def _end_takeover(self) -> None:
+        with self._lock:
+            self._taken_over = ""
+            if self.connected:
+                self.problem = ""
+        logger.info("No other client connects to %s as %r any more.", self.where, self._client_id)
 
     def _diagnose(self) -> None:
         """Log what is wrong; when the certificate files have changed, connect with the new ones."""

@@ -36,9 +36,6 @@ _ADVICE = {
         " The broker's policy must let this client connect, publish and subscribe on the topics of "
         "results, and retain on results.mqtt.state_topic (AWS IoT: also iot:RetainPublish)."
     ),
-    "SESSION_TAKEN_OVER": (
-        " Another client connected with the same client id; set another results.mqtt.client_id."
-    ),
 }
 
 
@@ -111,6 +108,37 @@ def connect_error(where: str, error: BaseException, connack: Optional[ReasonPack
     return f"The MQTT client can't connect to {where} ({name(error)}).{hint}"
 
 
+def is_taken_over(disconnect: Optional[ReasonPacket]) -> bool:
+    """Whether the broker says that another client has connected by the same name."""
+    return disconnect is not None and _reason(disconnect) == "SESSION_TAKEN_OVER"
+
+
+def is_about_the_name(connack: Optional[ReasonPacket]) -> bool:
+    """Whether the broker might let a client with another client id connect."""
+    refusals = ("NOT_AUTHORIZED", "CLIENT_IDENTIFIER_NOT_VALID")
+    return connack is not None and _reason(connack) in refusals
+
+
+def is_hangup(error: BaseException, disconnect: Optional[ReasonPacket]) -> bool:
+    """Whether the broker ended a connection and gave no reason, as mosquitto 2.0 does then."""
+    return disconnect is None and "TIMEOUT" not in name(error)
+
+
+def taken_over(where: str, client_id: str, is_certain: bool) -> str:
+    """Say that two clients end each other's connections."""
+    cause = (
+        f"Another client connected with the same client id, and the broker {where} then ended this "
+        "connection:"
+        if is_certain
+        else f"The broker {where} accepts each connection and soon ends it without a reason. "
+        "Probably"
+    )
+    return (
+        f"{cause} another client connects as {client_id!r}, and each ends the connection of the "
+        "other. Set another results.mqtt.client_id on one of the devices."
+    )
+
+
 def disconnect_error(where: str, error: BaseException, disconnect: Optional[ReasonPacket]) -> str:
     """Say why a connection ended; `disconnect`: the broker's reason, if it gave one."""
     if disconnect is not None:
@@ -119,6 +147,10 @@ def disconnect_error(where: str, error: BaseException, disconnect: Optional[Reas
 
 
 def _because(packet: ReasonPacket) -> str:
-    reason = getattr(packet.reason_code, "name", "UNKNOWN")
+    reason = _reason(packet)
     said = f", {packet.reason_string!r}" if packet.reason_string else ""
     return f": {reason.replace('_', ' ').lower()}{said}.{_ADVICE.get(reason, '')}"
+
+
+def _reason(packet: ReasonPacket) -> str:
+    return str(getattr(packet.reason_code, "name", "UNKNOWN"))

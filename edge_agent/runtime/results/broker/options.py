@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Optional
 
 from edge_agent.config import MqttSettings
 from edge_agent.runtime.results import topics
@@ -20,9 +21,12 @@ RETRY_S = (1, 60)  # least and most between two attempts to connect
 
 
 def client_options(
-    sdk: Sdk, settings: MqttSettings, client_id: str, will: PublishPacket
+    sdk: Sdk, settings: MqttSettings, client_id: str, will: Optional[PublishPacket]
 ) -> ClientOptions:
-    """Build ClientOptions without callbacks. Raises what the SDK raises for files it can't use."""
+    """Build ClientOptions without callbacks. Raises what the SDK raises for files it can't use.
+
+    Without a `will` none is published when the connection is lost.
+    """
     mqtt5 = sdk.mqtt5
     flow = mqtt5.ExtendedValidationAndFlowControlOptions
     options: ClientOptions = mqtt5.ClientOptions(
@@ -60,22 +64,20 @@ def client_options(
 
 
 def _tls(sdk: Sdk, settings: MqttSettings) -> object:
-    kinds = sdk.io.TlsContextOptions
+    kinds, texts = sdk.io.TlsContextOptions, probe.tls_texts(settings)
     if settings.pkcs11_library:
         options = kinds.create_client_with_mtls_pkcs11(
             pkcs11_lib=sdk.io.Pkcs11Lib(file=str(settings.pkcs11_library)),
             user_pin=probe.pin(settings) or None,
             token_label=settings.pkcs11_token or None,
-            cert_file_path=str(settings.certificate),
+            cert_file_contents=texts.certificates.decode(),
         )
     elif settings.certificate:
-        options = kinds.create_client_with_mtls_from_path(
-            str(settings.certificate), str(settings.key)
-        )
+        options = kinds.create_client_with_mtls(texts.certificates, texts.key)
     else:
         options = kinds()
-    if settings.ca:
-        options.override_default_trust_store_from_path(None, str(settings.ca))
+    if texts.authorities:
+        options.override_default_trust_store(texts.authorities)
     if settings.port == 443:
         options.alpn_list = [probe.AWS_ALPN]
     context: object = sdk.io.ClientTlsContext(options)

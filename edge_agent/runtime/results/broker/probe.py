@@ -10,12 +10,15 @@ import logging
 import os
 import socket
 import ssl
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 from edge_agent.config import MqttSettings
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.results.broker import pem
+from edge_agent.runtime.system.machine_clock import clock_error
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +64,12 @@ def host(settings: MqttSettings) -> str:
     return "127.0.0.1" if is_plain and endpoint == "localhost" else endpoint
 
 
+def address(settings: MqttSettings) -> str:
+    """Return endpoint and port for sentences."""
+    shown = f"[{settings.endpoint}]" if ":" in str(settings.endpoint) else settings.endpoint
+    return f"{shown}:{settings.port}"
+
+
 def files(settings: MqttSettings) -> Dict[str, Path]:
     """Return the files of the connection by the name of their setting."""
     named = {
@@ -92,23 +101,72 @@ def pin(settings: MqttSettings) -> str:
         return file.read(MOST_PIN_BYTES).decode("utf-8", "replace").partition("\n")[0].rstrip("\r")
 
 
-def unusable_files(settings: MqttSettings) -> str:
-    """Say what is wrong with the certificate files; "" when they can be used."""
-    for name, path in files(settings).items():
+class TlsTexts(NamedTuple):
+    """What the files hold, as PEM; empty: there is no such file."""
+
+    certificates: bytes = b""
+    key: bytes = b""
+    authorities: bytes = b""
+
+
+def tls_texts(settings: MqttSettings) -> TlsTexts:
+    """Read the files of the connection. Raises ValueError, a sentence: one can't be used."""
+    own = pem.certificates("certificate", settings.certificate) if settings.certificate else []
+    key = pem.private_key("key", settings.key) if settings.key else b""
+    authorities = pem.certificates("ca", settings.ca) if settings.ca else []
+    if settings.pkcs11_pin_file:
         try:
-            with path.open("rb") as file:
-                file.read(1)
+            settings.pkcs11_pin_file.open("rb").close()
         except OSError as error:
-            return f"results.mqtt.{name}: {path} can't be read: {error.strerror}."
+            raise ValueError(
+                f"results.mqtt.pkcs11_pin_file: {settings.pkcs11_pin_file} can't be read: "
+                f"{error.strerror}."
+            ) from None
     try:
         _context(settings)
     except (ssl.SSLError, ValueError) as error:
-        if "MISMATCH" in str(error):
-            return f"The key {settings.key} doesn't belong to the certificate of results.mqtt."
-        every = (settings.certificate, settings.key, settings.ca)
-        listed = ", ".join(str(path) for path in every if path)
-        return f"{listed}: one of these isn't a PEM file without a passphrase."
+        raise ValueError(_misfit(settings, own, str(error))) from None
+    return TlsTexts(b"".join(own), key, b"".join(authorities))
+
+
+def unusable_files(settings: MqttSettings) -> str:
+    """Say what is wrong with the certificate files; "" when they can be used."""
+    try:
+        tls_texts(settings)
+    except ValueError as error:
+        return str(error)
     return ""
+
+
+def key_remark(settings: MqttSettings) -> str:
+    """Say that the key is of a kind that can't be used, a sentence; "": nothing is known of it."""
+    kind = ""
+    if settings.key:
+        with suppress(ValueError):
+            kind = pem.unusable_kind(pem.private_key("key", settings.key))
+    if not kind:
+        return ""
+    return (
+        f"results.mqtt.key: {settings.key} is an {kind} key, which the AWS IoT SDK can't use. Get "
+        "a key and certificate with RSA, or with the elliptic curve P-256, P-384 or P-521."
+    )
+
+
+def _misfit(settings: MqttSettings, certificates: List[bytes], error: str) -> str:
+    """Say why files that have what they need can't be used together."""
+    order = (
+        f" If they belong together, put the client's own certificate first in "
+        f"{settings.certificate}, before those of its authorities."
+    )
+    if "MISMATCH" in error:
+        sentence = f"The key {settings.key} doesn't belong to the certificate of results.mqtt."
+        return sentence + (order if len(certificates) > 1 else "")
+    every = (settings.certificate, settings.key, settings.ca)
+    listed = ", ".join(str(path) for path in every if path)
+    return (
+        f"{listed}: one of these is damaged, or the key doesn't belong to the certificate of "
+        "results.mqtt."
+    )
 
 
 def diagnose(settings: MqttSettings) -> str:
@@ -116,7 +174,7 @@ def diagnose(settings: MqttSettings) -> str:
 
     With a key in a token the client's own certificate isn't tried.
     """
-    where = f"{settings.endpoint}:{settings.port}"
+    where = address(settings)
     unusable = unusable_files(settings)
     if unusable:
         return unusable
@@ -157,7 +215,7 @@ def _context(settings: MqttSettings) -> ssl.SSLContext:
 
 
 def _greet(plain: socket.socket, settings: MqttSettings) -> str:
-    where = f"{settings.endpoint}:{settings.port}"
+    where = address(settings)
     context = _context(settings)
     try:
         with context.wrap_socket(plain, server_hostname=settings.endpoint) as encrypted:
@@ -186,13 +244,15 @@ def _verdict(encrypted: ssl.SSLSocket, where: str) -> str:
 
 
 def _distrust(error: ssl.SSLCertVerificationError, settings: MqttSettings) -> str:
-    where = f"{settings.endpoint}:{settings.port}"
+    where = address(settings)
     if error.verify_code in (_OTHER_HOST, _OTHER_ADDRESS):
         return (
             f"The certificate of {where} is for another host name. Set results.mqtt.endpoint to "
             "a name in the certificate, or give the broker a certificate for this one."
         )
     if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
+        if wrong_clock := clock_error(time.time()):
+            return f"{wrong_clock} Until then the certificate of {where} isn't valid."
         return (
             f"The certificate of {where} isn't valid today ({error.verify_message}). "
             "Is the clock of this device right?"
@@ -208,6 +268,9 @@ def _refusal(error: ssl.SSLError, settings: MqttSettings, where: str) -> str:
     reason = error.reason or str(error)
     if "WRONG_VERSION_NUMBER" in reason:
         return f"{where} answers, but not with TLS. Is results.mqtt.port right?"
+    remark = key_remark(settings)
+    if remark and "ALERT" in reason:
+        return remark
     for words, sentence in _ALERTS.items():
         if "ALERT" in reason and words in reason:
             mine = f"The client certificate {settings.certificate or ''}".rstrip()

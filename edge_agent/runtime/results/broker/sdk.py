@@ -1,4 +1,4 @@
-"""What is used of the AWS IoT SDK (`awscrt.mqtt5`), as protocols: it is imported when needed."""
+"""What is used of the AWS IoT SDK (`awscrt`), as protocols: it is imported when needed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ from concurrent.futures import Future
 from types import ModuleType
 from typing import Callable, NamedTuple, Optional, Protocol, Sequence
 
+from edge_agent.errors import InvalidConfiguration
+
 
 class Sdk(NamedTuple):
     """The SDK's modules."""
 
     io: ModuleType
     mqtt5: ModuleType
+
+
+def load_sdk() -> Sdk:
+    """Import the SDK. Raises InvalidConfiguration without it."""
+    try:
+        from awscrt import io, mqtt5
+    except ImportError:
+        raise InvalidConfiguration(
+            "results.mqtt needs the AWS IoT SDK: pip install awsiotsdk"
+        ) from None
+    return Sdk(io, mqtt5)
 
 
 class PublishPacket(Protocol):

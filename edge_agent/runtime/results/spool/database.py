@@ -3,7 +3,8 @@
 A commit is on the disk when it returns (synchronous=FULL), so nothing that was committed is lost to
 a power cut. A row's `sinks` has a bit for every sink that still has to deliver it; without bits it
 is deleted. Normal results have a table of their own: dropping the oldest of them frees whole pages.
-A damaged file is moved aside; what can be read of it is copied into a new one.
+A damaged file is moved aside; what can be read of it is copied into a new one. `age` says what the
+seconds in `made` are.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import Counter as CounterType
 from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
 
+from edge_agent.runtime.results.spool import age
+from edge_agent.runtime.system.machine_clock import THIS_MACHINE, MachineClock
+
 log = logging.getLogger(__name__)
 
 DiskError = sqlite3.Error
@@ -30,7 +34,7 @@ SLACK = 1.1  # of the limit: below that, normal results stored just now aren't d
 
 
 class StoredEvent(NamedTuple):
-    """A numbered event; `made` in seconds of the outbox's AgeClock."""
+    """A numbered event; `made`: the machine's uptime in s, below 0 before this boot."""
 
     sequence: int
     id: str
@@ -72,8 +76,10 @@ class Spool:
     The constructor also raises OSError. `salvaged`: what was done about a damaged file, a sentence.
     """
 
-    def __init__(self, folder: Path, sinks: Sequence[str]) -> None:
-        self._path = folder / FILE_NAME
+    def __init__(
+        self, folder: Path, sinks: Sequence[str], clock: MachineClock = THIS_MACHINE
+    ) -> None:
+        self._path, self._clock = folder / FILE_NAME, clock
         self.salvaged = ""
         try:
             self._db = open_database(self._path)
@@ -85,6 +91,7 @@ class Spool:
             self._db = open_database(self._path)
         self._bits = self._assign_bits(sinks)
         self._everyone = sum(self._bits[name] for name in sinks)
+        self._offset_s = self._resume_ages()
 
     def append(
         self,
@@ -93,24 +100,26 @@ class Spool:
         notes: Mapping[str, str],
     ) -> None:
         """Store new events, delete delivered ones, store notes: all in one commit."""
+        rows = [entry._replace(made=entry.made + self._offset_s) for entry in entries]
         with self._db as db:
             for table in TABLES:
                 db.executemany(
                     f"INSERT OR IGNORE INTO {table} VALUES (?,?,?,?,?,?,?,?)",
-                    ((*entry, self._everyone) for entry in entries if entry.table == table),
+                    ((*row, self._everyone) for row in rows if row.table == table),
                 )
                 for sink, sequences in delivered.items():
-                    rows = [(sequence,) for sequence in sequences]
+                    done = [(sequence,) for sequence in sequences]
                     rest = ~self._bits[sink]
                     db.executemany(
                         f"UPDATE {table} SET sinks = sinks & {rest} "
                         f"WHERE sequence = ? AND sinks & {rest}",
-                        rows,
+                        done,
                     )
                     db.executemany(
-                        f"DELETE FROM {table} WHERE sequence = ? AND NOT sinks & {rest}", rows
+                        f"DELETE FROM {table} WHERE sequence = ? AND NOT sinks & {rest}", done
                     )
-            db.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", notes.items())
+            ages = age.notes(self._offset_s, self._clock)
+            db.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", {**notes, **ages}.items())
 
     def read(self, sink: str, model: str, after: int, limit: int) -> List[StoredEvent]:
         """Return events of `model` that `sink` has to deliver, in order."""
@@ -121,7 +130,8 @@ class Spool:
             for table in TABLES
         )
         rows = self._db.execute(f"{parts} ORDER BY sequence LIMIT ?3", (model, after, limit))
-        return [StoredEvent(*row) for row in rows]
+        events = (StoredEvent(*row) for row in rows)
+        return [each._replace(made=each.made - self._offset_s) for each in events]
 
     def waiting(self, sink: str) -> Dict[str, Tuple[int, int]]:
         """Return by model the count of events `sink` has to deliver, and the last's sequence."""
@@ -150,10 +160,13 @@ class Spool:
     ) -> Iterator[Tuple[Dropped, str]]:
         """Drop events made before `made_after`, then what doesn't fit: yields how many, and why.
 
+        Both moments are uptimes.
+
         The oldest normal results go first, then the oldest of the others, until the pages in use
         fit into `limit_bytes`. Normal results made since `fresh_after` may be in flight and stay
         while the limit is exceeded by little.
         """
+        made_after, fresh_after = made_after + self._offset_s, fresh_after + self._offset_s
         for table in TABLES:
             old = self._oldest(table, 1000, made_after)
             if old:
@@ -176,6 +189,17 @@ class Spool:
     def close(self) -> None:
         """Close; the log is merged into the database file."""
         self._db.close()
+
+    def _resume_ages(self) -> float:
+        """Return what is added to an uptime in `made`. The age of rows without it begins now."""
+        offset = age.offset_s(self.notes().get(age.NOTE, ""), self._clock)
+        if offset is not None:
+            return offset
+        now = self._clock.wall()
+        with self._db as db:
+            for table in TABLES:
+                db.execute(f"UPDATE {table} SET made = ?", (now,))
+        return now - self._clock.uptime_s()
 
     def _assign_bits(self, sinks: Sequence[str]) -> Dict[str, int]:
         """Assign each sink its bit. Rows of a sink that isn't configured now stay until too old.

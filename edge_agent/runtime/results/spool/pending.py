@@ -31,13 +31,13 @@ class PendingEvent:
         self.sequence, self.draft = sequence, draft
         self.entry: Optional[StoredEvent] = None
 
-    def encoded(self, thing: str, correction_s: float) -> StoredEvent:
-        """Return the row to store; `correction_s`: how far the clock was set, see AgeClock."""
+    def encoded(self, thing: str, uptime_s: float) -> StoredEvent:
+        """Return the row to store; it is as old as its first encoding, at `uptime_s`."""
         if self.entry is None:
             draft = self.draft
             body = event.encode(draft, self.sequence, thing)
             facts = (draft.id, draft.model, draft.kind, draft.verdict)
-            self.entry = StoredEvent(self.sequence, *facts, draft.made - correction_s, body)
+            self.entry = StoredEvent(self.sequence, *facts, uptime_s, body)
         return self.entry
 
     @property
@@ -81,7 +81,7 @@ class PendingEvents:
         """Return the sequences."""
         return [each.sequence for each in self.events]
 
-    def encoded(self, thing: str, correction_s: float) -> Tuple[List[StoredEvent], int]:
+    def encoded(self, thing: str, uptime_s: float) -> Tuple[List[StoredEvent], int]:
         """Return the rows to store, and how many events can't be written as JSON.
 
         Those are dropped. Called without the lock.
@@ -91,7 +91,7 @@ class PendingEvents:
         entries, broken = [], set()
         for each in events:
             try:
-                entries.append(each.encoded(thing, correction_s))
+                entries.append(each.encoded(thing, uptime_s))
             except Exception:
                 log.exception("Event %s can't be written as JSON.", each.draft.id)
                 broken.add(each.sequence)
