@@ -63,7 +63,7 @@ class GreengrassComponent:
         self._configuration: Configuration = {}  # the nucleus's
         self._used: Optional[Configuration] = None  # what the settings are made of
         self._settings_problem = ""
-        self._lock = -1  # of the work folder
+        self._lock: Optional[int] = None  # of the work folder
         self._latest: Optional[Settings] = None
         self._updates = UpdatesSettings()
 

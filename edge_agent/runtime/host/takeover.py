@@ -13,6 +13,7 @@ import signal
 import struct
 import time
 from pathlib import Path
+from typing import Optional
 
 from edge_agent.errors import InvalidConfiguration
 
@@ -24,17 +25,17 @@ WITHIN_S = 10.0
 LOOK_EVERY_S = 0.05
 
 
-def take_over(work: Path) -> int:
+def take_over(work: Path) -> Optional[int]:
     """Lock the work folder until this process ends, and end the agent that has it; return the lock.
 
-    Raises InvalidConfiguration when that one doesn't end.
+    A folder that can't be written isn't locked. Raises InvalidConfiguration when that agent
+    doesn't end.
     """
     try:
         lock = os.open(work / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise InvalidConfiguration(
-            f"--greengrass {work}: can't write in this folder ({error.strerror})."
-        ) from None
+        log.warning("The work folder %s can't be written (%s).", work, error.strerror)
+        return None
     asked, end = 0, time.monotonic() + WITHIN_S
     while not _locked(lock):
         holder = _holder(lock)
