@@ -142,6 +142,12 @@ def test_the_doctor_names_settings_that_cannot_be_used(capsys: pytest.CaptureFix
             "No network. 12 results wait since 2030-01-01",
         ),
         ({"sinks": {"lines": {"trouble": "", "waiting": 0}}}, "results to lines", "ok", "0 wait"),
+        (
+            {"sinks": {}, "agent": {"nucleus": {"trouble": "It is away.", "since": "2030-01-01"}}},
+            "agent's nucleus",
+            "problem",
+            "It is away. (since 2030-01-01)",
+        ),
         ({"sinks": 7}, "results", "problem", "isn't in the agent's format"),
     ],
 )

@@ -2,8 +2,9 @@
 
 It reads nothing but recipes (JSON) and artifacts, and follows what nucleus lite was seen to do:
 install before the old process is told to go, SIGTERM to the whole group, scripts that end at an
-unknown brace, restarts of what exits with an error, archives that stay packed in a deployment by
-`ggl-cli`. The IPC side is `tests.fakes.fake_nucleus`. A release is to be tried on real nuclei.
+unknown brace, three starts of what exits with an error, components that go down for good with one
+that they depend on HARD (systemd's BindsTo), files of other versions that are deleted, archives
+that stay packed in a deployment by `ggl-cli`. The IPC side is `tests.fakes.fake_nucleus`. A release is to be tried on real nuclei.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +25,13 @@ from typing import Any, Dict, List, Mapping, Optional, Type
 
 ARCHITECTURE = "aarch64" if platform.machine() == "aarch64" else "amd64"
 STOP_WITHIN_S = 5.0
+STARTS_AN_HOUR = 3
 INSTALL_WITHIN_S = 120.0  # both nuclei's default
 PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve().parent
+
+
+class InstallFailed(Exception):
+    """The deployment says FAILED; the text is the component's log."""
 
 
 class Component:
@@ -39,7 +46,12 @@ class Component:
         self.recipe: Dict[str, Any] = json.loads(content)
         self.name, self.version = self.recipe["ComponentName"], self.recipe["ComponentVersion"]
         self.configuration = self.recipe["ComponentConfiguration"]["DefaultConfiguration"]
-        self.dependencies = set(self.recipe.get("ComponentDependencies", {}))
+        self.dependencies = {
+            name: needed.get("DependencyType", "HARD")
+            for name, needed in self.recipe.get("ComponentDependencies", {}).items()
+        }
+        self.starts = 0  # within the hour
+        self.has_unit = True  # systemd starts it again
         self.work = root / "work" / self.name
         self.log = root / f"{self.name}.log"
         self.process: Optional[subprocess.Popen[bytes]] = None
@@ -58,14 +70,18 @@ class Component:
             self._unpack()
 
     def install(self) -> None:
-        """Run the phase `install`, where there is one; it must succeed within its own limit."""
+        """Run the phase `install`, where there is one, within its own limit.
+
+        Raises InstallFailed when it hasn't succeeded in three tries.
+        """
         phase = self._manifest["Lifecycle"].get("install")
-        if phase:
-            limit = float(phase.get("Timeout", INSTALL_WITHIN_S))
-            process = self._start(phase)
-            assert process.wait(limit) == 0, self.log.read_text()
+        limit = float((phase or {}).get("Timeout", INSTALL_WITHIN_S))
+        if phase and all(self._start(phase).wait(limit) for _ in range(STARTS_AN_HOUR)):
+            raise InstallFailed(self.log.read_text())
 
     def run(self) -> None:
+        self.starts += 1
+        assert self.starts <= STARTS_AN_HOUR, f"{self.name} is BROKEN: {self.log.read_text()}"
         self.process = self._start(self._manifest["Lifecycle"]["run"])
 
     def stop(self) -> int:
@@ -74,6 +90,9 @@ class Component:
         if process is None:
             return 0
         return _end(process)
+
+    def delete_files(self) -> None:
+        shutil.rmtree(self._unpacked, ignore_errors=True)
 
     def _unpack(self) -> None:
         for artifact in self._manifest["Artifacts"]:
@@ -150,13 +169,17 @@ class Device:
     ) -> Component:
         """Install and start a component, or a new version of it in the old one's place."""
         new = Component(self.root, folder, self._environment, unpacks)
-        missing = new.dependencies - set(self.components)
+        missing = new.dependencies.keys() - self.components.keys()
         assert not missing, f"{new.name} depends on {missing}"
         new.configuration = {**new.configuration, **(configuration or {})}
-        new.install()
         old = self.components.get(new.name)
         if old is not None:
+            old.has_unit = False  # removed before the new one is installed
+        new.install()
+        if old is not None:
             assert old.stop() == 0, old.log.read_text()
+            if old.version != new.version:
+                old.delete_files()
         self.components[new.name] = new
         new.run()
         return new
@@ -164,14 +187,28 @@ class Device:
     def remove(self, name: str) -> None:
         component = self.components.pop(name)
         assert component.stop() == 0, component.log.read_text()
+        component.delete_files()
+
+    def crash(self, name: str) -> None:
+        """Kill a component; systemd starts it again, and stops what is bound to it for good."""
+        component = self.components[name]
+        assert component.process is not None
+        _signal(component.process, signal.SIGKILL)
+        component.process.wait()
+        for other in self.components.values():
+            if other.dependencies.get(name) == "HARD":
+                other.stop()
+        component.run()
 
     def restart(self) -> None:
         """As a reboot: everything ends, then starts in whatever order."""
         for component in self.components.values():
             assert component.stop() == 0, component.log.read_text()
         for component in reversed(list(self.components.values())):
-            component.install()
-            component.run()
+            component.starts = 0
+            if component.has_unit:
+                component.install()
+                component.run()
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:

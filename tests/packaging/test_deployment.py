@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import threading
+import zipfile
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,7 +24,7 @@ from edge_agent.types import ModelState
 from tests import ROOT
 from tests.fakes import micro
 from tests.fakes.fake_nucleus import FakeNucleus
-from tests.packaging.device import ARCHITECTURE, Device
+from tests.packaging.device import ARCHITECTURE, Device, InstallFailed
 from tests.runtime.results.outboxes import wait_until
 
 PLATFORMS = {"amd64": "X86_64", "aarch64": "ARM64"}
@@ -42,6 +43,18 @@ def packaged(folder: Path, name: str, version: str, out_name: str = "") -> Path:
     ]  # fmt: skip
     assert main(["package", str(model), *words]) == 0
     return out
+
+
+def damaged(component: Path) -> Path:
+    """Change a byte of the model in a component's archive."""
+    (archive,) = (component / "artifacts").rglob("model.zip")
+    with zipfile.ZipFile(archive) as bundle:
+        members = {name: bundle.read(name) for name in bundle.namelist()}
+    members["model.onnx"] = members["model.onnx"][:-1] + b"?"
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for name, content in members.items():
+            bundle.writestr(name, content)
+    return component
 
 
 def local_commands(page: str) -> List[str]:
@@ -159,3 +172,20 @@ def test_a_device_deploys_updates_tunes_removes_and_restarts(
         with Client(address, 20.0) as client:
             wait_until(lambda: "Version 1," in described(client, BOLTS))
             assert client.detect(BOLTS, FRAME).score == pytest.approx(0.4, abs=0.01)
+            device.crash(AGENT)
+            wait_until(lambda: "Version 1," in described(client, BOLTS))
+            nucleus.drop()
+            nucleus.until(lambda: nucleus.names == [AGENT])
+            # Wrong settings and a damaged package fail before anything is stopped.
+            agent, changed = device.components[AGENT], {"results": {"publish": "no"}}
+            nucleus.configure(changed)
+            with pytest.raises(InstallFailed, match=r"results\.publish: .*\(it is 'no'\)"):
+                agent.install()
+            with pytest.raises(InstallFailed, match=r"model\.onnx is damaged"):
+                device.deploy(damaged(packaged(tmp_path, BOLTS, "2")))
+            assert "Version 1," in described(client, BOLTS)
+            # After that everything stops, and only the agent has a unit to be started by.
+            assert all(component.stop() == 0 for component in device.components.values())
+            agent.run()
+            wait_until(lambda: "Version 1," in described(client, BOLTS))
+            assert "runs with the settings of its last good start" in agent.log.read_text()

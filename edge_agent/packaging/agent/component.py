@@ -16,6 +16,7 @@ import re
 import shlex
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
@@ -37,6 +38,7 @@ JETPACK_PYTHON = "3.8"  # of JetPack 5
 # What the agent needs of the nucleus, passed on into its container.
 IPC = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 ENVIRONMENT = (IPC, "SVCUID", "AWS_IOT_THING_NAME", "AWS_REGION", "GGC_VERSION")
+FETCH_WITHIN_S = 3600  # an image of a few GB
 WORK = Path("work")  # stands for the work folder, which only the device knows
 
 Policies = Dict[str, Dict[str, List[str]]]
@@ -84,8 +86,10 @@ def recipe(plan: ComponentPlan, project: Path = PROJECT) -> Recipe:
     }
     if plan.image:
         for architecture in plan.architectures:
-            command = _docker(architecture, plan, str(settings["Socket"]))
-            manifests[architecture].update(Lifecycle={"run": {"Script": command}}, Artifacts=[])
+            command = partial(_docker, architecture, plan, str(settings["Socket"]))
+            install = {"Script": f"{command('.check')} --check", "Timeout": FETCH_WITHIN_S}
+            lifecycle = {"install": install, "run": {"Script": command("")}}
+            manifests[architecture].update(Lifecycle=lifecycle, Artifacts=[])
     filled = {
         **template,
         "ComponentConfiguration": {"DefaultConfiguration": settings},
@@ -124,17 +128,18 @@ def _write_artifact(path: Path, plan: ComponentPlan, devices: List[Device], own:
         artifact.write(path, collected, facts, plan.level)
 
 
-def _docker(architecture: Architecture, plan: ComponentPlan, socket: str) -> str:
-    """Return the run phase of a container; docker fetches its image if need be."""
+def _docker(architecture: Architecture, plan: ComponentPlan, socket: str, suffix: str) -> str:
+    """Return the command of a container; docker fetches its image if need be."""
     clients = shlex.quote(str(Path(socket[len("unix://") :]).parent))
     is_jetson = plan.has_jetson and architecture == "aarch64"
     words = [
-        f"exec docker run --rm --name {plan.name} --network host",
+        f"exec docker run --rm --name {plan.name}{suffix} --network host",
         *(["--runtime nvidia --group-add video"] if is_jetson else []),
         '--user "$(id -u):$(id -g)"',
         *(f"--env {name}" for name in ENVIRONMENT),
         f'--volume "${IPC}:${IPC}"',
         '--volume "{kernel:rootPath}/packages:{kernel:rootPath}/packages:ro"',
+        '--volume "{kernel:rootPath}/work:{kernel:rootPath}/work:ro"',  # where models are kept
         '--volume "{work:path}:{work:path}"',
         f"--volume {clients}:{clients}",
         "--volume /dev/shm:/dev/shm",  # frames of clients; the IPC namespace stays the container's

@@ -30,6 +30,7 @@ from edge_agent.runtime.host.last_good import LastGood
 from edge_agent.runtime.host.metrics_publisher import MetricsPublisher
 from edge_agent.runtime.host.nucleus import NotFound, NucleusBusy, NucleusError, NucleusLost
 from edge_agent.runtime.host.session import Configuration
+from edge_agent.runtime.host.takeover import take_over
 from edge_agent.runtime.host.updates import UpdateDeferrer
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class GreengrassComponent:
         self._configuration: Configuration = {}  # the nucleus's
         self._used: Optional[Configuration] = None  # what the settings are made of
         self._settings_problem = ""
+        self._lock: Optional[int] = None  # of the work folder
         self._latest: Optional[Settings] = None
         self._updates = UpdatesSettings()
 
@@ -71,7 +73,7 @@ class GreengrassComponent:
         return {"nucleus": self.nucleus.problem, "settings": self._settings_problem}
 
     def connect(self) -> Settings:
-        """Connect, read the configuration and return the settings.
+        """Connect, read the configuration and return the settings; end an agent left behind.
 
         A nucleus that is away is waited for, but not long where there are settings of a last good
         start; those also replace wrong ones. Raises InvalidConfiguration, NucleusError.
@@ -85,9 +87,11 @@ class GreengrassComponent:
             log.warning("The agent starts with the settings of its last good start. %s", error)
             self._configuration = good
         try:
-            return self._settings(self._configuration)
+            settings = self._settings(self._configuration)
         except InvalidConfiguration as error:
-            return self.fall_back(error)
+            settings = self.fall_back(error)
+        self._lock = take_over(self._work)
+        return settings
 
     def check(self) -> None:
         """Read the configuration and raise InvalidConfiguration if it can't be used.
@@ -161,7 +165,7 @@ class GreengrassComponent:
             self._latest = self._settings(configuration)
         except InvalidConfiguration as error:
             self._settings_problem = f"The settings stay as they were: {error}"
-            log.error("%s", self._settings_problem)
+            log.error("%s", self._settings_problem)  # noqa: TRY400 - the settings' fault
         else:
             self._settings_problem = ""
             use(self._latest)

@@ -40,7 +40,7 @@ from edge_agent.runtime.host.session import (
     Configuration,
     EventLoop,
     IpcResponse,
-    Session,
+    IpcSession,
     fail,
     failed_future,
     finish,
@@ -116,7 +116,7 @@ class Greengrass:
         self.scheduler = Scheduler("nucleus")
         self._lock = threading.Lock()  # of the next six
         self._begun = self._open = self._closed = False
-        self._session: Optional[Session] = None
+        self._session: Optional[IpcSession] = None
         self._connected: Future[None] = new_future()  # of the attempt under way, or the last one
         self._on_open: List[Callable[[], None]] = []
         self._loop: Optional[EventLoop] = None
@@ -281,7 +281,7 @@ class Greengrass:
 
     def _introduce(self) -> None:
         self._loop = self._loop or EventLoop()
-        session = Session(
+        session = IpcSession(
             self._reconnection.identity,
             lambda session: self.scheduler.schedule(partial(self._opened, session)),
             lambda session, reason: self.scheduler.schedule(partial(self._ended, session, reason)),
@@ -292,7 +292,7 @@ class Greengrass:
             self._session = session
         session.start(self._path, self._loop, self._connect_within_s)
 
-    def _opened(self, session: Session) -> None:
+    def _opened(self, session: IpcSession) -> None:
         with self._lock:
             if session is not self._session or not session.is_open:
                 return
@@ -302,7 +302,7 @@ class Greengrass:
         for act in acts:
             act()
 
-    def _ended(self, session: Session, reason: str) -> None:
+    def _ended(self, session: IpcSession, reason: str) -> None:
         with self._lock:
             if session is not self._session:
                 return

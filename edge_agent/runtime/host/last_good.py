@@ -1,4 +1,4 @@
-"""The component's configuration of its last good start, on disk: a wrong one doesn't stop the line."""
+"""The component's configuration of its last good start, on disk, to be used when one is wrong."""
 
 from __future__ import annotations
 

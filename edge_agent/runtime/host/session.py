@@ -53,7 +53,7 @@ class EventLoop:
         self.bootstrap: object = io.ClientBootstrap(loop, io.DefaultHostResolver(loop))
 
 
-class Session:
+class IpcSession:
     """Introduces the component by `identity`, its token or its name, and owns the connection.
 
     `on_open(session)` is called when the nucleus has accepted it, `on_end(session, reason)` once
@@ -63,8 +63,8 @@ class Session:
     def __init__(
         self,
         identity: Dict[str, str],
-        on_open: Callable[[Session], None],
-        on_end: Callable[[Session, str], None],
+        on_open: Callable[[IpcSession], None],
+        on_end: Callable[[IpcSession, str], None],
     ) -> None:
         self.identity = identity
         self.client: Optional[IpcClient] = None

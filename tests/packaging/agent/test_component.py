@@ -209,7 +209,9 @@ def test_scripts_that_lite_cuts_off_fail_instead_of_doing_half(tmp_path: Path) -
     assert done == [2, 2, 2, 2, 2]
 
 
-def test_in_a_container_one_program_runs_and_nothing_is_installed(tmp_path: Path) -> None:
+def test_in_a_container_one_program_checks_and_runs_and_nothing_is_installed(
+    tmp_path: Path,
+) -> None:
     plan = ComponentPlan(
         "plant.Agent", ("aarch64",), ("3.8",), True, image="registry/edge-agent:jetson"
     )
@@ -218,7 +220,15 @@ def test_in_a_container_one_program_runs_and_nothing_is_installed(tmp_path: Path
     (manifest,) = json.loads(file.read_bytes())["Manifests"]
 
     assert manifest["Artifacts"] == []
-    assert list(manifest["Lifecycle"]) == ["run"]
+    assert list(manifest["Lifecycle"]) == ["install", "run"]
+    check = manifest["Lifecycle"]["install"]["Script"]
+    assert (
+        check
+        == manifest["Lifecycle"]["run"]["Script"].replace(
+            "--name plant.Agent ", "--name plant.Agent.check "
+        )
+        + " --check"
+    )
     assert list((tmp_path / "artifacts" / "plant.Agent" / __version__).iterdir()) == []
 
 
@@ -241,6 +251,7 @@ def test_the_containers_command_line_is_what_docker_gets(tmp_path: Path) -> None
     assert words[-4:] == ["edge-agent:jetson", "serve", "--greengrass", "/gg/own/a b/"]
     assert f"{os.getuid()}:{os.getgid()}" in words
     assert {"/gg/ipc.socket:/gg/ipc.socket", "/gg/packages:/gg/packages:ro"} <= set(words)
+    assert "/gg/work:/gg/work:ro" in words
     assert {"--runtime", "nvidia", "host", *ENVIRONMENT} <= set(words)
     assert "nvidia" not in made["Manifests"][0]["Lifecycle"]["run"]["Script"]
 

@@ -367,6 +367,23 @@ def test_the_agent_outlives_the_loss_of_its_nucleus_and_comes_back_with_all_it_h
     assert "Traceback" not in agent.log()
 
 
+def test_a_nucleus_that_was_killed_starts_an_agent_in_the_place_of_the_one_it_left(
+    classic: FakeNucleus, tmp_path: Path
+) -> None:
+    with ComponentAgent(tmp_path, classic) as agent, agent.running() as client:
+        left = agent.process
+        classic.drop()
+        agent.environment.update(classic.environment)
+        agent.start()
+        assert left is not None
+        assert left.wait(WITHIN_S) == 0
+        wait_until(lambda: len(agent.lines("listens on")) == 2)
+        agent.wait_for("bolts", ModelState.RUNNING)
+        client.detect("bolts", FRAME)
+        agent.wait_for_line(f"An agent that outlived its nucleus, process {left.pid}")
+    assert "Traceback" not in agent.log()
+
+
 def test_an_agent_serves_on_without_what_the_nucleus_refuses(
     nucleus: FakeNucleus, tmp_path: Path
 ) -> None:

@@ -44,4 +44,4 @@ def test_counts_alone_dont_wear_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    StatusFile(tmp_path / "file").update("", {})
+    StatusFile(tmp_path / "file").update("", {}, {"nucleus": "it is away"})
