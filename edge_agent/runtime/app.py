@@ -118,8 +118,17 @@ class _Agent:
             figures = self._metrics
             self._component.serve(self._events.put, figures.quiet_for_s, figures.totals)
         log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
+        self._log_models()
+
+    def _log_models(self) -> None:
         names = [info.name for info in self._registry.list()]
         log.info("Models that can be used: %s.", ", ".join(names) or "none")
+        models = self._settings.models
+        if models.folder is None and models.records is None:
+            log.warning(
+                "No model can ever be used: neither models.folder nor models.records is set. Name "
+                "the folder of your model packages: edge-agent serve --models FOLDER"
+            )
 
     def serve(self) -> int:
         """Supervise everything until a stop is requested; returns the exit status."""
