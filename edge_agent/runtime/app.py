@@ -162,9 +162,8 @@ class _Agent:
             with descriptors.RESERVE.lent():
                 self._registry.sync(self._store.scan())
                 self._registry.supervise()
-            self._metrics.has_faults(
-                (each.model, str(each.path)) for each in self._store.findings if each.is_fault
-            )
+            faults = [(each.model, each.path) for each in self._store.findings if each.is_fault]
+            self._metrics.has_faults([*faults, *self._registry.package_faults().items()])
         except Exception:
             log.exception("The models couldn't be checked. The agent tries again.")
 

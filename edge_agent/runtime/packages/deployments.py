@@ -27,6 +27,7 @@ from edge_agent.runtime.packages.sources import (
     Trust,
     Withdrawn,
     check_folder,
+    similar,
 )
 
 log = logging.getLogger(__name__)
@@ -136,9 +137,9 @@ class Store:
         The folder of records is made by the first component that writes one.
         """
         names = sorted(entry.registration.name for entry in deployed.entries.values())
-        kept = f" Its models stay as they are: {', '.join(names)}." if names else ""
+        kept = f" Its models stay as they are: {', '.join(names)}."
         is_fault = bool(names) or deployed.setting == "models.folder"
-        sentence = f"{deployed.name} {why}.{kept}"
+        sentence = f"{deployed.name} {why}.{kept if names else similar(deployed.source.folder)}"
         level = logging.ERROR if is_fault else logging.WARNING
         self._find(deployed.source.folder, sentence, level)
         for entry in deployed.entries.values():

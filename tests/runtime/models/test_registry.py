@@ -58,10 +58,12 @@ def deploy(device: Device, package: str, **values: Any) -> None:
 def test_a_failed_model_starts_with_the_update_that_mends_it(device: Device) -> None:
     deploy(device, "broken", autostart=True)
     device.wait("plates", ModelState.FAILED)
+    assert device.registry.package_faults() == {"plates": device.packages / "broken"}
     (device.records / "plates.json").unlink()  # as between two versions of a component
     device.look()
     deploy(device, "whole", autostart=True)
     device.wait("plates", ModelState.RUNNING)
+    assert not device.registry.package_faults()
 
 
 def test_a_failed_model_starts_with_the_decision_that_mends_it(device: Device) -> None:
@@ -161,7 +163,7 @@ def test_a_disk_that_is_full_costs_only_the_memory_of_what_ran(
 
 def test_a_fault_is_in_the_metrics_as_long_as_it_lasts() -> None:
     metrics, fault = Metrics(), {"model": "bolts", "path": "/models.d/bolts.json"}
-    metrics.has_faults([("bolts", "/models.d/bolts.json")])
+    metrics.has_faults([("bolts", Path("/models.d/bolts.json"))])
     assert metrics.registry.get_sample_value("edge_agent_DeploymentFault", fault) == 1.0
     metrics.has_faults([])
     assert metrics.registry.get_sample_value("edge_agent_DeploymentFault", fault) is None
