@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Optional, Union
 
@@ -19,6 +20,7 @@ from edge_agent.runtime.host.nucleus import EXIT_STATUS
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.models import event_thread
 from edge_agent.runtime.models.registry import Registry
+from edge_agent.runtime.packages.background_scan import BackgroundScan
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from edge_agent.runtime.results.pipeline import ResultsPipeline
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 ENGINE_THREADS = (batcher.THREAD_NAME, event_thread.THREAD_NAME)
 FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
+SCAN_WITHIN_S = 5.0
 DECISIONS_FILE = "decisions.json"
 VERSIONS_FILE = "versions.json"
 RUNNING_FILE = "running.json"
@@ -88,6 +91,7 @@ class _Agent:
             settings.results, self._metrics, self._stop_with_error, nucleus
         )
         self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
+        self._scan = BackgroundScan(self._store.scan)
         self._registry = Registry(
             settings.models,
             settings.engine,
@@ -160,9 +164,13 @@ class _Agent:
         """Apply what is deployed now."""
         try:
             with descriptors.RESERVE.lent():
-                self._registry.sync(self._store.scan())
+                found = self._scan.look(SCAN_WITHIN_S)
+                if found is not None:
+                    self._registry.sync(found)
                 self._registry.supervise()
             faults = [(each.model, each.path) for each in self._store.findings if each.is_fault]
+            if self._scan.is_late:
+                faults.append(("", self._settings.models.folder or Path("models.records")))
             self._metrics.has_faults([*faults, *self._registry.package_faults().items()])
         except Exception:
             log.exception("The models couldn't be checked. The agent tries again.")

@@ -161,6 +161,8 @@ class RecordFolder(Source):
         try:
             facts = self._packages.look(package)
         except FileNotFoundError:
+            if record.component_stopped:
+                raise Withdrawn from None  # the nucleus has removed it
             raise ValueError(f"its package {package} doesn't exist") from None
         except OSError as error:
             raise ValueError(f"its package {package} can't be read ({error.strerror})") from None

@@ -8,8 +8,10 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import zipfile
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Callable, Dict, Iterator, List, Tuple
 
 import pytest
@@ -18,6 +20,7 @@ from edge_agent.config import ModelsSettings
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FileEntry
 from edge_agent.runtime.packages import awaited_packages
+from edge_agent.runtime.packages.background_scan import BackgroundScan
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.packages.registration import Registration
@@ -194,6 +197,36 @@ def test_a_fault_removes_no_model_and_is_reported_once_where_people_look(
     assert len(errors) == 1
     assert why in errors[0]
     assert name in errors[0]
+
+
+def test_a_component_that_stopped_before_the_agent_began_withdraws_nothing(disk: Disk) -> None:
+    record = json.loads(disk.record.read_bytes())
+    stopped = json.dumps({**record, "component_stopped": True})
+    disk.record.write_text(stopped)
+    store = Store(disk.settings)
+    store.remove_after_s = 0.0
+    for _ in range(3):
+        assert "cups" in store.scan()
+    away(disk.cups)  # now the nucleus has removed it
+    assert "cups" in store.scan()
+    assert "cups" not in store.scan()
+    assert not disk.record.exists()
+
+    disk.record.write_text(stopped)  # of a component that came and went meanwhile
+    assert "cups" not in store.scan()
+    assert not disk.record.exists()
+
+
+def test_a_disk_that_does_not_answer_holds_up_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    answers: SimpleQueue[Dict[str, Registration]] = SimpleQueue()
+    scan = BackgroundScan(answers.get)
+    assert [scan.look(0.01), scan.look(0.01), scan.is_late] == [None, None, True]
+    assert len(caplog.records) == 1
+    answers.put({})
+    while scan.look(0.01) is None:
+        time.sleep(0.001)
+    answers.put({})
+    assert (scan.look(60.0), scan.is_late) == ({}, False)
 
 
 def test_a_record_that_is_being_written_is_one_error(
