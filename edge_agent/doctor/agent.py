@@ -1,17 +1,18 @@
-"""What an agent's settings name: its folder of engines, its broker, what it last reported."""
+"""What an agent's settings name: its models, its engines, its broker, what it last reported."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
 from pathlib import Path
 from typing import List, Mapping
 
-from edge_agent.config import EngineSettings, ResultsSettings
+from edge_agent.config import EngineSettings, ModelsSettings, ResultsSettings
 from edge_agent.doctor import MIB, MISSING, OK, PROBLEM, CheckResult
-from edge_agent.errors import InvalidConfiguration
+from edge_agent.errors import EdgeAgentError, InvalidConfiguration
 from edge_agent.fields import read_json
 from edge_agent.runtime.engines.cache import (
     ABOUT,
@@ -22,11 +23,36 @@ from edge_agent.runtime.engines.cache import (
     CachedEngine,
     default_cache,
 )
+from edge_agent.runtime.packages.deployments import Store
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.runtime.results import sinks
 from edge_agent.runtime.results.broker import probe, trial
 
 LEAST_FREE_MIB = 16  # what the outbox needs besides its rows
 ENGINES = "engines"
+
+
+def models(settings: ModelsSettings) -> List[CheckResult]:
+    """List what is served, and what in the folders of models isn't, and why."""
+    logging.disable()  # all of it is returned
+    try:
+        store = Store(settings)
+        found = [_model(each) for _, each in sorted(store.scan().items())]
+    finally:
+        logging.disable(logging.NOTSET)
+    for finding in store.findings:
+        state = PROBLEM if finding.is_fault or finding.model else MISSING
+        found.append(CheckResult(f"models: {finding.path.name}", state, finding.sentence))
+    return found
+
+
+def _model(registration: Registration) -> CheckResult:
+    what = f"model {registration.name}"
+    try:
+        registration.open().check_sizes()
+    except EdgeAgentError as error:
+        return CheckResult(what, PROBLEM, str(error))
+    return CheckResult(what, OK, f"served from {registration.package}")
 
 
 def engines(settings: EngineSettings) -> List[CheckResult]:

@@ -1,7 +1,8 @@
 """`edge-agent doctor`: what this machine has, and what is missing for what.
 
-Works where nothing is installed. With the settings of an agent it also tries their MQTT broker,
-reads the folder of engines, and shows what the agent last reported of its results.
+Works where nothing is installed. With the settings of an agent it also says which models serve, and
+what in their folders doesn't; it tries the MQTT broker, reads the folder of engines, and shows what
+the agent last reported of its results.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = [result for check in CHECKS for result in check()]
     try:
         settings = load(arguments.config, os.environ, arguments.set)
+        results += agent.models(settings.models)
         results += [*agent.engines(settings.engine), *agent.results(settings.results)]
     except InvalidConfiguration as error:
         results.append(CheckResult("settings", PROBLEM, str(error)))

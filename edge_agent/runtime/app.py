@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Mapping, Optional, Union
 
@@ -19,6 +20,7 @@ from edge_agent.runtime.host.nucleus import EXIT_STATUS
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.models import event_thread
 from edge_agent.runtime.models.registry import Registry
+from edge_agent.runtime.packages.background_scan import BackgroundScan
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.packages.highest_versions import VERSIONS_FILE
 from edge_agent.runtime.remote.remote_commands import RemoteCommands
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 ENGINE_THREADS = (batcher.THREAD_NAME, event_thread.THREAD_NAME)
 FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
+SCAN_WITHIN_S = 5.0
 DECISIONS_FILE = "decisions.json"
 RUNNING_FILE = "running.json"
 
@@ -112,6 +115,7 @@ class _Agent:
         except InvalidConfiguration:
             self._room.close(STORE_WITHIN_S)
             raise
+        self._scan = BackgroundScan(self._store.scan)
         self._registry = Registry(
             settings.models,
             settings.engine,
@@ -142,8 +146,17 @@ class _Agent:
             figures = self._metrics
             self._component.serve(self._events.put, figures.quiet_for_s, figures.totals)
         log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
+        self._log_models()
+
+    def _log_models(self) -> None:
         names = [info.name for info in self._registry.list()]
         log.info("Models that can be used: %s.", ", ".join(names) or "none")
+        models = self._settings.models
+        if models.folder is None and models.records is None:
+            log.warning(
+                "No model can ever be used: neither models.folder nor models.records is set. Name "
+                "the folder of your model packages: edge-agent serve --models FOLDER"
+            )
 
     def serve(self) -> int:
         """Supervise everything until a stop is requested; returns the exit status."""
@@ -177,11 +190,14 @@ class _Agent:
     def _sync_models(self) -> None:
         """Apply what is deployed now."""
         try:
-            self._registry.sync(self._store.scan())
+            found = self._scan.look(SCAN_WITHIN_S)
+            if found is not None:
+                self._registry.sync(found)
             self._registry.supervise()
-            self._metrics.has_faults(
-                (each.model, str(each.path)) for each in self._store.findings if each.is_fault
-            )
+            faults = [(each.model, each.path) for each in self._store.findings if each.is_fault]
+            if self._scan.is_late:
+                faults.append(("", self._settings.models.folder or Path("models.records")))
+            self._metrics.has_faults([*faults, *self._registry.package_faults().items()])
         except Exception:
             log.exception("The models couldn't be checked. The agent tries again.")
 

@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any, Dict, Iterable, Optional, Sequence, Set, Tuple, Type
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -172,9 +173,9 @@ class Metrics:
             gauge.remove(model)
         self.runs_on(model, "", None)
 
-    def has_faults(self, faults: Iterable[Tuple[str, str]]) -> None:
+    def has_faults(self, faults: Iterable[Tuple[str, Path]]) -> None:
         """Note the records, packages and folders that can't be used: of which model, and where."""
-        found = set(faults)
+        found = {(model, str(path)) for model, path in faults}
         for labels in self._present_faults - found:
             self._faults.remove(*labels)
         for labels in found:

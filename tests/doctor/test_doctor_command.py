@@ -11,7 +11,7 @@ import pytest
 from edge_agent.cli import main
 from edge_agent.doctor import PROBLEM, machine
 from edge_agent.runtime.system import resources
-from tests.fakes import certificates
+from tests.fakes import certificates, micro
 from tests.fakes.broker import Broker
 from tests.runtime.results.mqtt_sinks import needs_mosquitto
 
@@ -163,3 +163,28 @@ def test_the_doctor_tells_what_the_agent_last_said_of_its_results(
     found = results(capsys, "--set", f"results.folder={tmp_path}")
     assert found[what]["state"] == state
     assert words in found[what]["detail"]
+
+
+def test_the_doctor_lists_what_serves_and_what_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, records = tmp_path / "models", tmp_path / "models.d"
+    for name in ("bolts", "bolts.bak", "cups", "plates"):
+        micro.write(folder / name, "classification")
+    (folder / "plates" / "model.onnx").unlink()
+    records.mkdir()
+    record = {"model_component": "cups", "package": str(folder / "cups")}
+    (records / "cups.json").write_text(json.dumps(record))
+    (records / "half.json").write_text("{")
+
+    words = ("--set", f"models.folder={folder}", "--set", f"models.records={records}")
+    found = results(capsys, *words)
+    for what, state, detail in (
+        ("model bolts", "ok", f"served from {folder / 'bolts'}"),
+        ("model plates", "problem", "model.onnx is missing"),
+        ("models: bolts.bak", "missing", "put aside"),
+        ("models: half.json", "problem", "is ignored"),
+        ("models: cups", "problem", f"served from {records / 'cups.json'}"),
+    ):
+        assert found[what]["state"] == state
+        assert detail in found[what]["detail"]

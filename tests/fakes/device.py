@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Optional, Type
+from typing import Any, Dict, Optional, Type
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Store
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.types import Bitmap, DetectRequest, ModelState, Prediction
 
@@ -60,15 +61,20 @@ class Device:
 
     def look(self) -> None:
         """Take over what is deployed now, and wait for what that takes."""
-        found = self.store.scan()
-        while self.store.is_waiting:
-            found = self.store.scan()
-        self.registry.sync(found)
+        found = self.sync()
         end = time.monotonic() + WITHIN_S
         for name in found:
             while self.registry.find(name).is_changing_package():
                 assert time.monotonic() < end, self.detector.describe(name)
                 time.sleep(0.005)
+
+    def sync(self) -> Dict[str, Registration]:
+        """Take over what is deployed now, once it is whole."""
+        found = self.store.scan()
+        while self.store.is_waiting:
+            found = self.store.scan()
+        self.registry.sync(found)
+        return found
 
     def run(self, name: str) -> None:
         """Start a model and wait until it is RUNNING."""

@@ -71,6 +71,60 @@ def test_a_model_that_is_removed_is_not_found_any_more(agent: Agent, caller: Cal
     refused(NOT_FOUND, caller.start, "leaving")
 
 
+def test_a_model_that_ran_when_it_left_runs_when_it_is_back(agent: Agent, caller: Caller) -> None:
+    package = micro.write(agent.models / "away", "classification")
+    until(lambda: "away" in names(caller))
+    caller.run("away")
+    elsewhere = package.rename(agent.folder / "elsewhere")
+    until(lambda: "away" not in names(caller))
+    elsewhere.rename(package)
+    until(lambda: "away" in names(caller))
+    caller.wait("away", RUNNING)
+    caller.stop("away")
+    package.rename(elsewhere)
+    until(lambda: "away" not in names(caller))
+    elsewhere.rename(package)
+    until(lambda: "away" in names(caller))
+    assert caller.describe("away").status == STOPPED
+    remove(package)
+
+
+def test_neither_a_slip_nor_a_folder_that_is_away_nor_a_slow_copy_costs_a_call(
+    agent: Agent, caller: Caller
+) -> None:
+    """On the very model that they concern."""
+    new = micro.write(agent.folder / "new", "classification", version="2")
+    package = micro.write(agent.folder / "packages" / "busy", "classification", version="1")
+    file = record(agent, "busy", autostart=True)
+    until(lambda: "busy" in names(caller))
+    caller.wait("busy", RUNNING)
+
+    def serves_on(words: str) -> bool:
+        assert caller.detect("busy", plain(255)).is_anomalous
+        return words in caller.describe("busy").status_message
+
+    good = file.read_text()
+    file.write_text(good[:20])
+    until(lambda: serves_on("can't be used: the whole document"))
+    file.write_text(good)
+    until(lambda: not serves_on("can't be used"))
+    for folder in (file.parent, package):
+        away = folder.rename(agent.folder / "elsewhere")
+        until(lambda: serves_on("doesn't exist"))
+        away.rename(folder)
+        until(lambda: not serves_on("doesn't exist"))
+    shutil.rmtree(package)
+    package.mkdir()
+    for name in ("manifest.json", "model.onnx"):
+        content = (new / name).read_bytes()
+        (package / name).write_bytes(content[:50])
+        until(lambda: serves_on("is being copied"))
+        (package / name).write_bytes(content)
+    until(lambda: serves_on("Version 2,"))
+    assert agent.log().count("busy.json can't be used: the whole document") == 1
+    assert "busy was removed" not in agent.log()
+
+
 def test_calls_in_flight_to_a_model_that_is_removed_are_answered(
     agent: Agent, caller: Caller
 ) -> None:

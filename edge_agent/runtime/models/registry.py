@@ -64,6 +64,11 @@ class Registry:
         """Return every deployed model, by name."""
         return [model.info() for _, model in sorted(self._models.items())]
 
+    def package_faults(self) -> Dict[str, Path]:
+        """Return the packages that couldn't be loaded, by model."""
+        found = {name: model.package_fault() for name, model in self._models.items()}
+        return {name: path for name, path in found.items() if path is not None}
+
     def set_threshold(self, name: str, threshold: float, by: str) -> ModelInfo:
         """Judge by `threshold` from the next batch on, and after a restart; `by`: who sets it.
 
@@ -126,7 +131,7 @@ class Registry:
             known = self._models.get(registration.name)
             if known is None:
                 self._add(registration)
-            elif known.registration != registration or known.note != registration.note:
+            elif (known.registration, known.registration.note) != (registration, registration.note):
                 known.register(registration)
 
     def _add(self, registration: Registration) -> None:

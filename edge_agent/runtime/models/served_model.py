@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
 
 from edge_agent.config import EngineSettings, ModelsSettings
@@ -96,10 +97,10 @@ class ServedModel:
         """The name clients call it by."""
         return self.registration.name
 
-    @property
-    def note(self) -> str:
-        """Why what stands on disk now isn't served; empty when it is."""
-        return self.registration.note
+    def package_fault(self) -> Optional[Path]:
+        """Return the package that is registered and couldn't be loaded; None: it serves, or may."""
+        is_failed = self._state.state is ModelState.FAILED
+        return self.registration.package if is_failed or self._is_refused() else None
 
     def is_changing_package(self) -> bool:
         """Return whether another package is being loaded while one serves."""

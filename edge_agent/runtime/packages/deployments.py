@@ -8,6 +8,7 @@ that says why. What was removed from a folder that can be read goes after `model
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
@@ -25,6 +26,7 @@ from edge_agent.runtime.packages.sources import (
     Trust,
     Withdrawn,
     check_folder,
+    similar,
 )
 from edge_agent.runtime.system import stalls
 
@@ -92,6 +94,7 @@ class Store:
         self.findings: List[Finding] = []
         self.is_waiting = False  # for a package to be whole
         self._logged: Dict[Path, Finding] = {}
+        self._renamed: Dict[str, Tuple[Path, _Entry]] = {}  # by the name that a record had before
         self._packages = AwaitedPackages(settings.package_limit_mib * MIB, trust.keys)
         self._deployed: List[_Deployed] = []  # of a name, what comes last serves
         if settings.folder is not None:
@@ -134,9 +137,9 @@ class Store:
         The folder of records is made by the first component that writes one.
         """
         names = sorted(entry.registration.name for entry in deployed.entries.values())
-        kept = f" Its models stay as they are: {', '.join(names)}." if names else ""
+        kept = f" Its models stay as they are: {', '.join(names)}."
         is_fault = bool(names) or deployed.setting == "models.folder"
-        sentence = f"{deployed.name} {why}.{kept}"
+        sentence = f"{deployed.name} {why}.{kept if names else similar(deployed.source.folder)}"
         level = logging.ERROR if is_fault else logging.WARNING
         self._find(deployed.source.folder, sentence, level)
         for entry in deployed.entries.values():
@@ -155,11 +158,15 @@ class Store:
             self._wait(path, entry, str(copied))
             return False
         except OSError as error:
-            self._fault(path, entry, f"it {_unreadable(error)}")
+            if os.path.lexists(path):  # else it went during this look
+                self._fault(path, entry, f"it {_unreadable(error)}")
         except ValueError as error:
             self._fault(path, entry, str(error))
         else:
             deployed.entries[path] = _Entry(registration)
+            if entry is not None and entry.registration.name != registration.name:
+                entry.gone_since = stalls.ran_s(0.0)
+                self._renamed[entry.registration.name] = path, entry
         return True
 
     def _wait(self, path: Path, entry: Optional[_Entry], why: str) -> None:
@@ -192,15 +199,13 @@ class Store:
             del deployed.entries[path]
             self._forget(deployed.source, path)
             return
-        name = entry.registration.name
         self._note(entry, "")
-        self._find(
-            path,
-            f"{path} was withdrawn. Model {name} goes after {self.remove_after_s:g} s "
-            "(models.remove_after_s), unless it comes back.",
-            logging.INFO,
-            name,
-        )
+        self._find_leaving(path, f"{path} was withdrawn", entry.registration.name)
+
+    def _find_leaving(self, path: Path, what: str, name: str) -> None:
+        after = f"{self.remove_after_s:g} s (models.remove_after_s)"
+        sentence = f"{what}. Model {name} goes after {after}, unless it comes back."
+        self._find(path, sentence, logging.INFO, name)
 
     def _forget(self, source: Source, path: Path) -> None:
         try:
@@ -211,7 +216,7 @@ class Store:
 
     def _by_name(self) -> Dict[str, Registration]:
         """Return what serves under each name, and find what has the same name."""
-        found: Dict[str, Registration] = {}
+        found = self._former()
         places: Dict[str, List[Path]] = {}
         for deployed in self._deployed:
             for path, entry in sorted(deployed.entries.items()):
@@ -230,6 +235,16 @@ class Store:
                 )
         return found
 
+    def _former(self) -> Dict[str, Registration]:
+        """Return what served under a name that its record has lost; each goes in time."""
+        now = stalls.ran_s(0.0)
+        for name, (path, entry) in list(self._renamed.items()):
+            if now - (entry.gone_since or now) >= self.remove_after_s:
+                del self._renamed[name]
+            else:
+                self._find_leaving(path, f"{path} has another model_component", name)
+        return {name: entry.registration for name, (_, entry) in self._renamed.items()}
+
     def _note(self, entry: _Entry, note: str) -> None:
         if entry.registration.note != note:
             entry.registration = replace(entry.registration, note=note)
@@ -238,10 +253,14 @@ class Store:
         self.findings.append(Finding(path, sentence, level, model))
 
     def _log_findings(self) -> None:
-        """Log what is new, and which fault has ended."""
+        """Log what is new, and which fault has ended; a fault once, also when its reason changes.
+
+        A file that is being written may be wrong in another way at each look.
+        """
         found = {finding.path: finding for finding in self.findings}
         for path, finding in found.items():
-            if self._logged.get(path) != finding:
+            before = self._logged.get(path)
+            if before != finding and not (before and before.is_fault and finding.is_fault):
                 log.log(finding.level, "%s", finding.sentence)
         for path, before in self._logged.items():
             if before.is_fault and path not in found:

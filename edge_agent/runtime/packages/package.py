@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Iterable, List, Optional, Tuple
@@ -119,8 +120,11 @@ def stamp(path: Path) -> Tuple[int, ...]:
 
 def fingerprint(path: Path) -> Tuple[int, ...]:
     """Return what changes as long as any file of the package is being written. Raises OSError."""
-    files = itertools.islice(path.rglob("*"), MOST_LOOKED_AT)
-    return (*stamp(path), *_facts([path]), *_facts(sorted(files)))
+    try:
+        names = sorted(itertools.islice(path.rglob("*"), MOST_LOOKED_AT))
+    except FileNotFoundError:  # a folder in it goes right now
+        return (time.monotonic_ns(),)
+    return (*stamp(path), *_facts([path]), *_facts(names))
 
 
 def _facts(paths: Iterable[Path]) -> Tuple[int, ...]:

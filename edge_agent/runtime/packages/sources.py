@@ -161,6 +161,8 @@ class RecordFolder(Source):
         try:
             facts = self._packages.look(package)
         except FileNotFoundError:
+            if record.component_stopped:
+                raise Withdrawn from None  # the nucleus has removed it
             raise ValueError(f"its package {package} doesn't exist") from None
         except OSError as error:
             raise ValueError(f"its package {package} can't be read ({error.strerror})") from None
@@ -200,7 +202,7 @@ def check_folder(folder: Path) -> None:
         if folder.stat() and folder.is_dir():
             return
     except FileNotFoundError:
-        raise ValueError(f"doesn't exist{_similar(folder)}") from None
+        raise ValueError("doesn't exist") from None
     except OSError as error:
         raise ValueError(f"can't be read ({error.strerror})") from None
     raise ValueError(f"is a file. {EXPECTED}; give the folder that holds them")
@@ -216,13 +218,14 @@ def _above(source: Source) -> Path:
     return source.folder.resolve().parent
 
 
-def _similar(folder: Path) -> str:
+def similar(folder: Path) -> str:
+    """Return a sentence with the folder that was probably meant, or nothing."""
     try:
         names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
     except OSError:
         return ""
     close = get_close_matches(folder.name, names, 1)
-    return f"; did you mean {folder.parent / close[0]}?" if close else ""
+    return f" Did you mean {folder.parent / close[0]}?" if close else ""
 
 
 def _name(path: Path) -> str:

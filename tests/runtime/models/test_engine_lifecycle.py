@@ -126,7 +126,7 @@ def test_a_new_version_isn_t_lost_when_the_built_engine_takes_over_while_it_load
     with running(machine) as device:
         until(device, lambda info: "is being built" in info.message)
         deploy_second(machine, device)
-        device.registry.sync(device.store.scan())
+        device.sync()
         assert came.wait(WITHIN_S)
         machine.unsay("hold")
         end = time.monotonic() + WITHIN_S

@@ -229,8 +229,8 @@ def test_a_model_that_goes_ends_its_build(machine: GpuMachine, wait: bool) -> No
         until(device, lambda info: "is being built" in info.message)
         (device.records / f"{NAME}.json").unlink()
         began = time.monotonic()
-        device.registry.sync(device.store.scan())
-        device.registry.sync(device.store.scan())
+        device.sync()
+        device.sync()
     assert time.monotonic() - began < 15.0
     end = time.monotonic() + WITHIN_S
     while list(machine.cache.glob("build-*")):

@@ -2,20 +2,23 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, Union
+from typing import Any, Dict, Iterator, Set, Union
 
 import pytest
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import InvalidRequest, ModelNotFound
 from edge_agent.runtime.engines.supply import ToBuild
+from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.models import load_attempt
 from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
+from edge_agent.runtime.models.running_models import RunningModels
 from edge_agent.runtime.packages.registration import Registration
-from edge_agent.types import ModelState
+from edge_agent.types import ModelInfo, ModelState
 from tests.fakes import micro
 from tests.fakes.device import Device
+from tests.runtime.results.outboxes import wait_until
 
 
 def registrations(*names: str) -> Dict[str, Registration]:
@@ -55,10 +58,12 @@ def deploy(device: Device, package: str, **values: Any) -> None:
 def test_a_failed_model_starts_with_the_update_that_mends_it(device: Device) -> None:
     deploy(device, "broken", autostart=True)
     device.wait("plates", ModelState.FAILED)
+    assert device.registry.package_faults() == {"plates": device.packages / "broken"}
     (device.records / "plates.json").unlink()  # as between two versions of a component
     device.look()
     deploy(device, "whole", autostart=True)
     device.wait("plates", ModelState.RUNNING)
+    assert not device.registry.package_faults()
 
 
 def test_a_failed_model_starts_with_the_decision_that_mends_it(device: Device) -> None:
@@ -111,3 +116,54 @@ def test_a_model_that_is_replaced_while_it_is_loaded_is_not_failed_by_the_old_pa
     assert device.detector.describe("plates").state is ModelState.STARTING
     replaced.set()
     device.wait("plates", ModelState.RUNNING)
+
+
+def test_models_that_ran_run_again_after_a_restart_unless_somebody_stopped_them(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "results" / "running.json"
+    registrations = {
+        name: Registration(name, micro.write(tmp_path / name, "classification"), (1,))
+        for name in ("ran", "stopped", "idle")
+    }
+
+    def started(*run: str, stop: str = "") -> Set[str]:
+        registry = Registry(ModelsSettings(), EngineSettings(threads=1), running=file)
+        registry.sync(registrations)
+        for name in run:
+            registry.find(name).start()
+        begun = {info.name for info in registry.list() if info.state is not ModelState.STOPPED}
+        for name in begun:
+            wait_until(lambda name=name: registry.find(name).info().state is ModelState.RUNNING)
+        if stop:
+            registry.find(stop).stop()
+        registry.close(20.0)
+        return begun
+
+    assert started("ran", "stopped", stop="stopped") == {"ran", "stopped"}
+    assert started() == {"ran"}
+    file.write_text("{")
+    assert started() == set()
+
+
+def test_a_disk_that_is_full_costs_only_the_memory_of_what_ran(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "results").write_text("")  # no folder can be made there
+    running = RunningModels(tmp_path / "results" / "running.json")
+    running.note(ModelInfo("bolts", ModelState.RUNNING))
+    running.store()
+    running.store()
+    assert "bolts" in running
+    assert [record.levelname for record in caplog.records if "running" in record.message] == [
+        "ERROR",
+        "ERROR",
+    ]
+
+
+def test_a_fault_is_in_the_metrics_as_long_as_it_lasts() -> None:
+    metrics, fault = Metrics(), {"model": "bolts", "path": "/models.d/bolts.json"}
+    metrics.has_faults([("bolts", Path("/models.d/bolts.json"))])
+    assert metrics.registry.get_sample_value("edge_agent_DeploymentFault", fault) == 1.0
+    metrics.has_faults([])
+    assert metrics.registry.get_sample_value("edge_agent_DeploymentFault", fault) is None
