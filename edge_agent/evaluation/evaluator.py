@@ -125,7 +125,8 @@ def evaluate(
     found = LabelledImages.of(source, options)
     for remark in found.remarks:
         on_remark(remark)
-    _check(source, len(found.normal), len(found.anomaly), found.remarks)
+    findings = (*found.remarks, listing.sentence(found.left_out))
+    _check(source, len(found.normal), len(found.anomaly), findings)
     reader = PictureReader((*found.normal, *found.anomaly), lambda item: on_remark(str(item)))
     with Predictor(package) as predictor:
         normal = list(_inspected(predictor, reader, found.normal))

@@ -75,6 +75,7 @@ def train(
     for remark in found.remarks:
         progress(remark)
     paths = (*found.normal, *found.anomaly)
+    package.check_inputs(out, paths)
     reader = PictureReader(paths, lambda item: progress(str(item)))
     spec = _input_spec(size or dataset.input_size(found.normal, reader))
     normal = Pictures.load(found.normal, spec, reader)
