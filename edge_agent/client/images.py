@@ -29,8 +29,12 @@ def listed(paths: Iterable[Path]) -> Listing:
     """Return the same with what is left out. Raises InvalidRequest."""
     paths = list(paths)
     for path in paths:
-        if not path.exists():
-            raise InvalidRequest(f"{shown(path)} doesn't exist.")
+        try:
+            path.stat()
+        except FileNotFoundError:
+            raise InvalidRequest(f"{shown(path)} doesn't exist.") from None
+        except OSError as error:
+            raise InvalidRequest(f"{shown(path)} can't be opened: {error.strerror}.") from None
     found = Listing.of(paths)
     if not found.paths and not any(item.is_picture for item in found.left_out):
         endings = f"No images found; known file endings: {', '.join(SUFFIXES)}."

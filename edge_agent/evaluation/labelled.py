@@ -14,7 +14,7 @@ from edge_agent.evaluation.label_manifest import (
     LabelManifest,
     ManifestOptions,
 )
-from edge_agent.pictures.listing import LeftOut, Listing, sentence, shown
+from edge_agent.pictures.listing import LeftOut, Listing, is_file, is_folder, sentence, shown
 from edge_agent.pictures.reader import PictureReader
 from edge_agent.types import Frame
 
@@ -41,11 +41,11 @@ class LabelledImages:
 
         A missing sub-folder holds nothing. Raises InvalidConfiguration: why it can't be read.
         """
-        if source.is_file():
+        if is_file(source):
             read = LabelManifest.read(source, options)
             normal, anomaly = read.paths(NORMAL), read.paths(ANOMALY)
             return cls(normal, anomaly, read.remarks, read.model, findings=read.findings)
-        if not source.is_dir():
+        if not is_folder(source):
             raise InvalidConfiguration(
                 f"{source} isn't a folder, which must hold normal/ (images), nor a manifest."
             )
@@ -67,4 +67,4 @@ def holds(source: Path, label: str, count: int) -> str:
 
 
 def _listing(folder: Path) -> Listing:
-    return Listing.of([folder]) if folder.is_dir() else Listing()
+    return Listing.of([folder]) if is_folder(folder) else Listing()

@@ -50,8 +50,7 @@ class Listing:
         """List files, whatever their names are, and what is in folders."""
         found: List[Found] = []
         for source in sources:
-            is_folder = stat.S_ISDIR(_mode(source)[0])
-            found.extend(_sorted(_inside(source)) if is_folder else [source])
+            found.extend(_sorted(_inside(source)) if is_folder(source) else [source])
         return cls(
             tuple(item for item in found if isinstance(item, Path)),
             tuple(item for item in found if isinstance(item, LeftOut)),
@@ -64,6 +63,16 @@ def shown(path: Path) -> str:
         return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
     except UnicodeEncodeError:  # half a character, as JSON can have it
         return printable(str(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; where nobody may look there is none."""
+    return stat.S_ISDIR(_mode(path)[0])
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file; where nobody may look there is none."""
+    return stat.S_ISREG(_mode(path)[0])
 
 
 def is_picture_name(name: str) -> bool:
@@ -137,3 +146,5 @@ def _mode(path: Path) -> Tuple[int, str]:
         return path.stat().st_mode, NO_FILE
     except OSError as error:  # a link to nothing or to itself
         return 0, f"it can't be opened: {error.strerror}"
+    except ValueError:  # a name with a character that no file has
+        return 0, NO_FILE
