@@ -91,7 +91,7 @@ def _overlays(
     """Return where each image's overlay is written. Raises InvalidRequest before one is lost."""
     if target is None:
         return {}
-    if len(sources) == 1 and not sources[0].is_dir() and not target.is_dir():
+    if len(sources) == 1 and not any(map(listing.is_folder, (sources[0], target))):
         overlays = {paths[0]: target}
     else:
         _check_folder(target, sources, paths)

@@ -125,12 +125,12 @@ def evaluate(
     found = LabelledImages.of(source, options)
     for remark in found.remarks:
         on_remark(remark)
-    _check(source, len(found.normal), len(found.anomaly), found.remarks)
+    _check(source, len(found.normal), len(found.anomaly), found.findings)
     reader = PictureReader((*found.normal, *found.anomaly), lambda item: on_remark(str(item)))
     with Predictor(package) as predictor:
         normal = list(_inspected(predictor, reader, found.normal))
         anomaly = list(_inspected(predictor, reader, found.anomaly))
-        findings = (*found.remarks, listing.sentence(reader.left_out))
+        findings = (*found.findings, listing.sentence(reader.left_out))
         _check(source, len(normal), len(anomaly), findings)
         masks = Masks.of(source, reader, [item.path for item in anomaly], on_remark)
         report = _report(predictor.manifest, normal, anomaly, masks)

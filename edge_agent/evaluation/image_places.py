@@ -14,7 +14,7 @@ from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import unquote, unquote_plus
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.pictures.listing import shown
+from edge_agent.pictures.listing import is_file, is_folder, shown
 
 S3, FILE = "s3://", "file://"
 
@@ -59,7 +59,7 @@ def _spellings(name: str) -> List[str]:
 
 
 def _existing(*candidates: Path) -> ImagePlace:
-    there = next((path for path in candidates if path.is_file()), None)
+    there = next((path for path in candidates if is_file(path)), None)
     return ImagePlace(there or candidates[0], there is not None)
 
 
@@ -73,7 +73,7 @@ def _downloaded(
             f"aws s3 sync s3://{bucket} FOLDER{'/' + bucket if several else ''}; "
             "then add --images FOLDER."
         )
-    if not images.is_dir():
+    if not is_folder(images):
         raise InvalidConfiguration(f"--images {shown(images)} isn't a folder.")
     roots = [images / bucket, images] if several else [images, images / bucket]
     fits = [_fits(root, keys.values()) for root in roots]

@@ -58,12 +58,14 @@ class LabelEntry:
 class LabelManifest:
     """Entries by image file, without those that have no label or no file.
 
-    `model` captured them, None where that isn't known; `remarks` are sentences for the user.
+    `model` captured them, None where that isn't known. Sentences for the user: `findings` on images
+    that are left out, `remarks` on those and on the labels.
     """
 
     entries: Dict[Path, LabelEntry]
     model: Optional[str]
     remarks: Tuple[str, ...]
+    findings: Tuple[str, ...]
 
     @classmethod
     def read(cls, source: Path, options: ManifestOptions) -> LabelManifest:
@@ -79,12 +81,10 @@ class LabelManifest:
         entries = {where[entry.reference]: entry for entry in found}
         labelled = {place: entry for place, entry in entries.items() if entry.label.name}
         there = {place.path: entry for place, entry in labelled.items() if place.is_there}
-        remarks = (
-            *_unlabelled(source, entries),
-            *_missing(source, [place.path for place in labelled if not place.is_there]),
-            *_unconfirmed(source, list(there.values())),
-        )
-        return cls(there, model, remarks)
+        missing = [place.path for place in labelled if not place.is_there]
+        findings = (*_unlabelled(source, entries), *_missing(source, missing))
+        remarks = (*findings, *_unconfirmed(source, list(there.values())))
+        return cls(there, model, remarks, findings)
 
     def paths(self, label: str) -> Tuple[Path, ...]:
         """Return the images with that label, in the order of the lines."""

@@ -14,7 +14,7 @@ from edge_agent.evaluation.label_manifest import (
     LabelManifest,
     ManifestOptions,
 )
-from edge_agent.pictures.listing import LeftOut, Listing, shown
+from edge_agent.pictures.listing import LeftOut, Listing, is_file, is_folder, sentence, shown
 from edge_agent.pictures.reader import PictureReader
 from edge_agent.types import Frame
 
@@ -24,7 +24,8 @@ class LabelledImages:
     """Image files by label, in order of name or of the manifest's lines.
 
     `remarks` are sentences for the user about labels and files; `model` is the one that captured
-    the images, None where that isn't known; `left_out` is what else lies in the folders.
+    the images, None where that isn't known; `left_out` is what else lies in the folders. `findings`
+    are the sentences that explain why images are missing.
     """
 
     normal: Tuple[Path, ...]
@@ -32,6 +33,7 @@ class LabelledImages:
     remarks: Tuple[str, ...] = ()
     model: Optional[str] = None
     left_out: Tuple[LeftOut, ...] = ()
+    findings: Tuple[str, ...] = ()
 
     @classmethod
     def of(cls, source: Path, options: ManifestOptions = ALL) -> LabelledImages:
@@ -39,16 +41,18 @@ class LabelledImages:
 
         A missing sub-folder holds nothing. Raises InvalidConfiguration: why it can't be read.
         """
-        if source.is_file():
+        if is_file(source):
             read = LabelManifest.read(source, options)
-            return cls(read.paths(NORMAL), read.paths(ANOMALY), read.remarks, read.model)
-        if not source.is_dir():
+            normal, anomaly = read.paths(NORMAL), read.paths(ANOMALY)
+            return cls(normal, anomaly, read.remarks, read.model, findings=read.findings)
+        if not is_folder(source):
             raise InvalidConfiguration(
                 f"{source} isn't a folder, which must hold normal/ (images), nor a manifest."
             )
-        normal, anomaly = (_listing(source / label) for label in (NORMAL, ANOMALY))
-        left_out = (*normal.left_out, *anomaly.left_out)
-        return cls(normal.paths, anomaly.paths, left_out=left_out)
+        good, bad = (_listing(source / label) for label in (NORMAL, ANOMALY))
+        left_out = (*good.left_out, *bad.left_out)
+        findings = (sentence(left_out),) if left_out else ()
+        return cls(good.paths, bad.paths, left_out=left_out, findings=findings)
 
 
 def read_frame(path: Path) -> Frame:
@@ -63,4 +67,4 @@ def holds(source: Path, label: str, count: int) -> str:
 
 
 def _listing(folder: Path) -> Listing:
-    return Listing.of([folder]) if folder.is_dir() else Listing()
+    return Listing.of([folder]) if is_folder(folder) else Listing()

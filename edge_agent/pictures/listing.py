@@ -1,7 +1,8 @@
 """Which files are pictures: by their ending, in a folder and in all folders below it.
 
 Hidden files and folders are left out, `._name.png` of macOS among them. A folder is a folder
-whatever its name ends in. Links are followed, and no folder is listed twice.
+whatever its name ends in. Links to files are followed; links to folders aren't: such a link may
+lead back, and from the good images to the bad ones.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, List, Sequence, Set, Tuple, Union
+from typing import Iterable, Iterator, List, Sequence, Tuple, Union
 
 from edge_agent.logs import printable
 
@@ -19,7 +20,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", 
 HIDDEN = "its name begins with a dot"
 OTHER_ENDING = "its name doesn't end as an image's does"
 NO_FILE = "it isn't a file"
-LISTED_BEFORE = "it is a link to a folder that is listed already"
+FOLDER_LINK = "it is a link to a folder, which isn't followed"
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ class Listing:
         """List files, whatever their names are, and what is in folders."""
         found: List[Found] = []
         for source in sources:
-            is_folder = stat.S_ISDIR(_mode(source)[0])
-            found.extend(_sorted(_inside(source, set())) if is_folder else [source])
+            found.extend(_sorted(_inside(source)) if is_folder(source) else [source])
         return cls(
             tuple(item for item in found if isinstance(item, Path)),
             tuple(item for item in found if isinstance(item, LeftOut)),
@@ -63,6 +63,16 @@ def shown(path: Path) -> str:
         return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
     except UnicodeEncodeError:  # half a character, as JSON can have it
         return printable(str(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; where nobody may look there is none."""
+    return stat.S_ISDIR(_mode(path)[0])
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file; where nobody may look there is none."""
+    return stat.S_ISREG(_mode(path)[0])
 
 
 def is_picture_name(name: str) -> bool:
@@ -105,27 +115,25 @@ def _sorted(found: Iterable[Found]) -> List[Found]:
     return sorted(found, key=lambda item: item if isinstance(item, Path) else item.path)
 
 
-def _inside(folder: Path, known: Set[Tuple[int, int]]) -> Iterator[Found]:
+def _inside(folder: Path) -> Iterator[Found]:
     try:
-        about = folder.stat()
-        names = sorted(os.listdir(folder))  # noqa: PTH208 (names alone: a path each comes below)
+        paths = list(folder.iterdir())
     except OSError as error:
         yield LeftOut(folder, f"the folder can't be read: {error.strerror}")
         return
-    if (about.st_dev, about.st_ino) in known:
-        yield LeftOut(folder, LISTED_BEFORE, is_picture=False)
-        return
-    known.add((about.st_dev, about.st_ino))
-    for name in names:
-        yield from _entry(folder / name, known)
+    for path in paths:
+        yield from _entry(path)
 
 
-def _entry(path: Path, known: Set[Tuple[int, int]]) -> Iterator[Found]:
+def _entry(path: Path) -> Iterator[Found]:
     mode, reason = _mode(path)
     if path.name.startswith("."):
         yield LeftOut(path, HIDDEN, is_picture=False)
     elif stat.S_ISDIR(mode):
-        yield from _inside(path, known)
+        if path.is_symlink():
+            yield LeftOut(path, FOLDER_LINK, is_picture=False)
+        else:
+            yield from _inside(path)
     elif not is_picture_name(path.name):
         yield LeftOut(path, OTHER_ENDING, is_picture=False)
     else:
@@ -138,3 +146,5 @@ def _mode(path: Path) -> Tuple[int, str]:
         return path.stat().st_mode, NO_FILE
     except OSError as error:  # a link to nothing or to itself
         return 0, f"it can't be opened: {error.strerror}"
+    except ValueError:  # a name with a character that no file has
+        return 0, NO_FILE

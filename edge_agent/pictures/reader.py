@@ -167,8 +167,11 @@ def _highest(*groups: Iterable[int]) -> int:
 
 
 def _some_of(folder: Path) -> List[Path]:
-    names = [name for name in sorted(os.listdir(folder)) if is_picture_name(name)]  # noqa: PTH208
-    return [folder / name for name in names[:: max(len(names) // NEIGHBOURS, 1)]]
+    try:
+        paths = sorted(path for path in folder.iterdir() if is_picture_name(path.name))
+    except OSError:
+        return []
+    return paths[:: max(len(paths) // NEIGHBOURS, 1)]
 
 
 def _value_of(path: Path) -> int:

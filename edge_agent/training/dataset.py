@@ -124,8 +124,7 @@ def find(source: Path, normal_only: bool, options: ManifestOptions) -> LabelledI
             f"{source} has no folder normal/; put images of good parts there "
             f"(and of bad ones into anomaly/). Folders in it: {', '.join(folders) or 'none'}."
         )
-    findings = (*found.remarks, sentence(found.left_out))
-    check_count(source, len(found.normal), findings)
+    check_count(source, len(found.normal), found.findings)
     return replace(found, anomaly=()) if normal_only else found
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Mapping
+from typing import Iterable, Mapping
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import FILE_NAME, Manifest
+from edge_agent.pictures.listing import shown
 
 
 def check_target(out: Path) -> None:
@@ -16,6 +17,17 @@ def check_target(out: Path) -> None:
     if out.is_symlink() or (out.exists() and not (out / FILE_NAME).is_file()):
         raise InvalidConfiguration(
             f"{out} exists and isn't a model package (it has no {FILE_NAME}); choose another --out."
+        )
+
+
+def check_inputs(out: Path, images: Iterable[Path]) -> None:
+    """Raise InvalidConfiguration when `images` lie in `out`, which is replaced as a whole."""
+    folder = out.resolve()
+    inside = next((path for path in images if folder in path.resolve().parents), None)
+    if inside is not None:
+        raise InvalidConfiguration(
+            f"{shown(inside)} lies in {shown(out)}, which the new package replaces. Choose another "
+            "--out."
         )
 
 

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edge_agent.logs import printable
     from edge_agent.training import trainer
 
-    console = Console()
+    console = Console(soft_wrap=True, markup=False, highlight=False)
     trainer.train(
         arguments.source,
         arguments.out,
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
         seed=arguments.seed,
         options=ManifestOptions(arguments.images, arguments.model),
-        progress=lambda text: console.print(printable(text), markup=False, highlight=False),
+        progress=lambda text: console.print(printable(text)),
     )
     return 0
 

@@ -75,11 +75,12 @@ def train(
     for remark in found.remarks:
         progress(remark)
     paths = (*found.normal, *found.anomaly)
+    package.check_inputs(out, paths)
     reader = PictureReader(paths, lambda item: progress(str(item)))
     spec = _input_spec(size or dataset.input_size(found.normal, reader))
     normal = Pictures.load(found.normal, spec, reader)
     anomaly = Pictures.load(found.anomaly, spec, reader)
-    dataset.check_count(source, len(normal), (*found.remarks, listing.sentence(reader.left_out)))
+    dataset.check_count(source, len(normal), (*found.findings, listing.sentence(reader.left_out)))
     progress(
         f"{len(normal)} normal and {len(anomaly)} anomalous images, "
         f"trained at {spec.width}x{spec.height} pixels"

@@ -68,6 +68,15 @@ def test_what_cannot_be_used_is_named_and_counted_and_the_rest_is_trained_on(
         assert "".join(words.split()) in said, words
 
 
+def test_images_inside_the_package_to_replace_are_never_lost(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    folder = pictures.write(out / "images", 12)
+    (out / "manifest.json").write_text("{}")  # a package lies there already
+    with pytest.raises(InvalidConfiguration, match=r"000\.png lies in .*, which the new package"):
+        train(folder, out, progress=lambda _: None)
+    assert len(list((folder / "normal").iterdir())) == 12
+
+
 def test_too_few_usable_images_are_counted_with_the_reasons(tmp_path: Path) -> None:
     folder = pictures.write(tmp_path / "parts", 11)
     for name in ("003.png", "004.png"):

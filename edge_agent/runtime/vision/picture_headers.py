@@ -25,7 +25,7 @@ class TiffLayout(NamedTuple):
     """How numbers are stored: their order, of a directory's length and of an offset; in bytes."""
 
     order: str
-    count: str = "H"
+    length: str = "H"
     offset: str = "I"
     directory_at: int = 4  # where the first one's offset stands
 
@@ -141,11 +141,11 @@ def _tiff(content: bytes) -> PictureHeader:
 def _tiff_tags(content: bytes, layout: TiffLayout) -> Iterator[Tuple[int, Tuple[int, ...]]]:
     """Yield the whole numbers in the first directory, by tag."""
     (at,) = layout.read(layout.offset, content, layout.directory_at)
-    (count,) = layout.read(layout.count, content, at)
+    (count,) = layout.read(layout.length, content, at)
     value = struct.calcsize("=HH" + layout.offset)  # where it stands in an entry
     room = struct.calcsize("=" + layout.offset)
     for index in range(min(count, MOST_TIFF_TAGS)):
-        entry = at + struct.calcsize("=" + layout.count) + index * (value + room)
+        entry = at + struct.calcsize("=" + layout.length) + index * (value + room)
         tag, kind, length = layout.read("HH" + layout.offset, content, entry)
         if kind in TIFF_TYPES and 0 < length <= MOST_TIFF_VALUES:
             numbers = f"{length}{TIFF_TYPES[kind]}"
