@@ -4,6 +4,7 @@
     ├── UserError                what the caller sent or asked for; never logged as a fault
     │   ├── InvalidRequest       INVALID_ARGUMENT     a field of the call is missing or wrong
     │   │   └── InvalidFrame     INVALID_ARGUMENT     the frame or the mask target cannot be used
+    │   │       └── SegmentGone  INVALID_ARGUMENT     no shared memory of that name is there
     │   ├── ModelNotFound        NOT_FOUND
     │   ├── WrongModelState      FAILED_PRECONDITION
     │   ├── Overloaded           RESOURCE_EXHAUSTED   queue full; retry later
@@ -53,6 +54,10 @@ class InvalidRequest(UserError):
 
 class InvalidFrame(InvalidRequest):
     """The frame, or the place asked for the mask, cannot be used."""
+
+
+class SegmentGone(InvalidFrame):
+    """No shared memory of that name is there; the client takes another segment and calls again."""
 
 
 class ModelNotFound(UserError):
