@@ -55,7 +55,7 @@ class StreamedFrames:
         self._room = threading.Semaphore(
             (options.max_in_flight or protocol.FRAMES_IN_FLIGHT) + AHEAD
         )
-        self._ended = False
+        self._ended, self._lock = False, threading.Lock()
 
     def __enter__(self) -> StreamedFrames:
         return self
@@ -66,10 +66,11 @@ class StreamedFrames:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        self._ended = True
+        with self._lock:  # gRPC's thread may be making a segment
+            self._ended = True
+            for segment in [*self._free, *self._used.values()]:
+                segment.close()
         self._room.release()
-        for segment in [*self._free, *self._used.values()]:
-            segment.close()
 
     def requests(
         self, images: Iterable[NDArray[np.uint8]]
@@ -78,9 +79,11 @@ class StreamedFrames:
         for frame_id, image in enumerate(images):
             check_image(image)
             self._room.acquire()
-            if self._ended:
-                return
-            yield self._request(frame_id, image)
+            with self._lock:
+                if self._ended:
+                    return
+                request = self._request(frame_id, image)
+            yield request
 
     def answer(self, reply: wire_v1.StreamDetectResponse) -> StreamAnswer:
         """Read an answer and make its segment free for another frame."""
