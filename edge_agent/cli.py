@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from importlib import import_module
 from typing import List, Optional
@@ -52,22 +54,60 @@ COMMANDS = {
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run a sub-command and return its exit code; 2 for what the user can correct."""
+    _prepare_output()
     try:
-        given = parse(sys.argv[1:] if arguments is None else arguments)
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output, such as head, has enough
+        _discard_output()
+        return 1
+    except OSError as error:
+        _discard_output()
+        return _refuse(f"{error.filename or 'The output'}: {error.strerror or error}.")
+
+
+def _run(words: List[str]) -> int:
+    try:
+        given = parse(words)
         return int(import_module(COMMANDS[given.command][0]).run(given))
     except EdgeAgentError as error:
-        sys.stderr.write(f"edge-agent: {printable(str(error))}\n")
-        return 2
+        return _refuse(str(error))
     except ModuleNotFoundError as error:
         if (error.name or "edge_agent").startswith("edge_agent"):
             raise
-        sys.stderr.write(
-            f"edge-agent: The Python package {error.name!r} isn't installed. "
-            "Install all that a device needs: pip install 'edge-agent[cpu]'.\n"
+        return _refuse(
+            f"The Python package {error.name!r} isn't installed. "
+            "Install all that a device needs: pip install 'edge-agent[cpu]'."
         )
-        return 2
+    except UnicodeEncodeError as error:  # a file's name may be no text
+        return _refuse(f"{error.object!r} isn't UTF-8, which names and addresses must be.")
     except KeyboardInterrupt:
         return 130
+
+
+def _refuse(sentence: str) -> int:
+    sys.stderr.write(f"edge-agent: {printable(sentence)}\n")
+    return 2
+
+
+def _prepare_output() -> None:
+    """Let every text be written, whatever the locale, and by a program started without outputs."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(getattr(sys, name), io.TextIOWrapper):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Drop what can't be written, which the interpreter would try again when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def parse(words: List[str]) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from edge_agent import errors, protocol
 from edge_agent.client import convert
-from edge_agent.client.connection import Connection, own_replies
+from edge_agent.client.connection import AgentConnection, own_replies
 from edge_agent.client.fork_gate import GATE
 from edge_agent.client.segment import FrameSegment, check_image
 from edge_agent.client.stream import StreamAnswer, StreamedFrames
@@ -51,7 +51,7 @@ class Client:
         *,
         lane: Optional[Priority] = None,
     ) -> None:
-        self._connection = Connection(address, credentials)
+        self._connection = AgentConnection(address, credentials)
         self._timeout_s = timeout_s
         camera = [(protocol.CAMERA_ID, camera_id)] if camera_id else []
         self._metadata = (*camera, (protocol.PRIORITY, (lane or priority).value))

@@ -25,7 +25,7 @@ _used_in: List[int] = []  # the process that used gRPC first; a child inherits i
 _inherited: List[object] = []  # channels and calls of the parent, which aren't ended here
 
 
-class Connection:
+class AgentConnection:
     """Owns the channel to the agent at `address`. Raises InvalidRequest for what is no address."""
 
     def __init__(self, address: str, credentials: Optional[grpc.ChannelCredentials]) -> None:
