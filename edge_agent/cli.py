@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import os
 import signal
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import List, Optional
 
 from edge_agent import __version__
@@ -60,32 +60,38 @@ COMMANDS = {
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run a sub-command and return its exit code; 2 for what the user can correct."""
+    _prepare_output()
     try:
-        given = parse(sys.argv[1:] if arguments is None else arguments)
-        status = int(import_module(COMMANDS[given.command][0]).run(given))
-        sys.stdout.flush()
-    except EdgeAgentError as error:
-        sys.stderr.write(f"edge-agent: {printable(str(error))}\n")
-        return 2
-    except ModuleNotFoundError as error:
-        if (error.name or "edge_agent").startswith("edge_agent"):
-            raise
-        sys.stderr.write(
-            f"edge-agent: The Python package {error.name!r} isn't installed. "
-            "Install all that a device needs: pip install 'edge-agent[cpu]'.\n"
-        )
-        return 2
-    except BrokenPipeError:  # who reads the output has seen enough
-        _drop_output()
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output, such as head, has enough
+        _discard_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         log.debug("What the system refused:", exc_info=True)
-        _drop_output()
-        sys.stderr.write(f"edge-agent: {printable(_refusal(error))}\n")
-        return 2
+        _discard_output()
+        return _refuse(_refusal(error))
+
+
+def _run(words: List[str]) -> int:
+    try:
+        given = parse(words)
+        return int(import_module(COMMANDS[given.command][0]).run(given))
+    except EdgeAgentError as error:
+        return _refuse(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "edge_agent").startswith("edge_agent"):
+            raise
+        return _refuse(
+            f"The Python package {error.name!r} isn't installed. "
+            "Install all that a device needs: pip install 'edge-agent[cpu]'."
+        )
+    except UnicodeEncodeError as error:  # a file's name may be no text
+        return _refuse(f"{error.object!r} isn't UTF-8, which names and addresses must be.")
     except KeyboardInterrupt:
         return 130
-    return status
 
 
 def _refusal(error: OSError) -> str:
@@ -99,13 +105,27 @@ def _refusal(error: OSError) -> str:
     return f"{where}{error.strerror or error}.{advice}"
 
 
-def _drop_output() -> None:
-    """Let be lost quietly what standard output refuses: its disk is full, or its reader gone."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with Path(os.devnull).open("w") as nothing:
-            os.dup2(nothing.fileno(), sys.stdout.fileno())
+def _refuse(sentence: str) -> int:
+    sys.stderr.write(f"edge-agent: {printable(sentence)}\n")
+    return 2
+
+
+def _prepare_output() -> None:
+    """Let every text be written, whatever the locale, and by a program started without outputs."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(getattr(sys, name), io.TextIOWrapper):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Drop what can't be written, which the interpreter would try again when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def parse(words: List[str]) -> argparse.Namespace:

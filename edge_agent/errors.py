@@ -4,7 +4,8 @@
     ├── UserError                what the caller sent or asked for; never logged as a fault
     │   ├── InvalidRequest       INVALID_ARGUMENT     a field of the call is missing or wrong
     │   │   ├── InvalidFrame     INVALID_ARGUMENT     the frame or the mask target cannot be used
-    │   │   │   └── FaultyPicture INVALID_ARGUMENT    the picture shows a problem of the camera
+    │   │   │   ├── FaultyPicture INVALID_ARGUMENT    the picture shows a problem of the camera
+    │   │   │   └── SegmentGone  INVALID_ARGUMENT     no shared memory of that name is there
     │   │   └── InvalidPicture   INVALID_ARGUMENT     an image file cannot be used
     │   ├── ModelNotFound        NOT_FOUND
     │   ├── WrongModelState      FAILED_PRECONDITION
@@ -74,6 +75,10 @@ class FaultyPicture(InvalidFrame):
         )
         error.problems = ", ".join(problems)
         return error
+
+
+class SegmentGone(InvalidFrame):
+    """No shared memory of that name is there; the client takes another segment and calls again."""
 
 
 class InvalidPicture(InvalidRequest):

@@ -1,4 +1,4 @@
-"""What the system refuses is said in a sentence, whatever the command."""
+"""What stands around every command: its output, what the system refuses, and how it ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import List
 
 import pytest
 
@@ -14,6 +15,13 @@ from edge_agent import version
 from edge_agent.cli import main
 from edge_agent.runtime.engines.cache import default_cache
 from edge_agent.runtime.processes import inquiry
+
+Ended = "subprocess.CompletedProcess[str]"
+
+
+def ended(words: List[str], **how: object) -> Ended:
+    command = [sys.executable, "-m", "edge_agent", *words]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, **how)  # type: ignore[call-overload,no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -49,13 +57,42 @@ def test_output_to_a_full_disk_is_refused_in_words() -> None:
     assert b"Traceback" not in done.stderr
 
 
-def test_output_that_nobody_reads_any_more_ends_quietly() -> None:
+@pytest.mark.parametrize(
+    ("words", "status"),  # argparse doesn't mind; rich ends with 1
+    [("version", 141), ("--help", 0), ("jobs list", 1), ("doctor", 1)],
+)
+def test_a_command_whose_reader_has_enough_ends_quietly(
+    words: str, status: int, tmp_path: Path
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "edge_agent", "version"]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (141, b"")
+    try:
+        found = ended(words.split(), stdout=writer, cwd=tmp_path)
+    finally:
+        os.close(writer)
+    assert (found.returncode, found.stderr) == (status, "")
+
+
+def test_a_command_that_is_started_without_outputs_does_its_work() -> None:
+    code = "import os, sys; os.close(1); os.execv(sys.executable, sys.argv[1:])"
+    words = [sys.executable, "-m", "edge_agent", "version"]
+    found = subprocess.run([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, timeout=60)
+    assert (found.returncode, found.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("unix:///Prüfstand.sock", "there is no such file"),
+        ("unix:///\udc80.sock", "isn't UTF-8, which names and addresses must be"),
+    ],
+)
+def test_any_name_can_be_written_in_any_locale(address: str, sentence: str) -> None:
+    words = ["models", "list", "--address", address]
+    found = ended(words, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert found.returncode == 2
+    assert "Traceback" not in found.stderr
+    assert sentence in found.stderr
 
 
 @pytest.fixture

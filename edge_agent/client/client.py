@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Iterable, Iterator, List, Optional, Type, TypeVar
 
@@ -12,6 +13,8 @@ from google.protobuf.message import Message
 
 from edge_agent import errors, protocol
 from edge_agent.client import convert
+from edge_agent.client.connection import AgentConnection, own_replies
+from edge_agent.client.fork_gate import GATE
 from edge_agent.client.segment import FrameSegment, check_image
 from edge_agent.client.stream import StreamAnswer, StreamedFrames
 from edge_agent.types import ModelInfo, ModelState, Prediction, Priority
@@ -48,8 +51,7 @@ class Client:
         *,
         lane: Optional[Priority] = None,
     ) -> None:
-        self._address, self._credentials = address, credentials
-        self._channel = self._connect()
+        self._connection = AgentConnection(address, credentials)
         self._timeout_s = timeout_s
         camera = [(protocol.CAMERA_ID, camera_id)] if camera_id else []
         self._metadata = (*camera, (protocol.PRIORITY, (lane or priority).value))
@@ -68,10 +70,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connection and remove the shared memory."""
-        self._channel.close()
-        if self._segment is not None:
-            self._segment.close()
-            self._segment = None
+        self._connection.close()
+        self._drop_segment()
 
     def detect(
         self, model: str, image: NDArray[np.uint8], transport: str = "shared_memory"
@@ -94,14 +94,11 @@ class Client:
             return convert.prediction(self._inspect(model, bitmap, None), None)
         if transport != "shared_memory":
             raise errors.InvalidRequest(f"transport is {transport!r}; use shared_memory or bytes.")
-        segment = self._segment_for(image.nbytes)
-        np.copyto(segment.frame(image.shape[1], image.shape[0]), image)
-        frame, mask = segment.handles(image.nbytes)
-        bitmap = wire.Bitmap(
-            width=image.shape[1], height=image.shape[0], shared_memory_handle=frame
-        )
-        reply = self._inspect(model, bitmap, wire.AnomalyMaskParams(shared_memory_handle=mask))
-        return convert.prediction(reply, segment)
+        try:
+            return self._detect_shared(model, image)
+        except errors.SegmentGone:  # a session manager removes what belongs to a user that left
+            self._drop_segment()
+            return self._detect_shared(model, image)
 
     def stream(
         self,
@@ -121,20 +118,20 @@ class Client:
         options = wire_v1.StreamOptions(
             max_in_flight=max_in_flight, newest_frame_wins=newest_frame_wins
         )
-        method = self._channel.stream_stream(
+        method = self._connection.channel.stream_stream(
             protocol.STREAM_DETECT,
             request_serializer=wire_v1.StreamDetectRequest.SerializeToString,
             response_deserializer=wire_v1.StreamDetectResponse.FromString,
         )
-        with StreamedFrames(model, options, self._address) as frames:
-            call = method(frames.requests(images), metadata=self._metadata)
+        again = partial(self.detect, model)
+        with StreamedFrames(model, options, self._connection.address, again) as frames:
+            with GATE:
+                call = method(frames.requests(images), metadata=self._metadata)
             try:
-                for reply in call:
+                for reply in own_replies(call):
                     yield frames.answer(reply)
             except grpc.RpcError as error:
                 raise self._failed(error) from None
-            finally:
-                call.cancel()
 
     def models(self) -> List[ModelInfo]:
         """Return every deployed model, by name."""
@@ -178,11 +175,19 @@ class Client:
     def wait_ready(self, within_s: float) -> None:
         """Wait up to `within_s` seconds until the agent answers. Raises AgentUnavailable."""
         try:
-            grpc.channel_ready_future(self._channel).result(timeout=within_s)
+            grpc.channel_ready_future(self._connection.channel).result(timeout=within_s)
         except grpc.FutureTimeoutError:
-            raise errors.AgentUnavailable(
-                f"No agent answered at {self._address} within {within_s:g} s. Is it running?"
-            ) from None
+            raise errors.AgentUnavailable(self._connection.why_unreachable()) from None
+
+    def _detect_shared(self, model: str, image: NDArray[np.uint8]) -> Prediction:
+        segment = self._segment_for(image.nbytes)
+        np.copyto(segment.frame(image.shape[1], image.shape[0]), image)
+        frame, mask = segment.handles(image.nbytes)
+        bitmap = wire.Bitmap(
+            width=image.shape[1], height=image.shape[0], shared_memory_handle=frame
+        )
+        reply = self._inspect(model, bitmap, wire.AnomalyMaskParams(shared_memory_handle=mask))
+        return convert.prediction(reply, segment)
 
     def _inspect(
         self, model: str, bitmap: wire.Bitmap, mask: Optional[wire.AnomalyMaskParams]
@@ -193,39 +198,36 @@ class Client:
         return self._call(protocol.INSPECT, request, wire_v1.InspectResponse)
 
     def _call(self, path: str, request: Message, reply_class: Type[M]) -> M:
-        call = self._channel.unary_unary(
+        call = self._connection.channel.unary_unary(
             path,
             request_serializer=type(request).SerializeToString,
             response_deserializer=reply_class.FromString,
         )
         try:
-            reply: M = call(request, timeout=self._timeout_s, metadata=self._metadata)
+            with GATE:
+                reply: M = call(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._failed(error) from None
+        self._connection.has_answered = True
         return reply
-
-    def _connect(self) -> grpc.Channel:
-        options = [
-            *protocol.MESSAGE_LIMITS,
-            ("grpc.use_local_subchannel_pool", 1),  # else a new channel gets the old connection
-        ]
-        if self._credentials is None:
-            return grpc.insecure_channel(self._address, options)
-        return grpc.secure_channel(self._address, self._credentials, options)
 
     def _failed(self, error: grpc.RpcError) -> errors.EdgeAgentError:
         """Return our error; the next call connects at once when no agent answered.
 
         gRPC by itself waits longer from try to try, and grpcio 1.70 may never get through again.
         """
-        found = convert.error(error)
+        found = self._connection.failure(error, self._timeout_s)
         if isinstance(found, errors.AgentUnavailable):
-            self._channel = self._connect()
+            self._connection.connect()
         return found
 
     def _segment_for(self, frame_bytes: int) -> FrameSegment:
         if self._segment is None or not self._segment.fits(frame_bytes):
-            if self._segment is not None:
-                self._segment.close()
-            self._segment = FrameSegment(frame_bytes, self._address)
+            self._drop_segment()
+            self._segment = FrameSegment(frame_bytes, self._connection.address)
         return self._segment
+
+    def _drop_segment(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None

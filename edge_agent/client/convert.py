@@ -54,6 +54,11 @@ def error(rpc_error: grpc.Call) -> errors.EdgeAgentError:
     return found
 
 
+def is_of_grpc(rpc_error: grpc.Call) -> bool:
+    """Whether no agent raised it; an agent names its error, or says what it is about in a text."""
+    return protocol.ERROR_NAME not in dict(rpc_error.trailing_metadata() or ())
+
+
 def failure(code: grpc.StatusCode, sentence: str, name: str) -> errors.EdgeAgentError:
     """Return the error of that class name; of an unknown one, what the status stands for."""
     kind = _BY_NAME.get(name) or _BY_STATUS.get(code, errors.EdgeAgentError)

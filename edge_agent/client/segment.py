@@ -6,7 +6,6 @@ import contextlib
 import grp
 import mmap
 import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Tuple
 
@@ -14,12 +13,14 @@ import numpy as np
 
 from edge_agent.errors import EdgeAgentError, InvalidFrame
 from edge_agent.protocol import CHANNELS, SOCKET_GROUP
+from edge_agent.runtime.system import segment_owner
 from edge_agent.wire import edge_agent_pb2 as wire
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FOLDER = Path("/dev/shm")
+FOLDER = segment_owner.FOLDER
+MADE_NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
 UNIX = "unix:"
 
 
@@ -32,8 +33,16 @@ class FrameSegment:
 
     def __init__(self, frame_bytes: int, address: str = "") -> None:
         self._room = frame_bytes
-        self._path = FOLDER / f"edge-agent-{uuid.uuid4().hex}"
-        descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o660)
+        segment_owner.sweep()
+        self._owner = os.getpid()
+        self._path = FOLDER / segment_owner.new_name()
+        try:
+            descriptor = os.open(self._path, MADE_NEW, 0o660)
+        except OSError as error:
+            raise EdgeAgentError(
+                f"No shared memory can be made in {FOLDER}: {error.strerror}. Correct that, or use "
+                "transport='bytes'."
+            ) from None
         try:
             os.fchmod(descriptor, 0o660)
             group = _socket_group(address)
@@ -46,7 +55,7 @@ class FrameSegment:
                 mmap.mmap(descriptor, 2 * frame_bytes), np.uint8
             )
         except OSError as error:
-            self._path.unlink()
+            self.close()
             raise EdgeAgentError(
                 f"{FOLDER} has no room for {2 * frame_bytes} bytes: {error.strerror}. "
                 "Make it larger, or use transport='bytes'."
@@ -55,8 +64,8 @@ class FrameSegment:
             os.close(descriptor)
 
     def fits(self, frame_bytes: int) -> bool:
-        """Whether a frame of `frame_bytes` has room."""
-        return frame_bytes <= self._room
+        """Whether a frame of `frame_bytes` has room; never in a parent's, after a fork."""
+        return frame_bytes <= self._room and self._owner == os.getpid()
 
     def frame(self, width: int, height: int) -> NDArray[np.uint8]:
         """Return the frame's pixels, uint8 RGB (height, width, 3); writing them sends them."""
@@ -75,8 +84,10 @@ class FrameSegment:
         )
 
     def close(self) -> None:
-        """Remove the segment."""
-        self._path.unlink()
+        """Remove the segment; that of a parent, and one that is gone already, is left alone."""
+        if self._owner == os.getpid():
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
     def _view(self, start: int, width: int, height: int) -> NDArray[np.uint8]:
         size = width * height * CHANNELS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, Optional, Type
+from typing import TYPE_CHECKING, Callable, Dict, Iterable, Iterator, List, Optional, Type
 
 import grpc
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from edge_agent import protocol
 from edge_agent.client import convert
 from edge_agent.client.segment import FrameSegment, check_image
-from edge_agent.errors import EdgeAgentError
+from edge_agent.errors import EdgeAgentError, SegmentGone
 from edge_agent.types import Prediction
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
@@ -40,14 +40,22 @@ class StreamAnswer:
 class StreamedFrames:
     """Owns the segments of the frames in flight; one is used again when its answer is read."""
 
-    def __init__(self, model: str, options: wire_v1.StreamOptions, address: str) -> None:
-        self._model, self._options, self._address = model, options, address
+    def __init__(
+        self,
+        model: str,
+        options: wire_v1.StreamOptions,
+        address: str,
+        again: Callable[[NDArray[np.uint8]], Prediction],
+    ) -> None:
+        """`again` judges the frame of a segment that was removed meanwhile."""
+        self._model, self._options, self._address, self._again = model, options, address, again
         self._free: List[FrameSegment] = []
         self._used: Dict[int, FrameSegment] = {}
+        self._frames: Dict[int, NDArray[np.uint8]] = {}  # in those segments
         self._room = threading.Semaphore(
             (options.max_in_flight or protocol.FRAMES_IN_FLIGHT) + AHEAD
         )
-        self._ended = False
+        self._ended, self._lock = False, threading.Lock()
 
     def __enter__(self) -> StreamedFrames:
         return self
@@ -58,10 +66,11 @@ class StreamedFrames:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        self._ended = True
+        with self._lock:  # gRPC's thread may be making a segment
+            self._ended = True
+            for segment in [*self._free, *self._used.values()]:
+                segment.close()
         self._room.release()
-        for segment in [*self._free, *self._used.values()]:
-            segment.close()
 
     def requests(
         self, images: Iterable[NDArray[np.uint8]]
@@ -70,14 +79,18 @@ class StreamedFrames:
         for frame_id, image in enumerate(images):
             check_image(image)
             self._room.acquire()
-            if self._ended:
-                return
-            yield self._request(frame_id, image)
+            with self._lock:
+                if self._ended:
+                    return
+                request = self._request(frame_id, image)
+            yield request
 
     def answer(self, reply: wire_v1.StreamDetectResponse) -> StreamAnswer:
         """Read an answer and make its segment free for another frame."""
-        segment = self._used.pop(reply.frame_id)
+        segment, frame = self._used.pop(reply.frame_id), self._frames.pop(reply.frame_id)
         try:
+            if reply.failure.error_name == SegmentGone.__name__:
+                return self._judged_again(reply.frame_id, frame)
             if reply.HasField("result"):
                 prediction = convert.prediction(reply.result, segment)
                 return StreamAnswer(reply.frame_id, prediction)
@@ -90,11 +103,18 @@ class StreamedFrames:
             self._free.append(segment)
             self._room.release()
 
+    def _judged_again(self, frame_id: int, frame: NDArray[np.uint8]) -> StreamAnswer:
+        try:
+            return StreamAnswer(frame_id, self._again(frame))
+        except EdgeAgentError as error:
+            return StreamAnswer(frame_id, error=error)
+
     def _request(self, frame_id: int, image: NDArray[np.uint8]) -> wire_v1.StreamDetectRequest:
         segment = self._segment(image.nbytes)
         self._used[frame_id] = segment
         height, width = image.shape[:2]
-        np.copyto(segment.frame(width, height), image)
+        self._frames[frame_id] = segment.frame(width, height)
+        np.copyto(self._frames[frame_id], image)
         frame, mask = segment.handles(image.nbytes)
         return wire_v1.StreamDetectRequest(
             options=self._options,

@@ -27,7 +27,7 @@ from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from edge_agent.runtime.results.pipeline import ResultsPipeline
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.settings_reload import SettingsReload
-from edge_agent.runtime.system import descriptors, memory, stalls, tcp
+from edge_agent.runtime.system import descriptors, memory, segment_owner, stalls, tcp
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.camera_problem_rule import CameraProblemRule
 from edge_agent.runtime.vision.frame import FrameReader
@@ -164,6 +164,7 @@ class _Agent:
             if event is not None:
                 self._apply(event)
             self._frames.sweep()
+            segment_owner.sweep()
             self._sync_models()
             self._maintain_results()
         return event

@@ -44,6 +44,7 @@ BATCH_SIZES = (1, 2, 4)
 POSITION_COUNTS_FROM = 0.1  # share of feature variance that the place explains
 HISTOGRAM_BINS = 20
 GOLDEN_SAMPLES = 4
+PARTS = ("train", "training", "test", "val", "validation", "splits", "normal", "good")
 
 
 def train(
@@ -146,8 +147,13 @@ def checked_name(name: str) -> str:
 
 
 def safe_name(source: Path) -> str:
-    """Turn the name of a folder, or of the one a manifest lies in, into one a model may have."""
+    """Turn the name of a folder, or of the one a manifest lies in, into one a model may have.
+
+    A part of a data set, such as train, isn't named after the product; the folder above it is.
+    """
     folder = source.resolve().parent if source.is_file() else source.resolve()
+    while folder.name.lower() in PARTS:
+        folder = folder.parent
     return re.sub(r"[^a-zA-Z0-9\-_.]+", "-", folder.name)[:128].strip("-.") or "model"
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
-from typing import Iterator, List
+from typing import TYPE_CHECKING, Callable, Iterator, List
 
 import numpy as np
 import pytest
@@ -13,13 +20,17 @@ from edge_agent.client import Client
 from edge_agent.errors import (
     AgentUnavailable,
     InvalidFrame,
+    InvalidRequest,
     ModelNotFound,
     Overloaded,
 )
 from edge_agent.types import Priority
-from tests.contract.calls import plain
+from tests.contract.calls import plain, until
 from tests.fakes import micro
 from tests.fakes.agent import Agent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +130,120 @@ def test_a_client_may_name_its_camera_and_its_priority(agent: Agent) -> None:
         assert client.detect("map", plain(255)).is_anomalous
     with Client(agent.address, lane=types.Lane.RESCORING) as client:  # as up to version 1.3
         assert client.detect("map", plain(255)).is_anomalous
+
+
+def test_a_client_whose_segments_are_removed_takes_fresh_ones_and_goes_on(agent: Agent) -> None:
+    """A session manager does so when the user has no session left (logind.conf(5), RemoveIPC)."""
+
+    def remove() -> None:
+        for file in Path("/dev/shm").glob(f"edge-agent-*-{os.getpid()}-*"):
+            file.unlink()
+
+    def removing(count: int) -> Iterator[NDArray[np.uint8]]:
+        for level in range(count):
+            if level == 6:
+                remove()
+            yield plain(10 * level)
+
+    with agent.client() as client:
+        for level in (10, 200):
+            assert client.detect("map", plain(level)).score == pytest.approx(level / 255, abs=0.01)
+            remove()
+        found = list(client.stream("map", removing(16)))
+        remove()
+    assert [answer.error for answer in found] == [None] * 16
+    scores = [answer.prediction.score for answer in found if answer.prediction]
+    assert scores == pytest.approx([10 * level / 255 for level in range(16)], abs=0.01)
+
+
+def test_the_agent_removes_the_segment_of_a_client_that_was_killed(agent: Agent) -> None:
+    code = "from edge_agent.client.segment import FrameSegment as S; print(S(9)._path, flush=True)"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}; import os; os._exit(9)"], capture_output=True, text=True
+    )
+    left = Path(ended.stdout.strip())
+    assert left.name.startswith("edge-agent-")
+    until(lambda: not left.exists())
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("unix://{folder}/none.sock", "there is no such file. Start the agent"),
+        ("unix:{folder}/none.sock", "there is no such file. Start the agent"),
+        ("unix://{folder}/dead.sock", "nobody listens at this socket any more"),
+        ("unix://{folder}/file", "isn't a socket"),
+        ("localhost:{free}", "nobody listens at that port"),
+        ("127.0.0.1:{free}", "nobody listens at that port"),
+        ("no-such-host.invalid:5000", "the name 'no-such-host.invalid' isn't known"),
+        ("127.0.0.1:{silent}", "what listens there doesn't talk to this client without TLS"),
+    ],
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        Client.models,
+        lambda client: list(client.stream("map", [plain(1)])),
+        lambda client: client.wait_ready(0.2),
+    ],
+)
+def test_without_an_agent_a_sentence_says_why(
+    tmp_path: Path, address: str, words: str, call: Callable[[Client], object]
+) -> None:
+    (tmp_path / "file").touch()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead.sock"))
+    with socket.socket() as free, socket.socket() as silent:
+        for port in (free, silent):
+            port.bind(("127.0.0.1", 0))
+        silent.listen(9)
+        threading.Thread(target=hang_up, args=(silent,), daemon=True).start()
+        given = {"free": free.getsockname()[1], "silent": silent.getsockname()[1]}
+        address = address.format(folder=tmp_path, **given)
+        with Client(address, timeout_s=20) as client, pytest.raises(AgentUnavailable) as caught:
+            call(client)
+    assert str(caught.value).startswith(f"No agent answers at {address}: ")
+    assert words in str(caught.value)
+
+
+def hang_up(listener: socket.socket) -> None:
+    """Close each connection, as a program that speaks another protocol."""
+    with contextlib.suppress(OSError):
+        while True:
+            listener.accept()[0].close()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("/tmp/agent.sock", "Do you mean unix:///tmp/agent.sock?"), ("localhost", "host:port"),
+        ("localhost:99999", "A port is 1 to 65535"), ("unix://agent.sock", "an absolute path"),
+        ("http://localhost:50051", "host:port"), ("", "expected unix:///path or host:port"),
+    ],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(address: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(words)):
+        Client(address)
+
+
+def test_an_agent_that_ends_during_a_call_is_said_to_have_ended(tmp_path: Path) -> None:
+    with Agent(tmp_path) as agent, agent.client() as client:
+        assert client.models() == []
+        agent.kill()
+        with pytest.raises(AgentUnavailable, match="nobody listens at this socket any more"):
+            client.models()
+
+
+def test_a_proxy_of_the_environment_isnt_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with Agent(tmp_path, "--set", f"server.tcp=localhost:{port}"):
+        for host in ("localhost", "127.0.0.1", "[::1]"):
+            with Client(f"{host}:{port}", timeout_s=30) as client:
+                assert client.models() == []

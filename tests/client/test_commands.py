@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, List
 
 import numpy as np
 import pytest
@@ -59,6 +61,23 @@ def test_detect_on_a_folder_ends_in_a_table_and_a_summary(
     assert "bad.png" in out
     assert "normal (black picture)" in out
     assert "2 judged: 1 anomalous, 1 normal; 0 not judged" in out
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_detect_ends_quietly_when_its_reader_has_enough(
+    agent: Agent, pictures: Path, form: List[str]
+) -> None:
+    words = ["detect", str(pictures), "--model", "map", "--address", agent.address, *form]
+    with subprocess.Popen(
+        [sys.executable, "-m", "edge_agent", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert "Broken" not in said
 
 
 def test_overlay_shows_the_mask_where_the_defect_is(

@@ -122,6 +122,12 @@ def test_a_folder_name_becomes_a_model_name() -> None:
     assert safe_name(Path("/data/???")) == "model"
 
 
+@pytest.mark.parametrize("part", ["train", "Training", "test", "val", "train/good", "splits/train"])
+def test_a_part_of_a_data_set_names_no_model(part: str) -> None:
+    assert safe_name(Path("/data/bottle") / part) == "bottle"
+    assert safe_name(Path("/") / part) == "model"
+
+
 def test_training_measures_what_the_agent_measures(tmp_path: Path) -> None:
     paths = [tmp_path / f"{seed}.png" for seed in range(3)]
     for seed, path in enumerate(paths):

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Deque, Dict, List, Optional, Tuple
 
-from edge_agent.errors import InvalidFrame, OutOfDescriptors, OutOfMemory
+from edge_agent.errors import InvalidFrame, OutOfDescriptors, OutOfMemory, SegmentGone
 from edge_agent.protocol import LARGEST_FRAME_BYTES
 from edge_agent.runtime.vision.bus_guard import GuardedMapping
 from edge_agent.runtime.vision.segment_access import SegmentAccess
@@ -224,8 +224,12 @@ def _open(name: str, writable: bool) -> int:
                 f"Shared memory {name!r} can't be opened: the agent has too many files and "
                 "connections open. Close connections that aren't used, and try again."
             ) from None
+        if error.errno == errno.ENOENT:
+            raise SegmentGone(
+                f"Shared memory {name!r} doesn't exist here: it was removed, or agent and client "
+                "run in containers that don't share /dev/shm."
+            ) from None
         why = {
-            errno.ENOENT: "doesn't exist",
             errno.EACCES: f"isn't {'writable' if writable else 'readable'} for user {os.geteuid()};"
             " create it with a mode that lets the agent in",
         }.get(error.errno or 0, f"can't be opened ({error.strerror}): not a shared memory object")
