@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Type, Union
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidConfiguration
@@ -34,9 +34,23 @@ Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
-# {thing}, {model}, {kind} (result, summary, alarm) and {verdict} (normal, anomaly) are filled in.
-TOPIC_PATTERN = r"^([^+#{}\x00-\x1f\x7f-\x9f]|\{(thing|model|kind|verdict)\})+$"
-Topic = Annotated[str, Field(pattern=TOPIC_PATTERN, max_length=256)]
+
+
+def _topic(text: str) -> str:
+    rest = text
+    for name in ("{thing}", "{model}", "{kind}", "{verdict}"):  # result...; normal, anomaly
+        rest = rest.replace(name, "")
+    bad = next((each for each in rest if each in "+#{}" or not each.isprintable()), "")
+    if bad or not text:
+        came = f"it has the character {bad!r}" if bad else "it is empty"
+        raise ValueError(
+            f"{came}; a topic has no wildcards + and #, no control characters, and braces only "
+            "around thing, model, kind and verdict, which are filled in"
+        )
+    return text
+
+
+Topic = Annotated[str, Field(max_length=256), AfterValidator(_topic)]
 SUMMARY_PATTERN = r"^(none|hour|([01]\d|2[0-3]):[0-5]\d(,([01]\d|2[0-3]):[0-5]\d)*)$"
 
 
