@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import logging
+import os
+import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import List, Optional
 
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
 from edge_agent.logs import printable
 
+log = logging.getLogger(__name__)
+
 # sub-command → (module with add_arguments and run, one line of help)
 COMMANDS = {
     "serve": ("edge_agent.runtime.serve_command", "run the agent"),
+    "check": ("edge_agent.runtime.check_command", "say whether an agent would serve a package"),
     "models": ("edge_agent.client.models_command", "list, describe, start and stop models"),
     "detect": ("edge_agent.client.detect_command", "judge images with a running agent"),
     "train": ("edge_agent.training.train_command", "train a model package from images"),
@@ -54,7 +62,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Run a sub-command and return its exit code; 2 for what the user can correct."""
     try:
         given = parse(sys.argv[1:] if arguments is None else arguments)
-        return int(import_module(COMMANDS[given.command][0]).run(given))
+        status = int(import_module(COMMANDS[given.command][0]).run(given))
+        sys.stdout.flush()
     except EdgeAgentError as error:
         sys.stderr.write(f"edge-agent: {printable(str(error))}\n")
         return 2
@@ -66,8 +75,37 @@ def main(arguments: Optional[List[str]] = None) -> int:
             "Install all that a device needs: pip install 'edge-agent[cpu]'.\n"
         )
         return 2
+    except BrokenPipeError:  # who reads the output has seen enough
+        _drop_output()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        log.debug("What the system refused:", exc_info=True)
+        _drop_output()
+        sys.stderr.write(f"edge-agent: {printable(_refusal(error))}\n")
+        return 2
     except KeyboardInterrupt:
         return 130
+    return status
+
+
+def _refusal(error: OSError) -> str:
+    """Return what the system refused, and what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    advice = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = " Free space there, or name another place."
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        advice = f" Give user {os.geteuid()} access, or name another place."
+    return f"{where}{error.strerror or error}.{advice}"
+
+
+def _drop_output() -> None:
+    """Let be lost quietly what standard output refuses: its disk is full, or its reader gone."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 def parse(words: List[str]) -> argparse.Namespace:

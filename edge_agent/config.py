@@ -12,27 +12,42 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Type, Union
+from typing import Dict, Iterable, List, Mapping, Optional, Tuple, Type
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
-from typing_extensions import Annotated, Literal
+from typing_extensions import Annotated, Literal, get_args
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, groups_in, host_name, is_secret, parse_json, read
+from edge_agent.fields import Strict, groups_in, host_name, is_secret, read
 from edge_agent.protocol import DEFAULT_SOCKET, UNIX_SCHEME
+from edge_agent.sources import (
+    ENVIRONMENT_PREFIX,
+    Tree,
+    parsed,
+    path_of,
+    put,
+    put_home,
+    variable,
+    variables,
+)
 
 log = logging.getLogger(__name__)
 
-ENVIRONMENT_PREFIX = "EDGE_AGENT_"
 MIB = 1024 * 1024
 
-Tree = Dict[str, object]  # of settings, not validated
 
-Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$")]
+def _with_port(address: str) -> str:
+    if not 1 <= int(address.rpartition(":")[2]) <= 65535:
+        raise ValueError("the port must be 1 to 65535")
+    return address
+
+
+Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$"), AfterValidator(_with_port)]
 Units = Annotated[int, Field(ge=1, le=64)]
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
+ProblemAction = Literal["report", "anomalous", "refuse"]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
 
 
@@ -132,7 +147,8 @@ class ModelsSettings(Strict):
     records: Optional[Path] = None  # models.d: one registration record (JSON) a model
     autostart: bool = False  # for models of `folder`; a record has its own
     rescan_every_s: Annotated[float, Field(ge=0.1, le=3600.0)] = 1.0
-    remove_after_s: Seconds = 0.0  # a model stays so long without record or package; component: 10
+    resume: bool = False  # models that ran when the agent ended run again; component: true
+    remove_after_s: Seconds = 10.0  # a model stays so long after its record or package was removed
     package_limit_mib: Annotated[int, Field(ge=1)] = 2048
     memory_limit_mib: Optional[Annotated[int, Field(ge=1)]] = None  # of the agent; None: no limit
     drain_within_s: Seconds = 30.0  # StopModel waits so long for calls in flight
@@ -172,6 +188,39 @@ class EngineSettings(Strict):
         if self.wait_for_engine and self.backends and "tensorrt" not in self.backends:
             raise ValueError("wait_for_engine needs tensorrt in backends")
         return self
+
+
+class CameraProblemSettings(Strict):
+    """What is answered about a picture with a camera problem; one word stands for every kind.
+
+    report: what the model says, and the problem beside it. anomalous: that it is anomalous, with
+    confidence 1. refuse: an error.
+    """
+
+    black: ProblemAction = "anomalous"
+    dark: ProblemAction = "anomalous"
+    bright: ProblemAction = "anomalous"
+    blank: ProblemAction = "anomalous"
+    blurred: ProblemAction = "report"
+    frozen: ProblemAction = "report"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_every_kind(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        if given not in get_args(ProblemAction):
+            raise ValueError(
+                f"it is {given!r}; expected {', '.join(get_args(ProblemAction))}, or an object "
+                f"with one of them for each kind ({', '.join(cls.model_fields)})"
+            )
+        return dict.fromkeys(cls.model_fields, given)
+
+
+class DecisionSettings(Strict):
+    """How verdicts are given, for all models; the rest is said by package and registration."""
+
+    camera_problem: CameraProblemSettings = CameraProblemSettings()
 
 
 class OutboxSettings(Strict):
@@ -300,45 +349,65 @@ class Settings(Strict):
     server: ServerSettings = ServerSettings()
     models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
+    decision: DecisionSettings = DecisionSettings()
     results: ResultsSettings = ResultsSettings()
     updates: UpdatesSettings = UpdatesSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _can_resume(self) -> Settings:
+        if self.models.resume and self.results.folder is None:
+            raise ValueError("models.resume needs results.folder: which models run is stored there")
+        return self
 
 
 def load(
     file: Optional[Path], environment: Mapping[str, str], assignments: Iterable[str] = ()
 ) -> Settings:
     """Merge the sources. Raises InvalidConfiguration with a sentence for each wrong setting."""
-    return build(from_file(file) if file else {}, environment, assignments)
+    tree = from_file(file) if file else {}
+    return build(tree, environment, assignments, str(file) if file else "")
 
 
-def build(tree: Tree, environment: Mapping[str, str], assignments: Iterable[str] = ()) -> Settings:
+def build(
+    tree: Tree, environment: Mapping[str, str], assignments: Iterable[str] = (), origin: str = ""
+) -> Settings:
     """Make settings of `tree`, which is changed; environment and assignments win. Raises as `load`.
 
-    "5" and "true" count as numbers and booleans.
+    "5" and "true" count as numbers and booleans. `origin` names where the tree is from, for people.
     """
-    for name in sorted(environment):
-        if name.startswith(ENVIRONMENT_PREFIX):
-            path = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
-            _put(tree, path, environment[name], name)
+    given_by: Dict[Tuple[str, ...], str] = {(): origin} if origin else {}
+    for name in variables(Settings, environment):
+        path = path_of(name)
+        put(Settings, tree, path, environment[name], name)
+        given_by[tuple(path)] = f"{name} in the environment"
     for assignment in assignments:
-        path_text, equals, value = assignment.partition("=")
-        if not equals:  # the rest may be a secret
-            raise InvalidConfiguration(
-                f"--set {re.split('[^a-z0-9_.]', assignment)[0]}...: expected NAME=VALUE"
-            )
-        given: Tree = {}
-        _put(given, path_text.split("."), value, f"--set {path_text}")
-        for name in secret_names(given):
-            raise InvalidConfiguration(
-                f"--set {name}: every user of this device can read a command line. Set it in a "
-                f"file (results.mqtt.pkcs11_pin_file) or in the environment ({_variable(name)})."
-            )
-        _put(tree, path_text.split("."), value, f"--set {path_text}")
+        path = _assigned(assignment)
+        source = f"--set {'.'.join(path)}"
+        put(Settings, tree, path, assignment.partition("=")[2], source)
+        given_by[tuple(path)] = source
+    put_home(Settings, tree)
     try:
-        return read(Settings, tree)
+        return read(Settings, tree, given_by)
     except ValueError as error:
         raise InvalidConfiguration(f"Configuration: {error}") from None
+
+
+def _assigned(assignment: str) -> List[str]:
+    """Return the path that --set names. Raises InvalidConfiguration; secrets are refused."""
+    name, equals, value = assignment.partition("=")
+    if not equals:  # the rest may be a secret
+        raise InvalidConfiguration(
+            f"--set {re.split('[^a-z0-9_.]', assignment)[0]}...: expected NAME=VALUE"
+        )
+    given: Tree = {}
+    put(Settings, given, name.split("."), value, f"--set {name}")
+    for secret in secret_names(given):
+        raise InvalidConfiguration(
+            f"--set {secret}: every user of this device can read a command line. Set it in a "
+            f"file (results.mqtt.pkcs11_pin_file) or in the environment ({variable(secret)})."
+        )
+    return name.split(".")
 
 
 def from_file(file: Path) -> Tree:
@@ -350,7 +419,7 @@ def from_file(file: Path) -> Tree:
         raise InvalidConfiguration(f"Configuration file {file}: {error.strerror}.") from None
     if len(content) > MIB:
         raise InvalidConfiguration(f"Configuration file {file} has over {MIB} bytes.")
-    tree = _parsed(content, f"Configuration file {file}")
+    tree = parsed(content, f"Configuration file {file}")
     if not isinstance(tree, dict):
         raise InvalidConfiguration(f"Configuration file {file} must hold one JSON object.")
     for name in secret_names(tree):
@@ -389,31 +458,5 @@ def _holds_secret(name: str, value: str) -> bool:
         return False
     given: Tree = {}
     with suppress(InvalidConfiguration):
-        _put(given, name[len(ENVIRONMENT_PREFIX) :].lower().split("__"), value, name)
+        put(Settings, given, path_of(name), value, name)
     return bool(secret_names(given))
-
-
-def _variable(name: str) -> str:
-    return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
-
-
-def _parsed(content: Union[str, bytes], source: str) -> Any:
-    """Read JSON; what stands in it isn't shown, it may be a secret. Raises InvalidConfiguration."""
-    try:
-        return parse_json(content)
-    except UnicodeDecodeError:
-        raise InvalidConfiguration(f"{source} isn't JSON: it isn't UTF-8 text") from None
-    except ValueError as error:
-        raise InvalidConfiguration(f"{source} isn't JSON: {error}") from None
-
-
-def _put(tree: Tree, path: list[str], value: str, source: str) -> None:
-    for part in path[:-1]:
-        group = tree.setdefault(part, {})
-        if not isinstance(group, dict):
-            raise InvalidConfiguration(f"{source}: {part!r} is a value, not a group of settings")
-        tree = group
-    if value.lstrip().startswith("{"):  # a whole group of settings
-        tree[path[-1]] = _parsed(value, f"{source}: the value")
-    else:
-        tree[path[-1]] = value

@@ -3,7 +3,9 @@
     EdgeAgentError
     ├── UserError                what the caller sent or asked for; never logged as a fault
     │   ├── InvalidRequest       INVALID_ARGUMENT     a field of the call is missing or wrong
-    │   │   └── InvalidFrame     INVALID_ARGUMENT     the frame or the mask target cannot be used
+    │   │   ├── InvalidFrame     INVALID_ARGUMENT     the frame or the mask target cannot be used
+    │   │   │   └── FaultyPicture INVALID_ARGUMENT    the picture shows a problem of the camera
+    │   │   └── InvalidPicture   INVALID_ARGUMENT     an image file cannot be used
     │   ├── ModelNotFound        NOT_FOUND
     │   ├── WrongModelState      FAILED_PRECONDITION
     │   ├── Overloaded           RESOURCE_EXHAUSTED   queue full; retry later
@@ -32,7 +34,7 @@ came, what was expected and what to do next, and hold no secret.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, List
 
 
 class EdgeAgentError(Exception):
@@ -53,6 +55,38 @@ class InvalidRequest(UserError):
 
 class InvalidFrame(InvalidRequest):
     """The frame, or the place asked for the mask, cannot be used."""
+
+
+class FaultyPicture(InvalidFrame):
+    """The picture shows a problem of the camera, and the settings refuse such pictures.
+
+    `problems` are values of `types.CameraProblem`, as they stand in the trailing metadata.
+    """
+
+    problems: str = ""
+
+    @classmethod
+    def showing(cls, problems: List[str]) -> FaultyPicture:
+        """Build the sentence."""
+        error = cls(
+            f"The picture is {' and '.join(problems)}: the camera, its lens or its lamp has a "
+            "problem. Check them. The setting decision.camera_problem refuses such pictures."
+        )
+        error.problems = ", ".join(problems)
+        return error
+
+
+class InvalidPicture(InvalidRequest):
+    """An image file cannot be used; `reason`: why, in few words."""
+
+    reason: str = ""
+
+    @classmethod
+    def named(cls, file: str, reason: str) -> InvalidPicture:
+        """Build the sentence; `file`: its path, fit to be shown."""
+        error = cls(f"{file} can't be used: {reason}.")
+        error.reason = reason
+        return error
 
 
 class ModelNotFound(UserError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple, Type, TypeVar, Union
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence, Tuple, Type, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
@@ -25,7 +26,10 @@ T = TypeVar("T", bound=Strict)
 LONGEST_INTEGER = 400  # digits; converting them takes the square of their number
 
 
-def read(kind: Type[T], values: object) -> T:
+GivenBy = Mapping[Tuple[str, ...], str]  # path of a value → where it was given, for people
+
+
+def read(kind: Type[T], values: object, given_by: GivenBy = MappingProxyType({})) -> T:
     """Build `kind` from settings; "5" and "true" count as numbers and booleans.
 
     Raises ValueError: a sentence for every wrong field.
@@ -33,7 +37,7 @@ def read(kind: Type[T], values: object) -> T:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ValueError(_sentences(kind, error)) from None
+        raise ValueError(_sentences(kind, error, given_by)) from None
 
 
 def read_json(kind: Type[T], content: bytes) -> T:
@@ -128,27 +132,44 @@ def _without_port(address: str) -> str:
     return (host if has_port else address).strip("[]")
 
 
-def _sentences(kind: Type[Strict], error: ValidationError) -> str:
+def _sentences(
+    kind: Type[Strict], error: ValidationError, given_by: GivenBy = MappingProxyType({})
+) -> str:
     items = error.errors()
     # pydantic counts only the valid items of a tuple, so that one with wrong items seems too short.
     wrong = {item["loc"][:end] for item in items for end in range(len(item["loc"]))}
     shown = [item for item in items if item["type"] != "too_short" or item["loc"] not in wrong]
     more = [f"and {len(shown) - MOST_SENTENCES} more"] if len(shown) > MOST_SENTENCES else []
-    return "; ".join([_sentence(kind, item) for item in shown[:MOST_SENTENCES]] + more)
+    return "; ".join([_sentence(kind, item, given_by) for item in shown[:MOST_SENTENCES]] + more)
 
 
-def _sentence(kind: Type[Strict], item: ErrorDetails) -> str:
-    where = ".".join(map(_plain, item["loc"])) or "the whole document"
+def _sentence(kind: Type[Strict], item: ErrorDetails, given_by: GivenBy) -> str:
+    path = item["loc"]
+    where = ".".join(map(_plain, path)) or "the whole document"
+    facts = [f"from {source}" for source in _sources(path, given_by)]
     if item["type"] == "extra_forbidden":
-        known = ", ".join(sorted(_group(kind, item["loc"][:-1]).model_fields))
-        return f"{where}: unknown key; known here: {known}"
-    if item["type"] == "value_error":
-        return f"{where}: {item['ctx']['error']}"
-    # In place of a group came something that may hold its secrets.
-    hidden = item["type"] in ("missing", "model_type") or is_secret(kind, item["loc"])
-    came = f" (it is {_short(item['input'])})" if not hidden else ""
-    message = item["msg"]
-    return f"{where}: {message[0].lower()}{message[1:]}{came}"
+        message = (
+            f"unknown key; known here: {', '.join(sorted(_group(kind, path[:-1]).model_fields))}"
+        )
+    elif item["type"] == "value_error":
+        message = str(item["ctx"]["error"])
+    else:
+        message = item["msg"][0].lower() + item["msg"][1:]
+        # In place of a group came something that may hold its secrets.
+        if not (item["type"] in ("missing", "model_type") or is_secret(kind, path)):
+            facts.insert(0, f"it is {_short(item['input'])}")
+    return f"{where}: {message}" + (f" ({', '.join(facts)})" if facts else "")
+
+
+def _sources(path: Sequence[object], given_by: GivenBy) -> List[str]:
+    """Return where the value at `path` was given, or those below it that were given one by one."""
+    below = [source for given, source in given_by.items() if given[: len(path)] == tuple(path)]
+    above = [
+        source
+        for given, source in sorted(given_by.items(), key=lambda one: -len(one[0]))
+        if tuple(path[: len(given)]) == given
+    ]
+    return list(dict.fromkeys(below if path and below else above[:1]))
 
 
 def _plain(part: object) -> str:

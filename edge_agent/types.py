@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 BACKGROUND_NAME = "background"
 BACKGROUND_COLOR = "#FFFFFF"
+CAMERA_PROBLEM_COLOR = "#FF0000"
 
 # Colours by class index where a manifest names none; index 0 is the background.
 PALETTE = (
@@ -202,8 +203,10 @@ class Prediction:
     `regions` and `mask` (uint8 RGB, shape of the frame) stay empty for classification models; the
     first anomaly is the background. `mask` is None as well when the caller named a place for it,
     where it then lies; `mask_size` (width, height) is set in both cases. `camera_problems` name
-    what is wrong with the picture itself; such a verdict says little about the part. `result_id`
-    is that of the result event, empty when none is published.
+    what is wrong with the picture itself; such a verdict says little about the part. One that the
+    settings call anomalous for it has score and confidence 1 and one anomaly, named after the
+    problem, over the whole picture. `result_id` is that of the result event, empty when none is
+    published.
     """
 
     is_anomalous: bool

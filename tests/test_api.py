@@ -60,6 +60,7 @@ VALUES: Dict[str, Dict[str, Any]] = {
 ERRORS = {
     "InvalidRequest": ("UserError", "INVALID_ARGUMENT"),
     "InvalidFrame": ("InvalidRequest", "INVALID_ARGUMENT"),
+    "FaultyPicture": ("InvalidFrame", "INVALID_ARGUMENT"),
     "ModelNotFound": ("UserError", "NOT_FOUND"),
     "WrongModelState": ("UserError", "FAILED_PRECONDITION"),
     "Overloaded": ("UserError", "RESOURCE_EXHAUSTED"),

@@ -25,14 +25,18 @@ TOOLS = (
     "demo",
     "captures",
     "gpu_check",
+    "pictures",
 )
-SHARED = ("errors", "types", "fields", "targets", "manifest", "config", "logs", "protocol", "wire")
+SHARED = (
+    "errors", "types", "fields", "sources", "targets", "manifest", "config", "logs", "protocol",
+    "wire",
+)  # fmt: skip
 
 ABOVE_PACKAGES = tuple(
     f"runtime.{room}"
     for room in (
         "app", "backends", "batching", "detector", "engines", "host", "metrics", "models", "remote",
-        "results", "rpc", "serve_command", "settings_reload", "vision",
+        "results", "rpc", "check_command", "serve_command", "settings_reload", "vision",
     )
 )  # fmt: skip
 
@@ -68,8 +72,8 @@ LIBRARIES = {
     "prometheus_client": ["runtime.metrics"],
     "tensorrt": ["runtime.backends.trt_engine"],
     "pycuda": ["runtime.backends.cuda.by_pycuda"],
-    "awsiot": ["runtime.host.greengrass"],
-    "awscrt": ["runtime.host.greengrass", "runtime.results.broker.sdk"],
+    "awsiot": ["runtime.host.greengrass", "runtime.host.session"],
+    "awscrt": ["runtime.host.session", "runtime.results.broker.sdk"],
     "cv2": ["runtime.vision", "client", "training", "evaluation", "demo"],
     "boto3": ["packaging.aws", "captures.upload"],
     "botocore": ["packaging.aws", "captures.upload"],

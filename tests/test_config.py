@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Dict, List, Tuple
 
 import pytest
 
@@ -37,7 +39,7 @@ def test_a_boolean_may_be_written_as_a_word(text: str, value: bool) -> None:
     ("assignment", "words"),
     [
         ("engine.treads=1", "engine.treads: unknown key; known here: backends"),
-        ("nothing=1", "nothing: unknown key; known here: engine, log_level"),
+        ("nothing=1", "nothing: unknown key; known here: decision, engine, log_level"),
         ("engine.threads=many", "engine.threads"),
         ("models.autostart=perhaps", "perhaps"),
         ("server.socket=tcp://host", "unix://"),
@@ -94,3 +96,97 @@ def test_numbers_and_whole_groups_can_be_set_on_the_command_line() -> None:
 def test_json_that_is_none_is_named_back() -> None:
     with pytest.raises(InvalidConfiguration, match="isn't JSON"):
         load(None, {}, ["results.commands.allow={hmi}"])
+
+
+KUBERNETES = {  # what it sets in every container for a service called edge-agent
+    "EDGE_AGENT_PORT": "tcp://10.0.0.1:8080",
+    "EDGE_AGENT_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+    "EDGE_AGENT_PORT_8080_TCP_ADDR": "10.0.0.1",
+    "EDGE_AGENT_SERVICE_HOST": "10.0.0.1",
+    "EDGE_AGENT_SERVICE_PORT": "8080",
+    "EDGE_AGENT_SERVICE_PORT_GRPC": "8080",
+    "EDGE_AGENT_RESULTS_MQTT_PORT": "tcp://10.0.0.2:1883",  # of edge-agent-results-mqtt
+}
+
+
+def test_variables_of_others_are_ignored_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    others = {**KUBERNETES, "EDGE_AGENT_HOME": "/opt", "EDGE_AGENT_": "x"}
+    assert load(None, {**others, "EDGE_AGENT_LOG_LEVEL": "DEBUG"}) == Settings(log_level="DEBUG")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert all(name in line for name in others)
+    assert not any(value in line for value in ("10.0.0.1", "/opt"))
+    assert "EDGE_AGENT_LOG_LEVEL" not in line
+
+
+def test_a_setting_with_single_underscores_is_refused_with_the_right_name() -> None:
+    with pytest.raises(InvalidConfiguration, match="EDGE_AGENT_MODELS__TRUSTED_KEYS, with two"):
+        load(None, {"EDGE_AGENT_MODELS_TRUSTED_KEYS": "/keys.pem"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "assignments", "words"),
+    [
+        ({"EDGE_AGENT_ENGINE__THREADS": "many"}, [],
+         ["engine.threads: ", "(it is 'many', from EDGE_AGENT_ENGINE__THREADS in the"]),
+        ({"EDGE_AGENT_SEVER__TCP": "localhost:1"}, [], ["sever: unknown key",
+         "(from EDGE_AGENT_SEVER__TCP in the environment)"]),
+        ({"EDGE_AGENT_ENGINE": "docker"}, [], ["engine: ", "(from EDGE_AGENT_ENGINE in"]),
+        ({"EDGE_AGENT_ENGINE__BACKENDS": "onnxruntime,cuda"}, [], ["it is 'cuda', from EDGE_"]),
+        ({}, ["engine.threads=many"], ["(it is 'many', from --set engine.threads)"]),
+        ({}, ["server.tls_key=/k"], ["belong together", "(from --set server.tls_key)"]),
+        ({"EDGE_AGENT_ENGINE__THREADS": "1"}, ["engine.threads=x"], ["from --set engine.threads)"]),
+        ({"EDGE_AGENT_RESULTS__MQTT__PKCS11_PIN_FILE": "/f", "EDGE_AGENT_RESULTS__MQTT__QOS": "7"},
+         [], ["results.mqtt.qos: ", "it is '7', from EDGE_AGENT_RESULTS__MQTT__QOS"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_where_it_came_from(
+    environment: Dict[str, str], assignments: List[str], words: List[str]
+) -> None:
+    with pytest.raises(InvalidConfiguration) as caught:
+        load(None, environment, assignments)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_wrong_value_of_a_file_is_named_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"engine": {"threads": "many", "spinning": True}}))
+    with pytest.raises(InvalidConfiguration, match=rf"it is 'many', from {file}\)$"):
+        load(file, {"EDGE_AGENT_ENGINE__SPINNING": "no"})
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("onnxruntime", ("onnxruntime",)),
+        ("tensorrt, onnxruntime", ("tensorrt", "onnxruntime")),
+        ('["tensorrt", "onnxruntime"]', ("tensorrt", "onnxruntime")),
+        ("", ()),
+    ],
+)
+def test_a_list_may_be_written_with_commas_or_as_json(text: str, names: Tuple[str, ...]) -> None:
+    assert load(None, {"EDGE_AGENT_ENGINE__BACKENDS": text}).engine.backends == names
+    assert load(None, {}, [f"engine.backends={text}"]).engine.backends == names
+
+
+def test_a_list_inside_a_table_may_be_written_with_commas() -> None:
+    words = ["results.mqtt.endpoint=b", "results.folder=/x"]
+    settings = load(None, {}, ["results.commands.allow.hmi=describe,start", *words])
+    assert settings.results.commands.allow == {"hmi": ("describe", "start")}
+
+
+def test_a_tilde_is_the_home_folder_wherever_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"results": {"folder": "~/results", "thing": "~"}}))
+    settings = load(file, {"EDGE_AGENT_MODELS__FOLDER": "~/models"}, ["engine.cache=~"])
+    assert (settings.results.folder, settings.results.thing) == (tmp_path / "results", "~")
+    assert (settings.models.folder, settings.engine.cache) == (tmp_path / "models", tmp_path)
+
+
+def test_a_tilde_without_a_home_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.raises(InvalidConfiguration, match=r"is '~/x'.*HOME isn't set.*\(user 54321\)"):
+        load(None, {}, ["models.folder=~/x"])

@@ -18,7 +18,7 @@ import pytest
 from edge_agent import cli
 from edge_agent.config import load
 from edge_agent.fields import read_json
-from edge_agent.runtime.packages.deployments import Record
+from edge_agent.runtime.packages.records import Record
 from tests import ROOT
 
 PAGES = [path for room in ("", "docs", "examples") for path in sorted((ROOT / room).glob("*.md"))]

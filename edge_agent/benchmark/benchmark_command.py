@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from edge_agent.benchmark.results import BenchmarkReport, ClientLoad
 from edge_agent.errors import InvalidRequest
 from edge_agent.protocol import LARGEST_SIDE_PX, SMALLEST_SIDE_PX
 from edge_agent.runtime.packages.package import Package
+from edge_agent.runtime.system import resources
 
 TRANSPORTS = ("shared_memory", "bytes")
 MOST_CLIENTS = 256
@@ -119,7 +119,7 @@ def _plan(
         package = _demo_package(Path(folder), console)
     wanted_units = Package(package).manifest.runtime.min_inference_units if package else 1
     units = arguments.units or wanted_units
-    threads = arguments.threads or max(1, (os.cpu_count() or 1) // units)
+    threads = arguments.threads or max(1, resources.cores() // units)
     if arguments.socket:
         address, model = arguments.socket, arguments.model
     else:

@@ -14,20 +14,17 @@ import struct
 from pathlib import Path
 from typing import Dict, Iterator, Optional, Tuple
 
+from edge_agent.runtime.system import resources
+
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 CONNECT_WITHIN_S = 5.0
 _CPU = "cpu[0-9]*/cpufreq/scaling_cur_freq"
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def machine() -> Dict[str, object]:
     """Return what does not change while the benchmark runs."""
     return {
-        "cores": cores(),
+        "cores": resources.cores(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
     }

@@ -30,6 +30,7 @@ from edge_agent.benchmark.results import (
 )
 from edge_agent.demo.parts import draw_frame
 from edge_agent.errors import AgentUnavailable
+from edge_agent.runtime.system import resources
 
 BLOCK_WITHIN_S = 300.0  # for the calls of one block
 LONGEST_TURN_S = 2.0
@@ -75,7 +76,7 @@ class BenchmarkPlan:
     @property
     def splits(self) -> List[Tuple[int, int]]:
         """Units and threads that share the cores in other ways than the one served."""
-        cores = host_metrics.cores()
+        cores = resources.cores()
         if self.package is None:
             return []
         units = [2**power for power in range(cores.bit_length())]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from edge_agent.demo.package import make_package
 from edge_agent.demo.parts import draw_frame
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.packages.package import Package
+from edge_agent.runtime.system import resources
 
 SCENARIOS = ("overload", "flood", "quiet", "publishing")
 ScenarioResult = Union[
@@ -55,8 +55,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> Dict[str, Scenar
         Package(package)  # raises before anything starts
         frame = folder / "frame.npy"
         np.save(frame, draw_frame(1920, 1080))
-        cores = os.cpu_count() or 1
-        split = arguments.units, arguments.threads or max(1, cores // arguments.units)
+        split = arguments.units, arguments.threads or max(1, resources.cores() // arguments.units)
         results: Dict[str, ScenarioResult] = {}
         for name in arguments.scenario or SCENARIOS:
             console.print(f"Measuring {name} …")

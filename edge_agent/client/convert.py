@@ -49,6 +49,8 @@ def error(rpc_error: grpc.Call) -> errors.EdgeAgentError:
     if isinstance(found, errors.Overloaded):
         found.waiting = int(trailing.get(protocol.QUEUE_LENGTH, 0))
         found.retry_after_s = int(trailing.get(protocol.RETRY_AFTER_MS, 0)) / 1000
+    if isinstance(found, errors.FaultyPicture):
+        found.problems = trailing.get(protocol.CAMERA_PROBLEMS, "")
     return found
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,19 +18,30 @@ from rich.table import Table
 from edge_agent import protocol
 from edge_agent.client import images
 from edge_agent.client.client import Client
-from edge_agent.errors import AgentUnavailable, InvalidRequest, UserError
-from edge_agent.runtime.vision import overlay
+from edge_agent.errors import AgentUnavailable, InvalidPicture, InvalidRequest, UserError
+from edge_agent.pictures import listing
+from edge_agent.pictures.listing import LeftOut, Listing, shown
+from edge_agent.pictures.outputs import check_targets, output_names
+from edge_agent.pictures.reader import PictureReader
 from edge_agent.types import ModelState, Prediction
+
+OVERLAY_SUFFIX = ".png"
 
 
 @dataclass(frozen=True)
 class DetectedImage:
-    """One image and its outcome; `error` is the reason when there is no prediction."""
+    """One image and its outcome; without a prediction `error` is a sentence, `left_out` short."""
 
     path: Path
     latency_ms: float = 0.0
     prediction: Optional[Prediction] = None
     error: str = ""
+    left_out: Optional[LeftOut] = None
+
+    @classmethod
+    def refused(cls, left_out: LeftOut, error: str = "") -> DetectedImage:
+        """Return what isn't judged."""
+        return cls(left_out.path, error=error or str(left_out), left_out=left_out)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,18 +56,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge every image; 1 when some could not be judged."""
-    paths = images.find(arguments.images)
+    found = images.listed(arguments.images)
+    images.check_opencv()
+    overlays = _overlays(arguments.images, found.paths, arguments.overlay)
     console = Console(stderr=arguments.json)
     with Client(arguments.address) as client:
         model = arguments.model or _only_running(client)
+        camera = _Camera(client, model, arguments.transport, PictureReader(found.paths), overlays)
         judged: List[DetectedImage] = []
-        for path in track(paths, "Inspecting", console=console, disable=len(paths) == 1):
-            judged.append(_judge(client, model, path, arguments))
+        for item in track(
+            _all(found, camera),
+            "Inspecting",
+            len(found.paths),
+            console=console,
+            disable=len(found.paths) == 1,
+        ):
+            judged.append(item)
             if arguments.json:
-                sys.stdout.write(json.dumps(_record(judged[-1])) + "\n")
+                sys.stdout.write(json.dumps(_record(item)) + "\n")
     if not arguments.json:
-        _print(console, judged)
+        _print(console, judged, arguments.images)
+    _print_left_out(console, found, judged, camera.reader)
     return 1 if any(item.error for item in judged) else 0
+
+
+def _all(found: Listing, camera: _Camera) -> Iterator[DetectedImage]:
+    yield from (DetectedImage.refused(item) for item in found.left_out if item.is_picture)
+    yield from map(camera.judge, found.paths)
+
+
+def _overlays(
+    sources: Sequence[Path], paths: Sequence[Path], target: Optional[Path]
+) -> Dict[Path, Path]:
+    """Return where each image's overlay is written. Raises InvalidRequest before one is lost."""
+    if target is None:
+        return {}
+    if len(sources) == 1 and not sources[0].is_dir() and not target.is_dir():
+        overlays = {paths[0]: target}
+    else:
+        _check_folder(target, sources, paths)
+        names = output_names(sources, paths, OVERLAY_SUFFIX)
+        overlays = {path: target / name for path, name in names.items()}
+    check_targets(overlays.values(), paths)
+    return overlays
+
+
+def _check_folder(target: Path, sources: Sequence[Path], paths: Sequence[Path]) -> None:
+    """Refuse a folder inside one of `sources` that holds images: they'd be judged as well."""
+    folder = target.resolve()
+    for source in map(Path.resolve, sources):
+        if source == folder or source in folder.parents:
+            inside = [path for path in paths if folder in path.resolve().parents]
+            if inside:
+                raise InvalidRequest(
+                    f"--overlay {shown(target)} holds images that are to be judged, such as "
+                    f"{shown(inside[0])}. Choose a folder outside of them."
+                )
 
 
 def _only_running(client: Client) -> str:
@@ -70,22 +125,34 @@ def _only_running(client: Client) -> str:
     return running[0]
 
 
-def _judge(client: Client, model: str, path: Path, arguments: argparse.Namespace) -> DetectedImage:
-    """Judge one file; a bad image is reported, an agent that doesn't answer ends the run."""
-    try:
-        image = images.load(path)
-        began = time.perf_counter()
-        prediction = client.detect(model, image, arguments.transport)
-        latency_ms = 1000 * (time.perf_counter() - began)
-        if arguments.overlay:
-            many = len(arguments.images) > 1 or arguments.images[0].is_dir()
-            target = arguments.overlay / f"{path.stem}.png" if many else arguments.overlay
-            images.save(target, overlay.draw(image, prediction))
-    except AgentUnavailable:
-        raise
-    except UserError as error:
-        return DetectedImage(path, error=str(error))
-    return DetectedImage(path, latency_ms, prediction)
+@dataclass(frozen=True)
+class _Camera:
+    """Image files in place of a camera."""
+
+    client: Client
+    model: str
+    transport: str
+    reader: PictureReader
+    overlays: Dict[Path, Path]
+
+    def judge(self, path: Path) -> DetectedImage:
+        """Judge a file; a bad image is reported, an agent that doesn't answer ends the run."""
+        try:
+            image = self.reader.frame(path).pixels
+            began = time.perf_counter()
+            prediction = self.client.detect(self.model, image, self.transport)
+            latency_ms = 1000 * (time.perf_counter() - began)
+            if path in self.overlays:
+                from edge_agent.runtime.vision import overlay
+
+                images.save(self.overlays[path], overlay.draw(image, prediction))
+        except AgentUnavailable:
+            raise
+        except InvalidPicture as error:
+            return DetectedImage.refused(LeftOut(path, error.reason), str(error))
+        except UserError as error:
+            return DetectedImage.refused(LeftOut(path, str(error).rstrip(".")), str(error))
+        return DetectedImage(path, latency_ms, prediction)
 
 
 def _record(item: DetectedImage) -> Dict[str, object]:
@@ -107,17 +174,18 @@ def _record(item: DetectedImage) -> Dict[str, object]:
     }
 
 
-def _print(console: Console, judged: List[DetectedImage]) -> None:
+def _print(console: Console, judged: Sequence[DetectedImage], sources: Sequence[Path]) -> None:
     table = Table()
     for title in ("image", "verdict", "score", "confidence", "regions", "ms"):
         table.add_column(title, justify="left" if title in ("image", "verdict") else "right")
     for item in judged:
+        name = escape(shown(_short(item.path, sources)))
         if item.prediction is None:
-            table.add_row(escape(item.path.name), f"[yellow]{escape(item.error)}")
+            table.add_row(name, f"[yellow]{escape(item.error)}")
             continue
         prediction = item.prediction
         table.add_row(
-            escape(item.path.name),
+            name,
             _verdict(prediction),
             f"{prediction.score:.3f}",
             f"{prediction.confidence:.3f}",
@@ -132,6 +200,21 @@ def _print(console: Console, judged: List[DetectedImage]) -> None:
         f"{len(done)} judged: {anomalous} anomalous, {len(done) - anomalous} normal; "
         f"{len(judged) - len(done)} not judged; median {times[len(times) // 2]:.1f} ms."
     )
+
+
+def _print_left_out(
+    console: Console, found: Listing, judged: Iterable[DetectedImage], reader: PictureReader
+) -> None:
+    refused = [item.left_out for item in judged if item.left_out]
+    others = [item for item in found.left_out if not item.is_picture]
+    for line in (*reader.remarks, *listing.table([*refused, *others])):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _short(path: Path, sources: Sequence[Path]) -> Path:
+    """Return the path inside its folder, the name alone for a file that was named itself."""
+    inside = next((source for source in sources if source in path.parents), path.parent)
+    return path.relative_to(inside)
 
 
 def _verdict(prediction: Prediction) -> str:

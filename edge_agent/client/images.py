@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Iterable, List
 
-import numpy as np
-
 from edge_agent.errors import InvalidRequest
+from edge_agent.pictures.listing import SUFFIXES, Listing, shown
+from edge_agent.runtime.system.files import write_atomically
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MODE = 0o666  # less what the umask takes
 
 
 def find(paths: Iterable[Path]) -> List[Path]:
@@ -21,45 +22,59 @@ def find(paths: Iterable[Path]) -> List[Path]:
 
     Raises InvalidRequest for a path that is not there and when there is no image at all.
     """
-    found: List[Path] = []
+    return list(listed(paths).paths)
+
+
+def listed(paths: Iterable[Path]) -> Listing:
+    """Return the same with what is left out. Raises InvalidRequest."""
+    paths = list(paths)
     for path in paths:
-        if path.is_dir():
-            inside = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-            found.extend(sorted(inside))
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise InvalidRequest(f"{path} doesn't exist.")
-    if not found:
+        if not path.exists():
+            raise InvalidRequest(f"{shown(path)} doesn't exist.")
+    found = Listing.of(paths)
+    if not found.paths and not any(item.is_picture for item in found.left_out):
         raise InvalidRequest(f"No images found; known file endings: {', '.join(SUFFIXES)}.")
     return found
 
 
 def load(path: Path) -> NDArray[np.uint8]:
-    """Return the picture as uint8 RGB (height, width, 3). Raises InvalidRequest."""
-    cv2 = _opencv()
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InvalidRequest(f"{path} can't be read as an image.")
-    rgb: NDArray[np.uint8] = np.ascontiguousarray(image[:, :, ::-1])
-    return rgb
+    """Return the picture as uint8 RGB (height, width, 3). Raises InvalidRequest.
+
+    Of a file with 16 bits a channel the brightest value in its folder becomes white, or nearly so.
+    """
+    check_opencv()
+    from edge_agent.pictures.reader import PictureReader
+
+    return PictureReader().pixels(path)
 
 
 def save(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write uint8 RGB (height, width, 3). Raises InvalidRequest when that cannot be done."""
-    cv2 = _opencv()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() not in SUFFIXES or not cv2.imwrite(str(path), image[:, :, ::-1]):
-        raise InvalidRequest(f"{path} can't be written; known file endings: {', '.join(SUFFIXES)}.")
+    """Write uint8 RGB (height, width, 3), as the ending says. Raises InvalidRequest.
+
+    The file is there whole or not at all, and a link in its place is replaced, not followed.
+    """
+    check_opencv()
+    from edge_agent.runtime.vision.picture_files import encode
+
+    try:
+        content = encode(path.suffix.lower(), image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{os.getpid()}.new")
+        write_atomically(path, content, mode=MODE, sync=False, fresh=fresh)
+    except ValueError:
+        raise InvalidRequest(
+            f"{shown(path)} can't be written; known file endings: {', '.join(SUFFIXES)}."
+        ) from None
+    except OSError as error:
+        raise InvalidRequest(f"{shown(path)} can't be written: {error.strerror}.") from None
 
 
-def _opencv() -> ModuleType:
+def check_opencv() -> None:
     """Import OpenCV, which a program that only talks to the agent needn't install."""
     try:
-        import cv2
+        import cv2  # noqa: F401
     except ImportError:
         raise InvalidRequest(
             "Image files need OpenCV, which isn't installed. "
             "Install it: pip install opencv-python-headless."
         ) from None
-    return cv2

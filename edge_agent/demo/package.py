@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Callable
 
 from edge_agent.demo import SEED, parts
+from edge_agent.errors import InvalidRequest
+from edge_agent.runtime.system import resources
 from edge_agent.runtime.vision.picture_files import png
 from edge_agent.training import trainer
 
@@ -31,7 +33,8 @@ def draw_good_parts(folder: Path, count: int, seed: int) -> None:
         picture = parts.draw(parts.training_seed(seed, index)).image
         (normal / f"{index + 1:03}.png").write_bytes(png(picture))
 
-    with ThreadPoolExecutor() as pool:  # numpy and OpenCV work without the interpreter's lock
+    # numpy and OpenCV work without the interpreter's lock.
+    with ThreadPoolExecutor(resources.cores()) as pool:
         list(pool.map(draw, range(count)))
 
 
@@ -44,8 +47,19 @@ def train(folder: Path, models: Path, seed: int, progress: Callable[[str], None]
 
 
 def emptied(folder: Path) -> Path:
-    """Make `folder`, remove the pictures an earlier run left in it, and return it."""
+    """Make `folder`, remove the pictures an earlier run left in it, and return it.
+
+    Raises InvalidRequest when pictures in it are somebody's own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for picture in folder.glob("*.png"):
+    pictures = [path for path in folder.glob("*.png") if path.is_file()]
+    mark = folder.with_name(f".{folder.name}.drawn")
+    if pictures and not mark.exists():
+        raise InvalidRequest(
+            f"{folder} holds images that this demo may not have drawn, and would remove. Choose "
+            "another --out, or move them away."
+        )
+    mark.touch()
+    for picture in pictures:
         picture.unlink()
     return folder

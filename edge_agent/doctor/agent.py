@@ -90,6 +90,8 @@ def results(settings: ResultsSettings) -> List[CheckResult]:
         sinks, failure = dict(report["sinks"]), str(report.get("outbox", {}).get("trouble", ""))
         reported_at = report.get("time", "an unknown time")
         found += [_delivery(name, dict(sink)) for name, sink in sorted(sinks.items())]
+        parts = dict(report.get("agent", {}))
+        found += [_part(name, dict(part)) for name, part in sorted(parts.items())]
     except (FileNotFoundError, NotADirectoryError):
         return found  # no agent has run yet
     except OSError as error:
@@ -130,6 +132,13 @@ def _delivery(name: str, sink: Mapping[str, object]) -> CheckResult:
     detail = f"{failure} {waiting} results wait" if failure else f"delivered; {waiting} wait"
     since = f" since {sink['since']}" if failure and sink.get("since") else ""
     return CheckResult(f"results to {name}", PROBLEM if failure else OK, f"{detail}{since}")
+
+
+def _part(name: str, part: Mapping[str, object]) -> CheckResult:
+    """Read what a running agent last reported of another part of it."""
+    failure = str(part.get("trouble", ""))
+    detail = f"{failure} (since {part.get('since')})" if failure else "as it should be"
+    return CheckResult(f"agent's {name}", PROBLEM if failure else OK, detail)
 
 
 def _mqtt(settings: ResultsSettings) -> List[CheckResult]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import grp
 import os
 import platform
+import re
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import List, Optional
 
 from edge_agent.doctor import MIB, MISSING, OK, PROBLEM, CheckResult
 from edge_agent.protocol import LARGEST_FRAME_BYTES, SOCKET_GROUP
+from edge_agent.runtime.system import resources
 
 # Distributions that install the same files: of each group at most one.
 EXCLUSIVE = (
@@ -24,17 +26,49 @@ EXCLUSIVE = (
 )  # fmt: skip
 
 
+# CPU implementer and part (MIDR_EL1) → its name, for boards of this field
+ARM_CORES = {
+    ("0x41", "0xd03"): "Cortex-A53",
+    ("0x41", "0xd05"): "Cortex-A55",
+    ("0x41", "0xd07"): "Cortex-A57",
+    ("0x41", "0xd08"): "Cortex-A72",
+    ("0x41", "0xd0b"): "Cortex-A76",
+    ("0x41", "0xd0c"): "Neoverse-N1",
+    ("0x41", "0xd40"): "Neoverse-V1",
+    ("0x41", "0xd42"): "Cortex-A78AE",
+    ("0x4e", "0x003"): "NVIDIA Denver 2",
+    ("0x4e", "0x004"): "NVIDIA Carmel",
+}
+
+
 def hardware() -> List[CheckResult]:
     """Name the processor, the memory and Python."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = models[0] if models else platform.machine()
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there, cores = os.cpu_count() or 1, resources.cores()
+    detail = f"{processor()}, {there} core{'s' * (there > 1)}, {platform.machine()}"
+    if cores < there:
+        detail += f"; this process may use {cores} of them (affinity, or the CPU quota of a cgroup)"
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
+    usable = resources.memory_bytes() // MIB
+    memory = f"{total} MiB"
+    if usable < total:
+        memory += f"; this process may use {usable} MiB of it (the limit of a cgroup)"
     return [
-        CheckResult("CPU", OK, f"{name}, {os.cpu_count()} cores, {platform.machine()}"),
-        CheckResult("memory", OK, f"{pages // MIB} MiB"),
+        CheckResult("CPU", OK, detail),
+        CheckResult("memory", OK, memory),
         CheckResult("Python", OK, platform.python_version()),
     ]
+
+
+def processor(root: Path = Path("/")) -> str:
+    """Name the processor; on ARM64 the kernel gives numbers, and the device tree the board."""
+    text = _text(root / "proc/cpuinfo")
+    facts = dict(re.findall(r"^([^:\n]+?)[ \t]*:[ \t]*(.*)$", text, re.MULTILINE))
+    if facts.get("model name"):
+        return str(facts["model name"])
+    number = facts.get("CPU implementer", "").lower(), facts.get("CPU part", "").lower()
+    core = ARM_CORES.get(number, f"CPU part {number[1]} of implementer {number[0]}")
+    board = _text(root / "sys/firmware/devicetree/base/model").strip("\0\n ")
+    return ", ".join(filter(None, (board, core if all(number) else ""))) or platform.machine()
 
 
 def shared_memory() -> List[CheckResult]:
@@ -106,6 +140,13 @@ def package_conflicts() -> List[CheckResult]:
             )
             found.append(CheckResult(group[0], PROBLEM, detail))
     return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _version(distribution: str) -> Optional[str]:

@@ -32,18 +32,22 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edge_agent.evaluation.evaluator import evaluate
     from edge_agent.evaluation.label_manifest import ManifestOptions
+    from edge_agent.logs import printable
+    from edge_agent.pictures import listing
 
     notes = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     report = evaluate(
         arguments.package,
         arguments.source,
         ManifestOptions(arguments.images, arguments.model),
-        notes.print,
+        lambda text: notes.print(printable(text)),
     )
     if arguments.json:
         sys.stdout.write(json.dumps(report.to_dict()) + "\n")
     else:
         Console().print(_table(report))
+    for line in listing.table(report.left_out):
+        notes.print(line)
     return 0
 
 
@@ -52,7 +56,7 @@ def _table(report: EvaluationReport) -> Table:
 
     table = Table(title=f"Model {report.model}, version {report.version}", show_header=False)
     for name, value in report.to_dict().items():
-        if name not in ("model", "version") and value is not None:
+        if name not in ("model", "version", "left_out") and value is not None:
             shown = f"{value:.3f}" if isinstance(value, float) else str(value)
             table.add_row(name.replace("_", " "), shown)
     return table

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import cv2
 import numpy as np
 
-from edge_agent.errors import InvalidConfiguration
+from edge_agent.errors import InvalidConfiguration, InvalidFrame
 from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ALL, ANOMALY, NORMAL, ManifestOptions
-from edge_agent.evaluation.labelled import LabelledImages, read_frame
+from edge_agent.evaluation.labelled import LabelledImages, holds
+from edge_agent.evaluation.masks import Masks
 from edge_agent.manifest import Manifest
+from edge_agent.pictures import listing
+from edge_agent.pictures.listing import LeftOut
+from edge_agent.pictures.reader import PictureReader
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.runtime.packages.package import Package
 from edge_agent.runtime.vision.postprocess import Postprocessor
-from edge_agent.runtime.vision.preprocess import item_shape, write_input
+from edge_agent.runtime.vision.preprocess import check_size, item_shape, write_input
 from edge_agent.types import Frame, Prediction
 
 if TYPE_CHECKING:
@@ -34,7 +49,7 @@ class EvaluationReport:
 
     Scores are calibrated; precision, recall and f1 are of the verdicts as served, best_f1 is what
     the best threshold would give. pixel_auroc needs masks. latency_ms: median of one image on one
-    thread, without reading the file.
+    thread, without reading the file. left_out: files that weren't inspected.
     """
 
     model: str
@@ -53,10 +68,13 @@ class EvaluationReport:
     missed: int
     pixel_auroc: Optional[float]
     latency_ms: float
+    left_out: Tuple[LeftOut, ...] = ()
 
     def to_dict(self) -> Dict[str, object]:
-        """Return the figures as JSON has them."""
-        return asdict(self)
+        """Return the figures as JSON has them, and the images that couldn't be inspected."""
+        refused = [item for item in self.left_out if item.is_picture]
+        images = [{"image": str(item.path), "reason": item.reason} for item in refused]
+        return {**asdict(self), "left_out": images}
 
 
 @dataclass(frozen=True)
@@ -101,26 +119,50 @@ def evaluate(
 ) -> EvaluationReport:
     """Inspect `source`/normal and `source`/anomaly, or what a label manifest names, with `package`.
 
-    on_remark: gets remarks about the labels. Raises InvalidConfiguration when there are no images
-    of one kind, and what opening a package raises.
+    on_remark: gets remarks about labels and images. Images that can't be used are left out. Raises
+    InvalidConfiguration when there are no images of one kind, and what opening a package raises.
     """
     found = LabelledImages.of(source, options)
     for remark in found.remarks:
         on_remark(remark)
-    for label, paths in ((NORMAL, found.normal), (ANOMALY, found.anomaly)):
-        if not paths:
-            place = source / label if source.is_dir() else f"{source}, of class-name {label},"
-            raise InvalidConfiguration(
-                f"{place} holds no images; evaluation needs normal and anomalous ones."
-            )
+    _check(source, len(found.normal), len(found.anomaly), found.remarks)
+    reader = PictureReader((*found.normal, *found.anomaly), lambda item: on_remark(str(item)))
     with Predictor(package) as predictor:
-        normal = [_inspect(predictor, path) for path in found.normal]
-        anomaly = [_inspect(predictor, path) for path in found.anomaly]
-        return _report(predictor.manifest, normal, anomaly, _masks_folder(source))
+        normal = list(_inspected(predictor, reader, found.normal))
+        anomaly = list(_inspected(predictor, reader, found.anomaly))
+        findings = (*found.remarks, listing.sentence(reader.left_out))
+        _check(source, len(normal), len(anomaly), findings)
+        masks = Masks.of(source, reader, [item.path for item in anomaly], on_remark)
+        report = _report(predictor.manifest, normal, anomaly, masks)
+    for remark in reader.remarks:
+        on_remark(remark)
+    return replace(report, left_out=(*found.left_out, *reader.left_out))
 
 
-def _inspect(predictor: Predictor, path: Path) -> _Inspected:
-    frame = read_frame(path)
+def _check(source: Path, normal: int, anomaly: int, findings: Iterable[str]) -> None:
+    """Raise InvalidConfiguration when a label has no images: the findings may explain it."""
+    for label, count in ((NORMAL, normal), (ANOMALY, anomaly)):
+        if not count:
+            needed = "evaluation needs normal and anomalous ones."
+            raise InvalidConfiguration(
+                " ".join((f"{holds(source, label, count)}; {needed}", *filter(None, findings)))
+            )
+
+
+def _inspected(
+    predictor: Predictor, reader: PictureReader, paths: Iterable[Path]
+) -> Iterator[_Inspected]:
+    """Inspect what can be read and what the agent would take."""
+    for path, frame in reader.frames(paths):
+        try:
+            check_size(frame.width, frame.height, predictor.manifest.input)
+        except InvalidFrame as error:
+            reader.refuse(path, str(error).rstrip("."))
+        else:
+            yield _inspect(predictor, path, frame)
+
+
+def _inspect(predictor: Predictor, path: Path, frame: Frame) -> _Inspected:
     began = time.perf_counter()
     prediction, outputs = predictor.predict(frame)
     latency_ms = (time.perf_counter() - began) * 1000.0
@@ -132,7 +174,7 @@ def _inspect(predictor: Predictor, path: Path) -> _Inspected:
 
 
 def _report(
-    manifest: Manifest, normal: List[_Inspected], anomaly: List[_Inspected], masks: Optional[Path]
+    manifest: Manifest, normal: List[_Inspected], anomaly: List[_Inspected], masks: Masks
 ) -> EvaluationReport:
     good, bad = _scores(normal), _scores(anomaly)
     alarms, found = _alarms(normal), _alarms(anomaly)
@@ -153,7 +195,7 @@ def _report(
         best_threshold=best_threshold,
         false_alarms=sum(alarms),
         missed=len(found) - sum(found),
-        pixel_auroc=_pixel_auroc(anomaly, masks) if masks else None,
+        pixel_auroc=_pixel_auroc(anomaly, masks),
         latency_ms=float(np.median([item.latency_ms for item in (*normal, *anomaly)])),
     )
 
@@ -166,18 +208,12 @@ def _alarms(inspected: Sequence[_Inspected]) -> List[bool]:
     return [item.prediction.is_anomalous for item in inspected]
 
 
-def _masks_folder(source: Path) -> Optional[Path]:
-    places = (source / "masks", source.resolve().parent / "masks")
-    return next((place for place in places if place.is_dir()), None)
-
-
-def _pixel_auroc(anomaly: Sequence[_Inspected], masks: Path) -> Optional[float]:
-    """Rank the map's values at the map's size; a mask is masks/<base name>.png, not 0 = defect."""
+def _pixel_auroc(anomaly: Sequence[_Inspected], masks: Masks) -> Optional[float]:
+    """Rank the map's values at the map's size."""
     good: List[NDArray[np.float32]] = []
     bad: List[NDArray[np.float32]] = []
     for item in anomaly:
-        file = masks / f"{item.path.stem}.png"
-        mask = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) if file.exists() else None
+        mask = None if item.values is None else masks.of_image(item.path)
         if mask is None or item.values is None:
             continue
         height, width = item.values.shape

@@ -1,23 +1,25 @@
 """Reads the manifests that Lookout for Vision took and exported, and the agent's of its captures.
 
-JSON lines with `source-ref` and `anomaly-label-metadata`, whose `class-name` decides: normal,
-anomaly, or anything else for an image without a label (developer guide, "Defining JSON lines for
-image classification"). Masks are not read. A `source-ref` is a path relative to the manifest, an
-absolute one, a file:// or an s3:// URI.
+JSON lines with `source-ref` and a label, as labelling jobs write them (developer guide, "Defining
+JSON lines for image classification"). Masks are not read. A `source-ref` is a path relative to the
+manifest, an absolute one, a file:// or an s3:// URI.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple
-from urllib.parse import unquote
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.evaluation.image_places import ImagePlace, places
+from edge_agent.evaluation.label_words import ANOMALY, NORMAL, Label, known_words, label_of
 from edge_agent.fields import parse_json
+from edge_agent.pictures.listing import shown
 
-NORMAL, ANOMALY = "normal", "anomaly"
-S3, FILE = "s3://", "file://"
+__all__ = ["ALL", "ANOMALY", "NORMAL", "LabelEntry", "LabelManifest", "ManifestOptions"]
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors put it at the beginning
 
 
 @dataclass(frozen=True)
@@ -33,28 +35,23 @@ class ManifestOptions:
 
 
 ALL = ManifestOptions()
+MOST_REASONS = 5  # why labels aren't understood, that are shown
 
 
 @dataclass(frozen=True)
 class LabelEntry:
-    """One line: an image, its label ("" for none), whether a person gave it, whose capture."""
+    """One line: an image, its label, whose capture it is."""
 
     reference: str
-    label: str
-    confirmed: bool
+    label: Label
     model: str
 
     @classmethod
     def of(cls, line: Mapping[str, object]) -> LabelEntry:
         """Read a line that has a source-ref."""
-        label = _group(line, "anomaly-label-metadata")
-        name = label.get("class-name")
-        return cls(
-            reference=str(line["source-ref"]),
-            label=str(name) if name in (NORMAL, ANOMALY) else "",
-            confirmed=label.get("human-annotated") == "yes",
-            model=str(_group(line, "edge-agent").get("model", "")),
-        )
+        own = line.get("edge-agent")
+        model = own.get("model", "") if isinstance(own, dict) else ""
+        return cls(str(line["source-ref"]), label_of(line), str(model))
 
 
 @dataclass(frozen=True)
@@ -78,20 +75,24 @@ class LabelManifest:
         model = _model(source, found, options.model)
         if model:
             found = [entry for entry in found if entry.model == model]
-        entries = {_path(source, entry.reference, options.images): entry for entry in found}
-        labelled = {path: entry for path, entry in entries.items() if entry.label}
-        there = {path: entry for path, entry in labelled.items() if path.is_file()}
-        missing = [path for path in labelled if path not in there]
-        remarks = _remarks(source, len(entries) - len(labelled), missing, list(there.values()))
-        return cls(there, model, tuple(remarks))
+        where = places(source, (entry.reference for entry in found), options.images)
+        entries = {where[entry.reference]: entry for entry in found}
+        labelled = {place: entry for place, entry in entries.items() if entry.label.name}
+        there = {place.path: entry for place, entry in labelled.items() if place.is_there}
+        remarks = (
+            *_unlabelled(source, entries),
+            *_missing(source, [place.path for place in labelled if not place.is_there]),
+            *_unconfirmed(source, list(there.values())),
+        )
+        return cls(there, model, remarks)
 
     def paths(self, label: str) -> Tuple[Path, ...]:
         """Return the images with that label, in the order of the lines."""
-        return tuple(path for path, entry in self.entries.items() if entry.label == label)
+        return tuple(path for path, entry in self.entries.items() if entry.label.name == label)
 
 
 def _entries(source: Path) -> Iterator[LabelEntry]:
-    for number, raw in enumerate(source.read_bytes().splitlines(), start=1):
+    for number, raw in enumerate(_content(source).splitlines(), start=1):
         if not raw.strip():
             continue
         try:
@@ -121,41 +122,44 @@ def _model(source: Path, entries: List[LabelEntry], requested: Optional[str]) ->
     return requested or (known[0] if known else None)
 
 
-def _path(source: Path, reference: str, images: Optional[Path]) -> Path:
-    if reference.startswith(S3):
-        bucket, _, key = reference[len(S3) :].partition("/")
-        if images is None:
-            raise InvalidConfiguration(
-                f"{source} names images in S3 ({reference}). Download them first: "
-                f"aws s3 sync s3://{bucket} FOLDER; then add --images FOLDER."
-            )
-        return images / key
-    if reference.startswith(FILE):
-        return Path(unquote(reference[len(FILE) :]))
-    return source.parent / reference
+def _content(source: Path) -> bytes:
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise InvalidConfiguration(f"{source} can't be read: {error.strerror}.") from None
+    return content[content.startswith(BYTE_ORDER_MARK) and len(BYTE_ORDER_MARK) :]
 
 
-def _remarks(
-    source: Path, unlabelled: int, missing: List[Path], used: List[LabelEntry]
-) -> Iterator[str]:
-    if unlabelled:
-        yield (
-            f"{unlabelled} images of {source} have no label (class-name normal or anomaly) and are "
-            "left out."
-        )
+def _unlabelled(source: Path, entries: Mapping[ImagePlace, LabelEntry]) -> Iterator[str]:
+    without = {place: entry for place, entry in entries.items() if not entry.label.name}
+    if not without:
+        return
+    first: Dict[str, Path] = {}
+    counts = Counter(entry.label.reason for entry in without.values())
+    for place, entry in without.items():
+        first.setdefault(entry.label.reason, place.path)
+    reasons = "; ".join(
+        f"of {count} {reason} (first: {shown(first[reason])})"
+        for reason, count in counts.most_common(MOST_REASONS)
+    )
+    yield (
+        f"{len(without)} images of {source} have no label that is understood and are left out: "
+        f"{reasons}. Understood are {known_words()}."
+    )
+
+
+def _missing(source: Path, missing: List[Path]) -> Iterator[str]:
     if missing:
         yield (
             f"{len(missing)} image files that {source} names do not exist and are left out: "
-            f"{missing[0]} ..."
+            f"{shown(missing[0])} ..."
         )
-    guessed = sum(not entry.confirmed for entry in used)
+
+
+def _unconfirmed(source: Path, used: List[LabelEntry]) -> Iterator[str]:
+    guessed = sum(not entry.label.confirmed for entry in used)
     if guessed:
         yield (
             f"{guessed} of {len(used)} labels in {source} are verdicts of a model that no person "
             "has confirmed; check these images and correct class-name where it is wrong."
         )
-
-
-def _group(line: Mapping[str, object], key: str) -> Mapping[str, object]:
-    group = line.get(key)
-    return group if isinstance(group, dict) else {}

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Tuple
 
-import cv2
-import numpy as np
-
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation.label_manifest import (
     ALL,
@@ -17,10 +14,9 @@ from edge_agent.evaluation.label_manifest import (
     LabelManifest,
     ManifestOptions,
 )
+from edge_agent.pictures.listing import LeftOut, Listing, shown
+from edge_agent.pictures.reader import PictureReader
 from edge_agent.types import Frame
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-SMALLEST = 64  # pixels each way; the agent takes no smaller frames
 
 
 @dataclass(frozen=True)
@@ -28,13 +24,14 @@ class LabelledImages:
     """Image files by label, in order of name or of the manifest's lines.
 
     `remarks` are sentences for the user about labels and files; `model` is the one that captured
-    the images, None where that isn't known.
+    the images, None where that isn't known; `left_out` is what else lies in the folders.
     """
 
     normal: Tuple[Path, ...]
     anomaly: Tuple[Path, ...]
     remarks: Tuple[str, ...] = ()
     model: Optional[str] = None
+    left_out: Tuple[LeftOut, ...] = ()
 
     @classmethod
     def of(cls, source: Path, options: ManifestOptions = ALL) -> LabelledImages:
@@ -49,22 +46,21 @@ class LabelledImages:
             raise InvalidConfiguration(
                 f"{source} isn't a folder, which must hold normal/ (images), nor a manifest."
             )
-        return cls(_images(source / NORMAL), _images(source / ANOMALY))
+        normal, anomaly = (_listing(source / label) for label in (NORMAL, ANOMALY))
+        left_out = (*normal.left_out, *anomaly.left_out)
+        return cls(normal.paths, anomaly.paths, left_out=left_out)
 
 
 def read_frame(path: Path) -> Frame:
-    """Decode an image file into RGB. Raises InvalidConfiguration for one that cannot be used."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InvalidConfiguration(f"{path} can't be read as an image; repair or remove it.")
-    height, width = image.shape[:2]
-    if min(height, width) < SMALLEST:
-        raise InvalidConfiguration(
-            f"{path} is {width}x{height} pixels; width and height must be {SMALLEST} or more."
-        )
-    return Frame(np.ascontiguousarray(image[:, :, ::-1]))
+    """Decode an image file into RGB. Raises InvalidPicture for one that cannot be used."""
+    return PictureReader().frame(path)
 
 
-def _images(folder: Path) -> Tuple[Path, ...]:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return tuple(sorted(path for path in found if not path.name.startswith(".")))
+def holds(source: Path, label: str, count: int) -> str:
+    """Return how many images of a label there are, as a sentence begins."""
+    place = shown(source / label) if source.is_dir() else f"{shown(source)}, of class-name {label},"
+    return f"{place} holds {count or 'no'} images"
+
+
+def _listing(folder: Path) -> Listing:
+    return Listing.of([folder]) if folder.is_dir() else Listing()

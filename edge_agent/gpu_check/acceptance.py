@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import re
 import signal
@@ -34,6 +33,7 @@ from edge_agent.runtime.backends.trt_engine import library
 from edge_agent.runtime.engines.machine import Machine, look
 from edge_agent.runtime.engines.supply import EngineSupply
 from edge_agent.runtime.packages.package import Package
+from edge_agent.runtime.system import resources
 
 FILE = "gpu_check.json"
 
@@ -139,7 +139,7 @@ def _facts(machine: Machine, driver: Driver) -> Dict[str, object]:
         **asdict(machine),
         "gpu_bytes": total,
         "called_through": driver.name,
-        "cores": os.cpu_count(),
+        "cores": resources.cores(),
         "board": host_metrics.state(),
         "python": platform.python_version(),
     }
@@ -150,7 +150,7 @@ def _title(machine: Machine, driver: Driver) -> str:
     gpu = machine.gpu
     return (
         f"{gpu.name} ({gpu.code}), driver {gpu.driver or 'unknown'} for CUDA {gpu.cuda}, TensorRT "
-        f"{machine.tensorrt}, CUDA called through {driver.name}, {os.cpu_count()} cores "
+        f"{machine.tensorrt}, CUDA called through {driver.name}, {resources.cores()} cores "
         f"{machine.arch}, Python {platform.python_version()}"
     )
 

@@ -13,7 +13,7 @@ from edge_agent.gpu_check import engine_loop
 from edge_agent.gpu_check.faults import WORKER, child
 from edge_agent.gpu_check.report import AcceptanceReport, Failed, Rows, Skipped
 from edge_agent.gpu_check.site import MIB, Site
-from edge_agent.runtime.system.memory import resident_bytes
+from edge_agent.runtime.system.resources import resident_bytes
 
 WARM_UP = 10  # rounds after which libraries hold all that they ever do
 WORKER_ROUNDS = 20

@@ -12,12 +12,13 @@ import numpy as np
 
 from edge_agent.demo import SEED
 from edge_agent.errors import BackendUnavailable
-from edge_agent.evaluation.labelled import LabelledImages, read_frame
+from edge_agent.evaluation.labelled import LabelledImages
 from edge_agent.gpu_check import engine_build
 from edge_agent.gpu_check.models import TOLERANCE, at_model_size
 from edge_agent.gpu_check.report import AcceptanceReport, Failed, Rows, Skipped
 from edge_agent.gpu_check.site import CUDA_PROVIDER, Site
 from edge_agent.manifest import Manifest
+from edge_agent.pictures.reader import PictureReader
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.ort import OrtBackend
 from edge_agent.runtime.models import golden_check
@@ -148,7 +149,9 @@ def _data(site: Site, report: AcceptanceReport, source: Path, trains: bool, rows
     paths = [*images.normal, *images.anomaly]
     if not paths:
         raise Skipped(f"{folder} has neither normal/ nor anomaly/ with images in it")
-    pictures = [at_model_size(read_frame(path).pixels, package.manifest) for path in paths]
+    reader = PictureReader(paths, lambda item: report.print_line(str(item)))
+    frames = (frame for _, frame in reader.frames(paths))
+    pictures = [at_model_size(frame.pixels, package.manifest) for frame in frames]
     own = site.on(package, pictures)
     engine_build.build(own, "fp16", [], report.print_line)
     expected = reference(package, pictures)

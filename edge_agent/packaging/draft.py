@@ -9,7 +9,8 @@ from typing import Callable, Dict, Optional, Tuple
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest
-from edge_agent.packaging.graph import inferred_manifest
+from edge_agent.packaging.graph import inferred_manifest, tensor_files
+from edge_agent.packaging.graph.adapt import adapt
 from edge_agent.runtime.packages import external_data
 from edge_agent.runtime.packages.package import Package
 
@@ -61,6 +62,8 @@ class PackageDraft:
 def open_draft(path: Path, given: Optional[Path]) -> PackageDraft:
     """Open a model package or an ONNX file, whose manifest is completed by the file `given`.
 
+    An ONNX file is adapted to what the agent supplies and reads, as far as that is possible.
+
     Raises InvalidPackage, InvalidConfiguration.
     """
     if path.suffix.lower() != ONNX_SUFFIX:
@@ -70,12 +73,9 @@ def open_draft(path: Path, given: Optional[Path]) -> PackageDraft:
             )
         package = Package(path)
         return PackageDraft(package.manifest, package.read)
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise InvalidPackage(f"{path} can't be read: {error.strerror}.") from None
-    external_data.check(model)
-    manifest = inferred_manifest.manifest_for(model, inferred_manifest.read_given(given))
-    return PackageDraft(
-        manifest, {MODEL_FILE: model}.__getitem__, inferred_manifest.assumptions(manifest)
-    )
+    exported = tensor_files.merged(path)
+    external_data.check(exported)
+    model, values, remarks = adapt(exported, inferred_manifest.read_given(given))
+    manifest = inferred_manifest.manifest_for(model, values)
+    assumptions = (*remarks, *inferred_manifest.assumptions(manifest))
+    return PackageDraft(manifest, {MODEL_FILE: model}.__getitem__, assumptions)

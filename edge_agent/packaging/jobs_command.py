@@ -16,16 +16,21 @@ from rich.table import Column, Table
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.packaging.jobs import PAGE, Job, Jobs
 from edge_agent.packaging.json_document import Document
+from edge_agent.sources import with_home
 
-FOLDER = Path("~/.local/share/edge-agent/jobs")
+FOLDER = "~/.local/share/edge-agent/jobs"
 
 
 def add_folder_argument(parser: argparse.ArgumentParser) -> None:
     """Define where the jobs are."""
     parser.add_argument(
-        "--jobs-folder", type=Path, default=FOLDER.expanduser(), metavar="FOLDER",
+        "--jobs-folder", type=_folder, default=FOLDER, metavar="FOLDER",
         help=f"records of jobs (default: {FOLDER})",
     )  # fmt: skip
+
+
+def _folder(text: str) -> Path:
+    return Path(with_home(text, "--jobs-folder"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

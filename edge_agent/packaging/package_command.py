@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--manifest", type=Path, metavar="FILE",
         help="for an ONNX file: JSON object with what the graph doesn't have, in the words of "
-        "manifest.json; always name, and input.scale for float32 input",
+        "manifest.json; always name, and input.scale for float32 input; constants for inputs that "
+        "are no picture",
     )  # fmt: skip
     _add_target(parser)
     _add_preparation(parser)
@@ -82,7 +83,8 @@ def _add_preparation(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--golden-images", type=Path, metavar="FOLDER",
         help="pictures whose results the device must reproduce before the model runs, for a "
-        "package without golden samples; at most 16 are packed",
+        "package without golden samples, best in the sub-folders normal and anomaly; at most 16 "
+        "are packed",
     )  # fmt: skip
     group.add_argument(
         "--optimise", action="store_true",

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.manifest import InputSpec, RuntimeSpec
 from edge_agent.packaging.draft import PackageDraft
-from edge_agent.packaging.graph import half
+from edge_agent.packaging.graph import half, meaning
 from edge_agent.packaging.graph.check import check
 from edge_agent.packaging.graph.engine import PLAIN, Tuning, build_here, build_spec
-from edge_agent.packaging.graph.findings import GraphFinding, note, warning
+from edge_agent.packaging.graph.findings import GraphFinding, GraphReport, note, warning
 from edge_agent.packaging.graph.graph import Graph
+from edge_agent.packaging.graph.meaning import SamplePictures
 from edge_agent.packaging.graph.optimise import optimise
 from edge_agent.packaging.json_document import Document
 from edge_agent.packaging.target import GpuOptions, Target
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     Picture = NDArray[np.uint8]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 GOLDEN_CANDIDATES = 64  # to choose from
+_LABELS = {"normal": False, "anomaly": True}  # folders of labelled images
 MOST_CALIBRATION = 500
 # Of calibrated scores. FP16 was seen to differ by 0.002 to 0.023, wrong graphs by 0.3 and more.
 LEAST_TOLERANCE = {"fp32": 0.0, "fp16": 0.05, "int8": 0.1}
@@ -64,13 +65,19 @@ class Preparation:
         """
         draft = draft.change(runtime=_at_precision(draft.manifest.runtime, self.precision))
         model = draft.read_model()
-        calibration = self._calibration(draft.manifest.input)
+        calibration = self._calibration(draft.manifest.input, report)
         checked = check(model, draft.manifest, target, len(calibration))
         if checked.of("error"):
             raise InvalidPackage(" ".join(checked.of("error")))
         for finding in (*map(warning, draft.assumptions), *checked.findings):
             report(finding)
-        draft = self._with_golden(draft, model, report)
+        sample_pictures = self._sample_pictures(draft, report)
+        read = GraphReport(tuple(meaning.check(model, draft.manifest, sample_pictures)))
+        if read.of("error"):
+            raise InvalidPackage(" ".join(read.of("error")))
+        for finding in read.findings:
+            report(finding)
+        draft = self._with_golden(draft, model, sample_pictures, report)
         if self.optimise:
             content, optimised = optimise(model, target)
             draft = draft.add({optimised.path: content}).change(optimised=optimised)
@@ -102,16 +109,36 @@ class Preparation:
         report(finding)
         return draft.add(files).change(build=build)
 
-    def _calibration(self, spec: InputSpec) -> Dict[str, bytes]:
+    def _calibration(self, spec: InputSpec, report: OnFinding) -> Dict[str, bytes]:
         """Return the pictures as files of the package, by path."""
         from edge_agent.runtime.vision.picture_files import png
 
         if self.calibration_images is None:
             return {}
-        pictures = _pictures(self.calibration_images, spec, MOST_CALIBRATION)
+        found = _pictures(self.calibration_images, spec, MOST_CALIBRATION, report)
+        pictures = [picture for _, picture in found]
         return {f"calibration/{index:03}.png": png(item) for index, item in enumerate(pictures)}
 
-    def _with_golden(self, draft: PackageDraft, model: bytes, report: OnFinding) -> PackageDraft:
+    def _sample_pictures(self, draft: PackageDraft, report: OnFinding) -> SamplePictures:
+        """Return pictures that show what the outputs mean, real ones if there are any."""
+        spec, golden = draft.manifest.input, draft.manifest.golden
+        if self.golden_images is None:
+            if not golden:
+                return meaning.synthetic(spec.height, spec.width)
+            known = [sample.anomalous for sample in golden]
+            return SamplePictures(_golden_pictures(draft), known, "golden samples")
+        if golden:
+            raise InvalidConfiguration(
+                "The package has golden samples already; leave --golden-images out."
+            )
+        found = _pictures(self.golden_images, spec, GOLDEN_CANDIDATES, report)
+        labels = [_LABELS.get(path.parent.name) for path, _ in found]
+        pictures = [picture for _, picture in found]
+        return SamplePictures(pictures, labels, f"pictures in {self.golden_images}")
+
+    def _with_golden(
+        self, draft: PackageDraft, model: bytes, sample_pictures: SamplePictures, report: OnFinding
+    ) -> PackageDraft:
         if self.golden_images is None:
             if not draft.manifest.golden:
                 report(note(
@@ -119,13 +146,9 @@ class Preparation:
                     "on the device with those here; --golden-images FOLDER adds them."
                 ))  # fmt: skip
             return draft
-        if draft.manifest.golden:
-            raise InvalidConfiguration(
-                "The package has golden samples already; leave --golden-images out."
-            )
         from edge_agent.training import golden
 
-        pictures = _pictures(self.golden_images, draft.manifest.input, GOLDEN_CANDIDATES)
+        pictures = sample_pictures.pictures
         samples, files = golden.samples(model, draft.manifest, pictures)
         if not samples:
             raise InvalidConfiguration(
@@ -155,21 +178,36 @@ def _at_precision(runtime: RuntimeSpec, requested: Optional[Precision]) -> Runti
     return runtime.model_copy(update={"precision": precision, "parity_tolerance": tolerance})
 
 
-def _pictures(folder: Path, spec: InputSpec, most: int) -> List[Picture]:
+def _pictures(
+    folder: Path, spec: InputSpec, most: int, report: OnFinding
+) -> List[Tuple[Path, Picture]]:
     """Read the images of a folder and its sub-folders at the model's size, `most` at most.
 
-    Of more than these every n-th is taken.
+    Of more than these every n-th is taken. What can't be used is left out and reported.
     """
-    from edge_agent.evaluation.labelled import read_frame
+    from edge_agent.pictures import listing
+    from edge_agent.pictures.reader import PictureReader
     from edge_agent.runtime.vision.preprocess import write_input
 
     if not folder.is_dir():
         raise InvalidConfiguration(f"{folder} isn't a folder of images.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise InvalidConfiguration(f"{folder} has no images ({', '.join(SUFFIXES)}).")
+    found = listing.Listing.of([folder])
+    paths = found.paths
     if len(paths) > most:
-        paths = [paths[index * len(paths) // most] for index in range(most)]
+        paths = tuple(paths[index * len(paths) // most] for index in range(most))
+    reader = PictureReader(paths, lambda item: report(warning(str(item))))
     plain = spec.model_copy(update={"dtype": "uint8", "layout": "NHWC"})
-    slots = [np.empty((spec.height, spec.width, 3), np.uint8) for _ in paths]
-    return [write_input(read_frame(path), plain, slot) for path, slot in zip(paths, slots)]
+    slots = np.empty((len(paths), spec.height, spec.width, 3), np.uint8)
+    pictures = [
+        (path, write_input(frame, plain, slot))
+        for slot, (path, frame) in zip(slots, reader.frames(paths))
+    ]
+    if not pictures:
+        left_out = listing.sentence((*found.left_out, *reader.left_out))
+        endings = ", ".join(listing.SUFFIXES)
+        raise InvalidConfiguration(
+            f"{folder} has no images that can be used ({endings}). {left_out}".rstrip()
+        )
+    for remark in reader.remarks:
+        report(note(remark))
+    return pictures

@@ -29,6 +29,7 @@ LIMIT_OBJECTS = 255
 AGENT = "aws.iot.lookoutvision.EdgeAgent"
 AGENT_VERSIONS = ">=1.3.0 <2.0.0"  # earlier ones don't know all of the manifest
 ARTIFACT = "model.zip"
+INSTALL_WITHIN_S = 600
 RECORDS_FOLDER = "models.d"  # in the agent component's work folder
 
 # Lite ends a script at every other brace, and runs what stands before it.
@@ -198,9 +199,12 @@ def model_component(
     name: str, version: str, description: str, architecture: Architecture, agent: str
 ) -> Recipe:
     """Build the recipe of a component that registers its model with the component `agent`."""
-    program = f"{{artifacts:decompressedPath}}/{ARTIFACT[: -len('.zip')]}/register.py"
+    # Lite unpacks no archive of a local deployment: Python takes the program, and the program the
+    # package, from the folder or else from the zip.
+    folder = f"{{artifacts:decompressedPath}}/{ARTIFACT[: -len('.zip')]}"
+    program = f'env PYTHONPATH="{folder}:{{artifacts:path}}/{ARTIFACT}" python3 -m register'
     script = (
-        f'exec python3 "{program}" --name {name} --agent "{{work:path}}../{agent}" '
+        f'exec {program} --name {name} --agent "{{work:path}}../{agent}" '
         '--records "{configuration:/Records}" --autostart "{configuration:/Autostart}" '
         '--threshold "{configuration:/Threshold}"'
     )
@@ -219,12 +223,16 @@ def model_component(
             DefaultConfiguration={"Autostart": False, "Records": RECORDS_FOLDER, "Threshold": ""}
         ),
         ComponentDependencies={
-            agent: {"VersionRequirement": AGENT_VERSIONS, "DependencyType": "HARD"}
+            # HARD would stop the model with the agent, and lite never starts it again.
+            agent: {"VersionRequirement": AGENT_VERSIONS, "DependencyType": "SOFT"}
         },
         Manifests=(
             PlatformManifest(
                 Platform=RecipePlatform(os="linux", runtime="*", architecture=architecture),
-                Lifecycle=RecipeLifecycle(run=Phase(Script=script)),
+                Lifecycle=RecipeLifecycle(
+                    install=Install(Script=f"{script} --check", Timeout=INSTALL_WITHIN_S),
+                    run=Phase(Script=script),
+                ),
                 Artifacts=(artifact,),
             ),
         ),

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from queue import Empty, SimpleQueue
-from typing import Optional, Union
+from typing import Mapping, Optional, Union
 
 from edge_agent import __version__
 from edge_agent.config import Settings
@@ -20,12 +20,14 @@ from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.models import event_thread
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.packages.deployments import Store
+from edge_agent.runtime.packages.highest_versions import VERSIONS_FILE
 from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from edge_agent.runtime.results.pipeline import ResultsPipeline
 from edge_agent.runtime.rpc.server import Server
 from edge_agent.runtime.settings_reload import SettingsReload
-from edge_agent.runtime.system import descriptors, memory
+from edge_agent.runtime.system import descriptors, memory, stalls, tcp
 from edge_agent.runtime.vision import preprocess
+from edge_agent.runtime.vision.camera_problem_rule import CameraProblemRule
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.runtime.vision.segment_access import SegmentAccess
 from edge_agent.types import ModelInfo
@@ -36,15 +38,16 @@ ENGINE_THREADS = (batcher.THREAD_NAME, event_thread.THREAD_NAME)
 FREE_WITHIN_S = 0.5
 STORE_WITHIN_S = 0.5
 DECISIONS_FILE = "decisions.json"
-VERSIONS_FILE = "versions.json"
+RUNNING_FILE = "running.json"
 
 AgentEvent = Union[int, Settings]  # stop with this exit status; apply these settings
 
 
 def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> int:
-    """Serve until SIGTERM or SIGINT, or until the nucleus is lost; returns the exit status.
+    """Serve until SIGTERM or SIGINT, or until the nucleus refuses it; returns the exit status.
 
-    `component` is connected already, and stays so. Raises InvalidConfiguration when it can't begin.
+    Raises InvalidConfiguration when it can't begin, as `component` also not with the settings of
+    its last good start.
     """
     memory.keep_heap()
     preprocess.use_one_thread()  # inference units are the parallelism; more would fight them
@@ -53,8 +56,13 @@ def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> 
     )  # its put may interrupt any line, its own as well
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: events.put(0))
-    agent = _Agent(settings, events, component)
-    agent.start()
+    stalls.WATCH.start()
+    try:
+        agent = _begin(settings, events, component)
+    except InvalidConfiguration as error:
+        if component is None:
+            raise
+        agent = _begin(component.fall_back(error), events, component)
     status = agent.serve()
     agent.stop()
     if any(thread.name in ENGINE_THREADS for thread in threading.enumerate()):
@@ -62,6 +70,19 @@ def run(settings: Settings, component: Optional[GreengrassComponent] = None) -> 
         logging.shutdown()
         os._exit(status)
     return status
+
+
+def _begin(
+    settings: Settings, events: SimpleQueue[AgentEvent], component: Optional[GreengrassComponent]
+) -> _Agent:
+    """Build and start the agent; one that can't start leaves nothing behind."""
+    agent = _Agent(settings, events, component)
+    try:
+        agent.start()
+    except InvalidConfiguration:
+        agent.close()
+        raise
+    return agent
 
 
 class _Agent:
@@ -84,18 +105,24 @@ class _Agent:
         nucleus = component.nucleus if component else None
         # First, because it closes the folder to other users, who could write the versions.
         self._room = ResultsPipeline(
-            settings.results, self._metrics, self._stop_with_error, nucleus
+            settings.results, self._metrics, self._stop_with_error, nucleus, self._problems
         )
-        self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
+        try:
+            self._store = Store(settings.models, folder / VERSIONS_FILE if folder else None)
+        except InvalidConfiguration:
+            self._room.close(STORE_WITHIN_S)
+            raise
         self._registry = Registry(
             settings.models,
             settings.engine,
             on_change=self._publish_state,
             on_gone=self._forget,
             decisions=folder / DECISIONS_FILE if folder else None,
+            running=folder / RUNNING_FILE if folder and settings.models.resume else None,
         )
         self._reload = SettingsReload(settings, self._registry, self._room)
-        detector = Detector(self._registry, self._frames, self._room.recorder.observe)
+        rule = CameraProblemRule(settings.decision.camera_problem)
+        detector = Detector(self._registry, self._frames, self._room.recorder.observe, rule)
         if settings.results.commands.allow:
             commands = RemoteCommands(detector, settings.results.commands, self._room.last_capture)
             self._room.serve_commands(commands.answer)
@@ -107,7 +134,6 @@ class _Agent:
         self._access.group = self._settings.server.socket_path.lstat().st_gid
         if self._settings.server.metrics is not None:
             addresses.append(_serve_metrics(self._metrics, self._settings.server.metrics))
-        descriptors.RESERVE.fill()
         self._sync_models()  # before the first call, which must not find a model missing
         self._room.start()
         self._server.start()
@@ -116,6 +142,8 @@ class _Agent:
             figures = self._metrics
             self._component.serve(self._events.put, figures.quiet_for_s, figures.totals)
         log.info("Edge agent %s listens on %s.", __version__, ", ".join(addresses))
+        names = [info.name for info in self._registry.list()]
+        log.info("Models that can be used: %s.", ", ".join(names) or "none")
 
     def serve(self) -> int:
         """Supervise everything until a stop is requested; returns the exit status."""
@@ -131,10 +159,13 @@ class _Agent:
         """No new calls, those in flight finish → engines → results."""
         log.info("Stopping: new calls are refused, calls in progress may finish.")
         self._server.stop(self._settings.server.stop_within_s)
+        self.close()
+        log.info("Stopped.")
+
+    def close(self) -> None:
+        """Free everything but the addresses."""
         self._registry.close(FREE_WITHIN_S)
         self._room.close(STORE_WITHIN_S)
-        descriptors.RESERVE.release()
-        log.info("Stopped.")
 
     def _next_event(self) -> Optional[AgentEvent]:
         """Return the next event, None when it is time for the regular work."""
@@ -144,23 +175,29 @@ class _Agent:
             return None
 
     def _sync_models(self) -> None:
-        """Apply what is deployed now; an unreadable folder changes nothing."""
+        """Apply what is deployed now."""
         try:
-            with descriptors.RESERVE.lent():
-                self._registry.sync(self._store.scan())
-                self._registry.supervise()
+            self._registry.sync(self._store.scan())
+            self._registry.supervise()
+            self._metrics.has_faults(
+                (each.model, str(each.path)) for each in self._store.findings if each.is_fault
+            )
         except Exception:
             log.exception("The models couldn't be checked. The agent tries again.")
 
     def _maintain_results(self) -> None:
         try:
-            with descriptors.RESERVE.lent():
-                self._room.publish_due()
-            descriptors.RESERVE.fill()
+            for part, problem in self._problems().items():
+                self._metrics.has_problem(part, bool(problem))
+            self._room.publish_due()
             self._metrics.has_descriptors(descriptors.in_use(), self._most_descriptors)
             self._metrics.has_calls(*self._server.calls())
         except Exception:
             log.exception("The results couldn't be checked. The agent tries again.")
+
+    def _problems(self) -> Mapping[str, str]:
+        """Return what is wrong with the agent itself, a sentence by part; "": nothing."""
+        return self._component.problems if self._component else {}
 
     def _apply(self, settings: Settings) -> None:
         try:
@@ -168,11 +205,14 @@ class _Agent:
         except Exception:
             log.exception("Not all new settings could be applied.")
             return
+        self._store.remove_after_s = self._reload.in_force.models.remove_after_s
         if waiting:
             log.warning(
                 "These settings are applied at the next restart of the agent: %s.",
                 ", ".join(waiting),
             )
+        elif self._component is not None:
+            self._component.in_force(settings)
 
     def _publish_state(self, info: ModelInfo) -> None:
         self._server.show(info)
@@ -191,9 +231,9 @@ class _Agent:
 
 
 def _serve_metrics(metrics: Metrics, address: str) -> str:
-    host, _, port = address.rpartition(":")
     try:
-        metrics.serve(host.strip("[]") or "127.0.0.1", int(port))
-    except OSError as error:
-        raise InvalidConfiguration(f"server.metrics: can't listen on {address}: {error}") from None
+        tcp.free_addresses(address)
+        metrics.serve(*tcp.split(address))
+    except (InvalidConfiguration, OSError) as error:
+        raise InvalidConfiguration(f"server.metrics: {error}") from None
     return f"http://{address}/metrics"

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Callable, List
+from typing import Callable, List, Optional
 
 from edge_agent.errors import InvalidFrame
 from edge_agent.manifest import Manifest
 from edge_agent.runtime.batching.batcher import Retired
 from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
+from edge_agent.runtime.vision.camera_problem_rule import CameraProblemRule
 from edge_agent.runtime.vision.frame import FrameReader, OpenFrame
 from edge_agent.runtime.vision.preprocess import check_size
 from edge_agent.types import DetectRequest, ModelInfo, Prediction
@@ -33,22 +34,28 @@ class Detector:
     """What the agent does, without a wire. Its methods may be called on any thread.
 
     `observe` is offered every verdict while the frame is still in memory; it returns the id of the
-    event it makes of it, never waits and never raises.
+    event it makes of it, never waits and never raises. `on_problem` says what is answered about
+    pictures with a camera problem; None: what the model says.
     """
 
     def __init__(
-        self, registry: Registry, frames: FrameReader, observe: Observe = unobserved
+        self,
+        registry: Registry,
+        frames: FrameReader,
+        observe: Observe = unobserved,
+        on_problem: Optional[CameraProblemRule] = None,
     ) -> None:
         self._registry = registry
         self._frames = frames
         self._observe = observe
+        self._on_problem = on_problem
 
     def detect(self, request: DetectRequest) -> Prediction:
         """Judge one frame and return when that is done.
 
         Raises, in this order: InvalidRequest (no name), ModelNotFound, WrongModelState,
         InvalidFrame, OutOfDescriptors, OutOfMemory, Overloaded; then DeadlineExceeded,
-        InferenceFailed; CancelledError when the caller went.
+        InferenceFailed, FaultyPicture; CancelledError when the caller went.
         """
         model = self._registry.find(request.model)
         while True:
@@ -88,6 +95,8 @@ class Detector:
         opened = self._frames.open(bitmap, mask, request.caller.is_local)
         check_size(bitmap.width, bitmap.height, loaded.manifest.input)
         prediction = loaded.predict(opened, request)
+        if prediction.camera_problems and self._on_problem is not None:
+            prediction = self._on_problem.apply(prediction, opened.mask_target)
         opened.check()
         began = time.monotonic()
         result_id = self._observe(request, opened, prediction, loaded.manifest)

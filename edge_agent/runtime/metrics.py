@@ -15,12 +15,13 @@ import time
 from contextlib import suppress
 from functools import lru_cache
 from socketserver import ThreadingMixIn
-from typing import Any, Dict, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, Iterable, Optional, Sequence, Set, Tuple, Type
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.metrics import MetricWrapperBase
 
+from edge_agent.runtime.system import stalls
 from edge_agent.types import BuildState, CameraProblem, StageTimes
 
 log = logging.getLogger(__name__)
@@ -83,12 +84,21 @@ class Metrics:
         self._build = self._gauge(
             "EngineBuild", "How far the engine is that is being built, 0 to 1", "model"
         )
+        self._faults = self._gauge(
+            "DeploymentFault", "1: can't be used as it stands on disk", "model", "path"
+        )
+        self._present_faults: Set[Tuple[str, str]] = set()
         self._descriptors = self._gauge("Descriptors", "Open files and connections", "kind")
         self._call_bytes = self._gauge("CallBytes", "Memory of messages in work, bytes", "kind")
         self._calls_ended = self._gauge(
             "CallsEnded", "Calls cut off or refused to save memory, since start", "reason"
         )
+        self._listens = self._gauge("SocketListening", "1 while clients can connect", "socket")
+        self._restored = self._total("SocketRestored", "Times a lost file was made anew", "socket")
         self._build_left = self._gauge("EngineBuildLeft", "Seconds until it is built", "model")
+        self._parts_wrong = self._gauge(
+            "Problem", "1 while something is wrong with it; the log says what", "part"
+        )
 
     def succeeded(
         self,
@@ -129,7 +139,7 @@ class Metrics:
 
     def quiet_for_s(self) -> float:
         """Return for how long no frame has got a verdict; what is refused is no work."""
-        return time.monotonic() - self._latest_verdict
+        return stalls.ran_s(self._latest_verdict)
 
     def totals(self) -> Dict[str, float]:
         """Return the counts of all models together since the start, by name; `Time` in seconds."""
@@ -162,6 +172,15 @@ class Metrics:
             gauge.remove(model)
         self.runs_on(model, "", None)
 
+    def has_faults(self, faults: Iterable[Tuple[str, str]]) -> None:
+        """Note the records, packages and folders that can't be used: of which model, and where."""
+        found = set(faults)
+        for labels in self._present_faults - found:
+            self._faults.remove(*labels)
+        for labels in found:
+            self._faults.labels(*labels).set(1)
+        self._present_faults = found
+
     def has_descriptors(self, in_use: int, limit: int) -> None:
         """Note how many descriptors are in use, and how many may be."""
         self._descriptors.labels("used").set(in_use)
@@ -176,6 +195,18 @@ class Metrics:
         self._call_bytes.labels("limit").set(limit)
         for reason, count in (("slow", slow), ("evicted", evicted), ("refused", refused)):
             self._calls_ended.labels(reason).set(count)
+
+    def has_problem(self, part: str, wrong: bool) -> None:
+        """Note whether something is wrong with a part of the agent, such as "nucleus"."""
+        self._parts_wrong.labels(part).set(int(wrong))
+
+    def has_socket(self, path: str, listens: bool) -> None:
+        """Note whether who connects to the Unix socket at `path` reaches the agent."""
+        self._listens.labels(path).set(listens)
+
+    def socket_restored(self, path: str) -> None:
+        """Count a socket's file that was gone or replaced and is there again."""
+        self._restored.labels(path).inc()
 
     def results_delivered(self, sink: str, delivered: int, waiting: int) -> None:
         """Note how many events a sink has delivered since the start, and how many wait for it."""

@@ -36,12 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--autostart", action="store_true", help="start the models of --models (models.autostart)"
     )
     parser.add_argument(
+        "--check", action="store_true", help="only check the settings, and say what is wrong"
+    )
+    parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, repeatable"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a stop is requested."""
+    logs.configure("INFO")  # until the settings are read
     given = {
         "models.folder": arguments.models,
         "models.records": arguments.records,
@@ -51,22 +55,30 @@ def run(arguments: argparse.Namespace) -> int:
     assignments = [f"{name}={value}" for name, value in given.items() if value is not None]
     assignments += arguments.set
     if arguments.greengrass is not None:
-        return _serve_as_component(arguments.greengrass, assignments)
-    return _serve(load(arguments.config, os.environ, assignments))
+        return _serve_as_component(arguments.greengrass, assignments, arguments.check)
+    settings = load(arguments.config, os.environ, assignments)
+    return 0 if arguments.check else _serve(settings)
 
 
-def _serve_as_component(work: Path, assignments: List[str]) -> int:
+def _serve_as_component(work: Path, assignments: List[str], only_check: bool) -> int:
     from edge_agent.runtime.host.component import GreengrassComponent
-    from edge_agent.runtime.host.nucleus import EXIT_STATUS, NucleusError
+    from edge_agent.runtime.host.nucleus import EXIT_STATUS, NucleusError, NucleusLost
 
+    logs.configure("INFO")
     component = GreengrassComponent(work, os.environ, assignments)
     try:
-        return _serve(component.connect(), component)
+        if not only_check:
+            return _serve(component.connect(), component)
+        component.check()
+    except NucleusLost as error:
+        sys.stderr.write(f"edge-agent: {logs.printable(str(error))}\n")
+        return 0 if only_check else EXIT_STATUS  # nobody knows the settings, wrong or right
     except NucleusError as error:
         sys.stderr.write(f"edge-agent: {logs.printable(str(error))}\n")
         return EXIT_STATUS
     finally:
         component.close(CLOSE_WITHIN_S)
+    return 0
 
 
 def _serve(settings: Settings, component: Optional[GreengrassComponent] = None) -> int:

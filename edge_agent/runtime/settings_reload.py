@@ -50,7 +50,7 @@ class SettingsReload:
     def __init__(self, settings: Settings, registry: Registry, room: ResultsPipeline) -> None:
         """Begin with the settings that the registry and the room were built with."""
         self._registry, self._room = registry, room
-        self._in_force = settings
+        self.in_force = settings
 
     def apply(self, new: Settings) -> List[str]:
         """Put into force what can be at once; called by the thread that calls `registry.sync`.
@@ -58,15 +58,15 @@ class SettingsReload:
         Returns the dotted names of the settings whose new values wait for a restart. Units come and
         go when they are supervised next; the rest holds for the next batch, result or frame stored.
         """
-        before, self._in_force = self._in_force, _in_force(self._in_force, new)
-        changes = _differences(before, self._in_force)
+        before, self.in_force = self.in_force, _in_force(self.in_force, new)
+        changes = _differences(before, self.in_force)
         if changes:
             described = ", ".join(f"{name} = {value!r}" for name, value in changes.items())
             log.info("In force from now on: %s.", described)
-        logs.set_level(self._in_force.log_level)
-        self._registry.use_settings(self._in_force.models, self._in_force.engine)
-        self._room.apply_settings(self._in_force.results)
-        return list(_differences(self._in_force, new))
+        logs.set_level(self.in_force.log_level)
+        self._registry.use_settings(self.in_force.models, self.in_force.engine)
+        self._room.apply_settings(self.in_force.results)
+        return list(_differences(self.in_force, new))
 
 
 def _in_force(old: T, new: T, path: str = "") -> T:

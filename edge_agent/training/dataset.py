@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ANOMALY, NORMAL, ManifestOptions
-from edge_agent.evaluation.labelled import LabelledImages, read_frame
+from edge_agent.evaluation.labelled import LabelledImages, holds
 from edge_agent.manifest import InputSpec
+from edge_agent.pictures.listing import sentence, shown
+from edge_agent.pictures.reader import PictureReader
 from edge_agent.runtime.vision.light import measure
 from edge_agent.runtime.vision.preprocess import write_input
+from edge_agent.training.validation import robust_deviation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,28 +34,37 @@ MULTIPLE = 16  # rows and columns divide by it
 LEAKING = ("PNG", "JPEG", "width", "height", "colourless share", "mid-tone share", "brightness")
 FEWEST_TO_RANK = 5  # images a label, below which chance alone separates
 SEPARATED = 0.98  # AUROC
+UNLIKE = 15.0  # deviations above the median of good images; real sets reach 9, other products 22
+LEAST_SPREAD = 0.5  # of raw scores, whose deviation is about 1
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images of one label: `pixels` (n, H, W, 3) uint8 RGB; `facts` by name, each (n,)."""
+    """Images of one label: `pixels` (n, H, W, 3) uint8 RGB; `facts` by name, each (n,); `paths`."""
 
     pixels: NDArray[np.uint8]
     facts: Dict[str, NDArray[np.float64]]
+    paths: Tuple[Path, ...]
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     @classmethod
-    def load(cls, paths: Sequence[Path], spec: InputSpec) -> Pictures:
-        """Read the files through the runtime's own preprocessing."""
+    def load(
+        cls, paths: Sequence[Path], spec: InputSpec, reader: Optional[PictureReader] = None
+    ) -> Pictures:
+        """Read the files through the runtime's own preprocessing; `reader` leaves out bad ones."""
         pixels = np.empty((len(paths), spec.height, spec.width, 3), np.uint8)
         facts: List[Dict[str, float]] = []
-        for path, slot in zip(paths, pixels):
-            frame = read_frame(path)
+        used: List[Path] = []
+        for path, frame in (reader or PictureReader(paths)).frames(paths):
+            slot = pixels[len(used)]
             write_input(frame, spec, slot)
             facts.append({**_file_facts(path, frame), **_light_facts(slot)})
-        return cls(pixels, {name: np.array([fact[name] for fact in facts]) for name in _FACTS})
+            used.append(path)
+        by_name = {name: np.array([fact[name] for fact in facts]) for name in _FACTS}
+        return cls(pixels[: len(used)], by_name, tuple(used))
 
     def range_of(self, fact: str) -> Tuple[float, float]:
         """Return the lowest and highest value of a fact."""
@@ -69,7 +83,7 @@ def _file_facts(path: Path, frame: Frame) -> Dict[str, float]:
     green = pixels[..., 1]
     return {
         "PNG": float(path.suffix.lower() == ".png"),
-        "JPEG": float(path.suffix.lower() in (".jpg", ".jpeg")),
+        "JPEG": float(path.suffix.lower() in (".jpg", ".jpeg", ".jfif")),
         "width": float(frame.width),
         "height": float(frame.height),
         "colourless share": float(colourless.mean()),
@@ -105,24 +119,69 @@ def find(source: Path, normal_only: bool, options: ManifestOptions) -> LabelledI
     """List the images to train on. Raises InvalidConfiguration when there are too few."""
     found = LabelledImages.of(source, options)
     if source.is_dir() and not (source / NORMAL).is_dir():
+        folders = sorted(shown(Path(path.name)) for path in source.iterdir() if path.is_dir())
         raise InvalidConfiguration(
             f"{source} has no folder normal/; put images of good parts there "
-            "(and of bad ones into anomaly/)."
+            f"(and of bad ones into anomaly/). Folders in it: {', '.join(folders) or 'none'}."
         )
-    if len(found.normal) < FEWEST_NORMALS:
-        place = source / NORMAL if source.is_dir() else f"{source}, of class-name normal,"
-        raise InvalidConfiguration(
-            f"{place} holds {len(found.normal)} images; training needs {FEWEST_NORMALS} or more."
-        )
+    findings = (*found.remarks, sentence(found.left_out))
+    check_count(source, len(found.normal), findings)
     return replace(found, anomaly=()) if normal_only else found
 
 
-def input_size(paths: Sequence[Path]) -> Size:
+def check_count(source: Path, normal: int, findings: Sequence[str]) -> None:
+    """Raise InvalidConfiguration when there are too few good images; the findings may say why."""
+    if normal < FEWEST_NORMALS:
+        needed = f"training needs {FEWEST_NORMALS} or more."
+        counted = holds(source, NORMAL, normal)
+        raise InvalidConfiguration(" ".join((f"{counted}; {needed}", *filter(None, findings))))
+
+
+def size_warnings(normal: Pictures, anomaly: Pictures) -> List[str]:
+    """Return a sentence about images of another size than most have."""
+    sizes: Dict[Path, Tuple[int, int]] = {}
+    for pictures in (normal, anomaly):
+        widths, heights = pictures.facts["width"], pictures.facts["height"]
+        sizes.update(zip(pictures.paths, zip(widths.astype(int), heights.astype(int))))
+    (usual, count), *others = Counter(sizes.values()).most_common()
+    if not others:
+        return []
+    path, (width, height) = next(item for item in sizes.items() if item[1] != usual)
+    return [
+        f"Warning: {len(sizes) - count} of {len(sizes)} images have another size than "
+        f"{usual[0]}x{usual[1]} pixels, such as {shown(path)} ({width}x{height}). Make sure that "
+        "all show the same product, from the same camera."
+    ]
+
+
+def product_warnings(paths: Sequence[Path], scores: NDArray[np.floating]) -> List[str]:
+    """Return a sentence about good images that look quite unlike the others.
+
+    scores: raw ones (n,), each of a model that was fitted without the image and its neighbours.
+    """
+    spread = max(float(robust_deviation(scores)), LEAST_SPREAD)
+    strange = np.flatnonzero(scores - np.median(scores) > UNLIKE * spread)
+    if not len(strange):
+        return []
+    names = ", ".join(shown(paths[index]) for index in strange[:MOST_NAMED])
+    return [
+        f"Warning: {len(strange)} of {len(paths)} normal images look quite unlike the others. Look "
+        f"whether they show another product or a defect, and take them out then: {names}"
+        f"{' ...' if len(strange) > MOST_NAMED else ''}."
+    ]
+
+
+def input_size(paths: Sequence[Path], reader: Optional[PictureReader] = None) -> Size:
     """Return the model's height and width: of the first image, or of SHAPES where that is smaller.
 
-    Few shapes, so that time and memory of a model are known whatever the camera.
+    Few shapes, so that time and memory of a model are known whatever the camera. Raises
+    InvalidConfiguration when no image can be used.
     """
-    frame = read_frame(paths[0])
+    reader = reader or PictureReader(paths)
+    first = next(reader.frames(paths), None)
+    if first is None:
+        raise InvalidConfiguration(f"No image can be used. {sentence(reader.left_out)}")
+    frame = first[1]
     shape = min(
         SHAPES,
         key=lambda shape: abs(np.log(frame.height * shape[1]) - np.log(frame.width * shape[0])),
@@ -132,14 +191,14 @@ def input_size(paths: Sequence[Path]) -> Size:
     return _multiple(frame.height), _multiple(frame.width)
 
 
-def digest(found: LabelledImages, source: Path) -> str:
+def digest(normal: Sequence[Path], anomaly: Sequence[Path], source: Path) -> str:
     """Return the sha-256 over contents, labels and names; in a folder the label is in the name."""
     total = hashlib.sha256()
-    for label, paths in ((NORMAL, found.normal), (ANOMALY, found.anomaly)):
+    for label, paths in ((NORMAL, normal), (ANOMALY, anomaly)):
         for path in paths:
             name = path.relative_to(source) if source.is_dir() else Path(label, path.name)
             content = hashlib.sha256(path.read_bytes()).hexdigest()
-            total.update(f"{content}  {name.as_posix()}\n".encode())
+            total.update(f"{content}  ".encode() + os.fsencode(name.as_posix()) + b"\n")
     return total.hexdigest()
 
 

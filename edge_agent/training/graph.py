@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from edge_agent.errors import BackendUnavailable
+from edge_agent.runtime.system import resources
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -111,13 +111,13 @@ def _described(name: str, dtype: DTypeLike, shape: Shape) -> ValueInfoProto:
 
 
 class Session:
-    """A graph loaded for training, on all cores of the CPU that this process may use."""
+    """A graph loaded for training, on all cores that this process may use."""
 
     def __init__(self, model: bytes) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = resources.cores()
         options.log_severity_level = 3  # errors only
         self._session = onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"]

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from edge_agent.evaluation.label_manifest import ManifestOptions
+    from edge_agent.logs import printable
     from edge_agent.training import trainer
 
     console = Console()
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
         seed=arguments.seed,
         options=ManifestOptions(arguments.images, arguments.model),
-        progress=lambda text: console.print(text, markup=False, highlight=False),
+        progress=lambda text: console.print(printable(text), markup=False, highlight=False),
     )
     return 0
 

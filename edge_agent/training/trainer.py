@@ -27,6 +27,8 @@ from edge_agent.manifest import (
     RuntimeSpec,
     Statistics,
 )
+from edge_agent.pictures import listing
+from edge_agent.pictures.reader import PictureReader
 from edge_agent.training import calibration, dataset, golden, graph, head, package, validation
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.evidence import Evidence
@@ -62,8 +64,8 @@ def train(
     The features know good images only; bad ones, where there are any and unless `normal_only`,
     place the threshold. name: None: that of the model whose captures these are, else the folder's.
     size: height and width of the model's input, multiples of 16; None: by the first image. The same
-    images, seed and libraries give the same model.onnx. Raises InvalidConfiguration: which image,
-    folder or option cannot be used.
+    images, seed and libraries give the same model.onnx. Images that can't be used are left out; a
+    table says which. Raises InvalidConfiguration: which folder or option cannot be used.
     """
     began = time.monotonic()
     graph.check_libraries()
@@ -72,15 +74,24 @@ def train(
     name = checked_name(name or found.model or safe_name(source))
     for remark in found.remarks:
         progress(remark)
-    spec = _input_spec(size or dataset.input_size(found.normal))
-    normal, anomaly = Pictures.load(found.normal, spec), Pictures.load(found.anomaly, spec)
+    paths = (*found.normal, *found.anomaly)
+    reader = PictureReader(paths, lambda item: progress(str(item)))
+    spec = _input_spec(size or dataset.input_size(found.normal, reader))
+    normal = Pictures.load(found.normal, spec, reader)
+    anomaly = Pictures.load(found.anomaly, spec, reader)
+    dataset.check_count(source, len(normal), (*found.remarks, listing.sentence(reader.left_out)))
     progress(
         f"{len(normal)} normal and {len(anomaly)} anomalous images, "
         f"trained at {spec.width}x{spec.height} pixels"
     )
-    for warning in dataset.leak_warnings(normal, anomaly):
-        progress(warning)
     validated = _validate(normal, anomaly, seed, progress)
+    for remark in (
+        *reader.remarks,
+        *dataset.size_warnings(normal, anomaly),
+        *dataset.leak_warnings(normal, anomaly),
+        *dataset.product_warnings(normal.paths, validated.normal),
+    ):
+        progress(remark)
     decided = _calibrate(validated)
     model = build_model(validated, (spec.height, spec.width), task)
     manifest = Manifest(
@@ -89,7 +100,7 @@ def train(
         description=f"Trained on {len(normal)} normal and {len(anomaly)} anomalous images",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         trained_by=f"edge-agent {__version__}",
-        source_digest=dataset.digest(found, source),
+        source_digest=dataset.digest(normal.paths, anomaly.paths, source),
         task=task,
         input=spec,
         outputs=OutputSpec(score="score", map="map" if task == "anomaly_map" else None),
@@ -102,6 +113,8 @@ def train(
     manifest, files = _with_golden(manifest, model, candidates)
     package.write(out, manifest, files)
     progress(f"{out}: {len(model) / 1e6:.1f} MB, {time.monotonic() - began:.1f} s")
+    for line in listing.table((*found.left_out, *reader.left_out)):
+        progress(line)
     return manifest
 
 

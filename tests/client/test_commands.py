@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Iterator
 
@@ -83,6 +84,82 @@ def test_a_bad_image_is_reported_and_the_others_are_judged(
     assert "can't be read as an image" in first["error"]
     assert "10x10 pixels" in second["error"]
     assert third["is_anomalous"] is False
+
+
+def detect(agent: Agent, *words: object) -> int:
+    return main(["detect", *map(str, words), "--model", "map", "--address", agent.address])
+
+
+def test_overlays_keep_the_paths_of_their_images(
+    agent: Agent, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("a.png", "a.jpg", "A.PNG", "day/a.png", "day/b.png")
+    for name in names:
+        images.save(tmp_path / "in" / name, images.load(pictures / "bad.png"))
+    assert detect(agent, tmp_path / "in", "--overlay", tmp_path / "out") == 0
+    drawn = sorted(
+        str(path.relative_to(tmp_path / "out")) for path in images.find([tmp_path / "out"])
+    )
+    assert len({name.lower() for name in drawn}) == len(names)
+    assert {"a.png", "day/a.png", "day/b.png"} <= {name.lower() for name in drawn}
+    assert "day/b.png" in capsys.readouterr().out
+
+
+def test_an_overlay_is_never_written_over_an_image(
+    agent: Agent, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, picture = tmp_path / "in", tmp_path / "in" / "a.png"
+    images.save(picture, images.load(pictures / "bad.png"))
+    images.save(folder / "day" / "b.png", images.load(pictures / "bad.png"))
+    before = picture.read_bytes()
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "link.png").symlink_to(picture)
+    os.link(picture, tmp_path / "hard.png")
+    attempts = [
+        (folder, folder), (folder, tmp_path / "link"), (folder, folder / "day"),
+        (picture, picture), (picture, tmp_path / "link.png"), (picture, folder),
+        (picture, tmp_path / "hard.png"),
+    ]  # fmt: skip
+    for source, target in attempts:
+        assert detect(agent, source, "--overlay", target) == 2
+        sentence = capsys.readouterr().err
+        assert (
+            "would be written over" in sentence or "holds images that are to be judged" in sentence
+        )
+    assert picture.read_bytes() == before
+    assert [path.name for path in images.find([folder])] == ["a.png", "b.png"]
+    assert detect(agent, folder, "--overlay", folder / "out") == 0  # beside them it may lie
+    assert (
+        detect(agent, folder, "--overlay", folder / "out") == 2
+    )  # now its overlays would be judged
+
+
+def test_what_is_left_out_is_counted_at_the_end(
+    agent: Agent, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (pictures / "bad.png").read_bytes()
+    for name in (b"good.png", b"._good.png", b"x.png/in.png", b"teil-\xe4\n.png"):
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    for name in ("cut-1.png", "cut-2.png"):
+        (tmp_path / name).write_bytes(content[:-20])
+    os.mkfifo(tmp_path / "pipe.png")
+    assert detect(agent, tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "3 judged: 3 anomalous, 0 normal; 3 not judged" in out
+    assert "4 files are left out:" in out
+    assert "2  it is cut short or damaged: a part of the PNG is missing" in out
+    assert "1  it isn't a file" in out
+    assert "1  its name begins with a dot" in out
+    assert "teil-\\xe4\\n.png" in out
+    assert detect(agent, tmp_path, "--json") == 1
+    printed = capsys.readouterr()
+    records = [json.loads(line) for line in printed.out.splitlines()]
+    assert len(records) == 6
+    errors = {Path(record["image"]).name for record in records if "error" in record}
+    assert errors == {"cut-1.png", "cut-2.png", "pipe.png"}
+    assert "4 files are left out:" in printed.err
 
 
 def test_models_lists_starts_describes_and_stops(

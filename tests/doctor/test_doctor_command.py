@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from pathlib import Path
 from typing import Any, Dict
 
@@ -8,6 +10,7 @@ import pytest
 
 from edge_agent.cli import main
 from edge_agent.doctor import PROBLEM, machine
+from edge_agent.runtime.system import resources
 from tests.fakes import certificates
 from tests.fakes.broker import Broker
 from tests.runtime.results.mqtt_sinks import needs_mosquitto
@@ -38,6 +41,41 @@ def test_the_doctor_notices_wheels_that_overwrite_each_other(
     assert "onnxruntime and onnxruntime-gpu overwrite each other" in result.detail
     monkeypatch.setattr(machine, "_version", {"onnxruntime": "1.0"}.get)
     assert machine.package_conflicts() == []
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "board", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Intel(R) N100\nmodel\t\t: 190\n", "", "Intel(R) N100"),
+        (
+            "CPU implementer\t: 0x41\nCPU part\t: 0xd42\n",
+            "NVIDIA Jetson AGX Orin\0",
+            "NVIDIA Jetson AGX Orin, Cortex-A78AE",
+        ),
+        ("CPU implementer : 0x4E\nCPU part : 0x004\n", "", "NVIDIA Carmel"),
+        ("CPU implementer\t: 0x61\nCPU part\t: 0x022\n", "", "CPU part 0x022 of implementer 0x61"),
+        ("processor\t: 0\n", "Some Board\0", "Some Board"),
+        ("", "", platform.machine()),
+    ],
+)
+def test_the_processor_is_named_on_arm_as_well(
+    tmp_path: Path, cpuinfo: str, board: str, name: str
+) -> None:
+    for file, text in (("proc/cpuinfo", cpuinfo), ("sys/firmware/devicetree/base/model", board)):
+        if text:
+            (tmp_path / file).parent.mkdir(parents=True)
+            (tmp_path / file).write_text(text)
+    assert machine.processor(tmp_path) == name
+
+
+def test_the_doctor_tells_what_it_may_use_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "cores", lambda: 1)
+    monkeypatch.setattr(resources, "memory_bytes", lambda: 512 * 1024 * 1024)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    cpu, memory, _ = machine.hardware()
+    assert "8 cores, " in cpu.detail
+    assert "this process may use 1 of them" in cpu.detail
+    assert "this process may use 512 MiB of it" in memory.detail
 
 
 def results(capsys: pytest.CaptureFixture[str], *words: str) -> Dict[str, Any]:

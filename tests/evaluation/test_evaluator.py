@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import List
 
 import cv2
 import numpy as np
 import pytest
 
 from edge_agent.cli import main
+from edge_agent.client import images
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation.evaluator import evaluate
 from tests.fakes import micro
@@ -50,6 +52,38 @@ def test_masks_beside_the_images_rank_the_pixels(folder: Path, tmp_path: Path) -
     assert cv2.imwrite(str(masks / "2.png"), half[..., 2])
     report = evaluate(micro.write(tmp_path / "model", "anomaly_map"), folder)
     assert report.pixel_auroc == 1.0
+
+
+def test_masks_follow_the_paths_of_their_images(folder: Path, tmp_path: Path) -> None:
+    half = np.zeros((80, 100, 3), np.uint8)
+    half[:, :50, 2] = 255
+    for name, picture in (("dent", half), ("scratch", half[:, ::-1])):
+        for place in (folder / "anomaly" / name, folder.parent / "masks" / name):
+            place.mkdir(parents=True)
+        images.save(folder / "anomaly" / name / "7.png", picture[..., ::-1])
+        images.save(folder.parent / "masks" / name / "7.png", (picture > 0).astype(np.uint8))
+    package = micro.write(tmp_path / "model", "anomaly_map")
+    assert evaluate(package, folder).pixel_auroc == 1.0
+    (folder.parent / "masks" / "dent" / "7.png").rename(folder.parent / "masks" / "7.png")
+    remarks: List[str] = []
+    evaluate(package, folder, on_remark=remarks.append)
+    assert any("masks/7.png isn't used for" in text for text in remarks)
+
+
+def test_images_that_cannot_be_used_are_left_out_and_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut, small = folder / "normal" / "cut.png", folder / "anomaly" / "small.png"
+    cut.write_bytes((folder / "normal" / "0.png").read_bytes()[:-5])
+    images.save(small, np.zeros((64, 63, 3), np.uint8))
+    package = micro.write(tmp_path / "model", "classification")
+    assert main(["evaluate", str(package), str(folder), "--json"]) == 0
+    printed = capsys.readouterr()
+    figures = json.loads(printed.out)
+    assert (figures["count_normal"], figures["count_anomaly"]) == (3, 3)
+    assert [Path(item["image"]) for item in figures["left_out"]] == [cut, small]
+    assert "63x64 pixels" in figures["left_out"][1]["reason"]
+    assert "2 files are left out:" in printed.err
 
 
 def test_a_folder_without_anomalies_is_refused(folder: Path, tmp_path: Path) -> None:

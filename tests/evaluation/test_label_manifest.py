@@ -9,8 +9,10 @@ from typing import Any, Dict, List
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.evaluation.evaluator import evaluate
 from edge_agent.evaluation.label_manifest import ALL, LabelManifest, ManifestOptions
 from edge_agent.evaluation.labelled import LabelledImages
+from edge_agent.training import dataset
 
 
 def line(reference: str, label: str, human: str = "yes", model: str = "") -> Dict[str, Any]:
@@ -95,6 +97,102 @@ def test_what_is_left_out_or_unconfirmed_is_told_in_a_sentence_each(tmp_path: Pa
     assert no_label.startswith(f"1 images of {source} have no label")
     assert str(tmp_path / "gone.png") in missing
     assert guessed.startswith("1 of 2 labels")
+
+
+def job(reference: str, value: Any, **metadata: Any) -> Dict[str, Any]:
+    """A line of a labelling job of Ground Truth."""
+    return {"source-ref": reference, "line-3": value, "line-3-metadata": metadata}
+
+
+@pytest.mark.parametrize(
+    ("entry", "label"),
+    [
+        (job("a.png", 0, **{"class-name": "Normal", "human-annotated": "yes"}), "normal"),
+        (job("a.png", 1, **{"class-name": "good", "type": "groundtruth"}), "normal"),
+        (job("a.png", 0, **{"class-name": " NOT_OK "}), "anomaly"),
+        (job("a.png", 1, **{"class-map": {"0": "bad", "1": "OK"}}), "normal"),
+        (job("a.png", [0], **{"class-map": {"0": "Anomaly", "1": "OK"}}), "anomaly"),
+        (job("a.png", 0, **{"class-name": 1}), "anomaly"),
+        ({"source-ref": "a.png", "anomaly-label": 1}, "anomaly"),
+        ({**line("a.png", "Good"), **job("a.png", 1, **{"class-name": "bad"})}, "normal"),
+    ],
+)
+def test_labels_of_every_job_are_read_as_they_are_meant(
+    tmp_path: Path, entry: Dict[str, Any], label: str
+) -> None:
+    images(tmp_path, "a.png")
+    assert LabelManifest.read(write(tmp_path, [entry]), ALL).paths(label) == (tmp_path / "a.png",)
+
+
+def test_labels_that_are_not_understood_are_findings_of_the_error(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png")
+    differing = {**job("c.png", 0, **{"class-name": "ok"}), "job-metadata": {"class-name": "bad"}}
+    lines = [line("a.png", "scratch"), line("b.png", "scratch"), differing, {"source-ref": "d.png"}]
+    source = write(tmp_path, lines)
+    with pytest.raises(InvalidConfiguration) as caught:
+        evaluate(tmp_path / "model", source)
+    with pytest.raises(InvalidConfiguration, match="holds no images") as of_training:
+        dataset.find(source, False, ALL)
+    for sentence in (str(caught.value), str(of_training.value)):
+        assert f"4 images of {source} have no label that is understood" in sentence
+        assert f"of 2 the class-name 'scratch' isn't known (first: {tmp_path}/a.png)" in sentence
+        assert "of 1 the labels 'bad', 'ok' differ" in sentence
+        assert "of 1 there is no class-name" in sentence
+        assert "Understood are normal, good, ok" in sentence
+
+
+def s3(*keys: str, bucket: str = "shop") -> List[Dict[str, Any]]:
+    return [line(f"s3://{bucket}/{key}", "normal") for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("keys", "files"),
+    [
+        (["p/teil%201%C3%A4.png", "p/b+2.png"], ["p/teil 1ä.png", "p/b 2.png"]),
+        (["p/a%20b.png"], ["p/a%20b.png"]),  # as it is, when that is there
+        (["a/b/1.png", "a/b/c/1.png"], ["1.png", "c/1.png"]),  # s3://shop/a/b was downloaded
+        (["a/b/1.png", "a/b/c/1.png"], ["b/1.png", "b/c/1.png"]),
+        (["a/1.png", "b/1.png"], ["shop/a/1.png", "shop/b/1.png"]),
+        (["/a/1.png"], ["a/1.png"]),
+    ],
+)
+def test_what_was_downloaded_is_found(tmp_path: Path, keys: List[str], files: List[str]) -> None:
+    there = images(tmp_path / "got", *files)
+    read = LabelManifest.read(write(tmp_path, s3(*keys)), ManifestOptions(tmp_path / "got"))
+    assert (read.paths("normal"), read.remarks) == (tuple(there), ())
+
+
+def test_local_names_and_a_byte_order_mark_are_read_too(tmp_path: Path) -> None:
+    there = images(tmp_path, "teil 1.png")
+    source = write(tmp_path, [line("teil%201.png", "normal")])
+    source.write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
+    assert LabelManifest.read(source, ALL).paths("normal") == tuple(there)
+
+
+def test_images_of_two_buckets_are_never_one(tmp_path: Path) -> None:
+    got = tmp_path / "got"
+    images(got, "1.png")
+    lines = [*s3("1.png"), line("s3://defects/1.png", "anomaly")]
+    source = write(tmp_path, lines)
+    sentence = refused(source, ManifestOptions(got))
+    assert "s3://shop/1.png and s3://defects/1.png, which are two images" in sentence
+    assert "aws s3 sync s3://defects FOLDER/defects; aws s3 sync s3://shop FOLDER/shop" in sentence
+    good, bad = images(got, "shop/1.png", "defects/1.png")
+    read = LabelManifest.read(source, ManifestOptions(got))
+    assert (read.paths("normal"), read.paths("anomaly")) == ((good,), (bad,))
+
+
+def test_equal_names_in_two_folders_of_a_bucket_are_never_one(tmp_path: Path) -> None:
+    images(tmp_path / "got", "1.png")  # of which?
+    source = write(tmp_path, s3("a/1.png", "b/1.png"))
+    assert "can't be seen. Download it with all its folders" in refused(
+        source, ManifestOptions(tmp_path / "got")
+    )
+
+
+def test_a_folder_of_downloads_that_is_not_there_is_named(tmp_path: Path) -> None:
+    options = ManifestOptions(tmp_path / "gto")
+    assert "gto isn't a folder" in refused(write(tmp_path, s3("1.png")), options)
 
 
 def test_captures_of_several_models_are_never_mixed(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ class Agent:
         self.socket = folder / "agent.sock"
         self.address = f"unix://{self.socket}"
         self._arguments = arguments
-        self.environment = {**os.environ, **(environment or {})}
+        # Micro models score frames of one colour, of which cameras without a fault send none.
+        judged = {"EDGE_AGENT_DECISION__CAMERA_PROBLEM": "report"}
+        self.environment = {**os.environ, **judged, **(environment or {})}
         self.process: Optional[subprocess.Popen[bytes]] = None
 
     def __enter__(self) -> Agent:
@@ -47,7 +49,8 @@ class Agent:
         return [
             sys.executable, "-m", "edge_agent", "serve",
             "--models", str(self.models), "--socket", self.address,
-            "--set", "models.rescan_every_s=0.1", *self._arguments,
+            "--set", "models.rescan_every_s=0.1", "--set", "models.remove_after_s=0.2",
+            *self._arguments,
         ]  # fmt: skip
 
     def start(self) -> None:

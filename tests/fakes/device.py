@@ -33,7 +33,7 @@ class Device:
     ) -> None:
         self.packages, self.records = folder / "packages", folder / "models.d"
         self.records.mkdir(exist_ok=True)
-        settings = ModelsSettings(records=self.records, trusted_keys=trusted)
+        settings = ModelsSettings(records=self.records, trusted_keys=trusted, remove_after_s=0.0)
         self.store = Store(settings)
         self.registry = Registry(settings, engine, decisions=decisions)
         self.detector = Detector(self.registry, FrameReader())
@@ -61,6 +61,8 @@ class Device:
     def look(self) -> None:
         """Take over what is deployed now, and wait for what that takes."""
         found = self.store.scan()
+        while self.store.is_waiting:
+            found = self.store.scan()
         self.registry.sync(found)
         end = time.monotonic() + WITHIN_S
         for name in found:

@@ -12,7 +12,7 @@ import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Mapping
 
 from typing_extensions import Literal
 
@@ -31,7 +31,9 @@ class FakeNucleus(Topics, Configurations, Updates):
     def __init__(self, path: Path, kind: Literal["classic", "lite"] = "lite") -> None:
         super().__init__(kind)
         self.path = path
-        self.token = "0123456789ABCDEF"
+        self.token = "0123456789ABCDEF"  # the component's; a restart of lite forgets it
+        self.in_unit = True  # the component's process runs in its own systemd unit
+        self.names: List[str] = []  # those taken in place of a token
         self.silent = False  # accepts connections and says nothing
         self.answering = True  # does what is asked and doesn't say so
         self.before_answering: Callable[[str], None] = lambda _operation: None
@@ -69,16 +71,27 @@ class FakeNucleus(Topics, Configurations, Updates):
     def drop(self) -> None:
         """Close the connections and forget the token, as with a restart."""
         self.token = "a new one"
-        for connection in self._connections:
+        self.cut()
+
+    def cut(self) -> None:
+        """Close the connections; the token is as good as before."""
+        for connection in list(self._connections):
             connection.close()
 
     def connections(self) -> int:
         """Count those open."""
         return sum(not connection.closed for connection in self._connections)
 
-    def connected(self, connection: Connection, token: str) -> bool:
-        """Accept a connection, or refuse it as the kind does."""
-        right = token == self.token
+    def connected(self, connection: Connection, identity: Mapping[str, str]) -> bool:
+        """Accept a connection, or refuse it as the kind does: classic says so, lite hangs up.
+
+        Lite also takes the component's name from a process of its unit, and returns a token.
+        """
+        right = identity.get("authToken") == self.token
+        named = "authToken" not in identity and self.kind == "lite" and self.in_unit
+        if named and identity.get("componentName") == self.component:
+            right = True
+            self.names.append(self.component)
         if not self.silent and (right or self.kind == "classic"):
             connection.send(CONNECT_ACK, ACCEPTED if right else 0, 0)
         return right or self.kind == "classic"

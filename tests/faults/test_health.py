@@ -55,6 +55,18 @@ def test_the_agent_as_a_whole_is_healthy(channel: grpc.Channel) -> None:
     assert health(channel, "") == "SERVING"
 
 
+@pytest.mark.parametrize("service", ["AWS.LookoutVision.EdgeAgent", "edge_agent.v1.Inspector"])
+def test_a_service_is_asked_for_by_its_full_name(
+    agent: Agent, channel: grpc.Channel, service: str
+) -> None:
+    assert health(channel, service) == "SERVING"
+    micro.write(agent.models / service, "classification")  # a model that isn't started
+    with agent.client() as client:
+        until(lambda: service in [info.name for info in client.models()])
+    assert health(channel, service) == "SERVING"
+    shutil.rmtree(agent.models / service)
+
+
 def test_a_model_is_healthy_while_it_runs(channel: grpc.Channel) -> None:
     caller = Caller(channel)
     until(lambda: health(channel, "cls") == "NOT_SERVING")

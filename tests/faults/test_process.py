@@ -14,7 +14,7 @@ import pytest
 
 from edge_agent.types import ModelState
 from tests.conftest import left_behind, there
-from tests.contract.calls import Caller, plain, until
+from tests.contract.calls import OK, Caller, plain, until
 from tests.contract.generations import RUNNING, STOPPED
 from tests.fakes import micro
 from tests.fakes.agent import Agent
@@ -176,6 +176,29 @@ def test_an_agent_started_while_the_old_one_still_ends_keeps_its_socket(tmp_path
             with new.channel() as fresh:
                 assert Caller(fresh).describe("slow").status == STOPPED
             assert new.socket.is_socket()
+
+
+def test_after_a_pause_of_the_whole_process_every_call_is_answered(tmp_path: Path) -> None:
+    """Stopped for longer than an engine call may take, and than a caller for its message."""
+    agent = Agent(
+        tmp_path, "--set", "engine.hang_after_s=1", "--set", "engine.threads=1",
+        "--set", "server.receive_within_s=1", "--set", "server.send_within_s=1",
+    )  # fmt: skip
+    micro.write(agent.models / "slow", "classification", micro.slow(steps=24))
+    with agent, agent.channel() as channel:
+        assert agent.process is not None
+        agent.run("slow")
+        caller = Caller(channel)
+        calls = [caller.detect_later("slow", plain(255)) for _ in range(8)]
+        calls[0].result(60)
+        agent.process.send_signal(signal.SIGSTOP)
+        time.sleep(2.0)  # nothing to wait for: it does not run
+        agent.process.send_signal(signal.SIGCONT)
+        assert all(call.result(60).detect_anomaly_result.is_anomalous for call in calls)
+        for _ in range(5):
+            assert caller.detect_later("slow", plain(255), timeout=2.0).code() == OK
+        assert "stood still for" in agent.log()
+        assert "hung" not in agent.log()
 
 
 def test_every_line_of_the_log_is_one_object_and_no_frame_has_one(tmp_path: Path) -> None:

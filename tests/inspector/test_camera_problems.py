@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List
 
 import grpc
 import numpy as np
 import pytest
 
 from edge_agent.client import Client, convert
+from edge_agent.errors import FaultyPicture
 from edge_agent.runtime.rpc import metadata
 from edge_agent.runtime.rpc.convert import inspect_response
 from edge_agent.types import CameraProblem, Prediction, StageTimes
 from edge_agent.wire import edge_agent_pb2 as contract
 from edge_agent.wire import edge_agent_v1_pb2 as wire
-from tests.contract.calls import plain, striped
+from tests.contract.calls import Caller, plain, striped
 from tests.fakes import micro
 from tests.fakes.agent import Agent
 
@@ -114,3 +115,81 @@ def test_problems_and_the_result_id_pass_the_wire_unchanged() -> None:
 def test_a_problem_only_later_agents_know_hurts_no_client() -> None:
     reply = wire.InspectResponse(camera_problems=["upside-down", "dark"])
     assert convert.prediction(reply, None).camera_problems == (CameraProblem.DARK,)
+
+
+ALL_WAYS = ("bytes", "shared_memory", "stream", "contract")
+WHITE = BLACK + 255
+FRAMES = {"black": BLACK, "bright": WHITE, "blank": plain(128)}
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """An agent with the settings' own defaults, but that it refuses frozen pictures."""
+    own = {"EDGE_AGENT_DECISION__CAMERA_PROBLEM": '{"frozen": "refuse"}'}
+    agent = Agent(tmp_path_factory.mktemp("strict"), environment=own)
+    micro.write(agent.models / "cls", "classification", decision={"threshold": 1.0})
+    micro.write(agent.models / "map", "anomaly_map")
+    micro.write(agent.models / "seg", "segmentation", runtime={"batch_sizes": [4]})
+    with agent:
+        for name in ("cls", "map", "seg"):
+            agent.run(name)
+        yield agent
+
+
+def judged(agent: Agent, way: str, model: str, frame: Any) -> Any:
+    """The verdict on a frame, with its mask, that came one of ALL_WAYS."""
+    if way == "contract":
+        with agent.channel() as channel:
+            reply = contract.DetectAnomalyResult.FromString(
+                Caller(channel).detect(model, frame).SerializeToString()
+            )
+        return convert.prediction(wire.InspectResponse(result=reply), None)
+    with agent.client() as client:
+        if way != "stream":
+            return client.detect(model, frame, way)
+        (answer,) = client.stream(model, [frame])
+        return answer.prediction
+
+
+@pytest.mark.parametrize("way", ALL_WAYS)
+@pytest.mark.parametrize("problem", FRAMES)
+def test_a_picture_without_a_part_is_anomalous_for_certain(
+    strict: Agent, way: str, problem: str
+) -> None:
+    for model in ("cls", "map", "seg"):
+        found = judged(strict, way, model, FRAMES[problem])
+        assert (found.is_anomalous, found.confidence, found.score) == (True, 1.0, 1.0)
+        if model == "cls":
+            assert (found.anomalies, found.mask) == ((), None)
+            continue
+        assert [(each.name, each.area) for each in found.anomalies] == [
+            ("background", 0.0), (problem, 1.0)
+        ]  # fmt: skip
+        assert (found.mask == (255, 0, 0)).all()
+
+
+def test_only_the_frames_with_a_problem_are_answered_so(strict: Agent) -> None:
+    frames = [striped(51), BLACK, striped(51), plain(51)] * 3
+    with strict.client() as client:
+        answers = [each.prediction for each in client.stream("seg", frames)]
+    found = [(each.is_anomalous, len(each.anomalies)) for each in answers if each]
+    assert found == [(False, 1), (True, 2), (False, 1), (True, 2)] * 3
+
+
+def test_a_threshold_set_afterwards_changes_nothing_of_it(strict: Agent) -> None:
+    assert judged(strict, "bytes", "cls", striped(254)).is_anomalous is False
+    found = judged(strict, "bytes", "cls", BLACK)
+    assert (found.is_anomalous, found.threshold) == (True, 1.0)
+
+
+def test_a_refused_picture_is_an_error_of_its_own(strict: Agent) -> None:
+    with Client(strict.address, camera_id="stuck") as client:
+        for _ in range(9):
+            client.detect("cls", striped(1))
+        with pytest.raises(FaultyPicture, match="The picture is frozen: the camera") as caught:
+            client.detect("cls", striped(1))
+        assert caught.value.problems == "frozen"
+        (answer,) = client.stream("cls", [striped(1)])
+        assert isinstance(answer.error, FaultyPicture)
+    told = dict(metadata.of_error(FaultyPicture.showing(["dark", "blank"])))
+    assert told == {"error-name": "FaultyPicture", "camera-problems": "dark, blank"}

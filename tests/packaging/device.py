@@ -2,12 +2,13 @@
 
 It reads nothing but recipes (JSON) and artifacts, and follows what nucleus lite was seen to do:
 install before the old process is told to go, SIGTERM to the whole group, scripts that end at an
-unknown brace, restarts of what exits with an error. The IPC side is `tests.fakes.fake_nucleus`.
-A release is to be tried on real nuclei.
+unknown brace, restarts of what exits with an error, archives that stay packed in a deployment by
+`ggl-cli`. The IPC side is `tests.fakes.fake_nucleus`. A release is to be tried on real nuclei.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ import sys
 import zipfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, Mapping, Optional, Type
+from typing import Any, Dict, List, Mapping, Optional, Type
 
 ARCHITECTURE = "aarch64" if platform.machine() == "aarch64" else "amd64"
 STOP_WITHIN_S = 5.0
@@ -29,7 +30,9 @@ PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve().parent
 class Component:
     """One deployed component: its recipe's manifest for this device, its folders, its process."""
 
-    def __init__(self, root: Path, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, root: Path, folder: Path, environment: Mapping[str, str], unpacks: bool
+    ) -> None:
         (recipe_file,) = (folder / "recipes").glob("*.json")
         content = recipe_file.read_bytes()
         assert len(content) < 8192
@@ -51,7 +54,8 @@ class Component:
         self._artifacts = folder / "artifacts" / self.name / self.version
         self._unpacked = root / "unarchived" / self.name / self.version
         self.work.mkdir(parents=True, exist_ok=True)
-        self._unpack()
+        if unpacks:
+            self._unpack()
 
     def install(self) -> None:
         """Run the phase `install`, where there is one; it must succeed within its own limit."""
@@ -127,9 +131,25 @@ class Device:
             if component.process:
                 _end(component.process)
 
-    def deploy(self, folder: Path, configuration: Optional[Mapping[str, Any]] = None) -> Component:
+    def ggl_cli(self, words: List[str], folder: Path) -> List[Component]:
+        """Run `ggl-cli deploy` in `folder`, which takes the folders given as they are."""
+        parser = argparse.ArgumentParser(prog="ggl-cli", allow_abbrev=False)
+        parser.add_argument("command", choices=["deploy"])
+        parser.add_argument("-r", "--recipe-dir", required=True)
+        parser.add_argument("-a", "--artifacts-dir", required=True)
+        parser.add_argument("-c", "--add-component", action="append", required=True)
+        given = parser.parse_args(words[1:])
+        component = folder / Path(given.recipe_dir).parent
+        assert component / "artifacts" == folder / given.artifacts_dir
+        new = [self.deploy(component, unpacks=False) for _ in given.add_component]
+        assert [f"{one.name}={one.version}" for one in new] == given.add_component
+        return new
+
+    def deploy(
+        self, folder: Path, configuration: Optional[Mapping[str, Any]] = None, unpacks: bool = True
+    ) -> Component:
         """Install and start a component, or a new version of it in the old one's place."""
-        new = Component(self.root, folder, self._environment)
+        new = Component(self.root, folder, self._environment, unpacks)
         missing = new.dependencies - set(self.components)
         assert not missing, f"{new.name} depends on {missing}"
         new.configuration = {**new.configuration, **(configuration or {})}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import subprocess
 import threading
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -17,6 +20,7 @@ from edge_agent.client import Client
 from edge_agent.errors import AgentUnavailable, EdgeAgentError
 from edge_agent.packaging.recipe import AGENT
 from edge_agent.types import ModelState
+from tests import ROOT
 from tests.fakes import micro
 from tests.fakes.fake_nucleus import FakeNucleus
 from tests.packaging.device import ARCHITECTURE, Device
@@ -24,19 +28,36 @@ from tests.runtime.results.outboxes import wait_until
 
 PLATFORMS = {"amd64": "X86_64", "aarch64": "ARM64"}
 FRAME = np.full((micro.SIZE, micro.SIZE, 3), 102, np.uint8)  # its score is 0.4
+FRAME[::4, :, 1] = 200  # structure, as pictures of a camera have it
 BOLTS, NUTS = "plant.Bolts", "plant.Nuts"
 
 
-def packaged(folder: Path, name: str, version: str) -> Path:
+def packaged(folder: Path, name: str, version: str, out_name: str = "") -> Path:
     """The component folder that `edge-agent package` writes."""
     model = micro.write(folder / f"{name}-{version}-model", "classification", version=version)
-    out = folder / f"{name}-{version}"
+    out = folder / (out_name or f"{name}-{version}")
     words = [
         "--target-platform", f"os=LINUX,arch={PLATFORMS[ARCHITECTURE]}", "--component-name", name,
         "--out", str(out), "--jobs-folder", str(folder / "jobs"),
     ]  # fmt: skip
     assert main(["package", str(model), *words]) == 0
     return out
+
+
+def local_commands(page: str) -> List[str]:
+    """The commands of the block on a page that deploys by `ggl-cli`."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    (block,) = [block for block in blocks if "ggl-cli" in block]
+    return [str(line) for line in block.replace("\\\n", " ").splitlines()]
+
+
+def deploy_as_written(page: str, device: Device, folder: Path) -> None:
+    """Run a page's commands on the device, in the folder that has the component folders."""
+    for line in local_commands(page):
+        if line.startswith("ggl-cli "):
+            device.ggl_cli(shlex.split(line), folder)
+        else:
+            subprocess.run(["sh", "-c", line], cwd=folder, check=True)
 
 
 class Caller:
@@ -98,6 +119,8 @@ def test_a_device_deploys_updates_tunes_removes_and_restarts(
 ) -> None:
     address = f"unix://{tmp_path / 'agent.sock'}"
     settings = {"Autostart": "true"}
+    (tmp_path / "agent-component").symlink_to(agent_component)
+    packaged(tmp_path, BOLTS, "1", "bolts-component")
     configured = configuration(agent_component, address)
     root = tmp_path / "greengrass"
     root.mkdir()
@@ -105,15 +128,15 @@ def test_a_device_deploys_updates_tunes_removes_and_restarts(
         root, nucleus.environment
     ) as device:
         nucleus.configure(configured)
-        device.deploy(agent_component)
-        bolts = packaged(tmp_path, BOLTS, "1")
+        deploy_as_written("docs/greengrass.md", device, tmp_path)
         device.deploy(packaged(tmp_path, NUTS, "1"), {**settings, "Threshold": "0.7"})
-        device.deploy(bolts, settings)
+        assert not list((root / "unarchived").glob(f"{BOLTS}/*"))
         nucleus.until(lambda: "RUNNING" in nucleus.states, 60.0)
         caller = Caller(address)
         with Client(address, 20.0) as client:
             wait_until(lambda: all("Version 1," in described(client, n) for n in (BOLTS, NUTS)))
             assert "Threshold 0.7." in described(client, NUTS)
+            deploy_as_written("docs/packaging.md", device, tmp_path)
             with caller.calling():
                 wait_until(lambda: caller.answers > 10)
                 device.deploy(packaged(tmp_path, NUTS, "2"), settings)

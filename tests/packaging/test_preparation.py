@@ -194,13 +194,16 @@ def test_of_too_many_pictures_some_are_taken_evenly(tmp_path: Path) -> None:
 def test_a_folder_of_training_images_is_searched_to_the_bottom(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     pictures(tmp_path / "parts" / "anomaly", 2)
-    pictures(tmp_path / "parts" / "normal", 3)
+    normal = pictures(tmp_path / "parts" / "normal", 3)
+    (normal / "._0001.png").write_bytes(b"of macOS")
+    (normal / "cut.png").write_bytes((normal / "0001.png").read_bytes()[:-4])
     preparation = Preparation(precision="int8", calibration_images=tmp_path / "parts")
 
-    draft, _ = prepared(package(tmp_path), graphs.gpu("8.5.2"), preparation)
+    draft, told = prepared(package(tmp_path), graphs.gpu("8.5.2"), preparation)
 
     assert draft.manifest.build is not None
     assert len(draft.manifest.build.calibration) == 5
+    assert any("cut.png is left out: it is cut short" in one.text for one in told)
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:

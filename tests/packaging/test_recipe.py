@@ -55,7 +55,7 @@ def test_a_model_component_depends_on_the_agent_and_runs_on_its_architecture() -
     made = values()
 
     assert made["ComponentDependencies"] == {
-        AGENT: {"VersionRequirement": ">=1.3.0 <2.0.0", "DependencyType": "HARD"}
+        AGENT: {"VersionRequirement": ">=1.3.0 <2.0.0", "DependencyType": "SOFT"}
     }
     (manifest,) = made["Manifests"]
     assert manifest["Platform"] == {"os": "linux", "runtime": "*", "architecture": "aarch64"}
@@ -71,7 +71,7 @@ def test_another_name_of_the_agent_is_used_everywhere() -> None:
     content = model_component("a", "1.0.0", "b", "amd64", "plant.Agent").to_json().decode()
 
     assert AGENT not in content
-    assert content.count("plant.Agent") == 2
+    assert content.count("plant.Agent") == 3
 
 
 RUN, INSTALL = "Manifests/0/Lifecycle/run", "Manifests/0/Lifecycle/install"
@@ -172,4 +172,4 @@ def test_a_script_that_lite_cuts_off_fails_instead_of_doing_half(
 
 
 def test_every_variable_of_the_script_is_one_it_can_be_cut_off_at() -> None:
-    assert len(truncated()) == 5
+    assert len(truncated()) == 6

@@ -77,7 +77,10 @@ class Plant:
 
     def look(self) -> None:
         """What the agent does once a second."""
-        self.registry.sync(self.store.scan())
+        found = self.store.scan()
+        while self.store.is_waiting:
+            found = self.store.scan()
+        self.registry.sync(found)
         self.registry.supervise()
         self.room.publish_due()
 

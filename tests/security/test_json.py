@@ -24,7 +24,8 @@ from edge_agent.packaging.graph.inferred_manifest import read_given
 from edge_agent.packaging.migrate import documents
 from edge_agent.packaging.target import parse as parse_target
 from edge_agent.runtime.models.thresholds import ThresholdOverrides
-from edge_agent.runtime.packages.deployments import Record, Store
+from edge_agent.runtime.packages.deployments import Store
+from edge_agent.runtime.packages.records import Record
 from edge_agent.runtime.packages.signature import Signature
 from edge_agent.runtime.remote.remote_commands import RemoteCommands
 from tests.fakes import micro

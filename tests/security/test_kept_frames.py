@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.runtime.engines.cache import _store
 from edge_agent.runtime.models.thresholds import ThresholdOverrides
-from edge_agent.runtime.packages.deployments import Registration
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.runtime.results.captures.capture import _files
 from edge_agent.runtime.results.captures.folder import CaptureFolder
 from edge_agent.runtime.results.lines import LinesSink

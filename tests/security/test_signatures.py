@@ -16,8 +16,9 @@ import pytest
 from edge_agent.config import ModelsSettings
 from edge_agent.errors import InvalidPackage
 from edge_agent.runtime.models.thresholds import with_settings
-from edge_agent.runtime.packages.deployments import Registration, Store
+from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.packages.highest_versions import ServedVersions
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.runtime.packages.signature import Identity
 from edge_agent.types import ModelState
 from tests.contract.calls import until

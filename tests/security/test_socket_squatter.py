@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import socket
@@ -242,3 +243,25 @@ def test_a_folder_in_which_others_may_replace_the_socket_is_warned_of(
         os.chown(sticky, owner, 0)
         claim(sticky / "s")
         assert ("may replace sockets" in caplog.text) is warned, (mode, owner)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("mode", "where", "words"),
+    [
+        (0o755, "agent.sock", "may not make files in .* mode 0755"),
+        (0o700, "inside/agent.sock", "can't be reached by user 61002 .Permission denied."),
+        (0o755, "file/agent.sock", "is a file and must be a folder"),
+    ],
+)
+def test_a_folder_that_cant_be_used_is_named_with_what_to_do(
+    tmp_path: Path, mode: int, where: str, words: str
+) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    folder = tmp_path / "folder"
+    (folder / "inside").mkdir(parents=True)
+    (folder / "file").touch()
+    folder.chmod(mode)
+    with acting_as(OPERATOR):
+        assert re.search(words, refusal(folder / where))

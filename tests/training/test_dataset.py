@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import List
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_agent.cli import main
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import InputSpec
 from edge_agent.runtime.vision.light import measure
@@ -38,16 +40,43 @@ def test_too_few_images_are_counted(tmp_path: Path) -> None:
     )
 
 
-def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
-    folder = pictures.write(tmp_path / "parts", 12)
-    (folder / "normal" / "005.png").write_bytes(b"not a picture")
-    assert "005.png can't be read as an image" in refused(folder, tmp_path)
+def test_what_cannot_be_used_is_named_and_counted_and_the_rest_is_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pictures.write(tmp_path / "parts", 13)
+    normal = folder / "normal"
+    (normal / "000.png").write_bytes(b"not a picture")  # the first, which gives the size
+    (normal / "005.png").write_bytes((normal / "005.png").read_bytes()[:-9])
+    (normal / os.fsdecode(b"\xe4\n.png")).write_bytes((normal / "006.png").read_bytes())
+    for name, size in (("small.png", (63, 80)), ("wide.png", (64, 4097)), ("odd.png", (80, 90))):
+        assert cv2.imwrite(str(normal / name), np.full((*size, 3), 128, np.uint8))
+    (normal / "notes.txt").write_text("good ones")
+    assert main(["train", str(folder), "--out", str(tmp_path / "out")]) == 0
+    said = "".join(capsys.readouterr().out.split())
+    for words in (
+        "000.png is left out: it can't be read as an image",
+        "005.png is left out: it is cut short or damaged",
+        "small.png is left out: it is 80x63 pixels; width and height must be 64 to 4096",
+        "wide.png is left out: it is 4097x64 pixels",
+        "13 normal and 0 anomalous images, trained at 128x96 pixels",
+        "1 of 13 images have another size than 128x96 pixels",
+        "odd.png (90x80)",
+        "1 of 13 normal images look quite unlike the others",
+        "5 files are left out:",
+        "1 its name doesn't end as an image's does",
+    ):
+        assert "".join(words.split()) in said, words
 
 
-def test_an_image_that_is_too_small_is_named_with_its_size(tmp_path: Path) -> None:
-    folder = pictures.write(tmp_path / "parts", 12)
-    assert cv2.imwrite(str(folder / "normal" / "small.png"), np.zeros((63, 80, 3), np.uint8))
-    assert "small.png is 80x63 pixels" in refused(folder, tmp_path)
+def test_too_few_usable_images_are_counted_with_the_reasons(tmp_path: Path) -> None:
+    folder = pictures.write(tmp_path / "parts", 11)
+    for name in ("003.png", "004.png"):
+        (folder / "normal" / name).write_bytes(b"")
+    sentence = refused(folder, tmp_path)
+    assert (
+        "holds 9 images; training needs 10 or more. 2 files are left out; 2: it is empty"
+        in sentence
+    )
 
 
 @pytest.mark.parametrize(

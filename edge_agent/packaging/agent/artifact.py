@@ -36,6 +36,7 @@ from edge_agent.packaging.agent import install
 from edge_agent.packaging.archive import DATE, write_zip
 from edge_agent.packaging.bom import normalised
 from edge_agent.packaging.recipe import Architecture
+from edge_agent.runtime.system import resources
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -189,7 +190,7 @@ def write(
     `install.Content`), `level` xz's, or 0 for none. Raises InvalidConfiguration, OSError.
     """
     wheels = _by_name(pythons)
-    with ThreadPoolExecutor(os.cpu_count()) as workers:
+    with ThreadPoolExecutor(resources.cores()) as workers:
         packed = dict(zip(wheels, workers.map(lambda wheel: pack(wheel, level), wheels.values())))
     content = {
         **facts,

@@ -1,6 +1,7 @@
 """What the agent's component runs to install itself: a virtual environment of the wheels beside it.
 
-It travels in the component's zip and needs nothing but Python 3.8. What it makes:
+It travels in the component's zip and needs nothing but Python 3.8. It runs unpacked or from within
+the zip, as nucleus lite unpacks no archive of a local deployment. What it makes:
 
 WORK/agents/ID/venv         one virtual environment for each version
 WORK/agents/ID/bin/python3  starts its Python by its real path, so that a running agent goes on with
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -24,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Dict, Iterator, List, Optional, Tuple, Union
@@ -33,6 +36,7 @@ CHUNK = 1 << 20  # bytes
 # With the libraries of all of them. Ours comes first: it turns off the telemetry of onnxruntime.
 STARTS = "-c", "import edge_agent.runtime.app, onnxruntime"
 REMEDY = "Remove the component's artifacts from this device and deploy it again."
+NUCLEUS = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 LOOK = "import sys, importlib; print(importlib.import_module(sys.argv[1]).__version__)"
 
 
@@ -43,10 +47,14 @@ class CannotInstall(Exception):
 class Content:
     """What the component carries, by its wheels.json."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        content = (folder / LIST).read_bytes()
-        values = json.loads(content)
+    def __init__(self, place: Path) -> None:
+        """`place` is the component's zip, or the folder it was unpacked into."""
+        self._place = place
+        try:
+            content = self._read(LIST)
+            values = json.loads(content)
+        except (ValueError, KeyError, FileNotFoundError, zipfile.BadZipFile) as error:
+            raise CannotInstall(f"{LIST} is damaged ({error}). {REMEDY}") from None
         self.version: str = values["version"]
         self.agent: str = values["agent"]  # the agent's own wheel
         self.extras: str = values["extras"]  # of the agent, such as [cpu]
@@ -64,16 +72,23 @@ class Content:
                 for chunk in iter(lambda: source.read(CHUNK), b""):
                     digest.update(chunk)
                     out.write(chunk)
-        except (lzma.LZMAError, EOFError, FileNotFoundError) as error:
+        except (lzma.LZMAError, EOFError, KeyError, FileNotFoundError, zipfile.BadZipFile) as error:
             raise CannotInstall(f"{name} is damaged ({error}). {REMEDY}") from None
         if digest.hexdigest() != self.digests[name]:
             raise CannotInstall(f"{name} isn't what the component was built with. {REMEDY}")
         return path
 
     def _open(self, name: str) -> Union[BinaryIO, lzma.LZMAFile]:
-        plain = self.folder / "wheels" / name
-        packed = plain.with_name(f"{name}.xz")
-        return lzma.open(packed) if packed.exists() else plain.open("rb")
+        try:
+            return lzma.open(io.BytesIO(self._read(f"wheels/{name}.xz")))
+        except (KeyError, FileNotFoundError):  # it isn't compressed
+            return io.BytesIO(self._read(f"wheels/{name}"))
+
+    def _read(self, name: str) -> bytes:
+        if self._place.is_dir():
+            return (self._place / name).read_bytes()
+        with zipfile.ZipFile(self._place) as bundle:
+            return bundle.read(name)
 
     def choose_python(self) -> Tuple[str, str]:
         """Return a Python of this device and its version. Raises CannotInstall."""
@@ -161,6 +176,18 @@ class Installation:
         os.sync()  # a power cut must not leave `complete` beside half a file
         (self.folder / "complete").touch()
 
+    def check_settings(self) -> None:
+        """Raise CannotInstall for settings that this version can't use; nothing is stopped yet."""
+        if NUCLEUS not in os.environ:
+            return  # run by hand: nobody can be asked for the settings
+        check = "-m", "edge_agent", "serve", "--greengrass", str(self._work), "--check"
+        succeeded, said = self._start(*check)
+        if not succeeded:
+            raise CannotInstall(
+                f"the settings of this deployment can't be used. {said} The agent keeps those it "
+                "has. Correct the deployment."
+            )
+
     def switch(self) -> None:
         """Make it the current one; keep the one before, which may still run, and remove others."""
         current, fresh = self._work / "current", self._work / "current.new"
@@ -246,12 +273,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _install(installation: Installation) -> None:
-    if installation.works():
-        if installation.is_current():
-            _print(f"{installation.folder.name} is installed already; nothing to do.")
-            return
-    else:
+    if not installation.works():
         installation.make()
+    elif installation.is_current():
+        installation.check_settings()
+        _print(f"{installation.folder.name} is installed already; nothing to do.")
+        return
+    installation.check_settings()
     installation.switch()
 
 

@@ -5,24 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from rich.console import Console
 
-from edge_agent.errors import InvalidConfiguration
+from edge_agent.errors import InvalidConfiguration, InvalidRequest
 from edge_agent.packaging import json_document
 from edge_agent.packaging.aws import rollout
 from edge_agent.packaging.aws.deployment import (
     ANSWER_KEYS,
+    ANY_TARGET,
     DEPLOYMENT_NAME,
     NAME,
     POINTER,
+    REQUEST,
     REQUEST_KEYS,
     TARGET,
     VERSION,
     Change,
     absent,
+    as_request,
     check,
     differences,
     joined,
@@ -63,45 +67,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Deploy and wait for the end; 1 when a device fails or isn't done in time."""
-    aws = Aws(arguments.region, arguments.profile)
     console = Console(soft_wrap=True, markup=False, highlight=False, stderr=arguments.dry_run)
-    plan = prepare(aws, arguments)
-    console.print("\n".join([plan.title, *differences(plan.before, plan.request), *plan.notes]))
     if arguments.dry_run:
+        plan = prepare(arguments, partial(_target_if_known, arguments))
+        check({**plan.request, "targetArn": ANY_TARGET}, REQUEST, "")
+        console.print(plan.summary)
         sys.stdout.write(json.dumps(plan.request, indent=2, ensure_ascii=False) + "\n")
         return 0
+    aws = Aws(arguments.region, arguments.profile)
+    plan = prepare(arguments, partial(_target, aws, arguments))
+    console.print(plan.summary)
     return deploy(aws, plan.request, arguments.wait_s, console.print).show()
 
 
 class DeploymentPlan(NamedTuple):
     """The request to send, and the target's deployment before it; empty if there is none.
 
-    `notes` are sentences about what had no effect.
+    `notes` are sentences about what had no effect, or isn't known.
     """
 
     request: Document
     before: Document
     notes: List[str]
+    is_known: bool  # what was deployed before
 
     @property
     def title(self) -> str:
         """The line above the list of changes."""
         title = f"To {self.request['targetArn']}"
+        if not self.is_known:
+            return f"{title}:"
         if not self.before:
             return f"{title}, its first deployment:"
         known = [self.before.get(key) for key in ("revisionId", "deploymentStatus")]
         return f"{title}, after revision {', '.join(map(str, filter(None, known)))}:"
 
+    @property
+    def summary(self) -> str:
+        """The changes, a line each, and the notes."""
+        return "\n".join([self.title, *differences(self.before, self.request), *self.notes])
 
-def prepare(aws: Aws, arguments: argparse.Namespace) -> DeploymentPlan:
+
+class Target(NamedTuple):
+    """Where a deployment goes, and what was deployed there before; empty if there was nothing.
+
+    `note` is a sentence when that isn't known.
+    """
+
+    arn: str
+    before: Document
+    note: str = ""
+
+
+def prepare(arguments: argparse.Namespace, find: Callable[[Document], Target]) -> DeploymentPlan:
     """Make the request from the options and the target's deployment.
 
-    Raises InvalidConfiguration, InvalidRequest.
+    `find` gets the request of --from. Raises InvalidConfiguration, InvalidRequest.
     """
     change, given = _change(arguments), _read_request(arguments.file)
-    target = _target(aws, arguments, given)
-    before = _current(aws, target)
-    start = joined({} if arguments.only else repeatable(before), repeatable(given))
+    target = find(given)
+    start = joined({} if arguments.only else repeatable(target.before), repeatable(given))
     notes = absent(start, change)
     request = revised(start, change)
     is_change = repeatable(given) or change.alters(start)
@@ -109,7 +134,9 @@ def prepare(aws: Aws, arguments: argparse.Namespace) -> DeploymentPlan:
         raise InvalidConfiguration(
             " ".join(["There is nothing to deploy; name --component, --folder or --from.", *notes])
         )
-    return DeploymentPlan({"targetArn": target, **request}, before, notes)
+    notes += [target.note] if target.note else []
+    request = {"targetArn": target.arn, **request}
+    return DeploymentPlan(request, target.before, notes, not target.note)
 
 
 def deploy(aws: Aws, request: Document, wait_s: float, report: Callable[[str], None]) -> AwsOutcome:
@@ -157,11 +184,30 @@ def _resets(given: List[str]) -> List[Tuple[str, str]]:
     return resets
 
 
-def _target(aws: Aws, arguments: argparse.Namespace, given: Document) -> str:
+def _target(aws: Aws, arguments: argparse.Namespace, given: Document) -> Target:
+    """Ask AWS. Raises InvalidConfiguration, InvalidRequest."""
+    arn = _arn(aws.arn, arguments, given)
+    return Target(arn, _current(aws, arn))
+
+
+def _target_if_known(arguments: argparse.Namespace, given: Document) -> Target:
+    """Ask AWS, but go on without an answer. Raises InvalidConfiguration."""
+    try:
+        return _target(Aws(arguments.region, arguments.profile, 1), arguments, given)
+    except InvalidRequest as error:
+        note = (
+            f"What is deployed there now isn't known: {error} So this request holds only what is "
+            "named here; without --dry-run, what is there stays in it."
+        )
+        arn = partial("arn:aws:{1}:{0}:ACCOUNT:{2}".format, arguments.region or "REGION")
+        return Target(_arn(arn, arguments, given), {}, note)
+
+
+def _arn(of: Callable[[str, str], str], arguments: argparse.Namespace, given: Document) -> str:
     if arguments.thing:
-        return aws.arn("iot", f"thing/{arguments.thing}")
+        return of("iot", f"thing/{arguments.thing}")
     if arguments.thing_group:
-        return aws.arn("iot", f"thinggroup/{arguments.thing_group}")
+        return of("iot", f"thinggroup/{arguments.thing_group}")
     arn = str(arguments.target_arn or given.get("targetArn", ""))
     if not arn:
         raise InvalidConfiguration("There is no target; name --thing or --thing-group.")
@@ -187,7 +233,10 @@ def _read_request(file: Optional[Path]) -> Document:
     """Read a request, or an answer of get_deployment. Raises InvalidConfiguration."""
     if file is None:
         return {}
-    request = json_document.read(file)
+    try:
+        request = as_request(json_document.read(file))
+    except InvalidConfiguration as error:
+        raise InvalidConfiguration(f"{file}: {error}") from None
     unknown = sorted(set(request) - {*REQUEST_KEYS, *ANSWER_KEYS, "targetArn"})
     if unknown:
         raise InvalidConfiguration(

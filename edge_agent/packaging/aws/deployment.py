@@ -10,7 +10,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Mapping, Tuple, Type, Union
+from typing import Callable, Dict, Iterator, List, Mapping, Tuple, Type, Union
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import NAME_PATTERN
@@ -74,6 +74,7 @@ TARGET = like(
     r"arn:[^:]*:iot:[^:]*:[0-9]+:(thing|thinggroup)/.+", 2048,
     "the ARN of a thing or a group, such as arn:aws:iot:eu-west-1:123456789012:thinggroup/NAME",
 )  # fmt: skip
+ANY_TARGET = "arn:aws:iot:eu-west-1:123456789012:thing/any"  # to check a request without its own
 NAME = like(NAME_PATTERN, 128, "up to 128 letters, digits, -, _ and .")
 VERSION = like(r"[0-9]+(\.[0-9]+){2}([-+][0-9A-Za-z.+-]+)?", 64, "a version such as 1.0.0")
 POINTER = like(r"(/.*)?", 256, "a JSON pointer such as /Autostart, or empty for all settings")
@@ -134,6 +135,38 @@ REQUEST = {
 }
 
 
+def as_request(deployment: Document) -> Document:
+    """Return a deployment as the API writes it: its keys, and settings to merge as JSON text.
+
+    People and CloudFormation write keys in other cases, and settings as an object. What isn't known
+    stays, null is left out. Raises InvalidConfiguration for a key that stands there twice.
+    """
+    values = {**REQUEST, **dict.fromkeys(ANSWER_KEYS)}
+    request: Document = inner({"": _canonical(deployment, values, "")}, "")
+    components = request.get("components")
+    for component in components.values() if isinstance(components, dict) else ():
+        update = component.get("configurationUpdate") if isinstance(component, dict) else None
+        if isinstance(update, dict) and isinstance(update.get("merge"), dict):
+            update["merge"] = json.dumps(update["merge"], ensure_ascii=False)
+    return request
+
+
+def _canonical(value: object, schema: object, path: str) -> object:
+    if isinstance(value, list) and isinstance(schema, list):
+        return [_canonical(entry, schema[0], path) for entry in value]
+    if not isinstance(value, dict) or not isinstance(schema, dict):
+        return value
+    known = {key.rstrip("!").lower(): (key.rstrip("!"), rule) for key, rule in schema.items()}
+    found: Document = {}
+    for given, entry in value.items():
+        name, rule = known.get(given.lower(), (given, schema.get("*")))
+        if name in found:
+            raise InvalidConfiguration(f"{path}{name} stands there twice, in different case.")
+        if entry is not None:
+            found[name] = _canonical(entry, rule, f"{path}{name}.")
+    return found
+
+
 def to_json(request: Document) -> bytes:
     """Return the request as JSON. Raises InvalidConfiguration: what the service would refuse."""
     check(request, REQUEST, "")
@@ -141,35 +174,45 @@ def to_json(request: Document) -> bytes:
 
 
 def check(value: object, schema: object, path: str) -> None:
-    """Raise InvalidConfiguration, naming `path`. Sentences cite no values: those may be secret."""
+    """Raise InvalidConfiguration that names all that is wrong, by its path from `path` on.
+
+    Sentences cite no values: those may be secret.
+    """
+    found = list(problems(value, schema, path))
+    if found:
+        raise InvalidConfiguration(" ".join(found))
+
+
+def problems(value: object, schema: object, path: str) -> Iterator[str]:
+    """Yield a sentence for each thing that `check` refuses."""
     if isinstance(schema, tuple):
         good, expected = schema
         if not good(value):
-            raise InvalidConfiguration(f"{path} must be {expected}.")
+            yield f"{path} must be {expected}."
     elif isinstance(schema, list):
         if not isinstance(value, list) or (not value and isinstance(schema[0], dict)):
-            raise InvalidConfiguration(f"{path} must be a list that isn't empty.")
+            yield f"{path} must be a list that isn't empty."
+            return
         for place, entry in enumerate(value):
-            check(entry, schema[0], f"{path}.{place}")
+            yield from problems(entry, schema[0], f"{path}.{place}")
     elif not isinstance(value, dict):
-        raise InvalidConfiguration(f"{path} must be an object.")
+        yield f"{path} must be an object."
     elif isinstance(schema, dict):
-        _check_object(value, schema, f"{path}." if path else "")
+        yield from _problems_of(value, schema, f"{path}." if path else "")
 
 
-def _check_object(value: Document, schema: Mapping[str, object], prefix: str) -> None:
+def _problems_of(value: Document, schema: Mapping[str, object], prefix: str) -> Iterator[str]:
     known = {key.rstrip("!"): rule for key, rule in schema.items()}
     if "" in value:
-        raise InvalidConfiguration(f"{prefix[:-1]} has a key that is empty.")
+        yield f"{prefix[:-1]} has a key that is empty."
     for key in (name[:-1] for name in schema if name.endswith("!")):
         if key not in value:
-            raise InvalidConfiguration(f"{prefix}{key} is missing.")
+            yield f"{prefix}{key} is missing."
     for key, entry in value.items():
         if key not in known and "*" not in known:
-            raise InvalidConfiguration(
-                f"{prefix}{key} is an unknown key; known here: {', '.join(sorted(known))}."
-            )
-        check(entry, known.get(key, known.get("*")), prefix + key)
+            yield f"{prefix}{key} is an unknown key; known here: {', '.join(sorted(known))}."
+        else:
+            yield from problems(entry, known.get(key, known.get("*")), prefix + key)
 
 
 @dataclass(frozen=True)
@@ -257,7 +300,8 @@ def _configured(specification: Document, name: str, change: Change) -> Document:
 
 def merge_of(name: str, update: Document) -> Document:
     """Return the settings of a configurationUpdate. Raises InvalidConfiguration."""
-    return parse(update.get("merge") or "{}", f"{name}: configurationUpdate.merge")
+    merge = update.get("merge") or {}
+    return merge if isinstance(merge, dict) else parse(merge, f"{name}: configurationUpdate.merge")
 
 
 def reset_of(name: str, update: Document) -> List[str]:

@@ -144,10 +144,13 @@ class AwsOutcome(NamedTuple):
 class Aws:
     """One account in one region; credentials come from the environment or a profile.
 
-    Clients are made when first used.
+    Clients are made when first used, and try each call at most `tries` times.
     """
 
-    def __init__(self, region: Optional[str] = None, profile: Optional[str] = None) -> None:
+    def __init__(
+        self, region: Optional[str] = None, profile: Optional[str] = None, tries: int = 0
+    ) -> None:
+        self._tries = tries or TRIES
         with aws_errors("AWS"):
             import boto3
             from boto3.compat import filter_python_deprecation_warnings
@@ -198,7 +201,7 @@ class Aws:
         config = Config(
             connect_timeout=CONNECT_WITHIN_S,
             read_timeout=ANSWER_WITHIN_S,
-            retries={"total_max_attempts": TRIES, "mode": "standard"},
+            retries={"total_max_attempts": self._tries, "mode": "standard"},
         )
         with aws_errors("AWS"):
             return self._session.client(service, config=config)

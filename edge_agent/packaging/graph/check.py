@@ -129,11 +129,19 @@ def _outputs(graph: Graph, manifest: Manifest) -> Iterator[GraphFinding]:
 
 
 def _output(found: GraphTensor, key: str, allowed: Shapes) -> Iterator[GraphFinding]:
-    if found.dtype != "float32":
+    if found.dtype == "bool":
+        yield error(
+            f"Output {found} is a verdict; name the score that it is made of, a float32 output "
+            f"(outputs.{key})."
+        )
+    elif found.dtype != "float32":
         yield error(f"Output {found} must be float32 (outputs.{key}); add a Cast to the graph.")
     if not any(_fits(found.shape, shape) for shape in allowed):
         wanted = " or ".join(f"({', '.join(map(axis_name, shape))})" for shape in allowed)
-        yield error(f"Output {found} must be {wanted} (outputs.{key}); reshape it in the graph.")
+        classes = f", or take one class, {found.name}[1]" if key == "score" else ""
+        yield error(
+            f"Output {found} must be {wanted} (outputs.{key}); reshape it in the graph{classes}."
+        )
 
 
 def _allowed_shapes(channels: int) -> Dict[str, Shapes]:

@@ -64,11 +64,7 @@ class Graph:
     """  # noqa: D205
 
     def __init__(self, content: bytes) -> None:
-        parse = library().load_model_from_string
-        try:
-            self.model: onnx.ModelProto = parse(content)
-        except Exception as error:
-            raise InvalidPackage(f"model.onnx can't be parsed: {error}") from None
+        self.model: onnx.ModelProto = parsed(content)
         graph = self.model.graph
         self.ir_version = int(self.model.ir_version)
         self.opsets: Dict[str, int] = {}
@@ -76,10 +72,10 @@ class Graph:
             for entry in holder.opset_import:
                 domain = _domain(entry.domain)
                 self.opsets[domain] = max(int(entry.version), self.opsets.get(domain, 0))
-        scopes = [inner for outer in (graph, *self.model.functions) for inner in _scopes(outer)]
-        self.nodes: List[onnx.NodeProto] = [node for scope in scopes for node in scope.node]
-        _check_text(scopes, self.nodes)
-        self.constants = _constants(scopes, self.nodes)
+        found = list(scopes(self.model))
+        self.nodes: List[onnx.NodeProto] = [node for scope in found for node in scope.node]
+        _check_text(found, self.nodes)
+        self.constants = _constants(found, self.nodes)
         self.inputs = [tensor(value) for value in graph.input if value.name not in self.constants]
         self.outputs = [tensor(value) for value in graph.output]
 
@@ -117,6 +113,24 @@ class Graph:
     def is_quantised(self) -> bool:
         """Whether the graph has its int8 ranges itself."""
         return bool(self.of_type("QuantizeLinear")) and bool(self.of_type("DequantizeLinear"))
+
+
+def parsed(content: bytes) -> onnx.ModelProto:
+    """Read an ONNX file. Raises InvalidPackage when it isn't one, InvalidConfiguration as above."""
+    parse = library().load_model_from_string
+    try:
+        model: onnx.ModelProto = parse(content)
+    except Exception as error:
+        raise InvalidPackage(
+            f"model.onnx can't be parsed, it isn't an ONNX file: {error}"
+        ) from None
+    return model
+
+
+def scopes(model: onnx.ModelProto) -> Iterator[Scope]:
+    """Yield the graph, the file's functions, and the graphs of their branches and loops."""
+    for outer in (model.graph, *model.functions):
+        yield from nested(outer)
 
 
 def replace(field: MutableSequence[Message], entries: Sequence[Message]) -> None:
@@ -193,12 +207,12 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from entry.graphs
 
 
-def _scopes(scope: Scope) -> Iterator[Scope]:
+def nested(scope: Scope) -> Iterator[Scope]:
     """Yield a graph or function and the graphs of its branches and loops, at every depth."""
     yield scope
     for node in scope.node:
         for graph in subgraphs(node):
-            yield from _scopes(graph)
+            yield from nested(graph)
 
 
 def _check_text(scopes: Sequence[Scope], nodes: Sequence[onnx.NodeProto]) -> None:

@@ -40,6 +40,7 @@ from edge_agent.packaging.graph.graph import (
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.runtime.models import golden_check
+from edge_agent.runtime.system import resources
 from edge_agent.runtime.vision.preprocess import item_shape, write_input
 from edge_agent.types import Frame
 
@@ -173,6 +174,7 @@ def _session(graph: Graph) -> Tuple[onnxruntime.InferenceSession, List[str]]:
         ])  # fmt: skip
         model.graph.output.append(onnx.helper.make_tensor_value_info(name + PEAK, float32, []))
     options = ort.SessionOptions()
+    options.intra_op_num_threads = resources.cores()
     options.log_severity_level = 3  # errors only
     content, providers = model.SerializeToString(), ["CPUExecutionProvider"]
     try:
@@ -187,7 +189,7 @@ def _check(content: bytes, manifest: Manifest, golden: Sequence[Picture]) -> Non
     runtime = manifest.runtime.model_copy(update={"parity_tolerance": tolerance})
     strict = manifest.model_copy(update={"runtime": runtime})
     for graph in (content, in_float32(content)):
-        backend = open_backend(("onnxruntime",), graph, strict, BackendOptions())
+        backend = open_backend(("onnxruntime",), graph, strict, BackendOptions(resources.cores()))
         try:
             golden_check.check(backend, strict, golden)
         finally:

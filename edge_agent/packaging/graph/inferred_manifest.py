@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.manifest import MODEL_FILE, FileEntry, Manifest, parse
 from edge_agent.packaging import json_document
+from edge_agent.packaging.graph.adapt import picture_among
+from edge_agent.packaging.graph.check import check_onnxruntime
+from edge_agent.packaging.graph.findings import names
 from edge_agent.packaging.graph.graph import Graph, GraphTensor
 from edge_agent.packaging.json_document import Document
 
@@ -26,6 +31,7 @@ NAMES = {
 ANOMALIB_OUTPUTS = {"pred_score", "anomaly_map"}
 TASKS = {"class_maps": "segmentation", "map": "anomaly_map", "score": "classification"}
 CHANNELS = 3
+LONGEST_EXAMPLE = 4  # numbers
 DEFAULT_BATCHES = [1]  # of a graph that takes any
 DTYPES = ("uint8", "float32")  # that the agent can feed
 
@@ -44,7 +50,7 @@ EXAMPLES: Document = {
 def manifest_for(model: bytes, given: Document) -> Manifest:
     """Complete `given`, which wins over the graph. Raises InvalidConfiguration: missing keys."""
     graph = Graph(model)
-    image = {**_input(graph), **_group(given, "input")}
+    image = {**_input(graph, given), **_group(given, "input")}
     outputs = _group(given, "outputs") or _outputs(graph, _classes(given))
     tasks = [task for key, task in TASKS.items() if key in outputs]
     values: Document = {
@@ -52,16 +58,13 @@ def manifest_for(model: bytes, given: Document) -> Manifest:
         **given,
         "input": image,
         "outputs": outputs,
-        "runtime": {**_runtime(graph), **_group(given, "runtime")},
+        "runtime": {**_runtime(picture_among(graph.inputs, given)), **_group(given, "runtime")},
         "files": [FileEntry.of(MODEL_FILE, model).model_dump()],
     }
     missing = ([] if "name" in given else ["name"]) + _missing(image, outputs)
-    if missing:
-        there = ", ".join(map(str, (*graph.inputs, *graph.outputs)))
-        raise InvalidConfiguration(
-            f"The graph doesn't have {', '.join(missing)}; put them into --manifest FILE, for "
-            f"example {json.dumps(example(missing))}. The graph has {there}."
-        )
+    problems = [*_input_problems(graph, given), *_output_problems(graph, outputs)]
+    if missing or problems:
+        raise InvalidConfiguration(_refusal(graph, missing, problems))
     try:
         return parse(json.dumps(values).encode())
     except InvalidPackage as error:
@@ -87,10 +90,85 @@ def _classes(given: Document) -> int:
     return len(classes)
 
 
-def _input(graph: Graph) -> Document:
-    if len(graph.inputs) != 1:
+def _refusal(graph: Graph, missing: Sequence[str], problems: Sequence[str]) -> str:
+    """Return everything that is missing or wrong at once."""
+    there = ", ".join(map(str, (*graph.inputs, *graph.outputs)))
+    sentences = [*problems, *(finding.text for finding in check_onnxruntime(graph))]
+    if not missing:
+        return " ".join([*sentences, f"The graph has {there}."])
+    return " ".join(
+        [
+            f"The graph doesn't have {', '.join(missing)}; put them into --manifest FILE, for "
+            f"example {json.dumps(example(missing))}. The graph has {there}.",
+            *sentences,
+        ]
+    )
+
+
+def _input_problems(graph: Graph, given: Document) -> Iterator[str]:
+    """Yield what else must be said, or changed, so that there is one input, a picture."""
+    picture = picture_among(graph.inputs, given)
+    others = [entry for entry in graph.inputs if entry != picture]
+    if picture is None:
+        named = _group(given, "input").get("tensor")
+        which = f"No input is {named!r}" if named else "It isn't clear which input is the picture"
+        yield (
+            f"{which}: name it as input.tensor, one of {names([each.name for each in others])}; "
+            'the values of the others as {"constants": {NAME: VALUE}}.'
+        )
+    elif picture.shape is not None and not _is_picture(picture):
+        yield (
+            f"Input {picture} isn't a picture: (N, 3, height, width) or (N, height, width, 3) is, "
+            "also with 1 channel or without N. Export the graph with such an input."
+        )
+    if picture is not None and others:
+        constants = {entry.name: _example_value(entry) for entry in others}
+        yield (
+            f"The picture is {picture.name!r}, and the agent supplies nothing else; say which "
+            f"value {' and '.join(map(str, others))} always has, for example "
+            f"{json.dumps({'constants': constants})}."
+        )
+
+
+def _is_picture(entry: GraphTensor) -> bool:
+    shape = entry.shape or ()
+    return len(shape) == 4 and any(shape[axis] in (None, CHANNELS) for axis in (1, 3))
+
+
+def _example_value(entry: GraphTensor) -> object:
+    """Return 0 in the tensor's shape; by itself, which stands for all, where that is long."""
+    zeros = np.zeros([axis or 1 for axis in entry.shape or ()], int)
+    return zeros.tolist() if zeros.size <= LONGEST_EXAMPLE else 0
+
+
+def _output_problems(graph: Graph, outputs: Mapping[str, object]) -> Iterator[str]:
+    there = {entry.name for entry in graph.outputs}
+    wrong = [name for name in outputs.values() if name is not None and name not in there]
+    if wrong:
+        yield (
+            f"There is no output {names(list(map(str, wrong)))}; outputs names some of "
+            f"{names(sorted(there))}."
+        )
+    if outputs and not wrong:
+        return
+    yield (
+        "An output of float32 can be a score (N) or (N, 1), a map (N, h, w) or (N, 1, h, w), or "
+        "maps of classes (N, classes + 1, h, w) with the names of the classes."
+    )
+    for entry in graph.outputs:
+        shape = entry.shape or ()
+        if entry.dtype == "float32" and len(shape) == 2 and shape[1] not in (None, 1):
+            yield (
+                f"{entry.name!r} holds {shape[1]} classes: "
+                f'{{"outputs": {{"score": "{entry.name}[1]"}}}} takes the second one, if that is '
+                "the anomalous one."
+            )
+
+
+def _input(graph: Graph, given: Document) -> Document:
+    image = picture_among(graph.inputs, given)
+    if image is None:
         return {}
-    (image,) = graph.inputs
     if image.dtype not in DTYPES:
         raise InvalidConfiguration(
             f"The agent can't supply the graph's input {image}; export the graph with "
@@ -142,8 +220,8 @@ def _is(entry: GraphTensor, key: str, classes: int) -> bool:
     return len(shape) == 4 and bool(classes) and shape[1] == classes + 1
 
 
-def _runtime(graph: Graph) -> Document:
-    shape = graph.inputs[0].shape if graph.inputs else None
+def _runtime(picture: Optional[GraphTensor]) -> Document:
+    shape = picture.shape if picture else None
     fixed = shape[0] if shape else None
     return {"batch_sizes": [fixed] if fixed else DEFAULT_BATCHES}
 

@@ -18,6 +18,7 @@ from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.packaging.graph.graph import library, replace, subgraphs
 from edge_agent.packaging.target import CpuOptions, Target
 from edge_agent.runtime.packages.graph_choice import instruction_set
+from edge_agent.runtime.system import resources
 from edge_agent.targets import MACHINES, OptimisedGraph
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def _optimised(ort: ModuleType, model: bytes) -> bytes:
 
 def _load(ort: ModuleType, model: bytes, options: onnxruntime.SessionOptions, what: str) -> None:
     options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = resources.cores()
     try:
         ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:

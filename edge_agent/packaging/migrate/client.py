@@ -6,16 +6,19 @@ import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Dict, List, Pattern, Tuple
+from functools import partial
+from typing import Callable, Dict, List, Optional, Pattern, Tuple, TypeVar
 
 from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.packaging.json_document import Document, inner, objects
-from edge_agent.packaging.migrate import versions
-from edge_agent.packaging.migrate.documents import defaults
+from edge_agent.packaging.migrate import artifacts, versions
+from edge_agent.packaging.migrate.canonical import defaults
 from edge_agent.packaging.migrate.migration import Notes, without_values
 from edge_agent.packaging.migrate.scripts import Untranslatable, translate
-from edge_agent.packaging.recipe import AGENT, AGENT_VERSIONS, check
+from edge_agent.packaging.recipe import AGENT, AGENT_VERSIONS, Recipe, check
+
+T = TypeVar("T")
 
 TYPE = "aws.greengrass.generic"
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "arm64": "aarch64", "aarch64": "aarch64"}
@@ -23,6 +26,7 @@ ANY = ("*", "all", "")
 LONGEST_EXPRESSION = 100  # characters
 REPEATS = 4  # in an expression; (.*)*, nested further, takes ages even for so short a name
 TIMEOUT_S = 120  # of install, where none is given
+NOTHING: Document = {"Script": "exec true"}  # in place of a step that has to be changed first
 IGNORED = {
     "bootstrap": "Nucleus lite runs it only in part: do it in install.",
     "shutdown": "Nucleus lite never runs it: end the program at SIGTERM, within 5 s.",
@@ -33,18 +37,13 @@ IGNORED = {
 def migrate(recipe: Document, notes: Notes) -> None:
     """Write our recipe of the component, unless a person must change the old one first."""
     name = str(recipe["ComponentName"])
-    try:
-        version = versions.next_patch(str(recipe.get("ComponentVersion")))
-        _check_kind(recipe)
-        draft = MigratedComponent(
-            notes, name, version, _with_plain_resources(defaults(recipe), name, notes)
-        )
-        made = check(json.dumps(_ours(recipe, draft), ensure_ascii=False).encode())
-    except (Untranslatable, InvalidConfiguration, ValueError) as error:
+    draft = MigratedComponent(notes, name, _with_plain_resources(defaults(recipe), name, notes))
+    made = _made(recipe, draft)
+    if made is None or draft.problems:
         notes.migration.refused.add(name)
-        notes.person(name, f"No recipe is written. {without_values(error)}")
+        notes.person(name, f"No recipe is written. {' '.join(draft.problems)}")
         return
-    notes.migration.versions[name] = version
+    version = notes.migration.versions[name] = draft.version
     notes.changed(
         name, f"A recipe for both nuclei, of version {version}, as a published one can't change.",
         ["edge-agent", "publish", notes.migration.path(name), "--bucket", "BUCKET"],
@@ -56,14 +55,28 @@ def migrate(recipe: Document, notes: Notes) -> None:
         notes.migration.write(f"{place}/{file}", content.encode())
 
 
-def _check_kind(recipe: Document) -> None:
-    if recipe.get("ComponentType", TYPE) != TYPE or "Lifecycle" in recipe:
-        raise Untranslatable(
-            f"Only components of type {TYPE} with a Lifecycle in each manifest run on both nuclei."
+def _made(recipe: Document, draft: MigratedComponent) -> Optional[Recipe]:
+    """Return our recipe; `draft.problems` are all reasons why there is none."""
+    if str(recipe.get("ComponentType", TYPE)).lower() != TYPE:
+        draft.problems.append(
+            f"ComponentType: only components of type {TYPE} run on both nuclei; give this one a "
+            "run script and that type."
         )
+    ours = _ours(recipe, draft)
+    if not ours["Manifests"]:
+        draft.problems.append(
+            f"Manifests: none of the {len(objects(recipe, 'Manifests'))} given is for Linux on "
+            f"{' or '.join(sorted(set(ARCHITECTURES.values())))}; add one, with its Lifecycle."
+        )
+        return None
+    content = json.dumps(ours, ensure_ascii=False).encode()
+    return draft.attempt("", lambda: check(content), None)
 
 
 def _ours(recipe: Document, draft: MigratedComponent) -> Document:
+    draft.version = draft.attempt(
+        "ComponentVersion: ", lambda: versions.next_patch(_version(recipe)), draft.version
+    )
     return {
         "RecipeFormatVersion": recipe.get("RecipeFormatVersion", ""),
         "ComponentName": draft.name,
@@ -71,29 +84,58 @@ def _ours(recipe: Document, draft: MigratedComponent) -> Document:
         "ComponentDescription": recipe.get("ComponentDescription") or draft.name,
         "ComponentPublisher": recipe.get("ComponentPublisher", ""),
         "ComponentConfiguration": {"DefaultConfiguration": draft.settings},
-        "ComponentDependencies": _dependencies(recipe, draft.notes),
+        "ComponentDependencies": _dependencies(recipe, draft),
         "Manifests": _manifests(recipe, draft),
     }
 
 
-def _dependencies(recipe: Document, notes: Notes) -> Dict[str, Dict[str, str]]:
-    ours = {}
+def _version(recipe: Document) -> str:
+    if "ComponentVersion" not in recipe:
+        raise Untranslatable("it is missing; write one, such as 1.0.0.")
+    return str(recipe["ComponentVersion"])
+
+
+def _dependencies(recipe: Document, draft: MigratedComponent) -> Dict[str, Document]:
+    ours: Dict[str, Document] = {}
     dependencies = inner(recipe, "ComponentDependencies")
     for name in dependencies:
         given = inner(dependencies, name)
-        requirement = str(given.get("VersionRequirement", "*"))
-        ours_name, ours_requirement = name, requirement
-        if name == AGENT:
-            ours_name, ours_requirement = notes.migration.agent, _of_agent(requirement, notes)
-        elif name in notes.migration.models:
-            _check_model(name, requirement, notes)
+        if name == artifacts.DOCKER_MANAGER:
+            draft.notes.changed(name, "The dependency is left out: nucleus lite has no such thing.")
+            continue
+        new = draft.notes.migration.agent if name == AGENT else name
+        made = _Dependency(name, given, draft.notes)
+        ours[new] = draft.attempt(f"ComponentDependencies.{name}: ", made.migrate, {})
+    return {name: dependency for name, dependency in ours.items() if dependency}
+
+
+@dataclass
+class _Dependency:
+    name: str
+    given: Document
+    notes: Notes
+
+    def migrate(self) -> Document:
+        """Return ours. Raises Untranslatable, ValueError."""
+        requirement = str(self.given.get("VersionRequirement", "*"))
+        kind = str(self.given.get("DependencyType", "HARD")).upper()
+        if kind not in ("HARD", "SOFT"):
+            raise Untranslatable("DependencyType must be HARD or SOFT.")
+        if self.name == AGENT:
+            requirement = _of_agent(requirement, self.notes)
+        elif self.name in self.notes.migration.models:
+            _check_model(self.name, requirement, self.notes)
         else:
-            notes.maps(name, "The dependency is kept.")
-        ours[ours_name] = {
-            "VersionRequirement": ours_requirement,
-            "DependencyType": str(given.get("DependencyType", "HARD")).upper(),
-        }
-    return ours
+            self.notes.maps(self.name, "The dependency is kept.")
+            return {"VersionRequirement": requirement, "DependencyType": kind}
+        if kind == "HARD":
+            self.notes.changed(
+                self.name,
+                "The dependency is SOFT now: with HARD, nucleus lite stops this component for good "
+                "when the other one ends with an error. It may start first, so it must try again "
+                "until it is answered.",
+            )
+        return {"VersionRequirement": requirement, "DependencyType": "SOFT"}
 
 
 def _of_agent(requirement: str, notes: Notes) -> str:
@@ -147,15 +189,27 @@ def _escaped(value: object, is_resource: bool = False) -> object:
 
 @dataclass
 class MigratedComponent:
-    """The component that is being written; `files` are its new artifacts."""
+    """The component that is being written; `files` are its new artifacts.
+
+    `problems` are sentences about what a person must change first.
+    """
 
     notes: Notes
     name: str
-    version: str
     settings: Document
+    version: str = "0.0.0"
+    problems: List[str] = field(default_factory=list)
     files: Dict[str, str] = field(default_factory=dict)
     _numbers: Dict[str, int] = field(default_factory=lambda: defaultdict(int))  # of files
     _names: Dict[Tuple[str, str], str] = field(default_factory=dict)  # by phase and content
+
+    def attempt(self, where: str, make: Callable[[], T], otherwise: T) -> T:
+        """Return what is made; when that fails, note why and go on with `otherwise`."""
+        try:
+            return make()
+        except (Untranslatable, InvalidConfiguration, ValueError) as error:
+            self.problems.append(f"{where}{without_values(error)}")
+            return otherwise
 
     def name_of(self, phase: str, content: str) -> str:
         """Return the name of the file with what a phase does; empty for no content."""
@@ -172,15 +226,18 @@ class MigratedComponent:
 
 
 def _manifests(recipe: Document, draft: MigratedComponent) -> List[Document]:
-    """Return our manifests, one an architecture. Raises Untranslatable."""
+    """Return our manifests, one an architecture."""
     ours: List[Document] = []
     for place, manifest in enumerate(objects(recipe, "Manifests")):
-        where = f"{draft.name} Manifests.{place}"
-        architectures = _architectures(inner(manifest, "Platform"), where, draft.notes)
-        if architectures:
-            steps, files = _lifecycle(inner(manifest, "Lifecycle"), where, draft)
-            body = {"Lifecycle": steps, "Artifacts": [*_artifacts(manifest), *files]}
-        for architecture in architectures:
+        at, where = f"Manifests.{place}", f"{draft.name} Manifests.{place}"
+        platform = inner(manifest, "Platform")
+        nowhere: List[str] = []
+        make = partial(_architectures, platform, where, draft.notes)
+        found = draft.attempt(f"{at}.", make, nowhere)
+        if found:
+            steps, files = _lifecycle(inner(manifest, "Lifecycle"), at, draft)
+            body = {"Lifecycle": steps, "Artifacts": [*_artifacts(manifest, at, draft), *files]}
+        for architecture in found:
             platform = {"os": "linux", "runtime": "*", "architecture": architecture}
             ours.append({"Platform": platform, **body})
     return ours
@@ -228,33 +285,32 @@ def _expression(text: str) -> Pattern[str]:
 
 
 def _lifecycle(
-    lifecycle: Document, where: str, draft: MigratedComponent
+    lifecycle: Document, at: str, draft: MigratedComponent
 ) -> Tuple[Document, List[Document]]:
     """Return our steps, and the artifacts they run."""
+    where = f"{draft.name} {at}"
     if "startup" in lifecycle or "run" not in lifecycle:
-        raise Untranslatable(
-            f"{where} has {'startup' if 'startup' in lifecycle else 'no run'}; both nuclei need a "
-            "run step that keeps the program in the foreground. Change that and migrate again."
+        draft.problems.append(
+            f"{at} has {'startup' if 'startup' in lifecycle else 'no run'}; both nuclei need a run "
+            "step that keeps the program in the foreground. Change that and migrate again."
         )
     for phase in IGNORED:
         if phase in lifecycle:
             draft.notes.person(f"{where} {phase}", f"Left out. {IGNORED[phase]}")
-    steps: Document = {}
+    steps: Document = {"run": NOTHING}
     files: List[Document] = []
     for phase in ("install", "run"):
         if phase in lifecycle:
-            step = inner(lifecycle, phase)
-            environment = _environment(lifecycle.get("Setenv", {}), step.get("Setenv", {}))
-            steps[phase] = ours = _step(phase, step, environment, where, draft)
+            make = partial(_step, phase, lifecycle, where, draft)
+            steps[phase] = ours = draft.attempt(f"{at}.Lifecycle.{phase}: ", make, NOTHING)
             name = _file_of(str(ours["Script"]))
             files += [_artifact(draft, name)] if name in draft.files else []
     return steps, files
 
 
-def _step(
-    phase: str, step: Document, environment: Document, where: str, draft: MigratedComponent
-) -> Document:
-    thing = f"{where} {phase}"
+def _step(phase: str, lifecycle: Document, where: str, draft: MigratedComponent) -> Document:
+    step, thing = inner(lifecycle, phase), f"{where} {phase}"
+    environment = _environment(lifecycle.get("Setenv", {}), step.get("Setenv", {}))
     if str(step.get("RequiresPrivilege", False)).lower() == "true":
         draft.notes.person(
             thing,
@@ -270,7 +326,7 @@ def _step(
         if "Timeout" in step:
             draft.notes.changed(thing, "No Timeout: it ends a service on the classic nucleus.")
         return {"Script": program}
-    return {"Script": program, "Timeout": _seconds(step.get("Timeout", TIMEOUT_S), where)}
+    return {"Script": program, "Timeout": _seconds(step.get("Timeout", TIMEOUT_S))}
 
 
 def _program(phase: str, step: Document, environment: Document, draft: MigratedComponent) -> str:
@@ -291,25 +347,20 @@ def _environment(environment: object, own: object) -> Document:
     return {**environment, **own}
 
 
-def _seconds(value: object, where: str) -> int:
+def _seconds(value: object) -> int:
     if not re.fullmatch(r"[1-9]\d{0,5}", str(value)):
-        raise Untranslatable(f"{where} install: Timeout must be a whole number of seconds.")
+        raise Untranslatable("Timeout must be a whole number of seconds.")
     return int(str(value))
 
 
-def _artifacts(manifest: Document) -> List[Document]:
-    """Return them with the classic nucleus's defaults; digests are made by the service."""
-    return [
-        {
-            "URI": artifact.get("URI", ""),
-            "Unarchive": str(artifact.get("Unarchive", "NONE")).upper(),
-            "Permission": {
-                "Read": str(inner(artifact, "Permission").get("Read", "OWNER")).upper(),
-                "Execute": str(inner(artifact, "Permission").get("Execute", "NONE")).upper(),
-            },
-        }
-        for artifact in objects(manifest, "Artifacts")
-    ]
+def _artifacts(manifest: Document, at: str, draft: MigratedComponent) -> List[Document]:
+    place = f"{draft.name}/{draft.version}"
+    made = []
+    for number, artifact in enumerate(objects(manifest, "Artifacts")):
+        here = f"{at}.Artifacts.{number}"
+        make = partial(artifacts.migrate, artifact, f"{draft.name} {here}", place, draft.notes)
+        made.append(draft.attempt(f"{here}: ", make, None))
+    return [artifact for artifact in made if artifact]
 
 
 def _artifact(draft: MigratedComponent, name: str) -> Document:

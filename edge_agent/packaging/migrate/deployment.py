@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.packaging.aws.deployment import (
     ANSWER_KEYS,
+    ANY_TARGET,
+    REQUEST,
     REQUEST_KEYS,
+    as_request,
     merge_of,
+    problems,
     repeatable,
     reset_of,
     to_json,
@@ -33,9 +37,15 @@ LOCAL = (*LOCAL_VERSIONS, *LOCAL_REMOVED, LOCAL_SETTINGS, LOCAL_USERS)
 LOCAL_FOLDERS = ("recipeDirectoryPath", "artifactsDirectoryPath", "groupName")
 
 
-def matches(values: Document) -> bool:
-    """Whether this is a deployment."""
-    return isinstance(values.get("components"), dict) or any(key in values for key in LOCAL)
+def read(values: Document) -> Optional[Document]:
+    """Return a deployment with its keys as the API and the nucleus write them; None: it is none.
+
+    Raises InvalidConfiguration when a key stands there twice.
+    """
+    known = {key.lower(): key for key in (*LOCAL, *LOCAL_FOLDERS)}
+    given = as_request({known.get(key.lower(), key): value for key, value in values.items()})
+    is_deployment = isinstance(given.get("components"), dict) or any(key in given for key in LOCAL)
+    return given if is_deployment else None
 
 
 def migrate(values: Document, notes: Notes) -> None:
@@ -73,18 +83,25 @@ def _given(values: Document, notes: Notes) -> Document:
 
 def _request(values: Document, components: Document, notes: Notes) -> Document:
     target = notes.migration.target or values.get("targetArn")
-    if not target:
-        raise InvalidConfiguration("It has no target; name a thing or a group with --target-arn.")
     ours: Document = {}
+    refusals: List[str] = []
+    if not target:
+        refusals.append("It has no target; name a thing or a group with --target-arn.")
     for name, component in components.items():
-        if not isinstance(component, dict):
-            raise InvalidConfiguration(f"components.{name} must be an object.")
         new = notes.migration.agent if name == AGENT else name
         if new in ours:
-            raise InvalidConfiguration(f"It has {AGENT} and {new}; take the one out you don't use.")
-        ours[new] = _component(name, component, notes)
+            refusals.append(f"It has {AGENT} and {new}; take the one out you don't use.")
+        try:
+            ours[new] = _component(name, component, notes)
+        except InvalidConfiguration as error:
+            refusals.append(str(error))
+            ours[new] = component
     others = {key: value for key, value in repeatable(values).items() if key != "components"}
-    return {"targetArn": target, **others, "components": ours}
+    request = {"targetArn": target or ANY_TARGET, **others, "components": ours}
+    if refusals:
+        found = [*refusals, *problems(request, REQUEST, "")]
+        raise InvalidConfiguration(" ".join(dict.fromkeys(found)))
+    return request
 
 
 def _of_local(values: Document, notes: Notes) -> Document:
@@ -97,10 +114,7 @@ def _of_local(values: Document, notes: Notes) -> Document:
     for name in changes:
         parts = {key.lower(): part for key, part in inner(changes, name).items()}
         merge = parts.get("merge")
-        update = {
-            "merge": json.dumps(merge) if isinstance(merge, dict) else merge,
-            "reset": parts.get("reset"),
-        }
+        update = {"merge": merge, "reset": parts.get("reset")}
         if name in found:
             found[name]["configurationUpdate"] = {k: v for k, v in update.items() if v}
         else:
@@ -114,10 +128,12 @@ def _of_local(values: Document, notes: Notes) -> Document:
             raise InvalidConfiguration(f"{key} must be a list.")
         for name in removed:
             notes.person(name, f"Left out: remove it with edge-agent deploy --remove {name}.")
-    return dict(found)
+    return inner(as_request({"components": found}), "components")
 
 
-def _component(name: str, given: Document, notes: Notes) -> Document:
+def _component(name: str, given: object, notes: Notes) -> Document:
+    if not isinstance(given, dict):
+        raise InvalidConfiguration(f"components.{name} must be an object.")
     update = inner(given, "configurationUpdate", f"{name}: configurationUpdate")
     merge, reset = merge_of(name, update), reset_of(name, update)
     old = str(given.get("componentVersion", ""))

@@ -17,7 +17,7 @@ from edge_agent.manifest import NAME_PATTERN
 from edge_agent.packaging.aws.deployment import TARGET, check
 from edge_agent.packaging.json_document import Document
 from edge_agent.packaging.migrate import agent, client, deployment, documents, models
-from edge_agent.packaging.migrate.documents import canonical, defaults, name_of
+from edge_agent.packaging.migrate.canonical import CanonicalRecipe, defaults, name_of
 from edge_agent.packaging.migrate.migration import Migration, Notes
 from edge_agent.packaging.recipe import AGENT
 
@@ -58,40 +58,59 @@ def run(arguments: argparse.Namespace) -> int:
 
 def migrate(files: List[Path], migration: Migration) -> None:
     """Find what becomes of every file: models first, as the others name them, deployments last."""
-    steps = [_step(documents.read(path), migration.of(str(path)), path) for path in files]
+    steps, refusals = [], []
+    for path in files:
+        try:
+            steps.append(_step(documents.read(path), migration.of(str(path)), path))
+        except InvalidConfiguration as error:
+            refusals.append(str(error))
+    if refusals:
+        raise InvalidConfiguration("\n".join(refusals))
     for _, step in sorted(steps, key=lambda found: found[0]):
         step()
 
 
 def _step(values: Document, notes: Notes, path: Path) -> Tuple[int, Step]:
     """Return when a file's turn is, and what is to be done with it."""
+    try:
+        return _step_of(values, notes)
+    except InvalidConfiguration as error:
+        raise InvalidConfiguration(f"{path}: {error}") from None
+
+
+def _step_of(values: Document, notes: Notes) -> Tuple[int, Step]:
     if name_of(values) is not None:
         return _recipe_step(values, notes)
     job = models.job_of(values)
     if job:
         return 0, lambda: models.migrate_job(job, notes)
-    if deployment.matches(values):
-        return 2, lambda: deployment.migrate(values, notes)
+    given = deployment.read(values)
+    if given is not None:
+        return 2, lambda: deployment.migrate(given, notes)
     if agent.matches(values):
         return 1, lambda: agent.migrate(values, notes)
     raise InvalidConfiguration(
-        f"{path} can't be migrated. Expected a recipe (ComponentName), a deployment "
+        "It can't be migrated. Expected a recipe (ComponentName), a deployment "
         "(components, componentsToMerge), a packaging job (ModelPackagingDescription) or the "
         "agent's configuration (Socket)."
     )
 
 
 def _recipe_step(values: Document, notes: Notes) -> Tuple[int, Step]:
-    recipe, renamed, unknown = canonical(values)
+    canonical = CanonicalRecipe.of(values)
+    recipe = canonical.recipe
     name = str(recipe.get("ComponentName"))
     if not re.fullmatch(NAME_PATTERN, name) or not name.strip("."):
         raise InvalidConfiguration(
-            f"{notes.source}: ComponentName {name!r} isn't a valid name. Of a project of gdk, "
-            "give the recipe that it builds, in greengrass-build/recipes."
+            f"ComponentName {name!r} isn't a valid name. Of a project of gdk, give the recipe that "
+            "it builds, in greengrass-build/recipes."
         )
-    if renamed:
-        notes.changed(name, f"Keys in the reference's case, as lite needs them: {_few(renamed)}.")
-    for key in unknown:
+    if canonical.renamed:
+        few = _few(list(dict.fromkeys(canonical.renamed)))
+        notes.changed(name, f"Keys in the reference's case, as lite needs them: {few}.")
+    for place in canonical.moved:
+        notes.changed(f"{name} {place}", "It has its part of the recipe's Lifecycle now.")
+    for key in dict.fromkeys(canonical.unknown):
         notes.person(f"{name} {key}", "Left out: recipes have no such key on both nuclei.")
     if name == AGENT:
         agent.component(notes)

@@ -9,8 +9,8 @@ from typing import List, Optional, Tuple
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.packaging.json_document import Document, inner, objects, parse
 from edge_agent.packaging.migrate import versions
+from edge_agent.packaging.migrate.canonical import defaults
 from edge_agent.packaging.migrate.client import architectures_of
-from edge_agent.packaging.migrate.documents import defaults
 from edge_agent.packaging.migrate.migration import Notes, without_values
 from edge_agent.packaging.migrate.scripts import Untranslatable
 from edge_agent.packaging.recipe import AGENT

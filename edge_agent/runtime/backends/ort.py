@@ -22,6 +22,7 @@ from edge_agent.manifest import Manifest
 from edge_agent.runtime.backends import ort_cuda
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.ort_cuda import OrtModule, OrtObject, OrtSession
+from edge_agent.runtime.system import stalls
 
 if TYPE_CHECKING:
     from edge_agent.runtime.backends.base import Array, Outputs
@@ -149,8 +150,7 @@ class OrtBackend(Backend):
 
     def try_out(self, batch: Array) -> Outputs:
         """As `run`; interrupted after `hang_after_s`, as a graph may loop for ever."""
-        watchdog = threading.Timer(self._hang_after_s, self._give_up)
-        watchdog.daemon = True
+        watchdog = stalls.Alarm(self._hang_after_s, self._give_up)
         watchdog.start()
         try:
             return self.run(batch)

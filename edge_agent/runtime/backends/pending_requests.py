@@ -19,6 +19,7 @@ from edge_agent.errors import (
     OutOfMemory,
 )
 from edge_agent.runtime.processes.channel import Message
+from edge_agent.runtime.system import stalls
 
 KINDS = {
     each.__name__: each
@@ -67,7 +68,7 @@ class PendingRequests:
 def wait(answer: Future[Message], within_s: float, end: Callable[[], None]) -> None:
     """Wait for an answer; `end` the worker when it is late, and with that the wait."""
     try:
-        answer.result(within_s)
+        stalls.result(answer, within_s)
     except TooLate:
         end()
         answer.result()

@@ -18,7 +18,7 @@ from edge_agent.errors import DeadlineExceeded, Overloaded
 from edge_agent.types import Caller, Priority, StageTimes
 
 REMEMBERED = 32  # batches,
-REMEMBERED_S = 10.0  # and for how long the last of them counts
+REMEMBERED_S = 10.0  # and for how long the last of them counts at most
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -167,34 +167,31 @@ class Queue(Generic[Work, Result]):
 
 
 class BatchDurations:
-    """How long a batch takes, from the last ones; times are monotonic seconds."""
+    """How long a batch takes, from the last ones; times are monotonic seconds.
+
+    One batch that took much longer than others changes nothing: the median and the least count, and
+    what a single batch shows is believed for a second, what ten show for ten.
+    """
 
     def __init__(self) -> None:
-        self._last: Deque[Tuple[float, int]] = deque()  # seconds, frames
-        self._total_s, self._total = 0.0, 0
-        self._added_at = 0.0
-        self._least_s = 0.0
-        self.frame_s = 0.0  # how long one instance takes for a frame on average; 0: unknown
+        self._last: Deque[Tuple[float, float]] = deque()  # seconds for each frame, and of all
+        self._added_at = self._least_s = 0.0
 
     def add(self, now: float, seconds: float, frames: int) -> None:
-        """Add a batch that ended `now`. Runs for every frame, hence the running sums."""
-        if now - self._added_at > REMEMBERED_S:
-            self._last.clear()
-            self._total_s, self._total = 0.0, 0
+        """Add a batch that ended `now`. Runs for every frame, hence the running minimum."""
         self._added_at = now
-        self._last.append((seconds, frames))
-        self._total_s += seconds
-        self._total += frames
+        self._last.append((seconds / frames, seconds))
         if len(self._last) == 1 or seconds < self._least_s:
             self._least_s = seconds
-        if len(self._last) > REMEMBERED:
-            gone_s, gone = self._last.popleft()
-            self._total_s -= gone_s
-            self._total -= gone
-            if gone_s <= self._least_s:
-                self._least_s = min(seconds for seconds, _ in self._last)
-        self.frame_s = self._total_s / self._total
+        if len(self._last) > REMEMBERED and self._last.popleft()[1] <= self._least_s:
+            self._least_s = min(seconds for _, seconds in self._last)
+
+    @property
+    def frame_s(self) -> float:
+        """How long one instance takes for a frame, the median; 0 when none was computed."""
+        return sorted(self._last)[len(self._last) // 2][0] if self._last else 0.0
 
     def least_s(self, now: float) -> float:
-        """Return how long a frame takes at least; 0 when none was computed lately."""
-        return self._least_s if now - self._added_at <= REMEMBERED_S else 0.0
+        """Return how long a frame takes at least; 0 when too few were computed lately."""
+        believed_s = min(len(self._last), REMEMBERED_S)
+        return self._least_s if now - self._added_at <= believed_s else 0.0

@@ -16,6 +16,7 @@ from typing import Callable, Generic, List, Optional, Protocol, Sequence
 
 from edge_agent.errors import AgentUnavailable, WrongModelState
 from edge_agent.runtime.batching.batch import BatchDurations, Item, Queue, Result, Work
+from edge_agent.runtime.system import stalls
 
 THREAD_NAME = "instance"
 
@@ -85,8 +86,9 @@ class Batcher(Generic[Work, Result]):
         instances: Sequence[Instance[Work, Result]],
         options: BatchingOptions,
         clock: Callable[[], float] = time.monotonic,
+        stood_still_s: Callable[[float], float] = stalls.stood_still_s,
     ) -> None:
-        self._options = options
+        self._options, self._stood_still_s = options, stood_still_s
         self._clock = clock
         self._lock = threading.Lock()
         self._filled = threading.Condition(self._lock)
@@ -152,7 +154,9 @@ class Batcher(Generic[Work, Result]):
         with self._lock:
             now = self._clock()
             hung = [
-                worker for worker in self._busy if worker.batch and now - worker.since > limit_s
+                worker
+                for worker in self._busy
+                if worker.batch and now - worker.since - self._stood_still_s(worker.since) > limit_s
             ]
             for worker in hung:
                 worker.ends = True
@@ -254,7 +258,9 @@ class Batcher(Generic[Work, Result]):
         with self._lock:
             now = self._clock()
             if worker.batch:
-                self._durations.add(now, now - worker.since, len(worker.batch))
+                took_s = now - worker.since
+                if took_s < stalls.LATE_S or not self._stood_still_s(worker.since):
+                    self._durations.add(now, took_s, len(worker.batch))
                 self._busy_s += now - max(worker.since, self._looked)
                 worker.batch = []
             if worker.ends:

@@ -300,9 +300,8 @@ class RefusedEngines:
 
 def default_cache() -> Path:
     """Return the folder for agents whose settings name none."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # a user without a home
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    if base.startswith("~"):  # a user without a home, or without a name
         base = "/var/cache"
     return Path(base) / "edge-agent" / "engines"
 

@@ -1,19 +1,20 @@
-"""The agent as a Greengrass component, from its start to the loss of the nucleus.
+"""The agent as a Greengrass component: its settings, and what it and the nucleus tell each other.
 
-Owns the one connection to the nucleus and a scheduler with a thread of its own: callbacks on the
-connection's thread only schedule tasks there.
+Owns the one connection to the nucleus. The agent outlives its loss, and a configuration that can't
+be used: it then has the settings of its last good start.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotDone
 from functools import partial
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Dict, Mapping, Optional, Sequence
 
 from edge_agent import config
 from edge_agent.config import Settings, UpdatesSettings
@@ -24,15 +25,17 @@ from edge_agent.runtime.host.configuration import (
     ConfigurationWatcher,
     settings_tree,
 )
-from edge_agent.runtime.host.greengrass import SOCKET, Configuration, Greengrass, available
+from edge_agent.runtime.host.greengrass import SOCKET, Greengrass, available
+from edge_agent.runtime.host.last_good import LastGood
 from edge_agent.runtime.host.metrics_publisher import MetricsPublisher
-from edge_agent.runtime.host.nucleus import NotFound, NucleusBusy, NucleusLost
-from edge_agent.runtime.host.scheduler import Scheduler
+from edge_agent.runtime.host.nucleus import NotFound, NucleusBusy, NucleusError, NucleusLost
+from edge_agent.runtime.host.session import Configuration
 from edge_agent.runtime.host.updates import UpdateDeferrer
 
 log = logging.getLogger(__name__)
 
 READ_AGAIN_S = 0.5
+START_WITHIN_S = 5.0  # then the last good settings do
 
 
 class GreengrassComponent:
@@ -50,26 +53,70 @@ class GreengrassComponent:
                 f"--greengrass: no Greengrass nucleus started this process ({SOCKET} isn't set). "
                 "Deploy the agent as a component, or serve without --greengrass."
             )
-        self.nucleus = Greengrass(environment, self._lose)
+        self.nucleus = Greengrass(environment, self._lose, work.name)
         self._work, self._environment, self._assignments = work, environment, assignments
-        self._scheduler = Scheduler("component")
+        self._last_good = LastGood(work)
         self._lost_lock = threading.Lock()  # of the next two
         self._why_lost = ""
         self._on_lost: Callable[[str], None] = lambda _why: None
-        self._configuration: Configuration = {}
+        self._configuration: Configuration = {}  # the nucleus's
+        self._used: Optional[Configuration] = None  # what the settings are made of
+        self._settings_problem = ""
+        self._latest: Optional[Settings] = None
         self._updates = UpdatesSettings()
 
-    def connect(self) -> Settings:
-        """Connect, read the configuration and return the settings; waits for at most 30 s.
+    @property
+    def problems(self) -> Dict[str, str]:
+        """What is wrong, a sentence for each part; "": nothing."""
+        return {"nucleus": self.nucleus.problem, "settings": self._settings_problem}
 
-        Raises NucleusLost, InvalidConfiguration.
+    def connect(self) -> Settings:
+        """Connect, read the configuration and return the settings.
+
+        A nucleus that is away is waited for, but not long where there are settings of a last good
+        start; those also replace wrong ones. Raises InvalidConfiguration, NucleusError.
         """
-        self.nucleus.connect().result()  # which has a limit
-        self._configuration = self._read()
-        return self._settings(self._configuration)
+        good = self._last_good.configuration
+        try:
+            self._configuration = self._read(math.inf if good is None else START_WITHIN_S)
+        except NucleusError as error:
+            if good is None:
+                raise
+            log.warning("The agent starts with the settings of its last good start. %s", error)
+            self._configuration = good
+        try:
+            return self._settings(self._configuration)
+        except InvalidConfiguration as error:
+            return self.fall_back(error)
+
+    def check(self) -> None:
+        """Read the configuration and raise InvalidConfiguration if it can't be used.
+
+        Raises NucleusError when it can't be read.
+        """
+        self._settings(self._read(START_WITHIN_S))
+
+    def fall_back(self, error: InvalidConfiguration) -> Settings:
+        """Return the settings of the last good start; raises `error` when those are used already.
+
+        Call it when the agent can't start with the others.
+        """
+        good = self._last_good.configuration
+        if good is None or good == self._used:
+            raise error
+        settings = self._settings(good)
+        self._settings_problem = (
+            f"The agent runs with the settings of its last good start: {error} "
+            "Correct this setting in a deployment."
+        )
+        log.error("%s", self._settings_problem)
+        return settings
 
     def when_lost(self, act: Callable[[str], None]) -> None:
-        """Call `act` once, on any thread, with the reason, when the nucleus is or was lost."""
+        """Call `act` once, on any thread, with the reason, when the nucleus refuses the component.
+
+        The process should then end, to be started with a new token.
+        """
         with self._lost_lock:
             self._on_lost, why = act, self._why_lost
         if why:
@@ -83,59 +130,80 @@ class GreengrassComponent:
     ) -> None:
         """Report to the nucleus that the agent runs, and handle its events from now on.
 
-        `use` receives the settings of each new valid configuration, on the scheduler's thread; it
-        must not wait. For `quiet_for_s` see UpdateDeferrer, for `totals` MetricsPublisher.
+        What the agent runs with is good, and kept for the next start. `use` receives the settings
+        of each new valid configuration, on the scheduler's thread; it must not wait. For
+        `quiet_for_s` see UpdateDeferrer, for `totals` MetricsPublisher.
         """
-
-        def on_change(configuration: Configuration) -> None:
-            try:
-                settings = self._settings(configuration)
-            except InvalidConfiguration as error:
-                log.error("The settings stay as they were: %s", error)  # noqa: TRY400
-            else:
-                use(settings)
-
-        report = self.nucleus.update_state("RUNNING")
-        report.add_done_callback(
-            lambda report: self._scheduler.schedule(partial(_log_failure, report))
+        self._keep()
+        self.nucleus.when_connected(self._report_running)
+        watcher = ConfigurationWatcher(
+            self.nucleus, self._configuration, partial(self._change, use)
         )
-        changes = ConfigurationWatcher(
-            self.nucleus, self._scheduler, self._configuration, on_change
-        )
-        updates = UpdateDeferrer(self.nucleus, self._scheduler, lambda: self._updates, quiet_for_s)
-        counts = MetricsPublisher(self.nucleus, self._scheduler, totals)
-        for begin in (changes.start, updates.start, counts.publish):
-            self._scheduler.schedule(begin)
+        updates = UpdateDeferrer(self.nucleus, lambda: self._updates, quiet_for_s)
+        counts = MetricsPublisher(self.nucleus, totals)
+        for begin in (watcher.start, updates.start, counts.publish):
+            self.nucleus.scheduler.schedule(begin)
+
+    def in_force(self, settings: Settings) -> None:
+        """Keep these settings for the next start: all of them are in force.
+
+        Called on any thread, with what `use` got.
+        """
+        if settings is self._latest:
+            self._keep()
 
     def close(self, within_s: float) -> None:
-        """Stop the scheduler and disconnect."""
-        self._scheduler.close(within_s)
+        """Disconnect."""
         self.nucleus.close(within_s)
+
+    def _change(self, use: Callable[[Settings], None], configuration: Configuration) -> None:
+        try:
+            self._latest = self._settings(configuration)
+        except InvalidConfiguration as error:
+            self._settings_problem = f"The settings stay as they were: {error}"
+            log.error("%s", self._settings_problem)
+        else:
+            self._settings_problem = ""
+            use(self._latest)
+
+    def _report_running(self) -> None:
+        report = self.nucleus.update_state("RUNNING")
+        report.add_done_callback(
+            lambda report: self.nucleus.scheduler.schedule(partial(_log_failure, report))
+        )
+
+    def _keep(self) -> None:
+        if self._used is not None:
+            self._last_good.keep(self._used)
 
     def _lose(self, why: str) -> None:
         with self._lost_lock:
             self._why_lost, act = why, self._on_lost
         act(why)
 
-    def _read(self) -> Configuration:
-        """Return the configuration; while the nucleus is busy, try again."""
-        end = time.monotonic() + ANSWER_WITHIN_S
+    def _read(self, within_s: float) -> Configuration:
+        """Return the configuration; while the nucleus is away or busy, try again. Raises as it."""
+        began = time.monotonic()
         while True:
             try:
+                self.nucleus.connect().result()  # which has a limit
                 return self.nucleus.get_configuration().result(ANSWER_WITHIN_S)
             except NotFound:
                 return {}
             except NotDone:
-                raise NucleusLost(f"The configuration can't be read: {NO_ANSWER}") from None
+                raise NucleusBusy(f"The configuration can't be read: {NO_ANSWER}") from None
             except NucleusBusy:
-                if time.monotonic() > end:
+                if time.monotonic() - began > min(within_s, ANSWER_WITHIN_S):
+                    raise
+            except NucleusLost:
+                if self._why_lost or time.monotonic() - began > within_s:
                     raise
             time.sleep(READ_AGAIN_S)
 
     def _settings(self, configuration: Mapping[str, object]) -> Settings:
         tree = settings_tree(configuration, self._work)
         settings = config.build(tree, self._environment, self._assignments)
-        self._updates = settings.updates
+        self._updates, self._used = settings.updates, dict(configuration)
         return settings
 
 

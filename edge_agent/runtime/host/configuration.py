@@ -17,21 +17,21 @@ from pydantic import SecretStr
 
 from edge_agent.config import Settings
 from edge_agent.fields import Strict
-from edge_agent.runtime.host.greengrass import Configuration, Greengrass
+from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import NotFound, NucleusLost
-from edge_agent.runtime.host.scheduler import Scheduler
+from edge_agent.runtime.host.session import Configuration
+from edge_agent.runtime.host.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
 ACCESS_CONTROL, SOCKET = "accesscontrol", "socket"  # in lower case
 EMPTY = (None, "", "null")  # such a value means the setting's default
-REMOVE_AFTER_S = 10.0  # an update stops the old version of a model before it starts the new one
 STOP_WITHIN_S = 3.0  # the nucleus kills what hasn't ended 5 s after SIGTERM
 
 SETTLED_S = 0.5  # changes come in bursts, one event for each value
 ANSWER_WITHIN_S = 10.0
 READ_EVERY_S = 60.0  # lite sends no event of a value that a deployment's reset removes
-RETRY_S = 5.0  # until a failed subscription or reading is tried again
+RETRY_S = 5.0  # until a failed reading is tried again
 NO_ANSWER = (
     f"no answer within {ANSWER_WITHIN_S:g} s; nucleus lite sends none of over 10,000 bytes. "
     "Is the configuration too large?"
@@ -49,7 +49,7 @@ def settings_tree(configuration: Mapping[str, object], work: Path) -> Configurat
         _default(tree, "server", "socket", tree.pop(key))
     _default(tree, "server", "stop_within_s", STOP_WITHIN_S)
     _default(tree, "models", "records", str(work / "models.d"))
-    _default(tree, "models", "remove_after_s", REMOVE_AFTER_S)
+    _default(tree, "models", "resume", True)
     _default(tree, "engine", "cache", str(work / "engines"))
     _default(tree, "results", "folder", str(work / "results"))
     return tree
@@ -108,12 +108,11 @@ class ConfigurationWatcher:
     def __init__(
         self,
         nucleus: Greengrass,
-        scheduler: Scheduler,
         latest: Configuration,
         on_change: Callable[[Configuration], None],
     ) -> None:
         """`latest` is known already; `take` gets what differs from the one before."""
-        self._nucleus, self._scheduler = nucleus, scheduler
+        self._nucleus, self._scheduler = nucleus, nucleus.scheduler
         self._latest, self._on_change = latest, on_change
         self._changed_again = False  # something has changed since the reading began
         self._busy = False  # from the first event until it is read
@@ -122,29 +121,26 @@ class ConfigurationWatcher:
 
     def start(self) -> None:
         """Subscribe, read what has changed until now, and then once a minute."""
-        self._subscribe()
+        Subscription(
+            self._nucleus,
+            lambda on_end: self._nucleus.subscribe_to_configuration(
+                lambda: self._scheduler.schedule(self._changed), on_end
+            ),
+            self._subscribed,
+        ).start()
         self._scheduler.schedule(self._poll, READ_EVERY_S)
 
     def _poll(self) -> None:
         self._changed()
         self._scheduler.schedule(self._poll, READ_EVERY_S)
 
-    def _subscribe(self) -> None:
-        subscription = self._nucleus.subscribe_to_configuration(
-            lambda: self._scheduler.schedule(self._changed),
-            lambda: self._scheduler.schedule(self._subscribe, RETRY_S),
-        )
-        subscription.add_done_callback(
-            lambda subscription: self._scheduler.schedule(partial(self._subscribed, subscription))
-        )
-
-    def _subscribed(self, subscription: Future[None]) -> None:
-        error = subscription.exception()
+    def _subscribed(self, error: Optional[BaseException]) -> bool:
         if error is None:
             self._problem = ""
             self._changed()
         else:
             self._log_problem(f"Configuration changes are not noticed immediately: {error}", error)
+        return True
 
     def _changed(self) -> None:
         self._changed_again = True

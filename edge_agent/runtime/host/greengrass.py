@@ -1,17 +1,18 @@
 """The connection to the AWS IoT Greengrass nucleus (IPC), classic (Java) and lite (C) alike.
 
-The one module that uses awsiot, which it imports when it connects. Of an error only the class is
-used: lite's texts don't reach Python. A lost connection isn't made again: a nucleus that has
-restarted doesn't know the token any more, so that only a restart of the component helps.
+Of an error of awsiot only the class is used: lite's texts don't reach Python. A lost connection is
+made again, with the token and, where that is forgotten, with the component's name, which lite
+accepts from a process of the component's own systemd unit. `host.reconnection` says when.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import Future, InvalidStateError, wait
-from contextlib import suppress
-from typing import Callable, Dict, Generic, List, Mapping, Optional, Protocol, Tuple, TypeVar
+import time
+from concurrent.futures import Future
+from functools import partial
+from typing import Callable, Generic, List, Mapping, Optional, Protocol, Tuple, TypeVar
 
 from typing_extensions import Literal
 
@@ -26,24 +27,35 @@ from edge_agent.runtime.host.nucleus import (
     SUBSCRIBE_TO_UPDATES,
     UPDATE_STATE,
     NotAccepted,
-    NucleusError,
     NucleusLost,
     Operation,
     iot_core_message_error,
     message_error,
     translate,
 )
+from edge_agent.runtime.host.reconnection import Reconnection
+from edge_agent.runtime.host.scheduler import Scheduler
+from edge_agent.runtime.host.session import (
+    CONNECT_WITHIN_S,
+    Configuration,
+    EventLoop,
+    IpcResponse,
+    Session,
+    fail,
+    failed_future,
+    finish,
+    new_future,
+    release_traceback,
+)
 
 log = logging.getLogger(__name__)
 
 SOCKET = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 TOKEN = "SVCUID"
-CONNECT_WITHIN_S = 10.0
 ITS_OWN = "this component"
 
 Result = TypeVar("Result")
 Event = TypeVar("Event", contravariant=True)
-Configuration = Dict[str, object]
 
 
 class IotCoreMessage(Protocol):
@@ -72,78 +84,72 @@ class UpdateEvent(Protocol):
     post_update_event: Optional[DeploymentEvent]
 
 
-class IpcResponse(Protocol):
-    """The answer to a request; only that to GetConfiguration has a value."""
-
-    value: Optional[Configuration]
-
-
-class IpcConnection(Protocol):
-    """awsiot's connection, before it is made."""
-
-    def connect(self, lifecycle_handler: object) -> Future[None]:
-        """Start to connect."""
-
-
-class IpcClient(Protocol):
-    """awsiot's client; its operations are called by name."""
-
-    def close(self) -> Future[None]:
-        """Disconnect."""
-
-
 def available(environment: Mapping[str, str]) -> bool:
     """Whether a nucleus has started this process."""
     return bool(environment.get(SOCKET))
 
 
 class Greengrass:
-    """Owns the connection and its one thread; every method may be called on any other thread.
+    """Owns the connection and its threads; every method may be called on any other thread.
 
     The futures end with the result or a NucleusError, on the connection's thread; they can't be
     cancelled. Callbacks on that thread must not wait. Subscriptions call `on_end` when the nucleus
-    has refused or ended them, or is lost.
+    has refused or ended them, or is lost; `host.subscription` makes them again.
     """
 
     def __init__(
         self,
         environment: Mapping[str, str],
-        on_lost: Callable[[str], None],
+        on_refused: Callable[[str], None],
+        component: str = "",
         connect_within_s: float = CONNECT_WITHIN_S,
     ) -> None:
-        """Take socket and token from the component's environment.
+        """Take socket and token from the component's environment; `component`: its name, if known.
 
-        `on_lost` is called once, on any thread, with the reason why there is no connection any
-        more or none could be made; the process should then exit with an error, to be restarted.
+        `on_refused` is called once, on the scheduler's thread, with the reason why the nucleus
+        doesn't take the component back; the process should then exit with an error, to be started
+        again with a new token.
         """
-        self._path, self._token = environment[SOCKET], environment.get(TOKEN, "")
-        self._on_lost = on_lost
-        self._lock = threading.Lock()
-        self._why_lost = ""
-        self._connected: Future[None] = new_future()
-        self._client: Optional[IpcClient] = None
-        self._loop_ended = threading.Event()
-        self._limit = threading.Timer(
-            connect_within_s, self._lose, [f"no answer within {connect_within_s:g} s"]
-        )
-        self._limit.daemon = True
+        self._path, token = environment[SOCKET], environment.get(TOKEN, "")
+        self._on_refused, self._connect_within_s = on_refused, connect_within_s
+        self._reconnection = Reconnection(self._path, token, component)
+        self.scheduler = Scheduler("nucleus")
+        self._lock = threading.Lock()  # of the next six
+        self._begun = self._open = self._closed = False
+        self._session: Optional[Session] = None
+        self._connected: Future[None] = new_future()  # of the attempt under way, or the last one
+        self._on_open: List[Callable[[], None]] = []
+        self._loop: Optional[EventLoop] = None
+
+    @property
+    def problem(self) -> str:
+        """Why there is no connection, a sentence; "" while there is one."""
+        return self._reconnection.problem
 
     def connect(self) -> Future[None]:
-        """Start to connect, the first time, and return at once; fails with NucleusLost."""
+        """Start to connect, the first time, and return at once.
+
+        Return the future of the attempt under way; it fails with NucleusLost, and the next attempt
+        follows by itself.
+        """
         with self._lock:
-            if self._why_lost:
-                return failed_future(NucleusLost(self._why_lost))
-            if self._client is not None:
-                return self._connected
-            connection = self._connection()
-        self._limit.start()
-        try:
-            attempt = connection.connect(ConnectionLifecycle(self._lose))
-        except Exception as error:  # a path that can't be one; the class varies
-            self._lose(error_name(error))
-        else:
-            attempt.add_done_callback(self._attempted)
+            if self._closed:
+                return failed_future(NucleusLost("The connection to the nucleus was closed."))
+            begun, self._begun = self._begun, True
+        if not begun:
+            self.scheduler.schedule(self._attempt)
         return self._connected
+
+    def when_connected(self, act: Callable[[], None]) -> None:
+        """Call `act` at once if there is a connection, and whenever it was made again.
+
+        It must not wait.
+        """
+        with self._lock:
+            self._on_open.append(act)
+            is_open = self._open
+        if is_open:
+            act()
 
     def publish(self, topic: str, payload: bytes, qos: int) -> Future[None]:
         """Publish to AWS IoT Core; done when the nucleus has accepted the message.
@@ -253,59 +259,63 @@ class Greengrass:
         return self._call(UPDATE_STATE, state, {"state": state})
 
     def close(self, within_s: float = 2.0) -> None:
-        """Disconnect and end the thread; not to be called on it."""
+        """Disconnect and end the threads; not to be called on them."""
         with self._lock:
-            client, self._client = self._client, None
-            self._why_lost = self._why_lost or "The connection to the nucleus was closed."
-        self._limit.cancel()
-        if client is None:
-            return
-        wait([client.close()], within_s)
-        fail(self._connected, NucleusLost(self._why_lost))
-        del client  # the last reference: without one the connection's thread ends
-        self._loop_ended.wait(within_s)
+            self._closed = True
+            session, self._session = self._session, None
+        self.scheduler.close(within_s)
+        if session is not None:
+            session.close(within_s)
+        fail(self._connected, self._no_connection())
+        del session  # the last reference: without one the event loop's thread ends
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            ended = loop.ended
+            del loop
+            ended.wait(within_s)
 
-    def _connection(self) -> IpcConnection:
-        """Make the connection; awsiot's own `connect` waits, and leaks what isn't answered."""
-        from awscrt import io
-        from awsiot import eventstreamrpc
-        from awsiot.greengrasscoreipc.client import GreengrassCoreIPCClient
+    def _attempt(self) -> None:
+        if self._connected.done():
+            self._connected = new_future()
+        self._introduce()
 
-        loop = io.EventLoopGroup(1)
-        self._loop_ended = loop.shutdown_event
-        options = io.SocketOptions()
-        options.domain = io.SocketDomain.Local
-        amender = eventstreamrpc.MessageAmendment.create_static_authtoken_amender(self._token)
-        connection: IpcConnection = eventstreamrpc.Connection(
-            host_name=self._path,
-            port=0,  # not used
-            bootstrap=io.ClientBootstrap(loop, io.DefaultHostResolver(loop)),
-            socket_options=options,
-            connect_message_amender=amender,
+    def _introduce(self) -> None:
+        self._loop = self._loop or EventLoop()
+        session = Session(
+            self._reconnection.identity,
+            lambda session: self.scheduler.schedule(partial(self._opened, session)),
+            lambda session, reason: self.scheduler.schedule(partial(self._ended, session, reason)),
         )
-        self._client = GreengrassCoreIPCClient(connection)
-        return connection
-
-    def _attempted(self, attempt: Future[None]) -> None:
-        error = attempt.exception()
-        if error is not None:
-            self._lose(error_name(error))
-        else:
-            self._limit.cancel()
-            finish(self._connected, None)
-
-    def _lose(self, reason: str) -> None:
-        self._limit.cancel()
         with self._lock:
-            if self._why_lost:
+            if self._closed:
                 return
-            self._why_lost = (
-                f"There is no connection to the Greengrass nucleus at {self._path} ({reason}). It "
-                f"isn't running, has restarted, or doesn't know the token in {TOKEN}. "
-                "The nucleus must restart the component."
-            )
-        fail(self._connected, NucleusLost(self._why_lost))
-        self._on_lost(self._why_lost)
+            self._session = session
+        session.start(self._path, self._loop, self._connect_within_s)
+
+    def _opened(self, session: Session) -> None:
+        with self._lock:
+            if session is not self._session or not session.is_open:
+                return
+            acts, self._open = list(self._on_open), True
+        self._reconnection.connected(time.monotonic())
+        finish(self._connected, None)
+        for act in acts:
+            act()
+
+    def _ended(self, session: Session, reason: str) -> None:
+        with self._lock:
+            if session is not self._session:
+                return
+            self._session, self._open = None, False
+        next_try = self._reconnection.failed(reason, session.was_refused, time.monotonic())
+        if next_try.at_once:
+            self._introduce()
+            return
+        fail(self._connected, self._no_connection())
+        if next_try.gives_up:
+            self._on_refused(self.problem)
+        else:
+            self.scheduler.schedule(self._attempt, next_try.after_s)
 
     def _call(
         self,
@@ -342,8 +352,9 @@ class Greengrass:
                 release_traceback(error)
                 fail(ended, translate(error, operation, resource))
 
+        session = self._session
         try:
-            call = getattr(self._client, operation.factory)(*handler)
+            call = getattr(session and session.client, operation.factory)(*handler)
             call.activate(getattr(model, f"{operation.name}Request")(**request))
         except Exception:  # not connected; each layer has its own class for it
             return failed_future(self._no_connection())
@@ -351,31 +362,7 @@ class Greengrass:
         return ended
 
     def _no_connection(self) -> NucleusLost:
-        return NucleusLost(self._why_lost or "There is no connection to the nucleus at present.")
-
-
-# What awsiot calls back on the connection's thread, and the futures that callers get instead
-
-
-class ConnectionLifecycle:
-    """Receives the events of the connection."""
-
-    def __init__(self, lose: Callable[[str], None]) -> None:
-        self._lose = lose
-
-    def on_connect(self) -> None:
-        """Do nothing: the future of the attempt ends."""
-
-    def on_disconnect(self, reason: Optional[Exception]) -> None:
-        """Report that the connection has ended."""
-        self._lose(error_name(reason))
-
-    def on_error(self, _error: Exception) -> bool:
-        """Disconnect."""
-        return True
-
-    def on_ping(self, _headers: object, _payload: bytes) -> None:
-        """Do nothing."""
+        return NucleusLost(self.problem or "There is no connection to the nucleus at present.")
 
 
 class SubscriptionHandler(Generic[Event]):
@@ -389,39 +376,3 @@ class SubscriptionHandler(Generic[Event]):
         """Close the stream."""
         release_traceback(error)
         return True
-
-
-def new_future() -> Future[Result]:
-    """Return a future that can't be cancelled."""
-    future: Future[Result] = Future()
-    future.set_running_or_notify_cancel()
-    return future
-
-
-def failed_future(error: NucleusError) -> Future[Result]:
-    """Return a future that has ended already."""
-    future: Future[Result] = new_future()
-    future.set_exception(error)
-    return future
-
-
-def finish(future: Future[Result], value: Result) -> None:
-    """End `future`, unless another thread was first."""
-    with suppress(InvalidStateError):
-        future.set_result(value)
-
-
-def fail(future: Future[Result], error: NucleusError) -> None:
-    """End `future` with an error, unless another thread was first."""
-    with suppress(InvalidStateError):
-        future.set_exception(error)
-
-
-def release_traceback(error: BaseException) -> None:
-    """Remove the error's traceback: it holds the connection in a cycle, and so its thread."""
-    error.__traceback__ = None
-
-
-def error_name(error: Optional[BaseException]) -> str:
-    """Return the error's name in awscrt or Python."""
-    return str(getattr(error, "name", type(error).__name__))

@@ -14,7 +14,6 @@ from typing import Callable, Mapping
 
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import NucleusBusy, NucleusLost
-from edge_agent.runtime.host.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +32,9 @@ UNITS = {
 class MetricsPublisher:
     """Publishes what has been counted since the last time, once a minute."""
 
-    def __init__(
-        self, nucleus: Greengrass, scheduler: Scheduler, totals: Callable[[], Mapping[str, float]]
-    ) -> None:
+    def __init__(self, nucleus: Greengrass, totals: Callable[[], Mapping[str, float]]) -> None:
         """`totals` returns the counts since the start, by name."""
-        self._nucleus, self._scheduler, self._totals = nucleus, scheduler, totals
+        self._nucleus, self._scheduler, self._totals = nucleus, nucleus.scheduler, totals
         self._published_totals: Mapping[str, float] = dict.fromkeys(UNITS, 0.0)
         self._accepted = False  # the nucleus has accepted some
         self._problem = ""
@@ -58,9 +55,8 @@ class MetricsPublisher:
             self._published_totals, self._accepted, self._problem = totals, True, ""
         elif self._accepted and isinstance(error, NucleusBusy):
             self._log_problem(f"Component metrics are sent again later: {error}")
-        else:
-            if not isinstance(error, NucleusLost):
-                log.info("Component metrics are only for components named aws.*: %s", error)
+        elif not isinstance(error, NucleusLost):  # without the nucleus they add up
+            log.info("Component metrics are only for components named aws.*: %s", error)
             return
         self._scheduler.schedule(self.publish, EVERY_S)
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from concurrent.futures import Future
 from functools import partial
-from typing import Callable
+from typing import Callable, Optional
 
 from edge_agent.config import UpdatesSettings
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.nucleus import NucleusLost
-from edge_agent.runtime.host.scheduler import Scheduler
+from edge_agent.runtime.host.subscription import Subscription
+from edge_agent.runtime.system import stalls
 
 log = logging.getLogger(__name__)
 
 LEAST_RECHECK_S = 1.0  # classic checks no more often
-RETRY_S = 5.0
 WHY = "Frames are being inspected."
 
 
@@ -53,44 +52,39 @@ class UpdateDeferrer:
     def __init__(
         self,
         nucleus: Greengrass,
-        scheduler: Scheduler,
         settings: Callable[[], UpdatesSettings],
         quiet_for_s: Callable[[], float],
     ) -> None:
         """`quiet_for_s` returns for how long no frame has been inspected."""
-        self._nucleus, self._scheduler = nucleus, scheduler
+        self._nucleus, self._scheduler = nucleus, nucleus.scheduler
         self._settings, self._quiet_for_s = settings, quiet_for_s
         self._deferral = Deferral()
         self._logged = ""
-        self._offered = True
 
     def start(self) -> None:
         """Subscribe; a nucleus that doesn't offer or permit it is logged once."""
-        subscription = self._nucleus.subscribe_to_updates(
-            lambda deployment: self._scheduler.schedule(partial(self._answer, deployment)),
-            lambda _deployment: self._scheduler.schedule(self._deferral.over),
-            lambda: self._scheduler.schedule(self._ended),
-        )
-        subscription.add_done_callback(
-            lambda subscription: self._scheduler.schedule(partial(self._subscribed, subscription))
-        )
+        Subscription(
+            self._nucleus,
+            lambda on_end: self._nucleus.subscribe_to_updates(
+                lambda deployment: self._scheduler.schedule(partial(self._answer, deployment)),
+                lambda _deployment: self._scheduler.schedule(self._deferral.over),
+                on_end,
+            ),
+            self._subscribed,
+        ).start()
 
-    def _subscribed(self, subscription: Future[None]) -> None:
-        error = subscription.exception()
-        self._offered = error is None
-        if error is not None and not isinstance(error, NucleusLost):
-            log.info("Component updates don't wait for the agent: %s", error)
-
-    def _ended(self) -> None:
-        if self._offered:
-            self._scheduler.schedule(self.start, RETRY_S)
+    def _subscribed(self, error: Optional[BaseException]) -> bool:
+        self._deferral.over()  # a nucleus that has restarted begins its deployments again
+        if error is not None:
+            self._log_once(f"Component updates don't wait for the agent: {error}")
+        return error is None
 
     def _answer(self, deployment: str) -> None:
         if not deployment:
             log.info("A deployment without an ID can't wait for the agent.")
             return
         after_s = self._deferral.recheck_after_s(
-            deployment, self._settings(), self._quiet_for_s(), time.monotonic()
+            deployment, self._settings(), self._quiet_for_s(), stalls.ran_s(0.0)
         )
         self._log_once(
             f"Deployment {deployment} " + (f"waits: {WHY}" if after_s else "may go ahead.")

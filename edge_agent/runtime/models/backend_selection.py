@@ -74,13 +74,13 @@ class BackendSelector:
 
         must_try: a process of its own loads each graph first, as it may take any memory.
         """
-        self.in_force = DecisionInForce(manifest)
         self.to_build: Optional[ToBuild] = None
         self._name, self._package, self._manifest = name, package, manifest
         self._options, self._supply = options, supply
         self._must_try = must_try
         self._tried: Set[str] = set()
         self._pictures = golden_check.read_pictures(package)
+        self.in_force = DecisionInForce(manifest, self._pictures)
 
     def select(
         self, names: Sequence[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from edge_agent.errors import EdgeAgentError, InferenceFailed
 from edge_agent.manifest import Manifest
@@ -19,6 +19,7 @@ from edge_agent.runtime.vision.preprocess import write_input
 from edge_agent.types import CameraProblem, Prediction
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,9 @@ Problems = Tuple[CameraProblem, ...]
 class DecisionInForce:
     """How all units of a model judge; a new decision holds from the next batch on."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.input_check = InputCheck(manifest.statistics)
+    def __init__(self, manifest: Manifest, golden: Sequence[NDArray[np.uint8]] = ()) -> None:
+        """`golden`: the pictures of its golden samples, uint8 RGB of the model's input size."""
+        self.input_check = InputCheck(manifest.statistics, [measure(each) for each in golden])
         self.apply(manifest)
 
     def apply(self, manifest: Manifest) -> None:

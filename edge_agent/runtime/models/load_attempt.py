@@ -12,8 +12,7 @@ from edge_agent.errors import InvalidPackage
 from edge_agent.runtime.engines.build import BuildProgress
 from edge_agent.runtime.engines.supply import Candidate, EngineOrder, EngineSupply, ToBuild
 from edge_agent.runtime.models.loaded_model import LoadedModel, check_memory, load_model
-from edge_agent.runtime.packages.deployments import Registration
-from edge_agent.runtime.system import descriptors
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.types import BuildState
 
 SettingsInForce = Tuple[ModelsSettings, EngineSettings]
@@ -96,15 +95,13 @@ class LoadAttempt:
 
     def _check(self) -> None:
         registration = self.goal.registration
-        with descriptors.RESERVE.lent():
-            registration.apply(registration.open().manifest)
-            check_memory(registration, self.settings[0])
+        registration.apply(registration.open().manifest)
+        check_memory(registration, self.settings[0])
         self.is_checked = True
 
     def _load(self) -> Union[LoadedModel, ToBuild]:
         goal, self.settings = self.goal, self._read_settings()
-        with descriptors.RESERVE.lent():
-            found = load_model(goal.registration, *self.settings, self._supply, goal.accepts)
+        found = load_model(goal.registration, *self.settings, self._supply, goal.accepts)
         if isinstance(found, ToBuild) or goal.replaces is None:
             return found
         if found.digest != goal.replaces.digest:

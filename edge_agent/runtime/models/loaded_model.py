@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
@@ -18,8 +17,8 @@ from edge_agent.runtime.engines.plan import TENSORRT
 from edge_agent.runtime.engines.supply import Candidate, EngineSupply, ToBuild
 from edge_agent.runtime.models.backend_selection import BackendSelector, SelectedBackend
 from edge_agent.runtime.models.inference_unit import DecisionInForce, FrameItem, InferenceUnit
-from edge_agent.runtime.packages.deployments import Registration
-from edge_agent.runtime.system import memory
+from edge_agent.runtime.packages.registration import Registration
+from edge_agent.runtime.system import memory, resources
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.types import DetectRequest, Prediction
 
@@ -209,10 +208,10 @@ def _remarks(model: str, golden: int, refused: Dict[str, ModelError]) -> Iterato
 def unit_limits(runtime: RuntimeSpec, engine: EngineSettings, ring: int = 1) -> Tuple[Limits, int]:
     """Return how many inference units there may be and how many threads each of them has.
 
-    Together they have no more threads than there are cores, unless the threads are set. There are
-    at least `ring` where a device needs so many to be busy, unless their number is set.
+    Together they have no more threads than this process may use cores, unless the threads are set.
+    There are at least `ring` where a device needs so many to be busy, unless their number is set.
     """
-    cores = os.cpu_count() or 1
+    cores = resources.cores()
     ring = min(ring, engine.max_inference_units or ring)
     minimum = engine.min_inference_units or max(runtime.min_inference_units, ring)
     maximum = max(minimum, engine.max_inference_units or runtime.max_inference_units)

@@ -15,9 +15,10 @@ from typing import AbstractSet, Callable, Dict, List, Mapping, Optional
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import InvalidRequest, ModelNotFound
 from edge_agent.runtime.engines.supply import EngineSupply
+from edge_agent.runtime.models.running_models import RunningModels
 from edge_agent.runtime.models.served_model import ServedModel
 from edge_agent.runtime.models.thresholds import ThresholdOverrides, with_settings
-from edge_agent.runtime.packages.deployments import Registration
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 class Registry:
     """Owns the served models; `on_change` gets every change of state, `on_gone` every removal.
 
-    `decisions`: where thresholds set at run time are stored; None: only until the process ends.
+    `decisions`: where thresholds set at run time are stored, `running`: which models are to run;
+    None: only until the process ends.
     """
 
     def __init__(
@@ -36,14 +38,15 @@ class Registry:
         on_change: Callable[[ModelInfo], None] = lambda info: None,
         on_gone: Callable[[str], None] = lambda name: None,
         decisions: Optional[Path] = None,
+        running: Optional[Path] = None,
     ) -> None:
         self._settings = (models, engine)
         self._supply = EngineSupply(engine)
-        self._on_change, self._on_gone = on_change, on_gone
+        self._publish, self._on_gone = on_change, on_gone
+        self._running = RunningModels(running)
         self._models: Dict[str, ServedModel] = {}  # replaced as a whole, never changed
         self._deployed: Mapping[str, Registration] = {}  # at the last `sync`
         self._unmatched: AbstractSet[str] = frozenset()  # thresholds of the settings
-        self._missing: Dict[str, float] = {}  # since when, monotonic seconds
         self._retired: List[ServedModel] = []
         self._thresholds = ThresholdOverrides(decisions)
         self._deciding = threading.Lock()  # of the thresholds and the models' registrations
@@ -79,18 +82,8 @@ class Registry:
         return model.info()
 
     def sync(self, registrations: Mapping[str, Registration]) -> None:
-        """Make the models those of `registrations`; work that takes time goes on afterwards.
-
-        A model goes when it is missing again after `models.remove_after_s`: between the old version
-        of a component and the new one there is a moment without any.
-        """
-        now, known_since = time.monotonic(), self._missing
-        self._missing = {
-            name: known_since.get(name, now) for name in self._models if name not in registrations
-        }
-        for name in known_since.keys() & self._missing.keys():
-            if now - self._missing[name] < self._settings[0].remove_after_s:
-                continue
+        """Make the models those of `registrations`; work that takes time goes on afterwards."""
+        for name in self._models.keys() - registrations.keys():
             log.info("Model %s was removed.", name)
             self._retire(self._models[name])
             self._models = {key: model for key, model in self._models.items() if key != name}
@@ -99,6 +92,7 @@ class Registry:
         for registration in registrations.values():
             self._register(registration)
         self._warn_of_unmatched()
+        self._running.store()
 
     def use_settings(self, models: ModelsSettings, engine: EngineSettings) -> None:
         """Put other settings into force; running models apply them without being loaded again."""
@@ -122,6 +116,7 @@ class Registry:
         for model in self._models.values():
             self._retire(model)
         self._models = {}
+        self._running.store()
         for model in self._retired:
             model.join(max(0.0, end - time.monotonic()))
 
@@ -131,7 +126,7 @@ class Registry:
             known = self._models.get(registration.name)
             if known is None:
                 self._add(registration)
-            elif known.registration != registration:
+            elif known.registration != registration or known.note != registration.note:
                 known.register(registration)
 
     def _add(self, registration: Registration) -> None:
@@ -141,6 +136,12 @@ class Registry:
         log.info("Model %s is deployed from %s.", registration.name, registration.package)
         if registration.autostart:
             model.autostart()
+        elif registration.name in self._running:
+            model.resume()
+
+    def _on_change(self, info: ModelInfo) -> None:
+        self._running.note(info)
+        self._publish(info)
 
     def _retire(self, model: ServedModel) -> None:
         model.retire()

@@ -33,7 +33,7 @@ from edge_agent.runtime.models.loaded_model import LoadedModel, check_memory
 from edge_agent.runtime.models.state import ModelEvent, ModelStateMachine, reason
 from edge_agent.runtime.models.thresholds import with_settings
 from edge_agent.runtime.models.unit_supervisor import UnitSupervisor
-from edge_agent.runtime.packages.deployments import Registration
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
@@ -81,11 +81,12 @@ class ServedModel:
     ) -> None:
         self.registration = registration  # the one in force
         self._models, self._engine, self._supply = models, engine, supply
-        self._state = ModelStateMachine(registration.name, lambda: self.registration.arn, on_change)
+        self._state = ModelStateMachine(registration.name, lambda: self.registration, on_change)
         self._in_service: Optional[_InService] = None
         self._attempts: Dict[Purpose, LoadAttempt] = {}
         self._refusal: Optional[_Refusal] = None
         self._refused_decision: Optional[Tuple[Registration, str]] = None
+        self._is_resumed = False  # it ran when it was last here
         self._is_retired = False
         self._is_supervision_due = False
         self._events = EventThread(self._reconcile)
@@ -94,6 +95,11 @@ class ServedModel:
     def name(self) -> str:
         """The name clients call it by."""
         return self.registration.name
+
+    @property
+    def note(self) -> str:
+        """Why what stands on disk now isn't served; empty when it is."""
+        return self.registration.note
 
     def is_changing_package(self) -> bool:
         """Return whether another package is being loaded while one serves."""
@@ -114,6 +120,11 @@ class ServedModel:
     def autostart(self) -> None:
         """Begin to load; when that can't be, log why."""
         self._ask(self._on_autostart)
+
+    def resume(self) -> None:
+        """Begin to load as `autostart` does, because it ran when it was last here."""
+        self._is_resumed = True
+        self.autostart()
 
     def stop(self) -> ModelInfo:
         """Refuse new calls, finish those in flight, free. Raises WrongModelState unless RUNNING."""
@@ -190,6 +201,7 @@ class ServedModel:
 
     def _on_stop(self) -> Future[ModelInfo]:
         loaded = self._state.current("stopped")
+        self._is_resumed = False
         self._abandon_all()
         self._in_service = None
         self._state.move(ModelEvent.STOP, "Waiting for calls in flight.")
@@ -209,7 +221,9 @@ class ServedModel:
         before, self.registration = self.registration, registration
         state = self._state.state
         begins = state is ModelState.STOPPED and not before.autostart
-        if registration.autostart and (begins or state is ModelState.FAILED):
+        starts = registration.autostart and begins
+        is_tried_again = registration.autostart or self._is_resumed
+        if registration != before and (starts or (is_tried_again and state is ModelState.FAILED)):
             self._on_autostart()
 
     def _on_decision(self, registration: Registration) -> None:
@@ -416,6 +430,8 @@ class ServedModel:
             self._state.report(" ".join(self._sentences(self._in_service, build)), state)
         elif self._state.state is ModelState.STARTING:
             self._state.report(build.text if build else "Loading.", state)
+        else:
+            self._state.report(self._state.message, None)
 
     def _sentences(self, in_service: _InService, build: Optional[BuildReport]) -> List[str]:
         sentences = [in_service.loaded.summary, build.text if build else ""]

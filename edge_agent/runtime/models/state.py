@@ -10,6 +10,7 @@ from typing import Callable, Dict, Optional, Tuple
 
 from edge_agent.errors import EdgeAgentError, WrongModelState
 from edge_agent.runtime.models.loaded_model import LoadedModel
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.types import BuildState, ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
@@ -47,13 +48,16 @@ class _Snapshot:
 class ModelStateMachine:
     """One model's state. One thread changes it, any thread reads it; `on_change` gets each change.
 
-    `arn` returns what belongs into the information for clients.
+    `registered` returns the registration in force, of which clients are informed.
     """
 
     def __init__(
-        self, name: str, arn: Callable[[], str], on_change: Callable[[ModelInfo], None]
+        self,
+        name: str,
+        registered: Callable[[], Registration],
+        on_change: Callable[[ModelInfo], None],
     ) -> None:
-        self.name, self._arn = name, arn
+        self.name, self._registered = name, registered
         self._on_change = on_change
         self._publishing = threading.RLock()
         self._now = _Snapshot()  # replaced as a whole
@@ -65,14 +69,20 @@ class ModelStateMachine:
         return self._now.state
 
     @property
+    def message(self) -> str:
+        """What was last said of the state, for people."""
+        return self._now.message
+
+    @property
     def loaded(self) -> Optional[LoadedModel]:
         """What answers frames; None unless RUNNING."""
         return self._now.loaded
 
     def info(self) -> ModelInfo:
         """Return what Describe returns."""
-        now = self._now
-        info = ModelInfo(self.name, now.state, now.message, self._arn(), build=now.build)
+        now, registered = self._now, self._registered()
+        message = " ".join(filter(None, (now.message, registered.note)))
+        info = ModelInfo(self.name, now.state, message, registered.arn, build=now.build)
         if now.loaded is None:
             return info
         units, limits = now.loaded.batcher.instances, now.loaded.scaler.limits

@@ -18,7 +18,7 @@ from edge_agent.config import ModelsSettings
 from edge_agent.errors import AgentUnavailable
 from edge_agent.fields import Strict, read_json
 from edge_agent.manifest import Fraction
-from edge_agent.runtime.packages.deployments import Registration
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.runtime.system import private_files
 from edge_agent.runtime.system.files import write_atomically
 

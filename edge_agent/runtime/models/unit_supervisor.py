@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from concurrent.futures import Future
 from functools import partial
 
@@ -12,6 +11,7 @@ from edge_agent.runtime.batching.batcher import Retired
 from edge_agent.runtime.models.event_thread import EventThread
 from edge_agent.runtime.models.loaded_model import LoadedModel, check_memory
 from edge_agent.runtime.models.state import log_failure, reason
+from edge_agent.runtime.system import stalls
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class UnitSupervisor:
         if hung:
             log.error("%d engine calls of model %s hung; replacing their units.", hung, self._name)
             self.note = "An engine call hung; its unit is replaced."
-        change = loaded.scaler.decide(time.monotonic(), loaded.batcher.load())
+        change = loaded.scaler.decide(stalls.ran_s(0.0), loaded.batcher.load())
         if change > 0 and not loaded.is_adding_unit:
             loaded.is_adding_unit = True
             self._events.start_job(partial(self._add_unit, models), self._on_added)

@@ -1,206 +1,272 @@
 """What is deployed on this device: one registration a model, from a folder of packages and from
 records in `models.d`.
 
-A record is one JSON file: {"model_component": NAME, "package": PATH, "autostart": false,
-"model_arn": "", "decision": {...}, "signed_as": "", "allow_downgrade": false}. `decision` replaces
-single values of the package's own. `signed_as`: the component that the package was signed as, if it
-isn't the model's own name. `allow_downgrade`: an older version than one served before may serve.
+What can't be read is a fault and no order: the last good registration stays in force, with a note
+that says why. What was removed from a folder that can be read goes after `models.remove_after_s`.
 """  # noqa: D205
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
-from pydantic import Field
-from typing_extensions import Annotated
-
-from edge_agent.config import ModelsSettings
-from edge_agent.errors import EdgeAgentError, InvalidPackage
-from edge_agent.fields import Strict, read_json
-from edge_agent.manifest import FILE_NAME, NAME_PATTERN, Decision, Manifest
+from edge_agent.config import MIB, ModelsSettings
+from edge_agent.runtime.packages.awaited_packages import AwaitedPackages, BeingCopied
 from edge_agent.runtime.packages.highest_versions import ServedVersions
-from edge_agent.runtime.packages.package import DEFAULT_LIMIT_BYTES, Package, stamp
-from edge_agent.runtime.packages.signature import Identity, TrustedKeys
+from edge_agent.runtime.packages.registration import Registration
+from edge_agent.runtime.packages.signature import TrustedKeys
+from edge_agent.runtime.packages.sources import (
+    Listing,
+    PackageFolder,
+    RecordFolder,
+    Source,
+    Trust,
+    Withdrawn,
+    check_folder,
+)
 
 log = logging.getLogger(__name__)
 
 
-class Record(Strict):
-    """The content of a registration record."""
-
-    model_component: Annotated[str, Field(pattern=NAME_PATTERN)]
-    package: Annotated[str, Field(pattern=r"^/")]
-    autostart: bool = False
-    model_arn: str = ""
-    decision: Dict[str, object] = Field(default_factory=dict)
-    signed_as: Optional[Annotated[str, Field(pattern=NAME_PATTERN)]] = None
-    allow_downgrade: bool = False
-
-
 @dataclass(frozen=True)
-class Registration:
-    """A deployed model; equal to an earlier one only when nothing about it changed."""
+class Finding:
+    """Something in the folders that doesn't serve as it stands there; `sentence` says why.
 
-    name: str
-    package: Path
-    stamp: Tuple[int, ...]
-    autostart: bool = False
-    arn: str = ""
-    decision: str = "{}"  # JSON of the values that replace the manifest's
-    digest: str = field(default="", compare=False)  # of the package; empty: it can't be read
-    threshold: Optional[float] = None  # set while the model runs, see `thresholds`; wins over all
-    decided_by: str = field(default="its registration", compare=False)
-    trusted: Optional[TrustedKeys] = field(default=None, compare=False, repr=False)
-    versions: Optional[ServedVersions] = field(default=None, compare=False, repr=False)
-    signed_as: Optional[str] = None  # None: the model's own name
-    allow_downgrade: bool = False
+    level: ERROR for a fault, WARNING for what never serves, INFO for what passes by itself.
+    model: which it is about; empty: none that is known.
+    """
 
-    def open(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Package:
-        """Return its package; where keys are trusted, one of them must have signed it.
+    path: Path
+    sentence: str
+    level: int
+    model: str = ""
 
-        Raises InvalidPackage; also when it was signed as another component or, unless that is
-        allowed, an older version of it was served before.
-        """
-        package = Package(self.package, limit_bytes, self.trusted)
-        if package.identity is not None:
-            self._check_identity(package.path, package.identity)
-        return package
+    @property
+    def is_fault(self) -> bool:
+        """Whether somebody has to put it right."""
+        return self.level == logging.ERROR
 
-    def served(self, package: Package) -> None:
-        """Record that its package serves from now on."""
-        if package.identity is not None and self.versions is not None:
-            self.versions.served(package.identity)
 
-    def is_same_package(self, other: Registration) -> bool:
-        """Whether what is loaded for `other` would be loaded for this one as well."""
-        return (self.package, self.stamp) == (other.package, other.stamp)
+@dataclass
+class _Entry:
+    """What a path of a source deploys; the last that could be used."""
 
-    def _check_identity(self, package: Path, identity: Identity) -> None:
-        expected = self.signed_as or self.name
-        if identity.component != expected:
-            raise InvalidPackage(
-                f"{package} was signed as {identity}, not as {expected}. Register it under the "
-                f'name {identity.component}, or set "signed_as": "{identity.component}" in the '
-                "model's record."
-            )
-        if self.versions is not None and not self.allow_downgrade:
-            self.versions.check(package, identity)
+    registration: Registration
+    gone_since: Optional[float] = None  # monotonic s
 
-    def apply(self, manifest: Manifest) -> Manifest:
-        """Return the manifest with this registration's decision values in it.
 
-        `manifest` is the package's own. Raises InvalidPackage when a value can't be.
-        """
-        values = {**manifest.decision.model_dump(mode="json"), **json.loads(self.decision)}
-        if self.threshold is not None:
-            values["threshold"] = self.threshold
-        try:
-            decision = read_json(Decision, json.dumps(values).encode())
-        except ValueError as error:
-            raise InvalidPackage(f"Registration of {self.name!r}: decision.{error}") from None
-        return manifest.model_copy(update={"decision": decision})
+class _Deployed:
+    """A source, and what it deployed until now."""
+
+    def __init__(self, setting: str, source: Source) -> None:
+        self.setting, self.source = setting, source
+        self.entries: Dict[Path, _Entry] = {}
+        self.identity: Optional[Tuple[int, int]] = None  # of the folder that had entries
+
+    @property
+    def name(self) -> str:
+        """The folder, for people."""
+        return f"{self.setting} {self.source.folder}"
 
 
 class Store:
-    """Reads what is deployed, on each `scan`; unusable entries are logged once and left out."""
+    """Reads what is deployed, on each `scan`; `findings` are what the last one left out, and why.
+
+    Each finding is logged once.
+    """
 
     def __init__(self, settings: ModelsSettings, versions: Optional[Path] = None) -> None:
         """Read the trusted keys. Raises InvalidConfiguration when they can't be used.
 
         `versions`: file of the versions that were served; None: remembered until the process ends.
         """
-        self._settings = settings
         keys, allow_unbound = settings.trusted_keys, settings.allow_unbound_signatures
-        self._trusted = TrustedKeys.read(keys, allow_unbound) if keys else None
-        self._versions = ServedVersions(versions) if keys else None
-        self._reported: Dict[Path, Tuple[int, ...]] = {}
-        self._known: Dict[Path, Tuple[Tuple[int, ...], str, str]] = {}  # stamp, ARN, digest
+        trust = Trust(
+            TrustedKeys.read(keys, allow_unbound) if keys else None,
+            ServedVersions(versions) if keys else None,
+        )
+        self.remove_after_s = settings.remove_after_s
+        self.findings: List[Finding] = []
+        self.is_waiting = False  # for a package to be whole
+        self._logged: Dict[Path, Finding] = {}
+        self._packages = AwaitedPackages(settings.package_limit_mib * MIB, trust.keys)
+        self._deployed: List[_Deployed] = []  # of a name, what comes last serves
+        if settings.folder is not None:
+            packages = PackageFolder(settings.folder, self._packages, trust, settings.autostart)
+            self._deployed.append(_Deployed("models.folder", packages))
+        if settings.records is not None:
+            records = RecordFolder(settings.records, self._packages, trust)
+            self._deployed.append(_Deployed("models.records", records))
 
     def scan(self) -> Dict[str, Registration]:
         """Return the registrations by name. A record wins over a folder entry of the same name."""
-        found = {entry.name: entry for entry in self._from_folder()}
-        found.update((entry.name, entry) for entry in self._from_records())
+        self.findings, self.is_waiting = [], False
+        for deployed in self._deployed:
+            self._look_into(deployed)
+        self._packages.is_first_look = False
+        found = self._by_name()
+        self._log_findings()
         return found
 
-    def _from_folder(self) -> Iterator[Registration]:
-        folder = self._settings.folder
-        for path in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
-            name = path.stem if path.suffix == ".zip" else path.name
-            if not self._is_package(path):
-                continue
-            if not re.fullmatch(NAME_PATTERN, name):
-                self._report(path, f"its name must match {NAME_PATTERN}")
-                continue
-            package_stamp = stamp(path)
-            arn, digest = self._facts(path, package_stamp)
-            autostart = self._settings.autostart
-            yield Registration(
-                name, path, package_stamp, autostart, arn, digest=digest, trusted=self._trusted,
-                versions=self._versions,
-            )  # fmt: skip
-
-    def _is_package(self, path: Path) -> bool:
+    def _look_into(self, deployed: _Deployed) -> None:
+        source, entries = deployed.source, deployed.entries
         try:
-            is_zip = path.suffix == ".zip" and path.is_file()
-            return is_zip or (path / FILE_NAME).is_file()
-        except OSError as error:
-            self._report(path, f"it can't be read ({error.strerror})")
+            listing = _listing(deployed)
+        except ValueError as error:
+            self._folder_fault(deployed, str(error))
+            return
+        if not listing.deployed and not entries:
+            self._find(source.folder, f"{deployed.name} {source.why_empty()}.", logging.WARNING)
+        present = listing.deployed | (listing.others.keys() & entries.keys())
+        for path in listing.others.keys() - present:
+            sentence = f"{path} is ignored: {listing.others[path]}."
+            self._find(path, sentence, logging.WARNING)
+        copied = [path for path in sorted(present) if not self._read(deployed, path)]
+        for path in entries.keys() - present:
+            self._withdraw(deployed, path, is_held=bool(copied))
+
+    def _folder_fault(self, deployed: _Deployed, why: str) -> None:
+        """Keep all that the folder deployed; of a folder that never had any, say what is expected.
+
+        The folder of records is made by the first component that writes one.
+        """
+        names = sorted(entry.registration.name for entry in deployed.entries.values())
+        kept = f" Its models stay as they are: {', '.join(names)}." if names else ""
+        is_fault = bool(names) or deployed.setting == "models.folder"
+        sentence = f"{deployed.name} {why}.{kept}"
+        level = logging.ERROR if is_fault else logging.WARNING
+        self._find(deployed.source.folder, sentence, level)
+        for entry in deployed.entries.values():
+            entry.gone_since = None
+            self._note(entry, f"{deployed.name} {why}.")
+
+    def _read(self, deployed: _Deployed, path: Path) -> bool:
+        """Take over what stands at `path`; return whether no copy is in progress there."""
+        entry = deployed.entries.get(path)
+        try:
+            registration = deployed.source.read(path)
+        except Withdrawn:
+            self._withdraw(deployed, path, is_held=False)
+        except BeingCopied as copied:
+            self.is_waiting = True
+            self._wait(path, entry, str(copied))
             return False
+        except OSError as error:
+            self._fault(path, entry, f"it {_unreadable(error)}")
+        except ValueError as error:
+            self._fault(path, entry, str(error))
+        else:
+            deployed.entries[path] = _Entry(registration)
+        return True
 
-    def _from_records(self) -> Iterator[Registration]:
-        folder = self._settings.records
-        for path in sorted(folder.glob("*.json")) if folder and folder.is_dir() else ():
-            try:
-                if not path.is_file():  # reading a pipe would wait for ever
-                    self._report(path, "it isn't a plain file")
-                    continue
-                record = read_json(Record, path.read_bytes())
-            except (OSError, ValueError) as error:
-                self._report(path, str(error))
-                continue
-            package = Path(record.package)
-            package_stamp = stamp(package)
-            if not package_stamp:
-                self._report(path, f"its package {package} doesn't exist")
-                continue
-            arn, digest = self._facts(package, package_stamp)
-            yield Registration(
-                record.model_component,
-                package,
-                package_stamp,
-                record.autostart,
-                record.model_arn or arn,
-                json.dumps(record.decision, sort_keys=True),
-                digest,
-                trusted=self._trusted,
-                versions=self._versions,
-                signed_as=record.signed_as,
-                allow_downgrade=record.allow_downgrade,
-            )
+    def _wait(self, path: Path, entry: Optional[_Entry], why: str) -> None:
+        sentence = f"{path} is being copied, and is used as soon as it is whole."
+        self._find(path, sentence, logging.INFO, entry.registration.name if entry else "")
+        log.debug("%s isn't whole yet: %s", path, why)
+        if entry is not None:
+            entry.gone_since = None
+            self._note(entry, sentence)
 
-    def _facts(self, path: Path, package_stamp: Tuple[int, ...]) -> Tuple[str, str]:
-        """Return the package's ARN and digest, empty when it can't be read."""
-        known = self._known.get(path)
-        if known is None or known[0] != package_stamp:
-            try:
-                package = Package(path, trusted=self._trusted)
-                facts = package.manifest.model_arn, package.digest
-            except EdgeAgentError:
-                facts = "", ""  # the start of the model gives the reason
-            known = self._known[path] = (package_stamp, *facts)
-        return known[1:]
+    def _fault(self, path: Path, entry: Optional[_Entry], why: str) -> None:
+        if entry is None:
+            self._find(path, f"{path} is ignored: {why}.", logging.ERROR)
+            return
+        name = entry.registration.name
+        sentence = f"{path} can't be used: {why}. Model {name} stays as it was deployed before."
+        self._find(path, sentence, logging.ERROR, name)
+        entry.gone_since = None
+        self._note(entry, sentence)
 
-    def _report(self, path: Path, why: str) -> None:
+    def _withdraw(self, deployed: _Deployed, path: Path, is_held: bool) -> None:
+        """Let go what was removed, in time; `is_held`: not while something beside is copied."""
+        entry, now = deployed.entries.get(path), time.monotonic()
+        if entry is None:
+            self._forget(deployed.source, path)
+            return
+        if entry.gone_since is None or is_held:
+            entry.gone_since = now
+        elif now - entry.gone_since >= self.remove_after_s:
+            del deployed.entries[path]
+            self._forget(deployed.source, path)
+            return
+        name = entry.registration.name
+        self._note(entry, "")
+        self._find(
+            path,
+            f"{path} was withdrawn. Model {name} goes after {self.remove_after_s:g} s "
+            "(models.remove_after_s), unless it comes back.",
+            logging.INFO,
+            name,
+        )
+
+    def _forget(self, source: Source, path: Path) -> None:
         try:
-            facts = path.stat()
-        except OSError:
-            return  # gone since it was listed
-        version = (facts.st_mtime_ns, facts.st_size)
-        if self._reported.get(path) != version:
-            self._reported[path] = version
-            log.warning("%s is ignored: %s", path, why)
+            source.forget(path)
+        except OSError as error:
+            sentence = f"{path} can't be removed ({error.strerror}). Remove it by hand."
+            self._find(path, sentence, logging.ERROR)
+
+    def _by_name(self) -> Dict[str, Registration]:
+        """Return what serves under each name, and find what has the same name."""
+        found: Dict[str, Registration] = {}
+        places: Dict[str, List[Path]] = {}
+        for deployed in self._deployed:
+            for path, entry in sorted(deployed.entries.items()):
+                found[entry.registration.name] = entry.registration
+                if entry.gone_since is None:
+                    places.setdefault(entry.registration.name, []).append(path)
+        for name, (*others, serving) in places.items():
+            for other in others:
+                self._find(
+                    other,
+                    f"{other} doesn't serve: model {name} is served from {serving}, which has the "
+                    "same name. A record comes before a folder's package, a .zip before a folder, "
+                    "and of two records the last by file name. Remove or rename one of them.",
+                    logging.WARNING,
+                    name,
+                )
+        return found
+
+    def _note(self, entry: _Entry, note: str) -> None:
+        if entry.registration.note != note:
+            entry.registration = replace(entry.registration, note=note)
+
+    def _find(self, path: Path, sentence: str, level: int, model: str = "") -> None:
+        self.findings.append(Finding(path, sentence, level, model))
+
+    def _log_findings(self) -> None:
+        """Log what is new, and which fault has ended."""
+        found = {finding.path: finding for finding in self.findings}
+        for path, finding in found.items():
+            if self._logged.get(path) != finding:
+                log.log(finding.level, "%s", finding.sentence)
+        for path, before in self._logged.items():
+            if before.is_fault and path not in found:
+                log.info("%s is in order again.", path)
+        self._logged = found
+
+
+def _listing(deployed: _Deployed) -> Listing:
+    """Return what is in the folder. Raises ValueError: why that can't be known.
+
+    Where a disk or share was mounted, an empty folder is left when it goes.
+    """
+    source = deployed.source
+    try:
+        check_folder(source.folder)
+        identity, listing = source.identity(), source.listing()
+    except OSError as error:
+        raise ValueError(_unreadable(error)) from None
+    is_another = deployed.identity not in (None, identity)
+    if is_another and deployed.entries and not listing.deployed:
+        raise ValueError(f"is another folder than before, and {source.why_empty()}")
+    if listing.deployed:
+        deployed.identity = identity
+    return listing
+
+
+def _unreadable(error: OSError) -> str:
+    return f"can't be read ({error.strerror or error})"

@@ -59,6 +59,14 @@ def find(package: Path, name: str, limit_bytes: int) -> Optional[bytes]:
     return content
 
 
+def size_in_folder(folder: Path, name: str) -> Optional[int]:
+    """Return how many bytes a file has; None when there is none."""
+    try:
+        return (folder / name).stat().st_size
+    except OSError:
+        return None
+
+
 def _find_in_folder(folder: Path, name: str, limit_bytes: int) -> Optional[bytes]:
     """Go down part by part, so that nothing can be swapped for a link on the way."""
     place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

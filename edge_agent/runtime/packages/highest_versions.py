@@ -22,6 +22,7 @@ from edge_agent.runtime.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
+VERSIONS_FILE = "versions.json"  # in results.folder
 MOST_BYTES = 4 * 1024 * 1024
 
 

@@ -8,8 +8,11 @@ files may lie beside them; nobody looks at those.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import stat
+from contextlib import suppress
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Iterable, List, Optional, Tuple
 
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest, parse
@@ -19,6 +22,7 @@ from edge_agent.runtime.packages.signature import Identity, TrustedKeys
 MANIFEST_LIMIT_BYTES = 1024 * 1024
 DEFAULT_LIMIT_BYTES = 2048 * 1024 * 1024
 MOST_FILES = 1024  # listed; a package for calibration has some 530
+MOST_LOOKED_AT = 4096  # files in its folder, of a package that may still be written
 SENTENCE_LENGTH = 2000  # of what is wrong with a manifest; one answer lists all models
 
 
@@ -84,6 +88,21 @@ class Package:
         for entry in self.manifest.files:
             self.read(entry.path)
 
+    def check_sizes(self) -> None:
+        """Raise InvalidPackage unless every listed file of a folder is there in its size.
+
+        Files of a zip are: its directory, which comes last, has been checked.
+        """
+        if not self.path.is_dir():
+            return
+        for entry in self.manifest.files:
+            size = files.size_in_folder(self.path, entry.path)
+            if size != entry.size:
+                raise InvalidPackage(
+                    f"{self.path}: {entry.path} "
+                    + ("is missing." if size is None else f"isn't {entry.size} bytes long.")
+                )
+
     def read_model(self, graph: str = MODEL_FILE) -> bytes:
         """Return the verified ONNX file; it refers to nothing outside itself."""
         model = self.read(graph)
@@ -92,14 +111,26 @@ class Package:
 
 
 def stamp(path: Path) -> Tuple[int, ...]:
-    """Return what changes when the package at `path` is replaced; empty when nothing is there."""
-    names = (FILE_NAME, signature.FILE_NAME, MODEL_FILE)
-    try:
-        files = [path / name for name in names] if path.is_dir() else [path]
-        facts = [file.stat() for file in files if file.exists()]
-    except OSError:
-        return ()
-    return tuple(value for fact in facts for value in (fact.st_ino, fact.st_mtime_ns, fact.st_size))
+    """Return what changes when the package at `path` is replaced. Raises OSError."""
+    if not stat.S_ISDIR(path.stat().st_mode):
+        return _facts([path])
+    return _facts(path / name for name in (FILE_NAME, signature.FILE_NAME, MODEL_FILE))
+
+
+def fingerprint(path: Path) -> Tuple[int, ...]:
+    """Return what changes as long as any file of the package is being written. Raises OSError."""
+    files = itertools.islice(path.rglob("*"), MOST_LOOKED_AT)
+    return (*stamp(path), *_facts([path]), *_facts(sorted(files)))
+
+
+def _facts(paths: Iterable[Path]) -> Tuple[int, ...]:
+    """Return inode, time and size of those that are there."""
+    found: List[int] = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            facts = path.stat()
+            found += (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    return tuple(found)
 
 
 def _parse(content: bytes) -> Manifest:

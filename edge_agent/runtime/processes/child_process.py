@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import selectors
 import signal
@@ -15,6 +16,7 @@ from typing import Iterator, Mapping, Optional, Sequence, Tuple
 
 from edge_agent.config import without_secrets
 from edge_agent.runtime.processes.channel import Channel, Message, Received
+from edge_agent.runtime.system import stalls
 
 START = "/"  # where nobody leaves modules: Python looks in the working folder for them first
 KILLED_WITHIN_S = 10.0  # a process can't be ended while the driver holds it
@@ -89,7 +91,7 @@ class ChildProcess:
         self._why = self._last_line = ""
         self._line = b""
         self._late, self._ends_within_s = late, ends_within_s
-        self._deadline: Optional[float] = time.monotonic() + within_s
+        self._began_s, self._within_s = time.monotonic(), within_s
         self._exit: Optional[Exit] = None
         self._is_killed = False
         try:
@@ -135,7 +137,7 @@ class ChildProcess:
 
     def lift_limit(self) -> None:
         """Take the time limit away."""
-        self._deadline = None
+        self._within_s = math.inf
 
     def messages(self, pulse_s: Optional[float] = None) -> Iterator[Message]:
         """Yield what it sends, until it ends, is killed or someone hangs up.
@@ -211,13 +213,12 @@ class ChildProcess:
             return None
 
     def _wait_s(self, pulse_s: Optional[float]) -> Optional[float]:
-        if self._deadline is None:
-            return pulse_s
-        left_s = max(0.0, self._deadline - time.monotonic())
-        return left_s if pulse_s is None else min(left_s, pulse_s)
+        left_s = max(0.0, self._within_s - stalls.ran_s(self._began_s))
+        wait_s = left_s if pulse_s is None else min(left_s, pulse_s)
+        return None if math.isinf(wait_s) else wait_s
 
     def _is_late(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        return stalls.ran_s(self._began_s) >= self._within_s
 
     def _is_gone(self, within_s: float) -> bool:
         """Wait for the end, and read meanwhile: who writes to a full pipe never ends."""
@@ -258,7 +259,7 @@ class ChildProcess:
         except (ValueError, TypeError, KeyError, RecursionError):
             pass
         self._lines += bool(text)
-        is_shown = self._deadline is None or self._lines <= MOST_LINES
+        is_shown = math.isinf(self._within_s) or self._lines <= MOST_LINES
         return self._output_level if is_shown else logging.DEBUG, text
 
 

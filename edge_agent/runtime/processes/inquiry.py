@@ -23,8 +23,17 @@ def ask(
 ) -> Tuple[List[Message], str]:
     """Run `module` with `content` on stdin, return its facts and, for people, how it ended.
 
-    subject: what it does, for that sentence. Raises OSError when it can't be started.
+    subject: what it does, for that sentence.
     """
+    try:
+        return _asked(module, subject, timeout_s, content)
+    except OSError as error:
+        return [], f"The process that {subject} can't be started: {error.strerror}."
+
+
+def _asked(
+    module: str, subject: str, timeout_s: float, content: bytes
+) -> Tuple[List[Message], str]:
     command = python_module(module)
     with _stdin(content) as stdin, ChildProcess(
         command,

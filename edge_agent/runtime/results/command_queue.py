@@ -9,12 +9,14 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Callable, Optional
 
 from edge_agent.runtime.results import topics
 
 logger = logging.getLogger(__name__)
 
+CLOCK = time.CLOCK_BOOTTIME  # monotonic, and goes on while a machine is suspended
 LENGTH = 16  # commands that may wait; more are dropped
 LARGEST_BYTES = 4500  # of a command
 
@@ -23,21 +25,22 @@ LARGEST_BYTES = 4500  # of a command
 class Command:
     """A request; `correlation` is the requester's own data, sent back with the answer.
 
-    `expires_after_s` is what MQTT 5 leaves of the message's life, from `arrived` (monotonic) on.
+    `expires_after_s` is what MQTT 5 leaves of the message's life, from `arrived` on; that a machine
+    was suspended meanwhile (CLOCK_BOOTTIME) makes a command older.
     """
 
     requester: str
     payload: bytes
     correlation: Optional[bytes] = None
     expires_after_s: Optional[float] = None
-    arrived: float = field(default_factory=time.monotonic, compare=False)
+    arrived: float = field(default_factory=partial(time.clock_gettime, CLOCK), compare=False)
 
     @property
     def has_expired(self) -> bool:
         """Whether it has waited for longer than its sender allows."""
         if self.expires_after_s is None:
             return False
-        return time.monotonic() - self.arrived > self.expires_after_s
+        return time.clock_gettime(CLOCK) - self.arrived > self.expires_after_s
 
 
 class CommandQueue:

@@ -1,7 +1,7 @@
 """Results and commands through the Greengrass nucleus: to AWS IoT Core and to local components.
 
 The nucleus doesn't report when it is offline; a message that it can't accept is sent again later.
-Its connection is shared and owned by `runtime.host.greengrass`: nothing here reconnects.
+Its connection is shared and owned by `runtime.host.greengrass`, which makes a lost one again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from concurrent.futures import Future
 from functools import partial
 from typing import Callable, Dict, Optional, Type
@@ -23,6 +22,7 @@ from edge_agent.runtime.host.nucleus import (
     NucleusBusy,
     NucleusLost,
 )
+from edge_agent.runtime.host.subscription import Subscription
 from edge_agent.runtime.results import topics
 from edge_agent.runtime.results.command_queue import Command, CommandQueue
 from edge_agent.runtime.results.sink import (
@@ -33,11 +33,11 @@ from edge_agent.runtime.results.sink import (
     SinkBusy,
     SinkUnavailable,
 )
+from edge_agent.runtime.system import stalls
 
 log = logging.getLogger(__name__)
 
 ANSWER_WITHIN_S = 15.0  # of the nucleus; checked every so often
-RETRY_S = 5.0  # until a refused or ended subscription is tried again
 
 BECOMES: Dict[Type[BaseException], Type[Exception]] = {
     NucleusBusy: SinkBusy,
@@ -59,18 +59,24 @@ class NucleusSink:
         self, template: str, thing: str, nucleus: Greengrass,
         publish: Callable[[str, bytes], Future[None]],
     ) -> None:  # fmt: skip
-        self.problem = ""  # the latest sentence; "" when the last message has arrived
+        self._problem = ""  # the latest sentence; "" when the last message has arrived
         self._template, self._thing = template, thing
         self._nucleus, self._publish = nucleus, publish
         self._on_ready: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._in_flight: Dict[Future[None], float] = {}  # since when, monotonic seconds
+        self._in_flight: Dict[Future[None], float] = {}  # since when, of stalls.ran_s(0)
         self._watchdog: Optional[threading.Timer] = None  # runs while something is in flight
+
+    @property
+    def problem(self) -> str:
+        """See Sink."""
+        return self._nucleus.problem or self._problem
 
     def start(self, on_ready: Callable[[], None]) -> None:
         """See Sink; `on_ready` is called at once when connected already."""
         self._on_ready = on_ready
-        self._nucleus.connect().add_done_callback(self._connected)
+        self._nucleus.when_connected(on_ready)
+        self._nucleus.connect()
 
     def send(self, message: Message) -> Future[None]:
         """See Sink."""
@@ -85,7 +91,7 @@ class NucleusSink:
         sent: Future[None] = Future()
         sent.set_running_or_notify_cancel()
         with self._lock:
-            self._in_flight[sent] = time.monotonic()
+            self._in_flight[sent] = stalls.ran_s(0.0)
             self._start_watchdog()
         published.add_done_callback(partial(self._on_published, sent))
         return sent
@@ -93,11 +99,12 @@ class NucleusSink:
     def reset(self) -> None:
         """Give up what is in flight and be ready again.
 
-        The connection stays: it is local and shared, and a dead one is reported as lost; what
-        doesn't answer is behind it.
+        The connection stays: it is local and shared, and a dead one is made again by its owner;
+        what doesn't answer is behind it.
         """
         self._give_up("The nucleus didn't answer.")
-        self._nucleus.connect().add_done_callback(self._connected)
+        if not self._nucleus.problem:
+            self._on_ready()
 
     def stop(self, within_s: float) -> None:
         """See Sink."""
@@ -105,13 +112,6 @@ class NucleusSink:
         with self._lock:
             if self._watchdog:
                 self._watchdog.cancel()
-
-    def _connected(self, connected: Future[None]) -> None:
-        error = connected.exception()
-        if error is None:
-            self._on_ready()
-        else:
-            self.problem = str(error)
 
     def _on_published(self, sent: Future[None], published: Future[None]) -> None:
         with self._lock:
@@ -121,13 +121,13 @@ class NucleusSink:
         if error:
             sent.set_exception(self._translate(error))
         else:
-            self.problem = ""
+            self._problem = ""
             sent.set_result(None)
 
     def _translate(self, error: BaseException) -> Exception:
         advice = " The message is sent again later." if isinstance(error, NucleusBusy) else ""
-        self.problem = f"{error}{advice}"
-        return BECOMES[type(error)](self.problem)
+        self._problem = f"{error}{advice}"
+        return BECOMES[type(error)](self._problem)
 
     def _start_watchdog(self) -> None:
         if self._in_flight and not self._watchdog:
@@ -136,7 +136,7 @@ class NucleusSink:
             self._watchdog.start()
 
     def _check_answers(self) -> None:
-        late = time.monotonic() - ANSWER_WITHIN_S
+        late = stalls.ran_s(0.0) - ANSWER_WITHIN_S
         self._give_up(f"The nucleus hasn't answered within {ANSWER_WITHIN_S:g} s.", late)
         with self._lock:
             self._watchdog = None
@@ -148,7 +148,7 @@ class NucleusSink:
             for sent in given_up:
                 del self._in_flight[sent]
         for sent in given_up:
-            self.problem = sentence
+            self._problem = sentence
             sent.set_exception(NotAnswered(sentence))
 
 
@@ -209,44 +209,35 @@ class GreengrassCommands:
         self._filter, self._response_topic = f"{topic}/+", response_topic
         self._lock = threading.Lock()
         self._queue: Optional[CommandQueue] = None  # None: not started, or stopped
-        self._retry: Optional[threading.Timer] = None
         self._problem = ""
+        self._subscription = Subscription(
+            nucleus,
+            lambda on_end: nucleus.subscribe(self._filter, self._arrived, on_end),
+            self._subscribed,
+        )
 
     def start(self) -> None:
         """Start to subscribe and return at once."""
         with self._lock:
             self._queue = CommandQueue(self._answer, self._publish)
             self._queue.start()
-        self._nucleus.connect().add_done_callback(lambda _connected: self._subscribe())
+        self._subscription.start()
 
     def stop(self, within_s: float) -> None:
         """Stop; a command that takes longer to answer isn't waited for."""
         with self._lock:
             waiting, self._queue = self._queue, None
-            if self._retry:
-                self._retry.cancel()
+        self._subscription.stop()
         if waiting:
             waiting.stop(within_s)
 
-    def _subscribe(self) -> None:
-        subscription = self._nucleus.subscribe(self._filter, self._arrived, self._ended)
-        subscription.add_done_callback(self._subscribed)
-
-    def _subscribed(self, subscription: Future[None]) -> None:
-        """Log a problem once, not each time; a lost connection is logged by its owner."""
-        error = subscription.exception()
+    def _subscribed(self, error: Optional[BaseException]) -> bool:
+        """Log a problem once, not each time."""
         problem = "" if error is None else f"No commands can arrive: {error}"
-        if problem and problem != self._problem and not isinstance(error, NucleusLost):
+        if problem and problem != self._problem:
             log.warning(problem)
         self._problem = problem
-
-    def _ended(self) -> None:
-        """Subscribe again later: the nucleus has refused or ended it, or is lost."""
-        with self._lock:
-            if self._queue:
-                self._retry = threading.Timer(RETRY_S, self._subscribe)
-                self._retry.daemon = True
-                self._retry.start()
+        return True
 
     def _arrived(self, topic: str, payload: bytes) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ memory and are sent from there, up to a limit.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from contextlib import suppress
@@ -81,7 +82,7 @@ class Outbox:
         try:
             self._open()
         except (DiskError, OSError) as error:
-            self.problem = f"The outbox in {folder} can't be opened: {error}."
+            self.problem = f"The outbox in {folder} can't be opened: {_reason(error)}."
             log.error("%s", self.problem)  # noqa: TRY400 - the disk's fault, not ours
         self._sequence = max(self._sequence, self._pending.highest)
         if not self._sequence or self.problem or self.damage:  # above every number used before
@@ -271,8 +272,9 @@ class Outbox:
     def _hold_in_memory(self, error: Exception, notes: Dict[str, str]) -> None:
         """Go on from memory; log it once."""
         sentence = (
-            f"The outbox can't store results in {self._folder}: {error}. Results stay in memory "
-            "and are sent from there. Free disk space or repair the disk."
+            f"The outbox can't store results in {self._folder}: {_reason(error)}. Results stay in "
+            f"memory and are sent from there. Let user {os.geteuid()} write there, free disk space "
+            "or repair the disk."
         )
         if sentence != self.problem:
             log.error("%s", sentence)
@@ -315,3 +317,8 @@ class Outbox:
             self.takeovers += 1
         self._spool = spool
         return spool
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong, for a sentence that names the folder itself."""
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)

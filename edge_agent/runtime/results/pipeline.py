@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from datetime import datetime
-from typing import Callable, List, Optional
+from typing import Callable, List, Mapping, Optional
 
 from edge_agent.config import ResultsSettings
 from edge_agent.runtime.host.greengrass import Greengrass
@@ -49,14 +49,16 @@ class ResultsPipeline:
         metrics: Metrics,
         on_nucleus_lost: Callable[[str], None],
         nucleus: Optional[Greengrass] = None,
+        problems: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """Open the outbox; nothing is sent yet.
 
         `nucleus` is a connection owned by the caller; without it the pipeline makes its own if a
-        sink needs one. Raises InvalidConfiguration when the folder is in use or another user may
-        write in it, or a sink can't work here.
+        sink needs one. `problems` returns those of the agent's other parts, for its status: a
+        sentence by part, "" for none. Raises InvalidConfiguration when the folder is in use or
+        another user may write in it, or a sink can't work here.
         """
-        self._settings, self._metrics = settings, metrics
+        self._settings, self._metrics, self._problems = settings, metrics, problems
         thing = sinks.thing_name(settings)
         self._own_nucleus = None if nucleus else sinks.make_nucleus(settings, on_nucleus_lost)
         self._sinks = sinks.make_sinks(settings, thing, nucleus or self._own_nucleus)
@@ -211,6 +213,7 @@ class ResultsPipeline:
         status.update(
             problem,
             {each.name: (each.problem, waiting[each.name]) for each in self._deliveries},
+            self._problems(),
         )
 
     def _alarm(self, name: str, message: str, **facts: object) -> None:

@@ -1,7 +1,8 @@
 """`status.json` in the results' folder: what `edge-agent doctor` reads about a running agent.
 
 {"time": ..., "outbox": {"trouble": "..."}, "sinks": {"mqtt": {"trouble": "...", "since": ...,
-"waiting": 12}}}; times are ISO 8601, an empty trouble is none, `since` is when it began or ended.
+"waiting": 12}}, "agent": {"nucleus": {"trouble": "...", "since": ...}}}; times are ISO 8601, an
+empty trouble is none, `since` is when it began or ended.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Dict, Mapping, Optional, Tuple
 
 from edge_agent.runtime.results import event
 from edge_agent.runtime.system.files import write_atomically
@@ -30,10 +31,18 @@ class StatusFile:
         self._written: Dict[str, object] = {}
         self._written_at = -COUNTS_EVERY_S
 
-    def update(self, outbox_problem: str, sinks: Dict[str, Tuple[str, int]]) -> None:
-        """Write the disk's problem, and each sink's with how many events wait for it."""
+    def update(
+        self,
+        outbox_problem: str,
+        sinks: Mapping[str, Tuple[str, int]],
+        agent: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        """Write the disk's problem, each sink's with how many events wait for it, other parts'."""
+        agent = agent or {}
         now, changed = event.iso(time.time()), False
-        for name, problem in [("", outbox_problem), *((n, t) for n, (t, _) in sinks.items())]:
+        parts = {"": outbox_problem, **{name: problem for name, (problem, _) in sinks.items()}}
+        parts.update({f"agent {name}": problem for name, problem in agent.items()})
+        for name, problem in parts.items():
             if name not in self._since or self._since[name][0] != problem:
                 self._since[name], changed = (problem, now), True
         facts = {
@@ -41,6 +50,10 @@ class StatusFile:
             "sinks": {
                 name: {"trouble": problem, "since": self._since[name][1], "waiting": waiting}
                 for name, (problem, waiting) in sinks.items()
+            },
+            "agent": {
+                name: {"trouble": problem, "since": self._since[f"agent {name}"][1]}
+                for name, problem in agent.items()
             },
         }
         due = time.monotonic() - self._written_at >= COUNTS_EVERY_S

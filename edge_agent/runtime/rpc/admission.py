@@ -37,6 +37,7 @@ OTHER_STREAMS = 64  # of health and reflection, open at a time
 LOOK_EVERY_S = 0.5
 CALM_LOOKS = 10  # after a peak, before its memory is given back
 WORTH_GIVING_BACK_BYTES = 64 * MIB
+TRIMS = 3  # after a peak: gRPC may free the messages of a call that was ended some time later
 REPORT_EVERY_LOOKS = 120
 
 
@@ -226,7 +227,7 @@ class Admission:
         return self._streaming(counted) if handler.response_streaming else self.unary(unary)
 
     def _watch(self) -> None:
-        high = calm = looks = 0
+        high = calm = looks = trims = 0
         seen = reported = self.figures()
         while not self._stopped.wait(LOOK_EVERY_S):
             for budget in (self.receiving, self.holding):
@@ -235,10 +236,13 @@ class Admission:
             now = self.figures()
             stalled = now.slow + now.evicted - seen.slow - seen.evicted
             peak, seen = self.holding.take_peak() + stalled * MESSAGE_LIMIT_BYTES, now
-            high, calm = (high, calm + 1) if peak < high else (peak, 0)
+            high, calm = (high, calm + 1) if peak <= high else (peak, 0)
             if calm > CALM_LOOKS:
                 if high - peak >= WORTH_GIVING_BACK_BYTES:
+                    trims = TRIMS
+                if trims:
                     memory.give_back()
+                    trims -= 1
                 high, calm = peak, 0
             looks += 1
             if looks % REPORT_EVERY_LOOKS == 1:

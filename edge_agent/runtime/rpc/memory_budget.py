@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Callable, Dict, List, Optional
 
 from edge_agent.errors import CallsTakeTooMuch
+from edge_agent.runtime.system import stalls
 
 GRACE_S = 0.1  # the least that a caller may take before it makes room for others
 TIMES_AS_LONG = 4.0  # as usual
@@ -83,13 +84,14 @@ class MemoryBudget:
         limit_bytes: int,
         kept_for_small_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        stood_still_s: Callable[[float], float] = stalls.stood_still_s,
     ) -> None:
         """Share `limit_bytes`, of which requests beyond `SMALL_BYTES` leave a part.
 
         clock: monotonic, seconds.
         """
         self.limit_bytes = limit_bytes
-        self.clock = clock
+        self.clock, self._stood_still_s = clock, stood_still_s
         self._limit_of_large_bytes = limit_bytes - kept_for_small_bytes
         self.evicted = self.overdue = self.refused = 0  # calls, since the start
         self._changed = threading.Condition()
@@ -132,6 +134,8 @@ class MemoryBudget:
         """Learn from how long the caller of `lease` took, if it was the caller's turn."""
         if lease.since is not None:
             took_s = self.clock() - lease.since
+            if took_s > stalls.LATE_S:
+                took_s -= self._stood_still_s(lease.since)
             self._usual_s = max(took_s, FORGET * self._usual_s)  # racing threads do no harm
 
     def end(self, lease: Lease) -> None:
@@ -145,7 +149,14 @@ class MemoryBudget:
         """Cancel calls whose caller has had its time; return how many."""
         now = self.clock()
         with self._changed:
-            late = [lease for lease in self._leases if lease.due is not None and lease.due < now]
+            late = [
+                lease
+                for lease in self._leases
+                if lease.since is not None
+                and lease.due is not None
+                and lease.due < now
+                and lease.due + self._stood_still_s(lease.since) < now
+            ]
             self.overdue += len(late)
             self._cancel(late)
         return len(late)
@@ -212,7 +223,13 @@ class MemoryBudget:
     def _evict(self, missing: int) -> List[Lease]:
         """Choose who waits longest for their callers, for `missing` bytes in all, or nobody."""
         oldest = self.clock() - max(GRACE_S, TIMES_AS_LONG * self._usual_s)
-        slow = [lease for lease in self._leases if lease.since is not None and lease.since < oldest]
+        slow = [
+            lease
+            for lease in self._leases
+            if lease.since is not None
+            and lease.since < oldest
+            and lease.since + self._stood_still_s(lease.since) < oldest
+        ]
         chosen: List[Lease] = []
         for lease in sorted(slow, key=lambda lease: lease.since or 0.0):
             if missing <= 0:

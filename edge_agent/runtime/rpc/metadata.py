@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Callable, Optional
 
 from edge_agent import protocol
-from edge_agent.errors import EdgeAgentError, InvalidRequest, Overloaded
+from edge_agent.errors import EdgeAgentError, FaultyPicture, InvalidRequest, Overloaded
 from edge_agent.runtime.rpc.call_context import CallContext, Metadata
 from edge_agent.types import Bitmap, Caller, Prediction, Priority, StageTimes
 
@@ -101,4 +101,6 @@ def of_error(error: BaseException) -> Metadata:
             (protocol.QUEUE_LENGTH, str(error.waiting)),
             (protocol.RETRY_AFTER_MS, str(max(1, round(1000 * error.retry_after_s)))),
         )
+    if isinstance(error, FaultyPicture):
+        return (name, (protocol.CAMERA_PROBLEMS, error.problems))
     return (name,)

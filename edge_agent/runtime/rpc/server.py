@@ -6,11 +6,10 @@ import grp
 import logging
 import os
 import pwd
-import socket
+import threading
 import time
-from contextlib import suppress
-from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from functools import partial
+from typing import Dict, List, Optional, Tuple
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -25,14 +24,21 @@ from edge_agent.runtime.rpc.admission import Admission, CallFigures
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads
 from edge_agent.runtime.rpc.roles import Role
 from edge_agent.runtime.rpc.servicer import Servicer
-from edge_agent.runtime.rpc.socket_file import claim, hand_over
-from edge_agent.runtime.system import memory
+from edge_agent.runtime.rpc.unix_socket import Access, UnixSocket, listen
+from edge_agent.runtime.system import descriptors, resources, tcp
 from edge_agent.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
 
-LEAST_MEMORY_BYTES = 512 * 1024 * 1024  # for calls: four of the largest messages that come in
+MIB = 1024 * 1024
+SERVICES = (
+    protocol.CONTRACT_SERVICE,
+    protocol.INSPECTOR_SERVICE,
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+)
 OWN = -1  # for chown(2): the agent's own user or group
+LOOK_EVERY_S = 1.0  # at the sockets' files
 FLUSH_S = 0.1  # for messages that are written to leave
 CALLS_AT_ONCE = 2048  # more than wait for all models together; beyond it gRPC refuses
 CALLS_PER_CONNECTION = 512  # beyond it a client's own library holds calls back
@@ -45,31 +51,25 @@ ONLY_PLAIN = 1 << 0  # the bit of "identity" among gRPC's compression algorithms
 KEEPALIVE_EVERY_S, KEEPALIVE_WITHIN_S = 60.0, 20.0  # pings, and their answers
 
 
-class SocketFile(NamedTuple):
-    """A socket's file as it was made; another one may lie in its place later."""
-
-    path: Path
-    device: int
-    inode: int
-
-
 class Server:
     """Serves on a Unix socket; when asked for, on TCP and on a socket for operators."""
 
     def __init__(self, settings: ServerSettings, detector: Detector, metrics: Metrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._threads = HandlerThreads(CALLS_AT_ONCE)
-        limit_bytes = 1024 * 1024 * settings.memory_mib if settings.memory_mib else _memory_share()
+        limit_bytes = MIB * settings.memory_mib if settings.memory_mib else _memory_share()
         self._admission = Admission(limit_bytes, settings.receive_within_s, settings.send_within_s)
         # A watcher that reads nothing then blocks its own thread only.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._shown: Dict[str, int] = {}
+        for service in SERVICES:
+            self._set_health(service, health_pb2.HealthCheckResponse.SERVING)
         self._servicer = Servicer(detector, metrics, self._threads, self._admission)
-        self._server = self._make(Role(settings, is_operator=False))
-        self._servers = [self._server]
-        if settings.operator_socket:
-            self._servers.append(self._make(Role(settings, is_operator=True)))
-        self._files: List[SocketFile] = []
+        self._sockets: List[UnixSocket] = []
+        self._tcp: Optional[grpc.Server] = None
+        self._stopping = threading.Event()
+        self._watch = threading.Thread(target=self._look_often, name="socket-watch", daemon=True)
 
     def listen(self) -> List[str]:
         """Take the addresses and return them; callers connect, and wait for `start`.
@@ -77,41 +77,46 @@ class Server:
         Raises InvalidConfiguration: what stands in the way.
         """
         settings = self._settings
-        credentials = _credentials(settings)
         addresses = [settings.socket]
+        mode = int(settings.socket_mode, 8)
+        owner, group = _owner(settings.socket_owner), _group(settings.socket_group)
         try:
-            owner, group = _owner(settings.socket_owner), _group(settings.socket_group)
-            mode = int(settings.socket_mode, 8)
-            self._listen_unix(self._server, settings.socket, owner, group, mode)
+            self._listen_unix(settings.socket, Access(owner, group, mode), is_operator=False)
             if settings.tcp:
-                for address in _tcp_addresses(settings.tcp, credentials is not None):
-                    _listen(self._server, address, credentials)
+                self._listen_tcp(settings.tcp)
                 addresses.append(settings.tcp)
             if settings.operator_socket:
                 group = _group(settings.operator_group) if settings.operator_group else OWN
-                mode = 0o660 if settings.operator_group else 0o600
-                self._listen_unix(self._servers[-1], settings.operator_socket, OWN, group, mode)
+                access = Access(OWN, group, 0o660 if settings.operator_group else 0o600)
+                self._listen_unix(settings.operator_socket, access, is_operator=True)
                 addresses.append(settings.operator_socket)
         except InvalidConfiguration:
-            self._remove_files()
+            for each in self._sockets:
+                each.end(0.0)
             raise
         return addresses
 
     def start(self) -> None:
-        """Answer calls."""
-        for server in self._servers:
-            server.start()
+        """Answer calls, and see to it that callers find the sockets."""
+        for each in (*self._sockets, *self._tcp_servers()):
+            each.start()
+        for unix in self._sockets:
+            self._metrics.has_socket(str(unix.path), listens=True)
         self._admission.start()
+        self._watch.start()
 
     def show(self, info: ModelInfo) -> None:
         """Report a model's state to the health service, under the model's name."""
+        if info.name in SERVICES:  # asked for by name, a service is meant
+            return
         kind = health_pb2.HealthCheckResponse
         serving = info.state is ModelState.RUNNING and info.inference_units > 0
         self._set_health(info.name, kind.SERVING if serving else kind.NOT_SERVING)
 
     def forget(self, name: str) -> None:
         """Report to the health service that a model was removed."""
-        self._set_health(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+        if name not in SERVICES:
+            self._set_health(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
 
     def calls(self) -> CallFigures:
         """Return what the calls hold, and how many were ended since the start."""
@@ -119,19 +124,22 @@ class Server:
 
     def stop(self, within_s: float) -> None:
         """Refuse new calls, let those in flight finish, remove the socket file."""
+        self._stopping.set()
+        self._watch.join()
         self._health.enter_graceful_shutdown()
-        for server in self._servers:
-            server.stop(within_s)
+        for each in (*self._sockets, *self._tcp_servers()):
+            each.stop(within_s)
         # Until watchers of the health are notified and the last call is counted.
         time.sleep(FLUSH_S)
         self._servicer.finish(within_s)
         # A client that stays connected would use up the whole time, with nothing left to finish.
-        for stopped in [server.stop(FLUSH_S) for server in self._servers]:
+        for stopped in [server.stop(FLUSH_S) for server in self._tcp_servers()]:
             stopped.wait()
+        for unix in self._sockets:
+            unix.end(FLUSH_S)
         self._admission.close()
-        self._remove_files()
 
-    def _make(self, role: Role) -> grpc.Server:
+    def _make(self, is_operator: bool) -> grpc.Server:
         server = grpc.server(
             self._threads,
             options=_options(self._settings),
@@ -139,32 +147,47 @@ class Server:
             maximum_concurrent_rpcs=CALLS_AT_ONCE,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        role = Role(self._settings, is_operator)
         server.add_generic_rpc_handlers((self._servicer.handler(role),))
-        ours = protocol.CONTRACT_SERVICE, protocol.INSPECTOR_SERVICE
-        services = (*ours, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(services, server)
+        reflection.enable_server_reflection(SERVICES, server)
         return server
 
-    def _listen_unix(
-        self, server: grpc.Server, address: str, owner: int, group: int, mode: int
-    ) -> None:
-        path = Path(address[len(protocol.UNIX_SCHEME) :])
-        claim(path)
-        before = os.umask(0o777 & ~mode)
-        try:
-            _listen(server, address, None)
-        finally:
-            os.umask(before)
-        hand_over(path, owner, group, mode)
-        facts = path.stat()
-        self._files.append(SocketFile(path, facts.st_dev, facts.st_ino))
+    def _listen_unix(self, address: str, access: Access, is_operator: bool) -> None:
+        # For good: what others may not connect to must not be open to them for a moment, and other
+        # threads make files too when the path is bound again.
+        os.umask(os.umask(0o077) | (0o222 & ~access.mode))
+        unix = UnixSocket(address, access, partial(self._make, is_operator))
+        self._sockets.append(unix)
+        unix.bind()
 
-    def _remove_files(self) -> None:
-        for file in self._files:
-            with suppress(OSError):  # gone already
-                facts = file.path.stat()
-                if (facts.st_dev, facts.st_ino) == (file.device, file.inode):
-                    file.path.unlink()
+    def _listen_tcp(self, address: str) -> None:
+        credentials = _credentials(self._settings)
+        self._tcp = self._make(is_operator=False)
+        for each in tcp.free_addresses(address):
+            listen(self._tcp, each, credentials)
+
+    def _tcp_servers(self) -> List[grpc.Server]:
+        return [self._tcp] if self._tcp else []
+
+    def _look_often(self) -> None:
+        while not self._stopping.wait(LOOK_EVERY_S):
+            try:
+                self._look()
+            except Exception:
+                log.exception("The sockets couldn't be looked at. The agent tries again.")
+
+    def _look(self) -> None:
+        """Restore the sockets whose file is gone or was replaced."""
+        kind = health_pb2.HealthCheckResponse
+        lost = [unix for unix in self._sockets if not unix.has_file()]
+        for unix in lost:
+            self._set_health("", kind.NOT_SERVING)
+            self._metrics.has_socket(str(unix.path), listens=False)
+            if unix.restore():
+                self._metrics.has_socket(str(unix.path), listens=True)
+                self._metrics.socket_restored(str(unix.path))
+        if lost and all(unix.has_file() for unix in self._sockets):
+            self._set_health("", kind.SERVING)
 
     def _set_health(self, name: str, status: int) -> None:
         """Watchers are notified of changes only, as in the health protocol."""
@@ -173,26 +196,17 @@ class Server:
             self._health.set(name, status)
 
 
-def _listen(
-    server: grpc.Server, address: str, credentials: Optional[grpc.ServerCredentials]
-) -> None:
-    try:
-        if credentials is None:
-            server.add_insecure_port(address)
-        else:
-            server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise InvalidConfiguration(f"Can't listen on {address}: {error}") from None
-
-
 def _memory_share() -> int:
     """Return the bytes that calls may hold together where no setting says it."""
-    return max(LEAST_MEMORY_BYTES, memory.usable_bytes() // 4)
+    usable = resources.memory_bytes()
+    # Where memory is short, more than a quarter: four of the largest messages come in, or two.
+    return max(256 * MIB, min(512 * MIB, usable // 2), usable // 4)
 
 
 def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
     """Return gRPC's limits; https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
     version = tuple(int(part) for part in grpc.__version__.split(".")[:2])
+    addresses = 1 + 2 * (settings.tcp is not None) + (settings.operator_socket is not None)
     plain = [("grpc.compression_enabled_algorithms_bitset", ONLY_PLAIN)]
     return [
         *(plain if version < INFLATES_BOUNDED else ()),
@@ -206,6 +220,8 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
         ("grpc.server.max_pending_requests", CALLS_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * CALLS_PENDING),
         ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_WITHIN_S)),
+        # Of each address; one more is closed at once.
+        ("grpc.max_allowed_incoming_connections", descriptors.for_connections() // addresses),
         ("grpc.max_connection_idle_ms", int(1000 * settings.connection_idle_s)),
         ("grpc.keepalive_time_ms", int(1000 * KEEPALIVE_EVERY_S)),
         ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_WITHIN_S)),
@@ -230,23 +246,6 @@ def _group(name: str) -> int:
                 f"server.socket_group: this system has no group {name}"
             ) from None
         return OWN
-
-
-def _tcp_addresses(address: str, is_encrypted: bool) -> Tuple[str, ...]:
-    """Return where to listen: in plaintext on loopback, whatever "localhost" is resolved to."""
-    host, _, port = address.rpartition(":")
-    if is_encrypted or host.strip("[]") != "localhost":
-        return (address,)
-    return (f"127.0.0.1:{port}", f"[::1]:{port}") if _has_ipv6() else (f"127.0.0.1:{port}",)
-
-
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 def _credentials(settings: ServerSettings) -> Optional[grpc.ServerCredentials]:

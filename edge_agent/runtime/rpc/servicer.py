@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Dict, Iterator, Optional
@@ -23,6 +22,7 @@ from edge_agent.runtime.rpc.frame_stream import FrameStream
 from edge_agent.runtime.rpc.handler_threads import HandlerThreads, waited_s
 from edge_agent.runtime.rpc.memory_budget import Lease
 from edge_agent.runtime.rpc.roles import Role
+from edge_agent.runtime.system import stalls
 from edge_agent.types import FrameRequest
 from edge_agent.wire import edge_agent_pb2 as wire
 
@@ -166,7 +166,7 @@ class Servicer:
     def _end_silent_stream(self) -> None:
         """Cancel the stream that has been silent for longest, if it is longer than SILENT_S."""
         silent = min(self._streams, key=lambda stream: stream.received_s)
-        if time.monotonic() - silent.received_s > SILENT_S:
+        if stalls.ran_s(silent.received_s) > SILENT_S:
             del self._streams[silent]
             silent.cancel()
 

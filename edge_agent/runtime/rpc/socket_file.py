@@ -12,9 +12,9 @@ import pwd
 import socket
 import stat
 import struct
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.logs import printable
@@ -50,9 +50,7 @@ def claim(path: Path) -> None:
 
     Raises InvalidConfiguration, which names who or what is there.
     """
-    if not path.parent.is_dir():
-        raise InvalidConfiguration(f"Socket {path}: its folder doesn't exist; create it first.")
-    _look_at_folder(path.parent)
+    _look_at_folder(path)
     try:
         facts = path.lstat()
     except FileNotFoundError:
@@ -99,6 +97,27 @@ def hand_over(path: Path, owner: int, group: int, mode: int) -> None:
         )
     finally:
         os.close(file)
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Keep what lies at `path` while a server of gRPC ends that has listened there.
+
+    gRPC then removes whatever socket it finds at the path, be it another agent's.
+    """
+    spare = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        os.link(path, spare, follow_symlinks=False)
+    except OSError:  # nothing there, or a folder, or another user's: nothing to lose
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it wasn't removed, or another one lies there already
+            os.link(spare, path, follow_symlinks=False)
+        with suppress(OSError):
+            spare.unlink()
 
 
 def user(uid: int) -> str:
@@ -180,17 +199,46 @@ def _peer(probe: socket.socket) -> Peer:
     return Peer(pid, uid)
 
 
-def _look_at_folder(folder: Path) -> None:
-    """Warn where others may put another socket into the place of the agent's."""
-    facts = folder.stat()
+def _look_at_folder(path: Path) -> None:
+    """Refuse a folder the agent can't use; warn where others may replace the agent's socket."""
+    folder = path.parent
+    try:
+        facts = folder.stat()
+    except FileNotFoundError:
+        raise InvalidConfiguration(
+            f"Socket {path}: its folder doesn't exist; create it first."
+        ) from None
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"Socket {path}: its folder can't be reached by {user(os.geteuid())} "
+            f"({error.strerror}); correct that, {ELSEWHERE}."
+        ) from None
+    if not stat.S_ISDIR(facts.st_mode):
+        raise InvalidConfiguration(
+            f"Socket {path}: {folder} is {_kind(facts.st_mode)} and must be a folder; correct "
+            "server.socket."
+        )
+    _look_at_rights(path, folder, facts)
+
+
+def _look_at_rights(path: Path, folder: Path, facts: os.stat_result) -> None:
+    shown = f"{folder} (of {user(facts.st_uid)}, mode {stat.S_IMODE(facts.st_mode):04o})"
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise InvalidConfiguration(
+            f"Socket {path}: {folder} is on a file system that is mounted read-only; set "
+            "server.socket to a folder that can be written, such as /run/edge-agent."
+        )
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise InvalidConfiguration(
+            f"Socket {path}: {user(os.geteuid())} may not make files in {shown}. Give the agent's "
+            f"user that right, {ELSEWHERE}."
+        )
     is_sticky = bool(facts.st_mode & stat.S_ISVTX)
     if facts.st_uid not in (0, os.geteuid()) or (facts.st_mode & 0o002 and not is_sticky):
         log.warning(
-            "Others than the agent may replace sockets in %s (of %s, mode %04o), and clients would "
-            "talk to theirs: chmod o-w it, %s.",
-            folder,
-            user(facts.st_uid),
-            stat.S_IMODE(facts.st_mode),
+            "Others than the agent may replace sockets in %s, and clients would talk to theirs: "
+            "chmod o-w it, %s.",
+            shown,
             ELSEWHERE,
         )
 

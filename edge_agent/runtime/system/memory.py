@@ -1,52 +1,22 @@
-"""How much memory there is, and whether a model fits; sources: proc(5), cgroups v2."""
+"""Whether a model fits into memory, and what the heap keeps of what was freed."""
 
 from __future__ import annotations
 
 import ctypes
-import mmap
-import os
-from contextlib import suppress
-from pathlib import Path
 from typing import Optional
 
 from edge_agent.errors import OutOfMemory
+from edge_agent.runtime.system import resources
 
 MIB = 1024 * 1024
 _ENGINE_BYTES = 48 * MIB  # an engine's library and its smallest buffers
-_CGROUP = Path("/sys/fs/cgroup")
-
-
-def resident_bytes() -> int:
-    """Return this process's resident set."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
-
-
-def usable_bytes() -> int:
-    """Return what this process may use in all: of the machine, or of its cgroup if that is less."""
-    total = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # v2, v1
-        with suppress(OSError, ValueError):
-            total = min(total, int((_CGROUP / name).read_text()))
-    return total
-
-
-def available_bytes() -> int:
-    """Return what this process may still take: of the machine, or of its cgroup if that is less."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    machine = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        current = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):
-        return machine
-    return machine if limit == "max" else min(machine, int(limit) - current)
 
 
 def free_bytes(limit_mib: Optional[int]) -> int:
     """Return what this process may still take within `limit_mib`, its own; not below 0."""
-    free = available_bytes()
+    free = resources.available_bytes()
     if limit_mib is not None:
-        free = min(free, limit_mib * MIB - resident_bytes())
+        free = min(free, limit_mib * MIB - resources.resident_bytes())
     return max(free, 0)
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable
 
@@ -156,7 +157,12 @@ def _change_mode(opened: int, name: str, mode: int) -> None:
     try:
         os.fchmod(opened, mode)
     except OSError as error:  # read-only, or FAT
-        log.warning("%s stays open to other users: its mode can't be changed (%s).", name, error)
+        _warn(name, str(error.strerror))
+
+
+@lru_cache(maxsize=256)  # each once: a folder is tried again and again
+def _warn(name: str, why: str) -> None:
+    log.warning("%s stays open to other users: its mode can't be changed (%s).", name, why)
 
 
 def _refuse(setting: str, folder: Path, why: str) -> None:

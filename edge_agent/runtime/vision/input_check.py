@@ -1,14 +1,15 @@
 """Tells pictures of parts from faults of the camera.
 
-What is usual for a model is what its training saw (`manifest.Statistics`, of its normal images).
-The limits leave room for defects, which change little of a picture's light, and for slow drift.
+What is usual for a model is what its training saw (`manifest.Statistics`, of its normal images),
+and what its golden samples show. The limits leave room for defects, which change little of a
+picture's light, and for slow drift.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
 from edge_agent.manifest import Statistics
 from edge_agent.runtime.vision.light import Light
@@ -25,6 +26,8 @@ BEYOND_LEVELS = 12.0
 NEARLY_LEVELS = 16.0
 
 BLANK_CONTRAST = 2.0  # levels of deviation; uneven light alone makes more
+NOISY_CONTRAST = 3.0  # the same where all is noise
+POINTS_CONTRAST = 7.0  # of three bright pixels in the smallest frame; a scratch makes more
 
 # What a Gaussian blur of half a pixel leaves, at model size; verdicts fail by one pixel.
 BLURRED_SHARE = 1 / 3
@@ -36,13 +39,18 @@ MOST_CAMERAS = 1024  # those seen last
 class InputCheck:
     """Judges the light of one model's frames; may be used by any thread."""
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, statistics: Statistics, golden: Sequence[Light] = ()) -> None:
+        """`golden`: of the pictures of the model's golden samples."""
         usual = statistics.brightness
         self._lowest, self._highest = usual or (255.0, 0.0)  # nothing is usual
+        self._knows_brightness = usual is not None
         span = self._highest - self._lowest
         self._margin = BEYOND_LEVELS + BEYOND_SPAN * span if usual else 255.0
         self._knows_sharpness = statistics.sharpness is not None
         self._least_sharp = BLURRED_SHARE * (statistics.sharpness or (0.0, 0.0))[0]
+        # Sheets without a mark are blank when they are good.
+        self._may_be_blank = any(map(_is_blank, golden)) if golden else self._knows_sharpness
+        self._may_be_one_line = not golden or any(light.is_one_line for light in golden)
         self._rows: OrderedDict[str, Tuple[int, int]] = OrderedDict()  # camera: digest, length
         self._lock = threading.Lock()
 
@@ -52,7 +60,8 @@ class InputCheck:
             return (CameraProblem.BLACK,)
         problems = self._wrong_exposure(light)
         is_soft = light.sharpness < self._least_sharp
-        if light.contrast < BLANK_CONTRAST and (is_soft or not self._knows_sharpness):
+        is_one_line = light.is_one_line and not self._may_be_one_line
+        if is_one_line or (_is_blank(light) and (is_soft or not self._may_be_blank)):
             return (*problems, CameraProblem.BLANK)  # where equal pictures prove nothing
         if is_soft and not problems:  # edges are lower in the wrong light anyway
             problems.append(CameraProblem.BLURRED)
@@ -62,6 +71,9 @@ class InputCheck:
 
     def _wrong_exposure(self, light: Light) -> List[CameraProblem]:
         level, spread = light.brightness, light.contrast
+        shows_parts = spread >= (POINTS_CONTRAST if light.is_noise else BLANK_CONTRAST)
+        if shows_parts and not self._knows_brightness:
+            return []  # for all that is known, they lie on a dark or bright field
         nearly_black = level + spread < NEARLY_LEVELS and level < self._lowest
         if nearly_black or level < self._lowest - self._margin:
             return [CameraProblem.DARK]
@@ -78,3 +90,8 @@ class InputCheck:
             if len(self._rows) > MOST_CAMERAS:
                 self._rows.popitem(last=False)
         return length
+
+
+def _is_blank(light: Light) -> bool:
+    """Whether there is no structure in a picture, but perhaps noise."""
+    return light.contrast < (NOISY_CONTRAST if light.is_noise else BLANK_CONTRAST)

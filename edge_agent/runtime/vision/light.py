@@ -16,17 +16,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+NOISE_SHARPNESS = 5.0  # times the square of the contrast
+
+
 @dataclass(frozen=True)
 class Light:
     """Luma (0 to 255) of a picture at model size: mean, standard deviation, and how sharp.
 
     `sharpness` is the variance of the Laplacian; `digest` is equal for equal pictures only.
+    `is_one_line`: every line is the same.
     """
 
     brightness: float
     contrast: float
     sharpness: float
     digest: int
+    is_one_line: bool = False
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether neighbouring pixels have nothing in common: noise, or lone bright pixels.
+
+        The sharpness of such is 20 times the square of the contrast, of pictures of parts at most
+        once (six sets); half a pixel of blur, a sensor's colour filter or JPEG leave 5 to 15.
+        """
+        return self.sharpness >= NOISE_SHARPNESS * self.contrast**2
 
 
 def measure(pixels: NDArray[np.uint8]) -> Light:
@@ -41,4 +55,6 @@ def measure(pixels: NDArray[np.uint8]) -> Light:
         contrast=float(deviation[0, 0]),
         sharpness=max(0.0, squares - cv2.mean(edges)[0] ** 2),
         digest=zlib.crc32(luma),
+        # nearly always the first comparison says no
+        is_one_line=luma[0].tobytes() == luma[-1].tobytes() and bool((luma == luma[0]).all()),
     )

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
 import cv2
 import numpy as np
+
+from edge_agent.runtime.vision.picture_headers import JPEG_END, PictureHeader, read_header
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Pixels = NDArray[np.uint8]
+    Samples = NDArray[np.unsignedinteger]
 
+MOST_PIXELS = 1 << 27  # of a picture that is decoded: 400 MB of memory
+JPEG_BLOCK, JPEG_GREY = 8, 128  # what is missing in a JPEG is decoded as blocks of this grey
+FILLER = bytes(range(1, 250))  # stands for what may be missing
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 EIGHT_BITS_RGB = (8, 2)  # bit depth and colour type
+SAME_FORMAT = {".jfif": ".jpg"}
 THUMBNAIL_WIDTH = 640
 THUMBNAIL_QUALITY = 80
 SHRINK = 0.8  # by so much at least from one try to the next
@@ -47,9 +54,63 @@ def read_png(file: bytes, width: int, height: int) -> Pixels:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
+def decode(content: bytes) -> Samples:
+    """Decode the bytes of an image file into RGB (height, width, 3), uint8 or uint16 as stored.
+
+    Upright as its EXIF data say, the first picture where there are several, without transparency.
+    Raises ValueError: why it can't be used, in few words.
+    """
+    header = read_header(content)
+    if header.width * header.height > MOST_PIXELS:
+        raise ValueError(
+            f"it is {header.width}x{header.height} pixels by its header; "
+            f"expected at most {MOST_PIXELS // 10**6} million"
+        )
+    if not header.is_complete:
+        raise ValueError(f"it is cut short or damaged: a part of the {header.format} is missing")
+    picture = _decoded(content, header)
+    if picture is None or picture.dtype not in (np.uint8, np.uint16):
+        what = "damaged, or of a kind" if picture is None else f"made of {picture.dtype} values"
+        raise ValueError(
+            f"it can't be read as an image: the {header.format} is {what} that isn't supported; "
+            "expected 8 or 16 bits a channel"
+        )
+    if header.format == "JPEG" and _ends_early(content, picture, header):
+        raise ValueError("it is cut short: the end of the JPEG's data is missing")
+    return np.ascontiguousarray(picture[:, :, ::-1])
+
+
+def _decoded(content: bytes, header: PictureHeader) -> Optional[Samples]:
+    """Return the picture as OpenCV has it: blue first; None when that can't be done."""
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if header.bits > 8 else 0)
+    try:
+        picture: Optional[Samples] = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        return None
+    return picture
+
+
+def _ends_early(content: bytes, picture: Samples, header: PictureHeader) -> bool:
+    """Whether a JPEG that ends in grey would show something else if its data went on."""
+    if (picture[-JPEG_BLOCK:, -JPEG_BLOCK:] != JPEG_GREY).any():
+        return False
+    end = content.rfind(JPEG_END)
+    longer = _decoded(content[:end] + FILLER + content[end:], header)
+    return longer is None or bool((longer != picture).any())
+
+
 def jpeg(picture: Pixels, quality: int) -> bytes:
     """Encode with loss; quality 1 to 100."""
     return _encode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))
+
+
+def encode(suffix: str, picture: Pixels) -> bytes:
+    """Encode as a file's ending says, such as ".tif". Raises ValueError for an unknown one."""
+    kind = SAME_FORMAT.get(suffix, suffix)
+    try:
+        return _encode(kind, picture)
+    except cv2.error:
+        raise ValueError(f"{suffix!r} is no known ending of image files") from None
 
 
 def thumbnail(file: bytes, limit_bytes: int) -> bytes:

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Callable, Deque, Dict, List, Optional, Tuple
 
 from edge_agent.errors import InvalidFrame, OutOfDescriptors, OutOfMemory
 from edge_agent.protocol import LARGEST_FRAME_BYTES
-from edge_agent.runtime.system import descriptors
 from edge_agent.runtime.vision.bus_guard import GuardedMapping
 from edge_agent.runtime.vision.segment_access import SegmentAccess
 from edge_agent.types import SharedMemoryHandle
@@ -218,8 +217,7 @@ def _open(name: str, writable: bool) -> int:
     # O_NONBLOCK: a FIFO put in the folder must not hold us; O_NOFOLLOW: nor a link lead us out.
     flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        with descriptors.RESERVE.lent():
-            return os.open(_path(name), flags | (os.O_RDWR if writable else os.O_RDONLY))
+        return os.open(_path(name), flags | (os.O_RDWR if writable else os.O_RDONLY))
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise OutOfDescriptors(

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from contextlib import suppress
-from typing import Any, BinaryIO, Dict, Optional, Protocol
+from typing import Any, BinaryIO, Dict, Mapping, Optional, Protocol
 
 from tests.fakes.nucleus.frames import Frame, Header, decode, encode, size_of
 
@@ -21,7 +21,7 @@ class Nucleus(Protocol):
     kind: str
     largest_frame: int
 
-    def connected(self, connection: Connection, token: str) -> bool: ...
+    def connected(self, connection: Connection, identity: Mapping[str, str]) -> bool: ...
 
     def asked(self, connection: Connection, stream: int, operation: str, request: Any) -> None: ...
 
@@ -74,7 +74,7 @@ class Connection:
     def _take(self, headers: Dict[str, Any], payload: bytes) -> bool:
         """Handle a frame; False when the connection is to be closed."""
         if headers[":message-type"] == CONNECT:
-            return self._nucleus.connected(self, json.loads(payload)["authToken"])
+            return self._nucleus.connected(self, json.loads(payload))
         stream = headers[":stream-id"]
         if headers[":message-flags"] & TERMINATE:
             self._nucleus.ended(self, stream)

@@ -52,8 +52,8 @@ def test_it_installs_and_runs_on_both_architectures() -> None:
         assert manifest["Platform"]["runtime"] == "*"
         assert manifest["Lifecycle"] == {
             "install": {
-                "Script": f'exec python3 "{{artifacts:decompressedPath}}/{file}/install.py" '
-                '--work "{work:path}"',
+                "Script": f'exec env PYTHONPATH="{{artifacts:decompressedPath}}/{file}:'
+                f'{{artifacts:path}}/{file}.zip" python3 -m install --work "{{work:path}}"',
                 "Timeout": 900,
             },
             "run": {
@@ -134,6 +134,15 @@ def test_permissions_follow_from_the_topics(settings: Dict[str, Any], policies: 
     assert all(name.startswith("plant.Agent:") for name in asked)
 
 
+def test_the_merge_on_the_page_allows_the_topic_that_it_sets() -> None:
+    page = (PROJECT / "docs" / "greengrass.md").read_text()
+    blocks = re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (merge,) = [json.loads(block)[AGENT]["merge"] for block in blocks if '"merge"' in block]
+
+    made = access_control(read(ResultsSettings, {"folder": "results", **merge["results"]}), AGENT)
+    assert merge["accessControl"].items() <= made.items()
+
+
 def test_component_metrics_are_asked_for_under_the_originals_name_only() -> None:
     (service,) = access_control(ResultsSettings(), AGENT)
 
@@ -197,7 +206,7 @@ def test_scripts_that_lite_cuts_off_fail_instead_of_doing_half(tmp_path: Path) -
         for script in cut
     ]
 
-    assert done == [2, 2, 2, 2]
+    assert done == [2, 2, 2, 2, 2]
 
 
 def test_in_a_container_one_program_runs_and_nothing_is_installed(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Dict, List
 
 import pytest
 
+from edge_agent.packaging.archive import write_zip
 from tests.packaging.agent import tiny_agent
 from tests.packaging.agent.tiny_agent import component, environment, install, refusal, start
 
@@ -35,9 +37,10 @@ def _work(tmp_path: Path) -> Path:
 
 @pytest.fixture(name="old", scope="module")
 def _old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work folder whose current version is, and stays, 1.0.0."""
+    """A work folder whose current version is, and stays, 1.0.0; made from within the zip."""
     folder = tmp_path_factory.mktemp("old")
-    install(component(folder, "1.0.0"), folder / "work")
+    component(folder, "1.0.0")
+    install(folder / "1.0.0.zip", folder / "work")
     return folder / "work"
 
 
@@ -105,6 +108,25 @@ def test_a_damaged_wheel_is_refused_and_the_old_version_stays(
 
     assert sentence.startswith("Can't install: onnxruntime-1.0-py3-none-any.whl is")
     assert "deploy it again" in sentence
+    assert tiny_agent.version(old) == "edge-agent 1.0.0"
+
+
+@pytest.mark.parametrize("member", ["wheels/onnxruntime-1.0-py3-none-any.whl.xz", "wheels.json"])
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_damaged_zip_is_refused_and_the_old_version_stays(
+    tmp_path: Path, old: Path, member: str, damage: str
+) -> None:
+    component(tmp_path, "2.0.0")
+    update = tmp_path / "2.0.0.zip"
+    with zipfile.ZipFile(update) as whole:
+        members = {info: whole.read(info) for info in whole.namelist()}
+    content = members.pop(member)
+    if damage == "missing":
+        write_zip(update, members.items())
+    else:
+        update.write_bytes(update.read_bytes().replace(content[:40], content[:39] + b"?"))
+
+    assert f"{Path(member).name.replace('.xz', '')} is damaged" in refusal(update, old)
     assert tiny_agent.version(old) == "edge-agent 1.0.0"
 
 

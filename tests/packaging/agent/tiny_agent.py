@@ -53,7 +53,7 @@ def wheels(folder: Path, version: str) -> List[Path]:
 def component(
     folder: Path, version: str, python: str = PYTHON, index: bool = False, jetson: bool = False
 ) -> Path:
-    """The unpacked artifact, whose install.py is what the nucleus runs."""
+    """The unpacked artifact, whose `install` is what the nucleus runs; its zip lies beside it."""
     own, *others = wheels(folder / f"wheels-{version}", version)
     facts = {
         "name": "plant.Agent", "version": version, "agent": own.name, "extras": "[cpu]",
@@ -74,12 +74,13 @@ def environment(**more: str) -> Dict[str, str]:
     }  # fmt: skip
 
 
-def start(folder: Path, work: Path, env: Optional[Dict[str, str]] = None) -> subprocess.Popen[str]:
-    """Start the component's install phase."""
+def start(place: Path, work: Path, env: Optional[Dict[str, str]] = None) -> subprocess.Popen[str]:
+    """Start the component's install phase, as the recipe does, from its folder or its zip."""
     work.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [BASE, str(folder / "install.py"), "--work", f"{work}/"],
-        env=env or environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [BASE, "-m", "install", "--work", f"{work}/"], cwd=work,
+        env={**(env or environment()), "PYTHONPATH": str(place)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 

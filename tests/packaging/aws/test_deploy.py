@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
 from pathlib import Path
 from typing import Any, Dict
 
@@ -348,7 +350,94 @@ def test_a_file_that_is_no_request_is_refused(
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("merge", [{"a": 1}, "[]", "{"])
+def shouted(value: Any) -> Any:
+    """The same with keys as CloudFormation writes them, but for names."""
+    if isinstance(value, list):
+        return [shouted(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key if "." in key or key == "line" else key[0].upper() + key[1:]: shouted(entry)
+        for key, entry in value.items()
+    }
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_file_may_have_keys_of_any_case_and_settings_as_an_object(
+    cloud: Cloud, tmp_path: Path, capsys: pytest.CaptureFixture[str], as_text: bool
+) -> None:
+    settings = {"Topic": "line4", "Nested": {"ÄÖ": [1]}}
+    update = {"merge": json.dumps(settings) if as_text else settings, "reset": ["/a"]}
+    given = {"componentVersion": "1.0.0-beta.1+5", "configurationUpdate": update}
+    component = {**given, "runWith": {"posixUser": "a:b", "windowsUser": None}}
+    file = tmp_path / "deployment.json"
+    deployment = {**CURRENT, "components": {"plant.Bolts": component}, "targetArn": GROUP}
+    file.write_bytes(json.dumps(shouted(deployment)).encode("utf-8-sig"))
+    cloud.deployed(GROUP, None)
+
+    assert main(["deploy", "--from", str(file), "--dry-run"]) == 0
+
+    request = json.loads(capsys.readouterr().out)
+    made = request["components"]["plant.Bolts"]
+    merge = json.loads(made["configurationUpdate"].pop("merge"))
+    assert merge == (settings if as_text else shouted(settings))
+    assert made == {
+        "componentVersion": "1.0.0-beta.1+5", "configurationUpdate": {"reset": ["/a"]},
+        "runWith": {"posixUser": "a:b"},
+    }  # fmt: skip
+    assert request["deploymentPolicies"] == CURRENT["deploymentPolicies"]
+    assert request["iotJobConfiguration"] == CURRENT["iotJobConfiguration"]
+
+
+def test_a_key_that_stands_there_twice_is_refused_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "deployment.json"
+    file.write_text('{"components": {"a": {"componentVersion": "1", "ComponentVersion": "2"}}}')
+
+    assert main(["deploy", "--from", str(file), "--target-arn", THING, "--dry-run"]) == 2
+    assert f"{file}: components.a.componentVersion stands there twice" in capsys.readouterr().err
+
+
+def test_a_dry_run_names_all_that_aws_would_refuse(
+    cloud: Cloud, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = {"componentVersion": "one", "runWith": {"user": "root"}}
+    file = tmp_path / "deployment.json"
+    file.write_text(json.dumps({"components": {"plant.Bolts": wrong}, "tags": {"line": 4}}))
+    cloud.deployed(THING, None)
+
+    assert deploy("--from", file, "--dry-run") == 2
+    error = capsys.readouterr().err
+    for place in (".componentVersion must be", ".runWith.user is an unknown", "tags.line must be"):
+        assert place in error
+
+
+@pytest.mark.parametrize("missing", ["credentials", "region", "network", "boto3"])
+def test_a_dry_run_needs_no_account_and_no_network(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if missing == "credentials":
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            monkeypatch.delenv(name)
+    if missing == "region":
+        monkeypatch.delenv("AWS_DEFAULT_REGION")
+    if missing == "boto3":
+        for name in ("boto3", "botocore"):
+            monkeypatch.setitem(sys.modules, name, None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and doesn't listen
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        assert deploy("--component", "plant.Bolts=1.0.0", "--dry-run") == 0
+
+    shown = capsys.readouterr()
+    target = "arn:aws:iot:REGION:ACCOUNT:thing/edge-1"
+    assert json.loads(shown.out) == {"targetArn": target, "components": BOLTS}
+    assert shown.err.startswith(f"To {target}:\n  + plant.Bolts 1.0.0\nWhat is deployed there now")
+    assert "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize("merge", [["a"], "[]", "{"])
 def test_a_merge_that_is_no_object_as_text_is_refused(
     cloud: Cloud, tmp_path: Path, capsys: pytest.CaptureFixture[str], merge: Any
 ) -> None:
@@ -367,7 +456,7 @@ def test_what_the_service_model_forbids_is_a_sentence(
     cloud: Cloud, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "deployment.json"
-    wrong = {"componentVersion": "1.0.0", "configurationUpdate": {"merge": {"a": 1}}}
+    wrong = {"componentVersion": "1.0.0", "configurationUpdate": {"merge": 5}}
     file.write_text(json.dumps({"components": {"plant.Bolts": wrong}}))
     cloud.deployed(THING, None)
     cloud.greengrass.add_response("create_deployment", {})

@@ -8,6 +8,9 @@ from typing import Any, Dict
 
 import pytest
 
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.packaging.migrate.migrate_command import migrate
+from edge_agent.packaging.migrate.migration import Migration
 from edge_agent.packaging.recipe import AGENT, AGENT_VERSIONS
 from tests.packaging.migrate.originals import (
     SECRET,
@@ -58,9 +61,10 @@ def test_a_dependency_that_takes_ours_is_kept(requirement: str, tmp_path: Path) 
     )
 
     assert recipe_of(migration)["ComponentDependencies"] == {
-        AGENT: {"VersionRequirement": requirement, "DependencyType": "HARD"}
+        AGENT: {"VersionRequirement": requirement, "DependencyType": "SOFT"}
     }
     assert "includes our agent" in said(migration, AGENT)
+    assert "is SOFT now" in said(migration, AGENT)  # lite stops what depends HARD, for good
 
 
 @pytest.mark.parametrize("requirement", ["1.1.1", "=1.1.1", "~1.1.0", "<1.2.0", "0.1.x"])
@@ -260,7 +264,7 @@ def test_a_question_mark_in_a_policy_is_escaped(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"ComponentType": "aws.greengrass.lambda"}, "type aws.greengrass.generic"),
-        ({"Lifecycle": {"run": "a"}}, "a Lifecycle in each manifest"),
+        ({"ComponentType": "aws.greengrass.plugin"}, "type aws.greengrass.generic"),
         ({"ComponentVersion": "1.0"}, "isn't a version such as"),
         ({"RecipeFormatVersion": "2019-01-01"}, "RecipeFormatVersion"),
     ],
@@ -283,3 +287,169 @@ def test_unknown_keys_are_named_and_no_value_is(tmp_path: Path) -> None:
     assert "plant.Camera Password" in [thing for thing, _ in found(migration, "person")]
     assert "URI" in said(migration, "plant.Camera")
     assert SECRET not in str(migration.to_json())
+
+
+@pytest.mark.parametrize("empty", [{}, None, [], ""])
+@pytest.mark.parametrize("key", ["Lifecycle", "lifecycle"])
+def test_an_empty_lifecycle_beside_the_manifests_says_nothing(
+    empty: Any, key: str, tmp_path: Path
+) -> None:
+    migration = migrated(tmp_path, client(**{key: empty}))
+
+    assert not migration.needs_a_person
+    assert recipe_of(migration)["Manifests"][0]["Lifecycle"].keys() == {"run"}
+
+
+STEPS = {"Run": {"script": "program --fast"}, "Install": "true"}
+
+
+@pytest.mark.parametrize(
+    "common",
+    [
+        STEPS,
+        {"line": STEPS, "all": {"Run": "other"}},
+        {"other": {"Run": "other"}, "all": STEPS},
+        {"Run": {"line": "program --fast", "other": "other"}, "install": {"all": "true"}},
+        {"Run": {"script": {"line": "program --fast", "all": "other"}}, "Install": "true"},
+    ],
+)
+def test_a_lifecycle_of_the_whole_recipe_goes_into_the_manifests_that_select_it(
+    common: Dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = with_lifecycle({}, Lifecycle=common)
+    (first,) = recipe["Manifests"]
+    other = {"Selections": ["other"], "Lifecycle": {"run": "itself"}, "Platform": {"os": "linux"}}
+    recipe["Manifests"] = [{**first, "Selections": ["line"]}, other]
+
+    migration = migrated(tmp_path, recipe)
+
+    ours = recipe_of(migration)["Manifests"]
+    assert ours[0]["Lifecycle"] == {
+        "install": {"Script": "exec true", "Timeout": 120},
+        "run": {"Script": "exec program --fast"},
+    }
+    assert ours[1]["Lifecycle"] == {"run": {"Script": "exec itself"}}
+    assert "part of the recipe's Lifecycle" in said(migration, "plant.Camera Manifests.0")
+
+
+@pytest.mark.parametrize("image", ["python:3.9", "public.ecr.aws/a/b:1", "DOCKER:registry:5000/a"])
+def test_an_image_is_left_to_docker(image: str, tmp_path: Path) -> None:
+    uri = image if image.startswith("DOCKER:") else f"docker:{image}"
+    recipe = with_lifecycle({"run": "docker run --rm a"})
+    recipe["Manifests"][0]["Artifacts"].append({"Uri": uri})
+    recipe["ComponentDependencies"]["aws.greengrass.DockerApplicationManager"] = None
+
+    migration = migrated(tmp_path, recipe)
+
+    assert not migration.needs_a_person
+    ours = recipe_of(migration)
+    assert [one["URI"] for one in ours["Manifests"][0]["Artifacts"]] == ["s3://plant/camera.py"]
+    assert list(ours["ComponentDependencies"]) == [AGENT]
+    assert "docker run fetches" in said(migration, "plant.Camera Manifests.0.Artifacts.1")
+
+
+def test_an_image_that_needs_a_login_and_a_file_that_gdk_places_need_a_person(
+    tmp_path: Path,
+) -> None:
+    recipe = client()
+    recipe["Manifests"][0]["Artifacts"] = [
+        {"URI": "docker:123456789012.dkr.ecr.eu-west-1.amazonaws.com/camera:1"},
+        {"URI": "s3://BUCKET_NAME/plant.Camera/1.0.3/camera.py"},
+        {"URI": "S3://plant/b.py"},
+    ]
+
+    migration = migrated(tmp_path, recipe)
+
+    assert [message.split()[0] for _, message in found(migration, "person")] == ["Left", "Copy"]
+    assert [one["URI"] for one in recipe_of(migration)["Manifests"][0]["Artifacts"]] == [
+        "s3://BUCKET_NAME/plant.Camera/1.0.4/camera.py",
+        "s3://plant/b.py",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("greengrass:UNIQUE/camera.py", "Manifests.0.Artifacts.0: URI begins with greengrass:;"),
+        ("https://plant/camera.py", "URI begins with https:; both nuclei need s3://BUCKET/FILE"),
+        ("camera.py", "URI has no scheme"),
+        (None, "URI is missing"),
+        ("s3://plant", "URI begins with s3:"),
+    ],
+)
+def test_a_file_that_a_nucleus_cant_fetch_is_named(uri: Any, sentence: str, tmp_path: Path) -> None:
+    recipe = client()
+    recipe["Manifests"][0]["Artifacts"] = [{"URI": uri}]
+
+    assert sentence in said(migrated(tmp_path, recipe), "plant.Camera")
+
+
+def test_all_that_must_be_changed_is_told_at_once(tmp_path: Path) -> None:
+    recipe = with_lifecycle(
+        {"Startup": "a", "Install": {"Script": ["b"]}, "Run": {"Script": "c", "Setenv": "D=1"}},
+        ComponentVersion="latest",
+        ComponentType="aws.greengrass.lambda",
+        ComponentDescription="d" * 257,
+        ComponentDependencies={
+            AGENT: {"VersionRequirement": "newest"},
+            "plant.Other": {"DependencyType": "FIRM"},
+        },
+    )
+    recipe["Manifests"][0]["Artifacts"] = [{"URI": "https://plant/camera.py"}]
+
+    migration = migrated(tmp_path, recipe)
+
+    assert not migration.files
+    message = said(migration, "plant.Camera")
+    for place in (
+        "ComponentType: only", "ComponentVersion: 'latest'", f"ComponentDependencies.{AGENT}: ",
+        "ComponentDependencies.plant.Other: DependencyType", "Manifests.0 has startup",
+        "Manifests.0.Lifecycle.install: Script", "Manifests.0.Lifecycle.run: Setenv",
+        "Manifests.0.Artifacts.0: URI", "ComponentDescription: ",
+    ):  # fmt: skip
+        assert place in message
+
+
+def test_wrong_forms_are_told_at_once_with_what_came(tmp_path: Path) -> None:
+    recipe = client(
+        ComponentConfiguration="a", ComponentDependencies=[1], Lifecycle=["x"],
+        Manifests=[5, {"Lifecycle": {"run": True}, "Artifacts": {}}],
+    )  # fmt: skip
+
+    with pytest.raises(InvalidConfiguration) as caught:
+        migrated(tmp_path, recipe)
+
+    assert str(caught.value) == (
+        f"{tmp_path / 'original0.json'}: ComponentConfiguration must be an object, not text. "
+        "ComponentDependencies must be an object, not a list. Manifests.0 must be an object, not a "
+        "number. Manifests.1.Lifecycle.run must be an object with Script, or a script, not true or "
+        "false. Manifests.1.Artifacts must be a list, not an object. Lifecycle must be an object, "
+        "not a list."
+    )
+
+
+@pytest.mark.parametrize(
+    "settings", [None, {"DefaultConfiguration": None}, {"defaultconfiguration": {}}]
+)
+def test_a_component_without_settings_needs_none(settings: Any, tmp_path: Path) -> None:
+    ours = recipe_of(migrated(tmp_path, client(ComponentConfiguration=settings)))
+
+    assert ours["ComponentConfiguration"] == {"DefaultConfiguration": {}}
+
+
+@pytest.mark.parametrize("version", ["1.0.3-beta.1", "1.0.3+build.7"])
+def test_any_semantic_version_has_a_next_one(version: str, tmp_path: Path) -> None:
+    assert (
+        recipe_of(migrated(tmp_path, client(ComponentVersion=version)))["ComponentVersion"]
+        == "1.0.4"
+    )
+
+
+def test_files_that_cant_be_read_are_all_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [")
+    (tmp_path / "b.json").write_text('{"b": 1}')
+
+    with pytest.raises(
+        InvalidConfiguration, match=r"a\.yaml can't be read(.|\n)*b\.json: It can't"
+    ):
+        migrate([tmp_path / "a.yaml", tmp_path / "b.json"], Migration(tmp_path / "out", AGENT))

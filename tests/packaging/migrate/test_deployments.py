@@ -69,7 +69,7 @@ def test_a_component_without_a_recipe_is_left_to_a_person(tmp_path: Path) -> Non
 
 def test_what_became_of_a_recipe_that_was_given_is_told(tmp_path: Path) -> None:
     camera = client(Manifests=[])
-    bolts = model(ComponentVersion="3.0.0-beta")
+    bolts = model(ComponentVersion="3.0")
     migration = migrated(tmp_path, deployment(), camera, bolts)
 
     components = deployment_of(migration)["components"]
@@ -216,7 +216,7 @@ def test_a_local_deployment_without_a_target_asks_for_one(tmp_path: Path) -> Non
         ({"components": {AGENT: {"configurationUpdate": {"merge": {}}}}}, ""),
         ({"components": {AGENT: {"configurationUpdate": "a"}}}, "must be an object"),
         ({"components": {AGENT: {"configurationUpdate": {"reset": "a"}}}}, "reset must be a list"),
-        ({"components": {AGENT: {"runWith": {"posixuser": "a"}}}}, "unknown key"),
+        ({"components": {AGENT: {"runWith": {"posixUsers": "a"}}}}, "unknown key"),
         (
             {"components": {"a": {"componentVersion": "1.0.0", "runWith": {"posixUser": ""}}}},
             "posixUser must be text",
@@ -271,3 +271,46 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
 
     assert "Left out" in said(migration, "parentTargetArn")
     assert "parentTargetArn" not in deployment_of(migration)
+
+
+def test_settings_may_be_an_object_and_keys_of_any_case(tmp_path: Path) -> None:
+    expected = deployment_of(migrated(tmp_path, deployment(), client(), model()))
+    given = deployment()
+    for component in given["components"].values():
+        update = component.pop("configurationUpdate", {})
+        if update:
+            settings = json.loads(update["merge"])
+            component["ConfigurationUpdate"] = {"MERGE": settings, "reset": update.get("reset")}
+    given = {key.upper(): value for key, value in given.items()}
+
+    migration = migrated(tmp_path, given, client(), model())
+
+    assert deployment_of(migration) == expected
+    told = [finding.thing for finding in migration.findings]
+    assert not {key.upper() for key in deployment()} & set(told)
+
+
+def test_a_local_deployment_may_have_keys_of_any_case_and_settings_as_text(tmp_path: Path) -> None:
+    expected = deployment_of(migrated(tmp_path, local(), model(), target=GROUP))
+    given = local()
+    agents = given["componentToConfiguration"][AGENT]
+    agents["MERGE"] = json.dumps(agents["MERGE"])
+    given["componentToRunWithInfo"] = {"plant.Bolts": {"PosixUser": "root"}}
+    given = {key[0].upper() + key[1:]: value for key, value in given.items()}
+
+    assert deployment_of(migrated(tmp_path, given, model(), target=GROUP)) == expected
+
+
+def test_all_that_is_wrong_with_a_deployment_is_told_at_once(tmp_path: Path) -> None:
+    broken = {"componentVersion": "one", "configurationUpdate": {"merge": "{", "reset": "/a"}}
+    components = {"plant.A": broken, "plant.B": 5, "plant.C": {"componentVersion": "1"}}
+    given = deployment(targetArn=None, components=components, tags={"line": 4})
+
+    message = said(migrated(tmp_path, given), "original0")
+
+    for place in (
+        "has no target", "plant.A: configurationUpdate.merge", "components.plant.B must be an",
+        "components.plant.A.componentVersion", "components.plant.A.configurationUpdate.reset",
+        "components.plant.C.componentVersion", "tags.line",
+    ):  # fmt: skip
+        assert place in message

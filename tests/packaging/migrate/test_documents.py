@@ -35,6 +35,9 @@ def refusal(tmp_path: Path, content: bytes) -> str:
         b"---\n" + RECIPE.encode(),
         b'\xef\xbb\xbf{"ComponentName": "plant.Camera",\r\n'
         b'"RecipeFormatVersion": "2020-01-25", "Version": 1.0}',
+        RECIPE.replace("\n", "\r\n").encode("utf-16"),  # as PowerShell's > writes it
+        b"# of line 4\n" + RECIPE.replace("\n", "  # kept\n").encode(),
+        b"ComponentName: &name plant.Camera\n" + RECIPE.partition("\n")[2].encode(),
     ],
 )
 def test_json_and_yaml_of_any_editor_hold_the_same(tmp_path: Path, content: bytes) -> None:
@@ -48,6 +51,17 @@ def test_an_answer_of_get_component_holds_a_recipe(tmp_path: Path) -> None:
 
     assert read(tmp_path, json.dumps(answer).encode())["ComponentName"] == "plant.Camera"  # type: ignore[index]
     assert "isn't base64" in refusal(tmp_path, json.dumps({**answer, "recipe": "?"}).encode())
+
+
+def test_a_request_to_create_a_component_holds_a_recipe(tmp_path: Path) -> None:
+    for recipe in (RECIPE, base64.encodebytes(RECIPE.encode()).decode()):
+        request = json.dumps({"inlineRecipe": recipe, "tags": {}}).encode()
+        assert read(tmp_path, request)["ComponentName"] == "plant.Camera"  # type: ignore[index]
+
+
+def test_an_alias_stands_for_what_it_names(tmp_path: Path) -> None:
+    text = b"a: &rate {fast: 5}\nb: [*rate, *rate]\n"
+    assert read(tmp_path, text) == {"a": {"fast": 5}, "b": [{"fast": 5}, {"fast": 5}]}
 
 
 def bomb() -> bytes:
@@ -75,8 +89,11 @@ def bomb() -> bytes:
         (b'{"a": 1, "a": 2}', "key 'a' appears twice"),
         (b'{"a": ', "isn't JSON"),
         (b"a: [1", "neither JSON nor YAML at line"),
-        (b"a: 1\n---\nb: 2", "neither JSON nor YAML"),
-        (b"\xff\xfe", "can't be read"),
+        (b"a: 1\n---\nb: 2", "it holds a second document at line 2"),
+        (b"a: &b {c: 1}\nd:\n  <<: *b", "it merges objects ('<<') at line 3"),
+        (b"a: [1, {b: .inf}]", "a.1.b: it has a number that isn't finite"),
+        (b"\xff\xfe", "must hold one object"),
+        (b"a: \xff", "it isn't UTF-8 text (byte 3); save it as UTF-8"),
         (b"\x00", "neither JSON nor YAML"),
         (b"[1]", "must hold one object, not list"),
         (b"", "must hold one object, not NoneType"),

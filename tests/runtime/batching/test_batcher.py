@@ -204,6 +204,52 @@ def test_a_deadline_shorter_than_the_engine_takes_is_refused_while_that_is_known
     assert batcher.close(10)
 
 
+class Timed:
+    """A batcher whose clock a frame moves on, and how long the process stood still of that."""
+
+    def __init__(self) -> None:
+        self.now_s, self.still_s, self.takes_s = 100.0, 0.0, 0.1
+        self.gate = Gate()
+        self.gate.open.set()
+        self._compute = self.gate.compute
+        self.gate.compute = self.compute  # type: ignore[method-assign]
+        self.batcher = Batcher(
+            [self.gate], BatchingOptions(), lambda: self.now_s, lambda _since: self.still_s
+        )
+
+    def compute(self, batch: List[Item]) -> None:
+        self.now_s += self.takes_s
+        self._compute(batch)
+
+    def call(self, within_s: float) -> None:
+        self.batcher.run(Item(1, self.now_s, Caller(deadline=self.now_s + within_s)))
+
+
+@pytest.mark.parametrize("before", [0, 1, 40])
+def test_a_frame_during_which_the_process_stood_still_is_no_evidence(before: int) -> None:
+    line = Timed()
+    for _ in range(before):
+        line.call(1.0)
+    line.now_s += 30.0
+    line.takes_s = line.still_s = 100.0
+    line.call(1.0)
+    line.takes_s, line.still_s = 0.1, 0.0
+    line.call(1.0)
+    assert line.batcher._durations.frame_s == pytest.approx(0.1)
+    assert line.batcher.close(10)
+
+
+def test_an_instance_does_not_hang_while_the_process_stands_still(line: Line) -> None:
+    still_s = [1e6]
+    line.batcher._stood_still_s = lambda _since: still_s[0]
+    stuck = line.call(1)
+    assert line.batcher.give_up_hung(limit_s=0.0) == 0
+    still_s[0] = 0.0
+    assert line.batcher.give_up_hung(limit_s=0.0) == 1
+    with pytest.raises(AgentUnavailable):
+        stuck.result(10)
+
+
 @pytest.mark.parametrize("line", [(Gate(), BatchingOptions(queue_length=1))], indirect=True)
 def test_a_full_queue_refuses_at_once(line: Line) -> None:
     waiting = [line.call(0), line.call(1)]

@@ -8,7 +8,7 @@ from typing import Dict, List, Set
 import pytest
 
 from edge_agent.errors import DeadlineExceeded, Overloaded
-from edge_agent.runtime.batching.batch import Item, Queue
+from edge_agent.runtime.batching.batch import BatchDurations, Item, Queue
 from edge_agent.types import Caller, Priority
 
 INSPECTION, RESCORING = Priority.INSPECTION, Priority.RESCORING
@@ -228,3 +228,34 @@ def test_in_random_schedules_no_result_is_lost_doubled_or_given_to_another(block
         simulation = Simulation(seed)
         simulation.run()
         simulation.check()
+
+
+def durations(*seconds: float) -> BatchDurations:
+    """Know batches of two frames, one every 20 s until now, which is 0."""
+    known = BatchDurations()
+    for index, one in enumerate(seconds, 1 - len(seconds)):
+        known.add(20.0 * index, one, 2)
+    return known
+
+
+@pytest.mark.parametrize("place", [0, 5, 9])
+def test_one_slow_batch_changes_neither_the_usual_time_nor_the_least(place: int) -> None:
+    times = [0.2] * 10
+    times[place] = 100.0
+    known = durations(*times)
+    assert (known.frame_s, known.least_s(0.0)) == (0.1, 0.2)
+
+
+def test_only_the_last_batches_count() -> None:
+    assert durations(*[100.0, 0.001] * 20, *[0.2] * 32).least_s(0.0) == 0.2
+    assert durations(*[0.2] * 32, *[5.0] * 32).frame_s == 2.5
+
+
+@pytest.mark.parametrize(
+    ("batches", "after_s", "least_s"),
+    [(0, 0.0, 0.0), (1, 0.9, 3.0), (1, 1.1, 0.0), (4, 3.9, 3.0), (20, 9.9, 3.0), (20, 10.1, 0.0)],
+)
+def test_what_few_batches_show_is_believed_for_a_short_time(
+    batches: int, after_s: float, least_s: float
+) -> None:
+    assert durations(*[3.0] * batches).least_s(after_s) == least_s

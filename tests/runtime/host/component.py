@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -10,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, List, Mapping
 
-from edge_agent.runtime.host.greengrass import CONNECT_WITHIN_S, Greengrass
+from edge_agent.runtime.host.greengrass import Greengrass
+from edge_agent.runtime.host.session import CONNECT_WITHIN_S
 
 
 class Lost:
@@ -30,17 +30,15 @@ def component(
     environment: Mapping[str, str],
     lost: Lost,
     connect_within_s: float = CONNECT_WITHIN_S,
+    name: str = "",
 ) -> Iterator[Greengrass]:
     """A connection that is closed at the end, and has then left no thread and no socket."""
     before, loops = sockets(), event_loops()
-    log = logging.getLogger("awsiot.eventstreamrpc")
-    log.disabled = True  # pytest keeps the records, and they the connection they name
-    greengrass = Greengrass(environment, lost, connect_within_s)
+    greengrass = Greengrass(environment, lost, name, connect_within_s)
     try:
         yield greengrass
     finally:
         greengrass.close()
-        log.disabled = False
         end = time.monotonic() + 60.0
         while (event_loops() > loops or sockets() > before) and time.monotonic() < end:
             time.sleep(0.01)  # awscrt ends its thread from another one; the nucleus has its end

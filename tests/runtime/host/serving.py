@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Set
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from tests.fakes.fake_nucleus import FakeNucleus
 from tests.runtime.results.outboxes import wait_until
 
 FRAME = np.full((micro.SIZE, micro.SIZE, 3), 102, np.uint8)  # its score is 0.4
+FRAME[::4, :, 1] = 200  # structure, as pictures of a camera have it
 SOON = {"rescan_every_s": 0.1}
 
 
@@ -28,7 +30,7 @@ class ComponentAgent(Agent):
 
     def __init__(self, folder: Path, nucleus: FakeNucleus, *arguments: str) -> None:
         super().__init__(folder, *arguments, environment=nucleus.environment)
-        self.work = folder / "work"
+        self.work = folder / "work" / nucleus.component
         (self.work / "models.d").mkdir(parents=True)
         record = {
             "model_component": "bolts", "autostart": True,
@@ -40,6 +42,23 @@ class ComponentAgent(Agent):
     def command(self) -> List[str]:
         serve = ["serve", "--greengrass", str(self.work)]
         return [sys.executable, "-m", "edge_agent", *serve, *self._arguments]
+
+    def code(self, *arguments: str) -> int:
+        """Run it to its end; return its exit status."""
+        with (self.folder / "agent.log").open("ab") as log:
+            command = [*self.command(), *arguments]
+            done = subprocess.run(
+                command, env=self.environment, stderr=log, check=False, timeout=60
+            )
+        return done.returncode
+
+    def status(self) -> Dict[str, Any]:
+        """Return what it last reported of itself: a sentence by part."""
+        try:
+            report = json.loads((self.work / "results" / "status.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return {name: part["trouble"] for name, part in report["agent"].items()}
 
     def running(self) -> Client:
         """Return a client once the model runs."""
@@ -71,9 +90,21 @@ class Line:
         self.answers = 0
         self.failures: List[str] = []
         self.latest: Dict[str, Prediction] = {}
+        self._stopping = threading.Event()
+        self._thread: Optional[threading.Thread] = None
 
-    def work(self, client: Client, stopping: threading.Event) -> None:
-        while not stopping.wait(0.005):
+    def start(self, client: Client) -> None:
+        self._thread = threading.Thread(target=self._work, args=(client,))
+        self._thread.start()
+        wait_until(lambda: self.answers > 0)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self, client: Client) -> None:
+        while not self._stopping.wait(0.005):
             try:
                 verdict = client.detect("bolts", FRAME)
             except EdgeAgentError as error:
@@ -87,16 +118,13 @@ class Line:
 @contextmanager
 def frames_coming(agent: ComponentAgent) -> Iterator[Line]:
     """A line whose frames come all the time, until the context ends."""
-    line, stopping = Line(), threading.Event()
+    line = Line()
     with agent.running() as client:
-        thread = threading.Thread(target=line.work, args=(client, stopping))
-        thread.start()
         try:
-            wait_until(lambda: line.answers > 0)
+            line.start(client)
             yield line
         finally:
-            stopping.set()
-            thread.join()
+            line.stop()
 
 
 def burst(count: int) -> Dict[str, Any]:

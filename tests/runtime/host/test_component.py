@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 from pathlib import Path
+from typing import Any, Dict, Set
 
 import pytest
 
@@ -26,15 +28,6 @@ WITHIN_S = 60.0
 
 def follows(nucleus: FakeNucleus, operation: str = CHANGES) -> bool:
     return any(one.operation == operation for one in nucleus.subscriptions)
-
-
-def code_of(agent: ComponentAgent) -> int:
-    """Run the agent to its end."""
-    with (agent.folder / "agent.log").open("ab") as log:
-        process = subprocess.run(
-            agent.command(), env=agent.environment, stderr=log, check=False, timeout=60
-        )
-    return process.returncode
 
 
 # Start
@@ -102,22 +95,94 @@ def test_a_wrong_configuration_ends_the_start_with_a_sentence(
 ) -> None:
     nucleus.configure({"engine": {"threads": "many"}, "log_levl": "INFO"})
     agent = ComponentAgent(tmp_path, nucleus)
-    assert code_of(agent) == 2
+    assert agent.code() == 2
     assert "engine.threads" in agent.log()
     assert "log_levl: unknown key; known here: engine, log_level" in agent.log()
     assert "Traceback" not in agent.log()
     assert not nucleus.states
 
 
-def test_without_the_nucleus_the_start_ends_with_an_error(
+def test_a_first_start_waits_for_a_nucleus_that_is_slow_to_come(
     nucleus: FakeNucleus, tmp_path: Path
 ) -> None:
     agent = ComponentAgent(tmp_path, nucleus)
-    agent.environment["SVCUID"] = "a forgotten one"
-    assert code_of(agent) == 1
-    assert "no connection to the Greengrass nucleus" in agent.log()
+    agent.environment["SVCUID"] = "not known yet"
+    nucleus.in_unit = False
+    with ThreadPoolExecutor(1) as other:
+        start = other.submit(agent.start)
+        wait_until((tmp_path / "agent.log").exists)
+        wait_until(lambda: "refuses this component" in agent.log())
+        nucleus.token = "not known yet"
+        start.result(WITHIN_S)
+    with agent.running() as client:
+        client.detect("bolts", FRAME)
+    agent.stop()
     assert "Traceback" not in agent.log()
-    assert "a forgotten one" not in agent.log()
+    assert "not known yet" not in agent.log()
+
+
+def test_without_the_nucleus_the_agent_starts_as_it_last_did(
+    lite: FakeNucleus, tmp_path: Path
+) -> None:
+    lite.configure({"models": {"thresholds": {"bolts": 0.75}}})
+    with ComponentAgent(tmp_path, lite) as agent:
+        with agent.running():
+            agent.stop()
+        lite.silent = lite.in_unit = False
+        lite.token, token = "another one", lite.token
+        agent.start()
+        with agent.running() as client:
+            assert client.detect("bolts", FRAME).threshold == pytest.approx(0.75)
+            lite.configure({"models": {"thresholds": {"bolts": 0.25}}})
+            lite.token = token
+            wait_until(lambda: client.detect("bolts", FRAME).threshold == pytest.approx(0.25))
+    assert len(agent.lines("The agent starts with the settings of its last good start")) == 1
+
+
+WRONG: Dict[str, Dict[str, Any]] = {
+    "results.publish": {"results": {"publish": "no"}},
+    "models.trusted_keys": {"models": {"trusted_keys": "/nowhere/keys.pem"}},
+    "/nowhere/agent.sock": {"Socket": "unix:///nowhere/agent.sock"},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_restart_with_wrong_settings_runs_on_the_last_good_ones(
+    lite: FakeNucleus, tmp_path: Path, name: str
+) -> None:
+    lite.configure({"results": {"greengrass": {"topic": "a"}, "publish": "all"}})
+    with ComponentAgent(tmp_path, lite) as agent:
+        with agent.running() as client:
+            assert client.detect("bolts", FRAME).threshold == pytest.approx(0.5)
+        agent.stop()
+        good = lite.configuration
+        lite.configuration = copy.deepcopy(good)
+        lite.configure({"models": {"thresholds": {"bolts": 0.75}}})
+        lite.configure(WRONG[name])
+        agent.start()
+        with agent.running() as client:
+            assert client.detect("bolts", FRAME).threshold == pytest.approx(0.5)
+            wait_until(lambda: name in agent.status().get("settings", ""))
+            assert name in agent.wait_for_line("runs with the settings of its last good start")
+            lite.configuration = good
+            lite.configure({"models": {"thresholds": {"bolts": 0.25}}})
+            wait_until(lambda: client.detect("bolts", FRAME).threshold == pytest.approx(0.25))
+            wait_until(lambda: agent.status()["settings"] == "")
+    assert "Traceback" not in agent.log()
+
+
+def test_the_settings_of_a_deployment_can_be_checked_before_anything_is_stopped(
+    nucleus: FakeNucleus, tmp_path: Path
+) -> None:
+    agent = ComponentAgent(tmp_path, nucleus)
+    assert agent.code("--check") == 0
+    nucleus.configure({"results": {"publish": "no"}})
+    assert agent.code("--check") == 2
+    assert "results.publish: input should be 'all', 'anomalies' or 'changes'" in agent.log()
+    assert "(it is 'no')" in agent.log()
+    nucleus.token, nucleus.in_unit = "another one", False
+    assert agent.code("--check") == 0  # nobody knows them
+    assert not nucleus.states
 
 
 def test_outside_greengrass_there_is_no_component() -> None:
@@ -262,22 +327,43 @@ def test_an_update_that_cannot_be_deferred_is_let_go(classic: FakeNucleus, tmp_p
 # Loss, refusals, end
 
 
-def test_without_its_nucleus_the_agent_ends_to_be_started_anew(
+def test_the_agent_outlives_the_loss_of_its_nucleus_and_comes_back_with_all_it_had(
     nucleus: FakeNucleus, tmp_path: Path
 ) -> None:
-    with ComponentAgent(tmp_path, nucleus) as agent, agent.running():
-        nucleus.until(lambda: follows(nucleus))
-        nucleus.drop()
-        assert agent.process is not None
-        assert agent.process.wait(WITHIN_S) == 1
-        assert len(agent.lines("no connection to the Greengrass nucleus")) == 1
+    commands = {"allow": {"hmi": ["describe"]}, "topic": "commands", "response_topic": "responses"}
+    greengrass = {"topic": "cell/{kind}"}
+    nucleus.configure(
+        {"results": {"greengrass": greengrass, "commands": commands, "summary": "none"}}
+    )
+    subscribed = 2 if nucleus.kind == "lite" else 3
 
-        agent.environment.update(nucleus.environment)  # a fresh token
-        agent.start()
+    def results() -> Set[str]:
+        sent = [json.loads(one.payload) for one in nucleus.published if one.topic == "cell/result"]
+        return {one["id"] for one in sent}
+
+    agent = ComponentAgent(tmp_path, nucleus)
+    with agent, frames_coming(agent) as line:
+        nucleus.until(lambda: len(nucleus.subscriptions) == subscribed)
+        nucleus.in_unit, token = False, nucleus.token
+        nucleus.drop()
+        wait_until(lambda: "refuses this component" in agent.status().get("nucleus", ""))
+        answered, arrived = line.answers, len(nucleus.published)
+        wait_until(lambda: line.answers > answered + 20)
+
+        nucleus.in_unit, nucleus.token = True, "another one" if nucleus.kind == "lite" else token
+        nucleus.until(lambda: len(nucleus.subscriptions) == subscribed)
+        nucleus.until(lambda: len(nucleus.published) > arrived + 20)
+        nucleus.configure({"models": {"thresholds": {"bolts": 0.25}}})
+        wait_until(lambda: line.latest["bolts"].threshold == pytest.approx(0.25))
+        nucleus.deliver("commands/hmi", b'{"command": "describe"}')
+        nucleus.until(lambda: any(one.topic == "responses/hmi" for one in nucleus.published))
+        wait_until(lambda: agent.status()["nucleus"] == "")
         nucleus.until(lambda: nucleus.states == ["RUNNING", "RUNNING"])
-        with agent.running() as client:
-            client.detect("bolts", FRAME)
-        assert agent.stop() == 0
+        if nucleus.kind == "classic":
+            nucleus.until(lambda: len(nucleus.metrics) > 0)
+        line.stop()
+        nucleus.until(lambda: len(results()) == line.answers)
+    assert not line.failures
     assert "Traceback" not in agent.log()
 
 

@@ -41,8 +41,8 @@ def test_what_has_no_place_of_its_own_lies_in_the_work_folder() -> None:
     assert default.models.records == WORK / "models.d"
     assert default.results.folder == WORK / "results"
     assert default.server.stop_within_s < 5.0  # the nucleus waits no longer
-    assert default.models.remove_after_s == 10.0
-    assert settings({"models": {"remove_after_s": 3}}).models.remove_after_s == 3.0
+    assert default.models.resume
+    assert not settings({"models": {"resume": False}}).models.resume
     given = {"models": {"records": "/a"}, "results": {"folder": "/b"}}
     assert settings(given).models.records == Path("/a")
     assert settings(given).results.folder == Path("/b")

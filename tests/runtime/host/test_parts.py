@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List
 import pytest
 
 from edge_agent.config import UpdatesSettings
-from edge_agent.runtime.host import configuration, metrics_publisher, updates
+from edge_agent.runtime.host import configuration, metrics_publisher, subscription
 from edge_agent.runtime.host.configuration import ConfigurationWatcher
 from edge_agent.runtime.host.greengrass import Greengrass
 from edge_agent.runtime.host.metrics_publisher import UNITS, MetricsPublisher
@@ -35,11 +35,10 @@ def scheduler() -> Iterator[Scheduler]:
 
 
 @pytest.fixture
-def greengrass(nucleus: FakeNucleus, scheduler: Scheduler) -> Iterator[Greengrass]:
+def greengrass(nucleus: FakeNucleus) -> Iterator[Greengrass]:
     with component(nucleus.environment, Lost()) as made:
         made.connect().result(WITHIN_S)
         yield made
-        scheduler.close(5.0)
 
 
 # The agenda
@@ -95,13 +94,12 @@ def taken(
     monkeypatch: pytest.MonkeyPatch,
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    scheduler: Scheduler,
 ) -> Taken:
     monkeypatch.setattr(configuration, "SETTLED_S", 0.02)
     monkeypatch.setattr(configuration, "RETRY_S", 0.05)
     found = Taken()
     known = greengrass.get_configuration().result(WITHIN_S)
-    scheduler.schedule(ConfigurationWatcher(greengrass, scheduler, known, found).start)
+    greengrass.scheduler.schedule(ConfigurationWatcher(greengrass, known, found).start)
     return found
 
 
@@ -116,12 +114,12 @@ def test_what_is_known_already_is_not_handed_over(nucleus: FakeNucleus, taken: T
 
 
 def test_what_changed_before_anybody_listened_is_not_missed(
-    nucleus: FakeNucleus, greengrass: Greengrass, scheduler: Scheduler
+    nucleus: FakeNucleus, greengrass: Greengrass
 ) -> None:
     found = Taken()
     known = greengrass.get_configuration().result(WITHIN_S)
     nucleus.configure({"a": 1})
-    scheduler.schedule(ConfigurationWatcher(greengrass, scheduler, known, found).start)
+    greengrass.scheduler.schedule(ConfigurationWatcher(greengrass, known, found).start)
     wait_until(lambda: found.latest("a") == 1)
 
 
@@ -172,7 +170,6 @@ def test_a_configuration_that_vanishes_is_an_empty_one(nucleus: FakeNucleus, tak
 def test_a_value_that_goes_without_an_event_is_noticed_at_the_next_regular_reading(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(configuration, "SETTLED_S", 0.0)
@@ -180,7 +177,7 @@ def test_a_value_that_goes_without_an_event_is_noticed_at_the_next_regular_readi
     nucleus.configure({"models": {"thresholds": {"bolts": 0.75, "caps": 0.5}}})
     found = Taken()
     known = greengrass.get_configuration().result(WITHIN_S)
-    scheduler.schedule(ConfigurationWatcher(greengrass, scheduler, known, found).start)
+    greengrass.scheduler.schedule(ConfigurationWatcher(greengrass, known, found).start)
     nucleus.until(lambda: nucleus.readings >= 4)  # nothing has changed, nobody hears of it
     assert not found.all
     nucleus.reset("models", "thresholds", "bolts")
@@ -213,14 +210,13 @@ def test_a_refused_reading_waits_for_its_next_attempt_whatever_changes(
 def test_a_subscription_that_is_refused_is_told_once_and_asked_for_again(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(configuration, "RETRY_S", 0.02)
     held, nucleus.configuration = nucleus.configuration, None
     found = Taken()
-    scheduler.schedule(ConfigurationWatcher(greengrass, scheduler, {}, found).start)
+    greengrass.scheduler.schedule(ConfigurationWatcher(greengrass, {}, found).start)
     nucleus.until(lambda: nucleus.refusals >= 3)
     nucleus.configuration = held
     wait_until(lambda: bool(found.all))
@@ -283,12 +279,11 @@ def told_to_wait(nucleus: FakeNucleus) -> bool:
 def test_updates_are_followed_again_when_the_nucleus_has_ended_to_tell_them(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(updates, "RETRY_S", 0.02)
-    following = UpdateDeferrer(greengrass, scheduler, UpdatesSettings, lambda: 60.0)
-    scheduler.schedule(following.start)
+    monkeypatch.setattr(subscription, "RETRY_S", 0.02)
+    following = UpdateDeferrer(greengrass, UpdatesSettings, lambda: 60.0)
+    greengrass.scheduler.schedule(following.start)
     for _ in range(2):
         nucleus.until(lambda: len(nucleus.subscriptions) == 1)
         assert not told_to_wait(nucleus)
@@ -299,16 +294,15 @@ def test_updates_are_followed_again_when_the_nucleus_has_ended_to_tell_them(
 def test_updates_that_arent_offered_are_asked_for_once(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(updates, "RETRY_S", 0.0)
-    scheduler.schedule(UpdateDeferrer(greengrass, scheduler, UpdatesSettings, lambda: 60.0).start)
+    monkeypatch.setattr(subscription, "RETRY_S", 0.0)
+    greengrass.scheduler.schedule(UpdateDeferrer(greengrass, UpdatesSettings, lambda: 60.0).start)
     wait_until(lambda: "don't wait for the agent" in caplog.text)
     done = threading.Event()
-    scheduler.schedule(done.set, 0.05)
+    greengrass.scheduler.schedule(done.set, 0.05)
     assert done.wait(WITHIN_S)
     assert nucleus.refusals == 1
     assert [one.levelname for one in caplog.records if "Updates" in one.message] == ["INFO"]
@@ -321,12 +315,11 @@ def test_updates_that_arent_offered_are_asked_for_once(
 def test_the_nucleus_gets_what_was_counted_since_the_last_time(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(metrics_publisher, "EVERY_S", 0.02)
     metrics = Metrics()
-    scheduler.schedule(MetricsPublisher(greengrass, scheduler, metrics.totals).publish)
+    greengrass.scheduler.schedule(MetricsPublisher(greengrass, metrics.totals).publish)
     nucleus.until(lambda: len(nucleus.metrics) > 1)
     for _ in range(3):
         metrics.succeeded("bolts", True, [], StageTimes(queue=0.25, compute=0.5))
@@ -336,7 +329,7 @@ def test_the_nucleus_gets_what_was_counted_since_the_last_time(
     nucleus.until(lambda: sum(one["ErrorCount"] for one in nucleus.metrics) == 2)
     given = len(nucleus.metrics)
     nucleus.until(lambda: len(nucleus.metrics) > given + 1)
-    scheduler.close(5.0)
+    greengrass.scheduler.close(5.0)
     sums = {name: sum(one[name] for one in nucleus.metrics) for name in UNITS}
     assert sums == {
         "ProcessedImageCount": 4, "DetectedAnomalyCount": 3, "InvalidImageCount": 1,
@@ -354,7 +347,6 @@ def test_a_nucleus_that_takes_no_metrics_is_asked_once(
     spoil: str,
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -362,7 +354,7 @@ def test_a_nucleus_that_takes_no_metrics_is_asked_once(
     monkeypatch.setattr(metrics_publisher, "EVERY_S", 0.0)
     nucleus.component = "com.example.Agent" if spoil == "component" else nucleus.component
     nucleus.permitted = {"Time"} if spoil == "policy" else None
-    scheduler.schedule(MetricsPublisher(greengrass, scheduler, Metrics().totals).publish)
+    greengrass.scheduler.schedule(MetricsPublisher(greengrass, Metrics().totals).publish)
     wait_until(lambda: "Component metrics are only for" in caplog.text)
     greengrass.update_state("RUNNING").result(WITHIN_S)  # the connection is as good as before
     assert (nucleus.refusals, nucleus.metrics) == (1, [])
@@ -373,14 +365,13 @@ def test_a_nucleus_that_takes_no_metrics_is_asked_once(
 def test_a_nucleus_that_is_busy_gets_the_same_counts_later(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(metrics_publisher, "EVERY_S", 0.02)
     metrics = Metrics()
-    scheduler.schedule(MetricsPublisher(greengrass, scheduler, metrics.totals).publish)
+    greengrass.scheduler.schedule(MetricsPublisher(greengrass, metrics.totals).publish)
     nucleus.until(lambda: bool(nucleus.metrics))
     for refusals in (3, 6):
         nucleus.busy = True
@@ -389,7 +380,7 @@ def test_a_nucleus_that_is_busy_gets_the_same_counts_later(
         nucleus.busy = False
         given = len(nucleus.metrics)
         nucleus.until(lambda before=given: len(nucleus.metrics) > before)
-    scheduler.close(5.0)
+    greengrass.scheduler.close(5.0)
     assert sum(one["ThrottledCount"] for one in nucleus.metrics) == 2
     assert len([one for one in caplog.records if "sent again later" in one.message]) == 2
 
@@ -398,13 +389,12 @@ def test_a_nucleus_that_is_busy_gets_the_same_counts_later(
 def test_a_policy_that_goes_ends_the_counts(
     nucleus: FakeNucleus,
     greengrass: Greengrass,
-    scheduler: Scheduler,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(metrics_publisher, "EVERY_S", 0.0)
-    scheduler.schedule(MetricsPublisher(greengrass, scheduler, Metrics().totals).publish)
+    greengrass.scheduler.schedule(MetricsPublisher(greengrass, Metrics().totals).publish)
     nucleus.until(lambda: len(nucleus.metrics) > 1)
     nucleus.permitted = {"Time"}
     wait_until(lambda: "Component metrics are only for" in caplog.text)

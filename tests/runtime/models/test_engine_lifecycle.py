@@ -19,7 +19,7 @@ from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.runtime.engines.supply import EngineSupply, ToBuild
 from edge_agent.runtime.models import engine_upgrade, load_attempt
 from edge_agent.runtime.models.loaded_model import LoadedModel
-from edge_agent.runtime.packages.deployments import Registration
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.types import ModelState
 from tests.fakes import fake_cuda, golden
 from tests.fakes.device import Device

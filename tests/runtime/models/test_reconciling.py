@@ -34,8 +34,8 @@ from edge_agent.runtime.models.event_thread import THREAD_NAME, ThreadEnded
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.models.served_model import ServedModel
 from edge_agent.runtime.models.thresholds import with_settings
-from edge_agent.runtime.packages.deployments import Registration
 from edge_agent.runtime.packages.package import Package, stamp
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.runtime.vision.frame import FrameReader
 from edge_agent.types import Bitmap, DetectRequest, ModelState, Prediction
 from tests.fakes import micro

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Union
+from typing import Any, Dict, Iterator, Union
 
 import pytest
 
@@ -12,7 +12,7 @@ from edge_agent.runtime.engines.supply import ToBuild
 from edge_agent.runtime.models import load_attempt
 from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
-from edge_agent.runtime.packages.deployments import Registration
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.types import ModelState
 from tests.fakes import micro
 from tests.fakes.device import Device
@@ -22,31 +22,13 @@ def registrations(*names: str) -> Dict[str, Registration]:
     return {name: Registration(name, Path("/nowhere") / name, (1,)) for name in names}
 
 
-def after(*rounds: Dict[str, Registration], remove_after_s: float = 0.0) -> List[str]:
-    """Names that are deployed after these looks at the disk."""
-
-    registry = Registry(ModelsSettings(remove_after_s=remove_after_s), EngineSettings())
-    for found in rounds:
-        registry.sync(found)
-    names = [info.name for info in registry.list()]
+def test_models_are_listed_by_name_and_go_when_they_arent_deployed_any_more() -> None:
+    registry = Registry(ModelsSettings(), EngineSettings())
+    registry.sync(registrations("b", "a", "c"))
+    assert [info.name for info in registry.list()] == ["a", "b", "c"]
+    registry.sync(registrations("c"))
+    assert [info.name for info in registry.list()] == ["c"]
     registry.close(5.0)
-    return names
-
-
-def test_models_are_listed_by_name() -> None:
-    assert after(registrations("b", "a", "c")) == ["a", "b", "c"]
-
-
-def test_a_model_goes_when_it_is_missing_twice_in_a_row() -> None:
-    both, one = registrations("a", "b"), registrations("a")
-    assert after(both, one) == ["a", "b"]
-    assert after(both, one, one) == ["a"]
-    assert after(both, one, both, one) == ["a", "b"]
-
-
-def test_a_model_stays_for_the_moment_between_two_versions_of_its_component() -> None:
-    both, one = registrations("a", "b"), registrations("a")
-    assert after(both, one, one, one, remove_after_s=3600.0) == ["a", "b"]
 
 
 def test_an_empty_name_and_an_unknown_one_get_different_errors() -> None:

@@ -9,8 +9,8 @@ from typing import Callable
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.runtime.models.registry import Registry
-from edge_agent.runtime.packages.deployments import Registration
 from edge_agent.runtime.packages.package import Package, stamp
+from edge_agent.runtime.packages.registration import Registration
 from edge_agent.types import ModelState
 from tests.fakes import micro
 from tests.fakes.scripted_engines import Script

@@ -1,20 +1,26 @@
-"""One entry that can't be looked at leaves the others as they are."""
+"""What is deployed, look by look: what can't be used changes nothing, what was removed goes."""
 
 from __future__ import annotations
 
+import codecs
 import json
+import logging
 import os
+import shutil
 import tempfile
+import zipfile
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
 from edge_agent.config import ModelsSettings
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FileEntry
+from edge_agent.runtime.packages import awaited_packages
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.packages.package import Package
+from edge_agent.runtime.packages.registration import Registration
 from tests.fakes import micro, signatures
 
 NOBODY = 65534
@@ -75,6 +81,308 @@ def test_a_folder_that_cant_be_entered_is_left_out(
     found = scanned_as_nobody(Store(ModelsSettings(folder=place / "models")))
     assert found == ["good"]
     assert "it can't be read (Permission denied)" in caplog.text
+
+
+class Disk:
+    """Two models, looked at before anything happens to them: `boxes` a package in the folder of
+    models, `cups` a record of a package elsewhere.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.models, self.records = place, place / "models", place / "models.d"
+        self.records.mkdir()
+        self.boxes = micro.write(self.models / "boxes", "classification")
+        self.cups = micro.write(place / "packages" / "cups", "classification")
+        self.record = self.write_record("cups.json", "cups")
+        self.settings = ModelsSettings(
+            folder=self.models, records=self.records, remove_after_s=3600.0
+        )
+        self.store = Store(self.settings)
+        self.before = self.store.scan()
+
+    def write_record(self, file: str, name: str) -> Path:
+        path = self.records / file
+        path.write_text(json.dumps({"model_component": name, "package": str(self.cups)}))
+        return path
+
+    def look(self) -> Dict[str, Registration]:
+        """As a user without rights of its own; until nothing changes any more."""
+        os.seteuid(NOBODY) if os.geteuid() == 0 else None
+        try:
+            found = self.store.scan()
+            while self.store.is_waiting:
+                found = self.store.scan()
+        finally:
+            os.seteuid(0) if os.getuid() == 0 else None
+        return found
+
+    def removed(self) -> List[str]:
+        """What is gone once the time is over."""
+        self.look()
+        self.store.remove_after_s = 0.0
+        self.look()
+        return sorted(self.before.keys() - self.look().keys())
+
+
+@pytest.fixture(name="disk")
+def _disk(place: Path) -> Disk:
+    return Disk(place)
+
+
+def away(path: Path) -> Path:
+    return path.rename(path.with_name("elsewhere"))
+
+
+def unmounted(path: Path) -> None:
+    """The folder below the one that was mounted there."""
+    away(path)
+    path.mkdir()
+
+
+def unreadable(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    path.chmod(0)
+
+
+def a_file(path: Path) -> None:
+    away(path)
+    path.write_text("")
+
+
+RECORD = '{"model_component": "cups", "package": "/x"'
+FAULTS: Dict[str, Tuple[str, Callable[[Disk], object], str]] = {
+    "half written": ("cups", lambda disk: disk.record.write_text(RECORD), "Expecting"),
+    "emptied": ("cups", lambda disk: disk.record.write_text(""), "it is empty"),
+    "no text": ("cups", lambda disk: disk.record.write_bytes(b"\xff\xfe{"), "codec"),
+    "a list": ("cups", lambda disk: disk.record.write_text("[]"), "whole document"),
+    "wrong type": ("cups", lambda disk: disk.record.write_text(RECORD + ', "autostart": 1}'),
+                   "autostart"),
+    "a key twice": ("cups", lambda disk: disk.record.write_text(RECORD + ', "package": "/y"}'),
+                    "appears twice"),
+    "no package": ("cups", lambda disk: disk.record.write_text(RECORD + "}"), "/x doesn't exist"),
+    "record locked": ("cups", lambda disk: unreadable(disk.record), "Permission denied"),
+    "record a folder": ("cups", lambda disk: (away(disk.record), disk.record.mkdir()),
+                        "isn't a plain file"),
+    "package away": ("cups", lambda disk: away(disk.cups), "doesn't exist"),
+    "package locked": ("cups", lambda disk: unreadable(disk.cups), "Permission denied"),
+    "records away": ("cups", lambda disk: away(disk.records), "models.records"),
+    "records unmounted": ("cups", lambda disk: unmounted(disk.records), "another folder"),
+    "records locked": ("cups", lambda disk: unreadable(disk.records), "Permission denied"),
+    "models away": ("boxes", lambda disk: away(disk.models), "models.folder"),
+    "models unmounted": ("boxes", lambda disk: unmounted(disk.models), "another folder"),
+    "models locked": ("boxes", lambda disk: unreadable(disk.models), "Permission denied"),
+    "models a file": ("boxes", lambda disk: a_file(disk.models), "is a file"),
+    "model locked": ("boxes", lambda disk: unreadable(disk.boxes), "Permission denied"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_removes_no_model_and_is_reported_once_where_people_look(
+    disk: Disk, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, happen, why = FAULTS[fault]
+    caplog.set_level(logging.INFO)
+    happen(disk)
+
+    for _ in range(3):
+        assert disk.look() == disk.before  # the same package, stamp, decision
+    assert why in disk.look()[name].note
+    assert not disk.removed()
+    assert [finding.is_fault for finding in disk.store.findings] == [True]
+    errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1
+    assert why in errors[0]
+    assert name in errors[0]
+
+
+@pytest.mark.parametrize("folder", ["models", "records"])
+def test_a_folder_that_is_back_is_in_order_again(
+    disk: Disk, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path: Path = getattr(disk, folder)
+    gone = away(path)
+    disk.look()
+    gone.rename(path)
+
+    found = disk.look()
+    assert (found, disk.store.findings) == (disk.before, [])
+    assert not any(each.note for each in found.values())
+    assert f"{path} is in order again" in caplog.text
+
+
+ORDERS: Dict[str, Tuple[str, Callable[[Disk], object]]] = {
+    "record deleted": ("cups", lambda disk: disk.record.unlink()),
+    "package deleted": ("boxes", lambda disk: shutil.rmtree(disk.boxes)),
+    "put aside": ("boxes", lambda disk: disk.boxes.rename(disk.models / ".boxes")),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_was_removed_from_a_healthy_folder_goes_in_time(
+    disk: Disk, order: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, remove = ORDERS[order]
+    caplog.set_level(logging.INFO)
+    remove(disk)
+
+    assert disk.look() == disk.before
+    assert f"Model {name} goes after 3600 s" in caplog.text
+    assert disk.removed() == [name]
+    assert not [record for record in caplog.records if record.levelno > logging.WARNING]
+
+
+def test_a_model_waits_for_a_moment_without_its_record_before_the_folders_serves(
+    disk: Disk,
+) -> None:
+    micro.write(disk.models / "cups", "classification", version="folder")
+    assert disk.look() == disk.before
+    disk.record.unlink()
+    assert disk.look() == disk.before
+    disk.removed()
+    assert disk.look()["cups"].package == disk.models / "cups"
+
+
+def chunks(path: Path, content: bytes) -> Iterator[None]:
+    """Write as a slow copy does."""
+    with path.open("wb") as file:
+        for start in range(0, len(content), 1 + len(content) // 3):
+            file.write(content[start : start + 1 + len(content) // 3])
+            file.flush()
+            yield
+
+
+@pytest.mark.parametrize(
+    "order", [["manifest.json", "model.onnx"], ["model.onnx", "manifest.json"]]
+)
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_a_copy_in_progress_is_awaited_without_an_error(
+    disk: Disk, order: List[str], is_removed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    new = micro.write(
+        disk.place / "new", "classification", micro.graph("classification", 32), version="2"
+    )
+    caplog.set_level(logging.INFO)
+    if is_removed:
+        shutil.rmtree(disk.boxes)
+        assert disk.store.scan() == disk.before
+        disk.boxes.mkdir()
+    digests = [disk.before["boxes"].digest, Package(new).digest]
+    seen = [
+        disk.store.scan()["boxes"].digest
+        for name in order
+        for _ in chunks(disk.boxes / name, (new / name).read_bytes())
+    ]
+    assert seen == digests[:1] * len(seen)
+
+    found = disk.look()["boxes"]
+    assert (found.digest, found.note) == (digests[1], "")
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert caplog.text.count("is being copied") == 1
+
+
+def test_a_copy_that_never_gets_whole_is_taken_as_it_is(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(awaited_packages, "STILL_S", 0.0)
+    (disk.boxes / "model.onnx").write_bytes(b"half")
+    found = disk.look()["boxes"]
+    with pytest.raises(InvalidPackage, match=r"model\.onnx"):
+        found.open().verify()
+    shutil.copyfile(disk.cups / "model.onnx", disk.boxes / "model.onnx")
+    disk.look()["boxes"].open().verify()
+
+
+def test_nothing_is_removed_while_something_beside_it_is_copied(disk: Disk) -> None:
+    shutil.rmtree(disk.boxes)
+    (disk.models / "plates").mkdir()
+    (disk.models / "plates" / "manifest.json").write_text("{")
+    disk.store.remove_after_s = 0.0
+    for _ in range(3):
+        assert "boxes" in disk.store.scan()
+    shutil.rmtree(disk.models / "plates")
+    assert disk.removed() == ["boxes"]
+
+
+def test_a_link_to_another_package_is_an_update(disk: Disk) -> None:
+    link = disk.models / "plates"
+    link.symlink_to(disk.boxes)
+    first = disk.look()["plates"]
+    link.unlink()
+    link.symlink_to(micro.write(disk.place / "new", "classification", version="2"))
+    assert disk.look()["plates"].digest != first.digest
+
+
+IGNORED: Dict[str, Tuple[str, Callable[[Path], object], str]] = {
+    "a backup": ("boxes.bak", lambda path: micro.write(path, "classification"), "put aside"),
+    "an old one": ("boxes.old.2", lambda path: micro.write(path, "classification"), "put aside"),
+    "an editor's": ("boxes~", lambda path: micro.write(path, "classification"), "put aside"),
+    "a copy": ("boxes (1)", lambda path: micro.write(path, "classification"), "name must match"),
+    "too deep": ("new", lambda path: micro.write(path / "boxes", "classification"), "too deep"),
+    "no package": ("docs", lambda path: path.mkdir(), "holds no manifest.json"),
+    "an archive": ("cups.tar.gz", lambda path: path.write_bytes(b""), "only .zip is read"),
+    "a lone graph": ("cups.onnx", lambda path: path.write_bytes(b""), "alone is no package"),
+    "a dead link": ("cups", lambda path: path.symlink_to("/nowhere"), "which isn't there"),
+}
+
+
+@pytest.mark.parametrize("kind", IGNORED)
+def test_what_serves_nothing_is_named_with_the_reason(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, make, why = IGNORED[kind]
+    make(tmp_path / name)
+    store = Store(ModelsSettings(folder=tmp_path))
+    assert not store.scan()
+    assert not store.scan()
+    lines = [record.message for record in caplog.records if str(tmp_path / name) in record.message]
+    assert len(lines) == 1
+    assert why in lines[0]
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".ZIP"])
+def test_of_two_with_one_name_the_log_says_which_serves(
+    disk: Disk, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = disk.models / f"boxes{suffix}"
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for path in disk.boxes.iterdir():
+            bundle.write(path, path.name)
+    second = disk.write_record("second.json", "cups")
+
+    codecs.lookup("cp437")  # which another user can't find
+    found = disk.look()
+    assert (found["boxes"].package, found["cups"].package) == (archive, disk.cups)
+    serving = {archive: disk.boxes, second: disk.record}
+    for winner, other in serving.items():
+        assert (
+            f"{other} doesn't serve: model {winner.stem.replace('second', 'cups')} is served "
+            f"from {winner}" in caplog.text
+        )
+    assert len(caplog.records) == 2
+    assert not disk.look().keys() - disk.before.keys()
+    assert len(caplog.records) == 2
+
+
+EMPTY: Dict[str, Tuple[str, Callable[[Path], object], str]] = {
+    "mistyped": ("modells", lambda path: (path.parent / "models").mkdir(), "did you mean"),
+    "a package": ("p", lambda path: micro.write(path, "classification"), "a model package itself"),
+    "a lone graph": ("p.onnx", lambda path: path.write_bytes(b""), "is a file. Expected"),
+    "empty": ("models", lambda path: path.mkdir(), "holds no model package. Expected"),
+}
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_folder_without_models_is_told_with_what_is_expected(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, make, why = EMPTY[kind]
+    make(tmp_path / name)
+    store = Store(ModelsSettings(folder=tmp_path / name))
+    store.scan()
+    store.scan()
+    assert [why in record.message for record in caplog.records] == [True]
 
 
 def test_a_package_is_signed_where_a_trusted_key_was_asked_for(tmp_path: Path) -> None:

@@ -111,6 +111,21 @@ def test_black_warm_up_frames_of_old_clients_are_answered_and_not_published(line
     assert [event["camera_problems"] for event in events] == [[], ["black"], []]
 
 
+def test_black_frames_are_anomalous_and_yet_no_results_of_parts(tmp_path: Path) -> None:
+    line = Line(tmp_path)
+    line.agent.environment["EDGE_AGENT_DECISION__CAMERA_PROBLEM"] = "anomalous"
+    with line.agent, line.running() as client:
+        for _ in range(5):
+            verdict = client.detect("bolts", np.zeros((720, 1280, 3), np.uint8))
+            assert (verdict.is_anomalous, verdict.confidence) == (True, 1.0)
+            assert not verdict.result_id
+        client.detect("bolts", np.full((SIZE, SIZE, 3), 128, np.uint8))
+    event = line.wait_for(1)[0]
+    assert (event["camera_problems"], event["is_anomalous"]) == (["blank"], True)
+    assert event["anomalies"] == {"blank": {"area": 1.0, "color": "#FF0000"}}
+    jsonschema.validate(event, SCHEMA)
+
+
 def test_a_camera_problem_is_flagged(line: Line) -> None:
     with line.running() as client:
         verdict = client.detect("bolts", np.full((SIZE, SIZE, 3), 128, np.uint8))

@@ -119,7 +119,9 @@ def test_a_read_only_disk_is_said_and_results_are_sent_from_memory(
         outbox.close(5)
 
     assert numbers == list(range(numbers[0], numbers[0] + 21))
-    assert "can't be opened" in caplog.text
+    assert f"The outbox in {disk}/outbox can't be opened: Read-only file system." in caplog.text
+    assert f"Let user {os.geteuid()} write there" in caplog.text
+    assert "Errno" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,10 @@ class Bench:
 
     def __init__(self, kept_mib: int = 0) -> None:
         self.clock = Clock()
-        self.budget = MemoryBudget(10 * MIB, kept_mib * MIB, self.clock)
+        self.still_s = 0.0  # of the time that callers took
+        self.budget = MemoryBudget(
+            10 * MIB, kept_mib * MIB, self.clock, lambda _since: self.still_s
+        )
         self.cancelled: List[str] = []
 
     def lease(self, name: str, mib: int = 0) -> Lease:
@@ -186,3 +189,22 @@ def test_many_threads_never_hold_more_than_the_limit_and_end_with_nothing() -> N
     assert over == []
     assert budget.used_bytes == 0
     assert 4 * MIB <= budget.take_peak() <= 10 * MIB
+
+
+def test_callers_are_not_late_by_the_time_in_which_the_agent_stood_still() -> None:
+    bench = Bench()
+    first, second = bench.lease("first", 6), bench.lease("second", 4)
+    for lease in (first, second):
+        lease.wait_for_caller(30.0)
+    bench.clock.now_s += 100.0
+    bench.still_s = 99.9
+    assert bench.budget.cancel_overdue() == 0
+    with pytest.raises(CallsTakeTooMuch):  # nobody is slow enough to be cut off for it
+        bench.lease("third", 1)
+    first.work()
+    bench.still_s = 0.0
+    bench.clock.now_s += 1.0  # much longer than usual, which 100 s didn't become
+    second.wait_for_caller(30.0)
+    bench.clock.now_s += TIMES_AS_LONG * USUAL_S + 0.1
+    bench.lease("third", 1)
+    assert bench.cancelled == ["second"]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.manifest import Manifest, Statistics
+from edge_agent.manifest import InputSpec, Manifest, Statistics
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.ort import OrtBackend
 from edge_agent.runtime.batching.batch import Item
@@ -19,8 +19,12 @@ from edge_agent.runtime.vision import input_check
 from edge_agent.runtime.vision.frame import OpenFrame
 from edge_agent.runtime.vision.input_check import InputCheck
 from edge_agent.runtime.vision.light import Light, measure
+from edge_agent.runtime.vision.preprocess import write_input
 from edge_agent.types import Caller, CameraProblem, Frame
+from tests import ROOT
 from tests.fakes import micro
+
+DATA = ROOT.parent / "shared" / "data"
 
 BLACK, DARK, BRIGHT, BLANK, BLURRED, FROZEN = CameraProblem
 
@@ -180,6 +184,93 @@ def test_a_model_of_smooth_sheets_takes_them_for_pictures() -> None:
     assert check.judge(sheet, "") == ()
     assert check.judge(light(contrast=0.2, sharpness=0.1), "") == (BLANK,)
     assert InputCheck(Statistics()).judge(sheet, "") == (BLANK,)
+
+
+def noisy(level: float, deviation: float, sides: Tuple[int, int] = (128, 160)) -> Any:
+    """One colour as a sensor with noise sees it."""
+    noise = np.random.default_rng(3).normal(level, deviation, (*sides, 3))
+    return np.clip(noise, 0, 255).astype(np.uint8)
+
+
+def as_jpeg(image: Any) -> Any:
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], 1)
+
+
+def hot_pixel(image: Any) -> Any:
+    image[40, 20] = 255
+    return image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        noisy(128, 4),
+        noisy(60, 1),
+        as_jpeg(noisy(128, 4)),
+        as_jpeg(noisy(200, 2)),
+        np.full((128, 160, 3), (255, 0, 0), np.uint8),
+        np.full((128, 160, 3), (0, 0, 9), np.uint8),
+        noisy(128, 4) * np.uint8([1, 0, 0]),
+        hot_pixel(np.full((128, 160, 3), 90, np.uint8)),
+    ],
+)
+def test_one_colour_is_blank_however_noisy_the_sensor(image: Any) -> None:
+    golden = [measure(picture(seed)) for seed in range(3)]
+    assert BLANK in InputCheck(trained(), golden).judge(measure(image), "")
+    assert BLANK in InputCheck(Statistics()).judge(measure(image), "")
+
+
+@pytest.mark.parametrize("image", [np.zeros((64, 64, 3), np.uint8), noisy(0, 2, (64, 64))])
+def test_a_hot_pixel_is_no_picture(image: Any) -> None:
+    for statistics in (Statistics(), trained()):
+        assert DARK in InputCheck(statistics).judge(measure(hot_pixel(image)), "")
+
+
+def on_dark_field(seed: int) -> Any:
+    """A thin scratch of light and some points of dust on black glass, with sensor noise."""
+    image = noisy(0, 2)
+    random = np.random.default_rng(seed)
+    for _ in range(6):
+        image[random.integers(0, 128), random.integers(0, 160)] = 180
+    cv2.line(image, (20, int(random.integers(20, 100))), (140, 60), (90, 90, 90), 1)
+    return image
+
+
+def test_pictures_on_a_dark_field_are_pictures() -> None:
+    lights = [measure(on_dark_field(seed)) for seed in range(10)]
+    levels = [light.brightness for light in lights]
+    own = Statistics(brightness=(min(levels), max(levels)))
+    for check in (InputCheck(Statistics()), InputCheck(own, lights)):
+        for seed in range(100, 110):
+            assert check.judge(measure(on_dark_field(seed)), "") == ()
+
+
+@pytest.mark.parametrize("name", ["aliens", "ballscrew", "cookies", "deeppcb", "piped-btn01"])
+def test_good_parts_of_real_sets_are_never_blank(name: str) -> None:
+    paths = sorted((DATA / name).glob("*/normal/*.*"))
+    if not paths:
+        pytest.skip(f"the set {name} isn't here")
+    spec = InputSpec(tensor="image", height=256, width=256)
+    slot = np.empty((256, 256, 3), np.uint8)
+    checks = (InputCheck(Statistics()), InputCheck(trained(), [measure(picture(1))]))
+    for path in paths[:: 1 + len(paths) // 12]:
+        pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
+        found = measure(write_input(Frame(pixels), spec, slot))
+        assert not any(BLANK in check.judge(found, path.name) for check in checks), path
+        assert checks[0].judge(found, path.name) == ()
+
+
+def test_a_model_whose_golden_samples_are_blank_takes_blank_for_good() -> None:
+    foil = noisy(128, 3)
+    assert InputCheck(Statistics(), [measure(noisy(128, 3.5))]).judge(measure(foil), "") == ()
+    assert InputCheck(Statistics()).judge(measure(foil), "") == (BLANK,)
+
+
+def test_one_line_again_and_again_is_blank_where_golden_samples_show_other_pictures() -> None:
+    stuck = measure(np.repeat(picture(1)[40:41], 128, axis=0))
+    assert InputCheck(Statistics(), [measure(picture(2))]).judge(stuck, "") == (BLANK,)
+    assert InputCheck(Statistics(), [measure(picture(2)), stuck]).judge(stuck, "") == ()
+    assert InputCheck(Statistics()).judge(stuck, "") == ()  # it may be one of a drawing
 
 
 def test_a_camera_is_frozen_from_its_tenth_equal_picture_on_and_until_another() -> None:

@@ -62,8 +62,9 @@ class CapturedFrame:
 
     @property
     def needs_mask(self) -> bool:
-        """Whether its mask marks anything; a white one isn't stored."""
-        return self.mask is not None and len(self.prediction.anomalies) > 1
+        """Whether its mask marks anything of the part; a white one isn't stored."""
+        of_part = len(self.prediction.anomalies) > 1 and not self.prediction.camera_problems
+        return self.mask is not None and of_part
 
     def owned(self) -> CapturedFrame:
         """Return a copy of what others may change, without an empty mask."""

@@ -1,0 +1,149 @@
+"""One Unix socket of the agent: bound, watched, and bound again when its file is gone.
+
+A server of gRPC takes no more addresses once it has started, so a path that is bound again gets a
+server of its own. The one that lost its file serves on those who are connected to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Callable, List, NamedTuple, Optional, Tuple
+
+import grpc
+
+from edge_agent import protocol
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.rpc.socket_file import claim, hand_over, kept
+
+log = logging.getLogger(__name__)
+
+# Beyond it the one that lost its file first lets its clients go; they connect to the new one.
+MOST_SERVERS = 8
+DRAIN_S = 30.0
+
+
+class Access(NamedTuple):
+    """Who may connect: user, group and mode of the file; -1: the agent's own user or group."""
+
+    owner: int
+    group: int
+    mode: int
+
+
+class _Bound(NamedTuple):
+    server: grpc.Server
+    identity: Tuple[int, int]  # of its file: device, inode
+
+
+class UnixSocket:
+    """Owns the servers that `make` makes for the path of `address`. Not safe on several threads."""
+
+    def __init__(self, address: str, access: Access, make: Callable[[], grpc.Server]) -> None:
+        self.path = Path(address[len(protocol.UNIX_SCHEME) :])
+        self._address, self._access, self._make = address, access, make
+        self._bound: List[_Bound] = []  # the last one has the file
+        self._folder: Optional[os.stat_result] = None
+        self._complaint = ""
+
+    def bind(self) -> None:
+        """Take the path; callers connect, and wait for `start`. Raises InvalidConfiguration."""
+        claim(self.path)
+        server = self._make()
+        try:
+            listen(server, self._address)
+            hand_over(self.path, *self._access)
+            facts = self.path.stat()
+        except Exception:
+            with kept(self.path):
+                server.stop(None)
+            raise
+        self._bound.append(_Bound(server, (facts.st_dev, facts.st_ino)))
+        self._folder = self.path.parent.stat()
+
+    def start(self) -> None:
+        """Answer calls."""
+        self._bound[-1].server.start()
+
+    def has_file(self) -> bool:
+        """Whether who connects to the path reaches this agent."""
+        try:
+            facts = self.path.stat()
+        except OSError:
+            return False
+        return (facts.st_dev, facts.st_ino) in [bound.identity for bound in self._bound]
+
+    def restore(self) -> bool:
+        """Take the path again; False while something stands in the way, which is logged once."""
+        try:
+            self._make_folder()
+            self.bind()
+        except (InvalidConfiguration, OSError) as error:
+            self._complain(str(error))
+            return False
+        self.start()
+        self._complaint = ""
+        log.warning(
+            "The socket file %s was gone or was replaced; the agent listens there again. "
+            "Connected clients are served. Find out which program removes the file.",
+            self.path,
+        )
+        while len(self._bound) > MOST_SERVERS:
+            with kept(self.path):
+                self._bound.pop(0).server.stop(DRAIN_S)
+        return True
+
+    def stop(self, within_s: float) -> None:
+        """Refuse new calls, and end those in flight after `within_s`. Removes the agent's file."""
+        if self.has_file():
+            self._stop_all(within_s)
+        else:
+            with kept(self.path):
+                self._stop_all(within_s)
+
+    def end(self, within_s: float) -> None:
+        """End what is left after `stop`, and wait for that."""
+        for stopped in self._stop_all(within_s):
+            stopped.wait()
+        if self.has_file():
+            with suppress(OSError):
+                self.path.unlink()
+
+    def _complain(self, why: str) -> None:
+        if why == self._complaint:
+            return
+        self._complaint = why
+        log.error(
+            "The socket file %s is gone or was replaced: no new client can connect. %s The agent "
+            "tries again every second; connected clients are served.",
+            self.path,
+            why,
+        )
+
+    def _stop_all(self, within_s: float) -> List[grpc.Event]:
+        return [bound.server.stop(within_s) for bound in self._bound]
+
+    def _make_folder(self) -> None:
+        """Make the socket's folder again as it was, where it is gone too."""
+        folder, before = self.path.parent, self._folder
+        if before is None or folder.exists():
+            return
+        folder.mkdir(parents=True)
+        with suppress(PermissionError):
+            os.chown(folder, before.st_uid, before.st_gid)
+        folder.chmod(before.st_mode & 0o7777)
+
+
+def listen(
+    server: grpc.Server, address: str, credentials: Optional[grpc.ServerCredentials] = None
+) -> None:
+    """Add an address to a server. Raises InvalidConfiguration."""
+    try:
+        if credentials is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise InvalidConfiguration(f"Can't listen on {address}: {error}") from None

@@ -1,0 +1,135 @@
+"""Where settings come from: variables of the environment, --set, files; what their texts mean."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple, Type, Union
+
+from typing_extensions import get_args, get_origin
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import Strict, groups_in, parse_json
+
+log = logging.getLogger(__name__)
+
+ENVIRONMENT_PREFIX = "EDGE_AGENT_"
+# The value of variables that Kubernetes and docker set for each service: EDGE_AGENT_PORT=tcp://...
+SERVICES = ("tcp://", "udp://", "sctp://")
+
+Tree = Dict[str, object]  # of settings, not validated
+
+
+def variable(name: str) -> str:
+    """Return the variable of a setting, "server.tcp" → "EDGE_AGENT_SERVER__TCP"."""
+    return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
+
+
+def path_of(name: str) -> List[str]:
+    """Return the path of the setting that a variable with our prefix names."""
+    return name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
+
+
+def variables(kind: Type[Strict], environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield the variables that name settings of `kind`, or wrong ones.
+
+    Others begin with our prefix as well: those of a service called edge-agent in Kubernetes, or of
+    other programs. They are named in the log. Raises InvalidConfiguration for a setting that is
+    spelled with single underscores.
+    """
+    spelled = {"_".join(path): ".".join(path) for path in _paths(kind)}
+    strangers = []
+    for name in sorted(environment):
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        path = path_of(name)
+        if path[0] in kind.model_fields or len(path) > 1:
+            yield name
+        elif path[0] in spelled and not environment[name].startswith(SERVICES):
+            raise InvalidConfiguration(
+                f"{name} in the environment: this setting is written {variable(spelled[path[0]])}, "
+                "with two underscores."
+            )
+        else:
+            strangers.append(name)
+    if strangers:
+        log.warning(
+            "Not settings of the agent, and ignored: %s in the environment. Settings are written "
+            "%sGROUP__NAME, with two underscores.",
+            ", ".join(strangers),
+            ENVIRONMENT_PREFIX,
+        )
+
+
+def put(kind: Type[Strict], tree: Tree, path: Sequence[str], text: str, source: str) -> None:
+    """Put what a text holds into a tree of settings of `kind`. Raises InvalidConfiguration.
+
+    A group of settings is a JSON object; a list is a JSON array, or words with commas between.
+    """
+    for part in path[:-1]:
+        group = tree.setdefault(part, {})
+        if not isinstance(group, dict):
+            raise InvalidConfiguration(f"{source}: {part!r} is a value, not a group of settings")
+        tree = group
+    is_list = get_origin(_annotation(kind, path)) in (tuple, list)
+    if text.lstrip().startswith("{") or (is_list and text.lstrip().startswith("[")):
+        tree[path[-1]] = parsed(text, f"{source}: the value")
+    elif is_list:
+        tree[path[-1]] = [word.strip() for word in text.split(",") if word.strip()]
+    else:
+        tree[path[-1]] = text
+
+
+def parsed(content: Union[str, bytes], source: str) -> Any:
+    """Read JSON; what stands in it isn't shown, it may be a secret. Raises InvalidConfiguration."""
+    try:
+        return parse_json(content)
+    except UnicodeDecodeError:
+        raise InvalidConfiguration(f"{source} isn't JSON: it isn't UTF-8 text") from None
+    except ValueError as error:
+        raise InvalidConfiguration(f"{source} isn't JSON: {error}") from None
+
+
+def put_home(kind: Type[Strict], tree: Tree, path: str = "") -> None:
+    """Replace ~ where paths of settings of `kind` begin with it. Raises InvalidConfiguration."""
+    for key, field in kind.model_fields.items():
+        value, groups = tree.get(key), groups_in(field.annotation)
+        if groups and isinstance(value, dict):
+            put_home(groups[0], value, f"{path}{key}.")
+        elif isinstance(value, str) and Path in (field.annotation, *get_args(field.annotation)):
+            tree[key] = with_home(value, path + key)
+
+
+def with_home(text: str, setting: str) -> str:
+    """Return a path with the home folder in place of ~. Raises InvalidConfiguration without one."""
+    found = os.path.expanduser(text)  # noqa: PTH111 - Path.expanduser fails in several ways
+    if found.startswith("~"):
+        raise InvalidConfiguration(
+            f"{setting} is {text!r}, but there is no such home folder: HOME isn't set, and "
+            f"/etc/passwd has none for {text.split('/')[0]} (user {os.getuid()}). Write the whole "
+            "path."
+        )
+    return found
+
+
+def _paths(kind: Type[Strict], above: Tuple[str, ...] = ()) -> Iterator[Tuple[str, ...]]:
+    """Yield the path of every setting."""
+    for name, field in kind.model_fields.items():
+        groups = groups_in(field.annotation)
+        if groups:
+            yield from _paths(groups[0], (*above, name))
+        else:
+            yield (*above, name)
+
+
+def _annotation(annotation: Any, path: Sequence[str]) -> Any:
+    """Return the type of the setting at `path`; None: there is none."""
+    for part in path:
+        groups = groups_in(annotation)
+        if groups:
+            field = groups[0].model_fields.get(part)
+            annotation = field.annotation if field else None
+        else:
+            annotation = get_args(annotation)[1] if get_origin(annotation) is dict else None
+    return annotation
