@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from typing_extensions import Annotated, Literal, get_args
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, groups_in, host_name, is_secret, read
+from edge_agent.fields import Strict, groups_in, host_name, is_secret, read, topic_template
 from edge_agent.protocol import DEFAULT_SOCKET, UNIX_SCHEME
 from edge_agent.sources import (
     ENVIRONMENT_PREFIX,
@@ -49,23 +49,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
 ProblemAction = Literal["report", "anomalous", "refuse"]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
-
-
-def _topic(text: str) -> str:
-    rest = text
-    for name in ("{thing}", "{model}", "{kind}", "{verdict}"):  # result...; normal, anomaly
-        rest = rest.replace(name, "")
-    bad = next((each for each in rest if each in "+#{}" or not each.isprintable()), "")
-    if bad or not text:
-        came = f"it has the character {bad!r}" if bad else "it is empty"
-        raise ValueError(
-            f"{came}; a topic has no wildcards + and #, no control characters, and braces only "
-            "around thing, model, kind and verdict, which are filled in"
-        )
-    return text
-
-
-Topic = Annotated[str, Field(max_length=256), AfterValidator(_topic)]
+Topic = Annotated[str, Field(max_length=256), AfterValidator(topic_template)]
 SUMMARY_PATTERN = r"^(none|hour|([01]\d|2[0-3]):[0-5]\d(,([01]\d|2[0-3]):[0-5]\d)*)$"
 
 
