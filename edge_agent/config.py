@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from typing_extensions import Annotated, Literal, get_args
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, groups_in, host_name, is_secret, read
+from edge_agent.fields import Strict, groups_in, host_name, is_secret, read, topic_template
 from edge_agent.protocol import DEFAULT_SOCKET, UNIX_SCHEME
 from edge_agent.sources import (
     ENVIRONMENT_PREFIX,
@@ -49,9 +49,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
 ProblemAction = Literal["report", "anomalous", "refuse"]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
-# {thing}, {model}, {kind} (result, summary, alarm) and {verdict} (normal, anomaly) are filled in.
-TOPIC_PATTERN = r"^([^+#{}\x00-\x1f\x7f-\x9f]|\{(thing|model|kind|verdict)\})+$"
-Topic = Annotated[str, Field(pattern=TOPIC_PATTERN, max_length=256)]
+Topic = Annotated[str, Field(max_length=256), AfterValidator(topic_template)]
 SUMMARY_PATTERN = r"^(none|hour|([01]\d|2[0-3]):[0-5]\d(,([01]\d|2[0-3]):[0-5]\d)*)$"
 
 

@@ -125,6 +125,21 @@ def host_name(text: str, port_setting: str) -> str:
     return alone
 
 
+def topic_template(text: str) -> str:
+    """Return a template of MQTT topics unchanged. Raises ValueError: it can't become a topic."""
+    rest = text
+    for name in ("{thing}", "{model}", "{kind}", "{verdict}"):  # result...; normal, anomaly
+        rest = rest.replace(name, "")
+    bad = next((each for each in rest if each in "+#{}" or not each.isprintable()), "")
+    if bad or not text:
+        came = f"it has the character {bad!r}" if bad else "it is empty"
+        raise ValueError(
+            f"{came}; a topic has no wildcards + and #, no control characters, and braces only "
+            "around thing, model, kind and verdict, which are filled in"
+        )
+    return text
+
+
 def _without_port(address: str) -> str:
     """Return the host of HOST, HOST:PORT, [IPv6], [IPv6]:PORT or IPv6."""
     host, colon, _ = address.rpartition(":")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -190,3 +191,37 @@ def test_a_tilde_without_a_home_folder_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     with pytest.raises(InvalidConfiguration, match=r"is '~/x'.*HOME isn't set.*\(user 54321\)"):
         load(None, {}, ["models.folder=~/x"])
+
+
+@pytest.mark.parametrize(
+    ("written", "host"),
+    [
+        ("a.B.example", "a.b.example"), (" a.b/ ", "a.b"), ("[::1]", "::1"), ("fe80::1", "fe80::1"),
+        ("192.0.2.7", "192.0.2.7"), ("", ""),
+    ],
+)  # fmt: skip
+def test_the_brokers_name_is_taken_as_people_write_it(written: str, host: str) -> None:
+    assert load(None, {"EDGE_AGENT_RESULTS__FOLDER": "/x"}, [
+        f"results.mqtt.endpoint={written}"
+    ]).results.mqtt.endpoint == host  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("https://a.b", "without https://: write 'a.b'"),
+        ("MQTTS://a.b:8883/", "without mqtts://: write 'a.b'"),
+        ("a.b:8883", "write 'a.b', and the port into results.mqtt.port"),
+        ("[::1]:8883", "write '::1', and the port into results.mqtt.port"),
+        ("a.b/mqtt", "a host name is expected"),
+        ("mqtts://user:secret@a.b", "without mqtt://, user, password or path"),
+        ("a b", "a host name is expected"),
+        ("/", "a host name is expected"),
+    ],
+)
+def test_an_address_that_is_no_host_name_is_refused_with_what_to_write(
+    written: str, words: str
+) -> None:
+    with pytest.raises(InvalidConfiguration, match=re.escape(words)) as caught:
+        load(None, {}, ["results.folder=/x", f"results.mqtt.endpoint={written}"])
+    assert "secret" not in str(caught.value)

@@ -27,6 +27,7 @@ from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.packages.registration import Registration
 from edge_agent.runtime.results import sinks
 from edge_agent.runtime.results.broker import probe, trial
+from edge_agent.runtime.system.machine_clock import clock_error
 
 LEAST_FREE_MIB = 16  # what the outbox needs besides its rows
 ENGINES = "engines"
@@ -104,7 +105,9 @@ def _sum(folder: Path, limit_mib: int) -> CheckResult:
 
 def results(settings: ResultsSettings) -> List[CheckResult]:
     """Try the broker and the folders, and read what the agent last reported of its results."""
-    found = _mqtt(settings) if settings.mqtt.endpoint else _names(settings)
+    wrong = clock_error(time.time())
+    found = [CheckResult("clock", PROBLEM, wrong)] if wrong else []
+    found += _mqtt(settings) if settings.mqtt.endpoint else _names(settings)
     lines = Path(settings.lines).parent if settings.lines not in ("", "-") else None
     folders = {"results": settings.folder, "lines": lines, "captures": settings.capture.folder}
     found += [_folder(name, path) for name, path in folders.items() if path is not None]

@@ -4,12 +4,14 @@ import json
 import os
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict
 
 import pytest
 
 from edge_agent.cli import main
-from edge_agent.doctor import PROBLEM, machine
+from edge_agent.config import GreengrassSettings, ResultsSettings
+from edge_agent.doctor import PROBLEM, agent, machine
 from edge_agent.runtime.system import resources
 from tests.fakes import certificates, micro
 from tests.fakes.broker import Broker
@@ -130,6 +132,19 @@ def test_the_doctor_names_settings_that_cannot_be_used(capsys: pytest.CaptureFix
     assert found["settings"]["state"] == "problem"
     assert "tipic: unknown key" in found["settings"]["detail"]
     assert "MQTT broker" not in results(capsys)
+
+
+def test_the_doctor_names_a_wrong_clock_and_a_name_that_no_topic_can_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "time", SimpleNamespace(time=lambda: 5.0))
+    greengrass = GreengrassSettings(topic="a/{thing}")
+    found = agent.results(ResultsSettings(folder=tmp_path, thing="a#b", greengrass=greengrass))
+    details = {each.what: (each.state, each.detail) for each in found}
+    assert details["clock"][0] == "problem"
+    assert "it shows 1970-01-01 00:00 UTC" in details["clock"][1]
+    assert details["topics"][0] == "problem"
+    assert "'a#b', which comes from results.thing" in details["topics"][1]
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,9 @@ def test_a_things_name_that_breaks_topics_ends_the_start_with_a_sentence(name: s
     with pytest.raises(InvalidConfiguration, match=r"Set results\.thing") as caught:
         thing_name(results({}, name))
     assert str(caught.value).isprintable()
+    said = str(caught.value)
+    assert "which comes from results.thing," in said
+    assert any(f"it has the character {each!r}" in said for each in name) or name == "$SYS"
 
 
 @pytest.mark.parametrize("name", BAD_NAMES[:5])
@@ -70,8 +73,34 @@ def test_names_as_things_have_them_pass(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_template_with_a_wildcard_or_a_control_character_is_refused_where_it_is_read(
     template: str, text: str
 ) -> None:
-    with pytest.raises(InvalidConfiguration, match=f"results.{template}"):
+    with pytest.raises(InvalidConfiguration, match=f"results.{template}") as caught:
         load(None, {}, ["results.folder=/x", f"results.{template}={text}"])
+    named = any(f"it has the character {each!r}" in str(caught.value) for each in text)
+    assert named or text[0] == "{"  # which is read as a group of settings
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"mqtt.topic": "$SYS/{thing}"}, "mqtt.topic: .* with \\$ at the start"),
+        ({"greengrass.local_topic": "cell/*"}, "greengrass.local_topic: .* a wildcard"),
+        ({"mqtt.client_id": "a\0"}, r"mqtt.client_id: .* has the character '\\x00'"),
+        (
+            {"mqtt.endpoint": "x.iot.us-east-1.amazonaws.com", "mqtt.client_id": "c" * 129},
+            "mqtt.client_id: .* has 129 bytes; AWS IoT Core allows 128",
+        ),
+        (
+            {"mqtt.endpoint": "x.iot.us-east-1.amazonaws.com", "thing": "t" * 240},
+            "mqtt.topic: .* 1 to 256 .* The name of the thing in it, of results.thing, has 240",
+        ),
+    ],
+)
+def test_other_names_that_a_broker_would_refuse_are_named_at_the_start(
+    tree: Dict[str, Any], words: str
+) -> None:
+    thing = tree.pop("thing", "press-7")
+    with pytest.raises(InvalidConfiguration, match=f"results.{words}"):
+        thing_name(results(tree, thing))
 
 
 @pytest.mark.parametrize("template", [each for each in TEMPLATES if "local" not in each])

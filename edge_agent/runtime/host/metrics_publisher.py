@@ -56,7 +56,9 @@ class MetricsPublisher:
         elif self._accepted and isinstance(error, NucleusBusy):
             self._log_problem(f"Component metrics are sent again later: {error}")
         elif not isinstance(error, NucleusLost):  # without the nucleus they add up
-            log.info("Component metrics are only for components named aws.*: %s", error)
+            lacks = "This nucleus takes none, as nucleus lite. Nothing is wrong."
+            why = lacks if isinstance(error, NucleusBusy) else error
+            log.info("Component metrics are only for components named aws.*: %s", why)
             return
         self._scheduler.schedule(self.publish, EVERY_S)
 

@@ -10,7 +10,7 @@ from typing import Callable, Optional
 
 from edge_agent.config import UpdatesSettings
 from edge_agent.runtime.host.greengrass import Greengrass
-from edge_agent.runtime.host.nucleus import NucleusLost
+from edge_agent.runtime.host.nucleus import NucleusBusy, NucleusLost
 from edge_agent.runtime.host.subscription import Subscription
 from edge_agent.runtime.system import stalls
 
@@ -75,7 +75,12 @@ class UpdateDeferrer:
 
     def _subscribed(self, error: Optional[BaseException]) -> bool:
         self._deferral.over()  # a nucleus that has restarted begins its deployments again
-        if error is not None:
+        if isinstance(error, NucleusBusy):
+            self._log_once(
+                "Component updates don't wait for the agent: this nucleus has no "
+                "SubscribeToComponentUpdates, as nucleus lite. Nothing is wrong."
+            )
+        elif error is not None:
             self._log_once(f"Component updates don't wait for the agent: {error}")
         return error is None
 

@@ -236,6 +236,8 @@ class GreengrassCommands:
         problem = "" if error is None else f"No commands can arrive: {error}"
         if problem and problem != self._problem:
             log.warning(problem)
+        elif self._problem and not problem:
+            log.info("Commands can arrive again.")
         self._problem = problem
         return True
 

@@ -29,7 +29,7 @@ from edge_agent.runtime.results.spool.database import (
 )
 from edge_agent.runtime.results.spool.folder_lock import FolderLock
 from edge_agent.runtime.results.spool.pending import DeliveryProgress, PendingEvents
-from edge_agent.runtime.system.machine_clock import THIS_MACHINE, MachineClock
+from edge_agent.runtime.system.machine_clock import THIS_MACHINE, MachineClock, clock_error
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ class Outbox:
         self._settings, self._folder, self._sinks = settings, folder, tuple(sinks)
         self._thing = thing
         self._on_dropped, self._clock = on_dropped, clock
+        if wrong := clock_error(clock.wall()):
+            log.warning("%s Results keep the time that it shows.", wrong)
         self._wall_ahead_s = clock.wall() - clock.uptime_s()  # changes when the clock is set
         self.problem = ""  # what is wrong with the disk, a sentence
         self.damage = ""  # what was done about a damaged database, a sentence

@@ -66,10 +66,12 @@ class Recorder:
         A frame that is inspected again (priority rescoring) was recorded before.
         """
         if request.caller.priority is Priority.RESCORING:
+            log.debug("Model %r: rescoring records nothing.", request.model)
             return ""
         try:
             black = self._warm_ups.black(request.model, request.caller.name, prediction)
             if 0 < black <= WARM_UP_FRAMES:
+                log.debug("Model %r: black frame %d in a row isn't recorded.", request.model, black)
                 return ""
             bare = prediction if prediction.mask is None else replace(prediction, mask=None)
             self._uncounted.append((request.model, manifest.statistics, bare))
@@ -103,6 +105,12 @@ class Recorder:
         ):
             outbox = None
         reason = capture.choose(request.model, prediction) if capture is not None else ""
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "Model %r: %s; %s.", request.model,
+                "published" if outbox is not None else self._why_unpublished(),
+                f"captured ({reason})" if reason else "not captured",
+            )  # fmt: skip
         if outbox is None and not reason:
             return ""
         id_, now, reference = self._ids.new(), self._wall(), ""
@@ -119,6 +127,11 @@ class Recorder:
         facts = event.verdict(prediction, times, caller.camera_id, now - in_agent_s, reference)
         outbox.offer(EventDraft(id_, "result", request.model, now, facts))
         return id_
+
+    def _why_unpublished(self) -> str:
+        if self._outbox is None:
+            return "not published, because results go nowhere (results.mqtt, .greengrass, .lines)"
+        return "not published, by results.publish, .heartbeat_s and .per_minute"
 
 
 def _captured_frame(

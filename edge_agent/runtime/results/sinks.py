@@ -21,9 +21,14 @@ def thing_name(settings: ResultsSettings) -> str:
 
     Raises InvalidConfiguration when a topic with this name isn't valid.
     """
-    thing = settings.thing or os.environ.get("AWS_IOT_THING_NAME", "") or socket.gethostname()
+    candidates = {
+        "results.thing": settings.thing,
+        "AWS_IOT_THING_NAME": os.environ.get("AWS_IOT_THING_NAME", ""),
+        "the name of this machine": socket.gethostname(),
+    }
+    source, thing = next((pair for pair in candidates.items() if pair[1]), ("", ""))
     if settings.go_somewhere:
-        topics.check(settings, thing)
+        topics.check(settings, thing, source)
     return thing
 
 

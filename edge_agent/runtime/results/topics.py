@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Dict, Mapping, Tuple
 
-from edge_agent.config import ResultsSettings
+from edge_agent.config import MqttSettings, ResultsSettings
 from edge_agent.errors import InvalidConfiguration
 
 MOST_BYTES, MOST_BYTES_AT_AWS = 65_535, 256
 MOST_SLASHES_AT_AWS = 7
+MOST_CLIENT_ID_BYTES = 128  # at AWS IoT Core
 MOST_REQUESTER_CHARACTERS = 128
 WILDCARDS = "+#"
 NOT_IN_LEVEL = "/+#{}"  # characters that would change the topic or subscribe to more
@@ -27,6 +28,8 @@ def topic_error(topic: str, at_aws: bool) -> str:
         return f"the topic {topic!r} has a name in braces that isn't known here"
     if not topic.isprintable():
         return f"the topic {topic!r} isn't valid: it has a control character"
+    if topic.startswith("$") and not topic.startswith("$aws/"):
+        return f"the topic {topic!r} isn't valid: those with $ at the start are the broker's own"
     size, most = len(topic.encode()), MOST_BYTES_AT_AWS if at_aws else MOST_BYTES
     if not 0 < size <= most:
         return f"the topic {topic!r:.300} has {size} bytes; 1 to {most} are possible"
@@ -39,8 +42,12 @@ def level_error(value: str) -> str:
     """Why `value` can't be one level of a topic, a clause; "": it can."""
     if not value:
         return "it is empty"
-    if not value.isprintable() or any(each in value for each in NOT_IN_LEVEL):
-        return "a name in a topic has no control characters and none of / + # { }"
+    bad = next((each for each in value if each in NOT_IN_LEVEL or not each.isprintable()), "")
+    if bad:
+        return (
+            f"it has the character {bad!r}; a name in a topic has no control characters and none "
+            "of / + # { }"
+        )
     return "names with $ at the start are the broker's own" if value.startswith("$") else ""
 
 
@@ -54,20 +61,41 @@ def at_aws(endpoint: str) -> bool:
     return endpoint.lower().rstrip(".").endswith(AWS_HOSTS)
 
 
-def check(settings: ResultsSettings, thing: str) -> None:
-    """Fill in every topic that is used. Raises InvalidConfiguration for one that isn't valid."""
+def check(settings: ResultsSettings, thing: str, source: str) -> None:
+    """Fill in every topic that is used; `source` is where the name of the `thing` comes from.
+
+    Raises InvalidConfiguration for one that isn't valid, or a client id.
+    """
     filled_in = _filled_in(settings, thing)
     why = level_error(thing) if filled_in else ""
     if why:
         raise InvalidConfiguration(
-            f"The thing's name {thing!r:.140} can't be part of a topic: {why}. Set results.thing "
-            "(the default is AWS_IOT_THING_NAME, or the host's name). Put further levels into the "
-            "topic settings."
+            f"The thing's name {thing!r:.140}, which comes from {source}, can't be part of a "
+            f"topic: {why}. Set results.thing (the default is AWS_IOT_THING_NAME, or the host's "
+            "name). Put further levels into the topic settings."
         )
     for name, (topic, through_aws) in filled_in.items():
         why = topic_error(topic, through_aws)
+        if not why and name == "greengrass.local_topic" and "*" in topic:
+            why = f"the topic {topic!r} has a *, which the nucleus takes for a wildcard"
         if why:
-            raise InvalidConfiguration(f"results.{name}: {why}. Change this setting.")
+            size = f" The name of the thing in it, of {source}, has {len(thing.encode())} bytes."
+            advice = size if "bytes" in why else ""
+            raise InvalidConfiguration(f"results.{name}: {why}. Change this setting.{advice}")
+    why = _client_id_error(settings.mqtt)
+    if why:
+        raise InvalidConfiguration(f"results.mqtt.client_id: {why}.")
+
+
+def _client_id_error(settings: MqttSettings) -> str:
+    """Why nobody can connect by this name, a clause."""
+    name, most = settings.client_id, MOST_CLIENT_ID_BYTES
+    bad = next((each for each in name if not each.isprintable()), "")
+    if bad:
+        return f"{name!r:.140} has the character {bad!r}; use letters, digits, - and _"
+    if settings.endpoint and at_aws(settings.endpoint) and len(name.encode()) > most:
+        return f"{name!r:.140} has {len(name.encode())} bytes; AWS IoT Core allows {most}"
+    return ""
 
 
 def _filled_in(settings: ResultsSettings, thing: str) -> Dict[str, Tuple[str, bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from typing import Callable, Optional, Tuple, TypeVar
@@ -15,6 +16,8 @@ from edge_agent.runtime.rpc.admission import HOLD_WITHIN_S
 from edge_agent.runtime.rpc.call_context import Metadata
 from edge_agent.runtime.rpc.memory_budget import Lease
 from edge_agent.types import Caller, DetectRequest, FrameRequest, Prediction, SharedMemoryHandle
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")  # the answer: a message, or one serialised
 Respond = Callable[[Prediction, Optional[SharedMemoryHandle]], R]
@@ -50,7 +53,10 @@ class FrameCalls:
         except EdgeAgentError as error:
             model = "" if isinstance(error, ModelNotFound) else call.model
             self._metrics.failed(model, error.status, isinstance(error, InvalidFrame))
+            log.debug("%s: refused with %s: %s", _who(call), error.status, error)
             raise
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s: %s", _who(call), _decision(prediction, call))
         began = time.monotonic()
         answer = respond(prediction, call.mask)
         call.times.send = time.monotonic() - began
@@ -58,3 +64,30 @@ class FrameCalls:
         verdict = prediction.is_anomalous, prediction.camera_problems
         count = partial(self._metrics.succeeded, call.model, *verdict, call.times)
         return answer, metadata.of_answer(prediction, call.times), count
+
+
+# What the log says at DEBUG
+
+
+def _who(call: DetectRequest) -> str:
+    frame = "no frame" if call.bitmap is None else f"{call.bitmap.width}x{call.bitmap.height}"
+    if call.bitmap is not None:
+        frame += " in the message" if call.bitmap.handle is None else " in shared memory"
+    caller = f"camera {call.caller.camera_id!r}" if call.caller.camera_id else call.caller.name
+    return f"Model {call.model!r}, {caller or 'a caller without a name'}, {frame}"
+
+
+def _decision(prediction: Prediction, call: DetectRequest) -> str:
+    """Say what was decided, on what grounds, and how long it took."""
+    relation = "reaches" if prediction.score >= prediction.threshold else "is below"
+    problems = ", ".join(problem.value for problem in prediction.camera_problems)
+    stages = ("receive", "queue", "preprocess", "compute", "postprocess", "publish")
+    times = ", ".join(f"{stage} {1000.0 * getattr(call.times, stage):.1f}" for stage in stages)
+    return (
+        f"{'anomalous' if prediction.is_anomalous else 'normal'}: score {prediction.score:.4f} "
+        f"{relation} the threshold {prediction.threshold:.4f}, confidence "
+        f"{prediction.confidence:.4f}, {len(prediction.regions)} regions, camera problems: "
+        f"{problems or 'none'}; version {prediction.model_version or 'unknown'}, "
+        f"{call.caller.priority.value}, result {prediction.result_id or 'not published'}; "
+        f"ms: {times}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
@@ -11,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from edge_agent import protocol
-from edge_agent.errors import AgentUnavailable
+from edge_agent.errors import AgentUnavailable, EdgeAgentError
 from edge_agent.runtime.detector import Detector
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc import convert, metadata, zero_copy
@@ -25,6 +26,8 @@ from edge_agent.runtime.rpc.roles import Role
 from edge_agent.runtime.system import stalls
 from edge_agent.types import FrameRequest
 from edge_agent.wire import edge_agent_pb2 as wire
+
+log = logging.getLogger(__name__)
 
 PARSED_COPIES = 2  # of a message that protobuf reads: in the message, and of its parts
 REPEATED_BYTES, REPEATED_CALLS = 1024, 1024
@@ -74,7 +77,10 @@ class Servicer:
         }
         return _Handler(
             {
-                **{path: unary(self._counted(method)) for path, method in control.items()},
+                **{
+                    path: unary(self._counted(_logged(path, method)))
+                    for path, method in control.items()
+                },
                 **{
                     path: unary(self._counted(method), protocol.MESSAGE_LIMIT_BYTES)
                     for path, method in frames.items()
@@ -180,6 +186,22 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
     def service(self, details: grpc.HandlerCallDetails) -> Optional[grpc.RpcMethodHandler]:
         """Return the handler, None when there is no such method."""
         return self._handlers.get(details.method)
+
+
+def _logged(path: str, method: Method) -> Method:
+    """Log at DEBUG what becomes of each call."""
+    name = path.rpartition("/")[2]
+
+    def call(content: bytes, context: CallContext, lease: Lease) -> bytes:
+        try:
+            answer = method(content, context, lease)
+        except EdgeAgentError as error:
+            log.debug("%s: refused with %s: %s", name, error.status, error)
+            raise
+        log.debug("%s: answered.", name)
+        return answer
+
+    return call
 
 
 def _for_operators(role: Role, method: Method) -> Method:

@@ -398,6 +398,7 @@ def test_an_agent_serves_on_without_what_the_nucleus_refuses(
     assert not agent.troubles()
     assert len(agent.lines("Component metrics are only for")) == 1
     assert nucleus.refusals == (2 if nucleus.kind == "lite" else 1)
+    assert not agent.lines("offline or busy")  # it is neither
 
 
 def test_the_counts_begin_at_zero(classic: FakeNucleus, tmp_path: Path) -> None:

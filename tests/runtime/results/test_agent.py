@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edge_agent.client import Client
+from edge_agent.errors import UserError
 from edge_agent.types import CameraProblem, ModelState
 from tests.fakes import micro
 from tests.fakes.agent import Agent
@@ -80,6 +81,30 @@ def test_a_verdict_is_published_with_all_that_is_known_of_it(line: Line) -> None
     assert event["regions"][0]["width"] == verdict.regions[0].width
     assert event["frame_time"] <= event["result_time"]
     assert event["timings_ms"]["compute"] > 0.0
+
+
+def test_at_debug_the_log_says_what_was_decided_for_each_call_and_why(tmp_path: Path) -> None:
+    line = Line(tmp_path, "log_level=DEBUG", "results.publish=anomalies", "results.heartbeat_s=0")
+    with line.agent, line.running() as client:
+        for red in (220, 60):
+            client.detect("bolts", frame(red))
+        for model in ("none", ""):
+            with pytest.raises(UserError):
+                client.detect(model, frame(60))
+        with pytest.raises(UserError):
+            client.stop("none")
+    said = [json.loads(text) for text in line.agent.log().splitlines() if text[:1] == "{"]
+    debug = "\n".join(each["message"] for each in said if each["level"] == "DEBUG")
+    for part in (
+        "Model 'bolts', camera 'left', 128x128 in shared memory: anomalous: score",
+        "reaches the threshold 0.5", "is below the threshold 0.5", "camera problems: none",
+        "Model 'bolts': published; not captured.",
+        "Model 'bolts': not published, by results.publish", "ms: receive ",
+        "Model 'none', camera 'left', 128x128 in shared memory: refused with NOT_FOUND: Model 'none'",
+        "refused with INVALID_ARGUMENT: model_component is empty",
+        "StopModel: refused with NOT_FOUND",
+    ):  # fmt: skip
+        assert part in debug, debug
 
 
 def test_an_anomaly_is_kept_and_the_event_says_where(line: Line, tmp_path: Path) -> None:

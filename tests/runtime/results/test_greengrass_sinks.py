@@ -410,9 +410,9 @@ def test_a_subscription_refused_or_ended_is_asked_for_again(
     with component(lite.environment, lost) as greengrass:
         sink = IotCoreSink(SETTINGS, "press-4", greengrass)
         sink.serve_commands("edge/{thing}/commands", "edge/responses", echo)
-        with caplog.at_level(logging.WARNING):
-            started(sink)
-            lite.until(lambda: lite.refusals > 2)
+        caplog.set_level(logging.INFO)
+        started(sink)
+        lite.until(lambda: lite.refusals > 2)
         lite.online = True
         for number in range(2):
             lite.until(lambda: bool(lite.subscriptions))
@@ -423,6 +423,7 @@ def test_a_subscription_refused_or_ended_is_asked_for_again(
         assert len(lite.subscriptions) == 1
         sink.stop(WITHIN_S)
     assert caplog.text.count("No commands can arrive") == 1
+    assert caplog.text.count("Commands can arrive again.") == 1
 
 
 def test_an_answer_that_cant_pass_is_told_and_the_next_command_served(
