@@ -55,9 +55,13 @@ def adapt(content: bytes, given: Document) -> Tuple[bytes, Document, Tuple[str, 
     InvalidConfiguration.
     """
     work = _Work(parsed(content), given)
-    steps = (work.lower_ir, work.fix_inputs, work.add_batch, work.make_gray, work.cast, work.select)
-    for step in steps:
-        step()
+    work.lower_ir()
+    work.fix_inputs()
+    work.add_channel()
+    work.add_batch()
+    work.make_gray()
+    work.cast()
+    work.select()
     if not work.remarks:
         return content, work.given, ()
     return bytes(work.model.SerializeToString(deterministic=True)), work.given, tuple(work.remarks)
@@ -117,6 +121,18 @@ class _Work:
                 continue
             self._remove_input(entry.name)
 
+    def add_channel(self) -> None:
+        """Give a gray picture without an axis for its channel, (H, W) or (N, H, W), that axis."""
+        picture = picture_among(self._inputs(), self.given)
+        shape = picture.shape if picture else None
+        if picture is None or shape is None or _channels_axis(picture) is not None:
+            return
+        if len(shape) == 2 or (len(shape) == 3 and shape[0] is None):
+            axis = len(shape) - 2
+            wide = (*shape[:axis], 1, *shape[axis:])
+            self._before(picture, wide, [self._axis_node("Squeeze", axis)])
+            self.remarks.append(f"Input {picture} has no axis for its channel; it is added.")
+
     def add_batch(self) -> None:
         """Give a graph of one picture, (H, W, C) or (C, H, W), a first axis of 1."""
         picture = picture_among(self._inputs(), self.given)
@@ -125,13 +141,13 @@ class _Work:
             return
         if _channels_axis(picture) is None:
             return
-        self._before(picture, (1, *shape), [self._axis_node("Squeeze")])
+        self._before(picture, (1, *shape), [self._axis_node("Squeeze", 0)])
         for value in list(self.graph.output):
             found = tensor(value).shape
             classes = self.given.get("classes")
             is_maps = isinstance(classes, list) and found and found[0] == len(classes) + 1
             if found is not None and (len(found) in (0, 2) or (len(found) == 3 and is_maps)):
-                self._after(value, (1, *found), [self._axis_node("Unsqueeze")])
+                self._after(value, (1, *found), [self._axis_node("Unsqueeze", 0)])
         self.remarks.append(f"Input {picture} has no batch axis; it is added, of length 1.")
 
     def make_gray(self) -> None:
@@ -179,6 +195,8 @@ class _Work:
             return
         steps, shape = [], tensor(value).shape or (None,)
         if found["index"]:
+            if shape[-1] is not None and int(found["index"]) >= shape[-1]:
+                return
             index = self._constant("class", np.array([int(found["index"])], np.int64))
             steps.append(("Gather:1", [index]))
             shape = (shape[0], 1)
@@ -209,17 +227,17 @@ class _Work:
         self.graph.initializer.append(library().numpy_helper.from_array(array, entry.name))
 
     def _constant(self, name: str, value: object) -> str:
-        array = library().numpy_helper.from_array(np.asarray(value), PREFIX + name)
-        self.graph.initializer.append(array)
-        return PREFIX + name
+        """Store a value, once, and return its tensor's name."""
+        full = PREFIX + name
+        if not any(entry.name == full for entry in self.graph.initializer):
+            array = library().numpy_helper.from_array(np.asarray(value), full)
+            self.graph.initializer.append(array)
+        return full
 
-    def _axis_node(self, operator: str) -> Step:
+    def _axis_node(self, operator: str, axis: int) -> Step:
         if self._opset < AXES_ARE_INPUTS:
-            return (f"{operator}:0", [])
-        name = PREFIX + "first"
-        if not any(entry.name == name for entry in self.graph.initializer):
-            self._constant("first", np.array([0], np.int64))
-        return (operator, [name])
+            return (f"{operator}:{axis}", [])
+        return (operator, [self._constant(f"axis{axis}", np.array([axis], np.int64))])
 
     def _before(
         self, picture: GraphTensor, shape: Sequence[Optional[int]], steps: Steps, dtype: str = ""

@@ -62,6 +62,9 @@ def manifest_for(model: bytes, given: Document) -> Manifest:
         "files": [FileEntry.of(MODEL_FILE, model).model_dump()],
     }
     missing = ([] if "name" in given else ["name"]) + _missing(image, outputs)
+    picture = picture_among(graph.inputs, given)
+    if picture is None or not _is_picture(picture):  # no key of the manifest helps
+        missing = [key for key in missing if not key.startswith("input.")]
     problems = [*_input_problems(graph, given), *_output_problems(graph, outputs)]
     if missing or problems:
         raise InvalidConfiguration(_refusal(graph, missing, problems))
@@ -109,17 +112,19 @@ def _input_problems(graph: Graph, given: Document) -> Iterator[str]:
     """Yield what else must be said, or changed, so that there is one input, a picture."""
     picture = picture_among(graph.inputs, given)
     others = [entry for entry in graph.inputs if entry != picture]
-    if picture is None:
+    if not graph.inputs:
+        yield "The graph takes nothing; export it with an input, the picture."
+    elif picture is None:
         named = _group(given, "input").get("tensor")
         which = f"No input is {named!r}" if named else "It isn't clear which input is the picture"
         yield (
             f"{which}: name it as input.tensor, one of {names([each.name for each in others])}; "
             'the values of the others as {"constants": {NAME: VALUE}}.'
         )
-    elif picture.shape is not None and not _is_picture(picture):
+    elif not _is_picture(picture):
         yield (
-            f"Input {picture} isn't a picture: (N, 3, height, width) or (N, height, width, 3) is, "
-            "also with 1 channel or without N. Export the graph with such an input."
+            f"Input {picture} isn't a picture: (N, 3, height, width) and (N, height, width, 3) "
+            "are, also with 1 channel or without N. Export the graph with such an input."
         )
     if picture is not None and others:
         constants = {entry.name: _example_value(entry) for entry in others}
@@ -131,8 +136,10 @@ def _input_problems(graph: Graph, given: Document) -> Iterator[str]:
 
 
 def _is_picture(entry: GraphTensor) -> bool:
-    shape = entry.shape or ()
-    return len(shape) == 4 and any(shape[axis] in (None, CHANNELS) for axis in (1, 3))
+    shape = entry.shape
+    return shape is None or (
+        len(shape) == 4 and any(shape[axis] in (None, CHANNELS) for axis in (1, 3))
+    )
 
 
 def _example_value(entry: GraphTensor) -> object:
@@ -153,7 +160,8 @@ def _output_problems(graph: Graph, outputs: Mapping[str, object]) -> Iterator[st
         return
     yield (
         "An output of float32 can be a score (N) or (N, 1), a map (N, h, w) or (N, 1, h, w), or "
-        "maps of classes (N, classes + 1, h, w) with the names of the classes."
+        "maps of classes (N, classes + 1, h, w) with the names of the classes. Name one of these, "
+        "or export the graph with one."
     )
     for entry in graph.outputs:
         shape = entry.shape or ()

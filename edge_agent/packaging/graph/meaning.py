@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 
-from edge_agent.errors import ModelError
+from edge_agent.errors import ModelError, ParityFailed
 from edge_agent.evaluation import metrics
 from edge_agent.manifest import Manifest
 from edge_agent.packaging.graph.findings import GraphFinding, error, note, warning
@@ -69,6 +69,9 @@ def check(model: bytes, manifest: Manifest, samples: SamplePictures) -> Iterator
     """Yield what the outputs and the manifest disagree in; nothing where the graph can't run."""
     try:
         found = _run(model, manifest, samples.pictures)
+    except ParityFailed as fault:
+        yield error(f"{fault} Make the golden samples again, or package the graph they are of.")
+        return
     except ModelError as fault:
         yield note(f"What the outputs mean wasn't tested: {fault}")
         return
@@ -103,6 +106,8 @@ def _run(model: bytes, manifest: Manifest, pictures: Sequence[Picture]) -> _Foun
     postprocessor = Postprocessor(manifest)
     backend = open_backend(["onnxruntime"], model, manifest, BackendOptions(threads=1))
     try:
+        if manifest.golden:  # these are its pictures then
+            golden_check.check(backend, manifest, pictures)
         for values, index in golden_check.run(backend, manifest, pictures, count=1):
             for name in wanted:
                 outputs[name].append(values[name][index].copy())

@@ -30,13 +30,14 @@ def mean_of(
     kind: int = FLOAT,
     out: Optional[Sequence[Any]] = None,
     opset: int = 13,
+    axes: Sequence[int] = (),
     inputs: Sequence[Any] = (),
     last: Sequence[Any] = (),
     **changes: Any,
 ) -> bytes:
     """score = the mean of a picture of any layout, whose values are 0 to 1 (uint8: 0 to 255)."""
-    batched = len(shape) == 4
-    axes = list(range(1, 4)) if batched else [0, 1, 2]
+    batched = shape[0] == "N"
+    axes = axes or (list(range(1, 4)) if batched else [0, 1, 2])
     divisor = 255.0 if kind == UINT8 else 1.0
     numbers = {TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
     is_float = kind in numbers
@@ -78,6 +79,8 @@ def scores(draft: PackageDraft, *colors: Tuple[int, int, int]) -> List[float]:
 SHAPES: Dict[str, Dict[str, Any]] = {
     "gray, planes first": {"shape": ["N", 1, SIDE, SIDE]},
     "gray, bytes": {"shape": ["N", SIDE, SIDE, 1], "kind": UINT8},
+    "gray without a channel": {"shape": ["N", SIDE, SIDE], "axes": [1, 2]},
+    "gray, nothing but rows": {"shape": [SIDE, SIDE], "axes": [0, 1], "kind": UINT8},
     "gray without a batch": {"shape": [1, SIDE, SIDE]},
     "without a batch": {"shape": [3, SIDE, SIDE]},
     "without a batch, bytes": {"shape": [SIDE, SIDE, 3], "kind": UINT8},
@@ -221,6 +224,25 @@ def test_two_classes_are_named_with_what_to_declare(tmp_path: Path) -> None:
         match="There is no output chances; outputs names some of probabilities",
     ):
         softmax(tmp_path, "chances")
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (["N", 4, SIDE, SIDE], r"^Input 'image' float32 \(\?, 4, 16, 16\) isn't a picture: "),
+        (["N", 3, SIDE, SIDE, 2], "isn't a picture"),
+    ],
+)
+def test_an_input_that_is_no_picture_is_not_asked_for_its_size(
+    tmp_path: Path, shape: Any, words: str
+) -> None:
+    with pytest.raises(InvalidConfiguration, match=words):
+        opened(tmp_path, mean_of(shape))
+
+
+def test_a_class_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfiguration, match=r"There is no output probabilities\[2\]"):
+        softmax(tmp_path, "probabilities[2]")
 
 
 def test_everything_that_is_missing_is_said_at_once(tmp_path: Path) -> None:

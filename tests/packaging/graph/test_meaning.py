@@ -43,6 +43,8 @@ def linear(factor: float, shift: float = 0.0) -> bytes:
     )
 
 
+GOLDEN = {"image": "a.png", "score": 0.9, "anomalous": True}
+FILES = [{"path": path, "size": 1, "sha256": 64 * "0"} for path in ("model.onnx", "a.png")]
 THRESHOLDED = scored(
     node("Greater", ["mean", "half"], ["verdict"]),
     node("Cast", ["verdict"], ["score"], to=FLOAT),
@@ -149,6 +151,12 @@ def test_pictures_that_are_all_anomalous_are_a_warning() -> None:
     assert (
         "All of 4 pictures in photos are anomalous at the threshold 0.5" in report.of("warning")[0]
     )
+
+
+def test_golden_samples_of_another_graph_are_refused() -> None:
+    (sentence,) = found(linear(1.0), photos(51), golden=[GOLDEN], files=FILES).of("error")
+    assert "score of a.png is 0.2000, not 0.9000" in sentence
+    assert "Make the golden samples again" in sentence
 
 
 @pytest.mark.parametrize("task", ["classification", "anomaly_map", "segmentation"])

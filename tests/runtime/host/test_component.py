@@ -97,7 +97,7 @@ def test_a_wrong_configuration_ends_the_start_with_a_sentence(
     agent = ComponentAgent(tmp_path, nucleus)
     assert agent.code() == 2
     assert "engine.threads" in agent.log()
-    assert "log_levl: unknown key; known here: engine, log_level" in agent.log()
+    assert "log_levl: unknown key; known here: decision, engine, log_level" in agent.log()
     assert "Traceback" not in agent.log()
     assert not nucleus.states
 

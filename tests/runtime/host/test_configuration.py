@@ -122,7 +122,7 @@ def test_classics_spelling_of_a_key_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("told", "named"),
     [
-        ({"log_levl": "INFO"}, "log_levl: unknown key; known here: engine, log_level"),
+        ({"log_levl": "INFO"}, "log_levl: unknown key; known here: decision, engine, log_level"),
         ({"results": {"mqtt": {"Porrt": 1}}}, "results.mqtt.Porrt: unknown key"),
         ({"log_level": "INFO", "LOG_LEVEL": "DEBUG"}, "LOG_LEVEL: unknown key"),
         ({"Log_Level": "INFO", "LOG_LEVEL": "DEBUG"}, "LOG_LEVEL: unknown key"),

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from edge_agent.runtime.results.captures.manifest import CaptureManifest
 from edge_agent.runtime.vision import overlay, picture_files
 from edge_agent.types import CameraProblem
 from tests.runtime.results.shots import (
+    ANOMALOUS,
     NOON,
     capturing,
     mask,
@@ -113,6 +115,12 @@ def test_what_is_written_is_what_the_trainer_reads(tmp_path: Path) -> None:
     unlabelled, guessed = read_back.remarks
     assert "1 images" in unlabelled
     assert "2 of 2 labels" in guessed
+
+
+def test_the_mask_of_a_picture_with_a_camera_problem_marks_no_part() -> None:
+    assert shot(1, mask=mask()).needs_mask
+    dark = replace(ANOMALOUS, camera_problems=(CameraProblem.DARK,))
+    assert not shot(1, mask=mask(), prediction=dark).needs_mask
 
 
 def test_shared_memory_that_changes_after_the_call_does_not_change_the_picture(

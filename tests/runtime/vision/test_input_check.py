@@ -266,6 +266,14 @@ def test_a_model_whose_golden_samples_are_blank_takes_blank_for_good() -> None:
     assert InputCheck(Statistics()).judge(measure(foil), "") == (BLANK,)
 
 
+def test_a_model_in_memory_knows_the_pictures_of_its_golden_samples() -> None:
+    manifest = Manifest.model_validate(micro.manifest("classification", b""))
+    sheets = DecisionInForce(manifest, [noisy(128, 3)]).input_check
+    parts = DecisionInForce(manifest, [picture(1)]).input_check
+    seen = measure(noisy(120, 3))
+    assert (sheets.judge(seen, ""), parts.judge(seen, "")) == ((), (BLANK,))
+
+
 def test_one_line_again_and_again_is_blank_where_golden_samples_show_other_pictures() -> None:
     stuck = measure(np.repeat(picture(1)[40:41], 128, axis=0))
     assert InputCheck(Statistics(), [measure(picture(2))]).judge(stuck, "") == (BLANK,)
