@@ -4,7 +4,8 @@ It reads nothing but recipes (JSON) and artifacts, and follows what nucleus lite
 install before the old process is told to go, SIGTERM to the whole group, scripts that end at an
 unknown brace, three starts of what exits with an error, components that go down for good with one
 that they depend on HARD (systemd's BindsTo), files of other versions that are deleted, archives
-that stay packed in a deployment by `ggl-cli`. The IPC side is `tests.fakes.fake_nucleus`. A release is to be tried on real nuclei.
+that stay packed in a deployment by `ggl-cli`. The IPC side is `tests.fakes.fake_nucleus`. A release
+is to be tried on real nuclei.
 """
 
 from __future__ import annotations

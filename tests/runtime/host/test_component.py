@@ -97,7 +97,7 @@ def test_a_wrong_configuration_ends_the_start_with_a_sentence(
     agent = ComponentAgent(tmp_path, nucleus)
     assert agent.code() == 2
     assert "engine.threads" in agent.log()
-    assert "log_levl: unknown key; known here: engine, log_level" in agent.log()
+    assert "log_levl: unknown key; known here: decision, engine, log_level" in agent.log()
     assert "Traceback" not in agent.log()
     assert not nucleus.states
 
@@ -364,6 +364,7 @@ def test_the_agent_outlives_the_loss_of_its_nucleus_and_comes_back_with_all_it_h
         line.stop()
         nucleus.until(lambda: len(results()) == line.answers)
     assert not line.failures
+    assert len(agent.troubles()) <= 2, "away, then refused: once each"
     assert "Traceback" not in agent.log()
 
 
