@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import Callable, List, Optional
 
 from edge_agent.config import MqttSettings, ResultsSettings
@@ -53,7 +54,8 @@ def make_nucleus(
             "results.greengrass is set, but no Greengrass nucleus started this process. "
             "Deploy the agent as a component, or use results.mqtt."
         )
-    return host.Greengrass(os.environ, on_lost)
+    # A nucleus starts a component in its work folder, which has its name.
+    return host.Greengrass(os.environ, on_lost, Path.cwd().name)
 
 
 def make_sinks(

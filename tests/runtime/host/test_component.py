@@ -364,6 +364,7 @@ def test_the_agent_outlives_the_loss_of_its_nucleus_and_comes_back_with_all_it_h
         line.stop()
         nucleus.until(lambda: len(results()) == line.answers)
     assert not line.failures
+    assert len(agent.troubles()) <= 2, "away, then refused: once each"
     assert "Traceback" not in agent.log()
 
 
