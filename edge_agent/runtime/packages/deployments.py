@@ -137,9 +137,11 @@ class Store:
         The folder of records is made by the first component that writes one.
         """
         names = sorted(entry.registration.name for entry in deployed.entries.values())
-        kept = f" Its models stay as they are: {', '.join(names)}."
         is_fault = bool(names) or deployed.setting == "models.folder"
-        sentence = f"{deployed.name} {why}.{kept if names else similar(deployed.source.folder)}"
+        source = deployed.source
+        kept = f" Its models stay as they are: {', '.join(names)}."
+        advice = kept if names else f"{similar(source.folder)} {source.expected}."
+        sentence = f"{deployed.name} {why}.{advice}"
         level = logging.ERROR if is_fault else logging.WARNING
         self._find(deployed.source.folder, sentence, level)
         for entry in deployed.entries.values():

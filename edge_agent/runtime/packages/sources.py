@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Dict, Optional, Set, Tuple
+from typing import ClassVar, Dict, Optional, Set, Tuple
 
 from edge_agent.manifest import FILE_NAME, NAME_PATTERN
 from edge_agent.runtime.packages import records
@@ -53,7 +53,9 @@ class Trust:
 
 
 class Source(ABC):
-    """A folder whose entries deploy models."""
+    """A folder whose entries deploy models; `expected` says which do."""
+
+    expected: ClassVar[str]
 
     def __init__(self, folder: Path, packages: AwaitedPackages, trust: Trust) -> None:
         self.folder = folder
@@ -86,6 +88,8 @@ class Source(ABC):
 
 class PackageFolder(Source):
     """`models.folder`: each folder with a manifest, and each zip, is a model of its name."""
+
+    expected = EXPECTED
 
     def __init__(
         self, folder: Path, packages: AwaitedPackages, trust: Trust, autostart: bool
@@ -123,7 +127,7 @@ class PackageFolder(Source):
         """Return why nothing is deployed, and what is expected."""
         if self._is_package:
             return f"is a model package itself. Give the folder that it lies in: {_above(self)}"
-        return f"holds no model package. {EXPECTED}"
+        return f"holds no model package. {self.expected}"
 
     def forget(self, path: Path) -> None:
         """Note that no model is at `path` any more."""
@@ -132,6 +136,8 @@ class PackageFolder(Source):
 
 class RecordFolder(Source):
     """`models.records`: each record names a package that lies anywhere."""
+
+    expected = "Expected is for each model a file NAME.json; see docs/settings.md"
 
     def __init__(self, folder: Path, packages: AwaitedPackages, trust: Trust) -> None:
         super().__init__(folder, packages, trust)
@@ -184,7 +190,7 @@ class RecordFolder(Source):
 
     def why_empty(self) -> str:
         """Return why nothing is deployed, and what is expected."""
-        return "holds no record. Expected is for each model a file NAME.json; see docs/settings.md"
+        return f"holds no record. {self.expected}"
 
     def forget(self, path: Path) -> None:
         """Remove the record that a stopped component has left. Raises OSError."""
@@ -205,7 +211,7 @@ def check_folder(folder: Path) -> None:
         raise ValueError("doesn't exist") from None
     except OSError as error:
         raise ValueError(f"can't be read ({error.strerror})") from None
-    raise ValueError(f"is a file. {EXPECTED}; give the folder that holds them")
+    raise ValueError("is a file, and no folder")
 
 
 def _version(path: Path) -> Tuple[Path, int, int]:

@@ -410,9 +410,17 @@ def test_of_two_with_one_name_the_log_says_which_serves(
 
 
 EMPTY: Dict[str, Tuple[str, Callable[[Path], object], str]] = {
-    "mistyped": ("modells", lambda path: (path.parent / "models").mkdir(), "Did you mean"),
+    "mistyped": (
+        "modells",
+        lambda path: (path.parent / "models").mkdir(),
+        "models? Expected is for each model",
+    ),
     "a package": ("p", lambda path: micro.write(path, "classification"), "a model package itself"),
-    "a lone graph": ("p.onnx", lambda path: path.write_bytes(b""), "is a file. Expected"),
+    "a lone graph": (
+        "p.onnx",
+        lambda path: path.write_bytes(b""),
+        "is a file, and no folder. Expected",
+    ),
     "empty": ("models", lambda path: path.mkdir(), "holds no model package. Expected"),
 }
 
