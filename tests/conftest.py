@@ -159,7 +159,7 @@ def children(kind: str = "") -> Set[str]:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = status.read_text().rpartition(")")[2].split()[1]
-            words = (status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            words = os.fsdecode((status.parent / "cmdline").read_bytes().replace(b"\0", b" "))
         except OSError:
             continue
         # The tracker of multiprocessing lives as long as its parent.
