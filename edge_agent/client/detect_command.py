@@ -20,7 +20,7 @@ from edge_agent.client import images
 from edge_agent.client.client import Client
 from edge_agent.errors import AgentUnavailable, InvalidPicture, InvalidRequest, UserError
 from edge_agent.pictures import listing
-from edge_agent.pictures.listing import LeftOut, Listing, shown
+from edge_agent.pictures.listing import LeftOut, PictureListing, shown
 from edge_agent.pictures.outputs import check_targets, output_names
 from edge_agent.pictures.reader import PictureReader
 from edge_agent.types import ModelState, Prediction
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if any(item.error for item in judged) else 0
 
 
-def _all(found: Listing, camera: _Camera) -> Iterator[DetectedImage]:
+def _all(found: PictureListing, camera: _Camera) -> Iterator[DetectedImage]:
     yield from (DetectedImage.refused(item) for item in found.left_out if item.is_picture)
     yield from map(camera.judge, found.paths)
 
@@ -203,7 +203,7 @@ def _print(console: Console, judged: Sequence[DetectedImage], sources: Sequence[
 
 
 def _print_left_out(
-    console: Console, found: Listing, judged: Iterable[DetectedImage], reader: PictureReader
+    console: Console, found: PictureListing, judged: Iterable[DetectedImage], reader: PictureReader
 ) -> None:
     refused = [item.left_out for item in judged if item.left_out]
     others = [item for item in found.left_out if not item.is_picture]

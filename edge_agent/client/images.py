@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, List
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.pictures.listing import SUFFIXES, Listing, sentence, shown
+from edge_agent.pictures.listing import SUFFIXES, PictureListing, sentence, shown
 from edge_agent.runtime.system.files import write_atomically
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def find(paths: Iterable[Path]) -> List[Path]:
     return list(listed(paths).paths)
 
 
-def listed(paths: Iterable[Path]) -> Listing:
+def listed(paths: Iterable[Path]) -> PictureListing:
     """Return the same with what is left out. Raises InvalidRequest."""
     paths = list(paths)
     for path in paths:
@@ -35,7 +35,7 @@ def listed(paths: Iterable[Path]) -> Listing:
             raise InvalidRequest(f"{shown(path)} doesn't exist.") from None
         except OSError as error:
             raise InvalidRequest(f"{shown(path)} can't be opened: {error.strerror}.") from None
-    found = Listing.of(paths)
+    found = PictureListing.of(paths)
     if not found.paths and not any(item.is_picture for item in found.left_out):
         endings = f"No images found; known file endings: {', '.join(SUFFIXES)}."
         raise InvalidRequest(f"{endings} {sentence(found.left_out)}".rstrip())

@@ -14,7 +14,7 @@ from edge_agent.evaluation.label_manifest import (
     LabelManifest,
     ManifestOptions,
 )
-from edge_agent.pictures.listing import LeftOut, Listing, is_file, is_folder, sentence, shown
+from edge_agent.pictures.listing import LeftOut, PictureListing, is_file, is_folder, sentence, shown
 from edge_agent.pictures.reader import PictureReader
 from edge_agent.types import Frame
 
@@ -66,5 +66,5 @@ def holds(source: Path, label: str, count: int) -> str:
     return f"{place} holds {count or 'no'} images"
 
 
-def _listing(folder: Path) -> Listing:
-    return Listing.of([folder]) if is_folder(folder) else Listing()
+def _listing(folder: Path) -> PictureListing:
+    return PictureListing.of([folder]) if is_folder(folder) else PictureListing()

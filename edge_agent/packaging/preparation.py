@@ -191,7 +191,7 @@ def _pictures(
 
     if not folder.is_dir():
         raise InvalidConfiguration(f"{folder} isn't a folder of images.")
-    found = listing.Listing.of([folder])
+    found = listing.PictureListing.of([folder])
     paths = found.paths
     if len(paths) > most:
         paths = tuple(paths[index * len(paths) // most] for index in range(most))

@@ -16,7 +16,10 @@ from typing import Iterable, Iterator, List, Sequence, Tuple, Union
 
 from edge_agent.logs import printable
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif",
+    ".pgm", ".ppm", ".pnm",
+)  # fmt: skip
 HIDDEN = "its name begins with a dot"
 OTHER_ENDING = "its name doesn't end as an image's does"
 NO_FILE = "it isn't a file"
@@ -39,14 +42,14 @@ Found = Union[Path, LeftOut]
 
 
 @dataclass(frozen=True)
-class Listing:
+class PictureListing:
     """The pictures among files and folders, each folder's in order of name, and what is none."""
 
     paths: Tuple[Path, ...] = ()
     left_out: Tuple[LeftOut, ...] = ()
 
     @classmethod
-    def of(cls, sources: Iterable[Path]) -> Listing:
+    def of(cls, sources: Iterable[Path]) -> PictureListing:
         """List files, whatever their names are, and what is in folders."""
         found: List[Found] = []
         for source in sources:

@@ -9,7 +9,7 @@ import pytest
 
 from edge_agent.client import images
 from edge_agent.evaluation.labelled import LabelledImages
-from edge_agent.pictures.listing import LeftOut, Listing, table
+from edge_agent.pictures.listing import LeftOut, PictureListing, table
 
 PICTURES = ("a.png", "B.JPG", "c.jfif", "d.GIF", "e.tiff", "f.webp", "sub/g.bmp", "x.png/h.jpeg")
 OTHERS = {
@@ -48,7 +48,7 @@ def test_every_command_lists_the_same_pictures(folder: Path) -> None:
 
 
 def test_what_is_left_out_is_named_with_its_reason(folder: Path) -> None:
-    left_out = {item.path.name: item for item in Listing.of([folder]).left_out}
+    left_out = {item.path.name: item for item in PictureListing.of([folder]).left_out}
     for name, words in OTHERS.items():
         assert words in left_out[name].reason
     pictures = {name for name, item in left_out.items() if item.is_picture}
@@ -58,7 +58,7 @@ def test_what_is_left_out_is_named_with_its_reason(folder: Path) -> None:
 def test_a_link_is_followed_to_a_file_and_where_a_folder_is_named(folder: Path) -> None:
     (folder / "linked.png").symlink_to(folder / "a.png")
     (folder.parent / "link").symlink_to(folder)
-    found = Listing.of([folder.parent / "link"])
+    found = PictureListing.of([folder.parent / "link"])
     assert len(found.paths) == len(PICTURES) + 1
 
 

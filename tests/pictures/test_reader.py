@@ -20,7 +20,7 @@ from edge_agent.pictures.reader import PictureReader
 from edge_agent.runtime.vision.picture_headers import read_header
 from tests import ROOT
 
-SUFFIXES = (".png", ".jpg", ".jfif", ".bmp", ".tif", ".webp", ".gif")
+SUFFIXES = (".png", ".jpg", ".jfif", ".bmp", ".tif", ".webp", ".gif", ".ppm")
 
 
 def part(height: int = 96, width: int = 128) -> np.ndarray:
@@ -103,6 +103,7 @@ GIANTS: Dict[str, bytes] = {
     "png": png(60000, 60000),
     "tif": tiff(60000, 60000),
     "bmp": b"BM" + struct.pack("<IIIIiiHHI", 0, 0, 54, 40, 60000, -60000, 1, 24, 1) + bytes(20),
+    "ppm": b"P6\n# c\n60000 60000\n255\n",
     "gif": b"GIF89a" + struct.pack("<HH", 60000, 60000) + bytes(3) + b";",
     "webp": b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + bytes(8) + b"\x5f\xea\0\x5f\xea\0",
     "jpg": b"\xff\xd8\xff\xc0\0\x11\x08" + struct.pack(">HH", 60000, 60000) + bytes(12),
@@ -127,7 +128,7 @@ SPECIAL: Dict[str, Callable[[Path], None]] = {
     "can't be opened: Too many": lambda path: path.symlink_to(path),
     "can't be opened: No such": lambda path: None,
     "more than 256 MiB": sparse,
-    "isn't PNG, JPEG, BMP, TIFF, WebP or GIF": lambda path: path.write_bytes(b"%PDF-1.4" * 9)
+    "isn't PNG, JPEG, BMP, TIFF, WebP, GIF, PGM or PPM": lambda path: path.write_bytes(b"%PDF-1.4" * 9)
     and None,
 }
 

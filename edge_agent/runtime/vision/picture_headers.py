@@ -5,6 +5,7 @@ Read from the bytes alone, so that a name may lie and a giant picture takes no m
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from itertools import chain
@@ -18,7 +19,10 @@ TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # BYTE, SHORT, LONG, LONG8
 MOST_TIFF_TAGS = 1000
 MOST_TIFF_VALUES = 1 << 20  # of one tag
 WIDTH, HEIGHT, BITS, STRIPS, STRIP_BYTES, TILES, TILE_BYTES = 256, 257, 258, 273, 279, 324, 325
-FORMATS = "PNG, JPEG, BMP, TIFF, WebP or GIF"
+# Binary PGM and PPM: width, height, highest value; white space and comments between them.
+_GAP = rb"(?:\s|#[^\n]{0,1000}\n){1,100}"
+PNM = re.compile(rb"P([56])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,5})\s")
+FORMATS = "PNG, JPEG, BMP, TIFF, WebP, GIF, PGM or PPM"
 
 
 class TiffLayout(NamedTuple):
@@ -192,6 +196,16 @@ def _gif_is_whole(content: bytes, at: int) -> bool:
     return False
 
 
+def _pnm(content: bytes) -> PictureHeader:
+    found = PNM.match(content)
+    if found is None:
+        raise ValueError("it is cut short: its header isn't whole")
+    kind, width, height, highest = map(int, found.groups())
+    bits = 8 if highest < 256 else 16
+    size = width * height * (3 if kind == 6 else 1) * bits // 8
+    return PictureHeader("PNM", width, height, bits, found.end() + size <= len(content))
+
+
 def _colours(packed: int) -> int:
     """Return how many bytes a table of colours takes."""
     return 3 << (packed & 7) + 1 if packed & 0x80 else 0
@@ -204,4 +218,5 @@ READERS: Dict[Callable[[bytes], bool], Callable[[bytes], PictureHeader]] = {
     lambda start: start[:4] in TIFF_LAYOUTS: _tiff,
     lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP": _webp,
     lambda start: start[:6] in (b"GIF87a", b"GIF89a"): _gif,
+    lambda start: start[:2] in (b"P5", b"P6"): _pnm,
 }
