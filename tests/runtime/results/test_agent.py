@@ -100,7 +100,7 @@ def test_at_debug_the_log_says_what_was_decided_for_each_call_and_why(tmp_path: 
         "reaches the threshold 0.5", "is below the threshold 0.5", "camera problems: none",
         "Model 'bolts': published; not captured.",
         "Model 'bolts': not published, by results.publish", "ms: receive ",
-        "Model 'none', camera 'left', 128x128 in shared memory: refused with NOT_FOUND: Model '",
+        "Model 'none', camera 'left', 128x128 in shared memory: refused with NOT_FOUND",
         "refused with INVALID_ARGUMENT: model_component is empty",
         "StopModel: refused with NOT_FOUND",
     ):  # fmt: skip
