@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, Dict, Iterable, Iterator, List, Optional, Type
@@ -13,7 +14,7 @@ import numpy as np
 from edge_agent import protocol
 from edge_agent.client import convert
 from edge_agent.client.segment import FrameSegment, check_image
-from edge_agent.errors import EdgeAgentError, SegmentGone
+from edge_agent.errors import EdgeAgentError, Overloaded, SegmentGone
 from edge_agent.types import Prediction
 from edge_agent.wire import edge_agent_pb2 as wire
 from edge_agent.wire import edge_agent_v1_pb2 as wire_v1
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AHEAD = 4  # frames sent beyond those in work
+AGAIN_WITHIN_S, PAUSE_S = 5.0, 0.01  # until a frame whose segment was removed has its place
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -104,10 +106,17 @@ class StreamedFrames:
             self._room.release()
 
     def _judged_again(self, frame_id: int, frame: NDArray[np.uint8]) -> StreamAnswer:
-        try:
-            return StreamAnswer(frame_id, self._again(frame))
-        except EdgeAgentError as error:
-            return StreamAnswer(frame_id, error=error)
+        """Judge a frame by a call of its own, beside those of the stream."""
+        end = time.monotonic() + AGAIN_WITHIN_S
+        while True:
+            try:
+                return StreamAnswer(frame_id, self._again(frame))
+            except Overloaded as error:
+                if time.monotonic() > end:
+                    return StreamAnswer(frame_id, error=error)
+                time.sleep(error.retry_after_s or PAUSE_S)
+            except EdgeAgentError as error:
+                return StreamAnswer(frame_id, error=error)
 
     def _request(self, frame_id: int, image: NDArray[np.uint8]) -> wire_v1.StreamDetectRequest:
         segment = self._segment(image.nbytes)

@@ -149,7 +149,7 @@ def test_a_client_whose_segments_are_removed_takes_fresh_ones_and_goes_on(agent:
         for level in (10, 200):
             assert client.detect("map", plain(level)).score == pytest.approx(level / 255, abs=0.01)
             remove()
-        found = list(client.stream("map", removing(16)))
+        found = list(client.stream("map", removing(16), max_in_flight=1))
         remove()
     assert [answer.error for answer in found] == [None] * 16
     scores = [answer.prediction.score for answer in found if answer.prediction]

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import Iterator
+from typing import Any, Iterator, List
 
 import pytest
 
@@ -113,7 +113,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
         yield running
 
 
-def found(agent: Agent, script: str, **environment: str) -> list:
+def printed(agent: Agent, script: str, **environment: str) -> List[Any]:
     """What the program prints; it leaves no segment behind."""
     ended = subprocess.run(
         [sys.executable, "-c", COMMON + script + END, agent.address],
@@ -121,24 +121,25 @@ def found(agent: Agent, script: str, **environment: str) -> list:
         capture_output=True, text=True, timeout=50,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
+    found: List[Any] = json.loads(ended.stdout)
+    return found
 
 
 def test_forked_workers_and_their_own_children_get_their_own_verdicts(agent: Agent) -> None:
-    assert found(agent, WORKERS) == [0] * 8
+    assert printed(agent, WORKERS) == [0] * 8
 
 
 def test_workers_that_are_forked_while_threads_call_get_their_own_verdicts(agent: Agent) -> None:
-    assert found(agent, THREADS) == [0] * 5
+    assert printed(agent, THREADS) == [0] * 5
 
 
 def test_a_stream_stays_with_the_process_that_opened_it(agent: Agent) -> None:
-    (refused, wrong), *others = found(agent, STREAM)
+    (refused, wrong), *others = printed(agent, STREAM)
     assert "Open another stream here" in refused
     assert [wrong, *others] == [0] * 4
 
 
 def test_where_grpc_cant_work_after_a_fork_that_is_said(agent: Agent) -> None:
-    texts = found(agent, WORKERS.replace("range(4)", "range(2)"), GRPC_ENABLE_FORK_SUPPORT="0")
+    texts = printed(agent, WORKERS.replace("range(4)", "range(2)"), GRPC_ENABLE_FORK_SUPPORT="0")
     assert texts[0] == texts[3] == 0
     assert all("GRPC_ENABLE_FORK_SUPPORT is off" in text for text in texts[1:3])
