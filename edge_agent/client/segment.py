@@ -106,6 +106,8 @@ def _socket_group(address: str) -> Optional[int]:
 
 def check_image(image: NDArray[np.uint8]) -> None:
     """Raise InvalidFrame unless `image` is uint8 RGB of shape (height, width, 3)."""
+    if not isinstance(image, np.ndarray):
+        raise InvalidFrame(f"The image is a {type(image).__name__}; expected a numpy array.")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InvalidFrame(
             f"The image is {image.dtype} of shape {image.shape}; expected uint8 RGB "

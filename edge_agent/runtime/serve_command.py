@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.greengrass is not None:
         return _serve_as_component(arguments.greengrass, assignments, arguments.check)
     settings = load(arguments.config, os.environ, assignments)
-    return 0 if arguments.check else _serve(settings)
+    return _check(settings) if arguments.check else _serve(settings)
 
 
 def _serve_as_component(work: Path, assignments: List[str], only_check: bool) -> int:
@@ -69,7 +69,7 @@ def _serve_as_component(work: Path, assignments: List[str], only_check: bool) ->
     try:
         if not only_check:
             return _serve(component.connect(), component)
-        component.check()
+        return _check(component.check())
     except NucleusLost as error:
         sys.stderr.write(f"edge-agent: {logs.printable(str(error))}\n")
         return 0 if only_check else EXIT_STATUS  # nobody knows the settings, wrong or right
@@ -78,6 +78,13 @@ def _serve_as_component(work: Path, assignments: List[str], only_check: bool) ->
         return EXIT_STATUS
     finally:
         component.close(CLOSE_WITHIN_S)
+
+
+def _check(settings: Settings) -> int:
+    """Raise InvalidConfiguration for what shows on this device only."""
+    from edge_agent.runtime.results.sinks import thing_name
+
+    thing_name(settings.results)
     return 0
 
 

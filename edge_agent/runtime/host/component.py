@@ -93,12 +93,12 @@ class GreengrassComponent:
         self._lock = take_over(self._work)
         return settings
 
-    def check(self) -> None:
-        """Read the configuration and raise InvalidConfiguration if it can't be used.
+    def check(self) -> Settings:
+        """Read the configuration and return the settings, to be checked.
 
-        Raises NucleusError when it can't be read.
+        Raises InvalidConfiguration, and NucleusError when it can't be read.
         """
-        self._settings(self._read(START_WITHIN_S))
+        return self._settings(self._read(START_WITHIN_S))
 
     def fall_back(self, error: InvalidConfiguration) -> Settings:
         """Return the settings of the last good start; raises `error` when those are used already.

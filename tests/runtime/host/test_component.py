@@ -180,6 +180,11 @@ def test_the_settings_of_a_deployment_can_be_checked_before_anything_is_stopped(
     assert agent.code("--check") == 2
     assert "results.publish: input should be 'all', 'anomalies' or 'changes'" in agent.log()
     assert "(it is 'no')" in agent.log()
+    nucleus.configure(
+        {"results": {"publish": "all", "thing": "a#b", "greengrass": {"topic": "x/{thing}"}}}
+    )
+    assert agent.code("--check") == 2
+    assert "results.thing" in agent.log()
     nucleus.token, nucleus.in_unit = "another one", False
     assert agent.code("--check") == 0  # nobody knows them
     assert not nucleus.states
