@@ -12,6 +12,7 @@ import os
 import signal
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Optional
 
@@ -41,7 +42,8 @@ def take_over(work: Path) -> Optional[int]:
         holder = _holder(lock)
         if holder not in (0, asked):
             log.warning("An agent that outlived its nucleus, process %d, is asked to end.", holder)
-            os.kill(holder, signal.SIGTERM)
+            with suppress(OSError):  # it has ended meanwhile, or is another user's
+                os.kill(holder, signal.SIGTERM)
             asked = holder
         if time.monotonic() > end:
             os.close(lock)
