@@ -157,3 +157,23 @@ def _page(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         page: str = answer.read().decode()
     return page if "edge_agent_Descriptors{" in page else ""
+
+
+def test_connections_are_as_many_as_the_memory_for_calls_has_room_for(tmp_path: Path) -> None:
+    with Agent(tmp_path, "--set", "server.memory_mib=256") as agent, ExitStack() as stack:
+        says = PREFACE + frame(SETTINGS)
+        crowd = [stack.enter_context(connect(agent.socket, says)) for _ in range(400)]
+        until(lambda: sum(map(_is_closed, crowd)) >= 400 - 256)
+        assert sum(map(_is_closed, crowd)) < 200  # the others stay
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Whether the agent has closed it."""
+    try:
+        while connection.recv(4096):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

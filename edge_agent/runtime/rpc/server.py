@@ -59,6 +59,7 @@ class Server:
         self._metrics = metrics
         self._threads = HandlerThreads(CALLS_AT_ONCE)
         limit_bytes = MIB * settings.memory_mib if settings.memory_mib else _memory_share()
+        self._connections = _connections(settings, limit_bytes)
         self._admission = Admission(limit_bytes, settings.receive_within_s, settings.send_within_s)
         # A watcher that reads nothing then blocks its own thread only.
         self._health = health.HealthServicer(experimental_non_blocking=False)
@@ -142,7 +143,7 @@ class Server:
     def _make(self, is_operator: bool) -> grpc.Server:
         server = grpc.server(
             self._threads,
-            options=_options(self._settings),
+            options=_options(self._settings, self._connections),
             interceptors=(self._admission.interceptor(),),
             maximum_concurrent_rpcs=CALLS_AT_ONCE,
         )
@@ -205,10 +206,15 @@ def _memory_share() -> int:
     return max(256 * MIB, min(512 * MIB, usable // 2), usable // 4)
 
 
-def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
+def _connections(settings: ServerSettings, limit_bytes: int) -> int:
+    """Return how many connections one address may have: by descriptors, and by their windows."""
+    addresses = 1 + 2 * (settings.tcp is not None) + (settings.operator_socket is not None)
+    return min(descriptors.for_connections(), limit_bytes // WINDOW_BYTES) // addresses
+
+
+def _options(settings: ServerSettings, connections: int) -> List[Tuple[str, int]]:
     """Return gRPC's limits; https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
     version = tuple(int(part) for part in grpc.__version__.split(".")[:2])
-    addresses = 1 + 2 * (settings.tcp is not None) + (settings.operator_socket is not None)
     plain = [("grpc.compression_enabled_algorithms_bitset", ONLY_PLAIN)]
     return [
         *(plain if version < INFLATES_BOUNDED else ()),
@@ -223,7 +229,7 @@ def _options(settings: ServerSettings) -> List[Tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", 2 * CALLS_PENDING),
         ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_WITHIN_S)),
         # Of each address; one more is closed at once.
-        ("grpc.max_allowed_incoming_connections", descriptors.for_connections() // addresses),
+        ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.max_connection_idle_ms", int(1000 * settings.connection_idle_s)),
         ("grpc.keepalive_time_ms", int(1000 * KEEPALIVE_EVERY_S)),
         ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_WITHIN_S)),
