@@ -125,7 +125,7 @@ def test_a_socket_without_an_agent_is_reported(
     monkeypatch.setattr("edge_agent.benchmark.served.CALL_LIMIT_S", 0.5)
     address = f"unix://{tmp_path}/none.sock"
     assert cli.main(["benchmark", "--socket", address, "--model", "parts"]) == 2
-    assert f"No agent answered at {address}" in capsys.readouterr().err
+    assert f"No agent answers at {address}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -360,7 +360,7 @@ def test_a_model_changes_over_within_the_new_limit_of_memory(plant: Plant, tmp_p
     serving = plant.registry.find("plates").serving()
     plant.set("models.memory_limit_mib=1")
     plates(tmp_path, version="2")
-    plant.until(lambda: "raise models.memory_limit_mib" in plant.info("plates").message)
+    plant.until(lambda: "models.memory_limit_mib" in plant.info("plates").message)
     assert plant.registry.find("plates").serving() is serving
     plant.set()
     plant.until(lambda: plant.info("plates").message.startswith("Version 2,"))

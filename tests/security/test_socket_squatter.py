@@ -257,7 +257,7 @@ def test_a_folder_in_which_others_may_replace_the_socket_is_warned_of(
 def test_a_folder_that_cant_be_used_is_named_with_what_to_do(
     tmp_path: Path, mode: int, where: str, words: str
 ) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
     folder = tmp_path / "folder"
     (folder / "inside").mkdir(parents=True)

@@ -164,12 +164,13 @@ class _Check:
     """Raises ValueError for what JSON doesn't have, and for aliases that multiply."""
 
     def __init__(self) -> None:
-        self._values = 0
+        self._values = self._characters = 0
         self._way: List[int] = []  # ids of the objects and lists around
 
     def walk(self, value: object, path: str = "") -> None:
         self._values += 1
-        if self._values > MOST_VALUES:
+        self._characters += len(value) if isinstance(value, str) else 0
+        if self._values > MOST_VALUES or self._characters > LIMIT_BYTES:
             raise ValueError(
                 f"it uses an alias (*name) too often, or holds more than {MOST_VALUES} values"
             )
