@@ -22,7 +22,7 @@ from edge_agent.errors import AgentUnavailable, InvalidPicture, InvalidRequest, 
 from edge_agent.pictures import listing
 from edge_agent.pictures.listing import LeftOut, PictureListing, shown
 from edge_agent.pictures.outputs import check_targets, output_names
-from edge_agent.pictures.reader import PictureReader
+from edge_agent.pictures.reader import DEPTHS, PictureReader
 from edge_agent.types import ModelState, Prediction
 
 OVERLAY_SUFFIX = ".png"
@@ -49,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files or folders")
     parser.add_argument("--model", help="model component (default: the one that is RUNNING)")
     parser.add_argument("--overlay", type=Path, help="picture to write; a folder for many images")
+    parser.add_argument(
+        "--bits", type=int, choices=DEPTHS,
+        help="of the camera, in files of 16 bits a channel (default: by the highest value in them)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--address", default=protocol.DEFAULT_SOCKET, help="of the agent")
     parser.add_argument("--transport", choices=["shared_memory", "bytes"], default="shared_memory")
@@ -62,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=arguments.json)
     with Client(arguments.address) as client:
         model = arguments.model or _only_running(client)
-        camera = _Camera(client, model, arguments.transport, PictureReader(found.paths), overlays)
+        reader = PictureReader(found.paths, bits=arguments.bits)
+        camera = _Camera(client, model, arguments.transport, reader, overlays)
         judged: List[DetectedImage] = []
         for item in track(
             _all(found, camera),

@@ -15,8 +15,6 @@ from edge_agent.evaluation.label_manifest import (
     ManifestOptions,
 )
 from edge_agent.pictures.listing import LeftOut, PictureListing, is_file, is_folder, sentence, shown
-from edge_agent.pictures.reader import PictureReader
-from edge_agent.types import Frame
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,6 @@ class LabelledImages:
         left_out = (*good.left_out, *bad.left_out)
         findings = (sentence(left_out),) if left_out else ()
         return cls(good.paths, bad.paths, left_out=left_out, findings=findings)
-
-
-def read_frame(path: Path) -> Frame:
-    """Decode an image file into RGB. Raises InvalidPicture for one that cannot be used."""
-    return PictureReader().frame(path)
 
 
 def holds(source: Path, label: str, count: int) -> str:

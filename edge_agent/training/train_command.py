@@ -13,6 +13,8 @@ SMALLEST, LARGEST = 64, 1024  # pixels of the model's input each way
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `train`."""
+    from edge_agent.pictures.reader import DEPTHS
+
     parser.add_argument(
         "source", type=Path, metavar="IMAGES",
         help="a folder with normal/ and perhaps anomaly/, or a manifest (JSON lines)",
@@ -31,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: by the first image, at most about 65000 pixels)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
+    parser.add_argument(
+        "--bits", type=int, choices=DEPTHS,
+        help="of the camera, in files of 16 bits a channel (default: by the highest value in them)",
+    )  # fmt: skip
     parser.add_argument("--images", type=Path, help="folder with what a manifest's bucket holds")
     parser.add_argument("--model", help="of a manifest, only what was captured with this model")
 
@@ -53,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         version=arguments.version,
         size=arguments.size,
         seed=arguments.seed,
+        bits=arguments.bits,
         options=ManifestOptions(arguments.images, arguments.model),
         progress=lambda text: console.print(printable(text)),
     )

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_agent import manifest
 from edge_agent.cli import main
 from edge_agent.client import images
 from edge_agent.errors import InvalidConfiguration
@@ -52,6 +53,24 @@ def test_masks_beside_the_images_rank_the_pixels(folder: Path, tmp_path: Path) -
     assert cv2.imwrite(str(masks / "2.png"), half[..., 2])
     report = evaluate(micro.write(tmp_path / "model", "anomaly_map"), folder)
     assert report.pixel_auroc == 1.0
+
+
+def test_16_bits_are_read_as_training_read_them_and_masks_as_they_are(
+    folder: Path, tmp_path: Path
+) -> None:
+    half = np.zeros((80, 100), np.uint16)
+    half[:, :50] = 1016
+    assert cv2.imwrite(str(folder / "anomaly" / "2.png"), cv2.merge([half * 0, half * 0, half]))
+    (folder.parent / "masks").mkdir()
+    assert cv2.imwrite(str(folder.parent / "masks" / "2.png"), np.uint16(half > 0))
+    package, remarks = micro.write(tmp_path / "model", "anomaly_map"), []
+    assert evaluate(package, folder, on_remark=remarks.append).missed == 1  # 0.4; 1016 is bright
+    assert "1 of the images has 16 bits a channel" in remarks[0]
+    parsed = manifest.parse((package / "manifest.json").read_bytes())
+    known = parsed.model_copy(update={"statistics": manifest.Statistics(image_bits=12)})
+    (package / "manifest.json").write_bytes(known.to_json())
+    report = evaluate(package, folder)
+    assert (report.missed, report.pixel_auroc) == (2, 1.0)
 
 
 def test_masks_follow_the_paths_of_their_images(folder: Path, tmp_path: Path) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from typing import TYPE_CHECKING, Optional, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from typing import TYPE_CHECKING, Iterator, Optional, Sequence
 
 import cv2
 import numpy as np
 
-from edge_agent.runtime.vision.picture_headers import JPEG_END, PictureHeader, read_header
+from edge_agent.runtime.vision.picture_headers import (
+    JPEG_END,
+    PictureHeader,
+    read_header,
+    without_alpha,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +33,8 @@ SAME_FORMAT = {".jfif": ".jpg"}
 THUMBNAIL_WIDTH = 640
 THUMBNAIL_QUALITY = 80
 SHRINK = 0.8  # by so much at least from one try to the next
+STANDARD_ERROR = 2
+_ONE_IS_QUIET = RLock()
 
 
 def png(picture: Pixels) -> bytes:
@@ -75,14 +85,41 @@ def decode(content: bytes) -> Samples:
             f"it can't be read as an image: the {header.format} is {what} that isn't supported; "
             "expected 8 or 16 bits a channel"
         )
-    if header.format == "JPEG" and _ends_early(content, picture, header):
+    if header.format == "JPEG" and _ends_early(content, picture):
         raise ValueError("it is cut short: the end of the JPEG's data is missing")
     return np.ascontiguousarray(picture[:, :, ::-1])
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what the decoders print on standard error, as it names no file.
+
+    All that the process prints there meanwhile goes with it: for commands, and for moments.
+    """
+    with _ONE_IS_QUIET:
+        try:
+            kept = os.dup(STANDARD_ERROR)
+        except OSError:  # it is closed
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.dup2(nowhere, STANDARD_ERROR)
+            yield
+        finally:
+            os.dup2(kept, STANDARD_ERROR)
+            os.close(kept)
+            os.close(nowhere)
+
+
 def _decoded(content: bytes, header: PictureHeader) -> Optional[Samples]:
-    """Return the picture as OpenCV has it: blue first; None when that can't be done."""
-    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if header.bits > 8 else 0)
+    """Return the picture upright as OpenCV has it: blue first; None when that can't be done."""
+    deep = cv2.IMREAD_ANYDEPTH if header.bits > 8 else 0
+    return _opencv(without_alpha(content) if header.format == "TIFF" else content, deep)
+
+
+def _opencv(content: bytes, flag: int) -> Optional[Samples]:
+    flags = cv2.IMREAD_COLOR | flag
     try:
         picture: Optional[Samples] = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
@@ -90,13 +127,19 @@ def _decoded(content: bytes, header: PictureHeader) -> Optional[Samples]:
     return picture
 
 
-def _ends_early(content: bytes, picture: Samples, header: PictureHeader) -> bool:
-    """Whether a JPEG that ends in grey would show something else if its data went on."""
-    if (picture[-JPEG_BLOCK:, -JPEG_BLOCK:] != JPEG_GREY).any():
+def _ends_early(content: bytes, picture: Samples) -> bool:
+    """Whether a JPEG that ends in grey would show something else if its data went on.
+
+    Where its data end is a corner of the picture, whichever way it was turned upright.
+    """
+    near, far = slice(None, JPEG_BLOCK), slice(-JPEG_BLOCK, None)
+    corners = (picture[rows, columns] for rows in (near, far) for columns in (near, far))
+    if all((corner != JPEG_GREY).any() for corner in corners):
         return False
     end = content.rfind(JPEG_END)
-    longer = _decoded(content[:end] + FILLER + content[end:], header)
-    return longer is None or bool((longer != picture).any())
+    with quiet():
+        longer = _opencv(content[:end] + FILLER + content[end:], 0)
+    return longer is None or longer.shape != picture.shape or bool((longer != picture).any())
 
 
 def jpeg(picture: Pixels, quality: int) -> bytes:
