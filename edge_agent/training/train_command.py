@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--images", type=Path, help="folder with what a manifest's bucket holds")
     parser.add_argument("--model", help="of a manifest, only what was captured with this model")
+    parser.add_argument(
+        "--label-attribute", metavar="JOB", help="of a manifest, the labelling job that counts"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
         seed=arguments.seed,
         bits=arguments.bits,
-        options=ManifestOptions(arguments.images, arguments.model),
+        options=ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
         progress=lambda text: console.print(printable(text)),
     )
     return 0
