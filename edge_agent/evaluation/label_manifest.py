@@ -190,7 +190,8 @@ def _relabelled(source: Path, pairs: Iterable[Tuple[ImagePlace, LabelEntry]]) ->
 def _unconfirmed(source: Path, used: List[LabelEntry]) -> Iterator[str]:
     guessed = sum(not entry.label.confirmed for entry in used)
     if guessed:
+        are = "is a verdict" if guessed == 1 else "are verdicts"
         yield (
-            f"{guessed} of {len(used)} labels in {source} are verdicts of a model that no person "
+            f"{guessed} of {len(used)} labels in {source} {are} of a model that no person "
             "has confirmed; check these images and correct class-name where it is wrong."
         )

@@ -56,7 +56,7 @@ class LabelledImages:
 def holds(source: Path, label: str, count: int) -> str:
     """Return how many images of a label there are, as a sentence begins."""
     place = shown(source / label) if source.is_dir() else f"{shown(source)}, of class-name {label},"
-    return f"{place} holds {count or 'no'} images"
+    return f"{place} holds {count or 'no'} image{'' if count == 1 else 's'}"
 
 
 def _listing(folder: Path) -> PictureListing:

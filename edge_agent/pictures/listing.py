@@ -20,6 +20,7 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif",
     ".pgm", ".ppm", ".pnm",
 )  # fmt: skip
+MOST_REASONS = 20  # why files are left out, that are shown
 HIDDEN = "its name begins with a dot"
 OTHER_ENDING = "its name doesn't end as an image's does"
 NO_FILE = "it isn't a file"
@@ -91,8 +92,11 @@ def table(left_out: Iterable[LeftOut]) -> List[str]:
     items = list(left_out)
     if not items:
         return []
-    rows = [f"{count:7}  {reason} (first: {first})" for reason, count, first in _counted(items)]
-    return [f"{_files(items)} left out:", *rows]
+    counted = list(_counted(items))
+    rows = [f"{count:7}  {reason} (first: {first})" for reason, count, first in counted]
+    more = sum(count for _, count, _ in counted[MOST_REASONS:])
+    others = [f"{more:7}  for other reasons"] if more else []
+    return [f"{_files(items)} left out:", *rows[:MOST_REASONS], *others]
 
 
 def sentence(left_out: Iterable[LeftOut]) -> str:
@@ -101,7 +105,8 @@ def sentence(left_out: Iterable[LeftOut]) -> str:
     if not items:
         return ""
     rows = [f"{count}: {reason} (first: {first})" for reason, count, first in _counted(items)]
-    return f"{_files(items)} left out; {'; '.join(rows)}."
+    others = ["..."] if len(rows) > MOST_REASONS else []
+    return f"{_files(items)} left out; {'; '.join([*rows[:MOST_REASONS], *others])}."
 
 
 def _files(items: Sequence[LeftOut]) -> str:
