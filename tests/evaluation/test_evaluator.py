@@ -63,7 +63,8 @@ def test_16_bits_are_read_as_training_read_them_and_masks_as_they_are(
     assert cv2.imwrite(str(folder / "anomaly" / "2.png"), cv2.merge([half * 0, half * 0, half]))
     (folder.parent / "masks").mkdir()
     assert cv2.imwrite(str(folder.parent / "masks" / "2.png"), np.uint16(half > 0))
-    package, remarks = micro.write(tmp_path / "model", "anomaly_map"), []
+    package = micro.write(tmp_path / "model", "anomaly_map")
+    remarks: List[str] = []
     assert evaluate(package, folder, on_remark=remarks.append).missed == 1  # 0.4; 1016 is bright
     assert "1 of the images has 16 bits a channel" in remarks[0]
     parsed = manifest.parse((package / "manifest.json").read_bytes())

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Tuple
 
 import cv2
 import numpy as np
@@ -112,6 +112,16 @@ def test_a_jpeg_that_was_closed_too_early_is_refused(tmp_path: Path, turned: int
     assert (PictureReader().frame(grey).pixels == 128).all()
     grey.write_bytes(whole + b"what some cameras put after the end")
     assert {*PictureReader().frame(grey).pixels.shape} == {96, 128, 3}
+
+
+@pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_RST_INTERVAL, 4)])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.97])
+def test_it_is_refused_wherever_it_was_cut(
+    tmp_path: Path, share: float, options: Tuple[int, ...]
+) -> None:
+    whole = bytes(cv2.imencode(".jpg", part(101, 157), options)[1])
+    reason = refusal(tmp_path / "part.jpg", whole[: int(share * len(whole))] + b"\xff\xd9")
+    assert "the end of the JPEG's data is missing" in reason
 
 
 def test_a_changed_byte_in_a_png_is_found(tmp_path: Path) -> None:
