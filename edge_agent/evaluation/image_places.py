@@ -17,7 +17,7 @@ from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import unquote, unquote_plus
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.pictures.listing import is_file, is_folder, shown
+from edge_agent.pictures.listing import identity, is_file, is_folder, shown
 
 S3, FILE = "s3://", re.compile(r"file:(//(localhost)?)?(?=/)", re.IGNORECASE)
 
@@ -86,15 +86,9 @@ def _unified(wanted: Iterable[str], found: Mapping[str, _Named]) -> Dict[str, Im
     result: Dict[str, ImagePlace] = {}
     for reference in wanted:
         place = found[reference].place
-        result[reference] = places.setdefault(_identity(place), place)
+        file = identity(place.path) if place.is_there else None
+        result[reference] = places.setdefault(file or place.path, place)
     return result
-
-
-def _identity(place: ImagePlace) -> object:
-    if not place.is_there:
-        return place.path
-    about = place.path.stat()
-    return about.st_dev, about.st_ino
 
 
 def _spellings(name: str) -> List[str]:

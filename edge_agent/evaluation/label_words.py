@@ -38,8 +38,8 @@ class _Job(NamedTuple):
 
     @classmethod
     def of(cls, line: Mapping[str, object], name: str) -> _Job:
-        told = line.get(name + METADATA)
-        group = told if isinstance(told, dict) else {}
+        metadata = line.get(name + METADATA)
+        group = metadata if isinstance(metadata, dict) else {}
         return cls(name, tuple(_classes(line.get(name), group)), group.get("human-annotated"))
 
     @property

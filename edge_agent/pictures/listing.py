@@ -12,7 +12,7 @@ import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, List, Sequence, Tuple, Union
+from typing import Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 from edge_agent.logs import printable
 
@@ -77,6 +77,15 @@ def is_folder(path: Path) -> bool:
 def is_file(path: Path) -> bool:
     """Whether it is a regular file; where nobody may look there is none."""
     return stat.S_ISREG(_mode(path)[0])
+
+
+def identity(path: Path) -> Optional[Tuple[int, int]]:
+    """Return device and inode, the same for all names of a file; None where there is none."""
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return None
+    return about.st_dev, about.st_ino
 
 
 def is_picture_name(name: str) -> bool:

@@ -8,17 +8,16 @@ from __future__ import annotations
 import os
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Iterable, Iterator, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, Sequence, Set
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.pictures.listing import SUFFIXES, is_file, shown
+from edge_agent.pictures.listing import SUFFIXES, identity, is_file, shown
 from edge_agent.runtime.system.files import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Identity = Tuple[int, int]  # device and inode
 MODE = 0o666  # less what the umask takes
 MARK = b"\nedge-agent overlay\n"  # behind the picture in a file that may be written again
 
@@ -65,14 +64,14 @@ def check_targets(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
 
     Even so it may not be one to read, by whatever name or link.
     """
-    known = {identity: path for path in inputs for identity in _identities(path)}
+    known = {identity(path): path for path in inputs}
     for target in targets:
-        for identity in _identities(target):
-            if identity in known:
-                raise InvalidRequest(
-                    f"{shown(target)} would be written over {shown(known[identity])}, which is to "
-                    "be read. Choose another place."
-                )
+        about = identity(target)
+        if about and about in known:
+            raise InvalidRequest(
+                f"{shown(target)} would be written over {shown(known[about])}, which is to be "
+                "read. Choose another place."
+            )
         if os.path.lexists(target) and not _is_marked(target):
             raise InvalidRequest(
                 f"{shown(target)} exists and isn't an overlay that detect has written. Choose "
@@ -106,11 +105,3 @@ def _is_marked(path: Path) -> bool:
             return file.read() == MARK
     except OSError:
         return False
-
-
-def _identities(path: Path) -> Iterator[Identity]:
-    try:
-        about = path.stat()
-    except OSError:
-        return
-    yield about.st_dev, about.st_ino

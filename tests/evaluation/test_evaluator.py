@@ -113,6 +113,12 @@ def test_a_folder_without_anomalies_is_refused(folder: Path, tmp_path: Path) -> 
         evaluate(micro.write(tmp_path / "model", "classification"), folder)
 
 
+def test_a_file_with_both_labels_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "anomaly" / "link.png").symlink_to(folder / "normal" / "0.png")
+    with pytest.raises(InvalidConfiguration, match=r"0\.png and .*link\.png are one file"):
+        evaluate(tmp_path / "model", folder)
+
+
 def test_the_command_writes_one_json_object(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,10 +82,12 @@ def decode(content: bytes) -> Samples:
         raise ValueError(f"it is cut short or damaged: a part of the {header.format} is missing")
     picture = _decoded(content, header)
     if picture is None or picture.dtype not in (np.uint8, np.uint16):
-        what = "damaged, or of a kind" if picture is None else f"made of {picture.dtype} values"
+        what = "damaged, or of an unknown kind"
+        if picture is not None:
+            what = f"made of {picture.dtype} values, which aren't supported"
         raise ValueError(
-            f"it can't be read as an image: the {header.format} is {what} that isn't supported; "
-            "expected 8 or 16 bits a channel"
+            f"it can't be read as an image: the {header.format} is {what}; expected 8 or 16 bits "
+            "a channel"
         )
     if header.format == "JPEG" and _ends_early(content, picture):
         raise ValueError("it is cut short: the end of the JPEG's data is missing")
