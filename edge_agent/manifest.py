@@ -140,13 +140,15 @@ class Histogram(Strict):
 
 class Statistics(Strict):
     """What training saw: calibrated scores, frame brightness (mean luma 0-255) and sharpness
-    (variance of the Laplacian of luma at model size), each as (lowest, highest).
+    (variance of the Laplacian of luma at model size), each as (lowest, highest). image_bits: as how
+    many bits its image files of 16 bits a channel were read; null when there were none.
     """  # noqa: D205
 
     normal_scores: Optional[Histogram] = None
     anomaly_scores: Optional[Histogram] = None
     brightness: Optional[Tuple[float, float]] = None
     sharpness: Optional[Tuple[float, float]] = None
+    image_bits: Optional[Literal[8, 10, 12, 14, 16]] = None
 
 
 class GoldenSample(Strict):
@@ -258,7 +260,9 @@ class Manifest(Strict):
 
     def to_json(self) -> bytes:
         """Serialise; reading it back gives an equal manifest."""
-        return (self.model_dump_json(indent=2) + "\n").encode()
+        unknown = self.statistics.image_bits is None  # 1.3.0 refuses keys that it doesn't know
+        left_out = {"statistics": {"image_bits"}} if unknown else None
+        return (self.model_dump_json(indent=2, exclude=left_out) + "\n").encode()
 
 
 def parse(content: bytes) -> Manifest:

@@ -21,11 +21,12 @@ from edge_agent.client.client import Client
 from edge_agent.errors import AgentUnavailable, InvalidPicture, InvalidRequest, UserError
 from edge_agent.pictures import listing
 from edge_agent.pictures.listing import LeftOut, PictureListing, shown
-from edge_agent.pictures.outputs import check_targets, output_names
-from edge_agent.pictures.reader import PictureReader
+from edge_agent.pictures.outputs import MARK, check_targets, output_names, write_picture
+from edge_agent.pictures.reader import DEPTHS, PictureReader
 from edge_agent.types import ModelState, Prediction
 
 OVERLAY_SUFFIX = ".png"
+MOST_NAMED = 100  # images that aren't judged, in the table
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files or folders")
     parser.add_argument("--model", help="model component (default: the one that is RUNNING)")
     parser.add_argument("--overlay", type=Path, help="picture to write; a folder for many images")
+    parser.add_argument(
+        "--bits", type=int, choices=DEPTHS,
+        help="of the camera, in files of 16 bits a channel (default: by the highest value in them)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--address", default=protocol.DEFAULT_SOCKET, help="of the agent")
     parser.add_argument("--transport", choices=["shared_memory", "bytes"], default="shared_memory")
@@ -62,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=arguments.json)
     with Client(arguments.address) as client:
         model = arguments.model or _only_running(client)
-        camera = _Camera(client, model, arguments.transport, PictureReader(found.paths), overlays)
+        reader = PictureReader(found.paths, bits=arguments.bits)
+        camera = _Camera(client, model, arguments.transport, reader, overlays)
         judged: List[DetectedImage] = []
         for item in track(
             _all(found, camera),
@@ -145,7 +151,7 @@ class _Camera:
             if path in self.overlays:
                 from edge_agent.runtime.vision import overlay
 
-                images.save(self.overlays[path], overlay.draw(image, prediction))
+                write_picture(self.overlays[path], overlay.draw(image, prediction), MARK)
         except AgentUnavailable:
             raise
         except InvalidPicture as error:
@@ -178,12 +184,15 @@ def _print(console: Console, judged: Sequence[DetectedImage], sources: Sequence[
     table = Table()
     for title in ("image", "verdict", "score", "confidence", "regions", "ms"):
         table.add_column(title, justify="left" if title in ("image", "verdict") else "right")
+    refused = 0
     for item in judged:
         name = escape(shown(_short(item.path, sources)))
-        if item.prediction is None:
-            table.add_row(name, f"[yellow]{escape(item.error)}")
-            continue
         prediction = item.prediction
+        if prediction is None:
+            refused += 1
+            if refused <= MOST_NAMED:
+                table.add_row(name, f"[yellow]{escape(item.error)}")
+            continue
         table.add_row(
             name,
             _verdict(prediction),
@@ -193,6 +202,8 @@ def _print(console: Console, judged: Sequence[DetectedImage], sources: Sequence[
             f"{item.latency_ms:.1f}",
         )
     console.print(table)
+    if refused > MOST_NAMED:
+        console.print(f"{refused - MOST_NAMED} more aren't judged; --json names all of them.")
     done = [item for item in judged if item.prediction is not None]
     anomalous = sum(item.prediction.is_anomalous for item in done if item.prediction)
     times = sorted(item.latency_ms for item in done) or [0.0]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, List
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.pictures.listing import SUFFIXES, PictureListing, sentence, shown
-from edge_agent.runtime.system.files import write_atomically
+from edge_agent.pictures.outputs import write_picture
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-MODE = 0o666  # less what the umask takes
 
 
 def find(paths: Iterable[Path]) -> List[Path]:
@@ -59,19 +56,7 @@ def save(path: Path, image: NDArray[np.uint8]) -> None:
     The file is there whole or not at all, and a link in its place is replaced, not followed.
     """
     check_opencv()
-    from edge_agent.runtime.vision.picture_files import encode
-
-    try:
-        content = encode(path.suffix.lower(), image)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{os.getpid()}.new")
-        write_atomically(path, content, mode=MODE, sync=False, fresh=fresh)
-    except ValueError:
-        raise InvalidRequest(
-            f"{shown(path)} can't be written; known file endings: {', '.join(SUFFIXES)}."
-        ) from None
-    except OSError as error:
-        raise InvalidRequest(f"{shown(path)} can't be written: {error.strerror}.") from None
+    write_picture(path, image)
 
 
 def check_opencv() -> None:

@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--images", type=Path, help="folder with what a manifest's bucket holds")
     parser.add_argument("--model", help="of a manifest, only what was captured with this model")
+    parser.add_argument(
+        "--label-attribute", metavar="JOB", help="of a manifest, the labelling job that counts"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -39,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     report = evaluate(
         arguments.package,
         arguments.source,
-        ManifestOptions(arguments.images, arguments.model),
+        ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
         lambda text: notes.print(printable(text)),
     )
     if arguments.json:

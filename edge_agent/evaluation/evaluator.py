@@ -126,13 +126,17 @@ def evaluate(
     for remark in found.remarks:
         on_remark(remark)
     _check(source, len(found.normal), len(found.anomaly), found.findings)
-    reader = PictureReader((*found.normal, *found.anomaly), lambda item: on_remark(str(item)))
     with Predictor(package) as predictor:
+        reader = PictureReader(
+            (*found.normal, *found.anomaly),
+            lambda item: on_remark(str(item)),
+            predictor.manifest.statistics.image_bits,
+        )
         normal = list(_inspected(predictor, reader, found.normal))
         anomaly = list(_inspected(predictor, reader, found.anomaly))
         findings = (*found.findings, listing.sentence(reader.left_out))
         _check(source, len(normal), len(anomaly), findings)
-        masks = Masks.of(source, reader, [item.path for item in anomaly], on_remark)
+        masks = Masks.of(source, [item.path for item in anomaly], on_remark)
         report = _report(predictor.manifest, normal, anomaly, masks)
     for remark in reader.remarks:
         on_remark(remark)

@@ -2,11 +2,14 @@
 
 A name may be percent-encoded. What a bucket holds lies in the folder of the downloaded images, or
 in one of the bucket's name inside it; where only a part of the bucket was downloaded, without the
-beginning that its keys have in common. The bucket stays a part of an image's identity.
+beginning that its keys have in common. Bucket and key stay an image's identity, and a file is one
+image, however it is named.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,17 +17,25 @@ from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import unquote, unquote_plus
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.pictures.listing import is_file, is_folder, shown
+from edge_agent.pictures.listing import identity, is_file, is_folder, shown
 
-S3, FILE = "s3://", "file://"
+S3, FILE = "s3://", re.compile(r"file:(//(localhost)?)?(?=/)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class ImagePlace:
-    """A file, and whether it is there."""
+    """A file, and whether it is there; it is the same for all names of a file."""
 
     path: Path
     is_there: bool
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Where a name leads; `literal`: what it names as it is written."""
+
+    place: ImagePlace
+    literal: str
 
 
 def places(
@@ -37,19 +48,47 @@ def places(
     """
     wanted = list(dict.fromkeys(references))
     in_buckets: Dict[str, Dict[str, str]] = {}  # bucket → reference → key
-    found: Dict[str, ImagePlace] = {}
+    local: Dict[str, _Named] = {}
     for reference in wanted:
+        uri = FILE.match(reference)
         if reference.startswith(S3):
-            bucket, _, key = reference[len(S3) :].partition("/")
-            in_buckets.setdefault(bucket, {})[reference] = key.lstrip("/")
-        elif reference.startswith(FILE):
-            found[reference] = _existing(Path(unquote(reference[len(FILE) :])))
+            bucket, key = _bucket_and_key(source, reference)
+            in_buckets.setdefault(bucket, {})[reference] = key
+        elif uri:
+            local[reference] = _local(Path(unquote(reference[uri.end() :])))
         else:
-            found[reference] = _existing(*(source.parent / name for name in _spellings(reference)))
+            local[reference] = _local(*(source.parent / name for name in _spellings(reference)))
+    downloaded: Dict[str, _Named] = {}
     for bucket, keys in in_buckets.items():
-        found.update(_downloaded(source, bucket, keys, images, len(in_buckets) > 1))
-    _check_identity(source, in_buckets, found)
-    return {reference: found[reference] for reference in wanted}
+        found = _downloaded(source, bucket, keys, images, len(in_buckets) > 1)
+        downloaded.update({name: _Named(place, name) for name, place in found.items()})
+    _check_identity(source, local, ())
+    _check_identity(source, downloaded, sorted(in_buckets))
+    return _unified(wanted, {**local, **downloaded})
+
+
+def _bucket_and_key(source: Path, reference: str) -> Tuple[str, str]:
+    bucket, _, key = reference[len(S3) :].partition("/")
+    if not bucket or not key:
+        raise InvalidConfiguration(
+            f"{source} names {reference!r}, which is no image in S3; expected s3://BUCKET/KEY."
+        )
+    return bucket, key.lstrip("/")
+
+
+def _local(*candidates: Path) -> _Named:
+    return _Named(_existing(*candidates), os.path.realpath(candidates[0]))
+
+
+def _unified(wanted: Iterable[str], found: Mapping[str, _Named]) -> Dict[str, ImagePlace]:
+    """Return the places; one for all names that lead to a file by links or detours."""
+    places: Dict[object, ImagePlace] = {}  # device and inode → the first
+    result: Dict[str, ImagePlace] = {}
+    for reference in wanted:
+        place = found[reference].place
+        file = identity(place.path) if place.is_there else None
+        result[reference] = places.setdefault(file or place.path, place)
+    return result
 
 
 def _spellings(name: str) -> List[str]:
@@ -110,22 +149,23 @@ def _without(root: Path, key: str, start: str) -> ImagePlace:
     return _existing(*(root / name for name in _spellings(key[len(start) :])))
 
 
-def _check_identity(
-    source: Path, in_buckets: Mapping[str, Mapping[str, str]], found: Mapping[str, ImagePlace]
-) -> None:
-    """Raise InvalidConfiguration when images of two buckets would be the same file."""
-    owners: Dict[Path, Tuple[str, str]] = {}
-    for bucket, keys in in_buckets.items():
-        for reference in keys:
-            place = found[reference]
-            other, first = owners.setdefault(place.path, (bucket, reference))
-            if place.is_there and other != bucket:
-                raise InvalidConfiguration(
-                    f"{source} names {first} and {reference}, which are two images, but both would "
-                    f"be {shown(place.path)}. Download each bucket into a folder of its name: "
-                    f"{_commands(sorted(in_buckets))}; then add --images FOLDER."
-                )
+def _check_identity(source: Path, named: Mapping[str, _Named], buckets: Sequence[str]) -> None:
+    """Raise InvalidConfiguration when names of two images lead to one file."""
+    owners: Dict[str, Tuple[str, str]] = {}  # file → what is meant, and the name
+    for reference, name in named.items():
+        if not name.place.is_there:
+            continue
+        path = os.path.realpath(name.place.path)
+        literal, first = owners.setdefault(path, (name.literal, reference))
+        if literal != name.literal:
+            raise InvalidConfiguration(
+                f"{source} names {first} and {reference}, which are two images, but both would be "
+                f"{shown(name.place.path)}. {_advice(buckets)}"
+            )
 
 
-def _commands(buckets: Sequence[str]) -> str:
-    return "; ".join(f"aws s3 sync s3://{bucket} FOLDER/{bucket}" for bucket in buckets)
+def _advice(buckets: Sequence[str]) -> str:
+    if len(buckets) < 2:
+        return "Let each file have the very name that stands in the manifest."
+    commands = "; ".join(f"aws s3 sync s3://{bucket} FOLDER/{bucket}" for bucket in buckets)
+    return f"Download each bucket into a folder of its name: {commands}; then add --images FOLDER."

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation.image_places import ImagePlace, places
 from edge_agent.evaluation.label_words import ANOMALY, NORMAL, Label, known_words, label_of
 from edge_agent.fields import parse_json
-from edge_agent.pictures.listing import shown
+from edge_agent.pictures.listing import is_folder, shown
 
 __all__ = ["ALL", "ANOMALY", "NORMAL", "LabelEntry", "LabelManifest", "ManifestOptions"]
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors put it at the beginning
@@ -27,11 +27,13 @@ class ManifestOptions:
     """Which lines of a manifest to read, and where its images are.
 
     images: the folder that holds what the bucket of its s3:// URIs holds. model: only frames that
-    were captured with this one; None: all, unless several models captured.
+    were captured with this one; None: all, unless several models captured. label_attribute: the
+    labelling job that counts; None: all, as long as they agree.
     """
 
     images: Optional[Path] = None
     model: Optional[str] = None
+    label_attribute: Optional[str] = None
 
 
 ALL = ManifestOptions()
@@ -47,11 +49,11 @@ class LabelEntry:
     model: str
 
     @classmethod
-    def of(cls, line: Mapping[str, object]) -> LabelEntry:
+    def of(cls, line: Mapping[str, object], label_attribute: Optional[str]) -> LabelEntry:
         """Read a line that has a source-ref."""
         own = line.get("edge-agent")
         model = own.get("model", "") if isinstance(own, dict) else ""
-        return cls(str(line["source-ref"]), label_of(line), str(model))
+        return cls(str(line["source-ref"]), label_of(line, label_attribute), str(model))
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class LabelManifest:
 
         Raises InvalidConfiguration: which line can't be read, or what must be chosen or fetched.
         """
-        found = list(_entries(source))
+        found = list(_entries(source, options.label_attribute))
         model = _model(source, found, options.model)
         if model:
             found = [entry for entry in found if entry.model == model]
@@ -83,7 +85,12 @@ class LabelManifest:
         there = {place.path: entry for place, entry in labelled.items() if place.is_there}
         missing = [place.path for place in labelled if not place.is_there]
         findings = (*_unlabelled(source, entries), *_missing(source, missing))
-        remarks = (*findings, *_unconfirmed(source, list(there.values())))
+        pairs = [(where[entry.reference], entry) for entry in found]
+        remarks = (
+            *findings,
+            *_relabelled(source, pairs),
+            *_unconfirmed(source, list(there.values())),
+        )
         return cls(there, model, remarks, findings)
 
     def paths(self, label: str) -> Tuple[Path, ...]:
@@ -91,7 +98,7 @@ class LabelManifest:
         return tuple(path for path, entry in self.entries.items() if entry.label.name == label)
 
 
-def _entries(source: Path) -> Iterator[LabelEntry]:
+def _entries(source: Path, label_attribute: Optional[str]) -> Iterator[LabelEntry]:
     for number, raw in enumerate(_content(source).splitlines(), start=1):
         if not raw.strip():
             continue
@@ -104,7 +111,7 @@ def _entries(source: Path) -> Iterator[LabelEntry]:
                 f"{source}, line {number}, names no image; each line of a manifest must be a JSON "
                 "object with source-ref."
             )
-        yield LabelEntry.of(line)
+        yield LabelEntry.of(line, label_attribute)
 
 
 def _model(source: Path, entries: List[LabelEntry], requested: Optional[str]) -> Optional[str]:
@@ -139,27 +146,52 @@ def _unlabelled(source: Path, entries: Mapping[ImagePlace, LabelEntry]) -> Itera
     for place, entry in without.items():
         first.setdefault(entry.label.reason, place.path)
     reasons = "; ".join(
-        f"of {count} {reason} (first: {shown(first[reason])})"
+        f"{_images(count)}: {reason} (first: {shown(first[reason])})"
         for reason, count in counts.most_common(MOST_REASONS)
     )
+    has, is_ = ("has", "is") if len(without) == 1 else ("have", "are")
     yield (
-        f"{len(without)} images of {source} have no label that is understood and are left out: "
-        f"{reasons}. Understood are {known_words()}."
+        f"{_images(len(without))} of {source} {has} no label that is understood and {is_} left "
+        f"out: {reasons}. Understood are {known_words()}."
     )
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _missing(source: Path, missing: List[Path]) -> Iterator[str]:
-    if missing:
+    folders = [path for path in missing if is_folder(path)]
+    gone = [path for path in missing if path not in folders]
+    for paths, one, several in (
+        (gone, "does not exist and is", "do not exist and are"),
+        (folders, "is a folder and is", "are folders and are"),
+    ):
+        if paths:
+            files = "1 image file" if len(paths) == 1 else f"{len(paths)} image files"
+            yield (
+                f"{files} that {source} names {one if len(paths) == 1 else several} left out: "
+                f"{shown(paths[0])}{' ...' if len(paths) > 1 else ''}"
+            )
+
+
+def _relabelled(source: Path, pairs: Iterable[Tuple[ImagePlace, LabelEntry]]) -> Iterator[str]:
+    labels: Dict[ImagePlace, Set[str]] = {}
+    for place, entry in pairs:
+        labels.setdefault(place, set()).add(entry.label.name)
+    several = [place.path for place, names in labels.items() if len(names) > 1]
+    if several:
         yield (
-            f"{len(missing)} image files that {source} names do not exist and are left out: "
-            f"{shown(missing[0])} ..."
+            f"{_images(len(several))} of {source} {'has' if len(several) == 1 else 'have'} several "
+            f"lines with different labels, of which the last counts (first: {shown(several[0])})."
         )
 
 
 def _unconfirmed(source: Path, used: List[LabelEntry]) -> Iterator[str]:
     guessed = sum(not entry.label.confirmed for entry in used)
     if guessed:
+        are = "is a verdict" if guessed == 1 else "are verdicts"
         yield (
-            f"{guessed} of {len(used)} labels in {source} are verdicts of a model that no person "
+            f"{guessed} of {len(used)} labels in {source} {are} of a model that no person "
             "has confirmed; check these images and correct class-name where it is wrong."
         )

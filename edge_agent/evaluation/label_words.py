@@ -2,15 +2,16 @@
 
 A labelling job writes its attribute under a name of its own, and `NAME-metadata` beside it. There
 `class-name` decides; without one, the attribute's value by the `class-map`; else the value itself.
+Jobs without a known word don't count, nor do verdicts of a model beside labels of people.
 """
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, List, Mapping, NamedTuple
+from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 NORMAL, ANOMALY = "normal", "anomaly"
 METADATA = "-metadata"
-OF_THE_SERVICE = "anomaly-label"  # counts before the attributes of other jobs
+OF_THE_SERVICE = "anomaly-label"  # needs no metadata
 WORDS: Dict[str, str] = {
     **dict.fromkeys(("normal", "good", "ok", "pass", "passed", "0"), NORMAL),
     **dict.fromkeys(
@@ -28,21 +29,62 @@ class Label(NamedTuple):
     reason: str = ""
 
 
-def label_of(line: Mapping[str, object]) -> Label:
-    """Return the label of a line's image."""
-    attributes = _attributes(line)
-    found = {job: list(_classes(line.get(job), group)) for job, group in attributes.items()}
-    given = sorted({text for texts in found.values() for text in texts})
-    names = {WORDS.get(_plain(text), "") for text in given}
-    if not given:
-        return Label("", reason="there is no class-name")
-    if len(names) > 1:
-        return Label("", reason=f"the labels {', '.join(map(repr, given))} differ")
-    (name,) = names
-    if not name:
-        return Label("", reason=f"the class-name {given[0]!r} isn't known")
-    confirmed = any(group.get("human-annotated") == "yes" for group in attributes.values())
-    return Label(name, confirmed)
+class _Job(NamedTuple):
+    """The attribute of one job: its classes as they are written, and whether a person gave them."""
+
+    name: str
+    classes: Tuple[str, ...]
+    human: object  # "yes", "no", or not told
+
+    @classmethod
+    def of(cls, line: Mapping[str, object], name: str) -> _Job:
+        metadata = line.get(name + METADATA)
+        group = metadata if isinstance(metadata, dict) else {}
+        return cls(name, tuple(_classes(line.get(name), group)), group.get("human-annotated"))
+
+    @property
+    def labels(self) -> List[str]:
+        """normal, anomaly, or "" for an unknown word, of each class."""
+        return [WORDS.get(_plain(text), "") for text in self.classes]
+
+
+def label_of(line: Mapping[str, object], attribute: Optional[str] = None) -> Label:
+    """Return the label of a line's image. attribute: the name of the one job that counts."""
+    jobs = [_Job.of(line, name) for name in _names(line)]
+    if attribute is not None:
+        if not {attribute, attribute + METADATA} & set(line):
+            others = ", ".join(repr(job.name) for job in jobs) or "none"
+            return Label("", reason=f"there is no label attribute {attribute!r}, only {others}")
+        jobs = [_Job.of(line, attribute)]
+    known = [job for job in jobs if any(job.labels)]
+    if not known:
+        return Label("", reason=_nothing_known(jobs))
+    used = [job for job in known if job.human != "no"] or known
+    labels = {label for job in used for label in job.labels}
+    if len(labels) > 1:
+        return Label("", reason=_differing(used))
+    return Label(labels.pop(), any(job.human == "yes" for job in used))
+
+
+def _nothing_known(jobs: Sequence[_Job]) -> str:
+    if not jobs:
+        return "there is no class-name"
+    job = next((job for job in jobs if job.classes), jobs[0])
+    if not job.classes:
+        return f"the label of job {job.name!r} is no class"
+    return f"the class-name {job.classes[0]!r} isn't known"
+
+
+def _differing(jobs: Sequence[_Job]) -> str:
+    differ = f"the labels {_listed({text for job in jobs for text in job.classes})} differ"
+    if len(jobs) == 1:
+        return differ
+    names = _listed(job.name for job in jobs)
+    return f"{differ}, of the jobs {names}; choose one of these with --label-attribute"
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(texts)))
 
 
 def known_words() -> str:
@@ -53,29 +95,26 @@ def known_words() -> str:
     return f"{', '.join(words[NORMAL])} for normal; {', '.join(words[ANOMALY])} for anomaly"
 
 
-def _attributes(line: Mapping[str, object]) -> Dict[str, Mapping[str, object]]:
-    """Return the metadata of each attribute that classifies the image, by the attribute's name."""
-    found: Dict[str, Mapping[str, object]] = {
-        key[: -len(METADATA)]: group
+def _names(line: Mapping[str, object]) -> List[str]:
+    """Return the names of the attributes that classify the image."""
+    found = [
+        key[: -len(METADATA)]
         for key, group in line.items()
         if key.endswith(METADATA)
         and isinstance(group, dict)
         and {"class-name", "class-map"} & set(group)
-    }
-    if OF_THE_SERVICE in found or (OF_THE_SERVICE in line and not found):
-        return {OF_THE_SERVICE: found.get(OF_THE_SERVICE, {})}
-    return found
+    ]
+    alone = [OF_THE_SERVICE] if OF_THE_SERVICE in line and OF_THE_SERVICE not in found else []
+    return found + alone
 
 
 def _classes(value: object, group: Mapping[str, object]) -> Iterator[str]:
-    """Yield the classes of an attribute as they are written."""
-    if group.get("class-name") is not None:
-        yield str(group["class-name"])
-        return
-    classes = group.get("class-map")
-    names = classes if isinstance(classes, dict) else {}
+    """Yield the classes of an attribute as they are written; boxes and masks are none."""
+    given, classes = group.get("class-name"), group.get("class-map")
+    names = classes if given is None and isinstance(classes, dict) else {}
+    value = value if given is None else given
     for each in value if isinstance(value, list) else [value]:
-        if each is not None:
+        if isinstance(each, (str, int, float)):
             yield str(names.get(str(each), each))
 
 

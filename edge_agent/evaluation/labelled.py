@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Iterable, Optional, Tuple
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation.label_manifest import (
@@ -14,9 +14,15 @@ from edge_agent.evaluation.label_manifest import (
     LabelManifest,
     ManifestOptions,
 )
-from edge_agent.pictures.listing import LeftOut, PictureListing, is_file, is_folder, sentence, shown
-from edge_agent.pictures.reader import PictureReader
-from edge_agent.types import Frame
+from edge_agent.pictures.listing import (
+    LeftOut,
+    PictureListing,
+    identity,
+    is_file,
+    is_folder,
+    sentence,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -50,20 +56,27 @@ class LabelledImages:
                 f"{source} isn't a folder, which must hold normal/ (images), nor a manifest."
             )
         good, bad = (_listing(source / label) for label in (NORMAL, ANOMALY))
+        _check_apart(good.paths, bad.paths)
         left_out = (*good.left_out, *bad.left_out)
         findings = (sentence(left_out),) if left_out else ()
         return cls(good.paths, bad.paths, left_out=left_out, findings=findings)
 
 
-def read_frame(path: Path) -> Frame:
-    """Decode an image file into RGB. Raises InvalidPicture for one that cannot be used."""
-    return PictureReader().frame(path)
+def _check_apart(normal: Iterable[Path], anomaly: Iterable[Path]) -> None:
+    """Raise InvalidConfiguration when one file has both labels, by a link."""
+    known = {identity(path): path for path in normal}
+    both = next((path for path in anomaly if identity(path) in known), None)
+    if both is not None:
+        raise InvalidConfiguration(
+            f"{shown(known[identity(both)])} and {shown(both)} are one file, which can't be "
+            f"{NORMAL} and {ANOMALY}. Remove one of them."
+        )
 
 
 def holds(source: Path, label: str, count: int) -> str:
     """Return how many images of a label there are, as a sentence begins."""
     place = shown(source / label) if source.is_dir() else f"{shown(source)}, of class-name {label},"
-    return f"{place} holds {count or 'no'} images"
+    return f"{place} holds {count or 'no'} image{'' if count == 1 else 's'}"
 
 
 def _listing(folder: Path) -> PictureListing:

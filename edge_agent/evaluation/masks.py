@@ -17,11 +17,11 @@ import numpy as np
 from edge_agent.errors import InvalidPicture
 from edge_agent.evaluation.label_words import ANOMALY
 from edge_agent.pictures.listing import shown
+from edge_agent.pictures.reader import read_samples
+from edge_agent.runtime.vision.picture_files import quiet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from edge_agent.pictures.reader import PictureReader
 
 FOLDER, SUFFIX = "masks", ".png"
 
@@ -33,22 +33,15 @@ class Masks:
     folder: Optional[Path]
     images: Path  # from where on the paths of images and masks are the same
     paths: Sequence[Path]
-    reader: PictureReader
     on_remark: Callable[[str], None]
 
     @classmethod
-    def of(
-        cls,
-        source: Path,
-        reader: PictureReader,
-        paths: Sequence[Path],
-        on_remark: Callable[[str], None],
-    ) -> Masks:
+    def of(cls, source: Path, paths: Sequence[Path], on_remark: Callable[[str], None]) -> Masks:
         """Find the masks of the images `paths` in a folder `source` or in a manifest."""
         places = (source / FOLDER, source.resolve().parent / FOLDER)
         folder = next((place for place in places if place.is_dir()), None)
         images = source / ANOMALY if source.is_dir() else source.parent
-        return cls(folder, images, paths, reader, on_remark)
+        return cls(folder, images, paths, on_remark)
 
     def of_image(self, path: Path) -> Optional[NDArray[np.uint8]]:
         """Return 255 at a defect and 0 elsewhere, (height, width); None where that isn't known."""
@@ -56,7 +49,8 @@ class Masks:
         if file is None:
             return None
         try:
-            mask = self.reader.pixels(file)
+            with quiet():
+                mask = read_samples(file)
         except InvalidPicture as error:
             self.on_remark(str(error))
             return None

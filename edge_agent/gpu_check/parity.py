@@ -149,7 +149,8 @@ def _data(site: Site, report: AcceptanceReport, source: Path, trains: bool, rows
     paths = [*images.normal, *images.anomaly]
     if not paths:
         raise Skipped(f"{folder} has neither normal/ nor anomaly/ with images in it")
-    reader = PictureReader(paths, lambda item: report.print_line(str(item)))
+    bits = package.manifest.statistics.image_bits
+    reader = PictureReader(paths, lambda item: report.print_line(str(item)), bits)
     frames = (frame for _, frame in reader.frames(paths))
     pictures = [at_model_size(frame.pixels, package.manifest) for frame in frames]
     own = site.on(package, pictures)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration, InvalidPackage
-from edge_agent.manifest import InputSpec, RuntimeSpec
+from edge_agent.manifest import Manifest, RuntimeSpec
 from edge_agent.packaging.draft import PackageDraft
 from edge_agent.packaging.graph import half, meaning
 from edge_agent.packaging.graph.check import check
@@ -65,7 +65,7 @@ class Preparation:
         """
         draft = draft.change(runtime=_at_precision(draft.manifest.runtime, self.precision))
         model = draft.read_model()
-        calibration = self._calibration(draft.manifest.input, report)
+        calibration = self._calibration(draft.manifest, report)
         checked = check(model, draft.manifest, target, len(calibration))
         if checked.of("error"):
             raise InvalidPackage(" ".join(checked.of("error")))
@@ -109,13 +109,13 @@ class Preparation:
         report(finding)
         return draft.add(files).change(build=build)
 
-    def _calibration(self, spec: InputSpec, report: OnFinding) -> Dict[str, bytes]:
+    def _calibration(self, manifest: Manifest, report: OnFinding) -> Dict[str, bytes]:
         """Return the pictures as files of the package, by path."""
         from edge_agent.runtime.vision.picture_files import png
 
         if self.calibration_images is None:
             return {}
-        found = _pictures(self.calibration_images, spec, MOST_CALIBRATION, report)
+        found = _pictures(self.calibration_images, manifest, MOST_CALIBRATION, report)
         pictures = [picture for _, picture in found]
         return {f"calibration/{index:03}.png": png(item) for index, item in enumerate(pictures)}
 
@@ -131,7 +131,7 @@ class Preparation:
             raise InvalidConfiguration(
                 "The package has golden samples already; leave --golden-images out."
             )
-        found = _pictures(self.golden_images, spec, GOLDEN_CANDIDATES, report)
+        found = _pictures(self.golden_images, draft.manifest, GOLDEN_CANDIDATES, report)
         labels = [_label(path, self.golden_images) for path, _ in found]
         pictures = [picture for _, picture in found]
         return SamplePictures(pictures, labels, f"pictures in {self.golden_images}")
@@ -185,7 +185,7 @@ def _at_precision(runtime: RuntimeSpec, requested: Optional[Precision]) -> Runti
 
 
 def _pictures(
-    folder: Path, spec: InputSpec, most: int, report: OnFinding
+    folder: Path, manifest: Manifest, most: int, report: OnFinding
 ) -> List[Tuple[Path, Picture]]:
     """Read the images of a folder and its sub-folders at the model's size, `most` at most.
 
@@ -201,7 +201,9 @@ def _pictures(
     paths = found.paths
     if len(paths) > most:
         paths = tuple(paths[index * len(paths) // most] for index in range(most))
-    reader = PictureReader(paths, lambda item: report(warning(str(item))))
+    bits = manifest.statistics.image_bits
+    reader = PictureReader(paths, lambda item: report(warning(str(item))), bits)
+    spec = manifest.input
     plain = spec.model_copy(update={"dtype": "uint8", "layout": "NHWC"})
     slots = np.empty((len(paths), spec.height, spec.width, 3), np.uint8)
     pictures = [

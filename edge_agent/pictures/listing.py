@@ -12,7 +12,7 @@ import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, List, Sequence, Tuple, Union
+from typing import Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 from edge_agent.logs import printable
 
@@ -20,6 +20,7 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif",
     ".pgm", ".ppm", ".pnm",
 )  # fmt: skip
+MOST_REASONS = 20  # why files are left out, that are shown
 HIDDEN = "its name begins with a dot"
 OTHER_ENDING = "its name doesn't end as an image's does"
 NO_FILE = "it isn't a file"
@@ -78,6 +79,15 @@ def is_file(path: Path) -> bool:
     return stat.S_ISREG(_mode(path)[0])
 
 
+def identity(path: Path) -> Optional[Tuple[int, int]]:
+    """Return device and inode, the same for all names of a file; None where there is none."""
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return None
+    return about.st_dev, about.st_ino
+
+
 def is_picture_name(name: str) -> bool:
     """Whether a file of that name is taken for a picture."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
@@ -91,8 +101,11 @@ def table(left_out: Iterable[LeftOut]) -> List[str]:
     items = list(left_out)
     if not items:
         return []
-    rows = [f"{count:7}  {reason} (first: {first})" for reason, count, first in _counted(items)]
-    return [f"{_files(items)} left out:", *rows]
+    counted = list(_counted(items))
+    rows = [f"{count:7}  {reason} (first: {first})" for reason, count, first in counted]
+    more = sum(count for _, count, _ in counted[MOST_REASONS:])
+    others = [f"{more:7}  for other reasons"] if more else []
+    return [f"{_files(items)} left out:", *rows[:MOST_REASONS], *others]
 
 
 def sentence(left_out: Iterable[LeftOut]) -> str:
@@ -101,7 +114,8 @@ def sentence(left_out: Iterable[LeftOut]) -> str:
     if not items:
         return ""
     rows = [f"{count}: {reason} (first: {first})" for reason, count, first in _counted(items)]
-    return f"{_files(items)} left out; {'; '.join(rows)}."
+    others = ["..."] if len(rows) > MOST_REASONS else []
+    return f"{_files(items)} left out; {'; '.join([*rows[:MOST_REASONS], *others])}."
 
 
 def _files(items: Sequence[LeftOut]) -> str:

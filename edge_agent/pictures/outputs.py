@@ -1,18 +1,25 @@
-"""Files written for pictures: a name of its own for each, below one folder, and never an input's.
+"""Files written for pictures: a name of its own for each, below one folder, and over no other file.
 
 Names are compared without case, as some file systems do.
 """
 
 from __future__ import annotations
 
+import os
 from itertools import chain, count
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, Sequence, Set
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.pictures.listing import shown
+from edge_agent.pictures.listing import SUFFIXES, identity, is_file, shown
+from edge_agent.runtime.system.files import write_atomically
 
-Identity = Tuple[int, int]  # device and inode
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MODE = 0o666  # less what the umask takes
+MARK = b"\nedge-agent overlay\n"  # behind the picture in a file that may be written again
 
 
 def output_names(sources: Sequence[Path], paths: Iterable[Path], suffix: str) -> Dict[Path, Path]:
@@ -32,16 +39,44 @@ def output_names(sources: Sequence[Path], paths: Iterable[Path], suffix: str) ->
     return names
 
 
+def write_picture(path: Path, image: NDArray[np.uint8], mark: bytes = b"") -> None:
+    """Write uint8 RGB (height, width, 3) whole or not at all; a link is replaced, not followed.
+
+    mark: bytes behind the picture, which readers of pictures skip. Raises InvalidRequest.
+    """
+    from edge_agent.runtime.vision.picture_files import encode
+
+    try:
+        content = encode(path.suffix.lower(), image) + mark
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{os.getpid()}.new")
+        write_atomically(path, content, mode=MODE, sync=False, fresh=fresh)
+    except ValueError:
+        raise InvalidRequest(
+            f"{shown(path)} can't be written; known file endings: {', '.join(SUFFIXES)}."
+        ) from None
+    except OSError as error:
+        raise InvalidRequest(f"{shown(path)} can't be written: {error.strerror}.") from None
+
+
 def check_targets(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raise InvalidRequest when a file to write is one to read, by whatever name or link."""
-    known = {identity: path for path in inputs for identity in _identities(path)}
+    """Raise InvalidRequest when a file to write is there already, unless it ends in MARK.
+
+    Even so it may not be one to read, by whatever name or link.
+    """
+    known = {identity(path): path for path in inputs}
     for target in targets:
-        for identity in _identities(target):
-            if identity in known:
-                raise InvalidRequest(
-                    f"{shown(target)} would be written over {shown(known[identity])}, which is to "
-                    "be read. Choose another place."
-                )
+        about = identity(target)
+        if about and about in known:
+            raise InvalidRequest(
+                f"{shown(target)} would be written over {shown(known[about])}, which is to be "
+                "read. Choose another place."
+            )
+        if os.path.lexists(target) and not _is_marked(target):
+            raise InvalidRequest(
+                f"{shown(target)} exists and isn't an overlay that detect has written. Choose "
+                "another place, or remove it."
+            )
 
 
 def _inside(sources: Sequence[Path], path: Path) -> Path:
@@ -61,9 +96,12 @@ def _candidates(inside: Path, suffix: str) -> Iterator[Path]:
     )
 
 
-def _identities(path: Path) -> Iterator[Identity]:
+def _is_marked(path: Path) -> bool:
+    if not is_file(path) or path.stat().st_size < len(MARK):
+        return False
     try:
-        about = path.stat()
+        with path.open("rb") as file:
+            file.seek(-len(MARK), os.SEEK_END)
+            return file.read() == MARK
     except OSError:
-        return
-    yield about.st_dev, about.st_ino
+        return False

@@ -1,8 +1,9 @@
 """Reads the image files of people, all of a set alike.
 
-Files of 16 bits a channel often hold fewer: 10, 12 or 14 of the camera. How many is decided once
-for the whole set and for the folders that its files lie in, by the highest value in them, so that a
-dark picture stays darker than its neighbours. Their brightness then becomes 8 bits.
+Files of 16 bits a channel often hold fewer: 10, 12 or 14 of the camera. How many is what the model
+was trained on, or decided once for the whole set and for the folders that its files lie in, by the
+highest value in them, so that a dark picture stays darker than its neighbours. Their brightness
+then becomes 8 bits.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import stat
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -37,14 +38,21 @@ class PictureReader:
     """Reads the files of a set; remembers those that can't be used, each once.
 
     paths: the set, for the depth of files of 16 bits a channel; what is read belongs to it anyway.
+    bits: that depth, one of DEPTHS, where it is known.
     """
 
-    def __init__(self, paths: Iterable[Path] = (), on_refused: OnRefused = lambda _: None) -> None:
+    def __init__(
+        self,
+        paths: Iterable[Path] = (),
+        on_refused: OnRefused = lambda _: None,
+        bits: Optional[int] = None,
+    ) -> None:
         self._set = tuple(paths)
         self._refused: Dict[Path, LeftOut] = {}
         self._on_refused = on_refused
+        self._known_bits = bits
         self._highest: Optional[int] = None  # value in the set, once it is needed
-        self._deep = 0  # files of 16 bits that were read
+        self._deep: Set[Path] = set()  # files of 16 bits that were read
 
     @property
     def left_out(self) -> Tuple[LeftOut, ...]:
@@ -52,15 +60,28 @@ class PictureReader:
         return tuple(self._refused.values())
 
     @property
+    def bits(self) -> Optional[int]:
+        """As how many bits files of 16 bits a channel were read; None when there were none."""
+        return self._depth() if self._deep else None
+
+    @property
     def remarks(self) -> Tuple[str, ...]:
         """How files of 16 bits were read, in a sentence, when there were any."""
         if not self._deep:
             return ()
-        bits = _bits(self._highest or 0)
+        bits, count = self._depth(), len(self._deep)
+        have = "has" if count == 1 else "have"
+        if self._known_bits:
+            found = f"They are read as {bits}-bit, as given or as the model was trained"
+        else:
+            found = (
+                f"The highest value in them and beside them is {self._highest}, so they are read "
+                f"as {bits}-bit"
+            )
+        over = f", and so does what is above (up to {self._highest})"
         return (
-            f"{self._deep} of the images have 16 bits a channel. The highest value in them and "
-            f"beside them is {self._highest}, so they are read as {bits}-bit: 0 to "
-            f"{2**bits - 1} becomes 0 to 255.",
+            f"{count} of the images {have} 16 bits a channel. {found}: 0 to {2**bits - 1} becomes "
+            f"0 to 255{over if (self._highest or 0) >> bits else ''}.",
         )
 
     def frames(self, paths: Iterable[Path]) -> Iterator[Tuple[Path, Frame]]:
@@ -81,33 +102,46 @@ class PictureReader:
 
     def frame(self, path: Path) -> Frame:
         """Read a picture of a size that the agent takes. Raises InvalidPicture."""
-        return Frame(self._read(path, _check_size))
+        from edge_agent.runtime.vision.picture_files import quiet
+
+        with quiet():
+            return Frame(self._eight_bits(path, read_samples(path, _check_size)))
 
     def pixels(self, path: Path) -> Pixels:
         """Read a picture of any size, uint8 RGB (height, width, 3). Raises InvalidPicture."""
-        return self._read(path, lambda content: None)
+        return self._eight_bits(path, read_samples(path))
 
-    def _read(self, path: Path, check: Callable[[bytes], None]) -> Pixels:
-        try:
-            content = _content(path)
-            check(content)
-            samples = _decode(content)
-        except ValueError as error:
-            raise InvalidPicture.named(shown(path), str(error)) from None
+    def _eight_bits(self, path: Path, samples: Samples) -> Pixels:
         if samples.dtype == np.uint8:
             return np.asarray(samples, np.uint8)
-        self._deep += 1
+        self._deep.add(path)
         self._highest = max(self._highest_value(path), int(samples.max()))
-        return _eight_bits(samples, _bits(self._highest))
+        return _eight_bits(samples, self._depth())
+
+    def _depth(self) -> int:
+        return self._known_bits or _bits(self._highest or 0)
 
     def _highest_value(self, path: Path) -> int:
-        if self._highest is not None:
-            return self._highest
+        if self._highest is not None or self._known_bits:
+            return self._highest or 0
         folders = {other.parent for other in (*self._set, path)}
         return _highest(
             (_value_of(other) for other in self._set),
             (_value_of(other) for folder in sorted(folders) for other in _some_of(folder)),
         )
+
+
+def read_samples(path: Path, check: Callable[[bytes], None] = lambda _: None) -> Samples:
+    """Read a picture as it is stored: RGB (height, width, 3), uint8 or uint16.
+
+    check: raises ValueError for bytes that aren't to be decoded. Raises InvalidPicture.
+    """
+    try:
+        content = _content(path)
+        check(content)
+        return _decode(content)
+    except ValueError as error:
+        raise InvalidPicture.named(shown(path), str(error)) from None
 
 
 def _content(path: Path) -> bytes:
@@ -152,7 +186,7 @@ def _bits(highest: int) -> int:
 
 
 def _eight_bits(samples: NDArray[np.unsignedinteger], bits: int) -> Pixels:
-    return np.asarray(samples >> (bits - 8), np.uint8)
+    return np.asarray(np.minimum(samples >> (bits - 8), 255), np.uint8)
 
 
 def _highest(*groups: Iterable[int]) -> int:

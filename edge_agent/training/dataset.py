@@ -146,8 +146,9 @@ def size_warnings(normal: Pictures, anomaly: Pictures) -> List[str]:
     if not others:
         return []
     path, (width, height) = next(item for item in sizes.items() if item[1] != usual)
+    have = "has" if len(sizes) - count == 1 else "have"
     return [
-        f"Warning: {len(sizes) - count} of {len(sizes)} images have another size than "
+        f"Warning: {len(sizes) - count} of {len(sizes)} images {have} another size than "
         f"{usual[0]}x{usual[1]} pixels, such as {shown(path)} ({width}x{height}). Make sure that "
         "all show the same product, from the same camera."
     ]
@@ -163,9 +164,10 @@ def product_warnings(paths: Sequence[Path], scores: NDArray[np.floating]) -> Lis
     if not len(strange):
         return []
     names = ", ".join(shown(paths[index]) for index in strange[:MOST_NAMED])
+    look, them = ("looks", "it") if len(strange) == 1 else ("look", "them")
     return [
-        f"Warning: {len(strange)} of {len(paths)} normal images look quite unlike the others. Look "
-        f"whether they show another product or a defect, and take them out then: {names}"
+        f"Warning: {len(strange)} of {len(paths)} normal images {look} quite unlike the others. "
+        f"Look for another product or a defect, and take {them} out then: {names}"
         f"{' ...' if len(strange) > MOST_NAMED else ''}."
     ]
 

@@ -13,6 +13,8 @@ SMALLEST, LARGEST = 64, 1024  # pixels of the model's input each way
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line of `train`."""
+    from edge_agent.pictures.reader import DEPTHS
+
     parser.add_argument(
         "source", type=Path, metavar="IMAGES",
         help="a folder with normal/ and perhaps anomaly/, or a manifest (JSON lines)",
@@ -31,8 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: by the first image, at most about 65000 pixels)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
+    parser.add_argument(
+        "--bits", type=int, choices=DEPTHS,
+        help="of the camera, in files of 16 bits a channel (default: by the highest value in them)",
+    )  # fmt: skip
     parser.add_argument("--images", type=Path, help="folder with what a manifest's bucket holds")
     parser.add_argument("--model", help="of a manifest, only what was captured with this model")
+    parser.add_argument(
+        "--label-attribute", metavar="JOB", help="of a manifest, the labelling job that counts"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,7 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         version=arguments.version,
         size=arguments.size,
         seed=arguments.seed,
-        options=ManifestOptions(arguments.images, arguments.model),
+        bits=arguments.bits,
+        options=ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
         progress=lambda text: console.print(printable(text)),
     )
     return 0

@@ -57,6 +57,7 @@ def train(
     version: str = "1",
     size: Optional[Size] = None,
     seed: int = 0,
+    bits: Optional[int] = None,
     options: ManifestOptions = ALL,
     progress: Callable[[str], None],
 ) -> Manifest:
@@ -64,7 +65,8 @@ def train(
 
     The features know good images only; bad ones, where there are any and unless `normal_only`,
     place the threshold. name: None: that of the model whose captures these are, else the folder's.
-    size: height and width of the model's input, multiples of 16; None: by the first image. The same
+    size: height and width of the model's input, multiples of 16; None: by the first image. bits: of
+    the camera, in files of 16 bits a channel; None: by the highest value in them. The same
     images, seed and libraries give the same model.onnx. Images that can't be used are left out; a
     table says which. Raises InvalidConfiguration: which folder or option cannot be used.
     """
@@ -77,7 +79,7 @@ def train(
         progress(remark)
     paths = (*found.normal, *found.anomaly)
     package.check_inputs(out, paths)
-    reader = PictureReader(paths, lambda item: progress(str(item)))
+    reader = PictureReader(paths, lambda item: progress(str(item)), bits)
     spec = _input_spec(size or dataset.input_size(found.normal, reader))
     normal = Pictures.load(found.normal, spec, reader)
     anomaly = Pictures.load(found.anomaly, spec, reader)
@@ -108,7 +110,7 @@ def train(
         outputs=OutputSpec(score="score", map="map" if task == "anomaly_map" else None),
         decision=Decision(calibration=decided),
         runtime=RuntimeSpec(batch_sizes=BATCH_SIZES),
-        statistics=_statistics(validated, decided, normal),
+        statistics=_statistics(validated, decided, normal, reader),
         files=(FileEntry.of(MODEL_FILE, model),),
     )
     candidates = golden.candidates(normal.pixels, anomaly.pixels, seed)
@@ -190,12 +192,15 @@ def _with_golden(
     return manifest.model_copy(update={"golden": samples, "files": listed}), files
 
 
-def _statistics(validated: Validated, decided: Calibration, normal: Pictures) -> Statistics:
+def _statistics(
+    validated: Validated, decided: Calibration, normal: Pictures, reader: PictureReader
+) -> Statistics:
     return Statistics(
         normal_scores=_histogram(calibration.apply(decided, validated.normal)),
         anomaly_scores=_histogram(calibration.apply(decided, validated.anomaly)),
         brightness=normal.range_of("brightness"),
         sharpness=normal.range_of("sharpness"),
+        image_bits=reader.bits,
     )
 
 

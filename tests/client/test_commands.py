@@ -153,6 +153,35 @@ def test_an_overlay_is_never_written_over_an_image(
     )  # now its overlays would be judged
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".webp"])
+def test_an_overlay_is_written_over_an_earlier_one_and_nothing_else(
+    agent: Agent, pictures: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / f"a{suffix}"
+    assert detect(agent, pictures / "bad.png", "--overlay", target) == 0
+    assert detect(agent, pictures / "good.png", "--overlay", target) == 0
+    images.save(target, images.load(target))  # a person's work on it
+    before = target.read_bytes()
+    assert detect(agent, pictures / "bad.png", "--overlay", target) == 2
+    assert "exists and isn't an overlay" in capsys.readouterr().err
+    images.save(tmp_path / "out" / "bad.png", images.load(pictures / "bad.png"))
+    assert detect(agent, pictures / "bad.png", "--overlay", tmp_path / "out") == 2
+    assert target.read_bytes() == before
+
+
+def test_of_many_refused_files_the_first_are_named(
+    agent: Agent, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(103):
+        (tmp_path / f"{index:03}.png").write_bytes(b"")
+    assert detect(agent, tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "099.png" in out
+    assert "100.png" not in out
+    assert "3 more aren't judged; --json names all of them." in out
+    assert "103  it is empty" in out
+
+
 def test_what_is_left_out_is_counted_at_the_end(
     agent: Agent, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

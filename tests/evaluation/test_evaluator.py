@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_agent import manifest
 from edge_agent.cli import main
 from edge_agent.client import images
 from edge_agent.errors import InvalidConfiguration
@@ -54,6 +55,25 @@ def test_masks_beside_the_images_rank_the_pixels(folder: Path, tmp_path: Path) -
     assert report.pixel_auroc == 1.0
 
 
+def test_16_bits_are_read_as_training_read_them_and_masks_as_they_are(
+    folder: Path, tmp_path: Path
+) -> None:
+    half = np.zeros((80, 100), np.uint16)
+    half[:, :50] = 1016
+    assert cv2.imwrite(str(folder / "anomaly" / "2.png"), cv2.merge([half * 0, half * 0, half]))
+    (folder.parent / "masks").mkdir()
+    assert cv2.imwrite(str(folder.parent / "masks" / "2.png"), np.uint16(half > 0))
+    package = micro.write(tmp_path / "model", "anomaly_map")
+    remarks: List[str] = []
+    assert evaluate(package, folder, on_remark=remarks.append).missed == 1  # 0.4; 1016 is bright
+    assert "1 of the images has 16 bits a channel" in remarks[0]
+    parsed = manifest.parse((package / "manifest.json").read_bytes())
+    known = parsed.model_copy(update={"statistics": manifest.Statistics(image_bits=12)})
+    (package / "manifest.json").write_bytes(known.to_json())
+    report = evaluate(package, folder)
+    assert (report.missed, report.pixel_auroc) == (2, 1.0)
+
+
 def test_masks_follow_the_paths_of_their_images(folder: Path, tmp_path: Path) -> None:
     half = np.zeros((80, 100, 3), np.uint8)
     half[:, :50, 2] = 255
@@ -91,6 +111,12 @@ def test_a_folder_without_anomalies_is_refused(folder: Path, tmp_path: Path) -> 
         path.unlink()
     with pytest.raises(InvalidConfiguration, match="anomaly holds no images"):
         evaluate(micro.write(tmp_path / "model", "classification"), folder)
+
+
+def test_a_file_with_both_labels_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "anomaly" / "link.png").symlink_to(folder / "normal" / "0.png")
+    with pytest.raises(InvalidConfiguration, match=r"0\.png and .*link\.png are one file"):
+        evaluate(tmp_path / "model", folder)
 
 
 def test_the_command_writes_one_json_object(

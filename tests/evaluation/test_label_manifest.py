@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 
+from edge_agent.cli import main
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation.evaluator import evaluate
 from edge_agent.evaluation.label_manifest import ALL, LabelManifest, ManifestOptions
@@ -79,8 +80,23 @@ def test_absolute_names_and_file_uris_are_taken(tmp_path: Path) -> None:
 def test_a_later_line_about_an_image_wins(tmp_path: Path) -> None:
     (a,) = images(tmp_path, "a.png")
     lines = [line("a.png", "normal", human="no"), line("./a.png", "anomaly")]
+    source = write(tmp_path, lines)
+    read = LabelManifest.read(source, ALL)
+    assert (read.paths("normal"), read.paths("anomaly")) == ((), (a,))
+    assert read.remarks == (
+        f"1 image of {source} has several lines with different labels, of which the last counts "
+        f"(first: {a}).",
+    )
+
+
+def test_a_file_is_one_image_however_it_is_named(tmp_path: Path) -> None:
+    (a,) = images(tmp_path / "d", "1.png")
+    (tmp_path / "link.png").symlink_to(a)
+    names = ["d/1.png", str(a), "d/../d/1.png", a.as_uri(), "link.png", f"file://localhost{a}"]
+    lines = [line(name, "normal") for name in names] + [line("d/1.png", "anomaly")]
     read = LabelManifest.read(write(tmp_path, lines), ALL)
-    assert (read.paths("normal"), read.paths("anomaly"), read.remarks) == ((), (a,), ())
+    assert (read.paths("normal"), read.paths("anomaly")) == ((), (a,))
+    assert "1 image of" in read.remarks[0]
 
 
 def test_what_is_left_out_or_unconfirmed_is_told_in_a_sentence_each(tmp_path: Path) -> None:
@@ -91,11 +107,14 @@ def test_what_is_left_out_or_unconfirmed_is_told_in_a_sentence_each(tmp_path: Pa
         line("c.png", "unlabeled"),
         {"source-ref": "c.png"},
         line("gone.png", "normal"),
+        line("man/d", "normal"),
     ]
     source = write(tmp_path, lines)
-    no_label, missing, guessed = LabelManifest.read(source, ALL).remarks
-    assert no_label.startswith(f"1 images of {source} have no label")
-    assert str(tmp_path / "gone.png") in missing
+    (tmp_path / "man" / "d").mkdir(parents=True)
+    no_label, missing, folder, guessed = LabelManifest.read(source, ALL).remarks
+    assert no_label.startswith(f"1 image of {source} has no label")
+    assert missing.endswith(f"does not exist and is left out: {tmp_path}/gone.png")
+    assert folder.endswith(f"is a folder and is left out: {tmp_path}/man/d")
     assert guessed.startswith("1 of 2 labels")
 
 
@@ -114,7 +133,22 @@ def job(reference: str, value: Any, **metadata: Any) -> Dict[str, Any]:
         (job("a.png", [0], **{"class-map": {"0": "Anomaly", "1": "OK"}}), "anomaly"),
         (job("a.png", 0, **{"class-name": 1}), "anomaly"),
         ({"source-ref": "a.png", "anomaly-label": 1}, "anomaly"),
-        ({**line("a.png", "Good"), **job("a.png", 1, **{"class-name": "bad"})}, "normal"),
+        ({**line("a.png", "Good"), **job("a.png", 1, **{"class-name": "OK"})}, "normal"),
+        ({**line("a.png", "Good"), **job("a.png", 1, **{"class-name": "left-side"})}, "normal"),
+        (
+            {
+                **line("a.png", "Good"),
+                **job("a.png", {"annotations": []}, **{"class-map": {"0": "bad"}}),
+            },
+            "normal",
+        ),
+        (
+            {
+                **line("a.png", "normal", "no"),
+                **job("a.png", 1, **{"class-name": "bad", "human-annotated": "yes"}),
+            },
+            "anomaly",
+        ),
     ],
 )
 def test_labels_of_every_job_are_read_as_they_are_meant(
@@ -135,10 +169,35 @@ def test_labels_that_are_not_understood_are_findings_of_the_error(tmp_path: Path
         dataset.find(source, False, ALL)
     for sentence in (str(caught.value), str(of_training.value)):
         assert f"4 images of {source} have no label that is understood" in sentence
-        assert f"of 2 the class-name 'scratch' isn't known (first: {tmp_path}/a.png)" in sentence
-        assert "of 1 the labels 'bad', 'ok' differ" in sentence
-        assert "of 1 there is no class-name" in sentence
+        assert (
+            f"2 images: the class-name 'scratch' isn't known (first: {tmp_path}/a.png)" in sentence
+        )
+        assert "1 image: the labels 'bad', 'ok' differ, of the jobs 'job', 'line-3'" in sentence
+        assert "1 image: there is no class-name" in sentence
         assert "Understood are normal, good, ok" in sentence
+
+
+def test_of_jobs_that_contradict_each_other_one_is_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (a,) = images(tmp_path, "a.png")
+    adjusted = {**line("a.png", "good"), **job("a.png", 1, **{"class-name": "defect"})}
+    source = write(tmp_path, [adjusted])
+    (finding,) = LabelManifest.read(source, ALL).findings
+    assert "the labels 'defect', 'good' differ, of the jobs 'anomaly-label', 'line-3'" in finding
+    for name, label in (("line-3", "anomaly"), ("anomaly-label", "normal")):
+        chosen = ManifestOptions(label_attribute=name)
+        assert LabelManifest.read(source, chosen).paths(label) == (a,)
+    for command in (["evaluate", str(tmp_path)], ["train", "--out", str(tmp_path / "out")]):
+        assert main([*command, str(source), "--label-attribute", "line-4"]) == 2
+        sentence = "there is no label attribute 'line-4', only 'anomaly-label', 'line-3'"
+        assert sentence in capsys.readouterr().err
+
+
+def test_boxes_are_no_class(tmp_path: Path) -> None:
+    boxes = job("a.png", {"annotations": [{"class_id": 0}]}, **{"class-map": {"0": "bad"}})
+    (finding,) = LabelManifest.read(write(tmp_path, [boxes]), ALL).findings
+    assert "1 image: the label of job 'line-3' is no class (first:" in finding
 
 
 def s3(*keys: str, bucket: str = "shop") -> List[Dict[str, Any]]:
@@ -180,6 +239,31 @@ def test_images_of_two_buckets_are_never_one(tmp_path: Path) -> None:
     good, bad = images(got, "shop/1.png", "defects/1.png")
     read = LabelManifest.read(source, ManifestOptions(got))
     assert (read.paths("normal"), read.paths("anomaly")) == ((good,), (bad,))
+
+
+@pytest.mark.parametrize("prefix", ["s3://bk/", ""])
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (("a+b/c+d.png", "a+b/c d.png"), ("a b/c d.png", "a b/c+d.png")),
+        (("p%2541.png", "p%41.png"), ("p%41.png",)),
+        (("p%20q.png", "p q.png"), ("p q.png",)),
+    ],
+)
+def test_two_names_in_one_place_are_never_one_image(
+    tmp_path: Path, prefix: str, names: Tuple[str, str], files: Tuple[str, ...]
+) -> None:
+    images(tmp_path, *files)
+    labels = ("normal", "anomaly")
+    lines = [line(prefix + name, label) for name, label in zip(names, labels)]
+    sentence = refused(write(tmp_path, lines), ManifestOptions(tmp_path))
+    assert f"{prefix}{names[0]} and {prefix}{names[1]}, which are two images" in sentence
+    assert "Let each file have the very name that stands in the manifest." in sentence
+
+
+@pytest.mark.parametrize("name", ["s3://", "s3://bk", "s3:///1.png"])
+def test_what_names_no_object_is_refused(tmp_path: Path, name: str) -> None:
+    assert f"'{name}', which is no image in S3" in refused(write(tmp_path, [line(name, "normal")]))
 
 
 def test_equal_names_in_two_folders_of_a_bucket_are_never_one(tmp_path: Path) -> None:

@@ -72,3 +72,6 @@ def test_the_table_counts_each_reason_and_names_the_first() -> None:
         "      1  x (first: a)",
     ]
     assert table([]) == []
+    many = [LeftOut(Path("a"), f"it is {side} pixels wide") for side in range(30)]
+    assert len(table(many)) == 22
+    assert table(many)[-1] == "     10  for other reasons"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Tuple
 
 import cv2
 import numpy as np
@@ -47,6 +47,12 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    tag = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + tag + bytes(4)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+
+
 def png(width: int, height: int) -> bytes:
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
@@ -59,6 +65,19 @@ def tiff(width: int, height: int, bits: int = 8, data: bytes = b"") -> bytes:
     ]  # fmt: skip
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+def tiff_with_alpha(picture: np.ndarray) -> bytes:
+    """`picture` (height, width, 4) as a TIFF whose colours aren't multiplied with alpha yet."""
+    height, width, _ = picture.shape
+    tags = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 4, 134), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 1, 142), (277, 3, 1, 4), (278, 4, 1, height), (279, 4, 1, picture.size),
+        (338, 3, 1, 2),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    start = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    return start + entries + bytes(4) + struct.pack("<4H", *[8] * 4) + picture.tobytes()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -82,15 +101,27 @@ def test_what_an_upload_in_progress_left_zero_is_refused(tmp_path: Path, suffix:
     refusal(tmp_path / f"part{suffix}", whole[:half] + bytes(len(whole) - half))
 
 
-def test_a_jpeg_that_was_closed_too_early_is_refused(tmp_path: Path) -> None:
-    whole = file_of(".jpg", part())
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_a_jpeg_that_was_closed_too_early_is_refused(tmp_path: Path, turned: int) -> None:
+    whole = with_orientation(file_of(".jpg", part()), turned)
     reason = refusal(tmp_path / "part.jpg", whole[: len(whole) // 2] + b"\xff\xd9")
     assert "the end of the JPEG's data is missing" in reason
     grey = tmp_path / "grey.jpg"  # as what is missing looks
-    grey.write_bytes(file_of(".jpg", np.full((96, 128, 3), 128, np.uint8)))
+    flat = file_of(".jpg", np.full((96, 128, 3), 128, np.uint8))
+    grey.write_bytes(with_orientation(flat, turned))
     assert (PictureReader().frame(grey).pixels == 128).all()
     grey.write_bytes(whole + b"what some cameras put after the end")
-    assert PictureReader().frame(grey).width == 128
+    assert {*PictureReader().frame(grey).pixels.shape} == {96, 128, 3}
+
+
+@pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_RST_INTERVAL, 4)])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.97])
+def test_it_is_refused_wherever_it_was_cut(
+    tmp_path: Path, share: float, options: Tuple[int, ...]
+) -> None:
+    whole = bytes(cv2.imencode(".jpg", part(101, 157), options)[1])
+    reason = refusal(tmp_path / "part.jpg", whole[: int(share * len(whole))] + b"\xff\xd9")
+    assert "the end of the JPEG's data is missing" in reason
 
 
 def test_a_changed_byte_in_a_png_is_found(tmp_path: Path) -> None:
@@ -171,6 +202,19 @@ def test_16_bits_are_read_by_the_highest_value_of_the_set(
     assert values == [[240] * 3, [32] * 3]
     assert f"read as {bits}-bit" in reader.remarks[0]
     assert [images.load(path)[0, 0, 0] for path in reversed(paths)] == [32, 240]  # alone as well
+    assert reader.bits == bits
+
+
+def test_a_depth_that_is_known_is_not_guessed_again(tmp_path: Path) -> None:
+    path = tmp_path / "part.png"
+    path.write_bytes(file_of(".png", np.full((96, 128), 1016, np.uint16)))
+    reader = PictureReader([path], bits=12)
+    assert reader.frame(path).pixels[0, 0, 0] == reader.pixels(path)[0, 0, 0] == 63
+    (remark,) = reader.remarks
+    assert remark.startswith("1 of the images has 16 bits a channel. They are read as 12-bit")
+    bright = PictureReader(bits=8)
+    assert bright.frame(path).pixels[0, 0, 0] == 255
+    assert "0 to 255 becomes 0 to 255, and so does what is above (up to 1016)" in bright.remarks[0]
 
 
 def test_a_packed_12_bit_tiff_is_as_bright_as_it_was(tmp_path: Path) -> None:
@@ -210,6 +254,8 @@ def test_other_kinds_of_numbers_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_colours_come_out_the_same_however_they_are_stored(tmp_path: Path) -> None:
     grey, alpha = part()[..., 1], np.dstack([part(), np.zeros((96, 128), np.uint8)])
+    (tmp_path / "alpha.tif").write_bytes(tiff_with_alpha(alpha))
+    assert (images.load(tmp_path / "alpha.tif") == part()).all()
     (tmp_path / "grey.png").write_bytes(file_of(".png", grey))
     assert (images.load(tmp_path / "grey.png") == grey[..., None]).all()
     with_alpha = bytes(cv2.imencode(".png", cv2.cvtColor(alpha, cv2.COLOR_RGBA2BGRA))[1])
@@ -218,10 +264,7 @@ def test_colours_come_out_the_same_however_they_are_stored(tmp_path: Path) -> No
 
 
 def test_a_picture_is_turned_upright_as_its_camera_says(tmp_path: Path) -> None:
-    content, tag = file_of(".jpg", part()), struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
-    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + tag + bytes(4)
-    turned = content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:]
-    (tmp_path / "part.jpg").write_bytes(turned)
+    (tmp_path / "part.jpg").write_bytes(with_orientation(file_of(".jpg", part()), 6))
     frame = PictureReader().frame(tmp_path / "part.jpg")
     assert (frame.height, frame.width) == (128, 96)
     assert frame.pixels[4, -4, 0] > 200  # the red half is on the right
@@ -237,18 +280,25 @@ def test_of_several_pictures_the_first_is_taken(tmp_path: Path) -> None:
 def test_bad_files_leave_standard_error_to_us(tmp_path: Path) -> None:
     """OpenCV's own lines name no file."""
     whole = {suffix: file_of(suffix, part()) for suffix in SUFFIXES}
+    bad = {f"part{suffix}": content[: len(content) // 2] for suffix, content in whole.items()}
+    for kind in (np.float32, np.int32):
+        bad[f"{kind.__name__}.tif"] = file_of(".tif", part().astype(kind))
+    bad["closed.jpg"] = whole[".jpg"][:5000] + b"\xff\xd9"
+    good = {"more.jpg": whole[".jpg"][:-2] + bytes(20) + b"\xff\xd9"}
+    good["grey.jpg"] = file_of(".jpg", np.full((64, 64, 3), 128, np.uint8))
     paths: List[str] = []
-    for suffix, content in whole.items():
-        paths.append(str(tmp_path / f"part{suffix}"))
-        Path(paths[-1]).write_bytes(content[: len(content) // 2])
+    for name, content in {**bad, **good}.items():
+        paths.append(str(tmp_path / name))
+        Path(paths[-1]).write_bytes(content)
     program = (
         "import sys\nfrom pathlib import Path\n"
         "from edge_agent.pictures.reader import PictureReader\n"
-        "reader = PictureReader()\nassert not list(reader.frames(map(Path, sys.argv[1:])))\n"
-        "print(len(reader.left_out))"
+        "reader = PictureReader()\nread = list(reader.frames(map(Path, sys.argv[1:])))\n"
+        "reader.pixels(Path(sys.argv[-1]))\n"
+        "print(*(path.name for path, _ in read))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *paths],
         cwd=str(ROOT), capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
-    assert (done.stdout.strip(), done.stderr) == (str(len(SUFFIXES)), "")
+    assert (done.stdout.strip(), done.stderr) == (" ".join(good), "")

@@ -59,9 +59,9 @@ def test_what_cannot_be_used_is_named_and_counted_and_the_rest_is_trained_on(
         "small.png is left out: it is 80x63 pixels; width and height must be 64 to 4096",
         "wide.png is left out: it is 4097x64 pixels",
         "13 normal and 0 anomalous images, trained at 128x96 pixels",
-        "1 of 13 images have another size than 128x96 pixels",
+        "1 of 13 images has another size than 128x96 pixels",
         "odd.png (90x80)",
-        "1 of 13 normal images look quite unlike the others",
+        "1 of 13 normal images looks quite unlike the others",
         "5 files are left out:",
         "1 its name doesn't end as an image's does",
     ):

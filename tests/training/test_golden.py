@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import ParityFailed
-from edge_agent.evaluation.labelled import read_frame
 from edge_agent.manifest import Decision, Manifest
+from edge_agent.pictures.reader import PictureReader
 from edge_agent.runtime.backends import catalog
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.models import golden_check
@@ -80,7 +80,7 @@ def test_training_again_gives_the_same_package_but_for_the_time(
 def test_labelled_anomalies_are_samples_themselves(parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train(parts, out, progress=lambda _: None)
-    stained = [read_frame(path).pixels for path in (parts / "anomaly").iterdir()]
+    stained = [PictureReader().frame(path).pixels for path in (parts / "anomaly").iterdir()]
     golden_pictures = golden_check.read_pictures(Package(out))
     known = [any(np.array_equal(each, one) for one in stained) for each in golden_pictures]
     assert known == [False, True, False, True]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import List
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -37,7 +38,9 @@ def test_a_package_holds_one_self_contained_graph_that_old_engines_read(package:
 
 
 def test_the_manifest_reads_back_and_tells_what_was_trained(package: Path) -> None:
-    manifest = parse((package / "manifest.json").read_bytes())
+    content = (package / "manifest.json").read_bytes()
+    manifest = parse(content)
+    assert b"image_bits" not in content  # only for files of 16 bits: older agents don't know it
     assert (manifest.name, manifest.task) == ("plates", "anomaly_map")
     assert (manifest.input.height, manifest.input.width) == (96, 128)
     assert manifest.decision.calibration is not None
@@ -138,6 +141,17 @@ def test_an_impossible_size_is_refused(size: str, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main(["train", "folder", "--out", "out", "--size", size])
     assert "multiples of 16" in capsys.readouterr().err
+
+
+def test_the_depth_of_the_images_is_part_of_the_package(parts: Path, tmp_path: Path) -> None:
+    for path in sorted((parts / "normal").iterdir())[:10]:
+        deep = cv2.imread(str(path)).astype(np.uint16) * 4  # 10 bits, of a camera of 12
+        (tmp_path / "normal").mkdir(exist_ok=True)
+        assert cv2.imwrite(str(tmp_path / "normal" / f"{path.stem}.png"), deep)
+    for words, bits in (([], 10), (["--bits", "12"], 12)):
+        out = tmp_path / f"out-{bits}"
+        assert main(["train", str(tmp_path), "--out", str(out), "--size", "64x80", *words]) == 0
+        assert Package(out).manifest.statistics.image_bits == bits
 
 
 def test_an_impossible_name_is_refused(parts: Path, tmp_path: Path) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from typing import TYPE_CHECKING, Optional, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from typing import TYPE_CHECKING, Iterator, Optional, Sequence
 
 import cv2
 import numpy as np
 
-from edge_agent.runtime.vision.picture_headers import JPEG_END, PictureHeader, read_header
+from edge_agent.runtime.vision.picture_headers import (
+    JPEG_END,
+    PictureHeader,
+    read_header,
+    without_alpha,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,14 +25,18 @@ if TYPE_CHECKING:
     Samples = NDArray[np.unsignedinteger]
 
 MOST_PIXELS = 1 << 27  # of a picture that is decoded: 400 MB of memory
-JPEG_BLOCK, JPEG_GREY = 8, 128  # what is missing in a JPEG is decoded as blocks of this grey
-FILLER = bytes(range(1, 250))  # stands for what may be missing
+JPEG_GREY = 128  # what is missing in a JPEG is decoded as blocks of this grey
+_ANY_DATA = bytes(range(1, 250))
+# Stands for what may be missing, in a JPEG with restart markers as well: one of the eight fits.
+FILLER = _ANY_DATA + b"".join(bytes((0xFF, 0xD0 + each)) + _ANY_DATA for each in range(8))
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 EIGHT_BITS_RGB = (8, 2)  # bit depth and colour type
 SAME_FORMAT = {".jfif": ".jpg"}
 THUMBNAIL_WIDTH = 640
 THUMBNAIL_QUALITY = 80
 SHRINK = 0.8  # by so much at least from one try to the next
+STANDARD_ERROR = 2
+_ONE_IS_QUIET = RLock()
 
 
 def png(picture: Pixels) -> bytes:
@@ -70,19 +82,48 @@ def decode(content: bytes) -> Samples:
         raise ValueError(f"it is cut short or damaged: a part of the {header.format} is missing")
     picture = _decoded(content, header)
     if picture is None or picture.dtype not in (np.uint8, np.uint16):
-        what = "damaged, or of a kind" if picture is None else f"made of {picture.dtype} values"
+        what = "damaged, or of an unknown kind"
+        if picture is not None:
+            what = f"made of {picture.dtype} values, which aren't supported"
         raise ValueError(
-            f"it can't be read as an image: the {header.format} is {what} that isn't supported; "
-            "expected 8 or 16 bits a channel"
+            f"it can't be read as an image: the {header.format} is {what}; expected 8 or 16 bits "
+            "a channel"
         )
-    if header.format == "JPEG" and _ends_early(content, picture, header):
+    if header.format == "JPEG" and _ends_early(content, picture):
         raise ValueError("it is cut short: the end of the JPEG's data is missing")
     return np.ascontiguousarray(picture[:, :, ::-1])
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what the decoders print on standard error, as it names no file.
+
+    All that the process prints there meanwhile goes with it: for commands, and for moments.
+    """
+    with _ONE_IS_QUIET:
+        try:
+            kept = os.dup(STANDARD_ERROR)
+        except OSError:  # it is closed
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.dup2(nowhere, STANDARD_ERROR)
+            yield
+        finally:
+            os.dup2(kept, STANDARD_ERROR)
+            os.close(kept)
+            os.close(nowhere)
+
+
 def _decoded(content: bytes, header: PictureHeader) -> Optional[Samples]:
-    """Return the picture as OpenCV has it: blue first; None when that can't be done."""
-    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if header.bits > 8 else 0)
+    """Return the picture upright as OpenCV has it: blue first; None when that can't be done."""
+    deep = cv2.IMREAD_ANYDEPTH if header.bits > 8 else 0
+    return _opencv(without_alpha(content) if header.format == "TIFF" else content, deep)
+
+
+def _opencv(content: bytes, flag: int) -> Optional[Samples]:
+    flags = cv2.IMREAD_COLOR | flag
     try:
         picture: Optional[Samples] = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
@@ -90,13 +131,18 @@ def _decoded(content: bytes, header: PictureHeader) -> Optional[Samples]:
     return picture
 
 
-def _ends_early(content: bytes, picture: Samples, header: PictureHeader) -> bool:
-    """Whether a JPEG that ends in grey would show something else if its data went on."""
-    if (picture[-JPEG_BLOCK:, -JPEG_BLOCK:] != JPEG_GREY).any():
+def _ends_early(content: bytes, picture: Samples) -> bool:
+    """Whether a JPEG that ends in grey would show something else if its data went on.
+
+    Where its data end is a corner of the picture, whichever way it was turned upright.
+    """
+    corners = picture[:: max(len(picture) - 1, 1), :: max(picture.shape[1] - 1, 1)]
+    if (corners != JPEG_GREY).any(axis=2).all():
         return False
     end = content.rfind(JPEG_END)
-    longer = _decoded(content[:end] + FILLER + content[end:], header)
-    return longer is None or bool((longer != picture).any())
+    with quiet():
+        longer = _opencv(content[:end] + FILLER + content[end:], 0)
+    return longer is None or longer.shape != picture.shape or bool((longer != picture).any())
 
 
 def jpeg(picture: Pixels, quality: int) -> bytes:

@@ -19,6 +19,7 @@ TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # BYTE, SHORT, LONG, LONG8
 MOST_TIFF_TAGS = 1000
 MOST_TIFF_VALUES = 1 << 20  # of one tag
 WIDTH, HEIGHT, BITS, STRIPS, STRIP_BYTES, TILES, TILE_BYTES = 256, 257, 258, 273, 279, 324, 325
+EXTRA_SAMPLES = 338  # what is beside the colours: alpha
 # Binary PGM and PPM: width, height, highest value; white space and comments between them.
 _GAP = rb"(?:\s|#[^\n]{0,1000}\n){1,100}"
 PNM = re.compile(rb"P([56])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,5})\s")
@@ -129,8 +130,18 @@ def _bmp(content: bytes) -> PictureHeader:
     return PictureHeader("BMP", width, abs(height), 8, whole)
 
 
+def without_alpha(content: bytes) -> bytes:
+    """Return a TIFF that doesn't say what is beside its colours, so that nothing is blended."""
+    for tag, place, numbers in _tiff_tags(content, TIFF_LAYOUTS[content[:4]]):
+        if tag == EXTRA_SAMPLES and any(numbers):
+            length = 2 * len(numbers)  # SHORT
+            return content[:place] + bytes(length) + content[place + length :]
+    return content
+
+
 def _tiff(content: bytes) -> PictureHeader:
-    tags = dict(_tiff_tags(content, TIFF_LAYOUTS[content[:4]]))
+    layout = TIFF_LAYOUTS[content[:4]]
+    tags = {tag: numbers for tag, _, numbers in _tiff_tags(content, layout)}
     if not {WIDTH, HEIGHT} <= set(tags):
         raise ValueError("it is damaged: the TIFF has no size")
     parts = chain(
@@ -142,8 +153,8 @@ def _tiff(content: bytes) -> PictureHeader:
     return PictureHeader("TIFF", tags[WIDTH][0], tags[HEIGHT][0], bits, whole)
 
 
-def _tiff_tags(content: bytes, layout: TiffLayout) -> Iterator[Tuple[int, Tuple[int, ...]]]:
-    """Yield the whole numbers in the first directory, by tag."""
+def _tiff_tags(content: bytes, layout: TiffLayout) -> Iterator[Tuple[int, int, Tuple[int, ...]]]:
+    """Yield the whole numbers in the first directory: tag, where they stand, numbers."""
     (at,) = layout.read(layout.offset, content, layout.directory_at)
     (count,) = layout.read(layout.length, content, at)
     value = struct.calcsize("=HH" + layout.offset)  # where it stands in an entry
@@ -156,7 +167,7 @@ def _tiff_tags(content: bytes, layout: TiffLayout) -> Iterator[Tuple[int, Tuple[
             inside = struct.calcsize("=" + numbers) <= room
             place = entry + value
             place = place if inside else layout.read(layout.offset, content, place)[0]
-            yield tag, layout.read(numbers, content, place)
+            yield tag, place, layout.read(numbers, content, place)
 
 
 def _webp(content: bytes) -> PictureHeader:

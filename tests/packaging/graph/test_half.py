@@ -15,7 +15,6 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from edge_agent.errors import InvalidPackage
-from edge_agent.evaluation.labelled import read_frame
 from edge_agent.manifest import FileEntry, Manifest
 from edge_agent.packaging import archive
 from edge_agent.packaging.draft import PackageDraft, open_draft
@@ -23,6 +22,7 @@ from edge_agent.packaging.graph import half
 from edge_agent.packaging.graph.findings import GraphFinding
 from edge_agent.packaging.graph.half import in_float32
 from edge_agent.packaging.preparation import Preparation
+from edge_agent.pictures.reader import PictureReader
 from edge_agent.runtime.backends.base import BackendOptions
 from edge_agent.runtime.backends.ort import OrtBackend
 from edge_agent.runtime.backends.trt_engine import EngineBuilder
@@ -323,7 +323,7 @@ def test_on_real_images_verdicts_stay_and_scores_nearly(trained: Tuple[Path, Pac
     paths = sorted(path for path in (images / "test").rglob("*.*") if path.suffix != ".json")
     shape = (manifest.input.height, manifest.input.width, 3)
     pictures = [
-        write_input(read_frame(path), manifest.input, np.empty(shape, np.uint8))
+        write_input(PictureReader().frame(path), manifest.input, np.empty(shape, np.uint8))
         for path in paths[:: len(paths) // IMAGES + 1]
     ]
     half_graph = in_float32(draft.read(half.FILE_NAME))
