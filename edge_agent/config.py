@@ -14,12 +14,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple, Type
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from typing_extensions import Annotated, Literal, get_args
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, groups_in, host_name, is_secret, read, topic_template
+from edge_agent.fields import Strict, groups_in, is_secret, read
 from edge_agent.protocol import DEFAULT_SOCKET, UNIX_SCHEME
+from edge_agent.setting_types import (
+    LOOPBACK,
+    FileMode,
+    Port,
+    SummaryTimes,
+    Topic,
+    UnixSocket,
+    host_name,
+    host_of,
+    same_port,
+)
 from edge_agent.sources import (
     ENVIRONMENT_PREFIX,
     Tree,
@@ -35,29 +46,19 @@ log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 
-
-def _with_port(address: str) -> str:
-    if not 1 <= int(address.rpartition(":")[2]) <= 65535:
-        raise ValueError("the port must be 1 to 65535")
-    return address
-
-
-Port = Annotated[str, Field(pattern=r"^.+:\d{1,5}$"), AfterValidator(_with_port)]
 Units = Annotated[int, Field(ge=1, le=64)]
 Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
 ProblemAction = Literal["report", "anomalous", "refuse"]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
-Topic = Annotated[str, Field(max_length=256), AfterValidator(topic_template)]
-SUMMARY_PATTERN = r"^(none|hour|([01]\d|2[0-3]):[0-5]\d(,([01]\d|2[0-3]):[0-5]\d)*)$"
 
 
 class ServerSettings(Strict):
     """Where and to whom the agent listens."""
 
-    socket: Annotated[str, Field(pattern=r"^unix://")] = DEFAULT_SOCKET
-    socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
+    socket: UnixSocket = DEFAULT_SOCKET
+    socket_mode: FileMode = "0660"
     socket_owner: str = ""  # user name; empty: the agent's own
     socket_group: str = ""  # group name; empty: ggc_group where it exists
     tcp: Optional[Port] = None  # host:port; None: no TCP
@@ -75,22 +76,10 @@ class ServerSettings(Strict):
     receive_within_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0  # a message, whole
     send_within_s: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0  # an answer, read
     connection_idle_s: Annotated[float, Field(gt=0.0, le=86400.0)] = 3600.0  # closed without a call
-    operator_socket: Optional[Annotated[str, Field(pattern=r"^unix://")]] = None  # may start, stop
+    operator_socket: Optional[UnixSocket] = None  # may start, stop
     operator_group: str = ""  # may use operator_socket; empty: the agent's own user only
     operator_certificates: Tuple[str, ...] = ()  # names of TCP clients who may start and stop
     stop_within_s: Annotated[float, Field(gt=0.0, le=60.0)] = 4.0
-
-    @field_validator("socket", "operator_socket")
-    @classmethod
-    def _absolute(cls, socket: Optional[str]) -> Optional[str]:
-        if socket is None:
-            return None
-        path = socket[len(UNIX_SCHEME) :]
-        if not path.startswith("/"):
-            raise ValueError("must be unix:// followed by an absolute path")
-        if len(path.encode()) > 107:
-            raise ValueError(f"the path has {len(path.encode())} bytes; Linux allows at most 107")
-        return socket
 
     @model_validator(mode="after")
     def _secure(self) -> ServerSettings:
@@ -104,8 +93,10 @@ class ServerSettings(Strict):
             raise ValueError("operator_socket must be another path than socket")
         if self.operator_group and self.operator_group == self.socket_group:
             raise ValueError("operator_group must be another group than socket_group")
-        host = (self.tcp or "localhost:0").rpartition(":")[0].strip("[]")
-        if host in ("localhost", "127.0.0.1", "::1"):
+        if self.tcp and self.metrics and same_port(self.tcp, self.metrics):
+            raise ValueError(f"metrics must be on another port than tcp, which is {self.tcp}")
+        host = host_of(self.tcp or "localhost:0")
+        if host in LOOPBACK:
             return self
         if self.tls_certificate is None:
             raise ValueError(
@@ -294,7 +285,7 @@ class ResultsSettings(Strict):
     publish: Literal["all", "anomalies", "changes"] = "all"
     heartbeat_s: Seconds = 60.0  # besides anomalies or changes, a normal result so often; 0: none
     per_minute: Annotated[int, Field(ge=0)] = 0  # results of one model at most; 0: no limit
-    summary: Annotated[str, Field(pattern=SUMMARY_PATTERN)] = "hour"  # none; 06:00,14:00,22:00
+    summary: SummaryTimes = "hour"  # none; 06:00,14:00,22:00
     anomaly_rate_alarm: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     lines: str = ""  # JSON lines into this file, "-": standard output
     outbox: OutboxSettings = OutboxSettings()
@@ -363,12 +354,12 @@ def build(
     given_by: Dict[Tuple[str, ...], str] = {(): origin} if origin else {}
     for name in variables(Settings, environment):
         path = path_of(name)
-        put(Settings, tree, path, environment[name], name)
+        put(Settings, tree, path, environment[name], name, given_by)
         given_by[tuple(path)] = f"{name} in the environment"
     for assignment in assignments:
         path = _assigned(assignment)
         source = f"--set {'.'.join(path)}"
-        put(Settings, tree, path, assignment.partition("=")[2], source)
+        put(Settings, tree, path, assignment.partition("=")[2], source, given_by)
         given_by[tuple(path)] = source
     put_home(Settings, tree)
     try:

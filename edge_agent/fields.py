@@ -90,7 +90,7 @@ def _unique(pairs: List[Tuple[str, object]]) -> Dict[str, object]:
         for key, _ in pairs:
             if key in seen:
                 raise ValueError(
-                    f"key {_short(key)} appears twice in one object; remove one of them"
+                    f"key {short(key)} appears twice in one object; remove one of them"
                 )
             seen.add(key)
     return values
@@ -105,53 +105,8 @@ def _integer(text: str) -> int:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"the number {_short(text)} isn't finite")
+        raise ValueError(f"the number {short(text)} isn't finite")
     return value
-
-
-def host_name(text: str, port_setting: str) -> str:
-    """Return a host's name or address alone, in lower case, of what people write for it.
-
-    Raises ValueError for more than that; the sentence shows no user and password that came with it.
-    """
-    scheme, found, rest = text.strip().lower().rpartition("://")
-    rest = rest.rstrip("/")
-    if not rest or set("/@?# ") & set(rest) or not rest.isprintable():
-        raise ValueError("a host name is expected, without mqtt://, user, password or path")
-    alone = _without_port(rest)
-    if found:
-        raise ValueError(
-            f"a host name is expected, without {scheme}://: write {alone!r}; with certificate or "
-            f"ca the agent speaks MQTT with TLS, on the port of {port_setting}"
-        )
-    if alone != rest.strip("[]"):
-        raise ValueError(
-            f"a host name is expected, without a port: write {alone!r}, and the port into "
-            f"{port_setting}"
-        )
-    return alone
-
-
-def topic_template(text: str) -> str:
-    """Return a template of MQTT topics unchanged. Raises ValueError: it can't become a topic."""
-    rest = text
-    for name in ("{thing}", "{model}", "{kind}", "{verdict}"):  # result...; normal, anomaly
-        rest = rest.replace(name, "")
-    bad = next((each for each in rest if each in "+#{}" or not each.isprintable()), "")
-    if bad or not text:
-        came = f"it has the character {bad!r}" if bad else "it is empty"
-        raise ValueError(
-            f"{came}; a topic has no wildcards + and #, no control characters, and braces only "
-            "around thing, model, kind and verdict, which are filled in"
-        )
-    return text
-
-
-def _without_port(address: str) -> str:
-    """Return the host of HOST, HOST:PORT, [IPv6], [IPv6]:PORT or IPv6."""
-    host, colon, _ = address.rpartition(":")
-    has_port = colon and (host.endswith("]") or ":" not in host)
-    return (host if has_port else address).strip("[]")
 
 
 def _sentences(
@@ -173,13 +128,16 @@ def _sentence(kind: Type[Strict], item: ErrorDetails, given_by: GivenBy) -> str:
         message = (
             f"unknown key; known here: {', '.join(sorted(_group(kind, path[:-1]).model_fields))}"
         )
+    elif item["type"] == "model_type" and path:
+        known = ", ".join(sorted(_group(kind, path).model_fields))
+        message = f"a group of settings is expected, an object with keys of these: {known}"
     elif item["type"] == "value_error":
         message = str(item["ctx"]["error"])
     else:
         message = item["msg"][0].lower() + item["msg"][1:]
         # In place of a group came something that may hold its secrets.
         if not (item["type"] in ("missing", "model_type") or is_secret(kind, path)):
-            facts.insert(0, f"it is {_short(item['input'])}")
+            facts.insert(0, f"it is {short(item['input'])}")
     return f"{where}: {message}" + (f" ({', '.join(facts)})" if facts else "")
 
 
@@ -215,7 +173,8 @@ def is_secret(kind: Type[Strict], path: Sequence[object]) -> bool:
     return False
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a value for a sentence: at most 60 characters, and no secret of an object."""
     if isinstance(value, (dict, list, tuple)):  # a secret may stand somewhere in it
         return "an object" if isinstance(value, dict) else "a list"
     text = repr(value)

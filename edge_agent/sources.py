@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple, Type, Union
 
+from pydantic import ValidationError
 from typing_extensions import get_args, get_origin
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, groups_in, parse_json
+from edge_agent.fields import GivenBy, Strict, groups_in, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +46,9 @@ def variables(kind: Type[Strict], environment: Mapping[str, str]) -> Iterator[st
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
         path = path_of(name)
-        if path[0] in kind.model_fields or len(path) > 1:
+        if len(path) > 1 or (path[0] in kind.model_fields and not _is_service(environment[name])):
             yield name
-        elif path[0] in spelled and not environment[name].startswith(SERVICES):
+        elif path[0] in spelled and not _is_service(environment[name]):
             raise InvalidConfiguration(
                 f"{name} in the environment: this setting is written {variable(spelled[path[0]])}, "
                 "with two underscores."
@@ -62,15 +64,26 @@ def variables(kind: Type[Strict], environment: Mapping[str, str]) -> Iterator[st
         )
 
 
-def put(kind: Type[Strict], tree: Tree, path: Sequence[str], text: str, source: str) -> None:
+def _is_service(value: str) -> bool:
+    return value.startswith(SERVICES)
+
+
+def put(
+    kind: Type[Strict],
+    tree: Tree,
+    path: Sequence[str],
+    text: str,
+    source: str,
+    given_by: GivenBy = MappingProxyType({}),
+) -> None:
     """Put what a text holds into a tree of settings of `kind`. Raises InvalidConfiguration.
 
     A group of settings is a JSON object; a list is a JSON array, or words with commas between.
     """
-    for part in path[:-1]:
+    for end, part in enumerate(path[:-1], 1):
         group = tree.setdefault(part, {})
         if not isinstance(group, dict):
-            raise InvalidConfiguration(f"{source}: {part!r} is a value, not a group of settings")
+            group = tree[part] = _spelled_out(kind, path[:end], group, source, given_by)
         tree = group
     is_list = get_origin(_annotation(kind, path)) in (tuple, list)
     if text.lstrip().startswith("{") or (is_list and text.lstrip().startswith("[")):
@@ -79,6 +92,22 @@ def put(kind: Type[Strict], tree: Tree, path: Sequence[str], text: str, source: 
         tree[path[-1]] = [word.strip() for word in text.split(",") if word.strip()]
     else:
         tree[path[-1]] = text
+
+
+def _spelled_out(
+    kind: Type[Strict], path: Sequence[str], value: object, source: str, given_by: GivenBy
+) -> Tree:
+    """Return the settings of a group for which one word stands. Raises InvalidConfiguration."""
+    groups = groups_in(_annotation(kind, path))
+    try:
+        return groups[0].model_validate(value).model_dump()
+    except (IndexError, ValidationError):
+        name = ".".join(path)
+        origin = next((given_by[key] for key in (tuple(path), ()) if key in given_by), "before it")
+        is_group = f"{name} is a group of settings" if groups else f"{name} is no group of settings"
+        raise InvalidConfiguration(
+            f"{source} doesn't go with the value of {name} from {origin}: {is_group}. Correct one."
+        ) from None
 
 
 def parsed(content: Union[str, bytes], source: str) -> Any:

@@ -28,8 +28,8 @@ TOOLS = (
     "pictures",
 )
 SHARED = (
-    "errors", "types", "fields", "sources", "targets", "manifest", "config", "logs", "protocol",
-    "wire",
+    "errors", "types", "fields", "setting_types", "sources", "targets", "manifest", "config",
+    "logs", "protocol", "wire",
 )  # fmt: skip
 
 ABOVE_PACKAGES = tuple(

@@ -43,17 +43,22 @@ def test_a_boolean_may_be_written_as_a_word(text: str, value: bool) -> None:
         ("nothing=1", "nothing: unknown key; known here: decision, engine, log_level"),
         ("engine.threads=many", "engine.threads"),
         ("models.autostart=perhaps", "perhaps"),
-        ("server.socket=tcp://host", "unix://"),
+        ("server.socket=tcp://host", "it is 'tcp://host'; expected unix:// followed by"),
         ("server.socket=unix://relative", "absolute path"),
         ("server.socket=unix:///" + "x" * 120, "at most 107"),
-        ("server.socket_mode=999", "server.socket_mode"),
+        ("server.socket=~/agent.sock", "such as unix:///run/edge-agent.sock"),
+        ("server.socket_mode=999", "it is '999'; expected three digits of 0 to 7"),
+        ("server.metrics=8080", "it is '8080'; expected HOST:PORT, such as localhost:8080"),
+        ("server.tcp=", "it is ''; expected HOST:PORT"),
+        ("server.tcp=[::1]:80:80", "it is '[::1]:80:80'; expected HOST:PORT"),
+        ("results.summary=25:00", "it is '25:00'; expected none, hour, or times of day"),
         ("server.tcp=0.0.0.0:50051", "plaintext only on localhost"),
         ("server.tcp=[::]:50051", "plaintext only on localhost"),
         ("server.tls_key=/k", "belong together"),
         ("server.tls_client_ca=/c", "needs tls_certificate"),
         ("engine", "expected NAME=VALUE"),
-        ("engine=5", "engine"),
-        ("log_level.deep=1", "log_level"),
+        ("engine=5", "a group of settings is expected, an object with keys of these: backends"),
+        ("log_level.deep=1", "log_level.deep"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_was_expected(assignment: str, words: str) -> None:
@@ -106,6 +111,7 @@ KUBERNETES = {  # what it sets in every container for a service called edge-agen
     "EDGE_AGENT_SERVICE_HOST": "10.0.0.1",
     "EDGE_AGENT_SERVICE_PORT": "8080",
     "EDGE_AGENT_SERVICE_PORT_GRPC": "8080",
+    "EDGE_AGENT_SERVER": "tcp://10.0.0.3:80",
     "EDGE_AGENT_RESULTS_MQTT_PORT": "tcp://10.0.0.2:1883",  # of edge-agent-results-mqtt
 }
 
@@ -133,6 +139,12 @@ def test_a_setting_with_single_underscores_is_refused_with_the_right_name() -> N
          "(from EDGE_AGENT_SEVER__TCP in the environment)"]),
         ({"EDGE_AGENT_ENGINE": "docker"}, [], ["engine: ", "(from EDGE_AGENT_ENGINE in"]),
         ({"EDGE_AGENT_ENGINE__BACKENDS": "onnxruntime,cuda"}, [], ["it is 'cuda', from EDGE_"]),
+        ({"EDGE_AGENT_MODELS": "/x"}, ["models.folder=/y"],
+         ["--set models.folder", "value of models from EDGE_AGENT_MODELS in the environment"]),
+        ({}, ["decision.camera_problem=no", "decision.camera_problem.dark=refuse"],
+         ["the value of decision.camera_problem from --set decision.camera_problem: "]),
+        ({}, ["server.tcp=[::1]:80", "server.metrics=localhost:080"], ["another port than tcp"]),
+        ({}, ["server.tcp=localhost:80", "server.metrics=0.0.0.0:80"], ["another port than tcp"]),
         ({}, ["engine.threads=many"], ["(it is 'many', from --set engine.threads)"]),
         ({}, ["server.tls_key=/k"], ["belong together", "(from --set server.tls_key)"]),
         ({"EDGE_AGENT_ENGINE__THREADS": "1"}, ["engine.threads=x"], ["from --set engine.threads)"]),
@@ -146,6 +158,18 @@ def test_a_wrong_value_is_named_with_where_it_came_from(
     with pytest.raises(InvalidConfiguration) as caught:
         load(None, environment, assignments)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_one_word_for_a_group_holds_for_what_is_not_set_by_itself(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"decision": {"camera_problem": "report"}}))
+    found = load(file, {}, ["decision.camera_problem.frozen=refuse"]).decision.camera_problem
+    assert (found.frozen, found.black) == ("refuse", "report")
+
+
+def test_one_port_of_two_addresses_of_the_machine_may_be_used_twice() -> None:
+    settings = load(None, {}, ["server.tcp=localhost:80", "server.metrics=10.0.0.1:80"])
+    assert settings.server.metrics == "10.0.0.1:80"
 
 
 def test_a_wrong_value_of_a_file_is_named_with_the_file(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Client:
     when no INSPECTION frame waits. lane: the name of `priority` up to version 1.3.
 
     Every method raises the error of `edge_agent.errors` that the agent raised, AgentUnavailable
-    when no agent answers, DeadlineExceeded after `timeout_s`.
+    when no agent answers, DeadlineExceeded after `timeout_s`, InvalidRequest after `close`.
     """
 
     def __init__(
@@ -180,6 +180,7 @@ class Client:
             raise errors.AgentUnavailable(self._connection.why_unreachable()) from None
 
     def _detect_shared(self, model: str, image: NDArray[np.uint8]) -> Prediction:
+        self._connection.check_open()  # before there is a segment
         segment = self._segment_for(image.nbytes)
         np.copyto(segment.frame(image.shape[1], image.shape[0]), image)
         frame, mask = segment.handles(image.nbytes)

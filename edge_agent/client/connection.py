@@ -32,6 +32,7 @@ class AgentConnection:
         self.address = address
         self._credentials = credentials
         self.has_answered = False
+        self._is_closed = False
         _check(address)
         self.connect()
 
@@ -53,7 +54,8 @@ class AgentConnection:
 
     @property
     def channel(self) -> grpc.Channel:
-        """The channel of this process. Raises as `connect`."""
+        """The channel of this process. Raises as `connect` and `check_open`."""
+        self.check_open()
         if not self.is_here:
             _inherited.append(self._channel)
             self.connect()
@@ -66,8 +68,17 @@ class AgentConnection:
 
     def close(self) -> None:
         """End the connection; that of the parent, in a child, stays the parent's."""
+        self._is_closed = True
         if self.is_here:
             self._channel.close()
+
+    def check_open(self) -> None:
+        """Raise InvalidRequest after `close`, in this process or in the one it was forked from."""
+        if self._is_closed:
+            raise errors.InvalidRequest(
+                f"This client of {self.address} is closed; make another Client, or call it inside "
+                "its `with` block."
+            )
 
     def failure(self, error: grpc.RpcError, timeout_s: float) -> errors.EdgeAgentError:
         """Return the error that the agent raised; in our words what gRPC found by itself."""

@@ -1,8 +1,9 @@
-"""Inspects labelled images with a package, exactly as the agent would serve it."""
+"""Inspects labelled images with a package, exactly as the agent with default settings serves it."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import (
@@ -21,6 +22,7 @@ from typing import (
 import cv2
 import numpy as np
 
+from edge_agent.config import CameraProblemSettings
 from edge_agent.errors import InvalidConfiguration, InvalidFrame
 from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ALL, ANOMALY, NORMAL, ManifestOptions
@@ -32,8 +34,11 @@ from edge_agent.pictures.listing import LeftOut
 from edge_agent.pictures.reader import PictureReader
 from edge_agent.runtime.backends.base import Backend, BackendOptions
 from edge_agent.runtime.backends.catalog import open_backend
+from edge_agent.runtime.models import golden_check
+from edge_agent.runtime.models.inference_unit import DecisionInForce
 from edge_agent.runtime.packages.package import Package
-from edge_agent.runtime.vision.postprocess import Postprocessor
+from edge_agent.runtime.vision.camera_problem_rule import CameraProblemRule
+from edge_agent.runtime.vision.light import measure
 from edge_agent.runtime.vision.preprocess import check_size, item_shape, write_input
 from edge_agent.types import Frame, Prediction
 
@@ -49,7 +54,8 @@ class EvaluationReport:
 
     Scores are calibrated; precision, recall and f1 are of the verdicts as served, best_f1 is what
     the best threshold would give. pixel_auroc needs masks. latency_ms: median of one image on one
-    thread, without reading the file. left_out: files that weren't inspected.
+    thread, without reading the file. camera_problems: images in which the agent finds one.
+    left_out: files that weren't inspected.
     """
 
     model: str
@@ -68,6 +74,7 @@ class EvaluationReport:
     missed: int
     pixel_auroc: Optional[float]
     latency_ms: float
+    camera_problems: int = 0
     left_out: Tuple[LeftOut, ...] = ()
 
     def to_dict(self) -> Dict[str, object]:
@@ -94,7 +101,8 @@ class Predictor:
         self._backend: Backend = open_backend(
             BACKENDS, opened.read_model(), self.manifest, BackendOptions(threads=1)
         )
-        self._postprocessor = Postprocessor(self.manifest)
+        self._in_force = DecisionInForce(self.manifest, golden_check.read_pictures(opened))
+        self._on_problem = CameraProblemRule(CameraProblemSettings())
         spec = self.manifest.input
         self._batch = np.empty((1, *item_shape(spec)), np.dtype(spec.dtype))
 
@@ -106,9 +114,12 @@ class Predictor:
 
     def predict(self, frame: Frame) -> Tuple[Prediction, Mapping[str, NDArray[np.float32]]]:
         """Return the verdict as served and the raw outputs it was made of."""
-        write_input(frame, self.manifest.input, self._batch[0])
+        pixels = write_input(frame, self.manifest.input, self._batch[0])
+        problems = self._in_force.input_check.judge(measure(pixels), camera="")
         outputs = self._backend.run(self._batch)
-        return self._postprocessor.predict(outputs, 0, frame.width, frame.height), outputs
+        judged = self._in_force.postprocessor.predict(outputs, 0, frame.width, frame.height)
+        answer = self._on_problem.apply(replace(judged, camera_problems=problems), judged.mask)
+        return answer, outputs
 
 
 def evaluate(
@@ -138,7 +149,7 @@ def evaluate(
         _check(source, len(normal), len(anomaly), findings)
         masks = Masks.of(source, [item.path for item in anomaly], on_remark)
         report = _report(predictor.manifest, normal, anomaly, masks)
-    for remark in reader.remarks:
+    for remark in (*reader.remarks, *_on_cameras((*normal, *anomaly))):
         on_remark(remark)
     return replace(report, left_out=(*found.left_out, *reader.left_out))
 
@@ -201,7 +212,25 @@ def _report(
         missed=len(found) - sum(found),
         pixel_auroc=_pixel_auroc(anomaly, masks),
         latency_ms=float(np.median([item.latency_ms for item in (*normal, *anomaly)])),
+        camera_problems=len(_with_problems((*normal, *anomaly))),
     )
+
+
+def _with_problems(inspected: Iterable[_Inspected]) -> List[_Inspected]:
+    return [item for item in inspected if item.prediction.camera_problems]
+
+
+def _on_cameras(inspected: Iterable[_Inspected]) -> Iterator[str]:
+    """Yield what the agent says of the pictures themselves, if anything."""
+    found = _with_problems(inspected)
+    kinds = Counter(kind.value for item in found for kind in item.prediction.camera_problems)
+    if found:
+        yield (
+            f"The agent finds camera problems in {len(found)} of the images "
+            f"({', '.join(f'{kind}: {count}' for kind, count in kinds.items())}), in "
+            f"{listing.shown(found[0].path)} first. Of these it calls black, dark, bright and "
+            "blank ones anomalous, unless decision.camera_problem says otherwise."
+        )
 
 
 def _scores(inspected: Sequence[_Inspected]) -> List[float]:

@@ -83,7 +83,7 @@ def _begin(
     try:
         agent.start()
     except InvalidConfiguration:
-        agent.close()
+        agent.abandon()
         raise
     return agent
 
@@ -175,6 +175,11 @@ class _Agent:
         self._server.stop(self._settings.server.stop_within_s)
         self.close()
         log.info("Stopped.")
+
+    def abandon(self) -> None:
+        """Undo a start that failed."""
+        self._server.release()
+        self.close()
 
     def close(self) -> None:
         """Free everything but the addresses."""

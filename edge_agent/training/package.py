@@ -13,11 +13,19 @@ from edge_agent.pictures.listing import shown
 
 
 def check_target(out: Path) -> None:
-    """Raise InvalidConfiguration when `out` is something else than a package or nothing."""
+    """Raise InvalidConfiguration when `out` is no package, or when no folder can be made there."""
     if out.is_symlink() or (out.exists() and not (out / FILE_NAME).is_file()):
         raise InvalidConfiguration(
             f"{out} exists and isn't a model package (it has no {FILE_NAME}); choose another --out."
         )
+    folder = next(each for each in out.absolute().parents if each.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=folder)).rmdir()
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"{shown(out)} can't be made in {shown(folder)}: {error.strerror}. Choose another "
+            "--out, or correct that."
+        ) from None
 
 
 def check_inputs(out: Path, images: Iterable[Path]) -> None:

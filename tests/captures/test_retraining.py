@@ -10,6 +10,7 @@ from typing import List
 import pytest
 
 from edge_agent.cli import main
+from edge_agent.client import images
 from edge_agent.config import CaptureSettings
 from edge_agent.demo import parts
 from edge_agent.evaluation.evaluator import Predictor
@@ -19,16 +20,19 @@ from edge_agent.runtime.results.captures.captured_frame import CapturedFrame
 from edge_agent.training.trainer import train
 from edge_agent.types import Frame
 from tests.runtime.results.shots import NOON
-from tests.training import pictures
 
 GOOD, BAD = 14, 4
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn parts, inspected by a model that was trained on a few of another kind."""
+    """Drawn parts, inspected by a model that was trained on a few others."""
     place = tmp_path_factory.mktemp("retraining")
-    train(pictures.write(place / "plates", 12), place / "old", progress=lambda _: None)
+    (place / "first" / "normal").mkdir(parents=True)
+    for number in range(12):
+        image = parts.draw(parts.training_seed(6, number), None).image
+        images.save(place / "first" / "normal" / f"{number}.png", image)
+    train(place / "first", place / "old", size=(96, 128), progress=lambda _: None)
     kept = place / "captures"
     settings = CaptureSettings(folder=kept, per_minute=100, sample=1.0, format="jpeg")
     capture = Capture(settings, random.Random(1))

@@ -97,6 +97,19 @@ def test_a_stream_to_an_unknown_model_says_so_for_every_frame(agent: Agent) -> N
     assert [type(answer.error) for answer in answers] == [ModelNotFound] * 2
 
 
+@pytest.mark.parametrize(
+    "use", [Client.models, lambda client: client.detect("map", plain(1, 2, 3))]
+)
+def test_a_closed_client_says_so(agent: Agent, use: Callable[[Client], Any]) -> None:
+    before = set(Path("/dev/shm").iterdir())
+    with agent.client() as client:
+        client.models()
+    with pytest.raises(InvalidRequest, match="is closed; make another Client"):
+        use(client)
+    mine = f"_{os.getpid()}_"
+    assert not [path for path in set(Path("/dev/shm").iterdir()) - before if mine in path.name]
+
+
 def test_a_client_gets_through_as_soon_as_the_agent_is_there(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Micro models whose score is the mean of red, on images of one colour each."""
+"""Micro models whose score is the mean of red, on images of one red each, with a stripe of blue."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def folder(tmp_path: Path) -> Path:
         for index, value in enumerate(values):
             image = np.zeros((80, 100, 3), np.uint8)
             image[..., 2] = round(255 * value)  # OpenCV writes blue, green, red
+            image[30:50, :, 0] = 255
             assert cv2.imwrite(str(tmp_path / "images" / label / f"{index}.png"), image)
     return tmp_path / "images"
 
@@ -42,6 +43,17 @@ def test_figures_are_those_of_the_verdicts_as_served(folder: Path, tmp_path: Pat
     assert report.best_threshold == pytest.approx(0.4, abs=1e-4)
     assert report.pixel_auroc is None
     assert report.latency_ms > 0
+
+
+def test_an_image_without_a_part_counts_as_the_agent_calls_it(folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "normal").iterdir():
+        images.save(path, np.full((80, 100, 3), 60, np.uint8))
+    remarks: List[str] = []
+    package = micro.write(tmp_path / "model", "anomaly_map")
+    report = evaluate(package, folder, on_remark=remarks.append)
+    assert (report.false_alarms, report.camera_problems) == (3, 3)
+    assert "3 of the images (blank: 3)" in remarks[-1]
+    assert "normal/0.png" in remarks[-1]
 
 
 def test_masks_beside_the_images_rank_the_pixels(folder: Path, tmp_path: Path) -> None:

@@ -126,3 +126,4 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         done = subprocess.run(agent.command(), capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
     assert f"server.metrics: Can't listen on {address}" in done.stderr
+    assert not agent.socket.exists()

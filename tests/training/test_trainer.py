@@ -124,6 +124,17 @@ def test_a_folder_that_is_no_package_is_left_alone(parts: Path, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+@pytest.mark.parametrize("out", ["/proc/out", "{file}/out"])
+def test_a_place_that_takes_no_folder_is_named_before_training(
+    out: str, parts: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    said: List[str] = []
+    with pytest.raises(InvalidConfiguration, match=r"can't be made in .*(/proc|file)"):
+        train(parts, Path(out.format(file=tmp_path / "file")), progress=said.append)
+    assert said == []
+
+
 def test_the_command_trains_with_a_given_size_and_name(
     parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

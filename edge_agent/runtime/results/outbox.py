@@ -8,6 +8,7 @@ memory and are sent from there, up to a limit.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -275,8 +276,7 @@ class Outbox:
         """Go on from memory; log it once."""
         sentence = (
             f"The outbox can't store results in {self._folder}: {_reason(error)}. Results stay in "
-            f"memory and are sent from there. Let user {os.geteuid()} write there, free disk space "
-            "or repair the disk."
+            f"memory and are sent from there. {_advice(error)}"
         )
         if sentence != self.problem:
             log.error("%s", sentence)
@@ -324,3 +324,17 @@ class Outbox:
 def _reason(error: Exception) -> str:
     """Return what went wrong, for a sentence that names the folder itself."""
     return (error.strerror if isinstance(error, OSError) else "") or str(error)
+
+
+def _advice(error: Exception) -> str:
+    """Return what to do about it."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG):
+        return "Set results.folder to a folder, or to a place where one can be made."
+    if number in (errno.EACCES, errno.EPERM):
+        return f"Let user {os.geteuid()} write there, or set results.folder to another folder."
+    if number == errno.EROFS:
+        return "Set results.folder to a disk that isn't mounted read-only."
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "Free disk space."
+    return f"Let user {os.geteuid()} write there, free disk space or repair the disk."

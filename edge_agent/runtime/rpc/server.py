@@ -92,10 +92,19 @@ class Server:
                 self._listen_unix(settings.operator_socket, access, is_operator=True)
                 addresses.append(settings.operator_socket)
         except InvalidConfiguration:
-            for each in self._sockets:
-                each.end(0.0)
+            self.release()
             raise
         return addresses
+
+    def release(self) -> None:
+        """Give the addresses back at once, of an agent that can't start."""
+        self._stopping.set()
+        if self._watch.is_alive():
+            self._watch.join()
+        for each in self._sockets:
+            each.end(0.0)
+        for server in self._tcp_servers():
+            server.stop(None).wait()
 
     def start(self) -> None:
         """Answer calls, and see to it that callers find the sockets."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Optional, Tuple
@@ -16,7 +17,7 @@ import grpc
 
 from edge_agent import protocol
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.runtime.rpc.socket_file import claim, hand_over, kept
+from edge_agent.runtime.rpc.socket_file import ELSEWHERE, claim, hand_over, kept
 
 log = logging.getLogger(__name__)
 
@@ -145,5 +146,22 @@ def listen(
             server.add_insecure_port(address)
         else:
             server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise InvalidConfiguration(f"Can't listen on {address}: {error}") from None
+    except RuntimeError:
+        raise InvalidConfiguration(f"Can't listen on {address}: {_reason(address)}.") from None
+
+
+def _reason(address: str) -> str:
+    """Return why gRPC, which doesn't say it, can't have an address that seemed free."""
+    if not address.startswith(protocol.UNIX_SCHEME):
+        return "it was free a moment ago; start the agent again, or choose another address"
+    path = Path(address[len(protocol.UNIX_SCHEME) :])
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.bind(str(path))
+        path.unlink()
+    except OSError as error:
+        return (
+            f"no socket can be made in {path.parent} ({error.strerror or error}). Correct that, "
+            f"{ELSEWHERE}"
+        )
+    return "the folder took no socket a moment ago; start the agent again"

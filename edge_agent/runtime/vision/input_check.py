@@ -25,8 +25,19 @@ BEYOND_LEVELS = 12.0
 # deviation bright parts on a dark field would count.
 NEARLY_LEVELS = 16.0
 
-BLANK_CONTRAST = 2.0  # levels of deviation; uneven light alone makes more
-NOISY_CONTRAST = 3.0  # the same where all is noise
+# No structure: little contrast (six sets of parts have at least 7.4), or that of noise alone, which
+# is lower where JPEG or a colour filter make it less rough.
+BLANK_CONTRAST = 3.0  # levels of deviation
+BLANK_CONTRAST_OF_NOISE = 1.2  # times its roughness
+
+# No structure either: uneven light without an edge. Rounding to whole levels alone makes 20/12, but
+# small pictures of parts that a model enlarges six times have no more than 1.
+BLANK_SHARPNESS = 2.2  # where training saw three times as much
+BLANK_SHARPNESS_UNKNOWN = 0.8
+
+# Lone points and thin lines are as rough as noise. On a field that is black or white they move the
+# mean little; noise that is cut off there moves it by two thirds of its deviation.
+FIELD_SHARE = 0.6
 POINTS_CONTRAST = 7.0  # of three bright pixels in the smallest frame; a scratch makes more
 
 # What a Gaussian blur of half a pixel leaves, at model size; verdicts fail by one pixel.
@@ -46,10 +57,11 @@ class InputCheck:
         self._knows_brightness = usual is not None
         span = self._highest - self._lowest
         self._margin = BEYOND_LEVELS + BEYOND_SPAN * span if usual else 255.0
-        self._knows_sharpness = statistics.sharpness is not None
+        knows_sharpness = statistics.sharpness is not None
         self._least_sharp = BLURRED_SHARE * (statistics.sharpness or (0.0, 0.0))[0]
+        self._smooth = _smooth(statistics, golden)
         # Sheets without a mark are blank when they are good.
-        self._may_be_blank = any(map(_is_blank, golden)) if golden else self._knows_sharpness
+        self._may_be_blank = any(map(_is_blank, golden)) if golden else knows_sharpness
         self._may_be_one_line = not golden or any(light.is_one_line for light in golden)
         self._rows: OrderedDict[str, Tuple[int, int]] = OrderedDict()  # camera: digest, length
         self._lock = threading.Lock()
@@ -60,8 +72,9 @@ class InputCheck:
             return (CameraProblem.BLACK,)
         problems = self._wrong_exposure(light)
         is_soft = light.sharpness < self._least_sharp
+        is_blank = _is_blank(light) and (is_soft or not self._may_be_blank)
         is_one_line = light.is_one_line and not self._may_be_one_line
-        if is_one_line or (_is_blank(light) and (is_soft or not self._may_be_blank)):
+        if is_blank or is_one_line or light.sharpness < self._smooth:
             return (*problems, CameraProblem.BLANK)  # where equal pictures prove nothing
         if is_soft and not problems:  # edges are lower in the wrong light anyway
             problems.append(CameraProblem.BLURRED)
@@ -71,7 +84,7 @@ class InputCheck:
 
     def _wrong_exposure(self, light: Light) -> List[CameraProblem]:
         level, spread = light.brightness, light.contrast
-        shows_parts = spread >= (POINTS_CONTRAST if light.is_noise else BLANK_CONTRAST)
+        shows_parts = not (_is_blank(light) or (light.is_noise and spread < POINTS_CONTRAST))
         if shows_parts and not self._knows_brightness:
             return []  # for all that is known, they lie on a dark or bright field
         nearly_black = level + spread < NEARLY_LEVELS and level < self._lowest
@@ -92,6 +105,17 @@ class InputCheck:
         return length
 
 
+def _smooth(statistics: Statistics, golden: Sequence[Light]) -> float:
+    """Return the sharpness below which a picture shows no more than uneven light."""
+    known = statistics.sharpness
+    limit = BLANK_SHARPNESS if known else BLANK_SHARPNESS_UNKNOWN
+    usual = known[:1] if known else [light.sharpness for light in golden]
+    return min([limit, *(BLURRED_SHARE * sharpness for sharpness in usual)])
+
+
 def _is_blank(light: Light) -> bool:
     """Whether there is no structure in a picture, but perhaps noise."""
-    return light.contrast < (NOISY_CONTRAST if light.is_noise else BLANK_CONTRAST)
+    from_field = min(light.brightness, 255.0 - light.brightness)
+    if from_field < FIELD_SHARE * light.contrast:
+        return light.contrast < BLANK_CONTRAST
+    return light.contrast < max(BLANK_CONTRAST, BLANK_CONTRAST_OF_NOISE * light.roughness)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-NOISE_SHARPNESS = 5.0  # times the square of the contrast
+NOISE_ROUGHNESS = 5.0
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,18 @@ class Light:
     is_one_line: bool = False
 
     @property
-    def is_noise(self) -> bool:
-        """Whether neighbouring pixels have nothing in common: noise, or lone bright pixels.
+    def roughness(self) -> float:
+        """Sharpness, with the square of the contrast as its unit: how neighbouring pixels differ.
 
-        The sharpness of such is 20 times the square of the contrast, of pictures of parts at most
-        once (six sets); half a pixel of blur, a sensor's colour filter or JPEG leave 5 to 15.
+        20 where they have nothing in common, as in noise; half a pixel of blur, a sensor's colour
+        filter or JPEG leave 3 to 15 of it. Pictures of parts have at most 1 (six sets).
         """
-        return self.sharpness >= NOISE_SHARPNESS * self.contrast**2
+        return self.sharpness / self.contrast**2 if self.contrast else 0.0
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether neighbouring pixels have little in common: noise, or lone bright pixels."""
+        return self.roughness >= NOISE_ROUGHNESS
 
 
 def measure(pixels: NDArray[np.uint8]) -> Light:

@@ -120,8 +120,19 @@ def test_a_read_only_disk_is_said_and_results_are_sent_from_memory(
 
     assert numbers == list(range(numbers[0], numbers[0] + 21))
     assert f"The outbox in {disk}/outbox can't be opened: Read-only file system." in caplog.text
-    assert f"Let user {os.geteuid()} write there" in caplog.text
+    assert "Set results.folder to a disk that isn't mounted read-only." in caplog.text
     assert "Errno" not in caplog.text
+
+
+@pytest.mark.parametrize("place", ["/proc/outbox", "{}/file", "{}/file/outbox"])
+def test_a_place_that_can_be_no_folder_gets_advice_that_fits(
+    place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    with Delivering(Path(place.format(tmp_path)), CommandedSink(arrives)) as delivering:
+        delivering.outbox.offer(make())
+        wait_until(lambda: "Results stay in memory" in caplog.text)
+    assert "Set results.folder to a folder, or to a place where one can be made." in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import logging
 import shutil
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterator, List
 
@@ -15,10 +16,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.client import Client
 from edge_agent.config import ServerSettings
+from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc import server as server_module
 from edge_agent.runtime.rpc import unix_socket
 from edge_agent.runtime.rpc.server import Server
+from edge_agent.runtime.rpc.unix_socket import Access, UnixSocket
 from tests.contract.calls import until
 
 
@@ -205,3 +208,13 @@ def test_an_agent_that_ends_leaves_the_socket_of_another_one(
     other.stop(2.0)
     served.path.unlink()
     served.server = served.start()  # for the fixture
+
+
+def test_a_folder_that_takes_no_socket_is_named_with_the_reason() -> None:
+    def make() -> grpc.Server:
+        return grpc.server(ThreadPoolExecutor(1))
+
+    unix = UnixSocket("unix:///proc/agent.sock", Access(-1, -1, 0o660), make)
+    with pytest.raises(InvalidConfiguration, match=r"in /proc \(No such file") as caught:
+        unix.bind()
+    assert "GRPC" not in str(caught.value)

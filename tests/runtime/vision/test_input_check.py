@@ -192,8 +192,19 @@ def noisy(level: float, deviation: float, sides: Tuple[int, int] = (128, 160)) -
     return np.clip(noise, 0, 255).astype(np.uint8)
 
 
-def as_jpeg(image: Any) -> Any:
-    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], 1)
+def as_jpeg(image: Any, quality: int = 80) -> Any:
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)
+
+
+def slope(start: float, end: float) -> Any:
+    """Light that grows from one side to the other."""
+    return cv2.merge([np.tile(np.linspace(start, end, 160), (128, 1)).astype(np.uint8)] * 3)
+
+
+def lens(level: float) -> Any:
+    """A white field, darker towards the corners."""
+    y, x = np.mgrid[-1:1:128j, -1:1:160j]
+    return cv2.merge([(level * (1 - 0.15 * (x * x + y * y))).astype(np.uint8)] * 3)
 
 
 def hot_pixel(image: Any) -> Any:
@@ -210,7 +221,11 @@ def hot_pixel(image: Any) -> Any:
         as_jpeg(noisy(200, 2)),
         np.full((128, 160, 3), (255, 0, 0), np.uint8),
         np.full((128, 160, 3), (0, 0, 9), np.uint8),
+        as_jpeg(noisy(128, 10), 50),
+        as_jpeg(noisy(0, 15)),
+        *(cv2.merge([noisy(level, 15)[..., 0]] * 3) for level in (0, 128)),
         noisy(128, 4) * np.uint8([1, 0, 0]),
+        slope(100, 110),
         hot_pixel(np.full((128, 160, 3), 90, np.uint8)),
     ],
 )
@@ -245,7 +260,9 @@ def test_pictures_on_a_dark_field_are_pictures() -> None:
             assert check.judge(measure(on_dark_field(seed)), "") == ()
 
 
-@pytest.mark.parametrize("name", ["aliens", "ballscrew", "cookies", "deeppcb", "piped-btn01"])
+@pytest.mark.parametrize(
+    "name", ["aliens", "ballscrew", "cookies", "deeppcb", "piped-btn01", "piped-flr01"]
+)
 def test_good_parts_of_real_sets_are_never_blank(name: str) -> None:
     paths = sorted((DATA / name).glob("*/normal/*.*"))
     if not paths:
@@ -258,6 +275,22 @@ def test_good_parts_of_real_sets_are_never_blank(name: str) -> None:
         found = measure(write_input(Frame(pixels), spec, slot))
         assert not any(BLANK in check.judge(found, path.name) for check in checks), path
         assert checks[0].judge(found, path.name) == ()
+
+
+@pytest.mark.parametrize("image", [lens(250), as_jpeg(lens(250)), slope(200, 245), slope(60, 200)])
+def test_uneven_light_without_a_part_is_blank(image: Any) -> None:
+    field = measure(image)
+    assert BLANK in InputCheck(trained(), [measure(picture(1))]).judge(field, "")
+    assert BLANK in InputCheck(trained()).judge(field, "")
+
+
+def test_uneven_light_is_a_picture_where_that_is_usual_or_may_be_of_an_enlarged_one() -> None:
+    sheet = light(contrast=9, sharpness=1.8)
+    assert InputCheck(Statistics()).judge(sheet, "") == ()
+    assert InputCheck(Statistics(brightness=(110, 130), sharpness=(1.5, 3))).judge(sheet, "") == ()
+    smooth = light(contrast=9, sharpness=0.5)
+    assert InputCheck(Statistics()).judge(smooth, "") == (BLANK,)
+    assert InputCheck(Statistics(), [smooth]).judge(smooth, "") == ()
 
 
 def test_a_model_whose_golden_samples_are_blank_takes_blank_for_good() -> None:
