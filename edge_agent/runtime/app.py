@@ -83,7 +83,7 @@ def _begin(
     try:
         agent.start()
     except InvalidConfiguration:
-        agent.close()
+        agent.give_up()
         raise
     return agent
 
@@ -175,6 +175,11 @@ class _Agent:
         self._server.stop(self._settings.server.stop_within_s)
         self.close()
         log.info("Stopped.")
+
+    def give_up(self) -> None:
+        """Free everything, in place of `serve` and `stop`."""
+        self._server.close()
+        self.close()
 
     def close(self) -> None:
         """Free everything but the addresses."""

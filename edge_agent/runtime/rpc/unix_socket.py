@@ -58,6 +58,7 @@ class UnixSocket:
             facts = self.path.stat()
         except Exception:
             with kept(self.path):
+                server.start()  # gRPC frees only what was started
                 server.stop(None)
             raise
         self._bound.append(_Bound(server, (facts.st_dev, facts.st_ino)))
