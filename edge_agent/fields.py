@@ -26,6 +26,8 @@ T = TypeVar("T", bound=Strict)
 LONGEST_INTEGER = 400  # digits; converting them takes the square of their number
 
 
+KINDS: Dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+
 GivenBy = Mapping[Tuple[str, ...], str]  # path of a value → where it was given, for people
 
 
@@ -74,6 +76,11 @@ def parse_json(content: Union[str, bytes]) -> Any:
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def kind_of(value: object) -> str:
+    """Return what a value of JSON is, for people."""
+    return KINDS.get(type(value), "nothing" if value is None else "a number")
 
 
 def _unique(pairs: List[Tuple[str, object]]) -> Dict[str, object]:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import Annotated, Literal
 
 from edge_agent.errors import InvalidPackage
-from edge_agent.fields import Strict, parse_json, read_json
+from edge_agent.fields import Strict, kind_of, parse_json, read_json
 from edge_agent.targets import BuildSpec, OptimisedGraph, Precision, TargetSpec
 from edge_agent.types import PALETTE
 
@@ -268,7 +268,7 @@ def parse(content: bytes) -> Manifest:
     except ValueError as error:
         raise InvalidPackage(f"{FILE_NAME} isn't JSON: {error}") from None
     if not isinstance(values, dict):
-        raise InvalidPackage(f"{FILE_NAME} must hold one JSON object, not {type(values).__name__}")
+        raise InvalidPackage(f"{FILE_NAME} must hold one JSON object, not {kind_of(values)}")
     newer = values.get("format")
     if isinstance(newer, int) and newer > FORMAT:
         raise InvalidPackage(

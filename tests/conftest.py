@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import logging
 import os
 import tempfile
 import time
@@ -79,6 +80,15 @@ def lite(tmp_path: Path) -> Iterator[FakeNucleus]:
 @pytest.fixture
 def lost() -> Lost:
     return Lost()
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """What a test sets with `logs.configure`, or by settings, is of that test."""
+    log = logging.getLogger("edge_agent")
+    before = log.level
+    yield
+    log.setLevel(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

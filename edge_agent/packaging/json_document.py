@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict, List, Mapping
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import parse_json
+from edge_agent.fields import kind_of, parse_json
 
 Document = Dict[str, object]
 
@@ -21,7 +21,7 @@ def read(path: Path, option: str = "") -> Document:
         raise InvalidConfiguration(f"{option}{path} isn't JSON: {error}.") from None
     if not isinstance(values, dict):
         raise InvalidConfiguration(
-            f"{option}{path} must hold one JSON object, not {type(values).__name__}."
+            f"{option}{path} must hold one JSON object, not {kind_of(values)}."
         )
     return values
 

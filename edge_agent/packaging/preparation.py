@@ -132,7 +132,7 @@ class Preparation:
                 "The package has golden samples already; leave --golden-images out."
             )
         found = _pictures(self.golden_images, spec, GOLDEN_CANDIDATES, report)
-        labels = [_LABELS.get(path.parent.name) for path, _ in found]
+        labels = [_label(path, self.golden_images) for path, _ in found]
         pictures = [picture for _, picture in found]
         return SamplePictures(pictures, labels, f"pictures in {self.golden_images}")
 
@@ -156,6 +156,12 @@ class Preparation:
                 "the threshold to be a golden sample; give clear ones, normal and anomalous."
             )
         return draft.add(files).change(golden=samples)
+
+
+def _label(path: Path, folder: Path) -> Optional[bool]:
+    """Return what the outermost labelled folder above the picture says, at last `folder` itself."""
+    above = (*path.relative_to(folder).parts[:-1], folder.absolute().name)
+    return next((_LABELS[name] for name in above if name in _LABELS), None)
 
 
 def _golden_pictures(draft: PackageDraft) -> List[Picture]:

@@ -296,12 +296,13 @@ def test_pictures_that_are_all_near_the_threshold_are_refused(tmp_path: Path) ->
         prepared(model, graphs.CPU, preparation)
 
 
-def test_pictures_in_labelled_folders_show_a_score_in_reverse(tmp_path: Path) -> None:
-    for label, red in (("normal", 240), ("anomaly", 10)):
-        (tmp_path / "golden" / label).mkdir(parents=True)
+@pytest.mark.parametrize("place", ["anomaly", "anomaly/dent", "line1/anomaly/dent/old"])
+def test_pictures_in_labelled_folders_show_a_score_in_reverse(tmp_path: Path, place: str) -> None:
+    for folder, red in (("normal", 240), (place, 10)):
+        (tmp_path / "golden" / folder).mkdir(parents=True)
         for index in range(2):
             picture = np.full((80, 100, 3), (10, 20, red + index), np.uint8)
-            cv2.imwrite(str(tmp_path / "golden" / label / f"{index}.png"), picture)
+            cv2.imwrite(str(tmp_path / "golden" / folder / f"{index}.png"), picture)
 
     with pytest.raises(InvalidPackage, match="'score', is higher on normal pictures"):
         prepared(package(tmp_path), graphs.CPU, Preparation(golden_images=tmp_path / "golden"))

@@ -161,14 +161,6 @@ def plates(folder: Path, **changes: Any) -> None:
     micro.write(folder / "models" / "plates", "classification", **changes)
 
 
-@pytest.fixture(autouse=True)
-def _log_level() -> Iterator[None]:
-    log = logging.getLogger("edge_agent")
-    before = log.level
-    yield
-    log.setLevel(before)
-
-
 @pytest.fixture
 def plant(tmp_path: Path) -> Iterator[Plant]:
     plates(tmp_path)

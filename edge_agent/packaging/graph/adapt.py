@@ -7,7 +7,7 @@ leaves a sentence. What can't be adapted stays as it is: the checks say what is 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -59,6 +59,7 @@ def adapt(content: bytes, given: Document) -> Tuple[bytes, Document, Tuple[str, 
     work.fix_inputs()
     work.add_channel()
     work.add_batch()
+    work.put_channels_first()
     work.make_gray()
     work.cast()
     work.select()
@@ -137,18 +138,43 @@ class _Work:
         """Give a graph of one picture, (H, W, C) or (C, H, W), a first axis of 1."""
         picture = picture_among(self._inputs(), self.given)
         shape = picture.shape if picture else None
-        if picture is None or shape is None or len(shape) != 3:
+        if picture is None or shape is None:
             return
-        if _channels_axis(picture) is None:
-            return
-        self._before(picture, (1, *shape), [self._axis_node("Squeeze", 0)])
+        is_missing = len(shape) == 3 and _channels_axis(picture) is not None
+        if is_missing:
+            self._before(picture, (1, *shape), [self._axis_node("Squeeze", 0)])
+            self.remarks.append(f"Input {picture} has no batch axis; it is added, of length 1.")
+        if is_missing or (len(shape) == 4 and shape[0] == 1):
+            self._add_batch_to_outputs(free_is_batch=not is_missing)
+
+    def _add_batch_to_outputs(self, free_is_batch: bool) -> None:
+        """Give the outputs of a graph of one picture that have no first axis of 1 that axis."""
         for value in list(self.graph.output):
-            found = tensor(value).shape
-            classes = self.given.get("classes")
-            is_maps = isinstance(classes, list) and found and found[0] == len(classes) + 1
-            if found is not None and (len(found) in (0, 2) or (len(found) == 3 and is_maps)):
-                self._after(value, (1, *found), [self._axis_node("Unsqueeze", 0)])
-        self.remarks.append(f"Input {picture} has no batch axis; it is added, of length 1.")
+            found = tensor(value)
+            shape = found.shape
+            if shape is None or (shape and shape[0] in ((1, None) if free_is_batch else (1,))):
+                continue
+            is_maps = len(shape) == 3 and not self._map_channels.isdisjoint((shape[0], shape[2]))
+            if len(shape) < 3 or is_maps:
+                self._after(value, (1, *shape), [self._axis_node("Unsqueeze", 0)])
+                self.remarks.append(f"Output {found} has no batch axis; it is added.")
+
+    def put_channels_first(self) -> None:
+        """Make maps (N, h, w, channels) into (N, channels, h, w)."""
+        for value in list(self.graph.output):
+            found = tensor(value)
+            if found.shape is None or len(found.shape) != 4:
+                continue
+            batch, *size, last = found.shape
+            if last in self._map_channels and size[0] not in self._map_channels and size[1] != 1:
+                self._after(value, (batch, last, *size), [("Transpose:0,3,1,2", [])])
+                self.remarks.append(f"Output {found} has its channels last; they are put first.")
+
+    @property
+    def _map_channels(self) -> Set[int]:
+        """How many channels maps can have: an anomaly map 1, of classes one more than these."""
+        classes = self.given.get("classes")
+        return {1, len(classes) + 1} if isinstance(classes, list) else {1}
 
     def make_gray(self) -> None:
         """Turn RGB into the one channel that the graph takes."""
@@ -193,19 +219,24 @@ class _Work:
         value = by_name.get(found["name"]) if found else None
         if found is None or value is None:
             return
-        steps, shape = [], tensor(value).shape or (None,)
+        steps: List[Step] = []
+        shape = tensor(value).shape
+        if shape is not None and not _has_class(shape, found["index"]):
+            return
+        if shape is not None and len(shape) > 2:
+            steps.append(("Flatten", []))
+            shape = shape[:2]
         if found["index"]:
-            if shape[-1] is not None and int(found["index"]) >= shape[-1]:
-                return
             index = self._constant("class", np.array([int(found["index"])], np.int64))
             steps.append(("Gather:1", [index]))
-            shape = (shape[0], 1)
+            shape = shape and (shape[0], 1)
         if found["reversed"]:
             steps += [("Neg", []), ("Add", [self._constant("one", np.float32(1.0))])]
         name = PREFIX + "score"
         self._append(value.name, name, steps)
         made = library().helper.make_tensor_value_info
-        self.graph.output.append(made(name, library().TensorProto.FLOAT, _axes(shape)))
+        axes = None if shape is None else _axes(shape)
+        self.graph.output.append(made(name, library().TensorProto.FLOAT, axes))
         self.given["outputs"] = {**outputs, "score": name}
         self.remarks.append(f"The score is {score}.")
 
@@ -276,6 +307,8 @@ class _Work:
                 attributes["to"] = _kind(parameter)
             elif kind == "Gather":
                 attributes["axis"] = int(parameter)
+            elif kind == "Transpose":
+                attributes["perm"] = [int(axis) for axis in parameter.split(",")]
             elif parameter:
                 attributes["axes"] = [int(parameter)]
             name = f"{output}/{kind}"
@@ -289,6 +322,19 @@ class _Work:
                     for index, name in enumerate(names):
                         if name == old:
                             names[index] = new
+
+
+def _has_class(shape: Sequence[Optional[int]], index: Optional[str]) -> bool:
+    """Whether scores (N, classes), perhaps with axes of 1 behind, have the class `index`.
+
+    Without an index: whether they have just one.
+    """
+    classes = shape[1] if len(shape) > 1 else 1
+    if any(axis != 1 for axis in shape[2:]):
+        return False
+    if not index:
+        return classes in (1, None)
+    return len(shape) > 1 and (classes is None or int(index) < classes)
 
 
 Step = Tuple[str, List[str]]  # operator, with its parameter after a colon; what it takes besides

@@ -78,7 +78,8 @@ def check_tensors(graph: Graph, manifest: Manifest, on_gpu: bool) -> Iterator[Gr
     else:
         yield from _input(taken, manifest)
         yield from _batch(taken, manifest, on_gpu)
-    yield from _outputs(graph, manifest)
+    batch = taken.shape[0] if taken and taken.shape else None
+    yield from _outputs(graph.outputs, manifest, batch)
 
 
 def _input(found: GraphTensor, manifest: Manifest) -> Iterator[GraphFinding]:
@@ -113,16 +114,18 @@ def _batch(found: GraphTensor, manifest: Manifest, on_gpu: bool) -> Iterator[Gra
         yield warning(f"{sentence} On this target every batch is filled up to {fixed}.")
 
 
-def _outputs(graph: Graph, manifest: Manifest) -> Iterator[GraphFinding]:
-    for key, allowed in _allowed_shapes(len(manifest.classes) + 1).items():
+def _outputs(
+    outputs: Sequence[GraphTensor], manifest: Manifest, batch: Axis
+) -> Iterator[GraphFinding]:
+    for key, allowed in _allowed_shapes(batch, len(manifest.classes) + 1).items():
         name = getattr(manifest.outputs, key)
         if name is None:
             continue
-        found = next((entry for entry in graph.outputs if entry.name == name), None)
+        found = next((entry for entry in outputs if entry.name == name), None)
         if found is None:
             yield error(
                 f"The graph has no output {name!r}, which the manifest names as outputs.{key}; "
-                f"it has {', '.join(map(str, graph.outputs))}."
+                f"it has {', '.join(map(str, outputs))}."
             )
         else:
             yield from _output(found, key, allowed)
@@ -138,18 +141,19 @@ def _output(found: GraphTensor, key: str, allowed: Shapes) -> Iterator[GraphFind
         yield error(f"Output {found} must be float32 (outputs.{key}); add a Cast to the graph.")
     if not any(_fits(found.shape, shape) for shape in allowed):
         wanted = " or ".join(f"({', '.join(map(axis_name, shape))})" for shape in allowed)
-        classes = f", or take one class, {found.name}[1]" if key == "score" else ""
+        is_classes = key == "score" and len(found.shape or ()) == 2
+        classes = f", or take one class, {found.name}[1]" if is_classes else ""
         yield error(
             f"Output {found} must be {wanted} (outputs.{key}); reshape it in the graph{classes}."
         )
 
 
-def _allowed_shapes(channels: int) -> Dict[str, Shapes]:
+def _allowed_shapes(batch: Axis, channels: int) -> Dict[str, Shapes]:
     """Return the shapes an output may have, by its key in the manifest; None is a free axis."""
     return {
-        "score": ((None,), (None, 1)),
-        "map": ((None, None, None), (None, 1, None, None)),
-        "class_maps": ((None, channels, None, None),),
+        "score": ((batch,), (batch, 1)),
+        "map": ((batch, None, None), (batch, 1, None, None)),
+        "class_maps": ((batch, channels, None, None),),
     }
 
 
@@ -248,7 +252,7 @@ def _opset(domain: str, graph: Graph) -> Iterator[GraphFinding]:
 def _trial(model: bytes, manifest: Manifest, on_gpu: bool) -> Iterator[GraphFinding]:
     """Load the graph as the agent does and compute black frames; for a GPU it's only a fallback."""
     try:
-        _run(model, manifest)
+        yield from _run(model, manifest)
     except BackendUnavailable:
         yield note("onnxruntime isn't installed here, so the graph wasn't tested.")
     except ModelError as caught:
@@ -259,8 +263,8 @@ def _trial(model: bytes, manifest: Manifest, on_gpu: bool) -> Iterator[GraphFind
             yield error(problem)
 
 
-def _run(model: bytes, manifest: Manifest) -> None:
-    """Compute one frame and a batch. Raises ModelError."""
+def _run(model: bytes, manifest: Manifest) -> Iterator[GraphFinding]:
+    """Compute one frame and a batch; compare what comes with the manifest. Raises ModelError."""
     from edge_agent.runtime.backends.base import BackendOptions
     from edge_agent.runtime.backends.catalog import open_backend
     from edge_agent.runtime.models.inference_unit import InferenceUnit
@@ -271,6 +275,13 @@ def _run(model: bytes, manifest: Manifest) -> None:
     options = BackendOptions(threads=1, cpu_batches=True)
     backend = open_backend(["onnxruntime"], model, tried, options)
     try:
-        InferenceUnit(backend, tried).warm_up()
+        outputs = backend.try_out(backend.slots()[:1])
+        computed = [
+            GraphTensor(name, values.dtype.name, values.shape) for name, values in outputs.items()
+        ]
+        wrong = list(_outputs(computed, tried, 1))
+        yield from wrong
+        if not wrong:
+            InferenceUnit(backend, tried).warm_up()
     finally:
         backend.close()

@@ -21,6 +21,7 @@ from edge_agent.packaging.graph.check import check_onnxruntime
 from edge_agent.packaging.graph.findings import names
 from edge_agent.packaging.graph.graph import Graph, GraphTensor
 from edge_agent.packaging.json_document import Document
+from edge_agent.types import PALETTE
 
 # key of outputs → names it goes by, the surest first
 NAMES = {
@@ -43,7 +44,6 @@ EXAMPLES: Document = {
     "input.width": 256,
     "input.layout": "NCHW",
     "input.scale": 0.00392157,
-    "outputs": {"score": "score", "map": "map"},
 }
 
 
@@ -61,13 +61,14 @@ def manifest_for(model: bytes, given: Document) -> Manifest:
         "runtime": {**_runtime(picture_among(graph.inputs, given)), **_group(given, "runtime")},
         "files": [FileEntry.of(MODEL_FILE, model).model_dump()],
     }
-    missing = ([] if "name" in given else ["name"]) + _missing(image, outputs)
+    missing = ([] if "name" in given else ["name"]) + _missing(image)
     picture = picture_among(graph.inputs, given)
     if picture is None or not _is_picture(picture):  # no key of the manifest helps
         missing = [key for key in missing if not key.startswith("input.")]
-    problems = [*_input_problems(graph, given), *_output_problems(graph, outputs)]
+    shown = {} if outputs else _example_outputs(graph)
+    problems = [*_input_problems(graph, given), *_output_problems(graph, outputs, bool(shown))]
     if missing or problems:
-        raise InvalidConfiguration(_refusal(graph, missing, problems))
+        raise InvalidConfiguration(_refusal(graph, {**example(missing), **shown}, problems))
     try:
         return parse(json.dumps(values).encode())
     except InvalidPackage as error:
@@ -93,19 +94,29 @@ def _classes(given: Document) -> int:
     return len(classes)
 
 
-def _refusal(graph: Graph, missing: Sequence[str], problems: Sequence[str]) -> str:
-    """Return everything that is missing or wrong at once."""
+def _refusal(graph: Graph, missing: Document, problems: Sequence[str]) -> str:
+    """Return everything that is missing, of which an example is given, or wrong at once."""
     there = ", ".join(map(str, (*graph.inputs, *graph.outputs)))
     sentences = [*problems, *(finding.text for finding in check_onnxruntime(graph))]
     if not missing:
         return " ".join([*sentences, f"The graph has {there}."])
     return " ".join(
         [
-            f"The graph doesn't have {', '.join(missing)}; put them into --manifest FILE, for "
-            f"example {json.dumps(example(missing))}. The graph has {there}.",
+            f"The graph doesn't have {', '.join(_paths(missing))}; put them into --manifest FILE, "
+            f"for example {json.dumps(missing)}. The graph has {there}.",
             *sentences,
         ]
     )
+
+
+def _paths(values: Document) -> List[str]:
+    """Return the keys in the words of sentences: name, input.scale, outputs."""
+    image = _group(values, "input")
+    return [
+        path
+        for key in values
+        for path in ([f"input.{inner}" for inner in image] if key == "input" else [key])
+    ]
 
 
 def _input_problems(graph: Graph, given: Document) -> Iterator[str]:
@@ -148,7 +159,9 @@ def _example_value(entry: GraphTensor) -> object:
     return zeros.tolist() if zeros.size <= LONGEST_EXAMPLE else 0
 
 
-def _output_problems(graph: Graph, outputs: Mapping[str, object]) -> Iterator[str]:
+def _output_problems(
+    graph: Graph, outputs: Mapping[str, object], has_example: bool
+) -> Iterator[str]:
     there = {entry.name for entry in graph.outputs}
     wrong = [name for name in outputs.values() if name is not None and name not in there]
     if wrong:
@@ -159,18 +172,52 @@ def _output_problems(graph: Graph, outputs: Mapping[str, object]) -> Iterator[st
     if outputs and not wrong:
         return
     yield (
-        "An output of float32 can be a score (N) or (N, 1), a map (N, h, w) or (N, 1, h, w), or "
-        "maps of classes (N, classes + 1, h, w) with the names of the classes. Name one of these, "
-        "or export the graph with one."
+        "An output of float32 can be a score (N) or (N, 1), a score for each class (N, classes), "
+        "a map (N, h, w) or (N, 1, h, w), or maps of classes (N, classes + 1, h, w) with the names "
+        f"of the classes. {'Name one of these, or export' if has_example or wrong else 'Export'} "
+        "the graph with one."
     )
     for entry in graph.outputs:
-        shape = entry.shape or ()
-        if entry.dtype == "float32" and len(shape) == 2 and shape[1] not in (None, 1):
+        count = _score_classes(entry)
+        if count:
             yield (
-                f"{entry.name!r} holds {shape[1]} classes: "
+                f"{entry.name!r} holds {count} classes: "
                 f'{{"outputs": {{"score": "{entry.name}[1]"}}}} takes the second one, if that is '
                 "the anomalous one."
             )
+
+
+def _score_classes(entry: GraphTensor) -> int:
+    """Return of how many classes it holds a score, (N, classes) or (N, classes, 1, 1); 0: none."""
+    classes, *rest = (entry.shape or ())[1:] or (0,)
+    is_scores = entry.dtype == "float32" and all(axis == 1 for axis in rest)
+    return classes if is_scores and classes and classes > 1 else 0
+
+
+def _example_outputs(graph: Graph) -> Document:
+    """Return how one of the outputs could be named; empty when none can be used."""
+    floats = [entry for entry in graph.outputs if entry.dtype == "float32"]
+    for key in ("score", "map"):
+        for entry in floats:
+            if _is(entry, key, 0):
+                return {"outputs": {key: entry.name}}
+    for entry in floats:
+        if _score_classes(entry):
+            return {"outputs": {"score": f"{entry.name}[1]"}}
+        if entry.shape is None or len(entry.shape) == 2:  # a run will show
+            return {"outputs": {"score": entry.name}}
+        classes = _example_classes(entry.shape)
+        if classes:
+            return {"outputs": {"class_maps": entry.name}, "classes": classes}
+    return {}
+
+
+def _example_classes(shape: Sequence[Optional[int]]) -> List[Document]:
+    """Return classes for maps (N, classes + 1, h, w), or with the channels last."""
+    axes = shape[1::2] if len(shape) == 4 else ()
+    channels = next((axis for axis in axes if axis and axis <= len(PALETTE)), 0)
+    colors = enumerate(PALETTE[1:channels], 1)
+    return [{"name": f"class{number}", "color": color} for number, color in colors]
 
 
 def _input(graph: Graph, given: Document) -> Document:
@@ -234,13 +281,12 @@ def _runtime(picture: Optional[GraphTensor]) -> Document:
     return {"batch_sizes": [fixed] if fixed else DEFAULT_BATCHES}
 
 
-def _missing(image: Document, outputs: Mapping[str, object]) -> List[str]:
-    """Return the keys without which the agent can't feed the model or read its results."""
+def _missing(image: Document) -> List[str]:
+    """Return the keys without which the agent can't feed the model."""
     needed = ["tensor", "height", "width", "layout"]
     if image.get("dtype") == "float32":
         needed.append("scale")
-    missing = [f"input.{key}" for key in needed if key not in image]
-    return missing if outputs else [*missing, "outputs"]
+    return [f"input.{key}" for key in needed if key not in image]
 
 
 def example(missing: Sequence[str]) -> Document:

@@ -46,6 +46,11 @@ class SamplePictures:
         """Whether a camera took them."""
         return self.what != SYNTHETIC
 
+    @property
+    def shows_both(self) -> bool:
+        """Whether normal ones and anomalous ones are known to be among them."""
+        return {True, False} <= set(self.anomalous)
+
 
 def synthetic(height: int, width: int) -> SamplePictures:
     """Draw pictures as different as can be."""
@@ -78,14 +83,15 @@ def check(model: bytes, manifest: Manifest, samples: SamplePictures) -> Iterator
     what = f"{len(samples.pictures)} {samples.what}"
     broken = [name for name, values in found.outputs.items() if not np.isfinite(values).all()]
     if broken:
+        named, isnt = _named(broken), "aren't numbers" if broken[1:] else "isn't a number"
         yield error(
-            f"Output {', '.join(map(repr, broken))} isn't a number (NaN or infinite) on some of "
-            f"{what}; look for a division by 0 or a logarithm of 0 in the graph."
+            f"{named} {isnt} (NaN or infinite) on some of {what}; look for a division by 0 or a "
+            "logarithm of 0 in the graph."
         )
         return
     if manifest.decision.calibration is None:
         yield from _uncalibrated(found.outputs, manifest, what, samples.is_real)
-    yield from _same(found.scores, manifest, what, samples.is_real)
+    yield from _same(model, manifest, samples, found.scores, what)
     yield from _labelled(found, samples, manifest)
 
 
@@ -134,11 +140,11 @@ def _uncalibrated(
         return
     low = min(float(outputs[name].min()) for name in outside)
     high = max(float(outputs[name].max()) for name in outside)
-    named = " and ".join(map(repr, outside))
+    gives = "give" if outside[1:] else "gives"
     sentences = [
-        f"Output {named} gives {low:.4g} to {high:.4g} on {what}; without decision.calibration "
-        "the manifest says that all values lie between 0 and 1, so nearly every part would get "
-        f"the same verdict. {_declaration(low, high)}"
+        f"{_named(outside)} {gives} {low:.4g} to {high:.4g} on {what}; without "
+        "decision.calibration the manifest says that all values lie between 0 and 1, so nearly "
+        f"every part would get the same verdict. {_declaration(low, high)}"
     ]
     inside = [name for name in names if name not in outside]
     if inside:
@@ -151,6 +157,10 @@ def _uncalibrated(
             "If pictures of real parts give 0 to 1, show it with --golden-images FOLDER."
         )
     yield error(" ".join(sentences))
+
+
+def _named(outputs: Sequence[str]) -> str:
+    return f"Output{'s' if outputs[1:] else ''} {' and '.join(map(repr, outputs))}"
 
 
 def _is_calibrated(values: Values) -> bool:
@@ -172,7 +182,16 @@ def _calibration(scale: float, shift: float) -> str:
     return json.dumps({"decision": {"calibration": numbers}})
 
 
-def _same(scores: Values, manifest: Manifest, what: str, is_real: bool) -> Iterator[GraphFinding]:
+def _differ(model: bytes, manifest: Manifest, score: float) -> bool:
+    """Whether synthetic pictures get another score than `score`."""
+    pictures = synthetic(manifest.input.height, manifest.input.width).pictures
+    found = _run(model, manifest.model_copy(update={"golden": ()}), pictures)
+    return bool((found.scores != score).any())
+
+
+def _same(
+    model: bytes, manifest: Manifest, samples: SamplePictures, scores: Values, what: str
+) -> Iterator[GraphFinding]:
     """Find a score that says nothing, or only the verdict."""
     different = np.unique(scores)
     if len(scores) < FEWEST or len(different) > 2:
@@ -181,13 +200,19 @@ def _same(scores: Values, manifest: Manifest, what: str, is_real: bool) -> Itera
         names = manifest.outputs
         name = names.score or names.map or names.class_maps
         sentence = f"The score, of output {name!r}, is {scores[0]:.4g} on all of {what}"
-        if is_real or 0.0 < scores[0] < 1.0:
+        is_clipped = scores[0] in (0.0, 1.0)
+        if is_clipped and not samples.is_real:
+            yield warning(f"{sentence}; show with --golden-images FOLDER that real ones differ.")
+        elif is_clipped and not samples.shows_both and _differ(model, manifest, float(scores[0])):
+            yield warning(
+                f"{sentence}. That is right if all are good parts, or all bad ones; pictures of "
+                "both, in FOLDER/normal and FOLDER/anomaly, show whether it tells them apart."
+            )
+        else:
             yield error(
                 f"{sentence}: it doesn't depend on the picture. Name another output in outputs, "
                 "or export the graph again."
             )
-        else:
-            yield warning(f"{sentence}; show with --golden-images FOLDER that real ones differ.")
     elif set(different.tolist()) == {0.0, 1.0}:
         yield warning(
             f"The scores are only 0 or 1 on {what}: if that is so on real parts, the graph gives "
@@ -208,7 +233,12 @@ def _labelled(found: _Found, samples: SamplePictures, manifest: Manifest) -> Ite
             f'ONNX file declare in --manifest {{"outputs": {{"score": "1-{name}"}}}}, or of two '
             f'classes the other one, "{name}[0]" or "{name}[1]".'
         )
-    elif samples.is_real and len(samples.pictures) >= FEWEST and all(found.anomalous):
+    elif (
+        samples.is_real
+        and len(samples.pictures) >= FEWEST
+        and all(found.anomalous)
+        and not all(samples.anomalous)
+    ):
         yield warning(
             f"All of {len(samples.pictures)} {samples.what} are anomalous at the threshold "
             f"{manifest.decision.threshold:g}. If there are normal ones among them, correct "

@@ -7,9 +7,10 @@ Classic takes keys of any case and a lifecycle of the whole recipe, lite neither
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Optional, Set
+from typing import List, Mapping, Optional, Set
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.fields import kind_of
 from edge_agent.packaging.json_document import Document, inner, objects
 
 # Schemas of recipes. None: any value; {"*": ...}: keys are names; [..]: a list; {..}: an object
@@ -44,7 +45,6 @@ RECIPE = {
     "Lifecycle": None,
 }
 ALL = "all"  # what a manifest selects of the recipe's lifecycle when nothing else is there
-KINDS: Dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
 
 
 @dataclass
@@ -123,8 +123,7 @@ class CanonicalRecipe:
         return found
 
     def _refuse(self, path: str, expected: str, value: object) -> object:
-        came = KINDS.get(type(value), "nothing" if value is None else "a number")
-        self._problems.append(f"{path} must be {expected}, not {came}.")
+        self._problems.append(f"{path} must be {expected}, not {kind_of(value)}.")
         return None
 
 

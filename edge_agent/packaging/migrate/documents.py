@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Type, Union
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import parse_json
+from edge_agent.fields import kind_of, parse_json
 from edge_agent.packaging.json_document import Document
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _parse(path: Path, content: bytes) -> Document:
         raise InvalidConfiguration(f"{path} can't be read: {error}") from None
     if not isinstance(values, dict):
         raise InvalidConfiguration(
-            f"{path} must hold one object, not {type(values).__name__}: a recipe, a deployment or "
+            f"{path} must hold one object, not {kind_of(values)}: a recipe, a deployment or "
             "a packaging job."
         )
     return values

@@ -101,9 +101,10 @@ class Backend(ABC):
             )
         outputs = self._run(batch)
         for name, values in outputs.items():
-            if len(values) != len(batch):
+            if values.shape[:1] != batch.shape[:1]:
+                count = len(values) if values.ndim else "no"
                 raise InferenceFailed(
-                    f"Output {name!r} has {len(values)} items for a batch of {len(batch)}; "
+                    f"Output {name!r} has {count} items for a batch of {len(batch)}; "
                     "its first axis must be the batch."
                 )
         return outputs

@@ -180,7 +180,11 @@ class OrtBackend(Backend):
             values = self._runs.run(self._session, self._wanted, {self._spec.tensor: batch})
         except Exception as error:
             raise self._failure(error) from None
-        return {name: value[:count] for name, value in zip(self._wanted, values)}
+        whole = batch.shape[:1]  # `run` refuses an output of another length
+        return {
+            name: value[:count] if value.shape[:1] == whole else value
+            for name, value in zip(self._wanted, values)
+        }
 
     def _failure(self, error: Exception) -> EdgeAgentError:
         if self._hangs:

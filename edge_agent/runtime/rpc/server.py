@@ -194,9 +194,7 @@ class Server:
         for unix in lost:
             self._set_health("", kind.NOT_SERVING)
             self._metrics.has_socket(str(unix.path), listens=False)
-            with descriptors.RESERVE.lent():
-                restored = unix.restore()
-            if restored:
+            if unix.restore():
                 self._metrics.has_socket(str(unix.path), listens=True)
                 self._metrics.socket_restored(str(unix.path))
         if lost and all(unix.has_file() for unix in self._sockets):

@@ -122,6 +122,30 @@ def test_a_map_and_maps_of_classes_get_the_batch_axis_too(tmp_path: Path) -> Non
     assert scores(draft, (200, 0, 0), (0, 200, 0)) == [0.0, 1.0]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("batch", [["N"], [1], []])
+def test_maps_with_their_channels_last_are_put_first(
+    tmp_path: Path, batch: List[Any], channels: int
+) -> None:
+    first, *size = len(batch), len(batch) + 1, len(batch) + 2
+    nodes = [
+        node("ReduceMax", ["image"], ["gray"], axes=[first], keepdims=1),
+        node("Identity", ["gray" if channels == 1 else "image"], ["maps"]),
+        node("Transpose", ["maps"], ["found"], perm=[*range(first), *size, first]),
+    ]
+    content = graphs.model(
+        nodes, [tensor("image", FLOAT, [*batch, 3, SIDE, SIDE])],
+        [tensor("found", FLOAT, [*batch, SIDE, SIDE, channels])],
+    )  # fmt: skip
+    classes = [{"name": name, "color": "#00FF00"} for name in ("dent", "scratch")]
+    draft = opened(tmp_path, content, **({"classes": classes} if channels == 3 else {}))
+
+    assert draft.manifest.task == ("anomaly_map" if channels == 1 else "segmentation")
+    assert scores(draft, (204, 0, 0), (0, 204, 0)) == pytest.approx(
+        [0.8, 0.8] if channels == 1 else [0.0, 1.0], abs=0.001
+    )
+
+
 def test_tensors_in_files_beside_the_graph_are_merged(tmp_path: Path) -> None:
     model = onnx.load_model_from_string(mean_of(["N", 3, SIDE, SIDE]))
     (stored,) = model.graph.initializer
@@ -189,29 +213,71 @@ def test_of_two_pictures_one_is_the_picture_and_the_other_a_constant(tmp_path: P
     assert scores(draft, (51, 51, 51)) == pytest.approx([0.1], abs=0.001)
 
 
-def softmax(folder: Path, score: str) -> PackageDraft:
+def softmax(
+    folder: Path, score: str, batch: Sequence[Any] = ("N",), shape: Sequence[Any] = ("N", 2)
+) -> PackageDraft:
     """Two classes: (mean of the picture, 1 - that)."""
+    axes = [len(batch) + axis for axis in range(3)]
     content = mean_of(
-        ["N", 3, SIDE, SIDE],
+        [*batch, 3, SIDE, SIDE],
+        axes=axes,
         last=[
-            node("Reshape", ["score", "shape"], ["first"]),
+            node("Reshape", ["score", "column"], ["first"]),
             node("Sub", ["divisor", "first"], ["second"]),
-            node("Concat", ["first", "second"], ["probabilities"], axis=1),
+            node("Concat", ["first", "second"], ["both"], axis=1),
+            node("Reshape", ["both", "form"], ["probabilities"]),
         ],
-        out=[tensor("probabilities", FLOAT, ["N", 2])],
+        out=[tensor("probabilities", FLOAT, shape)],
     )
     made = onnx.load_model_from_string(content)
-    made.graph.initializer.append(graphs.constant("shape", [-1, 1], np.int64))
+    form = [-1 if axis == "N" else axis for axis in shape]
+    for name, values in {"column": [-1, 1], "form": form}.items():
+        made.graph.initializer.append(graphs.constant(name, values, np.int64))
     outputs = {"outputs": {"score": score}} if score else {}
     return opened(folder, made.SerializeToString(), **outputs)
 
 
 @pytest.mark.parametrize(
+    ("batch", "shape"),
+    [
+        (["N"], ["N", 2]),
+        (["N"], ["N", 2, 1, 1]),
+        ([1], [1, 2]),
+        ([1], [2]),
+        ([], [2]),
+        ([], [1, 2]),
+    ],
+)
+@pytest.mark.parametrize(
     ("score", "expected"),
     [("probabilities[0]", 0.2), ("probabilities[1]", 0.8), ("1-probabilities[0]", 0.8)],
 )
-def test_one_class_of_two_can_be_the_score(tmp_path: Path, score: str, expected: float) -> None:
-    assert scores(softmax(tmp_path, score), (51, 51, 51)) == pytest.approx([expected], abs=0.001)
+def test_one_class_of_two_can_be_the_score(
+    tmp_path: Path, score: str, expected: float, batch: Sequence[Any], shape: Sequence[Any]
+) -> None:
+    found = scores(softmax(tmp_path, score, batch, shape), (51, 51, 51))
+    assert found == pytest.approx([expected], abs=0.001)
+    with pytest.raises(InvalidConfiguration, match=r"'probabilities' holds 2 classes"):
+        softmax(tmp_path, "", batch, shape)
+
+
+@pytest.mark.parametrize(
+    ("batch", "shape", "words"),
+    [(["N"], [2], "has 2 items for a batch of 1"), ([4], [8], "float32 (8) must be (4) or (4, 1)")],
+)
+def test_two_classes_are_no_scores_of_a_batch(
+    tmp_path: Path, batch: Sequence[Any], shape: Sequence[Any], words: str
+) -> None:
+    draft = softmax(tmp_path, "", batch, shape)
+    (sentence,) = check(draft.read(MODEL_FILE), draft.manifest, graphs.CPU).of("error")
+    assert words in sentence
+
+
+def test_an_output_is_read_as_it_comes_not_as_the_file_has_it(tmp_path: Path) -> None:
+    made = onnx.load_model_from_string(mean_of([3, SIDE, SIDE], out=[tensor("score", FLOAT, None)]))
+    draft = opened(tmp_path, made.SerializeToString(), outputs={"score": "score"})
+    (sentence,) = check(draft.read(MODEL_FILE), draft.manifest, graphs.CPU).of("error")
+    assert "Output 'score' has no items for a batch of 1" in sentence
 
 
 def test_two_classes_are_named_with_what_to_declare(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import pytest
 from onnx import TensorProto
@@ -102,16 +102,44 @@ def test_an_export_without_a_size_needs_height_and_width() -> None:
 def test_every_missing_key_is_named_with_an_example_that_gives_just_these() -> None:
     sentence = refusal(anomalib(None, ["pred_label"]), {})
 
-    missing = "name, input.height, input.width, input.scale, outputs"
-    shown = {
-        "name": "bolts",
-        "input": {"height": 256, "width": 256, "scale": 0.00392157},
-        "outputs": {"score": "score", "map": "map"},
-    }
+    missing = "name, input.height, input.width, input.scale"
+    shown = {"name": "bolts", "input": {"height": 256, "width": 256, "scale": 0.00392157}}
     assert sentence.startswith(
         f"The graph doesn't have {missing}; put them into --manifest FILE, for example "
         f"{json.dumps(shown)}. The graph has 'input' float32 (?, 3, ?, ?), 'pred_label' bool (?, 1)"
     )
+    assert sentence.endswith("Export the graph with one.")  # no output can be named
+
+
+@pytest.mark.parametrize(
+    ("shapes", "outputs"),
+    [
+        ({"probs": ["N", 2]}, {"score": "probs[1]"}),
+        ({"probs": [2]}, {"score": "probs[1]"}),
+        ({"probs": ["N", 3, 1, 1]}, {"score": "probs[1]"}),
+        ({"first": ["N"], "second": ["N"]}, {"score": "first"}),
+        ({"heat": ["N", 8, 8], "raw": ["N", 8, 8]}, {"map": "heat"}),
+        ({"scores": ["N", "k"]}, {"score": "scores"}),
+        ({"plain": None}, {"score": "plain"}),
+        ({"parts": ["N", 3, 8, 8]}, {"class_maps": "parts"}),
+        ({"parts": ["N", 8, 8, 3]}, {"class_maps": "parts"}),
+    ],
+)
+def test_the_example_names_outputs_of_the_graph_and_is_taken_as_it_is(
+    tmp_path: Path, shapes: Dict[str, Any], outputs: Dict[str, str]
+) -> None:
+    size: List[Any] = [3, 8, 8] if shapes.get("probs") == [2] else ["N", 3, 8, 8]
+    nodes = [node("Identity", ["image"], [name]) for name in shapes]
+    made = [tensor(name, FLOAT, shape) for name, shape in shapes.items()]
+    (tmp_path / "parts.onnx").write_bytes(graphs.model(nodes, [tensor("image", FLOAT, size)], made))
+    with pytest.raises(InvalidConfiguration) as caught:
+        open_draft(tmp_path / "parts.onnx", None)
+
+    offered = str(caught.value).split("for example ")[1]
+    rest, _ = json.JSONDecoder().raw_decode(offered)
+    assert rest["outputs"] == outputs
+    (tmp_path / "rest.json").write_text(json.dumps(rest))
+    open_draft(tmp_path / "parts.onnx", tmp_path / "rest.json")
 
 
 def test_an_example_can_be_used_as_it_is() -> None:
@@ -174,7 +202,11 @@ def test_a_wrong_key_is_named(rest: Dict[str, Any], words: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "can't be read: No such file"), ("{", "isn't JSON"), ("[]", "must hold one JSON obj")],
+    [
+        (None, "can't be read: No such file"),
+        ("{", "isn't JSON"),
+        ("[]", "one JSON object, not a list"),
+    ],
 )
 def test_a_file_that_is_no_manifest_is_refused(
     tmp_path: Path, content: Optional[str], words: str

@@ -121,7 +121,23 @@ def test_a_score_that_is_always_the_same_is_refused() -> None:
     clipped = found(linear(0.0, 1.0))  # synthetic pictures may all be far from training
     assert clipped.of("error") == []
     assert "real ones differ" in clipped.of("warning")[0]
-    assert found(linear(0.0, 1.0), photos(1, 2, 3, 4)).of("error")
+    (sentence,) = found(linear(0.0, 1.0), photos(1, 2, 3, 4)).of("error")
+    assert "is 1 on all of 4 pictures in photos: it doesn't depend on the picture" in sentence
+
+
+@pytest.mark.parametrize(("levels", "score"), [((10, 20, 30, 40), 0), ((150, 160, 170, 180), 1)])
+def test_parts_of_one_kind_may_all_have_the_same_score_at_the_end_of_the_scale(
+    levels: Sequence[int], score: int
+) -> None:
+    for known in (None, bool(score)):
+        samples = photos(*levels, anomalous=[known] * 4)
+        report = found(THRESHOLDED, samples)
+        assert report.of("error") == []
+        sentence, *others = report.of("warning")
+        assert f"is {score} on all of 4 pictures in photos. That is right if" in sentence
+        assert len(others) == (score == 1 and known is None)  # all anomalous at the threshold
+    both = photos(*levels, anomalous=[False, False, True, True])
+    assert "doesn't depend on the picture" in found(THRESHOLDED, both).of("error")[0]
 
 
 def test_a_graph_that_gives_verdicts_is_said_to() -> None:
@@ -134,7 +150,14 @@ def test_a_map_alone_is_compared_as_well() -> None:
     (sentence,) = found(content, task="anomaly_map", outputs={"map": "map"}).of("error")
     assert "Output 'map' gives 0 to 255" in sentence
     (sentence,) = found(content, task="anomaly_map").of("error")
+    assert "Output 'map' gives 0 to 255" in sentence
     assert "One calibration holds for all outputs, and 'score' gives 0 to 1 already" in sentence
+
+
+def test_two_outputs_beyond_0_to_1_are_named_together() -> None:
+    content = scored(node("Mul", ["mean", "most"], ["score"]), with_map=True)
+    (sentence,) = found(content, task="anomaly_map").of("error")
+    assert sentence.startswith("Outputs 'score' and 'map' give 0 to 255 on 10 synthetic pictures")
 
 
 def test_a_score_that_falls_with_anomalies_is_refused() -> None:
