@@ -81,14 +81,13 @@ class Agent:
             assert time.monotonic() < end, f"The agent does not listen: {self.log()}"
             time.sleep(0.01)
 
-    def _await_answer(self, within_s: float) -> None:
+    def _await_answer(self, within_s: float) -> List[ModelInfo]:
         """It comes once the agent knows its models; one that falls back listens twice."""
         end = time.monotonic() + within_s
         with self.client() as client:
             while True:
                 try:
-                    client.models()
-                    return
+                    return client.models()
                 except AgentUnavailable:
                     assert self.process is not None
                     if self.process.poll() is not None or time.monotonic() > end:
