@@ -83,7 +83,7 @@ def _begin(
     try:
         agent.start()
     except InvalidConfiguration:
-        agent.abandon()
+        agent.give_up()
         raise
     return agent
 
@@ -176,9 +176,9 @@ class _Agent:
         self.close()
         log.info("Stopped.")
 
-    def abandon(self) -> None:
-        """Undo a start that failed."""
-        self._server.release()
+    def give_up(self) -> None:
+        """Free everything, in place of `serve` and `stop`."""
+        self._server.close()
         self.close()
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.metrics import MetricWrapperBase
 
+from edge_agent.logs import printable
 from edge_agent.runtime.system import stalls
 from edge_agent.types import BuildState, CameraProblem, StageTimes
 
@@ -175,7 +176,7 @@ class Metrics:
 
     def has_faults(self, faults: Iterable[Tuple[str, Path]]) -> None:
         """Note the records, packages and folders that can't be used: of which model, and where."""
-        found = {(model, str(path)) for model, path in faults}
+        found = {(model, printable(str(path))) for model, path in faults}
         for labels in self._present_faults - found:
             self._faults.remove(*labels)
         for labels in found:

@@ -15,6 +15,7 @@ from typing import Dict, List, Optional, Type
 import grpc
 
 from edge_agent.client import Client
+from edge_agent.errors import AgentUnavailable
 from edge_agent.types import ModelInfo, ModelState
 
 
@@ -60,8 +61,7 @@ class Agent:
             )
         try:
             self._await_socket(90.0)
-            with self.client() as client:
-                client.models()  # answered once the agent knows its models
+            self._await_answer(90.0)
         except Exception:
             self.kill()
             raise
@@ -80,6 +80,19 @@ class Agent:
             assert code is None, f"The agent ended with {code} at its start: {self.log()}"
             assert time.monotonic() < end, f"The agent does not listen: {self.log()}"
             time.sleep(0.01)
+
+    def _await_answer(self, within_s: float) -> List[ModelInfo]:
+        """It comes once the agent knows its models; one that falls back listens twice."""
+        end = time.monotonic() + within_s
+        with self.client() as client:
+            while True:
+                try:
+                    return client.models()
+                except AgentUnavailable:
+                    assert self.process is not None
+                    if self.process.poll() is not None or time.monotonic() > end:
+                        raise
+                    time.sleep(0.01)
 
     def client(self, timeout_s: float = 90.0) -> Client:
         return Client(self.address, timeout_s)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from edge_agent.config import MIB, ModelsSettings
+from edge_agent.logs import printable
 from edge_agent.runtime.packages.awaited_packages import AwaitedPackages, BeingCopied
 from edge_agent.runtime.packages.highest_versions import ServedVersions
 from edge_agent.runtime.packages.registration import Registration
@@ -248,11 +249,11 @@ class Store:
         return {name: entry.registration for name, (_, entry) in self._renamed.items()}
 
     def _note(self, entry: _Entry, note: str) -> None:
-        if entry.registration.note != note:
+        if entry.registration.note != (note := printable(note)):
             entry.registration = replace(entry.registration, note=note)
 
     def _find(self, path: Path, sentence: str, level: int, model: str = "") -> None:
-        self.findings.append(Finding(path, sentence, level, model))
+        self.findings.append(Finding(path, printable(sentence), level, model))
 
     def _log_findings(self) -> None:
         """Log what is new, and which fault has ended; a fault once, also when its reason changes.

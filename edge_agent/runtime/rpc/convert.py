@@ -73,7 +73,7 @@ def description(info: types.ModelInfo) -> wire.DescribeModelResponse:
             model_component=info.name,
             lookout_vision_model_arn=info.arn,
             status=_status(info.state),
-            status_message=info.message,
+            status_message=text(info.message),
         )
     )
 
@@ -86,7 +86,7 @@ def model_list(infos: Iterable[types.ModelInfo]) -> wire.ListModelsResponse:
                 model_component=info.name,
                 lookout_vision_model_arn=info.arn,
                 status=_status(info.state),
-                status_message=info.message,
+                status_message=text(info.message),
             )
             for info in infos
         ]
@@ -101,6 +101,11 @@ def started(info: types.ModelInfo) -> wire.StartModelResponse:
 def stopped(info: types.ModelInfo) -> wire.StopModelResponse:
     """Write the answer of StopModel."""
     return wire.StopModelResponse(status=_status(info.state))
+
+
+def text(words: str) -> str:
+    """Return what can be sent: the name of a file may have bytes that aren't UTF-8."""
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 def _status(state: types.ModelState) -> wire.ModelStatus:

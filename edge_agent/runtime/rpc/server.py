@@ -92,19 +92,17 @@ class Server:
                 self._listen_unix(settings.operator_socket, access, is_operator=True)
                 addresses.append(settings.operator_socket)
         except InvalidConfiguration:
-            self.release()
+            self.close()
             raise
         return addresses
 
-    def release(self) -> None:
-        """Give the addresses back at once, of an agent that can't start."""
-        self._stopping.set()
-        if self._watch.is_alive():
-            self._watch.join()
-        for each in self._sockets:
-            each.end(0.0)
-        for server in self._tcp_servers():
-            server.stop(None).wait()
+    def close(self) -> None:
+        """Give the addresses back, in place of `start`."""
+        for each in (*self._sockets, *self._tcp_servers()):
+            each.start()  # gRPC frees only what was started
+            each.stop(0.0)
+        self._end(0.0)
+        self._sockets, self._tcp = [], None
 
     def start(self) -> None:
         """Answer calls, and see to it that callers find the sockets."""
@@ -143,11 +141,14 @@ class Server:
         time.sleep(FLUSH_S)
         self._servicer.finish(within_s)
         # A client that stays connected would use up the whole time, with nothing left to finish.
-        for stopped in [server.stop(FLUSH_S) for server in self._tcp_servers()]:
+        self._end(FLUSH_S)
+        self._admission.close()
+
+    def _end(self, within_s: float) -> None:
+        for stopped in [server.stop(within_s) for server in self._tcp_servers()]:
             stopped.wait()
         for unix in self._sockets:
-            unix.end(FLUSH_S)
-        self._admission.close()
+            unix.end(within_s)
 
     def _make(self, is_operator: bool) -> grpc.Server:
         server = grpc.server(
@@ -167,8 +168,8 @@ class Server:
         # threads make files too when the path is bound again.
         os.umask(os.umask(0o077) | (0o222 & ~access.mode))
         unix = UnixSocket(address, access, partial(self._make, is_operator))
-        self._sockets.append(unix)
         unix.bind()
+        self._sockets.append(unix)
 
     def _listen_tcp(self, address: str) -> None:
         credentials = _credentials(self._settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pwd
+import secrets
 import socket
 import stat
 import struct
@@ -105,7 +106,7 @@ def kept(path: Path) -> Iterator[None]:
 
     gRPC then removes whatever socket it finds at the path, be it another agent's.
     """
-    spare = path.with_name(f".{path.name}.{os.getpid()}")
+    spare = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # which nobody can take before
     try:
         os.link(path, spare, follow_symlinks=False)
     except OSError:  # nothing there, or a folder, or another user's: nothing to lose

@@ -10,7 +10,7 @@ from typing import NoReturn, Tuple
 import grpc
 
 from edge_agent.errors import EdgeAgentError, UserError
-from edge_agent.runtime.rpc import metadata
+from edge_agent.runtime.rpc import convert, metadata
 from edge_agent.runtime.rpc.call_context import CallContext
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def of(error: BaseException) -> Tuple[grpc.StatusCode, str]:
     if isinstance(error, EdgeAgentError):
         if not isinstance(error, UserError):
             log.error("A call failed: %s", error)
-        return grpc.StatusCode[error.status], _shortened(str(error))
+        return grpc.StatusCode[error.status], _shortened(convert.text(str(error)))
     fault = uuid.uuid4().hex[:12]
     log.error("Fault %s in a call.", fault, exc_info=error, extra={"facts": {"fault": fault}})
     return grpc.StatusCode.INTERNAL, f"Internal fault {fault}; see the agent's log for details."

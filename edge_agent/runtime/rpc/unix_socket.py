@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from contextlib import suppress
+import stat
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
@@ -34,9 +35,12 @@ class Access(NamedTuple):
     mode: int
 
 
+Identity = Tuple[int, int]  # of a file: device, inode
+
+
 class _Bound(NamedTuple):
     server: grpc.Server
-    identity: Tuple[int, int]  # of its file: device, inode
+    identity: Identity
 
 
 class UnixSocket:
@@ -46,7 +50,7 @@ class UnixSocket:
         self.path = Path(address[len(protocol.UNIX_SCHEME) :])
         self._address, self._access, self._make = address, access, make
         self._bound: List[_Bound] = []  # the last one has the file
-        self._folder: Optional[os.stat_result] = None
+        self._folder: Optional[SocketFolder] = None
         self._complaint = ""
 
     def bind(self) -> None:
@@ -59,10 +63,11 @@ class UnixSocket:
             facts = self.path.stat()
         except Exception:
             with kept(self.path):
+                server.start()  # gRPC frees only what was started
                 server.stop(None)
             raise
-        self._bound.append(_Bound(server, (facts.st_dev, facts.st_ino)))
-        self._folder = self.path.parent.stat()
+        self._bound.append(_Bound(server, _identity(facts)))
+        self._folder = SocketFolder(self.path.parent)
 
     def start(self) -> None:
         """Answer calls."""
@@ -74,12 +79,13 @@ class UnixSocket:
             facts = self.path.stat()
         except OSError:
             return False
-        return (facts.st_dev, facts.st_ino) in [bound.identity for bound in self._bound]
+        return _identity(facts) in [bound.identity for bound in self._bound]
 
     def restore(self) -> bool:
         """Take the path again; False while something stands in the way, which is logged once."""
         try:
-            self._make_folder()
+            if self._folder is not None:
+                self._folder.make_again()
             self.bind()
         except (InvalidConfiguration, OSError) as error:
             self._complain(str(error))
@@ -126,15 +132,37 @@ class UnixSocket:
     def _stop_all(self, within_s: float) -> List[grpc.Event]:
         return [bound.server.stop(within_s) for bound in self._bound]
 
-    def _make_folder(self) -> None:
-        """Make the socket's folder again as it was, where it is gone too."""
-        folder, before = self.path.parent, self._folder
-        if before is None or folder.exists():
+
+class SocketFolder:
+    """The folder of a socket, as it was when the socket was bound."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._before = path, path.stat()
+        self._parent = _identity(path.parent.stat())
+
+    def make_again(self) -> None:
+        """Make it as it was where it is gone, and nothing else: not its parent, nor in another.
+
+        By descriptors: others who may write in the parent could put a link there. Raises OSError.
+        """
+        if self._path.exists() or not self._path.parent.exists():
             return
-        folder.mkdir(parents=True)
-        with suppress(PermissionError):
-            os.chown(folder, before.st_uid, before.st_gid)
-        folder.chmod(before.st_mode & 0o7777)
+        with ExitStack() as stack:
+            parent = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY)
+            stack.callback(os.close, parent)
+            if _identity(os.fstat(parent)) != self._parent:
+                return
+            os.mkdir(self._path.name, 0o700, dir_fd=parent)
+            made = os.open(self._path.name, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            stack.callback(os.close, made)
+            if os.fstat(made).st_uid == os.geteuid():
+                os.fchmod(made, stat.S_IMODE(self._before.st_mode))
+                with suppress(PermissionError):
+                    os.fchown(made, self._before.st_uid, self._before.st_gid)
+
+
+def _identity(facts: os.stat_result) -> Identity:
+    return facts.st_dev, facts.st_ino
 
 
 def listen(

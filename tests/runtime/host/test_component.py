@@ -16,6 +16,7 @@ import pytest
 from edge_agent.errors import AgentUnavailable, ModelNotFound
 from edge_agent.types import ModelState
 from tests.fakes import micro
+from tests.fakes.broker import free_port
 from tests.fakes.fake_nucleus import FakeNucleus
 from tests.fakes.nucleus.configuration import of_yaml
 from tests.fakes.nucleus.updates import UPDATES
@@ -143,6 +144,9 @@ WRONG: Dict[str, Dict[str, Any]] = {
     "results.publish": {"results": {"publish": "no"}},
     "models.trusted_keys": {"models": {"trusted_keys": "/nowhere/keys.pem"}},
     "/nowhere/agent.sock": {"Socket": "unix:///nowhere/agent.sock"},
+    # Found when the other addresses are taken already.
+    "/nowhere/operators.sock": {"server": {"operator_socket": "unix:///nowhere/operators.sock"}},
+    "server.metrics": {"server": {"metrics": "203.0.113.1:9100"}},
 }
 
 
@@ -151,6 +155,7 @@ def test_a_restart_with_wrong_settings_runs_on_the_last_good_ones(
     lite: FakeNucleus, tmp_path: Path, name: str
 ) -> None:
     lite.configure({"results": {"greengrass": {"topic": "a"}, "publish": "all"}})
+    lite.configure({"server": {"tcp": f"localhost:{free_port()}"}})
     with ComponentAgent(tmp_path, lite) as agent:
         with agent.running() as client:
             assert client.detect("bolts", FRAME).threshold == pytest.approx(0.5)

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Set, Union
 
 import pytest
+from prometheus_client import generate_latest
 
 from edge_agent.config import EngineSettings, ModelsSettings
 from edge_agent.errors import InvalidRequest, ModelNotFound
+from edge_agent.logs import printable
 from edge_agent.runtime.engines.supply import ToBuild
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.models import load_attempt
@@ -161,9 +163,11 @@ def test_a_disk_that_is_full_costs_only_the_memory_of_what_ran(
     ]
 
 
-def test_a_fault_is_in_the_metrics_as_long_as_it_lasts() -> None:
-    metrics, fault = Metrics(), {"model": "bolts", "path": "/models.d/bolts.json"}
-    metrics.has_faults([("bolts", Path("/models.d/bolts.json"))])
+@pytest.mark.parametrize("file", ["bolts.json", "\udcff.json"])  # which isn't UTF-8 on the disk
+def test_a_fault_is_in_the_metrics_as_long_as_it_lasts(file: str) -> None:
+    metrics, fault = Metrics(), {"model": "bolts", "path": printable(f"/models.d/{file}")}
+    metrics.has_faults([("bolts", Path("/models.d") / file)])
+    assert b'path="/models.d/' in generate_latest(metrics.registry)
     assert metrics.registry.get_sample_value("edge_agent_DeploymentFault", fault) == 1.0
     metrics.has_faults([])
     assert metrics.registry.get_sample_value("edge_agent_DeploymentFault", fault) is None

@@ -199,6 +199,16 @@ def test_a_fault_removes_no_model_and_is_reported_once_where_people_look(
     assert name in errors[0]
 
 
+def test_what_is_said_of_a_path_that_isnt_utf_8_can_be_sent(disk: Disk) -> None:
+    disk.record.rename(disk.records / "\udcff.json")
+    disk.write_record("\udcff.json", "cups")
+    assert disk.look() == disk.before
+    (disk.records / "\udcff.json").write_text("{")
+    note = disk.look()["cups"].note
+    assert r"\udcff.json can't be used" in note
+    assert note in [finding.sentence for finding in disk.store.findings]
+
+
 def test_a_component_that_stopped_before_the_agent_began_withdraws_nothing(disk: Disk) -> None:
     record = json.loads(disk.record.read_bytes())
     stopped = json.dumps({**record, "component_stopped": True})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import socket
+import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +23,8 @@ from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.rpc import server as server_module
 from edge_agent.runtime.rpc import unix_socket
 from edge_agent.runtime.rpc.server import Server
-from edge_agent.runtime.rpc.unix_socket import Access, UnixSocket
+from edge_agent.runtime.rpc.socket_file import kept
+from edge_agent.runtime.rpc.unix_socket import Access, SocketFolder, UnixSocket
 from tests.contract.calls import until
 
 
@@ -68,7 +71,8 @@ class Served:
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setattr(server_module, "LOOK_EVERY_S", 0.01)
-    (tmp_path / "run").mkdir(mode=0o751)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o2751)
     served = Served(tmp_path / "run")
     yield served
     served.server.stop(2.0)
@@ -115,7 +119,7 @@ def test_the_agent_listens_anew_and_no_call_of_a_connected_client_fails(
         assert answers == [[]]
         assert before.models() == late.models() == []
     assert served.path.stat().st_mode == mode
-    assert served.path.parent.stat().st_mode & 0o777 == 0o751
+    assert stat.S_IMODE(served.path.parent.stat().st_mode) == 0o2751
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len([record for record in warnings if "listens there again" in record.message]) == 1
 
@@ -162,7 +166,7 @@ def test_a_file_that_goes_again_and_again_leaves_few_servers_and_every_client_is
         for times in range(1, 5):
             served.path.unlink()
             until(lambda times=times: served.restored(times))  # type: ignore[misc]
-            assert served.path.is_socket()
+            until(served.path.is_socket)  # the oldest server's end takes it away for a moment
             with served.client() as fresh:
                 assert fresh.models() == []
         until(lambda: first.models() == [])
@@ -218,3 +222,52 @@ def test_a_folder_that_takes_no_socket_is_named_with_the_reason() -> None:
     with pytest.raises(InvalidConfiguration, match=r"in /proc \(No such file") as caught:
         unix.bind()
     assert "GRPC" not in str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SocketFolder:
+    """One that everybody may write, and that is gone."""
+    path = tmp_path / "parent" / "run"
+    path.mkdir(parents=True)
+    path.chmod(0o777)
+    folder = SocketFolder(path)
+    path.rmdir()
+    return folder
+
+
+def test_a_folder_that_is_swapped_for_a_link_gives_nothing_away(
+    folder: SocketFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "victim").mkdir(mode=0o700)
+    make = os.mkdir
+
+    def make_and_swap(name: str, mode: int, *, dir_fd: int) -> None:
+        make(name, mode, dir_fd=dir_fd)
+        os.rmdir(name, dir_fd=dir_fd)
+        os.symlink(tmp_path / "victim", name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", make_and_swap)
+    with pytest.raises(NotADirectoryError):
+        folder.make_again()
+    assert stat.S_IMODE((tmp_path / "victim").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_no_folder_is_made_where_its_parent_is_gone_or_another(
+    folder: SocketFolder, tmp_path: Path, is_made_again: bool
+) -> None:
+    (tmp_path / "parent").rename(tmp_path / "elsewhere")
+    if is_made_again:
+        (tmp_path / "parent").mkdir()
+    folder.make_again()
+    assert not list(tmp_path.rglob("run"))
+
+
+def test_a_leftover_beside_the_socket_takes_nothing_from_its_protection(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    path.with_name(f".agent.sock.{os.getpid()}").write_text("")
+    path.write_text("another's")
+    with kept(path):
+        path.unlink()
+    assert path.read_text() == "another's"
+    assert len(list(tmp_path.iterdir())) == 2
