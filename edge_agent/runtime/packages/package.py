@@ -13,7 +13,7 @@ import stat
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Iterable, List, Optional, Tuple
+from typing import Iterable, List, Optional, Tuple, Type
 
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest, parse
@@ -124,14 +124,16 @@ def fingerprint(path: Path) -> Tuple[int, ...]:
         names = sorted(itertools.islice(path.rglob("*"), MOST_LOOKED_AT))
     except FileNotFoundError:  # a folder in it goes right now
         return (time.monotonic_ns(),)
-    return (*stamp(path), *_facts([path]), *_facts(names))
+    return (*stamp(path), *_facts([path]), *_facts(names, OSError))  # links may lead anywhere
 
 
-def _facts(paths: Iterable[Path]) -> Tuple[int, ...]:
-    """Return inode, time and size of those that are there."""
+def _facts(
+    paths: Iterable[Path], passed_over: Type[OSError] = FileNotFoundError
+) -> Tuple[int, ...]:
+    """Return inode, time and size of those that are there. Raises OSError but for `passed_over`."""
     found: List[int] = []
     for path in paths:
-        with suppress(FileNotFoundError):
+        with suppress(passed_over):
             facts = path.stat()
             found += (facts.st_ino, facts.st_mtime_ns, facts.st_size)
     return tuple(found)
