@@ -403,11 +403,11 @@ def test_a_copy_without_end_is_a_fault_that_holds_up_no_removal(
     assert not disk.store.findings
 
 
-@pytest.mark.parametrize("target", ["odd", "model.onnx/odd", "/nowhere", "n" * 300])
+@pytest.mark.parametrize("target", ["odd", "model.onnx/odd", "/nowhere", "too long"])
 def test_a_link_that_leads_nowhere_in_a_package_is_left_alone(disk: Disk, target: str) -> None:
     new = micro.write(disk.models / "plates", "classification", version="2")
     for package in (disk.boxes, new):
-        (package / "odd").symlink_to(target if len(target) < 256 else disk.place / target)
+        (package / "odd").symlink_to(target.replace("too long", "n" * 300))
     assert sorted(Store(disk.settings).scan()) == ["boxes", "cups", "plates"]
     assert disk.look()["plates"].digest == Package(new).digest
     assert not disk.store.findings
