@@ -208,10 +208,11 @@ class Store:
 
     def _leave(self, deployed: _Deployed, path: Path) -> None:
         """Remove a record that serves nothing, in time: its package's disk may come later."""
-        now = stalls.ran_s(0.0)
-        if now - deployed.left.setdefault(path, now) >= self.remove_after_s:
+        now, since = stalls.ran_s(0.0), deployed.left.get(path)
+        if since is not None and now - since >= self.remove_after_s:
             self._forget(deployed.source, path)
             return
+        deployed.left.setdefault(path, now)
         sentence = f"{path} serves nothing: its component has stopped. It goes after {self._after}."
         self._find(path, sentence, logging.INFO)
 
