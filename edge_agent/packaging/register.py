@@ -27,7 +27,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import BinaryIO, Dict, List, Optional, Set, Tuple
+from typing import BinaryIO, Dict, Iterator, List, Optional, Set, Tuple
 
 CHECK_EVERY_S = 0.5
 AGENT_WITHIN_S = 240.0  # its check of the package
@@ -58,8 +58,8 @@ class OwnPackage:
             ) from None
         self.id = hashlib.sha256(manifest + (self._find(SIGNATURE) or b"")).hexdigest()[:12]
 
-    def copy(self, folder: Path) -> None:
-        """Copy the files that the manifest lists. Raises Refused when one isn't as it says."""
+    def content(self) -> Iterator[Tuple[str, bytes]]:
+        """Yield the files that the manifest lists. Raises Refused when one isn't as it says."""
         for name, (size, digest) in self._files.items():
             content = self._find(name) if _is_inside(name) else None
             if content is None or len(content) != size or _sha256(content) != digest:
@@ -67,11 +67,11 @@ class OwnPackage:
                     f"{self.place}: {name} is {'missing' if content is None else 'damaged'}. "
                     "Package the model again, and deploy it as a new version."
                 )
-            _write_file(folder / name, content)
+            yield name, content
         for name in (SIGNATURE, MANIFEST):
             content = self._find(name)
             if content is not None:
-                _write_file(folder / name, content)
+                yield name, content
 
     def _find(self, name: str) -> Optional[bytes]:
         try:
@@ -87,23 +87,36 @@ class OwnPackage:
 
 
 def keep(package: OwnPackage, name: str, folder: Path, agent: Path) -> Path:
-    """Copy the package into `folder` unless it is there; return the copy.
+    """Copy the package into `folder` unless it is there undamaged; return the copy.
 
     Raises Refused, also for what the agent refuses.
     """
     kept = folder / package.id
-    if not (kept / MANIFEST).exists():
-        fresh = kept.with_name(f".{package.id}.{os.getpid()}")
+    if not _is_whole(kept, package.id):
+        fresh, damaged = (folder / f".{package.id}.{os.getpid()}{end}" for end in ("", ".damaged"))
         try:
-            package.copy(fresh)
+            for file, content in package.content():
+                _write_file(fresh / file, content)
             _ask_agent(agent, name, fresh)
             os.sync()  # a power cut must not leave half of it
+            if os.path.lexists(kept):
+                kept.replace(damaged)
             fresh.replace(kept)
         except OSError as error:
             raise Refused(f"{kept} can't be written ({error.strerror}).") from None
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            for path in (fresh, damaged):
+                shutil.rmtree(path, ignore_errors=True)
     return kept
+
+
+def _is_whole(kept: Path, package_id: str) -> bool:
+    """Return whether a copy is there, with every byte as it was."""
+    try:
+        copy = OwnPackage(kept)
+        return copy.id == package_id and all(True for _ in copy.content())
+    except Refused:
+        return False
 
 
 def _ask_agent(agent: Path, name: str, package: Path) -> None:

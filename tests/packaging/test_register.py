@@ -348,6 +348,23 @@ def test_a_damaged_version_fails_its_installation_and_the_last_good_one_stays(
     assert len(list((nucleus.work / "packages").iterdir())) == 1
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_a_copy_that_was_damaged_is_made_anew(
+    nucleus: Nucleus, name: str, is_missing: bool
+) -> None:
+    assert nucleus.install("1") == 0
+    kept = next((nucleus.work / "packages").iterdir())
+    before = {path: path.read_bytes() for path in kept.iterdir()}
+    if is_missing:
+        (kept / name).unlink()
+    else:
+        (kept / name).write_bytes(before[kept / name][:-1] + b"?")
+    assert nucleus.install("1") == 0
+    assert list(kept.parent.iterdir()) == [kept]
+    assert {path: path.read_bytes() for path in kept.iterdir()} == before
+
+
 def test_the_agent_that_is_installed_says_whether_it_would_serve_the_package(
     nucleus: Nucleus,
 ) -> None:

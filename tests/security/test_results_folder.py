@@ -16,6 +16,7 @@ import pytest
 from edge_agent.config import build
 from edge_agent.doctor import agent as doctor_agent
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime import app
 from edge_agent.runtime.metrics import Metrics
 from edge_agent.runtime.results.dead_letters import DeadLetters
 from edge_agent.runtime.results.lines import LinesSink
@@ -79,7 +80,10 @@ def test_what_an_earlier_version_left_open_is_closed(tmp_path: Path) -> None:
     outbox.offer(make())
     wait_for(outbox, 1)
     outbox.close(5)
-    (folder / "dead-letters.jsonl.1").write_text("")
+    others = [value for name, value in vars(app).items() if name.endswith("_FILE")]
+    assert {"running.json", "versions.json"} <= set(others)
+    for name in ("dead-letters.jsonl.1", *others):
+        (folder / name).write_text("")
     for path in (folder, *folder.iterdir()):
         path.chmod(0o777)
 

@@ -97,7 +97,7 @@ class Registry:
         for registration in registrations.values():
             self._register(registration)
         self._warn_of_unmatched()
-        self._running.store()
+        self._running.store(self._models.keys())
 
     def use_settings(self, models: ModelsSettings, engine: EngineSettings) -> None:
         """Put other settings into force; running models apply them without being loaded again."""
@@ -120,8 +120,8 @@ class Registry:
         end = time.monotonic() + within_s
         for model in self._models.values():
             self._retire(model)
+        self._running.store(self._models.keys())
         self._models = {}
-        self._running.store()
         for model in self._retired:
             model.join(max(0.0, end - time.monotonic()))
 

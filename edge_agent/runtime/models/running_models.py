@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
-from typing import FrozenSet, Optional, Tuple
+from typing import Collection, Optional, Tuple
 
 from pydantic import Field
 from typing_extensions import Annotated
@@ -19,6 +19,7 @@ from edge_agent.types import ModelInfo, ModelState
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 4 * 1024 * 1024
+MOST_REMOVED = 1000  # names of models that aren't deployed; they may come back
 
 
 class _File(Strict):
@@ -33,28 +34,36 @@ class RunningModels:
 
     def __init__(self, path: Optional[Path]) -> None:
         self._path = path
-        self._names = self._stored = _read(path) if path else frozenset()
+        self._names = self._stored = _read(path) if path else ()  # in the order in which they began
         self._failure = ""
-        self._lock = threading.Lock()  # of the names
+        self._lock = threading.Lock()  # of the names and the file
 
     def __contains__(self, name: str) -> bool:
         """Whether the model ran when it was last here."""
         return name in self._names
 
     def note(self, info: ModelInfo) -> None:
-        """Note a change of state; one that removes the model isn't published."""
+        """Note a change of state, on disk as well; one that removes the model isn't published."""
         with self._lock:
-            if info.state is ModelState.RUNNING:
-                self._names |= {info.name}
-            elif info.state is ModelState.STOPPING:
-                self._names -= {info.name}
+            is_in = info.name in self._names
+            if info.state is ModelState.RUNNING and not is_in:
+                self._store((*self._names, info.name))
+            elif info.state is ModelState.STOPPING and is_in:
+                self._store(tuple(name for name in self._names if name != info.name))
 
-    def store(self) -> None:
+    def store(self, deployed: Collection[str]) -> None:
+        """Forget the first of many that aren't deployed, and write again what couldn't be."""
+        with self._lock:
+            removed = [name for name in self._names if name not in deployed]
+            forgotten = set(removed[:-MOST_REMOVED])
+            self._store(tuple(name for name in self._names if name not in forgotten))
+
+    def _store(self, names: Tuple[str, ...]) -> None:
         """Write what changed; when that fails it is logged once, and tried again each time."""
-        names = self._names
+        self._names = names
         if self._path is None or names == self._stored:
             return
-        content = _File(running=tuple(sorted(names))).model_dump_json(indent=2) + "\n"
+        content = _File(running=names).model_dump_json(indent=2) + "\n"
         try:
             self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
             write_atomically(self._path, content.encode())
@@ -69,13 +78,13 @@ class RunningModels:
             self._stored, self._failure = names, ""
 
 
-def _read(path: Path) -> FrozenSet[str]:
+def _read(path: Path) -> Tuple[str, ...]:
     try:
-        return frozenset(read_json(_File, private_files.read(path, MOST_BYTES)).running)
+        return read_json(_File, private_files.read(path, MOST_BYTES)).running
     except FileNotFoundError:
-        return frozenset()
+        return ()
     except (OSError, ValueError) as error:
         log.error(  # noqa: TRY400 - the file's fault, no traceback needed
             "%s can't be used. Models that ran before must be started again: %s", path, error
         )
-        return frozenset()
+        return ()

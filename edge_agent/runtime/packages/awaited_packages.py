@@ -18,6 +18,9 @@ from edge_agent.runtime.system import stalls
 
 STILL_S = 5.0  # a package that isn't whole: no copy goes on when nothing changes for so long
 AT_MOST_S = 60.0  # a package that is whole: for so long other files in its folder may change
+WHOLE_WITHIN_S = (
+    600.0  # a package whose files change; a copy that takes longer is a fault meanwhile
+)
 
 
 class BeingCopied(Exception):
@@ -51,7 +54,10 @@ class AwaitedPackages:
         self.is_first_look = True  # nothing is waited for
 
     def look(self, path: Path) -> PackageFacts:
-        """Return what is there now. Raises OSError, BeingCopied."""
+        """Return what is there now.
+
+        Raises OSError, BeingCopied, ValueError when it changes and doesn't get whole.
+        """
         known = self._in_force.get(path)
         if known is not None and known.stamp == _stamp(path, known.is_whole):
             self._changes.pop(path, None)
@@ -59,6 +65,9 @@ class AwaitedPackages:
         change, is_same = self._change(path)
         found, missing = self._read(path)
         if not self.is_first_look and not _is_over(change, is_same, found.is_whole):
+            if missing and stalls.ran_s(change.since) >= WHOLE_WITHIN_S:
+                why = missing.rstrip(".")
+                raise ValueError(f"its files change without end, and it never gets whole: {why}")
             raise BeingCopied(missing or "its files change")
         self._changes.pop(path, None)
         self._in_force[path] = found

@@ -67,6 +67,7 @@ class _Deployed:
     def __init__(self, setting: str, source: Source) -> None:
         self.setting, self.source = setting, source
         self.entries: Dict[Path, _Entry] = {}
+        self.left: Dict[Path, float] = {}  # records that serve nothing; since, of stalls.ran_s(0)
         self.identity: Optional[Tuple[int, int]] = None  # of the folder that had entries
 
     @property
@@ -167,6 +168,7 @@ class Store:
             self._fault(path, entry, str(error))
         else:
             deployed.entries[path] = _Entry(registration)
+            deployed.left.pop(path, None)
             if entry is not None and entry.registration.name != registration.name:
                 entry.gone_since = stalls.ran_s(0.0)
                 self._renamed[entry.registration.name] = path, entry
@@ -194,7 +196,7 @@ class Store:
         """Let go what was removed, in time; `is_held`: not while something beside is copied."""
         entry, now = deployed.entries.get(path), stalls.ran_s(0.0)
         if entry is None:
-            self._forget(deployed.source, path)
+            self._leave(deployed, path)
             return
         if entry.gone_since is None or is_held:
             entry.gone_since = now
@@ -205,9 +207,22 @@ class Store:
         self._note(entry, "")
         self._find_leaving(path, f"{path} was withdrawn", entry.registration.name)
 
+    def _leave(self, deployed: _Deployed, path: Path) -> None:
+        """Remove a record that serves nothing, in time: its package's disk may come later."""
+        now, since = stalls.ran_s(0.0), deployed.left.get(path)
+        if since is not None and now - since >= self.remove_after_s:
+            self._forget(deployed.source, path)
+            return
+        deployed.left.setdefault(path, now)
+        sentence = f"{path} serves nothing: its component has stopped. It goes after {self._after}."
+        self._find(path, sentence, logging.INFO)
+
+    @property
+    def _after(self) -> str:
+        return f"{self.remove_after_s:g} s (models.remove_after_s)"
+
     def _find_leaving(self, path: Path, what: str, name: str) -> None:
-        after = f"{self.remove_after_s:g} s (models.remove_after_s)"
-        sentence = f"{what}. Model {name} goes after {after}, unless it comes back."
+        sentence = f"{what}. Model {name} goes after {self._after}, unless it comes back."
         self._find(path, sentence, logging.INFO, name)
 
     def _forget(self, source: Source, path: Path) -> None:

@@ -8,12 +8,12 @@ files may lie beside them; nobody looks at those.
 from __future__ import annotations
 
 import hashlib
-import itertools
+import os
 import stat
-import time
 from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
-from typing import Iterable, List, Optional, Tuple
+from typing import Iterable, List, Optional, Tuple, Type
 
 from edge_agent.errors import InvalidPackage
 from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest, parse
@@ -120,18 +120,18 @@ def stamp(path: Path) -> Tuple[int, ...]:
 
 def fingerprint(path: Path) -> Tuple[int, ...]:
     """Return what changes as long as any file of the package is being written. Raises OSError."""
-    try:
-        names = sorted(itertools.islice(path.rglob("*"), MOST_LOOKED_AT))
-    except FileNotFoundError:  # a folder in it goes right now
-        return (time.monotonic_ns(),)
-    return (*stamp(path), *_facts([path]), *_facts(names))
+    walked = ((folder, name) for folder, *names in os.walk(path) for name in chain(*names))
+    names = sorted(Path(*place) for place in islice(walked, MOST_LOOKED_AT))
+    return (*stamp(path), *_facts([path]), *_facts(names, OSError))  # links may lead anywhere
 
 
-def _facts(paths: Iterable[Path]) -> Tuple[int, ...]:
-    """Return inode, time and size of those that are there."""
+def _facts(
+    paths: Iterable[Path], passed_over: Type[OSError] = FileNotFoundError
+) -> Tuple[int, ...]:
+    """Return inode, time and size of those that are there. Raises OSError but for `passed_over`."""
     found: List[int] = []
     for path in paths:
-        with suppress(FileNotFoundError):
+        with suppress(passed_over):
             facts = path.stat()
             found += (facts.st_ino, facts.st_mtime_ns, facts.st_size)
     return tuple(found)

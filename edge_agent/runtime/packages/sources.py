@@ -10,10 +10,12 @@ import os
 import re
 import stat
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Dict, Optional, Set, Tuple
+from typing import ClassVar, Dict, Iterator, List, Optional, Set, Tuple
 
 from edge_agent.manifest import FILE_NAME, NAME_PATTERN
 from edge_agent.runtime.packages import records
@@ -26,6 +28,7 @@ BACKUP = re.compile(r"(~|\.(bak|backup|old|orig|tmp|filepart|disabled)([-._]?\d[
 ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 GRAPHS = (".onnx", ".engine", ".plan", ".trt", ".pt", ".pth", ".ckpt", ".tflite")
 NO_MODELS = ("lost+found", "System Volume Information", "$RECYCLE.BIN", "@eaDir")
+MOST_INNER = 64  # entries of a folder that are looked at for a package one folder too deep
 EXPECTED = (
     f"Expected is for each model a folder with {FILE_NAME} in it, or a .zip of such a folder's "
     "content, as edge-agent train writes them"
@@ -100,9 +103,7 @@ class PackageFolder(Source):
     def listing(self) -> Listing:
         """Return what is in the folder. Raises OSError."""
         found = Listing(set(), {})
-        for path in sorted(self.folder.iterdir()):
-            if path.name.startswith(".") or path.name in NO_MODELS:
-                continue
+        for path in sorted(_of_interest(self.folder)):
             why = _why_no_model(path)
             if why is None:
                 found.deployed.add(path)
@@ -161,7 +162,10 @@ class RecordFolder(Source):
     def read(self, path: Path) -> Registration:
         """Return what the record at `path` deploys. Raises as `Source.read`."""
         record = records.read(path)
-        if record.component_stopped and _version(path) not in (self._at_first or ()):
+        at_first, version = self._at_first or set(), _version(path)
+        if record.component_stopped and version not in at_first:
+            if not record.withdrawn:
+                records.note_withdrawn(path, record)
             raise Withdrawn  # its component stopped while the agent ran: an order
         package = Path(record.package)
         try:
@@ -174,6 +178,8 @@ class RecordFolder(Source):
             raise ValueError(f"its package {package} can't be read ({error.strerror})") from None
         except BeingCopied as copied:
             raise BeingCopied(f"its package {package} is being copied: {copied}") from None
+        if record.withdrawn:  # an agent that has ended since let it go: so does this one, in time
+            at_first.discard(version)
         return Registration(
             record.model_component,
             package,
@@ -234,6 +240,25 @@ def similar(folder: Path) -> str:
     return f" Did you mean {folder.parent / close[0]}?" if close else ""
 
 
+def _of_interest(folder: Path) -> Iterator[Path]:
+    """Yield what is a model or may be meant as one; thousands of pictures may lie beside it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in NO_MODELS:
+                continue
+            is_plain = entry.is_file(follow_symlinks=False)
+            if not is_plain or entry.name.lower().endswith((".zip", *ARCHIVES, *GRAPHS)):
+                yield folder / entry.name
+
+
+def _too_deep(folder: Path) -> List[Path]:
+    """Return the packages one folder below, as far as that is seen quickly."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        inner = [folder / entry.name for entry in islice(entries, MOST_INNER) if entry.is_dir()]
+        return sorted(path for path in inner if (path / FILE_NAME).is_file())
+    return []
+
+
 def _name(path: Path) -> str:
     return path.stem if path.suffix.lower() == ".zip" else path.name
 
@@ -266,9 +291,8 @@ def _why_no_package(path: Path) -> str:
     if path.is_symlink() and not path.exists():
         return f"it is a link to {os.readlink(path)}, which isn't there"
     if path.is_dir():
-        inner = sorted(path.glob(f"*/{FILE_NAME}"))
-        if inner:
-            return f"the package lies one folder too deep, in {inner[0].parent}. Move it up"
+        if inner := _too_deep(path):
+            return f"the package lies one folder too deep, in {inner[0]}. Move it up"
         return f"it holds no {FILE_NAME}, so it is no model package"
     if suffix in GRAPHS:
         return (

@@ -12,7 +12,7 @@ from edge_agent.errors import InvalidRequest, ModelNotFound
 from edge_agent.logs import printable
 from edge_agent.runtime.engines.supply import ToBuild
 from edge_agent.runtime.metrics import Metrics
-from edge_agent.runtime.models import load_attempt
+from edge_agent.runtime.models import load_attempt, running_models
 from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.models.running_models import RunningModels
@@ -148,14 +148,40 @@ def test_models_that_ran_run_again_after_a_restart_unless_somebody_stopped_them(
     assert started() == set()
 
 
+def test_a_stop_is_on_disk_when_it_is_answered_and_names_are_kept_within_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "running.json"
+    registration = Registration("bolts", micro.write(tmp_path / "m", "classification"), (1,))
+    registry = Registry(ModelsSettings(), EngineSettings(threads=1), running=file)
+    registry.sync({"bolts": registration})
+    registry.find("bolts").start()
+    wait_until(lambda: file.exists())
+    assert "bolts" in RunningModels(file)
+    wait_until(lambda: registry.find("bolts").info().state is ModelState.RUNNING)
+    registry.find("bolts").stop()
+    assert "bolts" not in RunningModels(file)  # as after a crash
+    registry.close(20.0)
+
+    monkeypatch.setattr(running_models, "MOST_REMOVED", 2)
+    running = RunningModels(file)
+    for name in ("deployed", "first", "second", "third"):
+        running.note(ModelInfo(name, ModelState.RUNNING))
+    running.store(["deployed"])
+    known = RunningModels(file)
+    assert [name in known for name in ("deployed", "first", "second", "third")] == [
+        True, False, True, True,
+    ]  # fmt: skip
+
+
 def test_a_disk_that_is_full_costs_only_the_memory_of_what_ran(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "results").write_text("")  # no folder can be made there
     running = RunningModels(tmp_path / "results" / "running.json")
     running.note(ModelInfo("bolts", ModelState.RUNNING))
-    running.store()
-    running.store()
+    running.store(["bolts"])
+    running.store(["bolts"])
     assert "bolts" in running
     assert [record.levelname for record in caplog.records if "running" in record.message] == [
         "ERROR",

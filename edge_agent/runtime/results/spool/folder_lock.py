@@ -19,7 +19,7 @@ SETTING = "results.folder"
 LOCK = "outbox.lock"
 NAMES = (
     "outbox.db", LOCK, "status.json", "dead-letters.jsonl", "decisions.json", "versions.json",
-    "journal",
+    "running.json", "journal",
 )  # fmt: skip
 
 
