@@ -184,7 +184,8 @@ def test_settings_that_newer_ones_have_overtaken_are_not_kept_as_the_last_good(
     tmp_path: Path,
 ) -> None:
     component = GreengrassComponent(tmp_path, {SOCKET: "/nowhere"}, [])
-    older, newer = {"log_level": "INFO"}, {"log_level": "ERROR"}
+    older: Dict[str, object] = {"log_level": "INFO"}
+    newer: Dict[str, object] = {"log_level": "ERROR"}
     used: List[Settings] = []
     component._change(used.append, older)
     component._settings(newer)  # on the scheduler's thread, while the agent applies the older ones
