@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Mapping, Optional, Union
 
@@ -201,8 +200,9 @@ class _Agent:
                 self._registry.sync(found)
             self._registry.supervise()
             faults = [(each.model, each.path) for each in self._store.findings if each.is_fault]
-            if self._scan.is_late:
-                faults.append(("", self._settings.models.folder or Path("models.records")))
+            folder = self._settings.models.folder or self._settings.models.records
+            if self._scan.is_late and folder is not None:
+                faults.append(("", folder))
             self._metrics.has_faults([*faults, *self._registry.package_faults().items()])
         except Exception:
             log.exception("The models couldn't be checked. The agent tries again.")

@@ -10,6 +10,7 @@ import pytest
 
 from edge_agent.config import GreengrassSettings, ResultsSettings, load
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.host.greengrass import SOCKET
 from edge_agent.runtime.results import topics
 from edge_agent.runtime.results.greengrass import LocalSink
 from edge_agent.runtime.results.mqtt import MqttSink
@@ -101,6 +102,17 @@ def test_other_names_that_a_broker_would_refuse_are_named_at_the_start(
     thing = tree.pop("thing", "press-7")
     with pytest.raises(InvalidConfiguration, match=f"results.{words}"):
         thing_name(results(tree, thing))
+
+
+def test_the_default_client_id_of_a_core_device_is_measured_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_aws = {"mqtt.endpoint": "x.iot.us-east-1.amazonaws.com", "mqtt.topic": "a"}
+    assert thing_name(results(at_aws, "t" * 120))
+    monkeypatch.setenv(SOCKET, "/ipc.socket")
+    with pytest.raises(InvalidConfiguration, match=r"131 bytes.* default, made of results\.thing"):
+        thing_name(results(at_aws, "t" * 120))
+    assert thing_name(results({**at_aws, "mqtt.client_id": "press-7"}, "t" * 120))
 
 
 @pytest.mark.parametrize("template", [each for each in TEMPLATES if "local" not in each])

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotDone
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Mapping, Optional, Sequence
+from typing import Callable, Dict, Mapping, NamedTuple, Optional, Sequence
 
 from edge_agent import config
 from edge_agent.config import Settings, UpdatesSettings
@@ -39,6 +39,13 @@ READ_AGAIN_S = 0.5
 START_WITHIN_S = 5.0  # then the last good settings do
 
 
+class _Used(NamedTuple):
+    """A configuration of the nucleus, and what was made of it."""
+
+    configuration: Configuration
+    settings: Settings
+
+
 class GreengrassComponent:
     """One component; `connect`, `serve` and `close` are called by one thread, once each."""
 
@@ -61,10 +68,9 @@ class GreengrassComponent:
         self._why_lost = ""
         self._on_lost: Callable[[str], None] = lambda _why: None
         self._configuration: Configuration = {}  # the nucleus's
-        self._used: Optional[Configuration] = None  # what the settings are made of
+        self._used: Optional[_Used] = None  # the latest; replaced as a whole
         self._settings_problem = ""
         self._lock: Optional[int] = None  # of the work folder
-        self._latest: Optional[Settings] = None
         self._updates = UpdatesSettings()
 
     @property
@@ -106,7 +112,7 @@ class GreengrassComponent:
         Call it when the agent can't start with the others.
         """
         good = self._last_good.configuration
-        if good is None or good == self._used:
+        if good is None or (self._used and good == self._used.configuration):
             raise error
         settings = self._settings(good)
         self._settings_problem = (
@@ -138,7 +144,8 @@ class GreengrassComponent:
         of each new valid configuration, on the scheduler's thread; it must not wait. For
         `quiet_for_s` see UpdateDeferrer, for `totals` MetricsPublisher.
         """
-        self._keep()
+        if self._used is not None:
+            self._last_good.keep(self._used.configuration)
         self.nucleus.when_connected(self._report_running)
         watcher = ConfigurationWatcher(
             self.nucleus, self._configuration, partial(self._change, use)
@@ -153,8 +160,9 @@ class GreengrassComponent:
 
         Called on any thread, with what `use` got.
         """
-        if settings is self._latest:
-            self._keep()
+        used = self._used
+        if used is not None and used.settings is settings:
+            self._last_good.keep(used.configuration)
 
     def close(self, within_s: float) -> None:
         """Disconnect."""
@@ -162,23 +170,19 @@ class GreengrassComponent:
 
     def _change(self, use: Callable[[Settings], None], configuration: Configuration) -> None:
         try:
-            self._latest = self._settings(configuration)
+            settings = self._settings(configuration)
         except InvalidConfiguration as error:
             self._settings_problem = f"The settings stay as they were: {error}"
             log.error("%s", self._settings_problem)  # noqa: TRY400 - the settings' fault
         else:
             self._settings_problem = ""
-            use(self._latest)
+            use(settings)
 
     def _report_running(self) -> None:
         report = self.nucleus.update_state("RUNNING")
         report.add_done_callback(
             lambda report: self.nucleus.scheduler.schedule(partial(_log_failure, report))
         )
-
-    def _keep(self) -> None:
-        if self._used is not None:
-            self._last_good.keep(self._used)
 
     def _lose(self, why: str) -> None:
         with self._lost_lock:
@@ -207,7 +211,7 @@ class GreengrassComponent:
     def _settings(self, configuration: Mapping[str, object]) -> Settings:
         tree = settings_tree(configuration, self._work)
         settings = config.build(tree, self._environment, self._assignments)
-        self._updates, self._used = settings.updates, dict(configuration)
+        self._updates, self._used = settings.updates, _Used(dict(configuration), settings)
         return settings
 
 

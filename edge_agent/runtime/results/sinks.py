@@ -29,7 +29,7 @@ def thing_name(settings: ResultsSettings) -> str:
     }
     source, thing = next((pair for pair in candidates.items() if pair[1]), ("", ""))
     if settings.go_somewhere:
-        topics.check(settings, thing, source)
+        topics.check(settings, thing, source, client_id(settings.mqtt, thing))
     return thing
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Dict, Mapping, Tuple
 
-from edge_agent.config import MqttSettings, ResultsSettings
+from edge_agent.config import ResultsSettings
 from edge_agent.errors import InvalidConfiguration
 
 MOST_BYTES, MOST_BYTES_AT_AWS = 65_535, 256
@@ -61,8 +61,10 @@ def at_aws(endpoint: str) -> bool:
     return endpoint.lower().rstrip(".").endswith(AWS_HOSTS)
 
 
-def check(settings: ResultsSettings, thing: str, source: str) -> None:
+def check(settings: ResultsSettings, thing: str, source: str, client_id: str) -> None:
     """Fill in every topic that is used; `source` is where the name of the `thing` comes from.
+
+    client_id: by which the agent connects to its own broker.
 
     Raises InvalidConfiguration for one that isn't valid, or a client id.
     """
@@ -82,18 +84,20 @@ def check(settings: ResultsSettings, thing: str, source: str) -> None:
             size = f" The name of the thing in it, of {source}, has {len(thing.encode())} bytes."
             advice = size if "bytes" in why else ""
             raise InvalidConfiguration(f"results.{name}: {why}. Change this setting.{advice}")
-    why = _client_id_error(settings.mqtt)
+    endpoint = settings.mqtt.endpoint
+    why = _client_id_error(client_id, endpoint) if endpoint else ""
     if why:
-        raise InvalidConfiguration(f"results.mqtt.client_id: {why}.")
+        default = "" if settings.mqtt.client_id else f" This is the default, made of {source}."
+        raise InvalidConfiguration(f"results.mqtt.client_id: {why}.{default}")
 
 
-def _client_id_error(settings: MqttSettings) -> str:
-    """Why nobody can connect by this name, a clause."""
-    name, most = settings.client_id, MOST_CLIENT_ID_BYTES
+def _client_id_error(name: str, endpoint: str) -> str:
+    """Why nobody can connect to the broker by this name, a clause."""
+    most = MOST_CLIENT_ID_BYTES
     bad = next((each for each in name if not each.isprintable()), "")
     if bad:
         return f"{name!r:.140} has the character {bad!r}; use letters, digits, - and _"
-    if settings.endpoint and at_aws(settings.endpoint) and len(name.encode()) > most:
+    if at_aws(endpoint) and len(name.encode()) > most:
         return f"{name!r:.140} has {len(name.encode())} bytes; AWS IoT Core allows {most}"
     return ""
 

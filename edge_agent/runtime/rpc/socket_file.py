@@ -13,6 +13,7 @@ import secrets
 import socket
 import stat
 import struct
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -23,6 +24,7 @@ from edge_agent.logs import printable
 log = logging.getLogger(__name__)
 
 ANSWERS_WITHIN_S = 2.0
+REMOVED_WITHIN_S = 1.0
 # RFC 9113: what a client says first, with an empty SETTINGS frame; a server's first is such a frame
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 KIND_AT, SETTINGS = 3, 4
@@ -102,9 +104,10 @@ def hand_over(path: Path, owner: int, group: int, mode: int) -> None:
 
 @contextmanager
 def kept(path: Path) -> Iterator[None]:
-    """Keep what lies at `path` while a server of gRPC ends that has listened there.
+    """Keep what lies at `path` while one server of gRPC ends that has listened there.
 
-    gRPC then removes whatever socket it finds at the path, be it another agent's.
+    gRPC then removes whatever socket it finds at the path, be it another agent's; on a thread of
+    its own, at times a moment later.
     """
     spare = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # which nobody can take before
     try:
@@ -115,6 +118,9 @@ def kept(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        end = time.monotonic() + REMOVED_WITHIN_S
+        while path.is_socket() and time.monotonic() < end:
+            time.sleep(0.001)
         with suppress(OSError):  # it wasn't removed, or another one lies there already
             os.link(spare, path, follow_symlinks=False)
         with suppress(OSError):

@@ -106,9 +106,10 @@ class UnixSocket:
         """Refuse new calls, and end those in flight after `within_s`. Removes the agent's file."""
         if self.has_file():
             self._stop_all(within_s)
-        else:
+            return
+        for bound in self._bound:
             with kept(self.path):
-                self._stop_all(within_s)
+                bound.server.stop(within_s)
 
     def end(self, within_s: float) -> None:
         """End what is left after `stop`, and wait for that."""

@@ -9,11 +9,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 from pathlib import Path
-from typing import Any, Dict, Set
+from typing import Any, Dict, List, Set
 
 import pytest
 
+from edge_agent.config import Settings
 from edge_agent.errors import AgentUnavailable, ModelNotFound
+from edge_agent.runtime.host.component import GreengrassComponent
+from edge_agent.runtime.host.greengrass import SOCKET
+from edge_agent.runtime.host.last_good import LastGood
 from edge_agent.types import ModelState
 from tests.fakes import micro
 from tests.fakes.broker import free_port
@@ -174,6 +178,23 @@ def test_a_restart_with_wrong_settings_runs_on_the_last_good_ones(
             wait_until(lambda: client.detect("bolts", FRAME).threshold == pytest.approx(0.25))
             wait_until(lambda: agent.status()["settings"] == "")
     assert "Traceback" not in agent.log()
+
+
+def test_settings_that_newer_ones_have_overtaken_are_not_kept_as_the_last_good(
+    tmp_path: Path,
+) -> None:
+    component = GreengrassComponent(tmp_path, {SOCKET: "/nowhere"}, [])
+    older: Dict[str, object] = {"log_level": "INFO"}
+    newer: Dict[str, object] = {"log_level": "ERROR"}
+    used: List[Settings] = []
+    component._change(used.append, older)
+    component._settings(newer)  # on the scheduler's thread, while the agent applies the older ones
+    component.in_force(used[0])
+    assert LastGood(tmp_path).configuration is None
+    component._change(used.append, newer)
+    component.in_force(used[1])
+    assert LastGood(tmp_path).configuration == newer
+    component.close(0.0)
 
 
 def test_the_settings_of_a_deployment_can_be_checked_before_anything_is_stopped(

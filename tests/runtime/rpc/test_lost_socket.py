@@ -166,7 +166,7 @@ def test_a_file_that_goes_again_and_again_leaves_few_servers_and_every_client_is
         for times in range(1, 5):
             served.path.unlink()
             until(lambda times=times: served.restored(times))  # type: ignore[misc]
-            until(served.path.is_socket)  # the oldest server's end takes it away for a moment
+            assert served.path.is_socket()
             with served.client() as fresh:
                 assert fresh.models() == []
         until(lambda: first.models() == [])
@@ -261,6 +261,17 @@ def test_no_folder_is_made_where_its_parent_is_gone_or_another(
         (tmp_path / "parent").mkdir()
     folder.make_again()
     assert not list(tmp_path.rglob("run"))
+
+
+def test_a_socket_that_grpc_removes_a_moment_later_is_kept_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(path))
+        removal = threading.Timer(0.02, path.unlink)
+        with kept(path):
+            removal.start()
+        removal.join()
+    assert [path] == list(tmp_path.iterdir())
 
 
 def test_a_leftover_beside_the_socket_takes_nothing_from_its_protection(tmp_path: Path) -> None:
