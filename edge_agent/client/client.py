@@ -125,18 +125,16 @@ class Client:
         )
         again = partial(self.detect, model)
         with StreamedFrames(model, options, self._connection.address, again) as frames:
-            with GATE:
-                call = method(frames.requests(images), metadata=self._metadata)
+            start = partial(method, frames.requests(images), metadata=self._metadata)
             try:
-                for reply in own_replies(call):
+                for reply in own_replies(start):
                     yield frames.answer(reply)
             except grpc.RpcError as error:
                 raise self._failed(error) from None
 
     def models(self) -> List[ModelInfo]:
         """Return every deployed model, by name."""
-        reply = self._call(protocol.LIST_MODELS, wire.ListModelsRequest(), wire.ListModelsResponse)
-        return [convert.model_info(entry) for entry in reply.models]
+        return [convert.model_info(entry) for entry in self._list(self._timeout_s).models]
 
     def describe(self, name: str) -> ModelInfo:
         """Return one model's state. Raises ModelNotFound."""
@@ -174,10 +172,25 @@ class Client:
 
     def wait_ready(self, within_s: float) -> None:
         """Wait up to `within_s` seconds until the agent answers. Raises AgentUnavailable."""
+        end = time.monotonic() + within_s
+        while not self._is_ready(end):
+            time.sleep(POLL_EVERY_S)
+
+    def _is_ready(self, end: float) -> bool:
         try:
-            grpc.channel_ready_future(self._connection.channel).result(timeout=within_s)
-        except grpc.FutureTimeoutError:
+            self._list(max(0.0, end - time.monotonic()))
+        except errors.AgentUnavailable:
+            if time.monotonic() + POLL_EVERY_S > end:
+                raise
+            return False
+        except errors.DeadlineExceeded:
+            self._connection.connect()
             raise errors.AgentUnavailable(self._connection.why_unreachable()) from None
+        return True
+
+    def _list(self, timeout_s: float) -> wire.ListModelsResponse:
+        request = wire.ListModelsRequest()
+        return self._call(protocol.LIST_MODELS, request, wire.ListModelsResponse, timeout_s)
 
     def _detect_shared(self, model: str, image: NDArray[np.uint8]) -> Prediction:
         self._connection.check_open()  # before there is a segment
@@ -198,15 +211,18 @@ class Client:
         )
         return self._call(protocol.INSPECT, request, wire_v1.InspectResponse)
 
-    def _call(self, path: str, request: Message, reply_class: Type[M]) -> M:
+    def _call(
+        self, path: str, request: Message, reply_class: Type[M], timeout_s: Optional[float] = None
+    ) -> M:
         call = self._connection.channel.unary_unary(
             path,
             request_serializer=type(request).SerializeToString,
             response_deserializer=reply_class.FromString,
         )
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            with GATE:
-                reply: M = call(request, timeout=self._timeout_s, metadata=self._metadata)
+            with GATE.call():
+                reply: M = call(request, timeout=limit_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._failed(error) from None
         self._connection.has_answered = True

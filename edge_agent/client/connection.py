@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 import grpc
 
@@ -20,6 +20,7 @@ REACHED_WITHIN_S = 2.0
 # As gRPC reads it, when it is imported. Without its handlers nothing of it works in a child.
 OUTLIVES_FORK = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "1").lower() in ("1", "true", "yes")
 START_IT = "Start the agent, or correct the address: the agent's log says where it listens."
+SPAWN = 'start processes with multiprocessing.get_context("spawn").'
 
 _used_in: List[int] = []  # the process that used gRPC first; a child inherits its number
 _inherited: List[object] = []  # channels and calls of the parent, which aren't ended here
@@ -41,23 +42,20 @@ class AgentConnection:
 
         Raises EdgeAgentError in a forked child where gRPC can't work.
         """
-        if not OUTLIVES_FORK and _used_in and _used_in[0] != os.getpid():
-            raise errors.EdgeAgentError(
-                f"Process {os.getpid()} was forked from {_used_in[0]}, which had used gRPC, and "
-                "GRPC_ENABLE_FORK_SUPPORT is off: no call can work here. Set it to 1 before Python "
-                'starts, or start processes with multiprocessing.get_context("spawn").'
-            )
+        _refuse_where_grpc_cant_work()
         if not _used_in:
             _used_in.append(os.getpid())
         self._pid = os.getpid()
-        self._channel = self._made()
+        with GATE.call():
+            self._channel = self._made()
 
     @property
     def channel(self) -> grpc.Channel:
         """The channel of this process. Raises as `connect` and `check_open`."""
         self.check_open()
         if not self.is_here:
-            _inherited.append(self._channel)
+            if self._channel not in _inherited:
+                _inherited.append(self._channel)
             self.connect()
         return self._channel
 
@@ -70,7 +68,8 @@ class AgentConnection:
         """End the connection; that of the parent, in a child, stays the parent's."""
         self._is_closed = True
         if self.is_here:
-            self._channel.close()
+            with GATE.call():
+                self._channel.close()
 
     def check_open(self) -> None:
         """Raise InvalidRequest after `close`, in this process or in the one it was forked from."""
@@ -133,26 +132,48 @@ class AgentConnection:
         return grpc.secure_channel(self.address, self._credentials, options)
 
 
-def own_replies(call: grpc.Call) -> Iterator[Any]:
-    """Yield the messages of a `call` of grpc, and cancel what is left of it.
+def own_replies(start: Callable[[], grpc.Call]) -> Iterator[Any]:
+    """Yield the messages of the call of grpc that `start` makes, and cancel what is left of it.
 
     Raises InvalidRequest in a child that was forked meanwhile: the call is its parent's.
     """
     opened_by = os.getpid()
+    with GATE.call():
+        call, stream = start(), GATE.opened()
+    if not call.add_callback(lambda: GATE.ended(stream)):
+        GATE.ended(stream)
     try:
         for reply in call:
             yield reply
             if os.getpid() != opened_by:
                 raise errors.InvalidRequest(
                     f"The stream was opened by process {opened_by}, from which this one was "
-                    "forked; its answers go there. Open another stream here."
+                    "forked; its answers go there. Open streams in the process that reads them."
                 )
     finally:
         if os.getpid() == opened_by:
-            with GATE:
-                call.cancel()
+            GATE.ends(stream)
+            call.cancel()
         else:
             _inherited.append(call)
+
+
+def _refuse_where_grpc_cant_work() -> None:
+    """Raise EdgeAgentError in a child of a process that used gRPC, if that can't work here."""
+    if not _used_in or _used_in[0] == os.getpid():
+        return
+    if not OUTLIVES_FORK:
+        raise errors.EdgeAgentError(
+            f"Process {os.getpid()} was forked from {_used_in[0]}, which had used gRPC, and "
+            "GRPC_ENABLE_FORK_SUPPORT is off: no call can work here. Unset it before Python "
+            f"starts, or {SPAWN}"
+        )
+    if GATE.cut_off:
+        raise errors.EdgeAgentError(
+            f"Process {os.getpid()} was forked while its parent had a stream open or waited for an "
+            "answer: no call can work here. Fork before streams are opened and other threads call, "
+            f"or {SPAWN}"
+        )
 
 
 def _path(address: str) -> str:

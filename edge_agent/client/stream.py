@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class StreamedFrames:
             (options.max_in_flight or protocol.FRAMES_IN_FLIGHT) + AHEAD
         )
         self._ended, self._lock = False, threading.Lock()
+        self._owner = os.getpid()
 
     def __enter__(self) -> StreamedFrames:
         return self
@@ -68,6 +70,8 @@ class StreamedFrames:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
+        if self._owner != os.getpid():  # a forked child: all of it is the parent's
+            return
         with self._lock:  # gRPC's thread may be making a segment
             self._ended = True
             for segment in [*self._free, *self._used.values()]:

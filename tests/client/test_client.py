@@ -127,6 +127,16 @@ def test_a_client_gets_through_as_soon_as_the_agent_is_there(tmp_path: Path) -> 
             assert not answered(client)
 
 
+def test_after_waiting_in_vain_the_first_call_gets_through(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    with agent.client() as client:
+        with pytest.raises(AgentUnavailable, match="there is no such file"):
+            client.wait_ready(0.2)
+        with agent:
+            assert client.models() == []
+            client.wait_ready(60)
+
+
 def test_an_overloaded_agent_tells_the_client_when_to_come_back(agent: Agent) -> None:
     refusals: List[Overloaded] = []
     with agent.client() as client:
