@@ -92,6 +92,11 @@ class AgentConnection:
                 f"No answer from {self.address} within {timeout_s:g} s. The agent is too busy or "
                 "out of reach; call again, or allow more time."
             )
+        if error.code() is grpc.StatusCode.CANCELLED:
+            return errors.AgentUnavailable(
+                f"The agent at {self.address} ended the call: it stops, or the call was too slow. "
+                "Call again."
+            )
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
             return errors.EdgeAgentError(
                 f"What answers at {self.address} isn't this edge agent, or an older one: it "
