@@ -21,7 +21,7 @@ ALL_HOSTS = ("0.0.0.0", "::")
 def host_and_port(given: object) -> str:
     """Return HOST:PORT unchanged. Raises ValueError for anything else."""
     text = str(given)
-    parts = re.fullmatch(r"(\[[^\[\]/\s]+\]|[^\[\]:/\s]+):([0-9]{1,5})", text)
+    parts = re.fullmatch(r"(\[[^\[\]/\s]+\]|[^\[\]:/\s]+):([0-9]{1,20})", text)
     if not parts:
         raise ValueError(
             f"it is {short(given)}; expected HOST:PORT, such as localhost:8080 or [::1]:8080, or "
