@@ -23,9 +23,10 @@ DETAILS_LIMIT = 1000
 def of(error: BaseException) -> Tuple[grpc.StatusCode, str]:
     """Return the code and the text a caller sees; an unknown fault shows only an id."""
     if isinstance(error, EdgeAgentError):
+        words = convert.text(str(error))
         if not isinstance(error, UserError):
-            log.error("A call failed: %s", error)
-        return grpc.StatusCode[error.status], _shortened(convert.text(str(error)))
+            log.error("A call failed: %s", words)
+        return grpc.StatusCode[error.status], _shortened(words)
     fault = uuid.uuid4().hex[:12]
     log.error("Fault %s in a call.", fault, exc_info=error, extra={"facts": {"fault": fault}})
     return grpc.StatusCode.INTERNAL, f"Internal fault {fault}; see the agent's log for details."

@@ -26,6 +26,7 @@ SIZE = 128
 def frame(red: int, noise: int = 40) -> Any:
     pixels = np.random.default_rng(red).integers(0, noise, (SIZE, SIZE, 3)).astype(np.uint8)
     pixels[..., 0] = np.clip(red + pixels[..., 0].astype(int) - noise // 2, 0, 255)
+    pixels[::8, :, 1] = 200  # noise alone would be a blank picture
     return pixels
 
 

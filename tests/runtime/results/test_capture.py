@@ -113,7 +113,7 @@ def test_what_is_written_is_what_the_trainer_reads(tmp_path: Path) -> None:
     assert read_back.paths("normal") == (tmp_path / good,)
     assert read_back.model == "bolts"
     unlabelled, guessed = read_back.remarks
-    assert "1 images" in unlabelled
+    assert "1 image" in unlabelled
     assert "2 of 2 labels" in guessed
 
 
