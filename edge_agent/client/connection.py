@@ -1,4 +1,4 @@
-"""A process's connection to an agent: made anew after a fork; and in words why no agent answers."""
+"""A process's connection to an agent, made again after a fork; and why no agent answers."""
 
 from __future__ import annotations
 

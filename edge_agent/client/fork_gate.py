@@ -74,7 +74,7 @@ class ForkGate:
             self._changed.notify_all()
 
     def after_in_child(self) -> None:
-        """Begin anew: the threads of the parent aren't here."""
+        """Begin again: the threads of the parent aren't here."""
         self.cut_off = self.cut_off or bool(self._calls or self._streams)
         self._begin()
 

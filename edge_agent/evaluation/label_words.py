@@ -34,7 +34,7 @@ class _Job(NamedTuple):
 
     name: str
     classes: Tuple[str, ...]
-    human: object  # "yes", "no", or not told
+    human: object  # "yes", "no", or unknown
 
     @classmethod
     def of(cls, line: Mapping[str, object], name: str) -> _Job:

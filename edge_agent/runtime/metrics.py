@@ -96,7 +96,7 @@ class Metrics:
             "CallsEnded", "Calls cut off or refused to save memory, since start", "reason"
         )
         self._listens = self._gauge("SocketListening", "1 while clients can connect", "socket")
-        self._restored = self._total("SocketRestored", "Times a lost file was made anew", "socket")
+        self._restored = self._total("SocketRestored", "Times a lost file was made again", "socket")
         self._build_left = self._gauge("EngineBuildLeft", "Seconds until it is built", "model")
         self._parts_wrong = self._gauge(
             "Problem", "1 while something is wrong with it; the log says what", "part"

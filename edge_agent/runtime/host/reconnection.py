@@ -1,7 +1,7 @@
 """When to connect to the nucleus again, as whom, and when to give up: decisions without I/O.
 
 A nucleus that is away is waited for without a limit. One that is there and refuses the component
-has restarted and wants to start it anew. Lite's systemd allows three starts an hour, so that the
+has restarted and wants to start it again. Lite's systemd allows three starts an hour, so that the
 component ends only when it has run for a third of one.
 """
 

@@ -84,9 +84,10 @@ class InputCheck:
 
     def _wrong_exposure(self, light: Light) -> List[CameraProblem]:
         level, spread = light.brightness, light.contrast
-        shows_parts = not (_is_blank(light) or (light.is_noise and spread < POINTS_CONTRAST))
-        if shows_parts and not self._knows_brightness:
-            return []  # for all that is known, they lie on a dark or bright field
+        if not self._knows_brightness:
+            shows_no_part = _is_blank(light) or (light.is_noise and spread < POINTS_CONTRAST)
+            if not shows_no_part:
+                return []  # for all that is known, parts lie on a dark or bright field
         nearly_black = level + spread < NEARLY_LEVELS and level < self._lowest
         if nearly_black or level < self._lowest - self._margin:
             return [CameraProblem.DARK]
