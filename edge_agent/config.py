@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from typing_extensions import Annotated, Literal, get_args
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.fields import Strict, groups_in, is_secret, read
+from edge_agent.fields import Strict, WrongValue, groups_in, is_secret, read
 from edge_agent.protocol import DEFAULT_SOCKET, UNIX_SCHEME
 from edge_agent.setting_types import (
     LOOPBACK,
@@ -185,8 +185,8 @@ class CameraProblemSettings(Strict):
         if not isinstance(given, str):
             return given
         if given not in get_args(ProblemAction):
-            raise ValueError(
-                f"it is {given!r}; expected {', '.join(get_args(ProblemAction))}, or an object "
+            raise WrongValue(
+                f"expected {', '.join(get_args(ProblemAction))}, or an object "
                 f"with one of them for each kind ({', '.join(cls.model_fields)})"
             )
         return dict.fromkeys(cls.model_fields, given)

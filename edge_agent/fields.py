@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 MOST_SENTENCES = 20
 
 
+class WrongValue(ValueError):
+    """What a validator expected; the value that came, which isn't secret, is cited beside it."""
+
+
 class Strict(BaseModel):
     """A frozen group of fields; an unknown key or a value of the wrong type is an error."""
 
@@ -133,6 +137,8 @@ def _sentence(kind: Type[Strict], item: ErrorDetails, given_by: GivenBy) -> str:
         message = f"a group of settings is expected, an object with keys of these: {known}"
     elif item["type"] == "value_error":
         message = str(item["ctx"]["error"])
+        if isinstance(item["ctx"]["error"], WrongValue):
+            facts.insert(0, f"it is {short(item['input'])}")
     else:
         message = item["msg"][0].lower() + item["msg"][1:]
         # In place of a group came something that may hold its secrets.

@@ -10,7 +10,7 @@ import re
 from pydantic import AfterValidator, BeforeValidator, Field
 from typing_extensions import Annotated
 
-from edge_agent.fields import short
+from edge_agent.fields import WrongValue
 from edge_agent.protocol import UNIX_SCHEME
 
 LONGEST_SOCKET_PATH = 107  # bytes, on Linux
@@ -23,12 +23,11 @@ def host_and_port(given: object) -> str:
     text = str(given)
     parts = re.fullmatch(r"(\[[^\[\]/\s]+\]|[^\[\]:/\s]+):([0-9]{1,20})", text)
     if not parts:
-        raise ValueError(
-            f"it is {short(given)}; expected HOST:PORT, such as localhost:8080 or [::1]:8080, or "
-            "no such setting"
+        raise WrongValue(
+            "expected HOST:PORT, such as localhost:8080 or [::1]:8080, or no such setting"
         )
     if not 1 <= int(parts[2]) <= 65535:
-        raise ValueError(f"it is {short(text)}; the port must be 1 to 65535")
+        raise WrongValue("the port must be 1 to 65535")
     return text
 
 
@@ -48,9 +47,8 @@ def unix_socket(given: object) -> str:
     """Return unix:///PATH unchanged. Raises ValueError for anything else."""
     path = str(given)[len(UNIX_SCHEME) :]
     if not str(given).startswith(UNIX_SCHEME) or not path.startswith("/"):
-        raise ValueError(
-            f"it is {short(given)}; expected unix:// followed by an absolute path, such as "
-            "unix:///run/edge-agent.sock"
+        raise WrongValue(
+            "expected unix:// followed by an absolute path, such as unix:///run/edge-agent.sock"
         )
     size = len(path.encode())
     if size > LONGEST_SOCKET_PATH:
@@ -61,7 +59,7 @@ def unix_socket(given: object) -> str:
 def file_mode(given: object) -> str:
     """Return the mode of a file unchanged. Raises ValueError for anything else."""
     if not re.fullmatch("0?[0-7]{3}", str(given)):
-        raise ValueError(f"it is {short(given)}; expected three digits of 0 to 7, such as 0660")
+        raise WrongValue("expected three digits of 0 to 7, such as 0660")
     return str(given)
 
 
@@ -69,9 +67,7 @@ def summary_times(given: object) -> str:
     """Return "none", "hour" or times of day unchanged. Raises ValueError for anything else."""
     time = r"([01]\d|2[0-3]):[0-5]\d"
     if not re.fullmatch(f"none|hour|{time}(,{time})*", str(given), re.ASCII):
-        raise ValueError(
-            f"it is {short(given)}; expected none, hour, or times of day, such as 06:00,14:00,22:00"
-        )
+        raise WrongValue("expected none, hour, or times of day, such as 06:00,14:00,22:00")
     return str(given)
 
 

@@ -11,6 +11,7 @@ import socket
 from typing import List, Tuple
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.setting_types import host_of
 
 LOCALHOST = ("127.0.0.1", "::1")
 ANY = ("0.0.0.0", "::")
@@ -24,8 +25,7 @@ REASONS = {
 
 def split(address: str) -> Tuple[str, int]:
     """Return host and port of "host:port"; an IPv6 address may stand in brackets."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
+    return host_of(address), int(address.rpartition(":")[2])
 
 
 def free_addresses(address: str) -> List[str]:
