@@ -26,6 +26,7 @@ TOOLS = (
     "captures",
     "gpu_check",
     "pictures",
+    "service",
 )
 SHARED = (
     "errors", "types", "fields", "setting_types", "sources", "targets", "manifest", "config",
@@ -75,12 +76,15 @@ LIBRARIES = {
     "awsiot": ["runtime.host.greengrass", "runtime.host.session"],
     "awscrt": ["runtime.host.session", "runtime.results.broker.sdk"],
     "cv2": ["runtime.vision", "client", "training", "evaluation", "demo"],
-    "boto3": ["packaging.aws", "captures.upload"],
-    "botocore": ["packaging.aws", "captures.upload"],
+    "boto3": ["packaging.aws", "captures.upload", "service.buckets"],
+    "botocore": ["packaging.aws", "captures.upload", "service"],
     "cryptography": ["runtime.packages.signature", "packaging.signing"],
     "packaging": ["packaging.agent"],
     "yaml": ["packaging.recipe", "packaging.migrate"],
     "sqlite3": ["runtime.results.spool"],
+    "sqlalchemy": ["service"],
+    "starlette": ["service"],
+    "uvicorn": ["service"],
     "rich": ["doctor", *TOOLS],
     **{library: [] for library in ("mlserver", "litserve", "fastapi", "pytriton")},  # scripts/peers
 }

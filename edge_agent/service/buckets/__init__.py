@@ -1,0 +1,1 @@
+"""Objects by bucket and key: folders below the root, or any S3 endpoint."""

@@ -1,0 +1,29 @@
+"""Objects by bucket and key, as the API names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterator, Protocol
+
+
+class Buckets(Protocol):
+    """Where `s3://bucket/key` leads. Keys never lead out of their bucket.
+
+    Every method raises ValidationFailed (of `service.faults`) with a sentence that names bucket and
+    key when there is no such bucket or object, or when the account may not use the bucket.
+    """
+
+    def check(self, account: str, bucket: str) -> None:
+        """Find that the bucket is there for the account."""
+
+    def read(self, account: str, bucket: str, key: str, most_bytes: int) -> bytes:
+        """Return an object of at most `most_bytes`."""
+
+    def lines(self, account: str, bucket: str, key: str, most_bytes: int) -> Iterator[bytes]:
+        """Yield the lines of an object of at most `most_bytes`, without holding all of it."""
+
+    def fetch(self, account: str, bucket: str, key: str, folder: Path) -> Path:
+        """Return a file with the object: the object itself, or a copy made below `folder`."""
+
+    def write(self, account: str, bucket: str, key: str, source: Path) -> None:
+        """Store the content of `source`, all of it at once, in place of what is there."""

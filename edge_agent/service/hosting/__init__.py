@@ -1,0 +1,1 @@
+"""Models that answer DetectAnomalies, each in a runtime process of its own."""

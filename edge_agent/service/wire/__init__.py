@@ -1,0 +1,1 @@
+"""Requests and answers as the service model has them: routes, parsing, validation, serialising."""

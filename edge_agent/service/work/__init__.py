@@ -1,0 +1,1 @@
+"""Work that outlives a call: training, evaluation, imports and packaging, in child processes."""

@@ -1,0 +1,53 @@
+"""Work that outlives a call: what the service asks for, whoever does it.
+
+A kind of work knows what the child process does with the parameters (it may be killed at any
+moment), how its result becomes visible (in one transaction), and what is told when it failed.
+Children see only their folder and their parameters; the service alone writes records.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Mapping, Protocol
+
+from edge_agent.service.records.database import Transaction
+
+Parameters = Mapping[str, Any]  # JSON
+
+
+class Kind(Protocol):
+    """One kind of work, such as training."""
+
+    name: str
+
+    def run(self, parameters: Parameters, folder: Path) -> Mapping[str, Any]:
+        """Do it, in a child process; leave files in `folder` and return the result, JSON.
+
+        Says how far it is with `progress` of `edge_agent.service.work.child`. Raises
+        EdgeAgentError, whose sentence is shown to the caller of the API.
+        """
+
+    def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
+        """Record how far it is."""
+
+    def finished(
+        self,
+        parameters: Parameters,
+        result: Mapping[str, Any],
+        folder: Path,
+        transaction: Transaction,
+    ) -> None:
+        """Make the result visible: move files to their place, then write the records."""
+
+    def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
+        """Record that it failed, and why; also after the service itself was killed meanwhile."""
+
+
+class Work(Protocol):
+    """Who does the work: child processes here, perhaps a cluster later."""
+
+    def submit(self, kind: str, parameters: Parameters, transaction: Transaction) -> str:
+        """Have work done once the transaction is committed; return its id."""
+
+    def cancel(self, work_id: str) -> None:
+        """End work that is no longer wanted, begun or not; its `failed` is called."""
