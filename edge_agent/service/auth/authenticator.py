@@ -24,7 +24,7 @@ class HttpRequest:
 
 
 @dataclass(frozen=True)
-class Caller:
+class Principal:
     """Who signed, and for which region.
 
     `signature`, and `attempt` of the client's to send it, are for `replays`; empty when unsigned.
@@ -40,7 +40,7 @@ class Caller:
 class Authenticator:
     """Verifies signatures; may be used by any thread."""
 
-    def verify(self, request: HttpRequest, service: str) -> Tuple[Caller, bytes]:
+    def verify(self, request: HttpRequest, service: str) -> Tuple[Principal, bytes]:
         """Return who calls and the body without its chunks' frames.
 
         `service`: whose operations the request reaches, such as lookoutvision; it must be signed
