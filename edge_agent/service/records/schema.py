@@ -131,8 +131,8 @@ CLIENT_TOKENS = Table(
     Column("operation", String, primary_key=True),
     Column("token", String, primary_key=True),
     Column("digest", LargeBinary, nullable=False),  # of the parameters
-    Column("answer", JSON, nullable=False),
-    Column("created", Float, nullable=False),
+    Column("answer", String, nullable=False),  # JSON
+    Column("created", Float, nullable=False, index=True),
 )
 
 WORK = Table(

@@ -1,0 +1,104 @@
+"""Client tokens: a call that is made again with its token gets the first answer.
+
+A token belongs to an account and an operation, and is active for 8 hours. Its answer is written in
+the transaction of its effect: either both are there after a crash, or neither. Writers wait for
+each other: of two calls with one token that come together, the second finds the first's answer.
+A call that fails leaves no token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Dict, Optional
+
+from sqlalchemy import delete, insert, select
+
+from edge_agent.service.call import Answer, Call, Operation
+from edge_agent.service.faults import Conflict
+from edge_agent.service.records.database import Transaction
+from edge_agent.service.records.schema import CLIENT_TOKENS
+
+ACTIVE_S = 8 * 3600.0
+
+_TIME = "$time"  # key of a stored time
+
+
+def once(call: Call, transaction: Transaction, run: Operation) -> Answer:
+    """Return the first answer to this client token; `run` the call when there is none yet.
+
+    `transaction` is a writing one. A call without ClientToken just runs. Raises Conflict when the
+    token came with other parameters before: the service model has no error for this alone.
+    """
+    token = call.parameters.get("ClientToken")
+    if token is None:
+        return run(call, transaction)
+    _forget_old(transaction, call.now)
+    digest = _digest(call)
+    answer = _answer_of(call, token, digest, transaction)
+    if answer is None:
+        answer = run(call, transaction)
+        _keep(call, token, digest, answer, transaction)
+    return answer
+
+
+def _forget_old(transaction: Transaction, now: float) -> None:
+    old = CLIENT_TOKENS.c.created <= now - ACTIVE_S
+    transaction.connection.execute(delete(CLIENT_TOKENS).where(old))
+
+
+def _answer_of(call: Call, token: str, digest: bytes, transaction: Transaction) -> Optional[Answer]:
+    query = select(CLIENT_TOKENS.c.digest, CLIENT_TOKENS.c.answer).where(
+        CLIENT_TOKENS.c.account == call.account,
+        CLIENT_TOKENS.c.operation == f"{call.service}:{call.operation}",
+        CLIENT_TOKENS.c.token == token,
+    )
+    kept = transaction.connection.execute(query).first()
+    if kept is None:
+        return None
+    if kept.digest != digest:
+        raise Conflict(
+            f"The client token {token} was used with other parameters in the last 8 hours. "
+            "Use another token for another call.",
+            "PROJECT",
+            str(call.parameters.get("ProjectName", "")),
+        )
+    answer: Answer = json.loads(kept.answer, object_hook=_restored)
+    return answer
+
+
+def _keep(call: Call, token: str, digest: bytes, answer: Answer, transaction: Transaction) -> None:
+    transaction.connection.execute(
+        insert(CLIENT_TOKENS).values(
+            account=call.account,
+            operation=f"{call.service}:{call.operation}",
+            token=token,
+            digest=digest,
+            answer=json.dumps(answer, default=_stored),
+            created=call.now,
+        )
+    )
+
+
+def _digest(call: Call) -> bytes:
+    others = {name: value for name, value in call.parameters.items() if name != "ClientToken"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True, default=_digested).encode()).digest()
+
+
+def _digested(value: object) -> Dict[str, str]:
+    if isinstance(value, bytes):
+        return {"$sha256": hashlib.sha256(value).hexdigest()}
+    return _stored(value)
+
+
+def _stored(value: object) -> Dict[str, str]:
+    if isinstance(value, datetime):
+        return {_TIME: value.isoformat()}
+    raise TypeError(f"{type(value).__name__} in a call with a client token")
+
+
+def _restored(value: Dict[str, object]) -> object:
+    if list(value) == [_TIME]:
+        return datetime.fromisoformat(str(value[_TIME]))
+    return value
