@@ -8,7 +8,6 @@ A call that fails leaves no token.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from datetime import datetime
 from typing import Dict, Optional
@@ -18,6 +17,7 @@ from sqlalchemy import delete, insert, select
 from edge_agent.service.call import Answer, Call, Operation
 from edge_agent.service.faults import Conflict
 from edge_agent.service.records.database import Transaction
+from edge_agent.service.records.digest import digest
 from edge_agent.service.records.schema import CLIENT_TOKENS
 
 ACTIVE_S = 8 * 3600.0
@@ -35,11 +35,11 @@ def once(call: Call, transaction: Transaction, run: Operation) -> Answer:
     if token is None:
         return run(call, transaction)
     _forget_old(transaction, call.now)
-    digest = _digest(call)
-    answer = _answer_of(call, token, digest, transaction)
+    asked = digest(call, without=("ClientToken",))
+    answer = _answer_of(call, token, asked, transaction)
     if answer is None:
         answer = run(call, transaction)
-        _keep(call, token, digest, answer, transaction)
+        _keep(call, token, asked, answer, transaction)
     return answer
 
 
@@ -48,7 +48,7 @@ def _forget_old(transaction: Transaction, now: float) -> None:
     transaction.connection.execute(delete(CLIENT_TOKENS).where(old))
 
 
-def _answer_of(call: Call, token: str, digest: bytes, transaction: Transaction) -> Optional[Answer]:
+def _answer_of(call: Call, token: str, asked: bytes, transaction: Transaction) -> Optional[Answer]:
     query = select(CLIENT_TOKENS.c.digest, CLIENT_TOKENS.c.answer).where(
         CLIENT_TOKENS.c.account == call.account,
         CLIENT_TOKENS.c.operation == f"{call.service}:{call.operation}",
@@ -57,7 +57,7 @@ def _answer_of(call: Call, token: str, digest: bytes, transaction: Transaction) 
     kept = transaction.connection.execute(query).first()
     if kept is None:
         return None
-    if kept.digest != digest:
+    if kept.digest != asked:
         raise Conflict(
             f"The client token {token} was used with other parameters in the last 8 hours. "
             "Use another token for another call.",
@@ -68,34 +68,23 @@ def _answer_of(call: Call, token: str, digest: bytes, transaction: Transaction) 
     return answer
 
 
-def _keep(call: Call, token: str, digest: bytes, answer: Answer, transaction: Transaction) -> None:
+def _keep(call: Call, token: str, asked: bytes, answer: Answer, transaction: Transaction) -> None:
     transaction.connection.execute(
         insert(CLIENT_TOKENS).values(
             account=call.account,
             operation=f"{call.service}:{call.operation}",
             token=token,
-            digest=digest,
+            digest=asked,
             answer=json.dumps(answer, default=_stored),
             created=call.now,
         )
     )
 
 
-def _digest(call: Call) -> bytes:
-    others = {name: value for name, value in call.parameters.items() if name != "ClientToken"}
-    return hashlib.sha256(json.dumps(others, sort_keys=True, default=_digested).encode()).digest()
-
-
-def _digested(value: object) -> Dict[str, str]:
-    if isinstance(value, bytes):
-        return {"$sha256": hashlib.sha256(value).hexdigest()}
-    return _stored(value)
-
-
 def _stored(value: object) -> Dict[str, str]:
     if isinstance(value, datetime):
         return {_TIME: value.isoformat()}
-    raise TypeError(f"{type(value).__name__} in a call with a client token")
+    raise TypeError(f"{type(value).__name__} in the answer to a call with a client token")
 
 
 def _restored(value: Dict[str, object]) -> object:
