@@ -48,6 +48,7 @@ PROJECTS = Table(
     Column("created", Float, nullable=False),
     Column("last_version", Integer, nullable=False, default=0),  # of its models, deleted ones too
     UniqueConstraint("account", "name"),
+    Index("projects_in_order", "account", "id"),
 )
 
 DATASETS = Table(
@@ -114,6 +115,7 @@ PACKAGING_JOBS = Table(
     Column("updated", Float, nullable=False),
     Column("output", JSON),  # GreengrassOutputDetails
     UniqueConstraint("project_id", "name"),
+    Index("packaging_jobs_in_order", "project_id", "id"),
 )
 
 TAGS = Table(
@@ -131,8 +133,8 @@ CLIENT_TOKENS = Table(
     Column("operation", String, primary_key=True),
     Column("token", String, primary_key=True),
     Column("digest", LargeBinary, nullable=False),  # of the parameters
-    Column("answer", JSON, nullable=False),
-    Column("created", Float, nullable=False),
+    Column("answer", String, nullable=False),  # JSON
+    Column("created", Float, nullable=False, index=True),
 )
 
 WORK = Table(
