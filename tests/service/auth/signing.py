@@ -91,9 +91,7 @@ def in_chunks(
     return replace(request, body=frames(request, form, chunks, (checksum, value)))
 
 
-def frames(
-    request: HttpRequest, form: str, chunks: List[bytes], trailer: Tuple[str, str]
-) -> bytes:
+def frames(request: HttpRequest, form: str, chunks: List[bytes], trailer: Tuple[str, str]) -> bytes:
     claim = claim_of(request)
     key, scope = signing_key(KEY.secret, claim.scope), "/".join(claim.scope)
     facts, before = f"{claim.time_text}\n{scope}", claim.signature

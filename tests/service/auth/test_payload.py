@@ -83,7 +83,11 @@ def test_the_hash_in_the_header_must_be_the_bodys() -> None:
     body = b'{"ProjectName": "cookies"}'
     right = signed(body=body, headers={HASH: sha256(body).hexdigest()})
     assert verify(right) == body
-    for given_hash in (sha256(b"other").hexdigest(), "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD", ""):
+    for given_hash in (
+        sha256(b"other").hexdigest(),
+        "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD",
+        "",
+    ):
         with pytest.raises(WrongSignature, match="isn't the SHA-256 of the body"):
             verify(signed(body=body, headers={HASH: given_hash}))
 
