@@ -42,5 +42,6 @@ class ClientPool:
     def _take_back(self, client: Client) -> None:
         with self._lock:
             if not self._is_closed:
-                return self._idle.append(client)
+                self._idle.append(client)
+                return
         client.close()

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 from edge_agent.errors import AgentUnavailable, ModelError, WrongModelState
 from edge_agent.runtime.processes.restart_policy import RestartPolicy
+from edge_agent.service.hosting.pictures import pixels_of
 from edge_agent.service.hosting.runtime_process import RuntimeOrder, RuntimeProcess
 from edge_agent.service.hosting.statuses import HostingStatus
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edge_agent.types import Prediction
 
 PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)  # before each restart; then it has failed
@@ -36,7 +34,7 @@ class HostedModel:
         status: HostingStatus,
         on_end: Callable[[], None],
     ) -> None:
-        """`folder`: for sockets. `on_end` is called once it has ended, and then the status says so."""
+        """`folder`: for sockets. `on_end` is called when it has ended, before `status` is told."""
         self._order, self._folder, self._status, self._on_end = order, folder, status, on_end
         self._policy = RestartPolicy(PAUSES_S, WITHIN_S)
         self._changed = threading.Condition()
@@ -63,16 +61,18 @@ class HostedModel:
         """Wait for its end."""
         self._thread.join()
 
-    def detect(self, image: NDArray[np.uint8]) -> Prediction:
-        """Judge `image`, uint8 RGB (height, width, 3); wait a moment for a runtime that answers.
+    def detect(self, picture: bytes) -> Prediction:
+        """Judge a JPEG or PNG file; wait a moment for a runtime that answers.
 
-        Raises AgentUnavailable when there was none, and what `Client.detect` raises.
+        Raises ValidationFailed for another file, AgentUnavailable when there was no runtime,
+        WrongModelState when the model is being stopped, and what `Client.detect` raises.
         """
+        pixels = pixels_of(picture, self._order.package)
         end, lost = time.monotonic() + REPLACED_WITHIN_S, None
         while True:
             runtime = self._other_than(lost, end)
             try:
-                return runtime.detect(image)
+                return runtime.detect(pixels)
             except (AgentUnavailable, WrongModelState):
                 lost = runtime
 
@@ -81,7 +81,9 @@ class HostedModel:
             self._changed.wait_for(
                 lambda: self._is_ending or self._ready not in (None, lost), end - time.monotonic()
             )
-            if self._is_ending or self._ready is None or self._ready is lost:
+            if self._is_ending:
+                raise WrongModelState("The model is being stopped.")
+            if self._ready is None or self._ready is lost:
                 raise AgentUnavailable("What serves the model is being replaced. Call again.")
             return self._ready
 

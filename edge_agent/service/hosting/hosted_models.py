@@ -21,9 +21,6 @@ from edge_agent.service.records.schema import MODELS, PROJECTS
 from edge_agent.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edge_agent.service.hosting.hosted_model import HostedModel
     from edge_agent.service.hosting.runtime_process import RuntimeOrder
     from edge_agent.types import Prediction
@@ -83,11 +80,12 @@ class HostedModels:
         with self._lock:
             hosted = self._models.get(model)
             if hosted is not None:
-                return hosted.end()
+                hosted.end()
+                return
         HostingStatus(self._records, model).stopped()  # its runtimes had died too often just before
 
-    def detect(self, model: int, image: NDArray[np.uint8]) -> Prediction:
-        """Judge `image`, uint8 RGB (height, width, 3); see `HostedModel.detect` for what is raised.
+    def detect(self, model: int, picture: bytes) -> Prediction:
+        """Judge a JPEG or PNG file; see `HostedModel.detect` for what is raised.
 
         Raises WrongModelState when the model isn't hosted any more.
         """
@@ -95,7 +93,7 @@ class HostedModels:
             hosted = self._models.get(model)
         if hosted is None:
             raise WrongModelState("The model isn't hosted any more.")
-        return hosted.detect(image)
+        return hosted.detect(picture)
 
     def _order(self, model: int) -> RuntimeOrder:
         from edge_agent.service.hosting.runtime_process import RuntimeOrder

@@ -1,4 +1,4 @@
-"""The statuses of a model around its hosting, as the API has them, and their way into the records."""
+"""The statuses of a model around its hosting, as the API has them; how they come to the records."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class HostingStatus:
         self._records, self._model = records, model
 
     def hosted(self) -> None:
-        """It answers."""
+        """Note that it answers."""
         self._move((STARTING, UPDATING), HOSTED, "The model is running.")
 
     def replacing(self, why: str) -> None:
-        """What served it has gone; one that never answered is still starting."""
+        """Note that what served it has gone; a model that never answered is still starting."""
         self._move(ANSWERING, UPDATING, why)
 
     def failed(self, why: str) -> None:
-        """It can't be served."""
+        """Note that it can't be served."""
         self._move(TO_BE_SERVED, FAILED, why, **NO_UNITS)
 
     def stopped(self) -> None:
-        """What served it has ended; nothing is written unless it was to be stopped."""
+        """Note that what served it has ended; nothing is written unless it was to be stopped."""
         self._move((STOPPING,), TRAINED, "The model was stopped.", **NO_UNITS)
 
     def _move(self, allowed: Sequence[str], status: str, message: str, **values: object) -> None:

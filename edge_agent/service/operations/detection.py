@@ -48,11 +48,8 @@ class Detection:
         _check_type(call.parameters["ContentType"])
         transaction.connection.close()  # its place is for other calls while this one waits
         with self._place():
-            from edge_agent.service.hosting.pictures import pixels_of
-
-            picture = pixels_of(call.parameters["Body"])
             try:
-                prediction = self._hosting.detect(model.id, picture)
+                prediction = self._hosting.detect(model.id, call.parameters["Body"])
             except EdgeAgentError as error:
                 raise _fault(error, model.arn) from None
             return {"DetectAnomalyResult": _result(prediction)}
