@@ -18,12 +18,14 @@ class NoSignature(NotAuthenticated):
 
 
 class UnknownCredentials(NotAuthenticated):
-    """There is no such access key."""
+    """There is no such access key, or it comes with a session token."""
 
     code = "UnrecognizedClientException"
 
-    def __init__(self) -> None:
-        super().__init__("The security token included in the request is invalid.")
+    def __init__(
+        self, message: str = "The security token included in the request is invalid."
+    ) -> None:
+        super().__init__(message)
 
 
 class WrongSignature(NotAuthenticated):
