@@ -53,6 +53,7 @@ class ServiceSettings(Strict):
     unsigned: bool = False  # whether calls without a signature are taken, on loopback only
     unsigned_account: Account = "000000000000"
     children: Annotated[int, Field(ge=1)] = 1  # processes that train, import or package at a time
+    runtime_settings: Optional[Path] = None  # a settings file of the runtimes that host models
     quotas: QuotaSettings = QuotaSettings()
     buckets: BucketSettings = BucketSettings()
 
