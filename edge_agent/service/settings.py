@@ -25,6 +25,8 @@ class QuotaSettings(Strict):
 
     projects: Count = 100
     models: Count = 100  # of a project
+    train_images: Count = 16_000  # of a training dataset, or of the only one
+    test_images: Count = 4_000
     hosted_models: Count = 5
     inference_units: Count = 5  # of all hosted models together
     trainings: Count = 2  # at a time
