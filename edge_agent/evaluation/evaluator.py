@@ -188,9 +188,8 @@ def _inspect(predictor: Predictor, path: Path, frame: Frame) -> _Inspected:
     name = predictor.manifest.outputs.map if predictor.manifest.task == "anomaly_map" else None
     values = outputs[name][0] if name else None
     without_mask = replace(prediction, mask=None)  # thousands of them would fill the memory
-    return _Inspected(
-        path, without_mask, None if values is None else values.reshape(values.shape[-2:]), latency_ms
-    )
+    values = None if values is None else values.reshape(values.shape[-2:])
+    return _Inspected(path, without_mask, values, latency_ms)
 
 
 def _report(

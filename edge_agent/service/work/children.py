@@ -231,7 +231,7 @@ class Children:
     def _job(self, work_id: str, state: str, transaction: Transaction) -> Optional[_Job]:
         statement = select(WORK).where(WORK.c.id == work_id, WORK.c.state == state)
         row = transaction.connection.execute(statement).one_or_none()
-        return row and _Job(row.id, row.kind, row.parameters)
+        return None if row is None else _Job(row.id, row.kind, row.parameters)
 
     def _kind(self, job: _Job) -> Kind:
         if job.kind not in self._kinds:
@@ -245,7 +245,7 @@ class Children:
     def _remove_strays(self) -> None:
         """Remove the folders of work that has ended."""
         with self._records.read() as transaction:
-            known = set(transaction.connection.scalars(select(WORK.c.id)))
+            known = transaction.connection.scalars(select(WORK.c.id)).all()
         for folder in (self._root / FOLDER).iterdir():
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
