@@ -43,7 +43,7 @@ class HostingService:
         self.records = Records(root / "records.db")
         self.hosting = HostedModels(self.records, self.settings, root)
         self._operations = (
-            Hosting(self.hosting, self.settings.quotas),
+            Hosting(self.hosting, self.settings),
             detection or Detection(self.hosting),
             Models(),
         )  # fmt: skip

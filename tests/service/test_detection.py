@@ -157,7 +157,7 @@ def test_a_camera_problem_is_the_verdict_that_the_runtime_gives(
 
 def test_concurrent_calls_get_the_verdicts_of_their_own_pictures(service: HostingService) -> None:
     reds = [value % 256 for value in range(0, 4096, 17)]
-    with ThreadPoolExecutor(32) as pool:
+    with ThreadPoolExecutor(detection.MOST_CALLS) as pool:
         found = list(pool.map(lambda red: service.detect(picture(red), CLASSIFICATION), reds))
     for red, each in zip(reds, found):
         score = each["Confidence"] if each["IsAnomalous"] else 1 - each["Confidence"]
@@ -216,10 +216,11 @@ def test_errors_of_the_runtime_are_those_that_sdks_understand(
     assert waits == {Throttled: 3 if "frames" in str(error) else 1, ServiceFault: 1}.get(fault)
 
 
+@pytest.mark.parametrize("places", ["MOST_CALLS", "MOST_PICTURES"])
 def test_a_call_for_which_there_is_no_place_is_throttled(
-    service: HostingService, monkeypatch: pytest.MonkeyPatch
+    service: HostingService, monkeypatch: pytest.MonkeyPatch, places: str
 ) -> None:
-    monkeypatch.setattr(detection, "MOST_PICTURES", 0)
+    monkeypatch.setattr(detection, places, 0)
     monkeypatch.setattr(detection, "WAIT_S", 0.01)
     crowded = HostingService(service.root, detection=Detection(service.hosting))
     with pytest.raises(Throttled, match="Too many images"):

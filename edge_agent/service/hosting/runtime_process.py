@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL = "model"  # its name inside the runtime
-STARTS_WITHIN_S = 600.0
+STARTS_WITHIN_S = 300.0
 LOOK_EVERY_S = 0.1  # while it starts
 CHECK_EVERY_S = 2.0  # afterwards
 ANSWERS_WITHIN_S = 30.0  # a frame, or the question how it is
@@ -90,12 +90,15 @@ class RuntimeProcess:
 
         Raises ModelError when it can't serve it, with the reason.
         """
-        if self._becomes_ready():
-            self._child.lift_limit()
-            yield
-            for _ in self._child.messages(CHECK_EVERY_S):
-                if self._is_well():
-                    yield
+        if not self._becomes_ready():
+            if self.end().why:
+                raise ModelError(f"The runtime {self.end()}.")
+            return
+        self._child.lift_limit()
+        yield
+        for _ in self._child.messages(CHECK_EVERY_S):
+            if self._is_well():
+                yield
 
     def end(self) -> Exit:
         """Wait for its end; return how it ended."""

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from edge_agent.types import Anomaly, Prediction
 
 CONTENT_TYPES = ("image/jpeg", "image/png")
-MOST_PICTURES = 8  # in memory at a time; the largest takes 150 MB until it is answered
-WAIT_S = 20.0  # for others
+MOST_CALLS = 24  # at a time; the others of the service's threads are for other operations
+MOST_PICTURES = 8  # of these calls, decoded at a time; the largest takes 150 MB until its answer
+WAIT_S = 5.0  # for the pictures of others
 RETRY_AFTER_S = 1
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class Detection:
 
     def __init__(self, hosting: HostedModels) -> None:
         self._hosting = hosting
-        self._room = threading.BoundedSemaphore(MOST_PICTURES)
+        self._calls = threading.BoundedSemaphore(MOST_CALLS)
+        self._pictures = threading.BoundedSemaphore(MOST_PICTURES)
 
     def detect_anomalies(self, call: Call, transaction: Transaction) -> Answer:
         """Judge a JPEG or PNG picture.
@@ -47,22 +49,23 @@ class Detection:
             raise conflict(model, "Only a model that is HOSTED detects anomalies: call StartModel.")
         _check_type(call.parameters["ContentType"])
         transaction.connection.close()  # its place is for other calls while this one waits
-        with self._place():
+        with _held(self._calls), _held(self._pictures, WAIT_S):
             try:
                 prediction = self._hosting.detect(model.id, call.parameters["Body"])
             except EdgeAgentError as error:
                 raise _fault(error, model.arn) from None
             return {"DetectAnomalyResult": _result(prediction)}
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Hold one of the places for pictures; raises Throttled when none becomes free."""
-        if not self._room.acquire(timeout=WAIT_S):
-            raise Throttled("Too many images are being judged. Call again.", RETRY_AFTER_S)
-        try:
-            yield
-        finally:
-            self._room.release()
+
+@contextmanager
+def _held(places: threading.BoundedSemaphore, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold one of the places; Throttled when none becomes free."""
+    if not places.acquire(timeout=wait_s):
+        raise Throttled("Too many images are being judged. Call again.", RETRY_AFTER_S)
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _check_type(content_type: str) -> None:

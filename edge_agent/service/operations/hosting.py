@@ -21,7 +21,7 @@ from edge_agent.service.records.database import Transaction
 from edge_agent.service.records.lookups import find_model
 from edge_agent.service.records.quotas import within_quota
 from edge_agent.service.records.schema import MODELS, PROJECTS
-from edge_agent.service.settings import QuotaSettings
+from edge_agent.service.settings import ServiceSettings
 
 MOST_UNITS = 64  # of a runtime
 
@@ -29,8 +29,8 @@ MOST_UNITS = 64  # of a runtime
 class Hosting:
     """Starts and stops the hosting of models."""
 
-    def __init__(self, hosting: HostedModels, quotas: QuotaSettings) -> None:
-        self._hosting, self._quotas = hosting, quotas
+    def __init__(self, hosting: HostedModels, settings: ServiceSettings) -> None:
+        self._hosting, self._quotas = hosting, settings.quotas
 
     def start_model(self, call: Call, transaction: Transaction) -> Answer:
         """Begin to host a model that is trained, or whose hosting failed."""
