@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Dict, Optional
 
+RECORDS_RETRY_S = 5
+
 
 class ServiceFault(Exception):
     """An error answer: the shape's name, a sentence, and the shape's other members."""
@@ -78,3 +80,15 @@ class Throttled(ServiceFault):
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message, RetryAfterSeconds=retry_after_s)
+
+
+class RecordsFailed(ServiceFault):
+    """The service's records can't be read or written at present."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason`: why, in few words."""
+        super().__init__(
+            f"The service's records can't be read or written: {reason}. Nothing was changed. "
+            "Check the disk of the service, then call again.",
+            RetryAfterSeconds=RECORDS_RETRY_S,
+        )

@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.service.audit import AuditLog
-from edge_agent.service.auth.authenticator import Authenticator, HttpRequest, Principal
+from edge_agent.service.auth.authenticator import Authenticator, Principal
+from edge_agent.service.auth.http_request import HttpRequest
 from edge_agent.service.auth.replays import refuse_replay
 from edge_agent.service.call import Call, Operation
 from edge_agent.service.faults import ServiceFault
@@ -137,11 +138,10 @@ class ServiceApp:
                 answer = once(call, transaction, self._operations[call.operation])
                 written = self._protocol.answer(route.operation, answer)
         except Exception as error:
-            self._audit.record(
-                call, error.code if isinstance(error, ServiceFault) else ServiceFault.code
-            )
+            code = error.code if isinstance(error, ServiceFault) else ServiceFault.code
+            self._audit.record(call, code, {})
             raise
-        self._audit.record(call, "OK")
+        self._audit.record(call, "OK", answer)
         return written
 
 

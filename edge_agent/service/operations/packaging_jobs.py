@@ -22,7 +22,7 @@ from edge_agent.service.records.quotas import within_quota
 from edge_agent.service.records.schema import PACKAGING_JOBS, PROJECTS
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work.base import Work
-from edge_agent.service.work.packaging import CREATED, UNDER_WAY, ComponentPlace, Packaging
+from edge_agent.service.work.packaging import CREATED, KIND, UNDER_WAY, ComponentPlace
 
 METHOD = "GreengrassV2"  # ModelPackagingMethod
 PACKABLE = (
@@ -53,38 +53,37 @@ class PackagingJobs:
         name = given.get("JobName") or str(uuid.uuid4())
         _check_is_new(name, project.id, transaction)
         within_quota(call, "packaging_jobs", _under_way(call, transaction) + 1, self._most)
-        job = transaction.connection.execute(
-            insert(PACKAGING_JOBS).values(
-                project_id=project.id,
-                name=name,
-                model_version=str(model.version),
-                description=given.get("Description"),
-                configuration={"Greengrass": wanted},
-                status=CREATED,
-                created=call.now,
-                updated=call.now,
-            )
-        )
+        row = {
+            "project_id": project.id,
+            "name": name,
+            "model_version": str(model.version),
+            "description": given.get("Description"),
+            "configuration": {"Greengrass": wanted},
+            "status": CREATED,
+            "created": call.now,
+            "updated": call.now,
+        }
+        stored = insert(PACKAGING_JOBS).values(row).returning(PACKAGING_JOBS.c.id)
         parameters = {
-            "job": job.inserted_primary_key[0],
+            "job": transaction.connection.execute(stored).scalar_one(),
             "account": call.account,
             "region": call.region,
             "model": str(self._models / call.account / project.name / str(model.version)),
             "configuration": wanted,
         }
-        self._work.submit(Packaging.name, parameters, transaction)
+        self._work.submit(KIND, parameters, transaction)
         return {"JobName": name}
 
     def describe_model_packaging_job(self, call: Call, transaction: Transaction) -> Answer:
         """Answer all there is to say about a job."""
         project, name = call.parameters["ProjectName"], call.parameters["JobName"]
         job = find_packaging_job(transaction, call.account, project, name)
-        output = {} if job.output is None else {"Greengrass": job.output}
+        output = {"ModelPackagingOutputDetails": {"Greengrass": job.output}} if job.output else {}
         return {
             "ModelPackagingDescription": {
                 **_metadata(job, project),
                 "ModelPackagingConfiguration": job.configuration,
-                "ModelPackagingOutputDetails": output,
+                **output,
             }
         }
 

@@ -1,16 +1,28 @@
-"""The database file: transactions, and what happens after they are committed."""
+"""The database file: transactions, and what happens after they are committed.
+
+SQLite in WAL mode. A commit is on the disk when it returns (synchronous=FULL): nothing that was
+answered is lost to a killed process or a power cut. Copy the file, with the rest of the root, while
+the service is stopped; while it runs, `sqlite3 records.db ".backup copy.db"` makes a whole copy.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 from typing import Callable, Iterator, List
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import URL, Connection, create_engine, event
+from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.service.faults import RecordsFailed
 from edge_agent.service.records.schema import METADATA
 
 WAIT_S = 30.0  # for another writer
+CONNECTIONS = 64  # at most, one for each call at work
+VERSION = 1  # of the schema, kept as user_version
 
 
 class Transaction:
@@ -31,32 +43,100 @@ class Transaction:
 
 
 class Records:
-    """The service's records; may be used by any thread."""
+    """The service's records; may be used by any thread, and by several processes.
+
+    Transactions raise RecordsFailed when the file can't be read or written: the disk is full, or
+    another process holds the file for too long.
+    """
 
     def __init__(self, file: Path) -> None:
-        self._engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": WAIT_S})
+        """Open the file, or make it; it holds secret keys, and only its owner may read it.
+
+        Raises InvalidConfiguration when it can't be used, or is of a later version.
+        """
+        self._engine = create_engine(
+            URL.create("sqlite", database=str(file)),
+            connect_args={"timeout": WAIT_S},
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=WAIT_S,
+            pool_use_lifo=True,
+        )
         event.listen(self._engine, "connect", _set_up)
         event.listen(self._engine, "begin", _begin)
-        METADATA.create_all(self._engine)
+        self._writer = threading.Lock()
+        try:
+            file.touch(mode=0o600)
+            with self._transaction(writes=True) as transaction:
+                _prepare(transaction.connection, file)
+        except (OSError, DatabaseError) as error:
+            self.close()
+            raise InvalidConfiguration(
+                f"The service's records {file} can't be used: {_cause(error)}."
+            ) from error
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Transaction]:
         """See one state of the records, whatever is written meanwhile."""
-        with self._engine.connect() as connection:
-            yield Transaction(connection)
+        with _failures(), self._transaction(writes=False) as transaction:
+            yield transaction
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
-        """Change the records: all of it, or nothing when an exception leaves the block."""
-        with self._engine.connect().execution_options(writes=True) as connection:
-            transaction = Transaction(connection)
-            with connection.begin():
-                yield transaction
+        """Change the records: all of it, or nothing when an exception leaves the block.
+
+        One writer at a time: the others wait.
+        """
+        with _failures(), self._only_writer(), self._transaction(writes=True) as transaction:
+            yield transaction
         transaction.committed()
 
     def close(self) -> None:
         """Close the file."""
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _only_writer(self) -> Iterator[None]:
+        """Wait in line; left to SQLite, writers sleep and try again, and some starve."""
+        if not self._writer.acquire(timeout=WAIT_S):
+            raise RecordsFailed(f"other calls have been writing for {WAIT_S:g} s")
+        try:
+            yield
+        finally:
+            self._writer.release()
+
+    @contextlib.contextmanager
+    def _transaction(self, writes: bool) -> Iterator[Transaction]:
+        with self._engine.connect().execution_options(writes=writes) as connection:
+            transaction = Transaction(connection)
+            with connection.begin():
+                yield transaction
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise  # a fault of ours
+    except (DatabaseError, NoConnection) as error:
+        raise RecordsFailed(_cause(error)) from error
+
+
+def _cause(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error)
+
+
+def _prepare(connection: Connection, file: Path) -> None:
+    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    if version > VERSION:
+        raise InvalidConfiguration(
+            f"The service's records {file} are of version {version}, and this release knows "
+            f"version {VERSION}. Use the release that wrote them, or a later one."
+        )
+    if version == 0:
+        METADATA.create_all(connection)
+        connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
 
 
 def _set_up(connection: object, _: object) -> None:

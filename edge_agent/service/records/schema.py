@@ -72,9 +72,10 @@ ENTRIES = Table(
     Column("source_ref", String, nullable=False),
     Column("line", String, nullable=False),  # of the manifest, JSON
     Column("label", String),  # normal, anomaly; None: not labelled
-    Column("created", Float, nullable=False),
+    Column("created", Float, nullable=False),  # by its label's creation-date; else when added
     UniqueConstraint("dataset_id", "source_ref"),
     Index("entries_in_order", "dataset_id", "id"),
+    Index("entries_by_label", "dataset_id", "label", "id"),
 )
 
 MODELS = Table(

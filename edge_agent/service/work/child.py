@@ -5,18 +5,20 @@ The two last arguments are for `parent.connect`: the process dies with the servi
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Optional
 
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.processes.channel import Channel
-from edge_agent.runtime.processes.parent import connect, give_way
+from edge_agent.runtime.processes.parent import connect
 from edge_agent.service.faults import ServiceFault
 from edge_agent.service.work.folder import Outcome, Task
 from edge_agent.service.work.kinds import load
 
 PROGRESS = "progress"  # of the messages to the service
+NICE = 5  # calls and hosted models go first, about three to one
 MOST_CHARACTERS = 2000  # of a status message, which the API limits to 2048
 
 _channel: Optional[Channel] = None
@@ -32,7 +34,7 @@ def main() -> None:
     """Do what the folder's task says, and leave the outcome in it."""
     global _channel
     _channel = connect(sys.argv)
-    give_way()
+    os.nice(NICE)
     reference, folder = sys.argv[1], Path(sys.argv[2])
     _outcome(reference, folder).write(folder)
 

@@ -27,6 +27,7 @@ from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work.base import Parameters
 from edge_agent.service.work.child import progress
 
+KIND = "packaging"  # in `work.kinds`
 CREATED, RUNNING, SUCCEEDED, FAILED = "CREATED", "RUNNING", "SUCCEEDED", "FAILED"
 UNDER_WAY = (CREATED, RUNNING)
 RECIPES = "recipes"  # of the folders of a component
@@ -40,8 +41,6 @@ class Packaging:
     findings that don't stop the job.
     """
 
-    name = "packaging"
-
     def __init__(self, root: Path, settings: ServiceSettings) -> None:
         self._root, self._settings = root, settings
 
@@ -53,7 +52,7 @@ class Packaging:
         warnings = _make(made, Path(parameters["model"]), wanted)
         progress("Storing the component.")
         buckets = open_buckets(self._root, self._settings.buckets)
-        _store(made, ComponentPlace(wanted), buckets, parameters["account"])
+        store(made, ComponentPlace(wanted), buckets, parameters["account"])
         return {"warnings": warnings}
 
     def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
@@ -136,7 +135,7 @@ class ComponentPlace:
         return f"{self._folder}/{file}"
 
 
-def _store(made: Path, place: ComponentPlace, buckets: Buckets, account: str) -> None:
+def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str) -> None:
     """Write the files of the component folder `made`, the recipe last.
 
     Raises InvalidRequest when another component lies there, ValidationFailed when the bucket can't

@@ -1,6 +1,6 @@
 """Kinds of work for the tests, and a service that does nothing else.
 
-`python -m tests.service.work_kinds ROOT COUNT` submits COUNT pieces of work, says so and works on
+`python -m tests.service.work.trivial ROOT COUNT` submits COUNT pieces of work, says so and works on
 until it is killed.
 """
 
@@ -24,7 +24,9 @@ from edge_agent.service.work.base import Parameters
 from edge_agent.service.work.child import progress
 from edge_agent.service.work.children import Children
 
-KINDS = {"trivial": f"{__name__ if __name__ != '__main__' else 'tests.service.work_kinds'}:Trivial"}
+KINDS = {
+    "trivial": f"{__name__ if __name__ != '__main__' else 'tests.service.work.trivial'}:Trivial"
+}
 PARTS = ("one", "two", "three")  # files of the artifact
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Set
+from typing import Callable, Iterator, List, Set
 
 import pytest
 from sqlalchemy import select
@@ -18,8 +18,9 @@ from sqlalchemy import select
 from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import WORK
 from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.work.base import Parameters
 from edge_agent.service.work.children import CANCELLED, FOLDER, Children
-from tests.service.work_kinds import KINDS, PARTS, recorded
+from tests.service.work.trivial import KINDS, PARTS, recorded
 
 PATIENCE_S = 60.0
 KILLS = int(os.environ.get("SERVICE_KILLS", "6"))
@@ -43,7 +44,7 @@ def working(root: Path, records: Records, children: int = 2) -> Iterator[Childre
         work.close()
 
 
-def submit(work: Children, records: Records, *parameters: Dict[str, object]) -> List[str]:
+def submit(work: Children, records: Records, *parameters: Parameters) -> List[str]:
     with records.write() as transaction:
         return [work.submit("trivial", each, transaction) for each in parameters]
 
@@ -190,7 +191,7 @@ def test_a_service_killed_at_any_moment_leaves_everything_finished_or_failed(
 
 
 def _kill_a_service(root: Path, count: int, after_s: float) -> None:
-    command = [sys.executable, "-m", "tests.service.work_kinds", str(root), str(count)]
+    command = [sys.executable, "-m", "tests.service.work.trivial", str(root), str(count)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
         assert service.stdout is not None
         assert service.stdout.readline() == "submitted\n"

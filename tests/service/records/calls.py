@@ -1,0 +1,34 @@
+"""Calls as the HTTP side makes them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+
+from edge_agent.service.call import Call
+from edge_agent.service.records.database import Records
+
+ACCOUNT = "123456789012"
+OTHER = "210987654321"
+
+
+def call(operation: str, account: str = ACCOUNT, now: float = 1000.0, **parameters: Any) -> Call:
+    return Call(
+        service="lookoutvision",
+        operation=operation,
+        account=account,
+        access_key="AKIDEXAMPLE",
+        region="eu-west-1",
+        request_id="1",
+        now=now,
+        parameters=parameters,
+    )
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    with closing(Records(tmp_path / "records.db")) as opened:
+        yield opened
