@@ -14,7 +14,10 @@ class Buckets(Protocol):
     """
 
     def check(self, account: str, bucket: str) -> None:
-        """Find that the bucket is there for the account."""
+        """Find that the account may use the bucket, and that it is there.
+
+        Asks no other machine: where buckets are on one, a missing one shows when it is used.
+        """
 
     def read(self, account: str, bucket: str, key: str, most_bytes: int) -> bytes:
         """Return an object of at most `most_bytes`."""

@@ -72,9 +72,10 @@ ENTRIES = Table(
     Column("source_ref", String, nullable=False),
     Column("line", String, nullable=False),  # of the manifest, JSON
     Column("label", String),  # normal, anomaly; None: not labelled
-    Column("created", Float, nullable=False),
+    Column("created", Float, nullable=False),  # by its label's creation-date; else when added
     UniqueConstraint("dataset_id", "source_ref"),
     Index("entries_in_order", "dataset_id", "id"),
+    Index("entries_by_label", "dataset_id", "label", "id"),
 )
 
 MODELS = Table(
@@ -135,6 +136,15 @@ CLIENT_TOKENS = Table(
     Column("digest", LargeBinary, nullable=False),  # of the parameters
     Column("answer", String, nullable=False),  # JSON
     Column("created", Float, nullable=False, index=True),
+)
+
+SIGNATURES = Table(  # of calls that changed something and had no client token
+    "signatures",
+    METADATA,
+    Column("signature", String, primary_key=True),
+    Column("attempt", String, primary_key=True),  # of the client's to send the call
+    Column("created", Float, nullable=False),
+    Column("until", Float, nullable=False, index=True),  # the signature is valid
 )
 
 WORK = Table(

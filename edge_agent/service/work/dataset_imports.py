@@ -1,0 +1,206 @@
+"""What changes the entries of datasets, in threads: manifests to import, updates, deletions.
+
+The dataset's status says what is under way: while it is being created nothing of it is seen, and an
+update is one transaction. What an earlier run of the service has left is found by the status.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import BytesIO
+from typing import Any, Callable, Dict, List, Optional
+
+from sqlalchemy import Row, delete, select, update
+
+from edge_agent.errors import EdgeAgentError, InvalidRequest
+from edge_agent.service.buckets.base import Buckets
+from edge_agent.service.buckets.lines import lines_of
+from edge_agent.service.buckets.names import S3Name
+from edge_agent.service.faults import ServiceFault
+from edge_agent.service.records.database import Records, Transaction
+from edge_agent.service.records.dataset_entries import (
+    AT_A_TIME,
+    any_source_ref,
+    batches,
+    image_stats,
+    put_entries,
+)
+from edge_agent.service.records.schema import DATASETS, ENTRIES
+from edge_agent.service.settings import QuotaSettings
+from edge_agent.service.work.manifest_lines import ManifestLines
+
+THREADS = 2
+MOST_MANIFEST_BYTES = 1024**3  # 1 GB, as the original took
+CREATING, CREATED, NOT_CREATED = "CREATE_IN_PROGRESS", "CREATE_COMPLETE", "CREATE_FAILED"
+UPDATING, UPDATED = "UPDATE_IN_PROGRESS", "UPDATE_COMPLETE"
+NOT_UPDATED = "UPDATE_FAILED_ROLLBACK_COMPLETE"
+DELETING = "DELETE_IN_PROGRESS"
+READY = (CREATED, UPDATED, NOT_UPDATED)  # to be changed, or to train with
+FAILED: Dict[str, str] = {CREATING: NOT_CREATED, UPDATING: NOT_UPDATED}
+MESSAGES: Dict[str, str] = {
+    CREATING: "The dataset is being created.",
+    CREATED: "The dataset was created.",
+    UPDATING: "The dataset is being updated.",
+    UPDATED: "The dataset was updated.",
+    DELETING: "The dataset is being deleted.",
+}
+INTERRUPTED: Dict[str, str] = {
+    CREATING: "The service stopped during the import. Delete the dataset, then create it again.",
+    UPDATING: "The service stopped during the update, which changed nothing. Update it again.",
+}
+FAULT = "It failed by a fault of the service, which its log describes."
+
+log = logging.getLogger(__name__)
+
+
+class _Stopped(Exception):
+    """The dataset isn't there any more, or the service stops."""
+
+
+class DatasetImports:
+    """Does it in the background. `start` before use; `close` waits for what is under way."""
+
+    def __init__(self, *, records: Records, buckets: Buckets, quotas: QuotaSettings) -> None:
+        self._records, self._buckets = records, buckets
+        self._most = {"train": quotas.train_images, "test": quotas.test_images}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="dataset")
+        self._is_closing = threading.Event()
+
+    def start(self) -> None:
+        """Conclude what an earlier run of the service has left."""
+        for status, message in INTERRUPTED.items():
+            for dataset_id in self._in_status(status):
+                self._fail(dataset_id, status, message)
+        for dataset_id in self._in_status(DELETING):
+            self._delete(dataset_id)
+
+    def close(self) -> None:
+        """Stop soon; `start` concludes what is left."""
+        self._is_closing.set()
+        self._threads.shutdown(cancel_futures=True)
+
+    def create(
+        self, dataset_id: int, account: str, manifest: S3Name, transaction: Transaction
+    ) -> None:
+        """Import a manifest into a dataset that is CREATE_IN_PROGRESS, after the commit."""
+        job = partial(self._create, dataset_id, account, manifest)
+        transaction.after_commit(lambda: self._submit(dataset_id, CREATING, job))
+
+    def update(self, dataset_id: int, changes: bytes, transaction: Transaction) -> None:
+        """Put lines into a dataset that is UPDATE_IN_PROGRESS, after the commit."""
+        job = partial(self._update, dataset_id, changes)
+        transaction.after_commit(lambda: self._submit(dataset_id, UPDATING, job))
+
+    def delete(self, dataset_id: int, transaction: Transaction) -> None:
+        """Delete a dataset that is DELETE_IN_PROGRESS, after the commit, and before the answer.
+
+        So a caller can delete the project, or create the dataset again, in the next call.
+        """
+        transaction.after_commit(lambda: self._delete(dataset_id))
+
+    def _submit(self, dataset_id: int, status: str, job: Callable[[], None]) -> None:
+        self._threads.submit(self._run, dataset_id, status, job)
+
+    def _run(self, dataset_id: int, status: str, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except _Stopped:
+            return
+        except (EdgeAgentError, ServiceFault) as error:
+            message = str(error)
+        except OSError as error:
+            message = f"The manifest can't be read: {error.strerror}. Correct that, then try again."
+        except Exception:
+            log.exception("Dataset %d, %s", dataset_id, status)
+            message = FAULT
+        else:
+            return
+        self._fail(dataset_id, status, message)
+
+    def _create(self, dataset_id: int, account: str, manifest: S3Name) -> None:
+        raw_lines = self._buckets.lines(account, *manifest, MOST_MANIFEST_BYTES)
+        lines = 0
+        for batch in batches(ManifestLines(time.time()).entries(raw_lines)):
+            lines += len(batch)
+            with self._records.write() as transaction:
+                dataset = self._dataset(dataset_id, CREATING, transaction)
+                put_entries(transaction, dataset_id, batch)
+                self._within_quota(dataset, lines, transaction)
+        with self._records.write() as transaction:
+            self._dataset(dataset_id, CREATING, transaction)
+            set_status(dataset_id, CREATED, MESSAGES[CREATED], transaction)
+
+    def _update(self, dataset_id: int, changes: bytes) -> None:
+        with self._records.read() as transaction:
+            self._dataset(dataset_id, UPDATING, transaction)
+            known = any_source_ref(transaction, dataset_id)
+        bucket = S3Name.of_uri(known).bucket if known else None
+        entries = list(ManifestLines(time.time(), bucket).entries(lines_of(BytesIO(changes))))
+        with self._records.write() as transaction:
+            dataset = self._dataset(dataset_id, UPDATING, transaction)
+            put_entries(transaction, dataset_id, entries)
+            self._within_quota(dataset, None, transaction)
+            set_status(dataset_id, UPDATED, MESSAGES[UPDATED], transaction)
+
+    def _delete(self, dataset_id: int) -> None:
+        self._delete_entries(dataset_id)
+        with self._records.write() as transaction:
+            transaction.connection.execute(delete(DATASETS).where(DATASETS.c.id == dataset_id))
+
+    def _delete_entries(self, dataset_id: int) -> None:
+        """Delete all entries, some at a time: others can write between."""
+        some = select(ENTRIES.c.id).where(ENTRIES.c.dataset_id == dataset_id).limit(AT_A_TIME)
+        there = True
+        while there:
+            with self._records.write() as transaction:
+                done = transaction.connection.execute(delete(ENTRIES).where(ENTRIES.c.id.in_(some)))
+                there = done.rowcount == AT_A_TIME
+
+    def _dataset(self, dataset_id: int, status: str, transaction: Transaction) -> Row[Any]:
+        """Return the row. Raises _Stopped when there is nothing more to do for it."""
+        query = select(DATASETS).where(DATASETS.c.id == dataset_id, DATASETS.c.status == status)
+        dataset = transaction.connection.execute(query).one_or_none()
+        if dataset is None or self._is_closing.is_set():
+            raise _Stopped
+        return dataset
+
+    def _within_quota(
+        self, dataset: Row[Any], at_most: Optional[int], transaction: Transaction
+    ) -> None:
+        """Raise InvalidRequest when it has too many images.
+
+        `at_most`: it has that many, or less; None: that isn't known.
+        """
+        most = self._most[dataset.type]
+        if at_most is not None and at_most <= most:
+            return
+        if image_stats(transaction, dataset.id).total > most:
+            raise InvalidRequest(
+                f"A {dataset.type} dataset holds at most {most} images, with these it would be "
+                f"more. Take fewer, or raise the service's setting quotas.{dataset.type}_images."
+            )
+
+    def _in_status(self, status: str) -> List[int]:
+        query = select(DATASETS.c.id).where(DATASETS.c.status == status)
+        with self._records.read() as transaction:
+            return list(transaction.connection.scalars(query))
+
+    def _fail(self, dataset_id: int, status: str, message: str) -> None:
+        """Record why `status` came to nothing; of a creation no entry stays."""
+        if status == CREATING:
+            self._delete_entries(dataset_id)
+        log.warning("Dataset %d, %s: %s", dataset_id, FAILED[status], message)
+        with self._records.write() as transaction:
+            set_status(dataset_id, FAILED[status], message, transaction)
+
+
+def set_status(dataset_id: int, status: str, message: str, transaction: Transaction) -> None:
+    """Give a dataset a status, as of now."""
+    values = {"status": status, "message": message, "updated": time.time()}
+    transaction.connection.execute(
+        update(DATASETS).where(DATASETS.c.id == dataset_id).values(**values)
+    )

@@ -1,0 +1,129 @@
+"""What holds wherever the buckets are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.service.buckets.lines import MOST_LINE_BYTES
+from edge_agent.service.faults import ValidationFailed
+from tests.service.buckets.conftest import ALICE, BOB, Site
+
+MIB = 1024 * 1024
+KEY = "line 4/images/å é.jpg"
+
+
+def test_an_object_is_read_as_it_was_put(site: Site) -> None:
+    site.put("plant", KEY, b"content")
+    assert site.buckets.read(ALICE, "plant", KEY, 7) == b"content"
+
+
+def test_an_object_that_is_too_large_is_refused_with_its_size(site: Site) -> None:
+    site.put("plant", "a.bin", b"12345678")
+    with pytest.raises(ValidationFailed, match=r"s3://plant/a\.bin is too large: it has 8 bytes"):
+        site.buckets.read(ALICE, "plant", "a.bin", 7)
+    with pytest.raises(ValidationFailed, match="the most that is taken is 7"):
+        list(site.buckets.lines(ALICE, "plant", "a.bin", 7))
+
+
+def test_lines_come_one_by_one_with_their_ends(site: Site) -> None:
+    site.put("plant", "m", b"one\r\ntwo\n\nlast")
+    assert list(site.buckets.lines(ALICE, "plant", "m", MIB)) == [
+        b"one\r\n",
+        b"two\n",
+        b"\n",
+        b"last",
+    ]
+
+
+def test_of_a_very_long_line_only_the_beginning_comes(site: Site) -> None:
+    site.put("plant", "m", b"x" * (3 * MOST_LINE_BYTES) + b"\nshort\n")
+    lines = list(site.buckets.lines(ALICE, "plant", "m", MIB))
+    assert lines == [b"x" * MOST_LINE_BYTES, b"short\n"]
+
+
+def test_an_object_is_fetched_as_a_file_with_its_ending(site: Site, tmp_path: Path) -> None:
+    site.put("plant", "good/a.jpg", b"good")
+    site.put("plant", "bad/a.jpg", b"bad")
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+    good = site.buckets.fetch(ALICE, "plant", "good/a.jpg", folder)
+    bad = site.buckets.fetch(ALICE, "plant", "bad/a.jpg", folder)
+    assert (good.read_bytes(), bad.read_bytes()) == (b"good", b"bad")
+    assert good.suffix == bad.suffix == ".jpg"
+
+
+def test_what_is_written_can_be_read_and_replaced(site: Site, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for content in (b"first", b"second" * MIB, b""):
+        source.write_bytes(content)
+        site.buckets.write(ALICE, "plant", "out/of/training.json", source)
+        assert site.get("plant", "out/of/training.json") == content
+
+
+@pytest.mark.parametrize("key", ["nothing", "line", "line/", "line//a.jpg", "/line/a.jpg"])
+def test_a_key_without_an_object_is_named_in_a_sentence(site: Site, key: str) -> None:
+    site.put("plant", "line/a.jpg", b"content")
+    with pytest.raises(ValidationFailed, match=r"^s3://plant/.* was not found\.|can't be used: "):
+        site.buckets.read(ALICE, "plant", key, MIB)
+
+
+def test_a_bucket_that_is_not_there_is_named(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(ValidationFailed, match="The bucket nowhere was not found"):
+        site.buckets.read(ALICE, "nowhere", "key", MIB)
+    with pytest.raises(ValidationFailed, match="The bucket nowhere was not found"):
+        site.buckets.write(ALICE, "nowhere", "key", Path(__file__))
+
+
+@pytest.mark.parametrize("bucket", ["alices", "Alices"])
+def test_a_bucket_of_others_is_answered_like_one_that_is_not_there(site: Site, bucket: str) -> None:
+    site.put("alices", "key", b"secret")
+    assert site.buckets.read(ALICE, "alices", "key", MIB) == b"secret"
+    site.buckets.check(ALICE, "alices")
+    for use in (
+        lambda: site.buckets.check(BOB, bucket),
+        lambda: site.buckets.read(BOB, bucket, "key", MIB),
+        lambda: list(site.buckets.lines(BOB, bucket, "key", MIB)),
+        lambda: site.buckets.fetch(BOB, bucket, "key", site.root),
+        lambda: site.buckets.write(BOB, bucket, "key", Path(__file__)),
+    ):
+        with pytest.raises(ValidationFailed) as refused:
+            use()
+        assert str(refused.value) == (
+            f"The bucket {bucket} was not found, or this account may not use it. "
+            "Correct its name, or make it."
+        )
+    assert site.get("alices", "key") == b"secret"
+
+
+@pytest.mark.parametrize(
+    "bucket", ["..", "...", "a/b", "ab", "", "x" * 64, "-ab", "a..b", "a\0b", "ab."]
+)
+def test_a_name_that_no_bucket_can_have_is_refused(site: Site, bucket: str) -> None:
+    for use in (
+        lambda: site.buckets.check(ALICE, bucket),
+        lambda: site.buckets.read(ALICE, bucket, "key", MIB),
+        lambda: site.buckets.write(ALICE, bucket, "key", Path(__file__)),
+    ):
+        with pytest.raises(ValidationFailed, match="can't be the name of a bucket"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "", "..", "../alices/key", "a/../../alices/key", "a/./b", "/etc/passwd", "a//b", "a/",
+        "a\0b", "\ud800", "x" * 1025, "x" * 256, ".edge-agent-part-0", "a/.edge-agent-part-1/b",
+    ],
+)  # fmt: skip
+def test_a_key_that_could_lead_elsewhere_is_refused(site: Site, key: str) -> None:
+    site.put("alices", "key", b"secret")
+    for use in (
+        lambda: site.buckets.read(BOB, "plant", key, MIB),
+        lambda: site.buckets.fetch(BOB, "plant", key, site.root),
+        lambda: site.buckets.write(BOB, "plant", key, Path(__file__)),
+    ):
+        with pytest.raises(ValidationFailed, match=r"^s3://plant/.*can't be used: "):
+            use()
+    assert site.get("alices", "key") == b"secret"

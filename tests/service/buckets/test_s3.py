@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.service.buckets import s3
+from edge_agent.service.buckets.opening import open_buckets
+from edge_agent.service.faults import ServiceFault
+from edge_agent.service.settings import BucketSettings
+from tests.service.buckets.conftest import ALICE, SECRET, s3_settings
+
+
+def test_a_service_that_does_not_answer_is_a_sentence_and_no_secret_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "TRIES", 1)
+    caplog.set_level(logging.DEBUG)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        buckets = open_buckets(tmp_path, s3_settings(tmp_path, endpoint, {}))
+        with pytest.raises(ServiceFault, match=r"s3://plant/key can't be reached"):
+            buckets.read(ALICE, "plant", "key", 100)
+    assert SECRET not in caplog.text
+    assert SECRET not in repr(vars(buckets))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(None, "can't be read: .*No such file"), (" \n", "is empty"), (b"\xff\xfe", "isn't text")],
+)
+def test_a_secret_that_cannot_be_read_is_refused_at_the_start(
+    tmp_path: Path, content: object, problem: str
+) -> None:
+    file = tmp_path / "secret"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif isinstance(content, str):
+        file.write_text(content)
+    settings = BucketSettings(
+        endpoint="http://127.0.0.1:9", access_key="AKIDEXAMPLE", secret_key_file=file
+    )
+    with pytest.raises(InvalidConfiguration, match=problem):
+        open_buckets(tmp_path, settings)
+
+
+def test_a_key_without_its_secret_is_refused(tmp_path: Path) -> None:
+    settings = BucketSettings(endpoint="http://127.0.0.1:9", access_key="AKIDEXAMPLE")
+    with pytest.raises(InvalidConfiguration, match="belong together"):
+        open_buckets(tmp_path, settings)
+
+
+def test_an_endpoint_that_is_no_url_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfiguration, match="settings of buckets"):
+        open_buckets(tmp_path, BucketSettings(endpoint="localhost"))
