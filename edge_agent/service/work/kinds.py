@@ -15,6 +15,7 @@ from edge_agent.service.work.base import Kind
 
 KINDS: Mapping[str, str] = {
     "training": "edge_agent.service.work.training:Training",
+    "packaging": "edge_agent.service.work.packaging:Packaging",
 }
 
 
