@@ -44,6 +44,10 @@ COMMANDS = {
         "turn the original's recipes into ours",
     ),
     "jobs": ("edge_agent.packaging.jobs_command", "list and describe packaging jobs"),
+    "service": (
+        "edge_agent.service.service_command",
+        "answer boto3 and the AWS CLI as Lookout for Vision did",
+    ),
     "captures": ("edge_agent.captures.captures_command", "list kept frames, upload them to S3"),
     "demo": ("edge_agent.demo.demo_command", "draw parts, train, serve and inspect them"),
     "benchmark": (

@@ -127,10 +127,12 @@ def evaluate(
     source: Path,
     options: ManifestOptions = ALL,
     on_remark: Callable[[str], None] = lambda _: None,
+    on_prediction: Callable[[Path, Prediction], None] = lambda *_: None,
 ) -> EvaluationReport:
     """Inspect `source`/normal and `source`/anomaly, or what a label manifest names, with `package`.
 
-    on_remark: gets remarks about labels and images. Images that can't be used are left out. Raises
+    on_remark: gets remarks about labels and images. on_prediction: gets each image's verdict,
+    without its mask. Images that can't be used are left out. Raises
     InvalidConfiguration when there are no images of one kind, and what opening a package raises.
     """
     found = LabelledImages.of(source, options)
@@ -149,6 +151,8 @@ def evaluate(
         _check(source, len(normal), len(anomaly), findings)
         masks = Masks.of(source, [item.path for item in anomaly], on_remark)
         report = _report(predictor.manifest, normal, anomaly, masks)
+    for item in (*normal, *anomaly):
+        on_prediction(item.path, item.prediction)
     for remark in (*reader.remarks, *_on_cameras((*normal, *anomaly))):
         on_remark(remark)
     return replace(report, left_out=(*found.left_out, *reader.left_out))
@@ -183,9 +187,9 @@ def _inspect(predictor: Predictor, path: Path, frame: Frame) -> _Inspected:
     latency_ms = (time.perf_counter() - began) * 1000.0
     name = predictor.manifest.outputs.map if predictor.manifest.task == "anomaly_map" else None
     values = outputs[name][0] if name else None
-    return _Inspected(
-        path, prediction, None if values is None else values.reshape(values.shape[-2:]), latency_ms
-    )
+    without_mask = replace(prediction, mask=None)  # thousands of them would fill the memory
+    values = None if values is None else values.reshape(values.shape[-2:])
+    return _Inspected(path, without_mask, values, latency_ms)
 
 
 def _report(

@@ -15,8 +15,9 @@ from edge_agent.captures.upload import S3Location
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import read
 from edge_agent.manifest import Manifest
-from edge_agent.packaging.component import Component, Order
+from edge_agent.packaging.component import Order
 from edge_agent.packaging.component import run as run_job
+from edge_agent.packaging.component_spec import Component
 from edge_agent.packaging.draft import open_draft
 from edge_agent.packaging.graph.engine import Tuning
 from edge_agent.packaging.graph.findings import GraphFinding, note

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple, Type, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Type, Union
 
 from pydantic import Field
 from typing_extensions import Annotated, Literal
@@ -93,31 +93,70 @@ class Target:
         )
 
 
+@dataclass(frozen=True)
+class _Words:
+    """What the caller calls the parts of a target, in sentences about them."""
+
+    device: str
+    platform: str
+    platforms: str  # how one is written
+    options: str
+
+
+COMMAND_LINE = _Words(
+    "--target-device",
+    "--target-platform",
+    "--target-platform os=LINUX,arch=ARM64|X86_64[,accelerator=NVIDIA]",
+    "--compiler-options",
+)
+API = _Words("TargetDevice", "TargetPlatform", "TargetPlatform", "CompilerOptions")
+
+
 def parse(device: Optional[str], platform: Optional[str], options: Optional[str]) -> Target:
     """Check what the command line names. Raises InvalidConfiguration.
 
     `platform` is os=LINUX,arch=ARM64|X86_64[,accelerator=NVIDIA]; `options` is a JSON object.
     """
+    values = None if platform is None else _platform(platform)
+    return _target(device, values, options, COMMAND_LINE)
+
+
+def from_api(configuration: Mapping[str, Any]) -> Target:
+    """Check what the API's GreengrassConfiguration names. Raises InvalidConfiguration."""
+    device, platform, options = map(
+        configuration.get, ("TargetDevice", "TargetPlatform", "CompilerOptions")
+    )
+    return _target(device, platform, options, API)
+
+
+def _target(
+    device: Optional[str],
+    platform: Optional[Mapping[str, str]],
+    options: Optional[str],
+    words: _Words,
+) -> Target:
     if (device is None) == (platform is None):
         raise InvalidConfiguration(
             f"{'Two targets are named' if device else 'No target is named'}; name one, either "
-            f"--target-device {'|'.join(DEVICES)} or "
-            "--target-platform os=LINUX,arch=ARM64|X86_64[,accelerator=NVIDIA]."
+            f"{words.device} {'|'.join(DEVICES)} or {words.platforms}."
         )
     if platform is not None:
-        machine = _platform(platform)
-        return Target("", machine, _options(machine, options, {}))
+        try:
+            machine = read(Platform, platform)
+        except ValueError as error:
+            raise InvalidConfiguration(f"{words.platform}: {error}") from None
+        return Target("", machine, _options(machine, options, {}, words.options))
     if device not in DEVICES:
         raise InvalidConfiguration(
-            f"--target-device {device} isn't known; known: {', '.join(DEVICES)}. "
-            "For other machines use --target-platform."
+            f"{words.device} {device} isn't known; known: {', '.join(DEVICES)}. "
+            f"For other machines use {words.platform}."
         )
     machine, defaults = DEVICES[device]
-    return Target(device, machine, _options(machine, options, defaults))
+    return Target(device, machine, _options(machine, options, defaults, words.options))
 
 
-def _platform(text: str) -> Platform:
-    values = {}
+def _platform(text: str) -> Dict[str, str]:
+    values: Dict[str, str] = {}
     for part in text.split(","):
         key, equals, value = part.partition("=")
         if not equals or key.capitalize() in values:
@@ -126,54 +165,53 @@ def _platform(text: str) -> Platform:
                 "as NAME=VALUE, with commas between them."
             )
         values[key.capitalize()] = value
-    try:
-        return read(Platform, values)
-    except ValueError as error:
-        raise InvalidConfiguration(f"--target-platform: {error}") from None
+    return values
 
 
-def _options(machine: Platform, text: Optional[str], defaults: Dict[str, str]) -> Options:
+def _options(
+    machine: Platform, text: Optional[str], defaults: Dict[str, str], word: str
+) -> Options:
     if text is None:
         text = json.dumps(defaults)
     elif not OPTIONS_LENGTH[0] <= len(text) <= OPTIONS_LENGTH[1]:
         raise InvalidConfiguration(
-            f"--compiler-options has {len(text)} characters; "
+            f"{word} has {len(text)} characters; "
             f"{OPTIONS_LENGTH[0]} to {OPTIONS_LENGTH[1]} are allowed."
         )
     if machine.Accelerator:
-        options = _read(GpuOptions, text, "NVIDIA")
-        _check_tensorrt(options.trt_ver)
+        options = _read(GpuOptions, text, "NVIDIA", word)
+        _check_tensorrt(options.trt_ver, word)
         return options
-    processor = _read(CpuOptions, text, "CPU")
+    processor = _read(CpuOptions, text, "CPU", word)
     if machine.Arch == "X86_64" and processor.mcpu is None:
         return processor.model_copy(update={"mcpu": DEFAULT_MCPU})
     return processor
 
 
-def _read(kind: Type[T], text: str, target: str) -> T:
+def _read(kind: Type[T], text: str, target: str, word: str) -> T:
     try:
         values = parse_json(text)
     except ValueError as error:
-        raise InvalidConfiguration(f"--compiler-options isn't JSON: {error}") from None
+        raise InvalidConfiguration(f"{word} isn't JSON: {error}") from None
     known = [field.alias or name for name, field in kind.model_fields.items()]
     unknown = sorted(set(values) - set(known)) if isinstance(values, dict) else []
     if unknown:
         raise InvalidConfiguration(
-            f"--compiler-options: unknown option {', '.join(map(repr, unknown))}; "
+            f"{word}: unknown option {', '.join(map(repr, unknown))}; "
             f"{target} targets have {', '.join(known)}."
         )
     try:
         return read_json(kind, text.encode())
     except ValueError as error:
         raise InvalidConfiguration(
-            f"--compiler-options: {error}. {target} targets have {', '.join(known)}."
+            f"{word}: {error}. {target} targets have {', '.join(known)}."
         ) from None
 
 
-def _check_tensorrt(version: str) -> None:
+def _check_tensorrt(version: str, word: str) -> None:
     if tuple(int(part) for part in version.split("."))[:2] < OLDEST_TENSORRT:
         raise InvalidConfiguration(
-            f"--compiler-options: trt-ver {version} is too old. TensorRT before 8.5 takes no "
+            f"{word}: trt-ver {version} is too old. TensorRT before 8.5 takes no "
             "uint8 images, which the agent gives its models. The nearest JetPack is 5.1, "
             "the last for Xavier, with TensorRT 8.5.2 and CUDA 11.4."
         )

@@ -144,6 +144,19 @@ def read_samples(path: Path, check: Callable[[bytes], None] = lambda _: None) ->
         raise InvalidPicture.named(shown(path), str(error)) from None
 
 
+def frame_of(content: bytes, bits: Optional[int] = None) -> Frame:
+    """Read the bytes of an image file, a picture of a size that the agent takes.
+
+    bits: as how many a file with 16 bits a channel is read, one of DEPTHS; None: by its highest
+    value. Raises ValueError: why it can't be used, in few words.
+    """
+    _check_size(content)
+    samples = _decode(content)
+    if samples.dtype == np.uint8:
+        return Frame(np.asarray(samples, np.uint8))
+    return Frame(_eight_bits(samples, bits or _bits(int(samples.max()))))
+
+
 def _content(path: Path) -> bytes:
     """Read a whole file. Raises ValueError: why that can't be done."""
     limit = LARGEST_FILE_MIB << 20

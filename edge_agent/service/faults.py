@@ -1,7 +1,7 @@
 """Errors that a caller of the service sees.
 
 `code` is the error shape's name in the service model, which also gives the HTTP status; the members
-besides the message are those of the shape.
+besides the message are those of the shape. Errors that no service model lists give their `status`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ class ServiceFault(Exception):
     """An error answer: the shape's name, a sentence, and the shape's other members."""
 
     code = "InternalServerException"
+    status = 500
 
     def __init__(self, message: str, **members: object) -> None:
         super().__init__(message)

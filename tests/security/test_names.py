@@ -14,7 +14,7 @@ from edge_agent.cli import main
 from edge_agent.config import ModelsSettings
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.fields import read, read_json
-from edge_agent.packaging.component import Component
+from edge_agent.packaging.component_spec import Component
 from edge_agent.runtime.packages.deployments import Store
 from edge_agent.runtime.packages.records import Record
 from edge_agent.training.trainer import checked_name

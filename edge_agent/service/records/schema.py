@@ -138,6 +138,15 @@ CLIENT_TOKENS = Table(
     Column("created", Float, nullable=False, index=True),
 )
 
+SIGNATURES = Table(  # of calls that changed something and had no client token
+    "signatures",
+    METADATA,
+    Column("signature", String, primary_key=True),
+    Column("attempt", String, primary_key=True),  # of the client's to send the call
+    Column("created", Float, nullable=False),
+    Column("until", Float, nullable=False, index=True),  # the signature is valid
+)
+
 WORK = Table(
     "work",
     METADATA,

@@ -16,9 +16,7 @@ Parameters = Mapping[str, Any]  # JSON
 
 
 class Kind(Protocol):
-    """One kind of work, such as training."""
-
-    name: str
+    """One kind of work, such as training; built with (root, settings), in service and child."""
 
     def run(self, parameters: Parameters, folder: Path) -> Mapping[str, Any]:
         """Do it, in a child process; leave files in `folder` and return the result, JSON.
@@ -37,7 +35,11 @@ class Kind(Protocol):
         folder: Path,
         transaction: Transaction,
     ) -> None:
-        """Make the result visible: move files to their place, then write the records."""
+        """Make the result visible: move files to their place, then write the records.
+
+        May come a second time, with files moved already, when the service was killed meanwhile.
+        After an EdgeAgentError or OSError, `failed` is called with its sentence.
+        """
 
     def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
         """Record that it failed, and why; also after the service itself was killed meanwhile."""
@@ -50,4 +52,7 @@ class Work(Protocol):
         """Have work done once the transaction is committed; return its id."""
 
     def cancel(self, work_id: str) -> None:
-        """End work that is no longer wanted, begun or not; its `failed` is called."""
+        """End work that is no longer wanted, begun or not; its `failed` is called.
+
+        Not inside a writing transaction: this one writes as well.
+        """

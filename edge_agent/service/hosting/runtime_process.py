@@ -1,0 +1,171 @@
+"""A runtime that serves one model, in a process of its own behind a private socket."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator, List, Optional
+
+import numpy as np
+
+from edge_agent.errors import (
+    AgentUnavailable,
+    DeadlineExceeded,
+    EdgeAgentError,
+    FaultyPicture,
+    ModelError,
+)
+from edge_agent.manifest import FILE_NAME
+from edge_agent.protocol import SMALLEST_SIDE_PX
+from edge_agent.runtime.processes.child_process import ChildProcess, Exit, python_module
+from edge_agent.service.hosting.client_pool import ClientPool
+from edge_agent.types import ModelInfo, ModelState, Prediction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MODEL = "model"  # its name inside the runtime
+STARTS_WITHIN_S = 300.0
+LOOK_EVERY_S = 0.1  # while it starts
+CHECK_EVERY_S = 2.0  # afterwards
+ANSWERS_WITHIN_S = 30.0  # a frame, or the question how it is
+ENDS_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True)
+class RuntimeOrder:
+    """What to serve, and how.
+
+    name: of the model, for the log. package: its folder. most_units: of inference, as many as the
+    load needs between these two. settings: a settings file of the runtime, or None.
+    """
+
+    name: str
+    package: Path
+    least_units: int
+    most_units: int
+    settings: Optional[Path]
+
+
+class RuntimeProcess:
+    """The process; it belongs to the thread that makes it, and ends with it (see ChildProcess).
+
+    `detect` and `hang_up` are for every thread.
+    """
+
+    def __init__(self, order: RuntimeOrder, folder: Path) -> None:
+        """Start it; its socket lies below `folder`. Raises OSError, ModelError."""
+        if not (order.package / FILE_NAME).is_file():
+            raise ModelError(f"The model's files aren't there: {order.package} has no {FILE_NAME}.")
+        self._folder = Path(tempfile.mkdtemp(dir=folder))
+        self._socket = self._folder / "agent.sock"
+        self._clients = ClientPool(f"unix://{self._socket}", ANSWERS_WITHIN_S)
+        try:
+            models = self._folder / "models"
+            models.mkdir()
+            (models / MODEL).symlink_to(order.package.resolve())
+            self._child = ChildProcess(
+                python_module(f"{__package__}.runtime_main", *self._arguments(order, models)),
+                name=f"The runtime of model {order.name}",
+                within_s=STARTS_WITHIN_S,
+                late=f"it wasn't ready after {STARTS_WITHIN_S:g} s",
+                ends_within_s=ENDS_WITHIN_S,
+            )
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    def __enter__(self) -> RuntimeProcess:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._child.__exit__(*failure)
+        self._clients.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def answers(self) -> Iterator[None]:
+        """Yield each time it is found to serve the model, until it ends.
+
+        Raises ModelError when it can't serve it, with the reason.
+        """
+        if not self._becomes_ready():
+            if self.end().why:
+                raise ModelError(f"The runtime {self.end()}.")
+            return
+        self._child.lift_limit()
+        yield
+        for _ in self._child.messages(CHECK_EVERY_S):
+            if self._is_well():
+                yield
+
+    def end(self) -> Exit:
+        """Wait for its end; return how it ended."""
+        return self._child.end()
+
+    def detect(self, image: NDArray[np.uint8]) -> Prediction:
+        """Judge `image`, uint8 RGB (height, width, 3). Raises what `Client.detect` raises.
+
+        It travels as bytes: shared memory would outlive a service that is killed.
+        """
+        with self._clients.client() as client:
+            return client.detect(MODEL, image, transport="bytes")
+
+    def hang_up(self) -> None:
+        """Let calls in flight finish, then end it."""
+        self._child.hang_up()
+
+    def _arguments(self, order: RuntimeOrder, models: Path) -> List[str]:
+        config = ["--config", str(order.settings.resolve())] if order.settings else []
+        return [
+            "serve", *config, "--models", str(models), "--autostart",
+            "--socket", f"unix://{self._socket}",
+            "--set", f"engine.min_inference_units={order.least_units}",
+            "--set", f"engine.max_inference_units={order.most_units}",
+        ]  # fmt: skip
+
+    def _becomes_ready(self) -> bool:
+        """Wait until it serves the model; False when it ends before."""
+        for _ in self._child.messages(LOOK_EVERY_S):
+            info = self._look()
+            if info is None or info.state is ModelState.STARTING:
+                continue
+            if info.state is not ModelState.RUNNING:
+                raise ModelError(info.message or f"The model is {info.state.name} in its runtime.")
+            self._check()
+            return True
+        return False
+
+    def _look(self) -> Optional[ModelInfo]:
+        """Return how the model is; None as long as nobody answers, or the model isn't known yet."""
+        if not self._socket.exists():
+            return None
+        try:
+            with self._clients.client() as client:
+                return client.describe(MODEL)
+        except DeadlineExceeded:
+            self._child.kill(f"it gave no answer for {ANSWERS_WITHIN_S:g} s")
+        except EdgeAgentError:
+            pass
+        return None
+
+    def _check(self) -> None:
+        """Have one picture judged. Raises ModelError."""
+        side = SMALLEST_SIDE_PX
+        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+        try:
+            self.detect(noise)
+        except FaultyPicture:
+            pass  # it works, and its settings refuse such pictures
+        except AgentUnavailable:
+            pass  # it is about to end
+        except EdgeAgentError as error:
+            raise ModelError(f"The model is loaded, but judges no picture: {error}") from None
+
+    def _is_well(self) -> bool:
+        """Whether it serves the model; one whose model has failed is killed."""
+        info = self._look()
+        if info is not None and info.state is ModelState.FAILED:
+            self._child.kill(f"its model failed: {info.message}")
+        return info is not None and info.state is ModelState.RUNNING

@@ -1,0 +1,60 @@
+"""`python -m edge_agent.service.work.child MODULE:CLASS FOLDER ...`: does one piece of work.
+
+The two last arguments are for `parent.connect`: the process dies with the service, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Optional
+
+from edge_agent.errors import EdgeAgentError
+from edge_agent.runtime.processes.channel import Channel
+from edge_agent.runtime.processes.parent import connect
+from edge_agent.service.faults import ServiceFault
+from edge_agent.service.work.folder import Outcome, Task
+from edge_agent.service.work.kinds import load
+
+PROGRESS = "progress"  # of the messages to the service
+NICE = 5  # calls and hosted models go first, about three to one
+MOST_CHARACTERS = 2000  # of a status message, which the API limits to 2048
+
+_channel: Optional[Channel] = None
+
+
+def progress(message: str) -> None:
+    """Say how far the work is; without effect outside such a process."""
+    if _channel is not None:
+        _channel.send({PROGRESS: message[:MOST_CHARACTERS]})
+
+
+def main() -> None:
+    """Do what the folder's task says, and leave the outcome in it."""
+    global _channel
+    _channel = connect(sys.argv)
+    os.nice(NICE)
+    reference, folder = sys.argv[1], Path(sys.argv[2])
+    _outcome(reference, folder).write(folder)
+
+
+def _outcome(reference: str, folder: Path) -> Outcome:
+    try:
+        task = Task.read(folder)
+        kind = load(reference, task.root, task.settings)
+        return Outcome(result=kind.run(task.parameters, folder))
+    except (EdgeAgentError, ServiceFault) as error:
+        return Outcome(failure=str(error)[:MOST_CHARACTERS])
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return Outcome(failure=f"The work can't go on: {reason}. Correct that, then do it again.")
+    except MemoryError:
+        return Outcome(failure="There isn't enough memory. Free some, then do it again.")
+
+
+if __name__ == "__main__":
+    # Kinds import `progress` from the module by its name, which is another than this one.
+    from edge_agent.service.work import child
+
+    child.main()

@@ -1,0 +1,168 @@
+"""Packaging: a trained model → a component in a bucket, whole or not at all.
+
+It lies at PREFIX/NAME-VERSION/ of the S3 output location, as `edge-agent package` makes it. The
+recipe comes last: without it the rest is no component. One that is there with other content stays,
+as devices refuse a version that changed.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, List, Mapping
+
+from sqlalchemy import update
+
+from edge_agent.errors import InvalidRequest
+from edge_agent.packaging.aws.folder import digest
+from edge_agent.packaging.component_spec import Component
+from edge_agent.packaging.target import from_api
+from edge_agent.service.buckets.base import Buckets
+from edge_agent.service.buckets.names import S3Name
+from edge_agent.service.buckets.opening import open_buckets
+from edge_agent.service.faults import ValidationFailed
+from edge_agent.service.records.database import Transaction
+from edge_agent.service.records.schema import PACKAGING_JOBS
+from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.work.base import Parameters
+from edge_agent.service.work.child import progress
+
+KIND = "packaging"  # in `work.kinds`
+CREATED, RUNNING, SUCCEEDED, FAILED = "CREATED", "RUNNING", "SUCCEEDED", "FAILED"
+UNDER_WAY = (CREATED, RUNNING)
+RECIPES = "recipes"  # of the folders of a component
+
+
+class Packaging:
+    """The work of StartModelPackagingJob.
+
+    Parameters: job (id of its row), account, region, model (path of the package), configuration
+    (GreengrassConfiguration with name, version and description of the component). Result: the
+    findings that don't stop the job.
+    """
+
+    def __init__(self, root: Path, settings: ServiceSettings) -> None:
+        self._root, self._settings = root, settings
+
+    def run(self, parameters: Parameters, folder: Path) -> Mapping[str, Any]:
+        """Make the component, then store it."""
+        wanted = parameters["configuration"]
+        progress("Checking the model and making the component.")
+        made = folder / "component"
+        warnings = _make(made, Path(parameters["model"]), wanted)
+        progress("Storing the component.")
+        buckets = open_buckets(self._root, self._settings.buckets)
+        store(made, ComponentPlace(wanted), buckets, parameters["account"])
+        return {"warnings": warnings}
+
+    def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
+        """Record how far it is."""
+        _change(parameters, transaction, status=RUNNING, message=message)
+
+    def finished(
+        self,
+        parameters: Parameters,
+        result: Mapping[str, Any],
+        folder: Path,
+        transaction: Transaction,
+    ) -> None:
+        """Record that the component is there, and what it is called."""
+        component = Component.from_api(parameters["configuration"])
+        output = {
+            # As the service model has it, which names no account here.
+            "ComponentVersionArn": f"arn:aws:greengrass:{parameters['region']}:aws:components:"
+            f"{component.name}:versions:{component.version}",
+            "ComponentName": component.name,
+            "ComponentVersion": component.version,
+        }
+        message = " ".join(result["warnings"])
+        _change(parameters, transaction, status=SUCCEEDED, message=message, output=output)
+
+    def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
+        """Record that it failed, and why."""
+        _change(parameters, transaction, status=FAILED, message=message)
+
+
+def _change(parameters: Parameters, transaction: Transaction, **values: object) -> None:
+    transaction.connection.execute(
+        update(PACKAGING_JOBS)
+        .where(PACKAGING_JOBS.c.id == parameters["job"])
+        .values(updated=time.time(), **values)
+    )
+
+
+def _make(out: Path, model: Path, wanted: Mapping[str, Any]) -> List[str]:
+    """Fill the component folder; return the warnings of the checks. Raises EdgeAgentError."""
+    from edge_agent.packaging.component import Order, write
+    from edge_agent.packaging.draft import open_draft
+    from edge_agent.packaging.graph.findings import GraphFinding
+    from edge_agent.packaging.preparation import Preparation
+
+    warnings: List[str] = []
+
+    def report(finding: GraphFinding) -> None:
+        if finding.severity == "warning":
+            warnings.append(finding.text)
+
+    order = Order(
+        draft=open_draft(model, None),
+        component=Component.from_api(wanted),
+        target=from_api(wanted),
+        preparation=Preparation(),
+        out=out,
+    )
+    write(out, order, report)
+    return warnings
+
+
+class ComponentPlace:
+    """Where a component lies, or will lie, in a bucket."""
+
+    def __init__(self, wanted: Mapping[str, Any]) -> None:
+        """`wanted`: as in the parameters. Raises ValidationFailed when it can't lie there."""
+        location = wanted["S3OutputLocation"]
+        self.bucket: str = location["Bucket"]
+        prefix = location.get("Prefix", "").rstrip("/")
+        name = f"{wanted['ComponentName']}-{wanted['ComponentVersion']}"
+        self._folder = f"{prefix}/{name}" if prefix else name
+        S3Name(self.bucket, self._folder).parts()
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self._folder}"
+
+    def key(self, file: str) -> str:
+        """Return the key of one of its files."""
+        return f"{self._folder}/{file}"
+
+
+def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str) -> None:
+    """Write the files of the component folder `made`, the recipe last.
+
+    Raises InvalidRequest when another component lies there, ValidationFailed when the bucket can't
+    be used.
+    """
+    files = _in_order(made)
+    copies = made.with_name("copies")
+
+    def is_there(file: str) -> bool:
+        """Whether it lies there; raises InvalidRequest when it is another."""
+        try:
+            there = buckets.fetch(account, place.bucket, place.key(file), copies)
+        except ValidationFailed:
+            return False
+        if digest(there) != digest(made / file):
+            raise InvalidRequest(
+                f"{place} is a component with other content. Devices refuse a version that "
+                "changed: choose another ComponentVersion."
+            )
+        return True
+
+    if not (is_there(files[-1]) and all(map(is_there, files))):
+        for file in files:
+            buckets.write(account, place.bucket, place.key(file), made / file)
+
+
+def _in_order(made: Path) -> List[str]:
+    """Return the files of a component folder, its recipe last."""
+    files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
+    return [str(file) for file in sorted(files, key=lambda file: (file.parts[0] == RECIPES, file))]

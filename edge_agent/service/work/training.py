@@ -1,0 +1,210 @@
+"""Training a model: from what the datasets hold to a package, its figures and evaluation files."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Tuple
+
+from sqlalchemy import update
+
+from edge_agent.errors import EdgeAgentError, InvalidConfiguration
+from edge_agent.runtime.system.data_files import make_folder
+from edge_agent.runtime.system.files import sync_folder
+from edge_agent.service.buckets.opening import open_buckets
+from edge_agent.service.records.database import Transaction
+from edge_agent.service.records.schema import MODELS
+from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.work import evaluation_files
+from edge_agent.service.work.base import Parameters
+from edge_agent.service.work.child import progress
+from edge_agent.service.work.evaluation_files import MANIFEST, RESULT, Evaluated
+from edge_agent.service.work.training_images import TEST, TRAIN, Fetched, fetch, parts
+
+if TYPE_CHECKING:
+    from edge_agent.evaluation.evaluator import EvaluationReport
+    from edge_agent.manifest import Manifest
+    from edge_agent.types import Prediction
+
+TRAINING, TRAINED, FAILED = "TRAINING", "TRAINED", "TRAINING_FAILED"
+COMPLETED = "Training completed successfully."  # the original's words
+PACKAGE = "package"  # in the folder of the work
+MOST_NAME = 128  # characters of a package's name; a project's may have more
+
+
+class Training:
+    """The kind of work that CreateModel submits.
+
+    Parameters: account, project, version, arn and model_id of the model; bucket and prefix of its
+    output; `train` and `test`, the lines of the labelled entries; `is_single`: whether there is one
+    dataset for both.
+    """
+
+    def __init__(self, root: Path, settings: ServiceSettings) -> None:
+        self._root, self._settings = root, settings
+
+    def run(self, parameters: Parameters, folder: Path) -> Mapping[str, Any]:
+        """Train, test, and write the evaluation files; the package lies in the folder."""
+        for_training, for_test = parts(
+            parameters["train"], parameters["test"], parameters["is_single"]
+        )
+        progress(f"Fetching {len(for_training) + len(for_test)} images.")
+        buckets = open_buckets(self._root, self._settings.buckets)
+        account = parameters["account"]
+        train = fetch(for_training, account, buckets, folder / "train")
+        test = fetch(for_test, account, buckets, folder / "test")
+        progress(f"Training with {len(train.images)} images.")
+        package = _train(train, parameters, folder)
+        progress(f"Testing with {len(test.images)} images.")
+        tested = _Test.run(test, folder)
+        ended = datetime.now(timezone.utc)
+        names = (parameters[name] for name in ("arn", "project", "version"))
+        model = Evaluated(*names, ended)
+        evaluation_files.write_manifest(folder / MANIFEST, model, tested.found)
+        evaluation_files.write_result(folder / RESULT, model, _count(package), tested.report)
+        for kind in (MANIFEST, RESULT):
+            key = _key(kind, parameters)
+            buckets.write(account, parameters["bucket"], key, folder / kind)
+        return {
+            "message": _completed([*train.left_out, *test.left_out]),
+            "performance": {
+                "F1Score": tested.report.f1,
+                "Recall": tested.report.recall,
+                "Precision": tested.report.precision,
+            },
+            "ended": ended.timestamp(),
+        }
+
+    def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
+        """Show how far it is in the model's StatusMessage."""
+        _update(parameters, transaction, message=message)
+
+    def finished(
+        self,
+        parameters: Parameters,
+        result: Mapping[str, Any],
+        folder: Path,
+        transaction: Transaction,
+    ) -> None:
+        """Move the package to the models; the model is TRAINED."""
+        _place(folder / PACKAGE, self._target(parameters))
+        _update(
+            parameters,
+            transaction,
+            status=TRAINED,
+            message=result["message"],
+            performance=result["performance"],
+            evaluation_manifest=_output(MANIFEST, parameters),
+            evaluation_result=_output(RESULT, parameters),
+            evaluation_ended=result["ended"],
+        )
+
+    def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
+        """Have the model TRAINING_FAILED, with what to do in its StatusMessage."""
+        shutil.rmtree(self._target(parameters), ignore_errors=True)
+        _update(parameters, transaction, status=FAILED, message=message)
+
+    def _target(self, parameters: Parameters) -> Path:
+        names = (parameters[key] for key in ("account", "project", "version"))
+        return package_folder(self._root, *names)
+
+
+class _Test(NamedTuple):
+    """What the model found in the test images, each with the line of its dataset."""
+
+    report: EvaluationReport
+    found: List[Tuple[Dict[str, Any], Prediction]]
+
+    @classmethod
+    def run(cls, images: Fetched, folder: Path) -> _Test:
+        from edge_agent.evaluation.evaluator import evaluate
+
+        found: List[Tuple[Dict[str, Any], Prediction]] = []
+
+        def keep(path: Path, prediction: Prediction) -> None:
+            found.append((images.images[path].line, prediction))
+
+        manifest = folder / "test.manifest"
+        images.write_manifest(manifest)
+        try:
+            report = evaluate(folder / PACKAGE, manifest, on_remark=_log, on_prediction=keep)
+        except EdgeAgentError as error:
+            raise _failure(error, images, manifest, TEST) from None
+        return cls(report, found)
+
+
+def package_folder(root: Path, account: str, project: str, version: str) -> Path:
+    """Return where the package of a trained model lies."""
+    return root / "models" / account / project / version
+
+
+def _place(made: Path, target: Path) -> None:
+    if not made.exists():
+        return  # moved already, before the service was killed
+    shutil.rmtree(target, ignore_errors=True)
+    make_folder(target.parent)
+    made.rename(target)
+    sync_folder(target.parent)
+
+
+def _train(images: Fetched, parameters: Parameters, folder: Path) -> Manifest:
+    from edge_agent.training.trainer import train
+
+    manifest = folder / "train.manifest"
+    images.write_manifest(manifest)
+    try:
+        return train(
+            manifest,
+            folder / PACKAGE,
+            name=parameters["project"][:MOST_NAME],
+            version=parameters["version"],
+            progress=_log,
+        )
+    except EdgeAgentError as error:
+        raise _failure(error, images, manifest, TRAIN) from None
+
+
+def _failure(
+    error: EdgeAgentError, images: Fetched, manifest: Path, dataset: str
+) -> InvalidConfiguration:
+    """Say it with the names that the caller of the API knows."""
+    text = images.named(str(error).replace(str(manifest), f"The {dataset}"))
+    return InvalidConfiguration(" ".join([text, *images.left_out[:1]]))
+
+
+def _log(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _count(package: Manifest) -> int:
+    """Return how many images the model was trained with: the scores of all are counted."""
+    scores = package.statistics
+    counted = (scores.normal_scores, scores.anomaly_scores)
+    return sum(sum(histogram.counts) for histogram in counted if histogram is not None)
+
+
+def _completed(left_out: List[str]) -> str:
+    if not left_out:
+        return COMPLETED
+    images = "1 image was" if len(left_out) == 1 else f"{len(left_out)} images were"
+    return f"{COMPLETED} {images} left out: {left_out[0]}"
+
+
+def _key(kind: str, parameters: Parameters) -> str:
+    return evaluation_files.key(
+        kind, parameters["prefix"], parameters["project"], parameters["version"]
+    )
+
+
+def _output(kind: str, parameters: Parameters) -> Dict[str, str]:
+    return {"Bucket": parameters["bucket"], "Key": _key(kind, parameters)}
+
+
+def _update(parameters: Parameters, transaction: Transaction, **values: object) -> None:
+    transaction.connection.execute(
+        update(MODELS)
+        .where(MODELS.c.id == parameters["model_id"], MODELS.c.status == TRAINING)
+        .values(**values)
+    )

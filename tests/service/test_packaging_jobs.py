@@ -1,0 +1,401 @@
+"""Model packaging jobs: what is asked for, what the child process makes, what is answered."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+import pytest
+from sqlalchemy import insert, update
+
+from edge_agent.errors import InvalidRequest
+from edge_agent.packaging.aws.folder import ComponentFolder
+from edge_agent.service.buckets.folders import FolderBuckets
+from edge_agent.service.buckets.opening import open_buckets
+from edge_agent.service.call import Answer, Call
+from edge_agent.service.faults import (
+    Conflict,
+    QuotaExceeded,
+    ResourceNotFound,
+    ServiceFault,
+    ValidationFailed,
+)
+from edge_agent.service.operations.packaging_jobs import PackagingJobs
+from edge_agent.service.records.database import Records
+from edge_agent.service.records.schema import MODELS, PACKAGING_JOBS, PROJECTS
+from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.work.children import Children
+from edge_agent.service.work.packaging import ComponentPlace, Packaging, store
+from tests.fakes import micro
+
+ACCOUNT, OTHER = "123456789012", "210987654321"
+PLATFORM = {"Os": "LINUX", "Arch": "X86_64"}
+WITHIN_S = 60.0
+
+
+class World:
+    """A service's records, buckets and work with one trained model; `start` begins the work."""
+
+    def __init__(self, root: Path, settings: ServiceSettings) -> None:
+        self.root = root
+        self.records = Records(root / "records.db")
+        self.work = Children(root=root, settings=settings, records=self.records)
+        self.bucket = root / "buckets" / "plant"
+        self.bucket.mkdir(parents=True)
+        self.jobs = PackagingJobs(
+            root=root,
+            settings=settings,
+            buckets=open_buckets(root, settings.buckets),
+            work=self.work,
+        )
+        self.package = root / "models" / ACCOUNT / "bolts" / "3"
+        micro.write(self.package, "classification", name="bolts", version="3")
+        self._insert()
+
+    def _insert(self) -> None:
+        with self.records.write() as transaction:
+            project = {"account": ACCOUNT, "name": "bolts", "arn": "arn:p", "created": 1.0}
+            model = {"project_id": 1, "version": 3, "arn": "arn:m", "created": 1.0}
+            output = {"output_bucket": "plant", "status": "TRAINED"}
+            transaction.connection.execute(insert(PROJECTS).values(project))
+            transaction.connection.execute(insert(MODELS).values({**model, **output}))
+
+    def close(self) -> None:
+        self.work.close()
+        self.records.close()
+
+    def has(self, status: str) -> None:
+        """Give the model another status."""
+        with self.records.write() as transaction:
+            transaction.connection.execute(update(MODELS).values(status=status))
+
+    def start(self, account: str = ACCOUNT, **parameters: Any) -> str:
+        configuration = {"Greengrass": wanted(**parameters.pop("greengrass", {}))}
+        given = {"ProjectName": "bolts", "ModelVersion": "3", "Configuration": configuration}
+        with self.records.write() as transaction:
+            answer = self.jobs.start_model_packaging_job(
+                call("StartModelPackagingJob", account, **{**given, **parameters}), transaction
+            )
+        return str(answer["JobName"])
+
+    def describe(self, name: str, account: str = ACCOUNT) -> Dict[str, Any]:
+        given = {"ProjectName": "bolts", "JobName": name}
+        with self.records.read() as transaction:
+            answer = self.jobs.describe_model_packaging_job(
+                call("DescribeModelPackagingJob", account, **given), transaction
+            )
+        found: Dict[str, Any] = answer["ModelPackagingDescription"]  # type: ignore[assignment]
+        return found
+
+    def list(self, account: str = ACCOUNT, **parameters: Any) -> Answer:
+        given = {"ProjectName": "bolts", **parameters}
+        with self.records.read() as transaction:
+            return self.jobs.list_model_packaging_jobs(
+                call("ListModelPackagingJobs", account, **given), transaction
+            )
+
+    def run(self, folder: str) -> None:
+        """Do what a child process does, here."""
+        place = self.root / folder
+        place.mkdir()
+        configuration = wanted(ComponentVersion="3.0.0", ComponentDescription="Bolts")
+        parameters = {"account": ACCOUNT, "model": str(self.package)}
+        kind = Packaging(self.root, ServiceSettings())
+        assert kind.run({**parameters, "configuration": configuration}, place) == {"warnings": []}
+
+    def ended(self, name: str) -> Dict[str, Any]:
+        """Wait until a job has ended."""
+        end = time.monotonic() + WITHIN_S
+        while True:
+            job = self.describe(name)
+            if job["Status"] in ("SUCCEEDED", "FAILED"):
+                return job
+            assert time.monotonic() < end, job
+            time.sleep(0.02)
+
+    def files(self) -> List[str]:
+        """All that lies in the bucket."""
+        found = (path for path in self.bucket.rglob("*") if path.is_file())
+        return sorted(str(path.relative_to(self.bucket)) for path in found)
+
+
+def call(operation: str, account: str, **parameters: Any) -> Call:
+    return Call(
+        service="lookoutvision",
+        operation=operation,
+        account=account,
+        access_key="AKID",
+        region="eu-west-1",
+        request_id="1",
+        now=1000.0,
+        parameters=parameters,
+    )
+
+
+def wanted(**changes: Any) -> Dict[str, Any]:
+    """A GreengrassConfiguration; None takes a member away."""
+    values = {
+        "TargetPlatform": PLATFORM,
+        "S3OutputLocation": {"Bucket": "plant", "Prefix": "components/"},
+        "ComponentName": "plant.Bolts",
+        **changes,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@pytest.fixture(name="world")
+def _world(tmp_path: Path) -> Iterator[World]:
+    quotas = {"packaging_jobs": 4}
+    made = World(tmp_path, ServiceSettings.model_validate({"quotas": quotas, "children": 2}))
+    yield made
+    made.close()
+
+
+# asking
+
+
+def test_a_job_is_created_at_once_and_described_as_it_was_asked_for(world: World) -> None:
+    tags = [{"Key": "line", "Value": "4"}]
+    name = world.start(
+        JobName="job-1", Description="for line 4", greengrass={"Tags": tags}, ModelVersion="latest"
+    )
+
+    job = world.describe(name)
+
+    assert (name, job["Status"], job["ModelVersion"]) == ("job-1", "CREATED", "3")
+    assert job["ModelPackagingJobDescription"] == "for line 4"
+    assert job["ModelPackagingConfiguration"]["Greengrass"] == {
+        **wanted(Tags=tags),
+        "ComponentVersion": "3.0.0",
+        "ComponentDescription": "Model version 3 of project bolts",
+    }
+    assert "ModelPackagingOutputDetails" not in job
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"TargetDevice": "jetson_xavier"}, "Two targets are named; name one, either TargetDevice"),
+        ({"TargetPlatform": None}, "No target is named; name one"),
+        ({"CompilerOptions": "[1]"}, "CompilerOptions: .*an object"),
+        ({"CompilerOptions": '{"gpu-code": "sm_72"}'}, "CompilerOptions: unknown option"),
+        (
+            {"TargetPlatform": {**PLATFORM, "Accelerator": "NVIDIA"}},
+            "CompilerOptions: .*gpu-code.*NVIDIA targets have gpu-code, trt-ver, cuda-ver",
+        ),
+        (
+            {"Tags": [{"Key": "a", "Value": "1"}, {"Key": "a", "Value": "2"}]},
+            "a key is there twice",
+        ),
+        ({"Tags": [{"Key": "aws:a", "Value": "1"}]}, "tags of AWS itself start with aws:"),
+        ({"ComponentVersion": "01.0.0"}, "Component: version"),
+        ({"ComponentName": ".."}, "can't name a folder"),
+        ({"S3OutputLocation": {"Bucket": "plant", "Prefix": "../other"}}, "a part of its key"),
+        ({"S3OutputLocation": {"Bucket": "nobodys"}}, "The bucket nobodys was not found"),
+    ],
+)
+def test_what_the_shapes_dont_say_is_refused_with_the_apis_words(
+    world: World, changes: Dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValidationFailed, match=sentence) as caught:
+        world.start(greengrass=changes)
+
+    assert "--" not in str(caught.value)
+    assert world.list()["ModelPackagingJobs"] == []
+
+
+@pytest.mark.parametrize("status", ["TRAINING", "TRAINING_FAILED", "DELETING"])
+def test_only_a_trained_model_is_packaged(world: World, status: str) -> None:
+    world.has(status)
+    with pytest.raises(Conflict, match=f"is {status}; only a trained model") as caught:
+        world.start()
+    assert caught.value.members["ResourceType"] == "MODEL"
+
+
+@pytest.mark.parametrize("status", ["HOSTED", "STARTING_HOSTING", "HOSTING_FAILED"])
+def test_a_hosted_model_is_a_trained_one(world: World, status: str) -> None:
+    world.has(status)
+    assert world.describe(world.start())["Status"] == "CREATED"
+
+
+def test_a_name_belongs_to_one_job(world: World) -> None:
+    world.start(JobName="job-1")
+    with pytest.raises(Conflict, match="job-1 already; choose another JobName") as caught:
+        world.start(JobName="job-1")
+    assert caught.value.members["ResourceId"] == "job-1"
+
+
+def test_jobs_without_a_name_get_one_each(world: World) -> None:
+    assert world.start() != world.start()
+
+
+def test_an_account_has_some_jobs_at_a_time(world: World) -> None:
+    for _ in range(4):
+        world.start()
+    with pytest.raises(QuotaExceeded, match=r"quotas\.packaging_jobs"):
+        world.start()
+    with world.records.write() as transaction:
+        transaction.connection.execute(update(PACKAGING_JOBS).values(status="FAILED"))
+    world.start()
+
+
+@pytest.mark.parametrize(
+    ("account", "changes"),
+    [
+        (OTHER, {}),
+        (ACCOUNT, {"ProjectName": "nuts"}),
+        (ACCOUNT, {"ModelVersion": "4"}),
+    ],
+)
+def test_what_isnt_there_or_is_anothers_is_not_found(
+    world: World, account: str, changes: Dict[str, str]
+) -> None:
+    with pytest.raises(ResourceNotFound):
+        world.start(account, **changes)
+
+
+def test_jobs_are_another_accounts_secret(world: World) -> None:
+    name = world.start()
+    for ask in (lambda: world.describe(name, OTHER), lambda: world.list(OTHER)):
+        with pytest.raises(ResourceNotFound):
+            ask()
+
+
+def test_jobs_are_listed_by_the_page(world: World) -> None:
+    names = [world.start() for _ in range(3)]
+    first: Any = world.list(MaxResults=2)
+    second: Any = world.list(MaxResults=2, NextToken=first["NextToken"])
+
+    pages = [first["ModelPackagingJobs"], second["ModelPackagingJobs"]]
+    assert [[job["JobName"] for job in page] for page in pages] == [names[:2], names[2:]]
+    assert "NextToken" not in second
+    assert "ModelPackagingConfiguration" not in pages[0][0]
+
+
+# making
+
+
+@pytest.mark.parametrize(
+    ("target", "architecture"),
+    [
+        ({"TargetPlatform": PLATFORM, "CompilerOptions": '{"mcpu": "core-avx2"}'}, "amd64"),
+        ({"TargetPlatform": None, "TargetDevice": "jetson_xavier"}, "aarch64"),
+    ],
+)
+def test_the_component_is_there_when_the_job_has_succeeded(
+    world: World, target: Dict[str, Any], architecture: str
+) -> None:
+    world.work.start()
+
+    job = world.ended(world.start(greengrass={**target, "Tags": [{"Key": "line", "Value": "4"}]}))
+
+    assert job["Status"] == "SUCCEEDED", job["StatusMessage"]
+    assert job["ModelPackagingOutputDetails"]["Greengrass"] == {
+        "ComponentVersionArn": "arn:aws:greengrass:eu-west-1:aws:components:plant.Bolts"
+        ":versions:3.0.0",
+        "ComponentName": "plant.Bolts",
+        "ComponentVersion": "3.0.0",
+    }
+    component = ComponentFolder.read(world.bucket / "components" / "plant.Bolts-3.0.0")
+    assert (component.name, component.version) == ("plant.Bolts", "3.0.0")
+    assert component.tags() == {"line": "4"}
+    assert list(component.artifacts()) == ["plant.Bolts/3.0.0/model.zip"]
+    assert component.recipe["Manifests"][0]["Platform"]["architecture"] == architecture
+
+
+def test_a_model_that_cant_be_packaged_fails_with_a_sentence(world: World) -> None:
+    (world.package / "model.onnx").write_bytes(b"no graph")
+    world.work.start()
+
+    job = world.ended(world.start())
+
+    assert job["Status"] == "FAILED"
+    assert "model.onnx" in job["StatusMessage"]
+    assert "ModelPackagingOutputDetails" not in job
+    assert world.files() == []
+
+
+def test_a_version_that_is_there_stays_as_it_is(world: World) -> None:
+    world.run("first")
+    before = {name: (world.bucket / name).read_bytes() for name in world.files()}
+
+    world.run("same")
+    micro.write(world.package, "anomaly_map", name="bolts", version="3")
+    with pytest.raises(InvalidRequest, match="choose another ComponentVersion"):
+        world.run("other")
+
+    assert before == {name: (world.bucket / name).read_bytes() for name in world.files()}
+
+
+def test_a_bucket_that_went_away_is_named(world: World) -> None:
+    world.bucket.rmdir()
+    with pytest.raises(ValidationFailed, match="The bucket plant was not found"):
+        world.run("job")
+
+
+# storing
+
+
+class Failing(FolderBuckets):
+    """Ends after some objects, as when the power goes."""
+
+    left = 0
+
+    def write(self, account: str, bucket: str, key: str, source: Path) -> None:
+        if not self.left:
+            raise ServiceFault("The power went.")
+        self.left -= 1
+        super().write(account, bucket, key, source)
+
+
+def component(folder: Path, content: str = "weights") -> Path:
+    """A component folder, as far as storing needs it."""
+    for name, text in (
+        ("artifacts/plant.Bolts/3.0.0/model.zip", content),
+        ("recipes/plant.Bolts-3.0.0.json", json.dumps({"ComponentName": "plant.Bolts"})),
+        ("recipe.yaml", "ComponentName: plant.Bolts"),
+        ("tags.json", "{}"),
+    ):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return folder
+
+
+def test_half_a_component_has_no_recipe_and_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "buckets" / "plant").mkdir(parents=True)
+    place = ComponentPlace(wanted(ComponentVersion="3.0.0"))
+    buckets = Failing(tmp_path / "buckets", {})
+    there = tmp_path / "buckets" / "plant" / "components" / "plant.Bolts-3.0.0"
+    for left in range(4):
+        buckets.left = left
+        made = component(tmp_path / f"made{left}" / "component", f"weights {left}")
+        with pytest.raises(ServiceFault, match="The power went"):
+            store(made, place, buckets, ACCOUNT)
+        assert not (there / "recipes").exists()
+
+    buckets.left = 4
+    store(component(tmp_path / "whole" / "component", "good"), place, buckets, ACCOUNT)
+
+    assert (there / "artifacts/plant.Bolts/3.0.0/model.zip").read_text() == "good"
+    assert (there / "recipes/plant.Bolts-3.0.0.json").is_file()
+
+
+def test_a_component_without_one_of_its_files_is_completed(tmp_path: Path) -> None:
+    (tmp_path / "buckets" / "plant").mkdir(parents=True)
+    place = ComponentPlace(wanted(ComponentVersion="3.0.0"))
+    buckets = FolderBuckets(tmp_path / "buckets", {})
+    made = component(tmp_path / "made" / "component")
+    store(made, place, buckets, ACCOUNT)
+    there = tmp_path / "buckets" / "plant" / "components" / "plant.Bolts-3.0.0"
+    (there / "tags.json").unlink()
+
+    store(made, place, buckets, ACCOUNT)
+
+    assert (there / "tags.json").read_text() == "{}"
+    shutil.rmtree(made)
+    with pytest.raises(InvalidRequest, match=r"s3://plant/components/plant\.Bolts-3\.0\.0 is a"):
+        store(component(made, "others"), place, buckets, ACCOUNT)

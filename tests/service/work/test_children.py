@@ -1,0 +1,207 @@
+"""Work in real child processes: results, failures, cancelling, and what a killed service leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Iterator, List, Set
+
+import pytest
+from sqlalchemy import select
+
+from edge_agent.service.records.database import Records
+from edge_agent.service.records.schema import WORK
+from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.work.base import Parameters
+from edge_agent.service.work.children import CANCELLED, FOLDER, Children
+from tests.service.work.trivial import KINDS, PARTS, recorded
+
+PATIENCE_S = 60.0
+KILLS = int(os.environ.get("SERVICE_KILLS", "6"))
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    opened = Records(tmp_path / "records.db")
+    yield opened
+    opened.close()
+
+
+@contextlib.contextmanager
+def working(root: Path, records: Records, children: int = 2) -> Iterator[Children]:
+    settings = ServiceSettings(children=children)
+    work = Children(root=root, settings=settings, records=records, kinds=KINDS)
+    work.start()
+    try:
+        yield work
+    finally:
+        work.close()
+
+
+def submit(work: Children, records: Records, *parameters: Parameters) -> List[str]:
+    with records.write() as transaction:
+        return [work.submit("trivial", each, transaction) for each in parameters]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+def rows(records: Records) -> List[str]:
+    with records.read() as transaction:
+        return list(transaction.connection.scalars(select(WORK.c.id)))
+
+
+def runs(root: Path) -> List[List[str]]:
+    file = root / "runs"
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def is_alive(process: str) -> bool:
+    try:
+        return "(zombie)" not in Path("/proc", process, "status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_work_is_done_recorded_and_leaves_its_artifact_only(
+    tmp_path: Path, records: Records
+) -> None:
+    with working(tmp_path, records) as work:
+        submit(work, records, {"name": "a"})
+        wait_until(lambda: not rows(records))
+    assert recorded(records) == {"a": {"progress": "Half of it is done", "finished": "a"}}
+    assert {path.name for path in (tmp_path / "artifacts" / "a").iterdir()} == set(PARTS)
+    wait_until(lambda: not list((tmp_path / FOLDER).iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("action", "sentence"),
+    [
+        ("refuse", "The picture is too small; take another."),
+        ("fault", "The process ended with exit status 1"),
+        ("die", "The process was ended by SIGKILL, often because memory ran out."),
+        ("full disk", "The work can't go on: No space left on device."),
+        ("lost", "It failed by a fault of the service, which its log describes."),
+    ],
+)
+def test_each_failure_is_a_sentence(
+    tmp_path: Path, records: Records, action: str, sentence: str
+) -> None:
+    with working(tmp_path, records) as work:
+        submit(work, records, {"name": "a", "action": action})
+        wait_until(lambda: not rows(records))
+    found = recorded(records)["a"]
+    assert found["failed"].startswith(sentence)
+    assert "finished" not in found
+    assert "Traceback" not in found["failed"]
+
+
+def test_work_of_a_transaction_that_is_not_committed_is_never_done(
+    tmp_path: Path, records: Records
+) -> None:
+    with working(tmp_path, records) as work:
+        with contextlib.suppress(KeyError), records.write() as transaction:
+            work.submit("trivial", {"name": "a"}, transaction)
+            raise KeyError
+        submit(work, records, {"name": "b"})
+        wait_until(lambda: not rows(records))
+    assert [name for name, _ in runs(tmp_path)] == ["b"]
+
+
+def test_one_process_at_a_time_does_the_work_in_order(tmp_path: Path, records: Records) -> None:
+    with working(tmp_path, records, children=1) as work:
+        submit(work, records, *({"name": name} for name in "abc"))
+        wait_until(lambda: not rows(records))
+    assert [name for name, _ in runs(tmp_path)] == ["a", "b", "c"]
+
+
+def test_work_is_cancelled_while_it_waits_and_while_it_runs(
+    tmp_path: Path, records: Records
+) -> None:
+    with working(tmp_path, records, children=1) as work:
+        first, second = submit(
+            work, records, {"name": "runs", "seconds": 60.0}, {"name": "waits", "seconds": 60.0}
+        )
+        wait_until(lambda: runs(tmp_path))
+        work.cancel(second)
+        work.cancel(first)
+        wait_until(lambda: not rows(records))
+        work.cancel(first)  # of what has ended: nothing
+    found = recorded(records)
+    assert found["runs"]["failed"] == found["waits"]["failed"] == CANCELLED
+    assert [name for name, _ in runs(tmp_path)] == ["runs"]
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_stopped_service_ends_its_children_and_says_so_at_the_next_start(
+    tmp_path: Path, records: Records
+) -> None:
+    with working(tmp_path, records, children=1) as work:
+        submit(work, records, {"name": "runs", "seconds": 60.0}, {"name": "waits"})
+        wait_until(lambda: runs(tmp_path))
+        process = runs(tmp_path)[0][1]
+    assert not is_alive(process)
+    with working(tmp_path, records):
+        wait_until(lambda: not rows(records))
+    found = recorded(records)
+    assert found["runs"]["failed"].startswith("The service was stopped while this was under way.")
+    assert found["waits"]["finished"] == "waits"
+
+
+def test_a_killed_child_fails_alone(tmp_path: Path, records: Records) -> None:
+    with working(tmp_path, records) as work:
+        submit(work, records, {"name": "killed", "seconds": 60.0})
+        wait_until(lambda: runs(tmp_path))
+        os.kill(int(runs(tmp_path)[0][1]), signal.SIGKILL)
+        submit(work, records, {"name": "next"})
+        wait_until(lambda: not rows(records))
+    found = recorded(records)
+    assert "SIGKILL" in found["killed"]["failed"]
+    assert found["next"]["finished"] == "next"
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_a_service_killed_at_any_moment_leaves_everything_finished_or_failed(
+    tmp_path: Path, records: Records, seed: int
+) -> None:
+    count = 6
+    _kill_a_service(tmp_path, count, random.Random(seed).uniform(0.0, 2.5))
+    children = [process for _, process in runs(tmp_path)]
+    wait_until(lambda: not any(map(is_alive, children)))
+    with working(tmp_path, records):
+        wait_until(lambda: not rows(records))
+        wait_until(lambda: not list((tmp_path / FOLDER).iterdir()))
+    found = recorded(records)
+    assert set(found) == set(map(str, range(count)))
+    assert all(("finished" in each) != ("failed" in each) for each in found.values())
+    started = [name for name, _ in runs(tmp_path)]
+    assert len(started) == len(set(started)), "something ran twice"
+    finished = {name for name, each in found.items() if "finished" in each}
+    assert _whole_artifacts(tmp_path) == finished
+
+
+def _kill_a_service(root: Path, count: int, after_s: float) -> None:
+    command = [sys.executable, "-m", "tests.service.work.trivial", str(root), str(count)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        assert service.stdout.readline() == "submitted\n"
+        time.sleep(after_s)  # the moment is what is tried
+        service.kill()
+
+
+def _whole_artifacts(root: Path) -> Set[str]:
+    folder = root / "artifacts"
+    found = list(folder.iterdir()) if folder.exists() else []
+    for artifact in found:
+        assert {path.name for path in artifact.iterdir()} == set(PARTS)
+    return {artifact.name for artifact in found}
