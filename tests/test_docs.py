@@ -81,7 +81,7 @@ def anchor(heading: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("page", "line"), in_pages(r"^ *(?:[A-Z_]+=\S+ )?(edge-agent [a-z].+?)(?: *\\)?$")
+    ("page", "line"), in_pages(r"^ *(?:[A-Z_]+=\S+ )?(edge-agent [a-z].+?)(?: *[\\&])?$")
 )
 def test_a_command_in_a_code_block_is_understood(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]

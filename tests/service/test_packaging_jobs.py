@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 import pytest
+from edge_agent.service.buckets.folders import FolderBuckets
+from edge_agent.service.buckets.opening import open_buckets
 from sqlalchemy import insert, update
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder
-from edge_agent.service.buckets.folders import FolderBuckets
-from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.call import Answer, Call
 from edge_agent.service.faults import (
     Conflict,
