@@ -15,7 +15,7 @@ import time
 import uuid
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set
 
 from sqlalchemy import delete, insert, select, update
 
@@ -77,10 +77,10 @@ class Children:
         with self._records.read() as transaction:
             rows = transaction.connection.execute(select(WORK).order_by(WORK.c.created)).all()
         for row in rows:
-            if row.state == RUNNING:
-                self._conclude(_Job(row.id, row.kind, row.parameters), INTERRUPTED)
-            else:
+            if row.state == WAITING:
                 self._queue.put(row.id)
+            else:
+                self._guard(self._conclude, _Job(row.id, row.kind, row.parameters), INTERRUPTED)
         self._remove_strays()
         for _ in range(self._settings.children):
             thread = threading.Thread(target=self._work, name="work", daemon=True)
@@ -130,10 +130,14 @@ class Children:
             work_id = self._queue.get()
             if work_id is None or self._is_closing:
                 return
-            try:
-                self._do(work_id)
-            except Exception:
-                log.exception("Work %s couldn't be recorded; it will be at the next start", work_id)
+            self._guard(self._do, work_id)
+
+    def _guard(self, step: Callable[..., None], *arguments: object) -> None:
+        """Take a step; when it fails, the work's row is left for the next start."""
+        try:
+            step(*arguments)
+        except Exception:
+            log.exception("Work couldn't be recorded; that is tried again at the next start")
 
     def _do(self, work_id: str) -> None:
         with self._records.write() as transaction:

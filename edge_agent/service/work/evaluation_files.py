@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MANIFEST, RESULT = "EvaluationManifest", "EvaluationResult"
 DETECTED = "anomaly-label-detected"
+MOST_NAME = 200  # characters of the project's name in a key: a file's name is limited to 255
 
 
 class Evaluated(NamedTuple):
@@ -38,8 +39,8 @@ class Evaluated(NamedTuple):
 
 def key(kind: str, prefix: str, project: str, version: str) -> str:
     """Return the key of MANIFEST or RESULT below the prefix of the output."""
-    folder = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
-    return f"{folder}{kind}-{project}-{version}.json"
+    folder, name = prefix.rstrip("/"), f"{kind}-{project[:MOST_NAME]}-{version}.json"
+    return f"{folder}/{name}" if folder else name
 
 
 def write_manifest(

@@ -13,6 +13,7 @@ from sqlalchemy import update
 from edge_agent.errors import EdgeAgentError, InvalidConfiguration
 from edge_agent.runtime.system.data_files import make_folder
 from edge_agent.runtime.system.files import sync_folder
+from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.records.database import Transaction
 from edge_agent.service.records.schema import MODELS
 from edge_agent.service.settings import ServiceSettings
@@ -37,7 +38,8 @@ class Training:
     """The kind of work that CreateModel submits.
 
     Parameters: account, project, version, arn and model_id of the model; bucket and prefix of its
-    output; `train` and `test`, the lines of the labelled entries, and whether the dataset is_single.
+    output; `train` and `test`, the lines of the labelled entries; `is_single`: whether there is one
+    dataset for both.
     """
 
     def __init__(self, root: Path, settings: ServiceSettings) -> None:
@@ -49,32 +51,30 @@ class Training:
             parameters["train"], parameters["test"], parameters["is_single"]
         )
         progress(f"Fetching {len(for_training) + len(for_test)} images.")
-        buckets, account = self._buckets(), parameters["account"]
+        buckets = open_buckets(self._root, self._settings.buckets)
+        account = parameters["account"]
         train = fetch(for_training, account, buckets, folder / "train")
         test = fetch(for_test, account, buckets, folder / "test")
         progress(f"Training with {len(train.images)} images.")
         package = _train(train, parameters, folder)
         progress(f"Testing with {len(test.images)} images.")
         tested = _Test.run(test, folder)
-        model = Evaluated(
-            parameters["arn"],
-            parameters["project"],
-            parameters["version"],
-            datetime.now(timezone.utc),
-        )
+        ended = datetime.now(timezone.utc)
+        names = (parameters[name] for name in ("arn", "project", "version"))
+        model = Evaluated(*names, ended)
         evaluation_files.write_manifest(folder / MANIFEST, model, tested.found)
         evaluation_files.write_result(folder / RESULT, model, _count(package), tested.report)
         for kind in (MANIFEST, RESULT):
             key = _key(kind, parameters)
             buckets.write(account, parameters["bucket"], key, folder / kind)
         return {
+            "message": _completed([*train.left_out, *test.left_out]),
             "performance": {
                 "F1Score": tested.report.f1,
                 "Recall": tested.report.recall,
                 "Precision": tested.report.precision,
             },
-            "ended": model.ended.timestamp(),
-            "left_out": [*train.left_out, *test.left_out],
+            "ended": ended.timestamp(),
         }
 
     def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
@@ -89,12 +89,12 @@ class Training:
         transaction: Transaction,
     ) -> None:
         """Move the package to the models; the model is TRAINED."""
-        self._place(folder / PACKAGE, package_folder(self._root, parameters))
+        _place(folder / PACKAGE, self._target(parameters))
         _update(
             parameters,
             transaction,
             status=TRAINED,
-            message=_completed(result["left_out"]),
+            message=result["message"],
             performance=result["performance"],
             evaluation_manifest=_output(MANIFEST, parameters),
             evaluation_result=_output(RESULT, parameters),
@@ -102,20 +102,13 @@ class Training:
         )
 
     def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
-        """The model is TRAINING_FAILED."""
-        shutil.rmtree(package_folder(self._root, parameters), ignore_errors=True)
+        """Have the model TRAINING_FAILED, with what to do in its StatusMessage."""
+        shutil.rmtree(self._target(parameters), ignore_errors=True)
         _update(parameters, transaction, status=FAILED, message=message)
 
-    def _place(self, made: Path, target: Path) -> None:
-        if not made.exists():
-            return  # moved already, before the service was killed
-        shutil.rmtree(target, ignore_errors=True)
-        make_folder(target.parent)
-        made.rename(target)
-        sync_folder(target.parent)
-
-    def _buckets(self) -> Any:
-        raise NotImplementedError
+    def _target(self, parameters: Parameters) -> Path:
+        names = (parameters[key] for key in ("account", "project", "version"))
+        return package_folder(self._root, *names)
 
 
 class _Test(NamedTuple):
@@ -142,11 +135,18 @@ class _Test(NamedTuple):
         return cls(report, found)
 
 
-def package_folder(root: Path, parameters: Parameters) -> Path:
-    """Return where the package of a model lies that is trained."""
-    return (
-        root / "models" / parameters["account"] / parameters["project"] / parameters["version"]
-    )
+def package_folder(root: Path, account: str, project: str, version: str) -> Path:
+    """Return where the package of a trained model lies."""
+    return root / "models" / account / project / version
+
+
+def _place(made: Path, target: Path) -> None:
+    if not made.exists():
+        return  # moved already, before the service was killed
+    shutil.rmtree(target, ignore_errors=True)
+    make_folder(target.parent)
+    made.rename(target)
+    sync_folder(target.parent)
 
 
 def _train(images: Fetched, parameters: Parameters, folder: Path) -> Manifest:

@@ -12,9 +12,9 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tup
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation.label_words import ANOMALY, NORMAL, label_of
 from edge_agent.service.buckets.base import Buckets
+from edge_agent.service.buckets.names import S3Name
 from edge_agent.service.faults import ValidationFailed
 
-S3 = "s3://"
 TEST_SHARE = 5  # of a single dataset, one image of so many of each label is for the test
 WHOLE, TRAIN, TEST = "dataset", "training dataset", "test dataset"
 FEWEST: Mapping[str, Mapping[str, int]] = {  # the original's limits
@@ -96,11 +96,10 @@ def check_counts(dataset: str, images: Iterable[Image]) -> None:
 def fetch(images: Iterable[Image], account: str, buckets: Buckets, folder: Path) -> Fetched:
     """Return the images in files; those that can't be had are left out."""
     fetched = Fetched()
-    for number, image in enumerate(images):
-        bucket, _, key = image.source[len(S3) :].partition("/")
-        place = folder / str(number)  # of its own: keys of several buckets may be alike
+    for image in images:
         try:
-            fetched.images[buckets.fetch(account, bucket, key, place)] = image
+            bucket, key = S3Name.of_uri(image.source)
+            fetched.images[buckets.fetch(account, bucket, key, folder)] = image
         except ValidationFailed as fault:
             fetched.left_out.append(str(fault))
     return fetched

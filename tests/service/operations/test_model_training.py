@@ -1,0 +1,374 @@
+"""CreateModel and DeleteModel, with real trainings in child processes on drawn parts."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from edge_agent.runtime.packages.package import Package
+from edge_agent.service.buckets.opening import open_buckets
+from edge_agent.service.call import Answer, Operation
+from edge_agent.service.faults import Conflict, QuotaExceeded, ResourceNotFound, ValidationFailed
+from edge_agent.service.operations.model_training import DELETING, ModelTraining
+from edge_agent.service.operations.models import Models
+from edge_agent.service.records.database import Records
+from edge_agent.service.records.dataset_entries import DatasetEntry, put_entries
+from edge_agent.service.records.schema import (
+    DATASETS,
+    MODELS,
+    PACKAGING_JOBS,
+    PROJECTS,
+    TAGS,
+    WORK,
+)
+from edge_agent.service.settings import QuotaSettings, ServiceSettings
+from edge_agent.service.work.children import Children
+from tests.service.records.calls import ACCOUNT, OTHER, call
+from tests.training import pictures
+
+LIMIT_S = 120.0
+OUTPUT = {"S3Location": {"Bucket": "output", "Prefix": "runs/"}}
+
+
+@dataclass
+class Service:
+    """The parts of the service that train."""
+
+    root: Path
+    records: Records
+    work: Children
+    training: ModelTraining
+    models: Models
+
+    def write(self, operation: Operation, name: str, **parameters: Any) -> Answer:
+        account = parameters.pop("account", ACCOUNT)
+        with self.records.write() as transaction:
+            return operation(call(name, account, **parameters), transaction)
+
+    def create_model(self, **parameters: Any) -> Answer:
+        parameters = {"ProjectName": "plates", "OutputConfig": OUTPUT, **parameters}
+        return self.write(self.training.create_model, "CreateModel", **parameters)
+
+    def delete_model(self, version: str = "1", account: str = ACCOUNT) -> Answer:
+        return self.write(
+            self.training.delete_model,
+            "DeleteModel",
+            account=account,
+            ProjectName="plates",
+            ModelVersion=version,
+        )
+
+    def model(self, version: str = "1") -> Dict[str, Any]:
+        asked = call("DescribeModel", ProjectName="plates", ModelVersion=version)
+        with self.records.read() as transaction:
+            answer: Any = self.models.describe_model(asked, transaction)
+        found: Dict[str, Any] = answer["ModelDescription"]
+        return found
+
+    def trained(self, version: str = "1") -> Dict[str, Any]:
+        wait_until(lambda: self.model(version)["Status"] != "TRAINING")
+        return self.model(version)
+
+    def package(self, version: str = "1") -> Path:
+        return self.root / "models" / ACCOUNT / "plates" / version
+
+    def set(self, **values: object) -> None:
+        with self.records.write() as transaction:
+            transaction.connection.execute(update(MODELS).values(**values))
+
+    def count(self, table: Any) -> int:
+        with self.records.read() as transaction:
+            return len(transaction.connection.execute(select(table)).all())
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
+def opened(root: Path, records: Records, quotas: Optional[QuotaSettings] = None) -> Service:
+    settings = ServiceSettings(quotas=quotas or QuotaSettings())
+    work = Children(root=root, settings=settings, records=records)
+    training = ModelTraining(
+        root=root,
+        settings=settings,
+        records=records,
+        buckets=open_buckets(root, settings.buckets),
+        work=work,
+    )
+    return Service(root, records, work, training, Models())
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """Return one with a bucket for output and a project, whose work isn't started."""
+    (tmp_path / "buckets" / "output").mkdir(parents=True)
+    with closing(Records(tmp_path / "records.db")) as records:
+        with records.write() as transaction:
+            values = {"account": ACCOUNT, "name": "plates", "arn": "arn", "created": 0.0}
+            transaction.connection.execute(insert(PROJECTS).values(**values))
+        yield opened(tmp_path, records)
+
+
+@pytest.fixture
+def working(service: Service) -> Iterator[Service]:
+    service.work.start()
+    yield service
+    service.work.close()
+
+
+def add_dataset(
+    service: Service, kind: str, normal: int, anomaly: int, status: str = "CREATE_COMPLETE"
+) -> List[str]:
+    """Draw images into a bucket and give the project a dataset with them; return their URIs."""
+    bucket = service.root / "buckets" / f"{kind}-images"
+    pictures.write(bucket, normal, anomaly, first_seed={"train": 0, "test": 500}[kind])
+    with service.records.write() as transaction:
+        values = {"project_id": 1, "type": kind, "created": 0.0, "updated": 0.0, "status": status}
+        added = transaction.connection.execute(insert(DATASETS).values(**values))
+        assert added.inserted_primary_key is not None
+        entries = [entry(path, bucket) for path in sorted(bucket.rglob("*.png"))]
+        put_entries(transaction, added.inserted_primary_key[0], entries)
+    return [each.source_ref for each in entries]
+
+
+def entry(path: Path, bucket: Path) -> DatasetEntry:
+    source = f"s3://{bucket.name}/{path.relative_to(bucket)}"
+    label = path.parent.name
+    metadata = {"class-name": label, "type": "groundtruth/image-classification"}
+    line = {
+        "source-ref": source,
+        "anomaly-label": int(label == "anomaly"),
+        "anomaly-label-metadata": metadata,
+    }
+    return DatasetEntry(source, json.dumps(line), label, 0.0)
+
+
+def test_a_model_of_one_dataset_is_trained_and_tested_on_a_fifth_of_it(working: Service) -> None:
+    sources = add_dataset(working, "train", 20, 10)
+    answer: Any = working.create_model(
+        Description="First", Tags=[{"Key": "line", "Value": "4"}], KmsKeyId="alias/plates"
+    )
+    arn = f"arn:aws:lookoutvision:eu-west-1:{ACCOUNT}:model/plates/1"
+    assert answer["ModelMetadata"]["Status"] == "TRAINING"
+    assert answer["ModelMetadata"]["ModelArn"] == arn
+    model = working.trained()
+    assert model["Status"] == "TRAINED", model["StatusMessage"]
+    assert model["StatusMessage"] == "Training completed successfully."
+    assert model["Performance"] == {"F1Score": 1.0, "Recall": 1.0, "Precision": 1.0}
+    assert model["Description"] == "First"
+    assert model["KmsKeyId"] == "alias/plates"
+    manifest = Package(working.package()).manifest
+    assert (manifest.name, manifest.version) == ("plates", "1")
+    lines = lines_of(working, model["EvaluationManifest"], "EvaluationManifest")
+    assert len(lines) == 6
+    assert {line["source-ref"] for line in lines} < set(sources)
+    for line in lines:
+        check_line(line, arn)
+    (result,) = lines_of(working, model["EvaluationResult"], "EvaluationResult")
+    check_result(result, arn, trained=24, tested=6)
+    assert working.count(TAGS) == 1
+    assert working.count(WORK) == 0
+
+
+def lines_of(service: Service, place: Dict[str, str], kind: str) -> List[Dict[str, Any]]:
+    assert place == {"Bucket": "output", "Key": f"runs/{kind}-plates-1.json"}
+    file = service.root / "buckets" / "output" / place["Key"]
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def check_line(line: Dict[str, Any], arn: str) -> None:
+    assert line["anomaly-label-detected"] == line["anomaly-label"]
+    detected = line["anomaly-label-detected-metadata"]
+    assert detected["class-name"] == line["anomaly-label-metadata"]["class-name"]
+    assert 0.5 <= detected["confidence"] <= 1.0
+    assert detected["human-annotated"] == "no"
+    assert detected["type"] == "groundtruth/image-classification"
+    assert (detected["project-name"], detected["model-version"]) == ("plates", "1")
+    assert detected["model-arn"] == arn
+
+
+def check_result(result: Dict[str, Any], arn: str, trained: int, tested: int) -> None:
+    assert result["Version"] == 1
+    details = result["EvaluationDetails"]
+    assert details["ModelArn"] == arn
+    assert details["NumberOfTrainingImages"] == trained
+    assert details["NumberOfTestingImages"] == tested
+    metrics = result["AggregatedEvaluationResults"]["Metrics"]
+    assert set(metrics) == {"ROCAUC", "AveragePrecision", "Precision", "Recall", "F1Score"}
+    assert metrics["F1Score"] == 1.0
+
+
+def test_two_datasets_are_used_as_they_are_without_images_that_are_gone(working: Service) -> None:
+    add_dataset(working, "train", 11, 0)
+    (working.root / "buckets" / "train-images" / "normal" / "000.png").unlink()
+    tested = add_dataset(working, "test", 10, 10)
+    working.create_model()
+    model = working.trained()
+    assert model["Status"] == "TRAINED", model["StatusMessage"]
+    lines = lines_of(working, model["EvaluationManifest"], "EvaluationManifest")
+    assert {line["source-ref"] for line in lines} == set(tested)
+    (result,) = lines_of(working, model["EvaluationResult"], "EvaluationResult")
+    assert result["EvaluationDetails"]["NumberOfTrainingImages"] == 10
+    left_out = "1 image was left out: s3://train-images/normal/000.png"
+    assert left_out in model["StatusMessage"]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "sentence"),
+    [
+        (
+            (19, 10),
+            None,
+            "The dataset has 19 normal and 10 anomaly images that are labelled; at least 20 "
+            "normal and 10 anomaly images are needed. Add or label images, then create another "
+            "model.",
+        ),
+        ((20, 9), None, "The dataset has 20 normal and 9 anomaly images"),
+        ((9, 9), (10, 10), "The training dataset has 9 normal and 9 anomaly images"),
+        ((10, 0), (9, 10), "The test dataset has 9 normal and 10 anomaly images"),
+        ((10, 0), (10, 9), "The test dataset has 10 normal and 9 anomaly images"),
+    ],
+)
+def test_too_few_images_fail_the_training_with_a_sentence(
+    working: Service, train: Any, test: Any, sentence: str
+) -> None:
+    add_dataset(working, "train", *train)
+    if test:
+        add_dataset(working, "test", *test)
+    working.create_model()
+    model = working.trained()
+    assert model["Status"] == "TRAINING_FAILED"
+    assert model["StatusMessage"].startswith(sentence)
+    assert "Performance" not in model
+    assert not working.package().exists()
+
+
+def test_images_that_are_none_fail_the_training_without_paths_of_the_machine(
+    working: Service,
+) -> None:
+    add_dataset(working, "train", 20, 10)
+    for path in (working.root / "buckets" / "train-images" / "normal").iterdir():
+        path.write_bytes(b"not a picture")
+    working.create_model()
+    model = working.trained()
+    assert model["Status"] == "TRAINING_FAILED"
+    assert "s3://train-images/normal/" in model["StatusMessage"]
+    assert str(working.root) not in model["StatusMessage"]
+
+
+def test_what_stands_in_the_way_of_a_training_is_a_conflict(service: Service) -> None:
+    with pytest.raises(Conflict, match="has no train dataset"):
+        service.create_model()
+    add_dataset(service, "train", 20, 10)
+    with service.records.write() as transaction:
+        changing = update(DATASETS).values(status="UPDATE_IN_PROGRESS")
+        transaction.connection.execute(changing)
+    with pytest.raises(Conflict, match="is UPDATE_IN_PROGRESS"):
+        service.create_model()
+    with service.records.write() as transaction:
+        transaction.connection.execute(update(DATASETS).values(status="UPDATE_COMPLETE"))
+    service.create_model()
+    with pytest.raises(Conflict, match="is being trained"):
+        service.create_model()
+    assert service.count(WORK) == service.count(MODELS) == 1
+
+
+def test_a_bad_place_for_the_output_or_project_is_refused(service: Service) -> None:
+    add_dataset(service, "train", 20, 10)
+    with pytest.raises(ResourceNotFound):
+        service.create_model(ProjectName="other")
+    with pytest.raises(ResourceNotFound):
+        service.create_model(account=OTHER)
+    for location in ({"Bucket": "missing"}, {"Bucket": "output", "Prefix": "a/../../b"}):
+        with pytest.raises(ValidationFailed):
+            service.create_model(OutputConfig={"S3Location": location})
+    assert service.count(MODELS) == 0
+
+
+def test_quotas_of_models_and_trainings_are_kept(service: Service) -> None:
+    add_dataset(service, "train", 20, 10)
+    for quotas in (QuotaSettings(models=0), QuotaSettings(trainings=0)):
+        limited = opened(service.root, service.records, quotas)
+        with pytest.raises(QuotaExceeded):
+            limited.create_model()
+    opened(service.root, service.records, QuotaSettings(models=1, trainings=1)).create_model()
+
+
+def test_a_version_is_never_given_again(service: Service) -> None:
+    add_dataset(service, "train", 20, 10)
+    service.create_model()
+    service.set(status="TRAINING_FAILED")
+    service.delete_model()
+    with pytest.raises(ResourceNotFound):
+        service.model()
+    assert service.count(TAGS) == 0
+    answer: Any = service.create_model()
+    assert answer["ModelMetadata"]["ModelVersion"] == "2"
+
+
+@pytest.mark.parametrize(
+    "status", ["TRAINING", "HOSTED", "STARTING_HOSTING", "STOPPING_HOSTING", "SYSTEM_UPDATING"]
+)
+def test_a_model_in_use_is_not_deleted(service: Service, status: str) -> None:
+    add_dataset(service, "train", 20, 10)
+    service.create_model()
+    service.set(status=status)
+    with pytest.raises(Conflict, match=status):
+        service.delete_model()
+    with pytest.raises(ResourceNotFound):
+        service.delete_model(account=OTHER)
+    assert service.count(MODELS) == 1
+
+
+def test_a_model_that_is_packaged_is_not_deleted(service: Service) -> None:
+    add_dataset(service, "train", 20, 10)
+    service.create_model()
+    service.set(status="TRAINED")
+    job = {"project_id": 1, "name": "job", "model_version": "1", "configuration": {}}
+    with service.records.write() as transaction:
+        values = {**job, "status": "RUNNING", "created": 0.0, "updated": 0.0}
+        transaction.connection.execute(insert(PACKAGING_JOBS).values(**values))
+    with pytest.raises(Conflict, match="is being packaged"):
+        service.delete_model()
+    with service.records.write() as transaction:
+        transaction.connection.execute(update(PACKAGING_JOBS).values(status="SUCCEEDED"))
+    service.delete_model()
+
+
+def test_a_deletion_that_was_interrupted_is_done_at_the_next_start(service: Service) -> None:
+    add_dataset(service, "train", 20, 10)
+    service.create_model(Tags=[{"Key": "line", "Value": "4"}])
+    service.package().mkdir(parents=True)
+    (service.package() / "model.onnx").write_bytes(b"model")
+    service.set(status=DELETING)
+    service.training.start()
+    assert service.count(MODELS) == service.count(TAGS) == 0
+    assert not service.package().exists()
+
+
+def test_a_service_stopped_during_training_fails_it_at_the_next_start(working: Service) -> None:
+    add_dataset(working, "train", 20, 10)
+    working.create_model()
+    wait_until(lambda: working.model()["StatusMessage"].startswith("Training with"))
+    working.work.close()
+    assert working.model()["Status"] == "TRAINING"
+    again = opened(working.root, working.records)
+    again.work.start()
+    try:
+        model = again.trained()
+    finally:
+        again.work.close()
+    assert model["Status"] == "TRAINING_FAILED"
+    assert model["StatusMessage"].startswith("The service was stopped while this was under way.")
+    assert not working.package().exists()
+    assert not list((working.root / "work").iterdir())
