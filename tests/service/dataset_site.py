@@ -6,8 +6,9 @@ import json
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Type
 
+from edge_agent.service.buckets.base import Buckets
 from edge_agent.service.buckets.folders import FolderBuckets
 from edge_agent.service.call import Answer, Call
 from edge_agent.service.operations.datasets import Datasets
@@ -23,12 +24,16 @@ ENDS_WITHIN_S = 120.0
 
 
 class DatasetSite:
-    """Use it within `opened`."""
+    """Use it while `started`."""
 
-    def __init__(self, root: Path, buckets: FolderBuckets, quotas: QuotaSettings) -> None:
+    def __init__(
+        self, root: Path, buckets: Buckets, quotas: Optional[QuotaSettings] = None
+    ) -> None:
         self.root = root
         self.records = Records(root / "records.db")
-        self.imports = DatasetImports(records=self.records, buckets=buckets, quotas=quotas)
+        self.imports = DatasetImports(
+            records=self.records, buckets=buckets, quotas=quotas or QuotaSettings()
+        )
         datasets = Datasets(buckets=buckets, imports=self.imports)
         projects = Projects(ServiceSettings())
         self._operations = {
@@ -41,6 +46,15 @@ class DatasetSite:
             "UpdateDatasetEntries": datasets.update_dataset_entries,
             "DeleteDataset": datasets.delete_dataset,
         }
+
+    @contextmanager
+    def started(self) -> Iterator[DatasetSite]:
+        self.imports.start()
+        try:
+            yield self
+        finally:
+            self.imports.close()
+            self.records.close()
 
     def __call__(self, operation: str, account: str = ACCOUNT, **parameters: Any) -> Answer:
         """Call an operation of the project "parts"."""
@@ -107,20 +121,12 @@ class DatasetSite:
 
 @contextmanager
 def opened(
-    root: Path,
-    *,
-    quotas: QuotaSettings = QuotaSettings(),  # noqa: B008 - frozen
-    kind: type = FolderBuckets,
+    root: Path, *, quotas: Optional[QuotaSettings] = None, kind: Type[FolderBuckets] = FolderBuckets
 ) -> Iterator[DatasetSite]:
     """Start what works on datasets, as the service does."""
     (root / "buckets" / "plant").mkdir(parents=True, exist_ok=True)
-    site = DatasetSite(root, kind(root / "buckets", {"others": (OTHER,)}), quotas)
-    site.imports.start()
-    try:
+    with DatasetSite(root, kind(root / "buckets", {"others": (OTHER,)}), quotas).started() as site:
         yield site
-    finally:
-        site.imports.close()
-        site.records.close()
 
 
 def manifest(bucket: str, key: str) -> Dict[str, Any]:
