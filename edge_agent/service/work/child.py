@@ -17,7 +17,7 @@ from edge_agent.runtime.processes.parent import connect
 from edge_agent.service.faults import ServiceFault
 
 if TYPE_CHECKING:
-    from edge_agent.service.work.folder import Outcome
+    from edge_agent.service.work.folder import TaskOutcome
 
 PROGRESS = "progress"  # of the messages to the service
 NICE = 5  # calls and hosted models go first, about three to one
@@ -41,21 +41,23 @@ def main() -> None:
     _outcome(reference, folder).write(folder)
 
 
-def _outcome(reference: str, folder: Path) -> Outcome:
-    from edge_agent.service.work.folder import Outcome, Task
+def _outcome(reference: str, folder: Path) -> TaskOutcome:
+    from edge_agent.service.work.folder import Task, TaskOutcome
     from edge_agent.service.work.kinds import load
 
     try:
         task = Task.read(folder)
         kind = load(reference, task.root, task.settings)
-        return Outcome(result=kind.run(task.parameters, folder))
+        return TaskOutcome(result=kind.run(task.parameters, folder))
     except (EdgeAgentError, ServiceFault) as error:
-        return Outcome(failure=str(error)[:MOST_CHARACTERS])
+        return TaskOutcome(failure=str(error)[:MOST_CHARACTERS])
     except OSError as error:
         reason = error.strerror or str(error)
-        return Outcome(failure=f"The work can't go on: {reason}. Correct that, then do it again.")
+        return TaskOutcome(
+            failure=f"The work can't go on: {reason}. Correct that, then do it again."
+        )
     except MemoryError:
-        return Outcome(failure="There isn't enough memory. Free some, then do it again.")
+        return TaskOutcome(failure="There isn't enough memory. Free some, then do it again.")
 
 
 if __name__ == "__main__":
