@@ -27,7 +27,7 @@ from edge_agent.service.records.schema import WORK
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work.base import Kind, Parameters
 from edge_agent.service.work.child import PROGRESS
-from edge_agent.service.work.folder import Outcome, Task
+from edge_agent.service.work.folder import Task, TaskOutcome
 from edge_agent.service.work.kinds import KINDS, load
 
 WAITING, RUNNING = "WAITING", "RUNNING"
@@ -201,7 +201,7 @@ class Children:
         with self._lock:
             is_cancelled = job.id in self._cancelled
             self._cancelled.discard(job.id)
-        outcome = Outcome.read(self._folder(job.id)) or Outcome(failure=ending)
+        outcome = TaskOutcome.read(self._folder(job.id)) or TaskOutcome(failure=ending)
         failure = CANCELLED if is_cancelled else outcome.failure
         if outcome.result is not None and not is_cancelled:
             failure = self._finish(job, outcome.result)
