@@ -109,6 +109,8 @@ class Children:
             if job is not None:
                 self._fail(job, CANCELLED, transaction)
                 return
+            if self._job(work_id, RUNNING, transaction) is None:
+                return  # it has ended
         with self._lock:
             self._cancelled.add(work_id)
             if work_id in self._running:
@@ -177,7 +179,7 @@ class Children:
         with self._lock:
             self._running[job.id] = process
             if self._is_closing or job.id in self._cancelled:
-                process.kill("it was cancelled")
+                process.kill("it isn't wanted any more")
         try:
             for message in process.messages():
                 self._progress(job, message[PROGRESS])

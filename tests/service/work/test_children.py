@@ -26,13 +26,6 @@ PATIENCE_S = 60.0
 KILLS = int(os.environ.get("SERVICE_KILLS", "6"))
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Iterator[Records]:
-    opened = Records(tmp_path / "records.db")
-    yield opened
-    opened.close()
-
-
 @contextlib.contextmanager
 def working(root: Path, records: Records, children: int = 2) -> Iterator[Children]:
     settings = ServiceSettings(children=children)
