@@ -17,17 +17,26 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.service.audit import AuditLog
 from edge_agent.service.auth.access_keys import AccessKeys
 from edge_agent.service.auth.authenticator import Authenticator
+from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.call import Operation
+from edge_agent.service.hosting.hosted_models import HostedModels
 from edge_agent.service.http import ServiceApp
+from edge_agent.service.operations.datasets import Datasets
+from edge_agent.service.operations.detection import Detection
+from edge_agent.service.operations.hosting import Hosting
+from edge_agent.service.operations.model_training import ModelTraining
 from edge_agent.service.operations.models import Models
+from edge_agent.service.operations.packaging_jobs import PackagingJobs
 from edge_agent.service.operations.projects import Projects
 from edge_agent.service.operations.tags import Tags
+from edge_agent.service.records.database import Records
 from edge_agent.service.root import AUDIT_LOG, ServiceRoot
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.throttle import Throttle
 from edge_agent.service.wire.model import LOOKOUT_FOR_VISION, service_model
 from edge_agent.service.wire.rest_json import RestJson
 from edge_agent.service.work.children import Children
+from edge_agent.service.work.dataset_imports import DatasetImports
 from edge_agent.setting_types import host_of
 
 FINISH_WITHIN_S = 20  # calls that are being answered when a stop is requested
@@ -63,27 +72,49 @@ def run(folder: Path, settings: ServiceSettings) -> int:
 def build(root: ServiceRoot, settings: ServiceSettings, stack: ExitStack) -> ServiceApp:
     """Start all parts in their order; `stack` stops them in the reverse one."""
     records = stack.enter_context(closing(root.records()))
+    buckets = open_buckets(root.folder, settings.buckets)
     work = Children(root=root.folder, settings=settings, records=records)
-    stack.callback(work.close)
-    model = service_model(LOOKOUT_FOR_VISION)
-    rooms = (Projects(settings), Tags(), Models())
-    app = ServiceApp(
-        RestJson(model),
-        operations_of(rooms, model.operation_names),
-        records,
-        Authenticator(
-            AccessKeys(records).find, settings.unsigned_account if settings.unsigned else None
-        ),
-        Throttle(settings.quotas.calls_per_s, settings.quotas.burst),
-        AuditLog(root.folder / AUDIT_LOG),
+    imports = DatasetImports(records=records, buckets=buckets, quotas=settings.quotas)
+    hosting = HostedModels(records, settings, root.folder)
+    training = ModelTraining(
+        root=root.folder, settings=settings, records=records, buckets=buckets, work=work
     )
-    stack.callback(app.close)  # the first to be called
-    work.start()
+    rooms = (
+        Projects(settings),
+        Datasets(buckets=buckets, imports=imports),
+        Models(),
+        training,
+        Hosting(hosting, settings),
+        Detection(hosting),
+        PackagingJobs(root=root.folder, settings=settings, buckets=buckets, work=work),
+        Tags(),
+    )
+    training.start()
+    for part in (work, imports, hosting):
+        part.start()
+        stack.callback(part.close)
+    app = _http_app(root, settings, records, rooms)
+    stack.callback(app.close)
     return app
 
 
+def _http_app(
+    root: ServiceRoot, settings: ServiceSettings, records: Records, rooms: Sequence[object]
+) -> ServiceApp:
+    model = service_model(LOOKOUT_FOR_VISION)
+    unsigned_account = settings.unsigned_account if settings.unsigned else None
+    return ServiceApp(
+        RestJson(model),
+        operations_of(rooms, model.operation_names),
+        records,
+        Authenticator(AccessKeys(records).find, unsigned_account),
+        Throttle(settings.quotas.calls_per_s, settings.quotas.burst),
+        AuditLog(root.folder / AUDIT_LOG),
+    )
+
+
 def operations_of(rooms: Sequence[object], names: Sequence[str]) -> Dict[str, Operation]:
-    """Return the operations by their names; in `rooms` they are methods in snake_case."""
+    """Return the operations by their names; in one of `rooms` each is a method in snake_case."""
     return {
         name: getattr(room, xform_name(name))
         for name in names

@@ -9,6 +9,8 @@ from typing import Callable, Dict, Tuple
 
 from edge_agent.service.faults import Throttled
 
+ROUNDING_S = 1e-6
+
 
 class Throttle:
     """Lets `burst` calls through at once, and `calls_per_s` in the long run; for any thread."""
@@ -28,10 +30,10 @@ class Throttle:
         with self._lock:
             now = self._clock()
             full_at = max(self._full_at.get((account, operation), now), now)
-            empty_at = now + self._burst / self._calls_per_s
-            wait_s = full_at + 1 / self._calls_per_s - empty_at
-            if wait_s <= 1e-9:
-                self._full_at[account, operation] = full_at + 1 / self._calls_per_s
+            after_this = full_at + 1 / self._calls_per_s
+            wait_s = after_this - (now + self._burst / self._calls_per_s)
+            if wait_s <= ROUNDING_S:
+                self._full_at[account, operation] = after_this
                 return
         raise Throttled(
             f"Too many calls of {operation}: at most {self._calls_per_s:g} a second are allowed. "

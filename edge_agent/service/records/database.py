@@ -128,7 +128,7 @@ def _cause(error: Exception) -> str:
 
 
 def _prepare(connection: Connection, file: Path) -> None:
-    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    version: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     if version > VERSION:
         raise InvalidConfiguration(
             f"The service's records {file} are of version {version}, and this release knows "

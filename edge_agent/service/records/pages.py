@@ -2,14 +2,15 @@
 
 A page begins behind the last row of the one before, found by an index on the ordering column: what
 is added or deleted between two pages makes no row come twice or be left out. NextToken holds that
-row's number and a digest of the listing it belongs to (account, operation, filters). It grants
-nothing, as each page is filtered by the account again.
+row's number with a digest of it and the listing (account, operation, filters). It grants nothing,
+as each page is filtered by the account again.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import struct
 from typing import Any, Dict, NamedTuple, Sequence
 
@@ -23,7 +24,6 @@ from edge_agent.service.records.digest import digest
 MOST_RESULTS = 100  # also when the caller names no number
 
 _POSITION = struct.Struct(">q")
-_SHORT = 16  # bytes of the digest
 
 
 class Page(NamedTuple):
@@ -66,5 +66,6 @@ def _position(call: Call, token: str) -> int:
 
 
 def _token(call: Call, position: int) -> str:
-    listing = digest(call, without=("NextToken", "MaxResults"))[:_SHORT]
-    return base64.b64encode(_POSITION.pack(position) + listing).decode()
+    listing = digest(call, without=("NextToken", "MaxResults"))
+    number = _POSITION.pack(position)
+    return base64.b64encode(number + hashlib.sha256(number + listing).digest()[:16]).decode()

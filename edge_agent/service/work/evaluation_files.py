@@ -39,8 +39,8 @@ class Evaluated(NamedTuple):
 
 def key(kind: str, prefix: str, project: str, version: str) -> str:
     """Return the key of MANIFEST or RESULT below the prefix of the output."""
-    folder = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
-    return f"{folder}{kind}-{project[:MOST_NAME]}-{version}.json"
+    folder, name = prefix.rstrip("/"), f"{kind}-{project[:MOST_NAME]}-{version}.json"
+    return f"{folder}/{name}" if folder else name
 
 
 def write_manifest(

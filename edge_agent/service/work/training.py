@@ -59,25 +59,22 @@ class Training:
         package = _train(train, parameters, folder)
         progress(f"Testing with {len(test.images)} images.")
         tested = _Test.run(test, folder)
-        model = Evaluated(
-            parameters["arn"],
-            parameters["project"],
-            parameters["version"],
-            datetime.now(timezone.utc),
-        )
+        ended = datetime.now(timezone.utc)
+        names = (parameters[name] for name in ("arn", "project", "version"))
+        model = Evaluated(*names, ended)
         evaluation_files.write_manifest(folder / MANIFEST, model, tested.found)
         evaluation_files.write_result(folder / RESULT, model, _count(package), tested.report)
         for kind in (MANIFEST, RESULT):
             key = _key(kind, parameters)
             buckets.write(account, parameters["bucket"], key, folder / kind)
         return {
+            "message": _completed([*train.left_out, *test.left_out]),
             "performance": {
                 "F1Score": tested.report.f1,
                 "Recall": tested.report.recall,
                 "Precision": tested.report.precision,
             },
-            "ended": model.ended.timestamp(),
-            "left_out": [*train.left_out, *test.left_out],
+            "ended": ended.timestamp(),
         }
 
     def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
@@ -97,7 +94,7 @@ class Training:
             parameters,
             transaction,
             status=TRAINED,
-            message=_completed(result["left_out"]),
+            message=result["message"],
             performance=result["performance"],
             evaluation_manifest=_output(MANIFEST, parameters),
             evaluation_result=_output(RESULT, parameters),

@@ -20,9 +20,7 @@ from edge_agent.service.records import database
 from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import CLIENT_TOKENS, PROJECTS
 from tests import ROOT
-from tests.service.records.calls import ACCOUNT, records
-
-__all__ = ["records"]
+from tests.service.calls import ACCOUNT
 
 
 def add(records: Records, name: str) -> None:
@@ -198,9 +196,10 @@ def test_a_copy_made_while_stopped_is_whole(tmp_path: Path) -> None:
 
 def test_a_backup_made_while_running_is_whole(tmp_path: Path, records: Records) -> None:
     add(records, "a")
-    with closing(sqlite3.connect(tmp_path / "records.db")) as source:
-        with closing(sqlite3.connect(tmp_path / "copy.db")) as target:
-            source.backup(target)
+    source = closing(sqlite3.connect(tmp_path / "records.db"))
+    target = closing(sqlite3.connect(tmp_path / "copy.db"))
+    with source as running, target as copied:
+        running.backup(copied)
     with closing(Records(tmp_path / "copy.db")) as copy:
         assert names(copy) == ["a"]
 

@@ -1,4 +1,4 @@
-"""A process that creates projects as long as it can, and prints the number of each that is kept."""
+"""A process that creates projects as long as it can, and writes the number of each that is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge_agent.service.operations.projects import Projects
 from edge_agent.service.records import client_tokens
 from edge_agent.service.records.database import Records
 from edge_agent.service.settings import ServiceSettings
-from tests.service.records.calls import call
+from tests.service.calls import call
 
 PADDING = "x" * 200
 
@@ -28,9 +28,10 @@ def main(file: Path, most_bytes: int) -> None:
             with records.write() as transaction:
                 client_tokens.once(asked, transaction, projects.create_project)
         except ServiceFault as fault:
-            print(fault, flush=True)
+            sys.stdout.write(f"{fault}\n")
             return
-        print(number, flush=True)
+        sys.stdout.write(f"{number}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from pathlib import Path
-from typing import Any, Iterator
-
-import pytest
+from typing import Any
 
 from edge_agent.service.call import Call
-from edge_agent.service.records.database import Records
 
 ACCOUNT = "123456789012"
 OTHER = "210987654321"
@@ -26,9 +21,3 @@ def call(operation: str, account: str = ACCOUNT, now: float = 1000.0, **paramete
         now=now,
         parameters=parameters,
     )
-
-
-@pytest.fixture
-def records(tmp_path: Path) -> Iterator[Records]:
-    with closing(Records(tmp_path / "records.db")) as opened:
-        yield opened
