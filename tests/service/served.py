@@ -19,7 +19,7 @@ from edge_agent.service.audit import AuditLog
 from edge_agent.service.auth.access_keys import AccessKey, AccessKeys
 from edge_agent.service.auth.authenticator import Authenticator
 from edge_agent.service.call import Answer, Call, Operation
-from edge_agent.service.http import ServiceApp
+from edge_agent.service.http import HEAD_BYTES, ServiceApp
 from edge_agent.service.records.database import Records, Transaction
 from edge_agent.service.throttle import Throttle
 from edge_agent.service.wire.model import LOOKOUT_FOR_VISION, service_model
@@ -127,7 +127,10 @@ def served(
 ) -> Iterator[Served]:
     """Serve in a thread until the block ends."""
     service = Served(folder, operations, burst, unsigned)
-    config = uvicorn.Config(service.app, ws="none", lifespan="off", http="h11", log_config=None)
+    config = uvicorn.Config(
+        service.app, ws="none", lifespan="off", http="h11", log_config=None,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+    )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([service.listener],))
     thread.start()

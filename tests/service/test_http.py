@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import func, insert, select
@@ -262,6 +263,14 @@ def test_an_image_as_large_as_an_image_may_be_reaches_its_operation(service: Ser
     answer = service.signed("POST", DETECT, image, {"Content-Type": "image/png"})
     assert answer.status == 200
     assert service.calls[0].parameters["Body"] == image
+
+
+def test_the_longest_query_is_read(service: Served) -> None:
+    keys = ["\u6f22" * 128] * 200
+    query = "&".join(f"tagKeys={quote(key)}" for key in keys)
+    answer = service.signed("DELETE", f"/2020-11-20/tags/arn?{query}")
+    assert answer.status == 200
+    assert service.calls[0].parameters["TagKeys"] == keys
 
 
 def test_a_body_that_does_not_come_is_given_up(
