@@ -34,7 +34,7 @@ def colored(**colors: str) -> Mapping[str, Mapping[str, str]]:
     ("content", "expected"),
     [
         (line(colored(cracked="#23a436")), AnomalyMask(MASK, {"cracked": "#23A436"})),
-        (line(colored(BACKGROUND="#ffffff", bent="#010203")), AnomalyMask(MASK, {"bent": "#010203"})),
+        (line(colored(BACKGROUND="#ffffff", b="#010203")), AnomalyMask(MASK, {"b": "#010203"})),
         (line(colored(bent="#010203"), "own-ref"), AnomalyMask(MASK, {"bent": "#010203"})),
         (line(colored(BACKGROUND="#ffffff")), None),
         (line(colored(bent="green")), None),
