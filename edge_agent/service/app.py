@@ -23,7 +23,7 @@ from edge_agent.service.auth.authenticator import Authenticator
 from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.call import Operation
 from edge_agent.service.hosting.hosted_models import HostedModels
-from edge_agent.service.http import ServiceApp
+from edge_agent.service.http import HEAD_BYTES, ServiceApp
 from edge_agent.service.operations.datasets import Datasets
 from edge_agent.service.operations.detection import Detection
 from edge_agent.service.operations.hosting import Hosting
@@ -178,6 +178,7 @@ def _server_config(settings: ServiceSettings, app: ServiceApp) -> uvicorn.Config
         app,
         loop="asyncio",
         http="h11",
+        h11_max_incomplete_event_size=HEAD_BYTES,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         step = steps.add_parser(name, help=help_line)
         _add_root(step)
         step.add_argument("--json", action="store_true", help="print JSON")
+        if name == "add":
+            step.add_argument("--env", action="store_true", help='for eval "$(...)" in a shell')
         if name == "remove":
             step.add_argument("key", metavar="ACCESS_KEY_ID")
         step.add_argument("--account", help=f"12 digits ({_without_account(name)})")
@@ -100,6 +102,9 @@ def _keys(arguments: argparse.Namespace) -> int:
 
 def _add(keys: AccessKeys, arguments: argparse.Namespace) -> None:
     key = keys.add(arguments.account or ACCOUNT, time.time())
+    if arguments.env:
+        sys.stdout.write(f"export AWS_ACCESS_KEY_ID={key.id} AWS_SECRET_ACCESS_KEY={key.secret}\n")
+        return
     _print([{**_facts(key), "SecretAccessKey": key.secret}], arguments.json, single=True)
 
 
