@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from edge_agent.service.auth.access_keys import AccessKey, AccessKeys
 
 ACCOUNT = "123456789012"
-EXTRA = ("starlette", "uvicorn", "sqlalchemy", "botocore", "pydantic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,10 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return _serve(arguments) if arguments.action == "serve" else _keys(arguments)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in EXTRA:
+        package = (error.name or "edge_agent").partition(".")[0]
+        if package == "edge_agent":
             raise
         raise InvalidConfiguration(
-            f"The Python package {error.name!r} isn't installed. "
+            f"The Python package {package!r} isn't installed. "
             "Install all that the service needs: pip install 'edge-agent[service]'."
         ) from None
 
