@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,7 +54,7 @@ def test_threads_write_whole_lines_and_two_files_at_most(tmp_path: Path) -> None
     audit = AuditLog(tmp_path / "audit.log", most_bytes=4000)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: audit.record(call(number), "OK", {}), range(100)))
-    assert sorted(os.listdir(tmp_path)) == ["audit.log", "audit.log.1"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["audit.log", "audit.log.1"]
     for file in tmp_path.iterdir():
         assert 0 < file.stat().st_size <= 4000
         assert all(line["outcome"] == "OK" for line in lines(file))

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, Optional
+from typing import Any, BinaryIO, Dict, Iterator, Optional, Sequence
 
 import boto3
 from boto3.compat import filter_python_deprecation_warnings
@@ -95,6 +95,16 @@ class S3Buckets:
         self.check(account, bucket)
         with source.open("rb") as file, _readable_errors(name):
             self._client.upload_fileobj(file, bucket, key)
+
+    def write_folder(
+        self, account: str, bucket: str, key: str, source: Path, files: Sequence[str]
+    ) -> None:
+        """Store files of the folder `source` below `key`, in this order."""
+        for file in files:
+            self.write(account, bucket, f"{key}/{file}", source / file)
+
+    def discard_part(self, account: str, bucket: str, key: str) -> None:
+        """Do nothing: an object is there whole or not at all."""
 
     def _download(
         self, account: str, name: S3Name, file: BinaryIO, most_bytes: Optional[int] = None

@@ -1,6 +1,7 @@
 """`python -m edge_agent.service.work.child MODULE:CLASS FOLDER ...`: does one piece of work.
 
 The two last arguments are for `parent.connect`: the process dies with the service, however it ends.
+What takes long to import comes after that.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.processes.channel import Channel
 from edge_agent.runtime.processes.parent import connect
 from edge_agent.service.faults import ServiceFault
-from edge_agent.service.work.folder import Outcome, Task
-from edge_agent.service.work.kinds import load
+
+if TYPE_CHECKING:
+    from edge_agent.service.work.folder import TaskOutcome
 
 PROGRESS = "progress"  # of the messages to the service
 NICE = 5  # calls and hosted models go first, about three to one
@@ -39,18 +41,23 @@ def main() -> None:
     _outcome(reference, folder).write(folder)
 
 
-def _outcome(reference: str, folder: Path) -> Outcome:
+def _outcome(reference: str, folder: Path) -> TaskOutcome:
+    from edge_agent.service.work.folder import Task, TaskOutcome
+    from edge_agent.service.work.kinds import load
+
     try:
         task = Task.read(folder)
         kind = load(reference, task.root, task.settings)
-        return Outcome(result=kind.run(task.parameters, folder))
+        return TaskOutcome(result=kind.run(task.parameters, folder))
     except (EdgeAgentError, ServiceFault) as error:
-        return Outcome(failure=str(error)[:MOST_CHARACTERS])
+        return TaskOutcome(failure=str(error)[:MOST_CHARACTERS])
     except OSError as error:
         reason = error.strerror or str(error)
-        return Outcome(failure=f"The work can't go on: {reason}. Correct that, then do it again.")
+        return TaskOutcome(
+            failure=f"The work can't go on: {reason}. Correct that, then do it again."
+        )
     except MemoryError:
-        return Outcome(failure="There isn't enough memory. Free some, then do it again.")
+        return TaskOutcome(failure="There isn't enough memory. Free some, then do it again.")
 
 
 if __name__ == "__main__":

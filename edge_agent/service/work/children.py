@@ -27,7 +27,7 @@ from edge_agent.service.records.schema import WORK
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work.base import Kind, Parameters
 from edge_agent.service.work.child import PROGRESS
-from edge_agent.service.work.folder import Outcome, Task
+from edge_agent.service.work.folder import Task, TaskOutcome
 from edge_agent.service.work.kinds import KINDS, load
 
 WAITING, RUNNING = "WAITING", "RUNNING"
@@ -109,6 +109,8 @@ class Children:
             if job is not None:
                 self._fail(job, CANCELLED, transaction)
                 return
+            if self._job(work_id, RUNNING, transaction) is None:
+                return  # it has ended
         with self._lock:
             self._cancelled.add(work_id)
             if work_id in self._running:
@@ -177,7 +179,7 @@ class Children:
         with self._lock:
             self._running[job.id] = process
             if self._is_closing or job.id in self._cancelled:
-                process.kill("it was cancelled")
+                process.kill("it isn't wanted any more")
         try:
             for message in process.messages():
                 self._progress(job, message[PROGRESS])
@@ -201,7 +203,7 @@ class Children:
         with self._lock:
             is_cancelled = job.id in self._cancelled
             self._cancelled.discard(job.id)
-        outcome = Outcome.read(self._folder(job.id)) or Outcome(failure=ending)
+        outcome = TaskOutcome.read(self._folder(job.id)) or TaskOutcome(failure=ending)
         failure = CANCELLED if is_cancelled else outcome.failure
         if outcome.result is not None and not is_cancelled:
             failure = self._finish(job, outcome.result)

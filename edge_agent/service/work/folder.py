@@ -40,7 +40,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """How it ended: with a result, or with a sentence that says what failed."""
 
     result: Optional[Mapping[str, Any]] = None
@@ -51,7 +51,7 @@ class Outcome:
         write_atomically(folder / OUTCOME, json.dumps(asdict(self)).encode())
 
     @classmethod
-    def read(cls, folder: Path) -> Optional[Outcome]:
+    def read(cls, folder: Path) -> Optional[TaskOutcome]:
         """Take it from `folder`; None: the process didn't get so far."""
         try:
             return cls(**json.loads((folder / OUTCOME).read_bytes()))

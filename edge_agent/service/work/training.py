@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 from datetime import datetime, timezone
@@ -141,12 +142,14 @@ def package_folder(root: Path, account: str, project: str, version: str) -> Path
 
 
 def _place(made: Path, target: Path) -> None:
-    if not made.exists():
-        return  # moved already, before the service was killed
-    shutil.rmtree(target, ignore_errors=True)
-    make_folder(target.parent)
-    made.rename(target)
-    sync_folder(target.parent)
+    """Move the package, unless that was done before the service was killed. Raises OSError."""
+    if made.exists():
+        shutil.rmtree(target, ignore_errors=True)
+        make_folder(target.parent)
+        made.rename(target)
+        sync_folder(target.parent)
+    elif not target.exists():
+        raise FileNotFoundError(errno.ENOENT, "the model's package is gone")
 
 
 def _train(images: Fetched, parameters: Parameters, folder: Path) -> Manifest:

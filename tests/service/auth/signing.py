@@ -42,9 +42,10 @@ def signed(
     key: AccessKey = KEY,
     service: str = SERVICE,
     token: Optional[str] = None,
+    endpoint: str = "http://127.0.0.1:8600",
 ) -> HttpRequest:
     """A request as botocore signs it; `path` percent-encoded, with its query."""
-    request = AWSRequest(method, f"http://127.0.0.1:8600{path}", headers or {}, body)
+    request = AWSRequest(method, f"{endpoint}{path}", headers or {}, body)
     SigV4Auth(Credentials(key.id, key.secret, token), service, "us-east-1").add_auth(request)
     return as_received(request)
 
@@ -60,7 +61,7 @@ def as_received(request: AWSRequest) -> HttpRequest:
     sent = request.prepare()
     headers = [(name.lower(), str(value)) for name, value in request.headers.items()]
     if not any(name == "host" for name, _ in headers):
-        headers.append(("host", "127.0.0.1:8600"))
+        headers.append(("host", urlsplit(sent.url).netloc))
     url = urlsplit(sent.url)
     body = sent.body or b""
     return HttpRequest(
@@ -75,7 +76,11 @@ def with_header(request: HttpRequest, name: str, value: Optional[str]) -> HttpRe
 
 
 def in_chunks(
-    form: str, chunks: List[bytes], checksum: str = "x-amz-checksum-crc32"
+    form: str,
+    chunks: List[bytes],
+    checksum: str = "x-amz-checksum-crc32",
+    key: AccessKey = KEY,
+    endpoint: str = "http://127.0.0.1:8600",
 ) -> HttpRequest:
     """A request whose body is sent in chunks; the last, empty one is added."""
     size = sum(map(len, chunks))
@@ -86,14 +91,20 @@ def in_chunks(
     }
     if form != SIGNED_CHUNKS:
         headers["x-amz-trailer"] = checksum
-    request = signed(body=b"", headers=headers)
+    request = signed(body=b"", headers=headers, key=key, endpoint=endpoint)
     value = base64.b64encode(zlib.crc32(b"".join(chunks)).to_bytes(4, "big")).decode()
-    return replace(request, body=frames(request, form, chunks, (checksum, value)))
+    return replace(request, body=frames(request, form, chunks, (checksum, value), key))
 
 
-def frames(request: HttpRequest, form: str, chunks: List[bytes], trailer: Tuple[str, str]) -> bytes:
+def frames(
+    request: HttpRequest,
+    form: str,
+    chunks: List[bytes],
+    trailer: Tuple[str, str],
+    access_key: AccessKey,
+) -> bytes:
     claim = claim_of(request)
-    key, scope = signing_key(KEY.secret, claim.scope), "/".join(claim.scope)
+    key, scope = signing_key(access_key.secret, claim.scope), "/".join(claim.scope)
     facts, before = f"{claim.time_text}\n{scope}", claim.signature
     body = b""
     for chunk in [*chunks, b""]:

@@ -194,7 +194,10 @@ def test_an_incomplete_header_is_refused_with_what_is_missing(
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize("date", ["20201320T000000Z", "now", "2020-11-20T08:00:00Z", "٢٠٢٠1120T0"])
+@pytest.mark.parametrize(
+    "date",
+    ["20201320T000000Z", "now", "2020-11-20T08:00:00Z", "\u0662\u0660\u0662\u06601120T080000Z"],
+)
 def test_a_date_that_is_none_is_refused(date: str) -> None:
     with pytest.raises(IncompleteSignature, match="ISO-8601 'basic format'"):
         verify(with_header(signed(), "x-amz-date", date))
@@ -203,7 +206,7 @@ def test_a_date_that_is_none_is_refused(date: str) -> None:
 @pytest.mark.parametrize("date", ["00010101T000000Z", "99991231T235959Z"])
 def test_a_date_far_away_is_refused(date: str) -> None:
     request = with_header(signed(), "x-amz-date", date)
-    with pytest.raises(WrongSignature, match="Signature expired|not yet current"):
+    with pytest.raises(WrongSignature, match=r"Signature expired|not yet current"):
         verify(request)
 
 

@@ -50,9 +50,13 @@ def test_a_retry_with_another_number_passes_for_some_seconds(records: Records) -
 
 
 def test_a_call_that_failed_does_not_use_up_its_signature(records: Records) -> None:
-    with pytest.raises(ZeroDivisionError), records.write() as transaction:
-        refuse_replay(transaction, caller(), NOW)
-        raise ZeroDivisionError
+    def fail() -> None:
+        with records.write() as transaction:
+            refuse_replay(transaction, caller(), NOW)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     change(records, caller())
 
 

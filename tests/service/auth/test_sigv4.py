@@ -124,7 +124,7 @@ def test_chunks_are_verified_as_in_the_documented_upload() -> None:
 
 
 def test_trailers_are_verified_as_in_the_documented_upload() -> None:
-    """Its checksum is of a kind that isn't taken here: that is said after its signature is right."""
+    """Its checksum is of a kind that isn't taken here, which is said of a right signature."""
     headers = documented_upload(
         SIGNED_CHUNKS_AND_TRAILER, [("x-amz-trailer", "x-amz-checksum-crc32c")]
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
@@ -30,7 +29,7 @@ from edge_agent.service.records.schema import (
 )
 from edge_agent.service.settings import QuotaSettings, ServiceSettings
 from edge_agent.service.work.children import Children
-from tests.service.records.calls import ACCOUNT, OTHER, call
+from tests.service.calls import ACCOUNT, OTHER, call
 from tests.training import pictures
 
 LIMIT_S = 120.0
@@ -109,14 +108,13 @@ def opened(root: Path, records: Records, quotas: Optional[QuotaSettings] = None)
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+def service(tmp_path: Path, records: Records) -> Service:
     """Return one with a bucket for output and a project, whose work isn't started."""
     (tmp_path / "buckets" / "output").mkdir(parents=True)
-    with closing(Records(tmp_path / "records.db")) as records:
-        with records.write() as transaction:
-            values = {"account": ACCOUNT, "name": "plates", "arn": "arn", "created": 0.0}
-            transaction.connection.execute(insert(PROJECTS).values(**values))
-        yield opened(tmp_path, records)
+    values = {"account": ACCOUNT, "name": "plates", "arn": "arn", "created": 0.0}
+    with records.write() as transaction:
+        transaction.connection.execute(insert(PROJECTS).values(**values))
+    return opened(tmp_path, records)
 
 
 @pytest.fixture

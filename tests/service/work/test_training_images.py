@@ -14,7 +14,7 @@ from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.settings import BucketSettings
 from edge_agent.service.work import evaluation_files
 from edge_agent.service.work.training_images import Image, fetch, parts
-from tests.service.records.calls import ACCOUNT
+from tests.service.calls import ACCOUNT
 
 
 def lines(normal: int, anomaly: int) -> List[str]:
