@@ -11,19 +11,20 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import List, Tuple
+from typing import Iterator, List, Tuple
 
 import pytest
 
 from edge_agent import cli
 from edge_agent.config import load
-from edge_agent.fields import read_json
+from edge_agent.fields import Strict, read_json
 from edge_agent.runtime.packages.records import Record
+from edge_agent.service.settings import ServiceSettings
 from tests import ROOT
 
 PAGES = [path for room in ("", "docs", "examples") for path in sorted((ROOT / room).glob("*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
-README = TEXTS["README.md"]
+README, SERVICE = TEXTS["README.md"], TEXTS["docs/service.md"]
 TOP = {path.name for path in ROOT.iterdir()}
 MADE = ("build/", "demo-output/")  # by a command, not in the repository
 # Of a device, a package or a component.
@@ -81,7 +82,7 @@ def anchor(heading: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("page", "line"), in_pages(r"^ *(?:[A-Z_]+=\S+ )?(edge-agent [a-z].+?)(?: *\\)?$")
+    ("page", "line"), in_pages(r"^ *(?:[A-Z_]+=\S+ )?(edge-agent [a-z].+?)(?: *[\\&])?$")
 )
 def test_a_command_in_a_code_block_is_understood(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
@@ -121,6 +122,24 @@ def known(group: object, name: str) -> bool:
             return False
         group = getattr(group, part)
     return True
+
+
+def test_every_setting_of_the_service_is_on_its_page() -> None:
+    table = SERVICE.split("| setting |")[1].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    named = re.findall(r"`([\w.]+)`", " ".join(cells))
+    assert sorted(named) == sorted(setting_names(ServiceSettings()))
+
+
+def setting_names(group: Strict) -> Iterator[str]:
+    for name, value in group:
+        inside = setting_names(value) if isinstance(value, Strict) else ()
+        yield from [f"{name}.{inner}" for inner in inside] or [name]
+
+
+@pytest.mark.parametrize("example", re.findall(r"```json\n(.*?)```", SERVICE, re.DOTALL))
+def test_the_settings_of_the_service_that_its_page_shows_are_valid(example: str) -> None:
+    assert read_json(ServiceSettings, example.encode()) != ServiceSettings()
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import ssl
 import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Dict, Sequence
+from types import FrameType
+from typing import Dict, Optional, Sequence
 
 import uvicorn
 from botocore import xform_name
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.runtime.system import descriptors
 from edge_agent.service.audit import AuditLog
 from edge_agent.service.auth.access_keys import AccessKeys
 from edge_agent.service.auth.authenticator import Authenticator
 from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.call import Operation
 from edge_agent.service.hosting.hosted_models import HostedModels
-from edge_agent.service.http import ServiceApp
+from edge_agent.service.http import HEAD_BYTES, ServiceApp
 from edge_agent.service.operations.datasets import Datasets
 from edge_agent.service.operations.detection import Detection
 from edge_agent.service.operations.hosting import Hosting
@@ -37,7 +40,7 @@ from edge_agent.service.wire.model import LOOKOUT_FOR_VISION, service_model
 from edge_agent.service.wire.rest_json import RestJson
 from edge_agent.service.work.children import Children
 from edge_agent.service.work.dataset_imports import DatasetImports
-from edge_agent.setting_types import host_of
+from edge_agent.setting_types import ALL_HOSTS, host_of
 
 FINISH_WITHIN_S = 20  # calls that are being answered when a stop is requested
 KEEP_ALIVE_S = 75  # of a connection without calls; longer than clients keep theirs
@@ -48,29 +51,48 @@ log = logging.getLogger(__name__)
 
 def run(folder: Path, settings: ServiceSettings) -> int:
     """Serve until SIGTERM or SIGINT. Raises InvalidConfiguration, OSError at the start."""
+    stop = _StopRequest()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    descriptors.raise_limit()
     with ExitStack() as stack:
         root = ServiceRoot(folder)
         stack.callback(root.close)
         root.take()
+        _check_certificate(settings)
         listener = stack.enter_context(_listen(settings.listen))
         server = uvicorn.Server(_server_config(settings, build(root, settings, stack)))
-
-        def stop(_: int, __: object) -> None:
-            server.should_exit = True
-
-        # While it runs, uvicorn's handlers are in front; it calls these when it has ended.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
+        stop.passed_to(server)
         sys.stdout.write(_greeting(folder, settings))
         sys.stdout.flush()
         server.run(sockets=[listener])
-        log.info("Stopping.")
     log.info("Stopped.")
     return 0
 
 
+class _StopRequest:
+    """A signal's handler, until uvicorn's own are in place, and after them."""
+
+    def __init__(self) -> None:
+        self._came = False
+        self._server: Optional[uvicorn.Server] = None
+
+    def __call__(self, _number: int, _frame: Optional[FrameType]) -> None:
+        self._came = True
+        if self._server:
+            self._server.should_exit = True
+
+    def passed_to(self, server: uvicorn.Server) -> None:
+        self._server = server
+        if self._came:
+            server.should_exit = True
+
+
 def build(root: ServiceRoot, settings: ServiceSettings, stack: ExitStack) -> ServiceApp:
-    """Start all parts in their order; `stack` stops them in the reverse one."""
+    """Start all parts in their order; `stack` stops them in the reverse one.
+
+    So what calls wait for ends before the threads that answer them are waited for.
+    """
     records = stack.enter_context(closing(root.records()))
     buckets = open_buckets(root.folder, settings.buckets)
     work = Children(root=root.folder, settings=settings, records=records)
@@ -89,12 +111,12 @@ def build(root: ServiceRoot, settings: ServiceSettings, stack: ExitStack) -> Ser
         PackagingJobs(root=root.folder, settings=settings, buckets=buckets, work=work),
         Tags(),
     )
+    app = _http_app(root, settings, records, rooms)
+    stack.callback(app.close)
     training.start()
     for part in (work, imports, hosting):
         part.start()
         stack.callback(part.close)
-    app = _http_app(root, settings, records, rooms)
-    stack.callback(app.close)
     return app
 
 
@@ -128,20 +150,39 @@ def _listen(address: str) -> socket.socket:
     host, port = host_of(address), int(address.rpartition(":")[2])
     try:
         family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(place[:2], family=family, backlog=BACKLOG)
+        listener = socket.create_server(place[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         raise InvalidConfiguration(
             f"The service can't listen on {address}: {error.strerror or error}. Stop what listens "
             "there, or name another address with --listen."
         ) from None
+    # asyncio sets it only on sockets that name their protocol. Without it, each answer waits 40 ms
+    # between its head and its body.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _check_certificate(settings: ServiceSettings) -> None:
+    """Raise InvalidConfiguration for files that TLS can't use."""
+    if settings.tls_certificate is None:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")
+    except OSError as error:  # of which SSLError is one
+        raise InvalidConfiguration(
+            f"tls_certificate {settings.tls_certificate} and tls_key {settings.tls_key} can't be "
+            f"used: {error.strerror or error}. They must be a PEM chain and its key, without a "
+            "password."
+        ) from None
 
 
 def _server_config(settings: ServiceSettings, app: ServiceApp) -> uvicorn.Config:
-    """Return what uvicorn takes. Raises InvalidConfiguration for files that TLS can't use."""
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         loop="asyncio",
         http="h11",
+        h11_max_incomplete_event_size=HEAD_BYTES,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -153,20 +194,13 @@ def _server_config(settings: ServiceSettings, app: ServiceApp) -> uvicorn.Config
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
-    try:
-        config.load()
-    except OSError as error:  # of which SSLError is one
-        raise InvalidConfiguration(
-            f"tls_certificate {settings.tls_certificate} and tls_key {settings.tls_key} can't be "
-            f"used: {error.strerror or error}. They must be a PEM chain and its key, without a "
-            "password."
-        ) from None
-    return config
 
 
 def _greeting(folder: Path, settings: ServiceSettings) -> str:
     scheme = "https" if settings.tls_certificate else "http"
-    url = f"{scheme}://{settings.listen}"
+    host, colon, port = settings.listen.rpartition(":")
+    reached = "localhost" if host.strip("[]") in ALL_HOSTS else host
+    url = f"{scheme}://{reached}{colon}{port}"
     return (
         f"The service API of Lookout for Vision listens on {url}\n"
         f"Point boto3 and the AWS CLI at it: export AWS_ENDPOINT_URL_LOOKOUTVISION={url}\n"

@@ -31,6 +31,7 @@ from edge_agent.service.wire.rest_json import HttpAnswer, RestJson, Route
 
 CHANGES = ("Create", "Delete", "Start", "Stop", "Tag", "Untag", "Update")
 THREADS = 32
+HEAD_BYTES = 2**19  # for the server: a query may have 200 tag keys of 128 characters, encoded
 BODY_WAIT_S = 120.0  # for all of a body
 DRAINED_BYTES = 64 * 2**20  # of a body that is too large, so that its sender reads the answer
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from edge_agent.service.auth.access_keys import AccessKey, AccessKeys
 
 ACCOUNT = "123456789012"
-EXTRA = ("starlette", "uvicorn", "sqlalchemy", "botocore", "pydantic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         step = steps.add_parser(name, help=help_line)
         _add_root(step)
         step.add_argument("--json", action="store_true", help="print JSON")
+        if name == "add":
+            step.add_argument("--env", action="store_true", help='for eval "$(...)" in a shell')
         if name == "remove":
             step.add_argument("key", metavar="ACCESS_KEY_ID")
         step.add_argument("--account", help=f"12 digits ({_without_account(name)})")
@@ -54,10 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return _serve(arguments) if arguments.action == "serve" else _keys(arguments)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in EXTRA:
+        package = (error.name or "edge_agent").partition(".")[0]
+        if package == "edge_agent":
             raise
         raise InvalidConfiguration(
-            f"The Python package {error.name!r} isn't installed. "
+            f"The Python package {package!r} isn't installed. "
             "Install all that the service needs: pip install 'edge-agent[service]'."
         ) from None
 
@@ -100,6 +102,9 @@ def _keys(arguments: argparse.Namespace) -> int:
 
 def _add(keys: AccessKeys, arguments: argparse.Namespace) -> None:
     key = keys.add(arguments.account or ACCOUNT, time.time())
+    if arguments.env:
+        sys.stdout.write(f"export AWS_ACCESS_KEY_ID={key.id} AWS_SECRET_ACCESS_KEY={key.secret}\n")
+        return
     _print([{**_facts(key), "SecretAccessKey": key.secret}], arguments.json, single=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 from dataclasses import dataclass, field
-from typing import List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from sqlalchemy import ColumnElement, delete, insert, select
 
@@ -31,6 +31,7 @@ class AccessKeys:
 
     def __init__(self, records: Records) -> None:
         self._records = records
+        self._found: Tuple[int, Dict[str, AccessKey]] = (-1, {})  # after so many commits
 
     def add(self, account: str, now: float) -> AccessKey:
         """Make a key for an account."""
@@ -44,9 +45,13 @@ class AccessKeys:
         return key
 
     def find(self, key_id: str) -> Optional[AccessKey]:
-        """Return a key, None when there is none."""
-        found = self._select(ACCESS_KEYS.c.id == key_id)
-        return found[0] if found else None
+        """Return a key, None when there is none. Those found are kept until something changes."""
+        commits, kept = self._records.commits(), self._found
+        if kept[0] != commits:
+            kept = self._found = (commits, {})
+        if key_id not in kept[1]:
+            kept[1].update({key.id: key for key in self._select(ACCESS_KEYS.c.id == key_id)})
+        return kept[1].get(key_id)
 
     def all(self, account: Optional[str] = None) -> List[AccessKey]:
         """Return the keys of an account, or of all, oldest first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, Protocol
+from typing import Iterator, Protocol, Sequence
 
 
 class Buckets(Protocol):
@@ -30,3 +30,14 @@ class Buckets(Protocol):
 
     def write(self, account: str, bucket: str, key: str, source: Path) -> None:
         """Store the content of `source`, all of it at once, in place of what is there."""
+
+    def write_folder(
+        self, account: str, bucket: str, key: str, source: Path, files: Sequence[str]
+    ) -> None:
+        """Store files of the folder `source` below `key`, in this order.
+
+        Where buckets are folders and nothing is there yet, all of them appear at once.
+        """
+
+    def discard_part(self, account: str, bucket: str, key: str) -> None:
+        """Remove what is hidden and was left by a `write_folder` that was killed."""

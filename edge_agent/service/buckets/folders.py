@@ -11,7 +11,7 @@ import shutil
 import stat
 import uuid
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import BinaryIO, Iterator, Sequence
 
 from edge_agent.runtime.system.files import replacing, sync_folder
 from edge_agent.service.buckets.lines import lines_of
@@ -74,6 +74,31 @@ class FolderBuckets:
             except OSError as error:
                 raise _unusable(name, error) from None
 
+    def write_folder(
+        self, account: str, bucket: str, key: str, source: Path, files: Sequence[str]
+    ) -> None:
+        """Store files of the folder `source` below `key`: all at once if nothing is there yet."""
+        name = S3Name(bucket, key)
+        place = self._place(account, name)
+        if place.exists():
+            for file in files:
+                self.write(account, bucket, f"{key}/{file}", source / file)
+            return
+        part = _part(place)
+        self.discard_part(account, bucket, key)
+        try:
+            for file in files:
+                with (source / file).open("rb") as content:
+                    self._store(content, part / file)
+            part.rename(place)
+            sync_folder(place.parent)
+        except OSError as error:
+            raise _unusable(name, error) from None
+
+    def discard_part(self, account: str, bucket: str, key: str) -> None:
+        """Remove what was left by a `write_folder` that was killed."""
+        shutil.rmtree(_part(self._place(account, S3Name(bucket, key))), ignore_errors=True)
+
     def _bucket(self, account: str, bucket: str) -> Path:
         check_bucket(bucket)
         check_account(account, bucket, self._accounts)
@@ -128,6 +153,11 @@ class FolderBuckets:
             shutil.copyfileobj(content, file)
         for folder in made:
             sync_folder(folder.parent)
+
+
+def _part(place: Path) -> Path:
+    """Return where a folder is until all of it is there."""
+    return place.with_name(f"{PRIVATE}{place.name}")
 
 
 def _leads_out(name: S3Name) -> ValidationFailed:

@@ -7,8 +7,9 @@ import logging
 import shutil
 import tempfile
 from contextlib import closing, contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, Optional
+from typing import Any, BinaryIO, Dict, Iterator, Optional, Sequence
 
 import boto3
 from boto3.compat import filter_python_deprecation_warnings
@@ -68,9 +69,9 @@ class S3Buckets:
 
     def read(self, account: str, bucket: str, key: str, most_bytes: int) -> bytes:
         """Return an object of at most `most_bytes`."""
-        with tempfile.SpooledTemporaryFile(most_bytes) as file:
-            self._download(account, S3Name(bucket, key), file, most_bytes)
-            return file.read()
+        file = BytesIO()
+        self._download(account, S3Name(bucket, key), file, most_bytes)
+        return file.getvalue()
 
     def lines(self, account: str, bucket: str, key: str, most_bytes: int) -> Iterator[bytes]:
         """Yield the lines of an object of at most `most_bytes`, without holding all of it."""
@@ -95,6 +96,16 @@ class S3Buckets:
         self.check(account, bucket)
         with source.open("rb") as file, _readable_errors(name):
             self._client.upload_fileobj(file, bucket, key)
+
+    def write_folder(
+        self, account: str, bucket: str, key: str, source: Path, files: Sequence[str]
+    ) -> None:
+        """Store files of the folder `source` below `key`, in this order."""
+        for file in files:
+            self.write(account, bucket, f"{key}/{file}", source / file)
+
+    def discard_part(self, account: str, bucket: str, key: str) -> None:
+        """Do nothing: an object is there whole or not at all."""
 
     def _download(
         self, account: str, name: S3Name, file: BinaryIO, most_bytes: Optional[int] = None

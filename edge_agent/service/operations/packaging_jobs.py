@@ -23,6 +23,7 @@ from edge_agent.service.records.schema import PACKAGING_JOBS, PROJECTS
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work.base import Work
 from edge_agent.service.work.packaging import CREATED, KIND, UNDER_WAY, ComponentPlace
+from edge_agent.service.work.training import package_folder
 
 METHOD = "GreengrassV2"  # ModelPackagingMethod
 PACKABLE = (
@@ -37,7 +38,7 @@ class PackagingJobs:
     def __init__(
         self, *, root: Path, settings: ServiceSettings, buckets: Buckets, work: Work
     ) -> None:
-        self._models = root / "models"
+        self._root = root
         self._most = settings.quotas.packaging_jobs
         self._buckets, self._work = buckets, work
 
@@ -53,22 +54,12 @@ class PackagingJobs:
         name = given.get("JobName") or str(uuid.uuid4())
         _check_is_new(name, project.id, transaction)
         within_quota(call, "packaging_jobs", _under_way(call, transaction) + 1, self._most)
-        row = {
-            "project_id": project.id,
-            "name": name,
-            "model_version": str(model.version),
-            "description": given.get("Description"),
-            "configuration": {"Greengrass": wanted},
-            "status": CREATED,
-            "created": call.now,
-            "updated": call.now,
-        }
-        stored = insert(PACKAGING_JOBS).values(row).returning(PACKAGING_JOBS.c.id)
+        version = str(model.version)
         parameters = {
-            "job": transaction.connection.execute(stored).scalar_one(),
+            "job": _insert(call, project.id, name, version, wanted, transaction),
             "account": call.account,
             "region": call.region,
-            "model": str(self._models / call.account / project.name / str(model.version)),
+            "model": str(package_folder(self._root, call.account, project.name, version)),
             "configuration": wanted,
         }
         self._work.submit(KIND, parameters, transaction)
@@ -134,6 +125,30 @@ def _check_is_new(name: str, project_id: int, transaction: Transaction) -> None:
             "MODEL_PACKAGE_JOB",
             name,
         )
+
+
+def _insert(
+    call: Call,
+    project_id: int,
+    name: str,
+    version: str,
+    wanted: Dict[str, Any],
+    transaction: Transaction,
+) -> int:
+    """Write the row of a new job; return its id."""
+    row = {
+        "project_id": project_id,
+        "name": name,
+        "model_version": version,
+        "description": call.parameters.get("Description"),
+        "configuration": {"Greengrass": wanted},
+        "status": CREATED,
+        "created": call.now,
+        "updated": call.now,
+    }
+    statement = insert(PACKAGING_JOBS).values(row).returning(PACKAGING_JOBS.c.id)
+    job: int = transaction.connection.execute(statement).scalar_one()
+    return job
 
 
 def _under_way(call: Call, transaction: Transaction) -> int:

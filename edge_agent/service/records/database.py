@@ -8,6 +8,7 @@ the service is stopped; while it runs, `sqlite3 records.db ".backup copy.db"` ma
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from pathlib import Path
 from typing import Callable, Iterator, List
@@ -24,6 +25,8 @@ WAIT_S = 30.0  # for another writer
 CONNECTIONS = 64  # at most, one for each call at work
 VERSION = 1  # of the schema, kept as user_version
 
+log = logging.getLogger(__name__)
+
 
 class Transaction:
     """A connection inside a transaction; `connection` takes SQLAlchemy Core's statements."""
@@ -37,9 +40,12 @@ class Transaction:
         self._afterwards.append(action)
 
     def committed(self) -> None:
-        """Call what waits for the commit."""
+        """Call what waits for the commit. The call has its effect, also where this fails."""
         for action in self._afterwards:
-            action()
+            try:
+                action()
+            except Exception:
+                log.exception("What follows a change of the records failed")
 
 
 class Records:
@@ -50,7 +56,7 @@ class Records:
     """
 
     def __init__(self, file: Path) -> None:
-        """Open the file, or make it; it holds secret keys, and only its owner may read it.
+        """Open the file, or make it. It holds secret keys: whoever names it closes it to others.
 
         Raises InvalidConfiguration when it can't be used, or is of a later version.
         """
@@ -64,22 +70,24 @@ class Records:
         )
         event.listen(self._engine, "connect", _set_up)
         event.listen(self._engine, "begin", _begin)
+        self._writing_engine = self._engine.execution_options(writes=True)
         self._writer = threading.Lock()
+        self._counting = threading.Lock()
         try:
-            file.touch(mode=0o600)
-            with self._transaction(writes=True) as transaction:
-                _prepare(transaction.connection, file)
-        except (OSError, DatabaseError) as error:
-            self.close()
+            with self._writing_engine.begin() as connection:
+                _prepare(connection, file)
+        except DatabaseError as error:
+            self._engine.dispose()
             raise InvalidConfiguration(
                 f"The service's records {file} can't be used: {_cause(error)}."
             ) from error
+        self._counter = self._engine.raw_connection()  # writes nothing, so it sees all commits
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Transaction]:
         """See one state of the records, whatever is written meanwhile."""
-        with _failures(), self._transaction(writes=False) as transaction:
-            yield transaction
+        with _failures(), self._engine.begin() as connection:
+            yield Transaction(connection)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
@@ -87,30 +95,37 @@ class Records:
 
         One writer at a time: the others wait.
         """
-        with _failures(), self._only_writer(), self._transaction(writes=True) as transaction:
+        with _failures(), self._only_writer(), self._writing_engine.begin() as connection:
+            transaction = Transaction(connection)
             yield transaction
         transaction.committed()
 
+    def commits(self) -> int:
+        """Return a number that is another one after each commit, also of another process.
+
+        Much cheaper than a transaction, for who keeps in memory what seldom changes.
+        """
+        with self._counting:
+            cursor = self._counter.cursor()
+            cursor.execute("PRAGMA data_version")
+            number: int = cursor.fetchall()[0][0]
+            cursor.close()
+        return number
+
     def close(self) -> None:
         """Close the file."""
+        self._counter.close()
         self._engine.dispose()
 
     @contextlib.contextmanager
     def _only_writer(self) -> Iterator[None]:
         """Wait in line; left to SQLite, writers sleep and try again, and some starve."""
         if not self._writer.acquire(timeout=WAIT_S):
-            raise RecordsFailed(f"other calls have been writing for {WAIT_S:g} s")
+            raise _failed(f"other calls have been writing for {WAIT_S:g} s")
         try:
             yield
         finally:
             self._writer.release()
-
-    @contextlib.contextmanager
-    def _transaction(self, writes: bool) -> Iterator[Transaction]:
-        with self._engine.connect().execution_options(writes=writes) as connection:
-            transaction = Transaction(connection)
-            with connection.begin():
-                yield transaction
 
 
 @contextlib.contextmanager
@@ -120,7 +135,12 @@ def _failures() -> Iterator[None]:
     except IntegrityError:
         raise  # a fault of ours
     except (DatabaseError, NoConnection) as error:
-        raise RecordsFailed(_cause(error)) from error
+        raise _failed(_cause(error)) from error
+
+
+def _failed(reason: str) -> RecordsFailed:
+    log.warning("The records can't be read or written: %s", reason)
+    return RecordsFailed(reason)
 
 
 def _cause(error: Exception) -> str:

@@ -8,6 +8,7 @@ as devices refuse a version that changed.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, List, Mapping
 
@@ -20,7 +21,7 @@ from edge_agent.packaging.target import from_api
 from edge_agent.service.buckets.base import Buckets
 from edge_agent.service.buckets.names import S3Name
 from edge_agent.service.buckets.opening import open_buckets
-from edge_agent.service.faults import ValidationFailed
+from edge_agent.service.faults import ServiceFault, ValidationFailed
 from edge_agent.service.records.database import Transaction
 from edge_agent.service.records.schema import PACKAGING_JOBS
 from edge_agent.service.settings import ServiceSettings
@@ -51,8 +52,7 @@ class Packaging:
         made = folder / "component"
         warnings = _make(made, Path(parameters["model"]), wanted)
         progress("Storing the component.")
-        buckets = open_buckets(self._root, self._settings.buckets)
-        store(made, ComponentPlace(wanted), buckets, parameters["account"])
+        store(made, ComponentPlace(wanted), self._buckets(), parameters["account"])
         return {"warnings": warnings}
 
     def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
@@ -79,8 +79,14 @@ class Packaging:
         _change(parameters, transaction, status=SUCCEEDED, message=message, output=output)
 
     def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
-        """Record that it failed, and why."""
+        """Record that it failed, and why; nothing of a component is left that isn't whole."""
+        place = ComponentPlace(parameters["configuration"])
+        with suppress(ServiceFault, OSError):  # the bucket itself may have gone
+            self._buckets().discard_part(parameters["account"], place.bucket, place.folder)
         _change(parameters, transaction, status=FAILED, message=message)
+
+    def _buckets(self) -> Buckets:
+        return open_buckets(self._root, self._settings.buckets)
 
 
 def _change(parameters: Parameters, transaction: Transaction, **values: object) -> None:
@@ -124,15 +130,15 @@ class ComponentPlace:
         self.bucket: str = location["Bucket"]
         prefix = location.get("Prefix", "").rstrip("/")
         name = f"{wanted['ComponentName']}-{wanted['ComponentVersion']}"
-        self._folder = f"{prefix}/{name}" if prefix else name
-        S3Name(self.bucket, self._folder).parts()
+        self.folder = f"{prefix}/{name}" if prefix else name
+        S3Name(self.bucket, self.folder).parts()
 
     def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self._folder}"
+        return f"s3://{self.bucket}/{self.folder}"
 
     def key(self, file: str) -> str:
         """Return the key of one of its files."""
-        return f"{self._folder}/{file}"
+        return f"{self.folder}/{file}"
 
 
 def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str) -> None:
@@ -158,8 +164,7 @@ def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str) -> 
         return True
 
     if not (is_there(files[-1]) and all(map(is_there, files))):
-        for file in files:
-            buckets.write(account, place.bucket, place.key(file), made / file)
+        buckets.write_folder(account, place.bucket, place.folder, made, files)
 
 
 def _in_order(made: Path) -> List[str]:

@@ -59,6 +59,16 @@ def s3_settings(
     )
 
 
+def s3_client(endpoint: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="AKIDEXAMPLE",
+        aws_secret_access_key=SECRET,
+    )
+
+
 @pytest.fixture(scope="module", params=["folders", "s3"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Has the buckets "plant", for all, and "alices", for Alice."""
@@ -70,13 +80,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             (tmp_path / "buckets" / name).mkdir()
         return Site(buckets, None, tmp_path)
     endpoint = request.getfixturevalue("endpoint")
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="AKIDEXAMPLE",
-        aws_secret_access_key=SECRET,
-    )
+    s3 = s3_client(endpoint)
     for name in ("plant", "alices"):
         s3.create_bucket(Bucket=name)
     return Site(open_buckets(tmp_path, s3_settings(tmp_path, endpoint, accounts)), s3, tmp_path)

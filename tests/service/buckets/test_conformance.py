@@ -127,3 +127,20 @@ def test_a_key_that_could_lead_elsewhere_is_refused(site: Site, key: str) -> Non
         with pytest.raises(ValidationFailed, match=r"^s3://plant/.*can't be used: "):
             use()
     assert site.get("alices", "key") == b"secret"
+
+
+@pytest.mark.parametrize("key", ["folders/new", "folders/old"])
+def test_a_folder_is_stored_below_a_key(site: Site, tmp_path: Path, key: str) -> None:
+    site.put("plant", "folders/old/kept", b"kept")
+    for name in ("deep/one", "two"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(name)
+
+    site.buckets.write_folder(ALICE, "plant", key, tmp_path, ["two", "deep/one"])
+
+    assert site.get("plant", f"{key}/deep/one") == b"deep/one"
+    assert site.get("plant", f"{key}/two") == b"two"
+    assert site.get("plant", "folders/old/kept") == b"kept"
+    with pytest.raises(ValidationFailed, match="alices was not found"):
+        site.buckets.write_folder(BOB, "alices", key, tmp_path, ["two"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from pathlib import Path
@@ -11,7 +12,8 @@ from edge_agent.service.buckets import s3
 from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.faults import ServiceFault
 from edge_agent.service.settings import BucketSettings
-from tests.service.buckets.conftest import ALICE, SECRET, s3_settings
+from tests.service.buckets.conftest import ALICE, SECRET, s3_client, s3_settings
+from tests.service.dataset_site import DatasetSite, line, manifest
 
 
 def test_a_service_that_does_not_answer_is_a_sentence_and_no_secret_is_logged(
@@ -57,3 +59,25 @@ def test_a_key_without_its_secret_is_refused(tmp_path: Path) -> None:
 def test_an_endpoint_that_is_no_url_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfiguration, match="settings of buckets"):
         open_buckets(tmp_path, BucketSettings(endpoint="localhost"))
+
+
+def test_a_dataset_is_imported_from_a_bucket_of_the_service(tmp_path: Path, endpoint: str) -> None:
+    client = s3_client(endpoint)
+    client.create_bucket(Bucket="factory")
+    text = "".join(f"{json.dumps(line(str(number), 'normal'))}\n" for number in range(20))
+    client.put_object(Bucket="factory", Key="train.manifest", Body=text.encode())
+    site = DatasetSite(tmp_path, open_buckets(tmp_path, s3_settings(tmp_path, endpoint, {})))
+    with site.started():
+        site("CreateProject")
+        for bucket, key, status, message in (
+            ("nowhere", "m", "CREATE_FAILED", "The bucket nowhere was not found"),
+            ("factory", "m", "CREATE_FAILED", "s3://factory/m was not found"),
+            ("factory", "train.manifest", "CREATE_COMPLETE", "The dataset was created."),
+        ):
+            site("CreateDataset", DatasetType="train", DatasetSource=manifest(bucket, key))
+            description = site.wait()
+            assert description["Status"] == status
+            assert description["StatusMessage"].startswith(message)
+            lines = site.lines()
+            site("DeleteDataset", DatasetType="train")
+        assert lines == text.splitlines()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
-import stat
 import subprocess
 import sys
 import threading
@@ -44,12 +43,6 @@ def test_a_commit_waits_for_the_disk_and_readers_do_not_wait_for_writers(records
         pragmas = ("journal_mode", "synchronous", "foreign_keys")
         run = transaction.connection.exec_driver_sql
         assert [run(f"PRAGMA {each}").scalar_one() for each in pragmas] == ["wal", 2, 1]
-
-
-def test_the_file_is_its_owners_alone(tmp_path: Path, records: Records) -> None:
-    add(records, "a")
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == {0o600}
 
 
 def test_what_was_answered_is_there_after_a_kill(tmp_path: Path) -> None:
@@ -102,6 +95,17 @@ def test_a_failed_transaction_changes_nothing_and_runs_nothing_afterwards(
     assert done == ["after the commit"]
 
 
+def test_what_fails_after_the_commit_leaves_the_call_done(
+    records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: List[str] = []
+    with records.write() as transaction:
+        transaction.after_commit(lambda: [][0])
+        transaction.after_commit(lambda: done.append("the next"))
+    assert done == ["the next"]
+    assert "What follows a change of the records failed" in caplog.text
+
+
 def test_a_reader_sees_one_state(records: Records) -> None:
     add(records, "a")
     with records.read() as transaction:
@@ -144,7 +148,7 @@ def test_more_readers_than_connections_wait_for_one(records: Records) -> None:
 
 
 def test_a_file_that_another_process_holds_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database, "WAIT_S", 0.05)
     with closing(Records(tmp_path / "records.db")) as records:
@@ -152,6 +156,7 @@ def test_a_file_that_another_process_holds_is_said(
             holder.execute("BEGIN IMMEDIATE")
             with pytest.raises(RecordsFailed, match="database is locked") as raised:
                 add(records, "a")
+        assert "can't be read or written: database is locked" in caplog.text
         assert raised.value.code == "InternalServerException"
         assert raised.value.members["RetryAfterSeconds"] == 5
         add(records, "b")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
@@ -13,14 +11,12 @@ from sqlalchemy import insert, update
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder
-from edge_agent.service.buckets.folders import FolderBuckets
 from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.call import Answer, Call
 from edge_agent.service.faults import (
     Conflict,
     QuotaExceeded,
     ResourceNotFound,
-    ServiceFault,
     ValidationFailed,
 )
 from edge_agent.service.operations.packaging_jobs import PackagingJobs
@@ -28,7 +24,7 @@ from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import MODELS, PACKAGING_JOBS, PROJECTS
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work.children import Children
-from edge_agent.service.work.packaging import ComponentPlace, Packaging, store
+from edge_agent.service.work.packaging import Packaging
 from tests.fakes import micro
 
 ACCOUNT, OTHER = "123456789012", "210987654321"
@@ -334,68 +330,3 @@ def test_a_bucket_that_went_away_is_named(world: World) -> None:
     world.bucket.rmdir()
     with pytest.raises(ValidationFailed, match="The bucket plant was not found"):
         world.run("job")
-
-
-# storing
-
-
-class Failing(FolderBuckets):
-    """Ends after some objects, as when the power goes."""
-
-    left = 0
-
-    def write(self, account: str, bucket: str, key: str, source: Path) -> None:
-        if not self.left:
-            raise ServiceFault("The power went.")
-        self.left -= 1
-        super().write(account, bucket, key, source)
-
-
-def component(folder: Path, content: str = "weights") -> Path:
-    """A component folder, as far as storing needs it."""
-    for name, text in (
-        ("artifacts/plant.Bolts/3.0.0/model.zip", content),
-        ("recipes/plant.Bolts-3.0.0.json", json.dumps({"ComponentName": "plant.Bolts"})),
-        ("recipe.yaml", "ComponentName: plant.Bolts"),
-        ("tags.json", "{}"),
-    ):
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    return folder
-
-
-def test_half_a_component_has_no_recipe_and_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "buckets" / "plant").mkdir(parents=True)
-    place = ComponentPlace(wanted(ComponentVersion="3.0.0"))
-    buckets = Failing(tmp_path / "buckets", {})
-    there = tmp_path / "buckets" / "plant" / "components" / "plant.Bolts-3.0.0"
-    for left in range(4):
-        buckets.left = left
-        made = component(tmp_path / f"made{left}" / "component", f"weights {left}")
-        with pytest.raises(ServiceFault, match="The power went"):
-            store(made, place, buckets, ACCOUNT)
-        assert not (there / "recipes").exists()
-
-    buckets.left = 4
-    store(component(tmp_path / "whole" / "component", "good"), place, buckets, ACCOUNT)
-
-    assert (there / "artifacts/plant.Bolts/3.0.0/model.zip").read_text() == "good"
-    assert (there / "recipes/plant.Bolts-3.0.0.json").is_file()
-
-
-def test_a_component_without_one_of_its_files_is_completed(tmp_path: Path) -> None:
-    (tmp_path / "buckets" / "plant").mkdir(parents=True)
-    place = ComponentPlace(wanted(ComponentVersion="3.0.0"))
-    buckets = FolderBuckets(tmp_path / "buckets", {})
-    made = component(tmp_path / "made" / "component")
-    store(made, place, buckets, ACCOUNT)
-    there = tmp_path / "buckets" / "plant" / "components" / "plant.Bolts-3.0.0"
-    (there / "tags.json").unlink()
-
-    store(made, place, buckets, ACCOUNT)
-
-    assert (there / "tags.json").read_text() == "{}"
-    shutil.rmtree(made)
-    with pytest.raises(InvalidRequest, match=r"s3://plant/components/plant\.Bolts-3\.0\.0 is a"):
-        store(component(made, "others"), place, buckets, ACCOUNT)
