@@ -51,6 +51,19 @@ class Received(NamedTuple):
         return str(content.get("Message", content.get("message")))
 
 
+def ask(
+    port: int, method: str, target: str, body: bytes, headers: Optional[Mapping[str, str]] = None
+) -> Received:
+    """Send a request to this machine, as it is."""
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    ) as connection:
+        connection.request(method, target, body, dict(headers or {}))
+        response = connection.getresponse()
+        names = {name.lower(): value for name, value in response.getheaders()}
+        return Received(response.status, names, response.read())
+
+
 class Served:
     """The running application; `calls` are those that reached an operation."""
 
@@ -91,12 +104,7 @@ class Served:
         headers: Optional[Mapping[str, str]] = None,
     ) -> Received:
         """Send a request without a signature."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        with contextlib.closing(connection):
-            connection.request(method, target, body, dict(headers or {}))
-            response = connection.getresponse()
-            names = {name.lower(): value for name, value in response.getheaders()}
-            return Received(response.status, names, response.read())
+        return ask(self.port, method, target, body, headers)
 
     def signed(
         self,

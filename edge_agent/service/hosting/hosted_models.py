@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Dict
 
 from sqlalchemy import select
 
+from edge_agent import config
 from edge_agent.errors import InvalidConfiguration, WrongModelState
 from edge_agent.runtime.system import private_files
 from edge_agent.service.hosting.statuses import TO_BE_SERVED, HostingStatus
 from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import MODELS, PROJECTS
 from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.work.training import package_folder
 
 if TYPE_CHECKING:
     from edge_agent.service.hosting.hosted_model import HostedModel
@@ -43,6 +45,7 @@ class HostedModels:
 
     def start(self) -> None:
         """Bring back what was hosted when the service ended. Raises InvalidConfiguration."""
+        config.load(self._settings.runtime_settings, os.environ)
         self._folder = _private_folder(self._root)
         status = HostingStatus(self._records)
         status.replacing("The service was started again and brings the model back.")
@@ -103,7 +106,7 @@ class HostedModels:
             row = transaction.connection.execute(query.where(MODELS.c.id == model)).one()
         return RuntimeOrder(
             f"{row.name} {row.version}",
-            self._root / "models" / row.account / row.name / str(row.version),
+            package_folder(self._root, row.account, row.name, str(row.version)),
             row.min_units,
             row.max_units or row.min_units,
             self._settings.runtime_settings,
