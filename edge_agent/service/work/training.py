@@ -64,8 +64,7 @@ class Training:
         tested = ModelTest(test, lambda uri: fetch_object(uri, account, buckets, folder / "masks"))
         report = tested.run(folder / PACKAGE, folder)
         ended = datetime.now(timezone.utc)
-        names = (parameters[name] for name in ("arn", "project", "version"))
-        model = Evaluated(*names, ended)
+        model = Evaluated(parameters["arn"], parameters["project"], parameters["version"], ended)
         evaluation_files.write_manifest(folder / MANIFEST, model, tested.found)
         evaluation_files.write_result(
             folder / RESULT, model, _count(package), report, tested.pixels

@@ -166,7 +166,7 @@ def mask_of(path: Path, bucket: Path) -> Dict[str, Any]:
         name, classes = "dummy.png", {"0": normal}
     else:
         name, classes = path.name, {"0": {"class-name": "stain", "hex-color": "#24a436"}}
-        image = cv2.imread(str(path)).astype(int)
+        image = np.array(cv2.imread(str(path)), int)
         mask = np.full(image.shape, 255, np.uint8)
         mask[image[..., 2] - image[..., 0] > 60] = color[::-1]
         (bucket / "masks").mkdir(exist_ok=True)
