@@ -86,6 +86,7 @@ class Served:
             AuditLog(self.audit_file),
         )
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port: int = self.listener.getsockname()[1]
 
     def _operation(self, call: Call, transaction: Transaction) -> Answer:

@@ -238,6 +238,32 @@ def test_a_model_that_is_being_replaced_can_be_stopped(
     assert not runtimes()
 
 
+def test_pictures_in_flight_at_a_stop_are_judged_and_later_ones_are_conflicts(
+    service: HostingService,
+) -> None:
+    service.add_model("classification")
+    service.host()
+    found: List[object] = []
+
+    def judge() -> None:
+        try:
+            while True:
+                found.append(service.detect(picture(200))["IsAnomalous"])
+        except ServiceFault as error:
+            found.append(error.code)
+
+    threads = [threading.Thread(target=judge) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(found) < 20:
+        time.sleep(0.01)
+    service.call("stop_model")
+    for thread in threads:
+        thread.join()
+    service.wait_for("TRAINED")
+    assert set(found) == {True, "ConflictException"}
+
+
 def test_a_service_that_ends_stops_its_runtimes_and_brings_them_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
