@@ -112,7 +112,7 @@ class Authenticator:
         return signed + (SKEW_S if claim.lifetime_s is None else claim.lifetime_s)
 
     def _verify_signature(self, request: HttpRequest, claim: Claim) -> Tuple[bytes, str]:
-        """Return the signing key and whose it is; the same is computed when there is no such key."""
+        """Return the signing key and whose it is; without such a key as much is computed."""
         known = self._find(claim.access_key)
         key = signing_key(known.secret if known else "no secret", claim.scope)
         text = string_to_sign(request, claim, payload_hash(request))
