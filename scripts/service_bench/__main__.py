@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
@@ -15,6 +16,7 @@ from scripts.service_bench.calls import Caller, Rate
 from scripts.service_bench.long_lists import PROJECT, PageTimes
 
 BUSY = 8  # connections
+TURNS = 3
 
 Row = Tuple[str, str]
 
@@ -39,20 +41,13 @@ def figures(folder: Path, seconds: float, cookies: Path | None) -> Iterator[Row]
     root = folder / "root"
     long_lists.fill(root)
     key = servers.add_key(root)
-    with servers.service(root) as service:
+    with servers.service(root) as service, closing(Caller(service.port, key)) as caller:
         yield "memory of the idle service", f"{service.memory_mib():.0f} MiB"
-        caller = Caller(service.port, key)
-        path = f"/projects/{PROJECT}/models/1"
-        with servers.bare(folder) as bare:
-            raw = Caller(bare.port, key)
+        with servers.bare(folder) as bare, closing(Caller(bare.port, key)) as raw:
             for connections in (1, BUSY):
-                # In turns, so that drift of the machine hits both alike.
-                turns = [(caller, raw) for _ in range(3)]
-                found = [
-                    [one.rate(path, seconds / 3, connections) for one in turn] for turn in turns
-                ]
-                yield f"DescribeModel, {connections} connections", _rate([a for a, _ in found])
-                yield f"bare Starlette, {connections} connections", _rate([b for _, b in found])
+                turns = [_turn(caller, raw, seconds / TURNS, connections) for _ in range(TURNS)]
+                yield f"DescribeModel, {connections} connections", _rate([a for a, _ in turns])
+                yield f"bare Starlette, {connections} connections", _rate([b for _, b in turns])
         models = long_lists.page_times(caller, f"/projects/{PROJECT}/models")
         yield f"ListModels, {long_lists.MANY_MODELS} models", _pages(models)
         path = f"/projects/{PROJECT}/datasets/train/entries"
@@ -63,6 +58,12 @@ def figures(folder: Path, seconds: float, cookies: Path | None) -> Iterator[Row]
             times = training_time.measure(caller, root, cookies, folder)
             yield "training and test through the API", f"{times.api_s:.1f} s"
             yield "edge-agent train and evaluate", f"{times.command_s:.1f} s"
+
+
+def _turn(caller: Caller, raw: Caller, seconds: float, connections: int) -> Tuple[Rate, Rate]:
+    """Call one after the other, so that drift of the machine hits both alike."""
+    path = f"/projects/{PROJECT}/models/1"
+    return caller.rate(path, seconds, connections), raw.rate(path, seconds, connections)
 
 
 def _rate(turns: List[Rate]) -> str:
