@@ -10,7 +10,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, List, Set
+from typing import Callable, Iterator, List, Optional, Set
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -163,8 +163,9 @@ def _used_by_others() -> Set[str]:
     return used
 
 
-def children(kind: str = "") -> Set[str]:
-    """Child processes with `kind` in their command line."""
+def children(kind: str = "", of: Optional[int] = None) -> Set[str]:
+    """Child processes, of this one or that with the id `of`, with `kind` in their command line."""
+    wanted = str(os.getpid() if of is None else of)
     found: Set[str] = set()
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -173,6 +174,6 @@ def children(kind: str = "") -> Set[str]:
         except OSError:
             continue
         # The tracker of multiprocessing lives as long as its parent.
-        if parent == str(os.getpid()) and kind in words and "resource_tracker" not in words:
+        if parent == wanted and kind in words and "resource_tracker" not in words:
             found.add(f"process {status.parent.name}: {words}")
     return found

@@ -29,9 +29,10 @@ def picture(red: int) -> bytes:
     return png(golden.draw_even(red))
 
 
-def runtimes() -> Set[int]:
-    """The processes that host models of this process."""
-    return {int(each.split()[1].rstrip(":")) for each in children("runtime_main")}
+def runtimes(service: Optional[int] = None) -> Set[int]:
+    """The processes that host models of a service, by its process; of this one without any."""
+    found = children("runtime_main", service)
+    return {int(each.split()[1].rstrip(":")) for each in found}
 
 
 class HostingService:

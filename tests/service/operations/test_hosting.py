@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Iterator, List, Set
 
@@ -24,7 +25,9 @@ from edge_agent.service.faults import (
 from edge_agent.service.hosting import hosted_model, runtime_process
 from edge_agent.service.hosting.statuses import is_hosted
 from tests.fakes import golden
+from tests.service.aws import needs_aws
 from tests.service.hosted import OTHER_ACCOUNT, HostingService, picture, runtimes
+from tests.service.running import RunningService
 
 STATUSES = [
     "TRAINING", "TRAINED", "TRAINING_FAILED", "STARTING_HOSTING", "HOSTED", "HOSTING_FAILED",
@@ -314,3 +317,47 @@ def test_a_killed_service_leaves_no_runtime_and_its_models_come_back(tmp_path: P
             service.wait_for("HOSTED", version)
         assert len(runtimes()) == 2
     assert not runtimes()
+
+
+JUDGE = """
+import pathlib, time
+
+units = {"MinInferenceUnits": 1}
+client.start_model(ProjectName="cookies", ModelVersion="1", **units)
+def model():
+    found = client.describe_model(ProjectName="cookies", ModelVersion="1")
+    return found["ModelDescription"]["Status"]
+while model() != "HOSTED":
+    time.sleep(0.1)
+pathlib.Path(hosted).touch()
+result = []
+while not pathlib.Path(over).exists():
+    with open(picture, "rb") as body:
+        answer = client.detect_anomalies(
+            ProjectName="cookies", ModelVersion="1", Body=body, ContentType="image/png"
+        )
+    result.append(answer["DetectAnomalyResult"]["IsAnomalous"])
+"""
+
+
+@needs_aws
+def test_a_client_sees_nothing_of_a_killed_runtime(tmp_path: Path) -> None:
+    with RunningService(tmp_path) as service:
+        seeded = HostingService(service.root)
+        seeded.add_model("classification")
+        shown, hosted, over = (tmp_path / name for name in ("shown.png", "hosted", "over"))
+        shown.write_bytes(picture(200))
+        given = {"picture": str(shown), "hosted": str(hosted), "over": str(over)}
+        with ThreadPoolExecutor(1) as pool:
+            judged = pool.submit(service.user().boto3, JUDGE, **given)
+            while not hosted.exists():
+                assert not judged.done(), judged.exception()
+                time.sleep(0.02)
+            assert service.process is not None
+            (runtime,) = runtimes(service.process.pid)
+            os.kill(runtime, signal.SIGKILL)
+            seeded.wait_for("SYSTEM_UPDATING")
+            seeded.wait_for("HOSTED")
+            over.touch()
+            assert set(judged.result()) == {True}
+        seeded.records.close()
