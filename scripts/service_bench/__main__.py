@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
-from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 from scripts.service_bench import long_lists, servers, training_time
@@ -28,11 +28,10 @@ def main() -> None:
         help="image set with a manifest, to train as well",
     )  # fmt: skip
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="edge-agent-service-") as folder:
-        table = Table("what", "figure")
+    table = Table("what", "figure")
+    with tempfile.TemporaryDirectory(prefix="edge-agent-service-") as folder, Live(table):
         for row in figures(Path(folder), given.seconds, given.cookies):
             table.add_row(*row)
-    Console().print(table)
 
 
 def figures(folder: Path, seconds: float, cookies: Path | None) -> Iterator[Row]:
@@ -73,10 +72,7 @@ def _rate(turns: List[Rate]) -> str:
 
 
 def _pages(times: PageTimes) -> str:
-    return (
-        f"first pages {times.first_ms:.1f} ms, last pages {times.last_ms:.1f} ms "
-        f"({times.pages} pages of 100)"
-    )
+    return f"first {times.first_ms:.1f} ms, last {times.last_ms:.1f} ms of {times.pages} pages"
 
 
 if __name__ == "__main__":

@@ -88,6 +88,6 @@ def _send(connection: http.client.HTTPConnection, request: SignedRequest) -> byt
     connection.request(request.method, request.path, request.body, request.headers)
     answer = connection.getresponse()
     content = answer.read()
-    if answer.status != 200:
+    if answer.status >= 300:
         raise RuntimeError(f"{request.path}: {answer.status} {content.decode()}")
     return content
