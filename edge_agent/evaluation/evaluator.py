@@ -131,9 +131,9 @@ def evaluate(
 ) -> EvaluationReport:
     """Inspect `source`/normal and `source`/anomaly, or what a label manifest names, with `package`.
 
-    on_remark: gets remarks about labels and images. on_prediction: gets each image's verdict,
-    without its mask. Images that can't be used are left out. Raises
-    InvalidConfiguration when there are no images of one kind, and what opening a package raises.
+    on_remark: gets remarks about labels and images. on_prediction: gets each image's verdict.
+    Images that can't be used are left out. Raises InvalidConfiguration when there are no images of
+    one kind, and what opening a package raises.
     """
     found = LabelledImages.of(source, options)
     for remark in found.remarks:
@@ -145,14 +145,12 @@ def evaluate(
             lambda item: on_remark(str(item)),
             predictor.manifest.statistics.image_bits,
         )
-        normal = list(_inspected(predictor, reader, found.normal))
-        anomaly = list(_inspected(predictor, reader, found.anomaly))
+        normal = list(_inspected(predictor, reader, found.normal, on_prediction))
+        anomaly = list(_inspected(predictor, reader, found.anomaly, on_prediction))
         findings = (*found.findings, listing.sentence(reader.left_out))
         _check(source, len(normal), len(anomaly), findings)
         masks = Masks.of(source, [item.path for item in anomaly], on_remark)
         report = _report(predictor.manifest, normal, anomaly, masks)
-    for item in (*normal, *anomaly):
-        on_prediction(item.path, item.prediction)
     for remark in (*reader.remarks, *_on_cameras((*normal, *anomaly))):
         on_remark(remark)
     return replace(report, left_out=(*found.left_out, *reader.left_out))
@@ -169,7 +167,10 @@ def _check(source: Path, normal: int, anomaly: int, findings: Iterable[str]) -> 
 
 
 def _inspected(
-    predictor: Predictor, reader: PictureReader, paths: Iterable[Path]
+    predictor: Predictor,
+    reader: PictureReader,
+    paths: Iterable[Path],
+    on_prediction: Callable[[Path, Prediction], None],
 ) -> Iterator[_Inspected]:
     """Inspect what can be read and what the agent would take."""
     for path, frame in reader.frames(paths):
@@ -178,7 +179,10 @@ def _inspected(
         except InvalidFrame as error:
             reader.refuse(path, str(error).rstrip("."))
         else:
-            yield _inspect(predictor, path, frame)
+            item = _inspect(predictor, path, frame)
+            on_prediction(path, item.prediction)
+            # Thousands of masks would fill the memory.
+            yield replace(item, prediction=replace(item.prediction, mask=None))
 
 
 def _inspect(predictor: Predictor, path: Path, frame: Frame) -> _Inspected:
@@ -187,9 +191,9 @@ def _inspect(predictor: Predictor, path: Path, frame: Frame) -> _Inspected:
     latency_ms = (time.perf_counter() - began) * 1000.0
     name = predictor.manifest.outputs.map if predictor.manifest.task == "anomaly_map" else None
     values = outputs[name][0] if name else None
-    without_mask = replace(prediction, mask=None)  # thousands of them would fill the memory
-    values = None if values is None else values.reshape(values.shape[-2:])
-    return _Inspected(path, without_mask, values, latency_ms)
+    return _Inspected(
+        path, prediction, None if values is None else values.reshape(values.shape[-2:]), latency_ms
+    )
 
 
 def _report(

@@ -1,4 +1,7 @@
-"""How often an account may call: a token bucket for each account and operation, in memory."""
+"""How often an account may call: a token bucket for each account and operation, in memory.
+
+As with the original, DetectAnomalies is left out: inference units say how much a model takes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Callable, Dict, Tuple
 
 from edge_agent.service.faults import Throttled
 
+UNLIMITED = ("DetectAnomalies",)
 ROUNDING_S = 1e-6
 
 
@@ -27,6 +31,8 @@ class Throttle:
 
     def take(self, account: str, operation: str) -> None:
         """Let one call through, or raise Throttled with the seconds to wait; never waits itself."""
+        if operation in UNLIMITED:
+            return
         with self._lock:
             now = self._clock()
             full_at = max(self._full_at.get((account, operation), now), now)

@@ -13,6 +13,7 @@ from typing import Iterator, List, Set
 
 import pytest
 
+from edge_agent.errors import InvalidConfiguration
 from edge_agent.service.faults import (
     Conflict,
     QuotaExceeded,
@@ -31,6 +32,8 @@ STATUSES = [
 ]  # fmt: skip
 STARTS_FROM = {"TRAINED", "HOSTING_FAILED"}
 STOPS_FROM = ANSWERS_IN = {"HOSTED", "SYSTEM_UPDATING"}
+
+WRONG_SETTINGS = '{"engine": {"queue_length": 0}}'
 
 
 @pytest.fixture
@@ -190,16 +193,24 @@ def test_runtimes_that_die_again_and_again_end_the_hosting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hosted_model, "PAUSES_S", (0.0,))
-    wrong = tmp_path / "runtime.json"
-    wrong.write_text('{"engine": {"queue_length": 0}}')
-    with HostingService(tmp_path, runtime_settings=wrong) as service:
+    settings = tmp_path / "runtime.json"
+    settings.write_text("{}")
+    with HostingService(tmp_path, runtime_settings=settings) as service:
         service.add_model("classification")
+        settings.write_text(WRONG_SETTINGS)
         service.call("start_model", MinInferenceUnits=1)
         found = service.wait_for("HOSTING_FAILED")
         assert "engine.queue_length" in found["StatusMessage"]
         assert "2 times" in found["StatusMessage"]
-        wrong.write_text("{}")
+        settings.write_text("{}")
         service.host()
+
+
+def test_wrong_settings_of_runtimes_are_found_when_the_service_starts(tmp_path: Path) -> None:
+    settings = tmp_path / "runtime.json"
+    settings.write_text(WRONG_SETTINGS)
+    with pytest.raises(InvalidConfiguration, match="queue_length"):
+        HostingService(tmp_path, runtime_settings=settings).hosting.start()
 
 
 def test_a_package_that_cannot_serve_is_not_hosted_and_says_why(service: HostingService) -> None:
@@ -225,6 +236,32 @@ def test_a_model_that_is_being_replaced_can_be_stopped(
     service.call("stop_model")
     service.wait_for("TRAINED")
     assert not runtimes()
+
+
+def test_pictures_in_flight_at_a_stop_are_judged_and_later_ones_are_conflicts(
+    service: HostingService,
+) -> None:
+    service.add_model("classification")
+    service.host()
+    found: List[object] = []
+
+    def judge() -> None:
+        try:
+            while True:
+                found.append(service.detect(picture(200))["IsAnomalous"])
+        except ServiceFault as error:
+            found.append(error.code)
+
+    threads = [threading.Thread(target=judge) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(found) < 20:
+        time.sleep(0.01)
+    service.call("stop_model")
+    for thread in threads:
+        thread.join()
+    service.wait_for("TRAINED")
+    assert set(found) == {True, "ConflictException"}
 
 
 def test_a_service_that_ends_stops_its_runtimes_and_brings_them_back(

@@ -59,7 +59,7 @@ entries = client.get_paginator("list_dataset_entries").paginate(
 pages = [page["DatasetEntries"] for page in entries]
 client.create_model(
     ProjectName="cookies",
-    Description="the first",
+    Description="the-first",
     OutputConfig={"S3Location": {"Bucket": "plant", "Prefix": "evaluation/"}},
     Tags=[{"Key": "line", "Value": "4"}],
 )

@@ -60,6 +60,10 @@ def test_each_account_and_operation_has_its_own() -> None:
     assert [passed(throttle, 5, *pair) for pair in pairs] == [3, 3, 3]
 
 
+def test_pictures_are_limited_by_inference_units_alone() -> None:
+    assert passed(Throttle(1.0, 1, Clock()), 100, operation="DetectAnomalies") == 100
+
+
 def test_threads_together_get_no_more() -> None:
     throttle = Throttle(1.0, 50, Clock())
     through: List[int] = []

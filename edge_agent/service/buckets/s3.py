@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from contextlib import closing, contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, Optional, Sequence
 
@@ -68,9 +69,9 @@ class S3Buckets:
 
     def read(self, account: str, bucket: str, key: str, most_bytes: int) -> bytes:
         """Return an object of at most `most_bytes`."""
-        with tempfile.SpooledTemporaryFile(most_bytes) as file:
-            self._download(account, S3Name(bucket, key), file, most_bytes)
-            return file.read()
+        file = BytesIO()
+        self._download(account, S3Name(bucket, key), file, most_bytes)
+        return file.getvalue()
 
     def lines(self, account: str, bucket: str, key: str, most_bytes: int) -> Iterator[bytes]:
         """Yield the lines of an object of at most `most_bytes`, without holding all of it."""

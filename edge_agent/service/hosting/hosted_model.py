@@ -121,7 +121,7 @@ class HostedModel:
         try:
             runtime = RuntimeProcess(self._order, self._folder)
         except OSError as error:
-            return f"can't be started: {error.strerror}"
+            return f"can't be started: {error.strerror or error}"
         with runtime:
             self._holds(runtime)
             try:

@@ -9,16 +9,17 @@ import tempfile
 import threading
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict
+from typing import TYPE_CHECKING, Dict, Sequence
 
 from sqlalchemy import select
 
-from edge_agent.errors import InvalidConfiguration, WrongModelState
-from edge_agent.runtime.system import private_files
+from edge_agent import config
+from edge_agent.errors import WrongModelState
 from edge_agent.service.hosting.statuses import TO_BE_SERVED, HostingStatus
 from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import MODELS, PROJECTS
 from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.work.training import package_folder
 
 if TYPE_CHECKING:
     from edge_agent.service.hosting.hosted_model import HostedModel
@@ -40,17 +41,19 @@ class HostedModels:
         self._lock = threading.Lock()
         self._models: Dict[int, HostedModel] = {}
         self._is_closed = False
+        self._folder = _folder(root)
 
     def start(self) -> None:
         """Bring back what was hosted when the service ended. Raises InvalidConfiguration."""
-        self._folder = _private_folder(self._root)
+        config.load(self._settings.runtime_settings, os.environ)
+        shutil.rmtree(self._folder, ignore_errors=True)  # what a killed service has left
         status = HostingStatus(self._records)
         status.replacing("The service was started again and brings the model back.")
         status.stopped()
         with self._records.read() as transaction:
             query = select(MODELS.c.id).where(MODELS.c.status.in_(TO_BE_SERVED))
-            models = transaction.connection.execute(query).scalars().all()
-        for model in models:
+            to_be_served: Sequence[int] = transaction.connection.execute(query).scalars().all()
+        for model in to_be_served:
             self.start_model(model)
 
     def close(self) -> None:
@@ -103,7 +106,7 @@ class HostedModels:
             row = transaction.connection.execute(query.where(MODELS.c.id == model)).one()
         return RuntimeOrder(
             f"{row.name} {row.version}",
-            self._root / "models" / row.account / row.name / str(row.version),
+            package_folder(self._root, row.account, row.name, str(row.version)),
             row.min_units,
             row.max_units or row.min_units,
             self._settings.runtime_settings,
@@ -114,19 +117,7 @@ class HostedModels:
             del self._models[model]
 
 
-def _private_folder(root: Path) -> Path:
-    """Return a folder for sockets, of this user alone and empty, with a short path.
-
-    It has the same name after a restart, so that what a killed service has left goes.
-    """
-    name = f"{FOLDER}-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
-    parent = Path(tempfile.gettempdir())
-    try:
-        os.close(private_files.open_subfolder(parent, name, make=True))
-        for left in (parent / name).iterdir():
-            shutil.rmtree(left)
-    except OSError as error:
-        raise InvalidConfiguration(
-            f"The folder {parent / name}, for the sockets of hosted models, can't be used: {error}."
-        ) from None
-    return parent / name
+def _folder(root: Path) -> Path:
+    """Return where the sockets lie: a short path, and the same one after a restart."""
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"{FOLDER}-{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from edge_agent.errors import (
 from edge_agent.manifest import FILE_NAME
 from edge_agent.protocol import SMALLEST_SIDE_PX
 from edge_agent.runtime.processes.child_process import ChildProcess, Exit, python_module
+from edge_agent.runtime.system import private_files
 from edge_agent.service.hosting.client_pool import ClientPool
 from edge_agent.types import ModelInfo, ModelState, Prediction
 
@@ -56,9 +58,13 @@ class RuntimeProcess:
     """
 
     def __init__(self, order: RuntimeOrder, folder: Path) -> None:
-        """Start it; its socket lies below `folder`. Raises OSError, ModelError."""
+        """Start it; its socket lies below `folder`, which is made when it is missing.
+
+        Raises OSError, ModelError.
+        """
         if not (order.package / FILE_NAME).is_file():
             raise ModelError(f"The model's files aren't there: {order.package} has no {FILE_NAME}.")
+        os.close(private_files.open_subfolder(folder.parent, folder.name, make=True))
         self._folder = Path(tempfile.mkdtemp(dir=folder))
         self._socket = self._folder / "agent.sock"
         self._clients = ClientPool(f"unix://{self._socket}", ANSWERS_WITHIN_S)

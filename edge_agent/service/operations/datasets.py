@@ -135,7 +135,7 @@ def _has_entries(dataset: Row[Any]) -> bool:
 
 def _filters(call: Call) -> List[ColumnElement[bool]]:
     given, is_labeled = call.parameters, ENTRIES.c.label.is_not(None)
-    filters = []
+    filters: List[ColumnElement[bool]] = []
     if "Labeled" in given:
         filters.append(is_labeled if given["Labeled"] else ENTRIES.c.label.is_(None))
     if "AnomalyClass" in given:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Optional
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import ColumnElement, Row, func, select, update
 
 from edge_agent.service.call import Answer, Call
 from edge_agent.service.faults import Conflict, ValidationFailed
@@ -55,9 +55,8 @@ class Hosting:
         return {"Status": STOPPING}
 
     def _check_quotas(self, call: Call, transaction: Transaction, units: int) -> None:
-        hosted = select(
-            func.count(), func.sum(func.coalesce(MODELS.c.max_units, MODELS.c.min_units))
-        ).join_from(MODELS, PROJECTS)
+        most: ColumnElement[int] = func.coalesce(MODELS.c.max_units, MODELS.c.min_units)
+        hosted = select(func.count(), func.sum(most)).join_from(MODELS, PROJECTS)
         mine = PROJECTS.c.account == call.account, MODELS.c.status.in_((*TO_BE_SERVED, STOPPING))
         models, units_in_use = transaction.connection.execute(hosted.where(*mine)).one()
         quotas = self._quotas

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from sqlalchemy import Row, delete, func, insert, select, update
 
@@ -54,7 +54,7 @@ class ModelTraining:
         """Delete the models that were being deleted when the service was stopped."""
         with self._records.read() as transaction:
             query = select(MODELS.c.id).where(MODELS.c.status == DELETING)
-            left = transaction.connection.scalars(query).all()
+            left: Sequence[int] = transaction.connection.scalars(query).all()
         for model_id in left:
             self._delete(model_id)
 

@@ -56,14 +56,14 @@ class Records:
     """
 
     def __init__(self, file: Path) -> None:
-        """Open the file, or make it; it holds secret keys, and only its owner may read it.
+        """Open the file, or make it. It holds secret keys: whoever names it closes it to others.
 
         Raises InvalidConfiguration when it can't be used, or is of a later version.
         """
         self._engine = create_engine(
             URL.create("sqlite", database=str(file)),
             connect_args={"timeout": WAIT_S},
-            pool_size=CONNECTIONS,
+            pool_size=CONNECTIONS + 1,  # and the counter's
             max_overflow=0,
             pool_timeout=WAIT_S,
             pool_use_lifo=True,
@@ -74,10 +74,9 @@ class Records:
         self._writer = threading.Lock()
         self._counting = threading.Lock()
         try:
-            file.touch(mode=0o600)
             with self._writing_engine.begin() as connection:
                 _prepare(connection, file)
-        except (OSError, DatabaseError) as error:
+        except DatabaseError as error:
             self._engine.dispose()
             raise InvalidConfiguration(
                 f"The service's records {file} can't be used: {_cause(error)}."

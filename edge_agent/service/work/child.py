@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from edge_agent import logs
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.processes.channel import Channel
 from edge_agent.runtime.processes.parent import connect
@@ -36,6 +37,7 @@ def main() -> None:
     """Do what the folder's task says, and leave the outcome in it."""
     global _channel
     _channel = connect(sys.argv)
+    logs.configure("INFO")
     os.nice(NICE)
     reference, folder = sys.argv[1], Path(sys.argv[2])
     _outcome(reference, folder).write(folder)

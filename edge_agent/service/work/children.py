@@ -15,7 +15,7 @@ import time
 import uuid
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from sqlalchemy import delete, insert, select, update
 
@@ -251,7 +251,7 @@ class Children:
     def _remove_strays(self) -> None:
         """Remove the folders of work that has ended."""
         with self._records.read() as transaction:
-            known = transaction.connection.scalars(select(WORK.c.id)).all()
+            known: Sequence[str] = transaction.connection.scalars(select(WORK.c.id)).all()
         for folder in (self._root / FOLDER).iterdir():
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)

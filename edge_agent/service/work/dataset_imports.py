@@ -107,19 +107,11 @@ class DatasetImports:
 
     def _run(self, dataset_id: int, status: str, job: Callable[[], None]) -> None:
         try:
-            job()
-        except _Stopped:
-            return
-        except (EdgeAgentError, ServiceFault) as error:
-            message = str(error)
-        except OSError as error:
-            message = f"The manifest can't be read: {error.strerror}. Correct that, then try again."
+            message = _failure(job)
+            if message:
+                self._fail(dataset_id, status, message)
         except Exception:
-            log.exception("Dataset %d, %s", dataset_id, status)
-            message = FAULT
-        else:
-            return
-        self._fail(dataset_id, status, message)
+            log.exception("Dataset %d stays %s until the next start", dataset_id, status)
 
     def _create(self, dataset_id: int, account: str, manifest: S3Name) -> None:
         raw_lines = self._buckets.lines(account, *manifest, MOST_MANIFEST_BYTES)
@@ -196,6 +188,22 @@ class DatasetImports:
         log.warning("Dataset %d, %s: %s", dataset_id, FAILED[status], message)
         with self._records.write() as transaction:
             set_status(dataset_id, FAILED[status], message, transaction)
+
+
+def _failure(job: Callable[[], None]) -> str:
+    """Do a job; return why it failed, for the caller of the API."""
+    try:
+        job()
+    except _Stopped:
+        pass
+    except (EdgeAgentError, ServiceFault) as error:
+        return str(error)
+    except OSError as error:
+        return f"The manifest can't be read: {error.strerror}. Correct that, then try again."
+    except Exception:
+        log.exception("A dataset can't be changed")
+        return FAULT
+    return ""
 
 
 def set_status(dataset_id: int, status: str, message: str, transaction: Transaction) -> None:

@@ -1,8 +1,7 @@
 """The two files that tell how a model did on its test images, as the original wrote them.
 
 See the developer guide, "Performance metrics". The manifest has the test images' lines with what
-the model found in them; the result has the figures of all of them together. There are no figures
-of pixels: the masks of a dataset aren't used.
+the model found in them; the result has the figures of all of them together.
 """
 
 from __future__ import annotations
@@ -10,12 +9,13 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, NamedTuple, Optional, Tuple
 
 from edge_agent.evaluation.label_words import ANOMALY, NORMAL
 
 if TYPE_CHECKING:
     from edge_agent.evaluation.evaluator import EvaluationReport
+    from edge_agent.service.work.anomaly_masks import PixelMetrics
     from edge_agent.types import Prediction
 
 MANIFEST, RESULT = "EvaluationManifest", "EvaluationResult"
@@ -67,21 +67,32 @@ def _detected(model: Evaluated, prediction: Prediction) -> Mapping[str, object]:
     return {DETECTED: int(prediction.is_anomalous), f"{DETECTED}-metadata": metadata}
 
 
-def write_result(file: Path, model: Evaluated, trained: int, report: EvaluationReport) -> None:
-    """Write the figures; `trained`: how many images the model was trained with."""
+def write_result(
+    file: Path,
+    model: Evaluated,
+    trained: int,
+    report: EvaluationReport,
+    pixels: Optional[PixelMetrics],
+) -> None:
+    """Write the figures; `trained`: how many images the model was trained with.
+
+    `pixels`: None where no test image has a mask.
+    """
     details = {
         "ModelArn": model.arn,
         "EvaluationEndTimestamp": model.timestamp,
         "NumberOfTrainingImages": trained,
         "NumberOfTestingImages": report.count_normal + report.count_anomaly,
     }
-    figures = {
+    figures: Dict[str, object] = {
         "ROCAUC": report.image_auroc,
         "AveragePrecision": report.average_precision,
         "Precision": report.precision,
         "Recall": report.recall,
         "F1Score": report.f1,
     }
+    if pixels is not None:
+        figures["PixelAnomalyClassMetrics"] = [pixels.to_json()]
     content = {
         "Version": 1,
         "EvaluationDetails": details,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
+import logging
 import shutil
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Tuple
 
 from sqlalchemy import update
 
-from edge_agent.errors import EdgeAgentError, InvalidConfiguration
+from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.system.data_files import make_folder
 from edge_agent.runtime.system.files import sync_folder
 from edge_agent.service.buckets.opening import open_buckets
@@ -19,20 +19,22 @@ from edge_agent.service.records.database import Transaction
 from edge_agent.service.records.schema import MODELS
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work import evaluation_files
+from edge_agent.service.work.anomaly_masks import only_anomaly
 from edge_agent.service.work.base import Parameters
 from edge_agent.service.work.child import progress
 from edge_agent.service.work.evaluation_files import MANIFEST, RESULT, Evaluated
-from edge_agent.service.work.training_images import TEST, TRAIN, Fetched, fetch, parts
+from edge_agent.service.work.model_test import ModelTest
+from edge_agent.service.work.training_images import TRAIN, Fetched, fetch, fetch_object, parts
 
 if TYPE_CHECKING:
-    from edge_agent.evaluation.evaluator import EvaluationReport
     from edge_agent.manifest import Manifest
-    from edge_agent.types import Prediction
 
 TRAINING, TRAINED, FAILED = "TRAINING", "TRAINED", "TRAINING_FAILED"
 COMPLETED = "Training completed successfully."  # the original's words
 PACKAGE = "package"  # in the folder of the work
 MOST_NAME = 128  # characters of a package's name; a project's may have more
+
+log = logging.getLogger(__name__)
 
 
 class Training:
@@ -59,21 +61,23 @@ class Training:
         progress(f"Training with {len(train.images)} images.")
         package = _train(train, parameters, folder)
         progress(f"Testing with {len(test.images)} images.")
-        tested = _Test.run(test, folder)
+        tested = ModelTest(test, lambda uri: fetch_object(uri, account, buckets, folder / "masks"))
+        report = tested.run(folder / PACKAGE, folder)
         ended = datetime.now(timezone.utc)
-        names = (parameters[name] for name in ("arn", "project", "version"))
-        model = Evaluated(*names, ended)
+        model = Evaluated(parameters["arn"], parameters["project"], parameters["version"], ended)
         evaluation_files.write_manifest(folder / MANIFEST, model, tested.found)
-        evaluation_files.write_result(folder / RESULT, model, _count(package), tested.report)
+        evaluation_files.write_result(
+            folder / RESULT, model, _count(package), report, tested.pixels
+        )
         for kind in (MANIFEST, RESULT):
             key = _key(kind, parameters)
             buckets.write(account, parameters["bucket"], key, folder / kind)
         return {
             "message": _completed([*train.left_out, *test.left_out]),
             "performance": {
-                "F1Score": tested.report.f1,
-                "Recall": tested.report.recall,
-                "Precision": tested.report.precision,
+                "F1Score": report.f1,
+                "Recall": report.recall,
+                "Precision": report.precision,
             },
             "ended": ended.timestamp(),
         }
@@ -112,30 +116,6 @@ class Training:
         return package_folder(self._root, *names)
 
 
-class _Test(NamedTuple):
-    """What the model found in the test images, each with the line of its dataset."""
-
-    report: EvaluationReport
-    found: List[Tuple[Dict[str, Any], Prediction]]
-
-    @classmethod
-    def run(cls, images: Fetched, folder: Path) -> _Test:
-        from edge_agent.evaluation.evaluator import evaluate
-
-        found: List[Tuple[Dict[str, Any], Prediction]] = []
-
-        def keep(path: Path, prediction: Prediction) -> None:
-            found.append((images.images[path].line, prediction))
-
-        manifest = folder / "test.manifest"
-        images.write_manifest(manifest)
-        try:
-            report = evaluate(folder / PACKAGE, manifest, on_remark=_log, on_prediction=keep)
-        except EdgeAgentError as error:
-            raise _failure(error, images, manifest, TEST) from None
-        return cls(report, found)
-
-
 def package_folder(root: Path, account: str, project: str, version: str) -> Path:
     """Return where the package of a trained model lies."""
     return root / "models" / account / project / version
@@ -158,27 +138,28 @@ def _train(images: Fetched, parameters: Parameters, folder: Path) -> Manifest:
     manifest = folder / "train.manifest"
     images.write_manifest(manifest)
     try:
-        return train(
+        trained = train(
             manifest,
             folder / PACKAGE,
             name=parameters["project"][:MOST_NAME],
             version=parameters["version"],
-            progress=_log,
+            progress=log.info,
         )
     except EdgeAgentError as error:
-        raise _failure(error, images, manifest, TRAIN) from None
+        raise images.failure(error, manifest, TRAIN) from None
+    anomaly = only_anomaly(image.line for image in images.images.values())
+    if anomaly is not None:
+        _name_anomaly(trained, anomaly, folder / PACKAGE)
+    return trained
 
 
-def _failure(
-    error: EdgeAgentError, images: Fetched, manifest: Path, dataset: str
-) -> InvalidConfiguration:
-    """Say it with the names that the caller of the API knows."""
-    text = images.named(str(error).replace(str(manifest), f"The {dataset}"))
-    return InvalidConfiguration(" ".join([text, *images.left_out[:1]]))
+def _name_anomaly(trained: Manifest, anomaly: Tuple[str, str], package: Path) -> None:
+    """Have the model call what it finds by the masks' name for it, in their colour."""
+    from edge_agent.manifest import FILE_NAME, AnomalyClass
 
-
-def _log(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    name, color = anomaly
+    named = trained.model_copy(update={"classes": (AnomalyClass(name=name, color=color),)})
+    (package / FILE_NAME).write_bytes(named.to_json())
 
 
 def _count(package: Manifest) -> int:

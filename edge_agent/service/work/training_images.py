@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
-from edge_agent.errors import InvalidConfiguration
+from edge_agent.errors import EdgeAgentError, InvalidConfiguration
 from edge_agent.evaluation.label_words import ANOMALY, NORMAL, label_of
 from edge_agent.service.buckets.base import Buckets
 from edge_agent.service.buckets.names import S3Name
@@ -53,11 +53,12 @@ class Fetched:
                 line = {"source-ref": str(path), "anomaly-label-metadata": labelled}
                 manifest.write(json.dumps(line) + "\n")
 
-    def named(self, text: str) -> str:
-        """Return a sentence with the images' own names in place of the files'."""
+    def failure(self, error: EdgeAgentError, manifest: Path, dataset: str) -> InvalidConfiguration:
+        """Return an error about the files in the words of the API: images by their URIs."""
+        text = str(error).replace(str(manifest), f"The {dataset}")
         for path, image in self.images.items():
             text = text.replace(str(path), image.source)
-        return text
+        return InvalidConfiguration(" ".join([text, *self.left_out[:1]]))
 
 
 def parts(train: Sequence[str], test: Sequence[str], is_single: bool) -> Tuple[List[Image], ...]:
@@ -98,11 +99,16 @@ def fetch(images: Iterable[Image], account: str, buckets: Buckets, folder: Path)
     fetched = Fetched()
     for image in images:
         try:
-            bucket, key = S3Name.of_uri(image.source)
-            fetched.images[buckets.fetch(account, bucket, key, folder)] = image
+            fetched.images[fetch_object(image.source, account, buckets, folder)] = image
         except ValidationFailed as fault:
             fetched.left_out.append(str(fault))
     return fetched
+
+
+def fetch_object(source: str, account: str, buckets: Buckets, folder: Path) -> Path:
+    """Return a file with an s3://bucket/key. Raises ValidationFailed."""
+    bucket, key = S3Name.of_uri(source)
+    return buckets.fetch(account, bucket, key, folder)
 
 
 def _chosen(images: Iterable[Image], label: str) -> List[Image]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
+import cv2
+import numpy as np
 import pytest
 from sqlalchemy import insert, select, update
 
@@ -125,34 +127,57 @@ def working(service: Service) -> Iterator[Service]:
 
 
 def add_dataset(
-    service: Service, kind: str, normal: int, anomaly: int, status: str = "CREATE_COMPLETE"
+    service: Service, kind: str, normal: int, anomaly: int, with_masks: bool = False
 ) -> List[str]:
     """Draw images into a bucket and give the project a dataset with them; return their URIs."""
     bucket = service.root / "buckets" / f"{kind}-images"
     pictures.write(bucket, normal, anomaly, first_seed={"train": 0, "test": 500}[kind])
     with service.records.write() as transaction:
-        values = {"project_id": 1, "type": kind, "created": 0.0, "updated": 0.0, "status": status}
+        values = {"project_id": 1, "type": kind, "created": 0.0, "updated": 0.0}
+        values["status"] = "CREATE_COMPLETE"
         added = transaction.connection.execute(insert(DATASETS).values(**values))
         assert added.inserted_primary_key is not None
-        entries = [entry(path, bucket) for path in sorted(bucket.rglob("*.png"))]
+        drawn = [
+            path for label in ("normal", "anomaly") for path in sorted(bucket.glob(f"{label}/*"))
+        ]
+        entries = [entry(path, bucket, with_masks) for path in drawn]
         put_entries(transaction, added.inserted_primary_key[0], entries)
     return [each.source_ref for each in entries]
 
 
-def entry(path: Path, bucket: Path) -> DatasetEntry:
+def entry(path: Path, bucket: Path, with_mask: bool) -> DatasetEntry:
     source = f"s3://{bucket.name}/{path.relative_to(bucket)}"
     label = path.parent.name
     metadata = {"class-name": label, "type": "groundtruth/image-classification"}
-    line = {
+    line: Dict[str, Any] = {
         "source-ref": source,
         "anomaly-label": int(label == "anomaly"),
         "anomaly-label-metadata": metadata,
     }
+    if with_mask:
+        line.update(mask_of(path, bucket))
     return DatasetEntry(source, json.dumps(line), label, 0.0)
 
 
+def mask_of(path: Path, bucket: Path) -> Dict[str, Any]:
+    """Draw the mask of an image of a stained part, as the console of the original did."""
+    normal, color = {"class-name": "BACKGROUND", "hex-color": "#ffffff"}, (36, 164, 54)
+    if path.parent.name == "normal":
+        name, classes = "dummy.png", {"0": normal}
+    else:
+        name, classes = path.name, {"0": {"class-name": "stain", "hex-color": "#24a436"}}
+        image = np.array(cv2.imread(str(path)), int)
+        mask = np.full(image.shape, 255, np.uint8)
+        mask[image[..., 2] - image[..., 0] > 60] = color[::-1]
+        (bucket / "masks").mkdir(exist_ok=True)
+        assert cv2.imwrite(str(bucket / "masks" / name), mask)
+    metadata = {"internal-color-map": classes, "type": "groundtruth/semantic-segmentation"}
+    source = f"s3://{bucket.name}/masks/{name}"
+    return {"anomaly-mask-ref": source, "anomaly-mask-ref-metadata": metadata}
+
+
 def test_a_model_of_one_dataset_is_trained_and_tested_on_a_fifth_of_it(working: Service) -> None:
-    sources = add_dataset(working, "train", 20, 10)
+    sources = add_dataset(working, "train", 20, 10, with_masks=True)
     answer: Any = working.create_model(
         Description="First", Tags=[{"Key": "line", "Value": "4"}], KmsKeyId="alias/plates"
     )
@@ -167,6 +192,7 @@ def test_a_model_of_one_dataset_is_trained_and_tested_on_a_fifth_of_it(working: 
     assert model["KmsKeyId"] == "alias/plates"
     manifest = Package(working.package()).manifest
     assert (manifest.name, manifest.version) == ("plates", "1")
+    assert [(each.name, each.color) for each in manifest.anomaly_classes] == [("stain", "#24A436")]
     lines = lines_of(working, model["EvaluationManifest"], "EvaluationManifest")
     assert len(lines) == 6
     assert {line["source-ref"] for line in lines} < set(sources)
@@ -174,6 +200,10 @@ def test_a_model_of_one_dataset_is_trained_and_tested_on_a_fifth_of_it(working: 
         check_line(line, arn)
     (result,) = lines_of(working, model["EvaluationResult"], "EvaluationResult")
     check_result(result, arn, trained=24, tested=6)
+    (pixels,) = result["AggregatedEvaluationResults"]["Metrics"]["PixelAnomalyClassMetrics"]
+    assert pixels["ClassName"] == "stain"
+    assert 0.2 < pixels["AIOU"] <= 1.0
+    assert 0.2 < pixels["F1Score"] <= 1.0
     assert working.count(TAGS) == 1
     assert working.count(WORK) == 0
 
@@ -202,7 +232,7 @@ def check_result(result: Dict[str, Any], arn: str, trained: int, tested: int) ->
     assert details["NumberOfTrainingImages"] == trained
     assert details["NumberOfTestingImages"] == tested
     metrics = result["AggregatedEvaluationResults"]["Metrics"]
-    assert set(metrics) == {"ROCAUC", "AveragePrecision", "Precision", "Recall", "F1Score"}
+    assert set(metrics) >= {"ROCAUC", "AveragePrecision", "Precision", "Recall", "F1Score"}
     assert metrics["F1Score"] == 1.0
 
 
@@ -217,6 +247,7 @@ def test_two_datasets_are_used_as_they_are_without_images_that_are_gone(working:
     assert {line["source-ref"] for line in lines} == set(tested)
     (result,) = lines_of(working, model["EvaluationResult"], "EvaluationResult")
     assert result["EvaluationDetails"]["NumberOfTrainingImages"] == 10
+    assert "PixelAnomalyClassMetrics" not in result["AggregatedEvaluationResults"]["Metrics"]
     left_out = "1 image was left out: s3://train-images/normal/000.png"
     assert left_out in model["StatusMessage"]
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
-import stat
 import subprocess
 import sys
 import threading
@@ -44,12 +43,6 @@ def test_a_commit_waits_for_the_disk_and_readers_do_not_wait_for_writers(records
         pragmas = ("journal_mode", "synchronous", "foreign_keys")
         run = transaction.connection.exec_driver_sql
         assert [run(f"PRAGMA {each}").scalar_one() for each in pragmas] == ["wal", 2, 1]
-
-
-def test_the_file_is_its_owners_alone(tmp_path: Path, records: Records) -> None:
-    add(records, "a")
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == {0o600}
 
 
 def test_what_was_answered_is_there_after_a_kill(tmp_path: Path) -> None:
