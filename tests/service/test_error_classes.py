@@ -1,4 +1,4 @@
-"""Errors of the service model, by causes that real callers meet, as the original client has them."""
+"""Errors of the service model, by causes that real callers meet, as the original client has it."""
 
 from __future__ import annotations
 
