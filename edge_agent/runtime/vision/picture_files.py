@@ -91,7 +91,8 @@ def decode(content: bytes) -> Samples:
         )
     if header.format == "JPEG" and _ends_early(content, picture):
         raise ValueError("it is cut short: the end of the JPEG's data is missing")
-    return np.ascontiguousarray(picture[:, :, ::-1])
+    samples: Samples = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return samples
 
 
 @contextmanager

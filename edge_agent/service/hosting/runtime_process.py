@@ -17,6 +17,7 @@ from edge_agent.errors import (
     EdgeAgentError,
     FaultyPicture,
     ModelError,
+    UserError,
 )
 from edge_agent.manifest import FILE_NAME
 from edge_agent.protocol import SMALLEST_SIDE_PX
@@ -111,12 +112,14 @@ class RuntimeProcess:
         return self._child.end()
 
     def detect(self, image: NDArray[np.uint8]) -> Prediction:
-        """Judge `image`, uint8 RGB (height, width, 3). Raises what `Client.detect` raises.
-
-        It travels as bytes: shared memory would outlive a service that is killed.
-        """
+        """Judge `image`, uint8 RGB (height, width, 3). Raises what `Client.detect` raises."""
         with self._clients.client() as client:
-            return client.detect(MODEL, image, transport="bytes")
+            try:
+                return client.detect(MODEL, image)
+            except (AgentUnavailable, ModelError, UserError):
+                raise
+            except EdgeAgentError:  # there is no room in /dev/shm, which is small in containers
+                return client.detect(MODEL, image, transport="bytes")
 
     def hang_up(self) -> None:
         """Let calls in flight finish, then end it."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edge_agent import errors
+from edge_agent.client import segment
 from edge_agent.manifest import FILE_NAME, parse
 from edge_agent.runtime.vision.picture_files import encode, jpeg, png
 from edge_agent.service.faults import Conflict, ServiceFault, Throttled, ValidationFailed
@@ -162,6 +163,15 @@ def test_concurrent_calls_get_the_verdicts_of_their_own_pictures(service: Hostin
     for red, each in zip(reds, found):
         score = each["Confidence"] if each["IsAnomalous"] else 1 - each["Confidence"]
         assert score == pytest.approx(red / 255, abs=1e-3)
+
+
+def test_pictures_are_judged_where_shared_memory_has_no_room(
+    service: HostingService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(segment, "FOLDER", tmp_path / "missing")
+    found = service.detect(png(noise(900, 800)), SEGMENTATION)
+    mask = cv2.imdecode(np.frombuffer(found["AnomalyMask"], np.uint8), cv2.IMREAD_COLOR)
+    assert mask.shape == (800, 900, 3)
 
 
 @pytest.mark.parametrize(("bits", "expected"), [(None, 255), (10, 255), (12, 64), (16, 4)])
