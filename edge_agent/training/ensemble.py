@@ -18,6 +18,7 @@ from edge_agent.training.features import (
     usual_magnitudes,
 )
 from edge_agent.training.graph import GraphBuilder, Size
+from edge_agent.training.head import BankOptions
 from edge_agent.training.validation import Validated, validate
 
 if TYPE_CHECKING:
@@ -26,23 +27,23 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 ENLARGE = 2  # the map against the grid of patches, each way
-POWER = 4  # of the AUROC above chance, for the weight
-LEAST_SHARE = 0.1  # of the weights, for a member that is worth its time
+POWER = 8  # of the AUROC above chance, for the weight
+LEAST_SHARE = 0.2  # of the weights, for a member that is worth its time
 
 
 class Eye(NamedTuple):
     """What a member looks at.
 
     floor: share of a texture's usual magnitude, well below which it counts as flat. Low: faint
-    texture shows; high: its noise doesn't. position_weight: of a patch's place, 0 where parts may
-    lie anywhere.
+    texture shows; high: its noise doesn't.
     """
 
     floor: float
-    position_weight: float
+    bank: BankOptions
 
 
-EYES = (Eye(0.1, 2.0), Eye(1.0, 0.0))
+# Fewer patches are enough where places don't count: parts may lie anywhere.
+EYES = (Eye(0.1, BankOptions(2000, 2.0)), Eye(1.0, BankOptions(1000, 0.0)))
 
 
 class Member(NamedTuple):
@@ -78,14 +79,15 @@ class Ensemble:
 def fit(images: Images, seed: int) -> Ensemble:
     """Fit and validate a member for each of EYES; weigh them by the bad images, if there are any.
 
-    The weight is (AUROC - 0.5) to the power of POWER, as the product of many doubts would be.
+    The weight is (AUROC - 0.5) to the power of POWER, so that a member that finds little counts
+    for little; one below LEAST_SHARE is left out.
     """
     magnitudes = usual_magnitudes(images.normal)
     found = []
     for eye in EYES:
         floors = eye.floor * magnitudes
         evidence = Evidence.of(images, floors, np.random.default_rng(seed))
-        found.append((floors, validate(evidence, eye.position_weight, seed)))
+        found.append((floors, validate(evidence, eye.bank, seed)))
     merits = np.array([_merit(validated) for _, validated in found])
     shares = merits / merits.sum()
     shares = np.where(shares < LEAST_SHARE, 0.0, shares)

@@ -19,18 +19,24 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-BANK = 2000  # patches remembered
 CANDIDATES = 20000  # patches the coreset is chosen from
 PROJECTION = 16  # dimensions in which candidates are compared (Johnson-Lindenstrauss)
 BLUR = 1.5  # sigma in patches, of the map
 
 
-@dataclass(frozen=True)
-class Bank:
-    """Remembered patches (k, channels + 2), standardised, with the weighted place at the end.
+class BankOptions(NamedTuple):
+    """How many patches are remembered, and what their places count.
 
     position_weight: of coordinates from -1 to 1, next to channels of deviation 1.
     """
+
+    size: int
+    position_weight: float
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Remembered patches (k, channels + 2), standardised, with the weighted place at the end."""
 
     mean: Floats  # (channels,)
     deviation: Floats  # (channels,)
@@ -38,7 +44,7 @@ class Bank:
     patches: Floats
 
     @classmethod
-    def fit(cls, patches: Floats, position_weight: float, random: np.random.Generator) -> Bank:
+    def fit(cls, patches: Floats, options: BankOptions, random: np.random.Generator) -> Bank:
         """Remember some of the good `patches` (n, channels + 2), their place at the end."""
         channels = patches.shape[1] - 2
         values = patches[:, :channels]
@@ -47,9 +53,10 @@ class Bank:
         floor = 0.1 * np.median(deviation)  # grey images: the chroma never varies
         deviation = np.maximum(deviation, floor).astype(np.float32)
         offset = np.append(mean, np.zeros(2, np.float32))
-        scale = np.append(1.0 / deviation, np.full(2, position_weight, np.float32))
+        scale = np.append(1.0 / deviation, np.full(2, options.position_weight, np.float32))
         candidates = (draw_patches(patches, random) - offset) * scale
-        return cls(mean, deviation, position_weight, coreset(candidates, BANK, random))
+        chosen = coreset(candidates, options.size, random)
+        return cls(mean, deviation, options.position_weight, chosen)
 
 
 class Usual(NamedTuple):

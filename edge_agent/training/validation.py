@@ -12,6 +12,7 @@ from edge_agent.training.evidence import Evidence
 from edge_agent.training.graph import Session
 from edge_agent.training.head import (
     Bank,
+    BankOptions,
     Norm,
     Usual,
     distance_model,
@@ -44,7 +45,7 @@ class Validated:
     synthetic: Floats
 
 
-def validate(evidence: Evidence, position_weight: float, seed: int) -> Validated:
+def validate(evidence: Evidence, options: BankOptions, seed: int) -> Validated:
     """Fit on the good images, and score each of them by a bank fitted without it.
 
     Folds are runs of neighbouring files: images taken one after the other look alike, and would
@@ -54,7 +55,7 @@ def validate(evidence: Evidence, position_weight: float, seed: int) -> Validated
         _blank, (evidence.normal, evidence.anomaly, evidence.synthetic)
     )
     for fold in np.array_split(np.arange(len(normal)), FOLDS):
-        bank = _fit(np.delete(evidence.patches, fold, axis=0), position_weight, seed)
+        bank = _fit(np.delete(evidence.patches, fold, axis=0), options, seed)
         session = Session(distance_model(bank, (normal.shape[2], normal.shape[3])))
         made = np.isin(evidence.sources, fold)
         normal[fold] = _distances(session, evidence.normal[fold])
@@ -63,7 +64,7 @@ def validate(evidence: Evidence, position_weight: float, seed: int) -> Validated
     norm = _norm(normal)
     scores = Session(score_model(norm))
     return Validated(
-        _fit(evidence.patches, position_weight, seed),
+        _fit(evidence.patches, options, seed),
         norm,
         *(
             scores.run_all("distance", distances)["score"]
@@ -83,9 +84,9 @@ def _blank(features: Floats) -> Floats:
     return np.zeros((len(features), 1, *features.shape[2:]), np.float32)
 
 
-def _fit(patches: Floats, position_weight: float, seed: int) -> Bank:
+def _fit(patches: Floats, options: BankOptions, seed: int) -> Bank:
     flat = patches.reshape(-1, patches.shape[2])
-    return Bank.fit(flat, position_weight, np.random.default_rng(seed))
+    return Bank.fit(flat, options, np.random.default_rng(seed))
 
 
 def _distances(session: Session, features: Floats) -> Floats:
