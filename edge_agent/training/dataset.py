@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FEWEST_NORMALS = 10
 SHAPES = ((256, 256), (192, 384), (384, 192), (128, 512), (512, 128))  # height, width
-MULTIPLE = 16  # rows and columns divide by it
 LEAKING = ("PNG", "JPEG", "width", "height", "colourless share", "mid-tone share", "brightness")
 FEWEST_TO_RANK = 5  # images a label, below which chance alone separates
 SEPARATED = 0.98  # AUROC
@@ -173,23 +172,21 @@ def product_warnings(paths: Sequence[Path], scores: NDArray[np.floating]) -> Lis
 
 
 def input_size(paths: Sequence[Path], reader: Optional[PictureReader] = None) -> Size:
-    """Return the model's height and width: of the first image, or of SHAPES where that is smaller.
+    """Return the model's height and width: of SHAPES, the one most like the first image.
 
-    Few shapes, so that time and memory of a model are known whatever the camera. Raises
-    InvalidConfiguration when no image can be used.
+    Few shapes, so that time and memory of a model are known whatever the camera; small images are
+    enlarged, as patches of 8 pixels see more in them then. Raises InvalidConfiguration when no
+    image can be used.
     """
     reader = reader or PictureReader(paths)
     first = next(reader.frames(paths), None)
     if first is None:
         raise InvalidConfiguration(f"No image can be used. {sentence(reader.left_out)}")
     frame = first[1]
-    shape = min(
+    return min(
         SHAPES,
         key=lambda shape: abs(np.log(frame.height * shape[1]) - np.log(frame.width * shape[0])),
     )
-    if frame.height * frame.width > shape[0] * shape[1]:
-        return shape
-    return _multiple(frame.height), _multiple(frame.width)
 
 
 def digest(normal: Sequence[Path], anomaly: Sequence[Path], source: Path) -> str:
@@ -201,7 +198,3 @@ def digest(normal: Sequence[Path], anomaly: Sequence[Path], source: Path) -> str
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             total.update(f"{content}  ".encode() + os.fsencode(name.as_posix()) + b"\n")
     return total.hexdigest()
-
-
-def _multiple(length: int) -> int:
-    return max(round(length / MULTIPLE) * MULTIPLE, 4 * MULTIPLE)

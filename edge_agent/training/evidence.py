@@ -1,4 +1,4 @@
-"""From pictures to what the head is fitted on: features, and good patches to remember."""
+"""From pictures to what a memory is fitted on: features, and good patches to remember."""
 
 from __future__ import annotations
 
@@ -18,40 +18,51 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Pixels = NDArray[np.uint8]
 
-# Steps of rows and columns: mirrored left to right, top to bottom, both.
-MIRRORS = ((1, -1), (-1, 1), (-1, -1))
-PLENTY = 2  # times the candidates of a coreset that are drawn of each mirroring
+PLENTY = 2  # times the candidates of a coreset that are drawn
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pixels (n, H, W, 3) uint8 RGB: good ones, bad ones, and good ones with artificial defects.
+
+    sources: (n,), the index of the good image that each artificial defect was put into.
+    """
+
+    normal: Pixels
+    anomaly: Pixels
+    synthetic: Pixels
+    sources: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, normal: Pixels, anomaly: Pixels, random: np.random.Generator) -> Images:
+        """Draw artificial defects into some of the good images."""
+        return cls(normal, anomaly, *synthetic_defects.add_defects(normal, random))
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the images show, before anything is fitted.
 
-    normal, anomaly, synthetic: features (n, channels, rows, columns) of good images, of bad ones,
-    and of good ones with artificial defects. patches: (n normal, m, channels + 2), patches of each
-    good image and of its mirror images, their place from -1 to 1 at the end.
+    normal, anomaly, synthetic: features (n, channels, rows, columns). patches: (n normal, m,
+    channels + 2), drawn from each good image, their place from -1 to 1 at the end. sources: as in
+    Images.
     """
 
     normal: Floats
     anomaly: Floats
     synthetic: Floats
     patches: Floats
+    sources: NDArray[np.intp]
 
     @classmethod
-    def of(cls, normal: Pixels, anomaly: Pixels, random: np.random.Generator) -> Evidence:
-        """Run the served features over images (n, H, W, 3) uint8 RGB."""
-        session = Session(feature_model((normal.shape[1], normal.shape[2])))
-        good = session.run_all(IMAGE, normal)["features"]
-        patches = [_some_patches(good, random)]
-        for down, right in MIRRORS:
-            mirrored = np.ascontiguousarray(normal[:, ::down, ::right])
-            features = session.run_all(IMAGE, mirrored)["features"]
-            patches.append(_some_patches(features, random))
-        synthetic = session.run_all(IMAGE, synthetic_defects.add_defects(normal, random))[
-            "features"
-        ]
-        bad = session.run_all(IMAGE, anomaly)["features"] if len(anomaly) else good[:0]
-        return cls(good, bad, synthetic, np.concatenate(patches, axis=1))
+    def of(cls, images: Images, floors: Floats, random: np.random.Generator) -> Evidence:
+        """Run the served features, with logarithms' `floors`, over the images."""
+        session = Session(feature_model(images.normal.shape[1:3], floors))
+        good, bad, synthetic = (
+            session.run_all(IMAGE, pixels)["features"]
+            for pixels in (images.normal, images.anomaly, images.synthetic)
+        )
+        return cls(good, bad, synthetic, _some_patches(good, random), images.sources)
 
 
 def _some_patches(features: Floats, random: np.random.Generator) -> Floats:

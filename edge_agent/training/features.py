@@ -7,14 +7,16 @@ Manjunath and Ma, "Texture features for browsing and retrieval of image data", P
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List
+from typing import TYPE_CHECKING, List, NamedTuple
 
 import numpy as np
 
-from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
+from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Session, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
 
 STRIDE = 8  # pixels of the input per patch, each way
 LEVELS = 4  # of the pyramid, each half as large as the one before
@@ -22,8 +24,9 @@ ORIENTATIONS = 6
 KERNEL = 9  # pixels, of every filter
 WAVE = 4.0  # pixels, of every Gabor
 COLOR_PLANES = 3
-CHANNELS = (ORIENTATIONS + 1) * (2 * LEVELS - 1) + 4 * COLOR_PLANES
-_LOG_FLOOR = 1.0  # magnitudes well below count as flat; filters have unit norm, luma unit contrast
+TEXTURES = (ORIENTATIONS + 1) * (2 * LEVELS - 1)
+CHANNELS = TEXTURES + 4 * COLOR_PLANES
+_LEAST_MAGNITUDE = 0.02  # of luma with unit contrast, what sensor noise makes
 _CONTRAST_FLOOR = 0.02  # deviation (luma 0-1) below which contrast is not amplified further
 
 # Luma and two chroma planes, luma 0-1, of RGB 0-255 (ITU-R BT.601); shape (out, in, 1, 1).
@@ -33,13 +36,35 @@ _PLANES = (
 )[:, :, None, None]
 
 
-def feature_model(size: Size) -> bytes:
+class Patches(NamedTuple):
+    """Names of tensors (N, channels, H/8, W/8): magnitudes of TEXTURES filters, and colours."""
+
+    textures: str
+    colors: str
+
+
+def feature_model(size: Size, floors: Floats) -> bytes:
     """Build the graph `image` (N, H, W, 3) uint8 → `features` (N, CHANNELS, H/8, W/8) float32."""
     graph = GraphBuilder()
-    features = append_features(graph, append_image(graph, size))
+    features = append_features(graph, append_patches(graph, append_image(graph, size)), floors)
     rows, columns = size[0] // STRIDE, size[1] // STRIDE
     graph.output("features", features, (BATCH, CHANNELS, rows, columns))
     return graph.model()
+
+
+def usual_magnitudes(images: NDArray[np.uint8]) -> Floats:
+    """Return the mean magnitude of each texture (TEXTURES,) in images (n, H, W, 3) uint8 RGB.
+
+    About a hundred of them are looked at.
+    """
+    images = images[:: max(len(images) // 100, 1)]
+    graph = GraphBuilder()
+    textures = append_patches(graph, append_image(graph, images.shape[1:3])).textures
+    graph.output(
+        "means", graph.add("ReduceMean", textures, axes=[2, 3], keepdims=0), (BATCH, TEXTURES)
+    )
+    means = Session(graph.model()).run_all(IMAGE, images)["means"].mean(axis=0)
+    return np.asarray(np.maximum(means, np.float32(_LEAST_MAGNITUDE)))
 
 
 def append_image(graph: GraphBuilder, size: Size) -> str:
@@ -48,8 +73,8 @@ def append_image(graph: GraphBuilder, size: Size) -> str:
     return graph.add("Transpose", graph.add("Cast", image, to=1), perm=[0, 3, 1, 2])
 
 
-def append_features(graph: GraphBuilder, rgb: str) -> str:
-    """Append everything from RGB planes (N, 3, H, W) to features (N, CHANNELS, H/8, W/8)."""
+def append_patches(graph: GraphBuilder, rgb: str) -> Patches:
+    """Append everything from RGB planes (N, 3, H, W) to magnitudes and colours of patches."""
     luma = graph.conv(rgb, _PLANES[:1])
     planes = graph.conv(_pooled(graph, "AveragePool", rgb, 2), _PLANES)
     level = _even_out(graph, luma, planes)
@@ -58,9 +83,17 @@ def append_features(graph: GraphBuilder, rgb: str) -> str:
         maps += _energies(graph, level, 2 if index == 0 else 1, STRIDE >> index)
         if index + 1 < LEVELS:
             level = _pooled(graph, "AveragePool", level, 2)
-    texture = graph.add("Concat", *maps, axis=1)
-    texture = graph.add("Log", graph.add("Add", texture, graph.constant(_LOG_FLOOR)))
-    both = graph.add("Concat", texture, *_colors(graph, planes), axis=1)
+    colors = graph.add("Concat", *_colors(graph, planes), axis=1)
+    return Patches(graph.add("Concat", *maps, axis=1), colors)
+
+
+def append_features(graph: GraphBuilder, patches: Patches, floors: Floats) -> str:
+    """Append patches → features (N, CHANNELS, H/8, W/8): logarithms of magnitudes, and colours.
+
+    floors: (TEXTURES,), magnitudes well below which count as flat.
+    """
+    raised = graph.add("Add", patches.textures, graph.constant(floors[None, :, None, None]))
+    both = graph.add("Concat", graph.add("Log", raised), patches.colors, axis=1)
     smooth = np.tile(gaussian(3, 0.6), (CHANNELS, 1, 1, 1))
     return graph.conv(graph.pad(both, 1), smooth, group=CHANNELS)
 
@@ -113,7 +146,7 @@ def _pooled(graph: GraphBuilder, kind: str, tensor: str, size: int) -> str:
     return graph.add(kind, tensor, kernel_shape=[size, size], strides=[size, size])
 
 
-def filter_bank() -> NDArray[np.float32]:
+def filter_bank() -> Floats:
     """Return (13, 9, 9): even and odd Gabor of each orientation, then a difference of Gaussians.
 
     None answers to a constant; each has unit norm.
@@ -129,12 +162,12 @@ def filter_bank() -> NDArray[np.float32]:
     return np.stack([each / np.linalg.norm(each) for each in filters]).astype(np.float32)
 
 
-def _balanced(wave: NDArray[np.float64], window: NDArray[np.float32]) -> NDArray[np.float64]:
+def _balanced(wave: NDArray[np.float64], window: Floats) -> NDArray[np.float64]:
     """Window the wave and take the rest of its mean out."""
     return np.asarray((wave - (wave * window).sum() / window.sum()) * window)
 
 
-def gaussian(size: int, sigma: float) -> NDArray[np.float32]:
+def gaussian(size: int, sigma: float) -> Floats:
     """Return a (size, size) Gaussian that sums to 1; sigma in pixels."""
     line = np.exp(-0.5 * ((np.arange(size) - size // 2) / sigma) ** 2)
     return np.asarray(np.outer(line, line) / line.sum() ** 2, np.float32)

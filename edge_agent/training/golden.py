@@ -54,7 +54,7 @@ def samples(
 def candidates(normal: Pixels, anomaly: Pixels, seed: int) -> List[Pixels]:
     """Draw some training images (n, H, W, 3) of each kind; artificial defects where none is bad."""
     random = np.random.default_rng(seed)
-    bad = anomaly if len(anomaly) else synthetic_defects.add_defects(normal, random)
+    bad = anomaly if len(anomaly) else synthetic_defects.add_defects(normal, random)[0]
     return [*_draw(normal, random), *_draw(bad, random)]
 
 

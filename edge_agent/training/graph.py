@@ -125,6 +125,9 @@ class Session:
 
     def run_all(self, name: str, items: NDArray[np.generic]) -> Dict[str, NDArray[np.float32]]:
         """Feed `items` to input `name`, a few at a time; outputs by name, one row an item."""
+        if not len(items):
+            shapes = {output.name: output.shape for output in self._session.get_outputs()}
+            return {name: np.empty((0, *shape[1:]), np.float32) for name, shape in shapes.items()}
         outputs = [output.name for output in self._session.get_outputs()]
         parts = [
             self._session.run(outputs, {name: items[start : start + RUN_BATCH]})

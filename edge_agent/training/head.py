@@ -7,7 +7,7 @@ place of a patch counts as two more channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, Tuple
+from typing import TYPE_CHECKING, NamedTuple, Tuple
 
 import numpy as np
 
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-BANK = 2000  # patches remembered
 CANDIDATES = 20000  # patches the coreset is chosen from
 PROJECTION = 16  # dimensions in which candidates are compared (Johnson-Lindenstrauss)
-POSITION_WEIGHT = 2.0  # of coordinates from -1 to 1, next to channels of deviation 1
-BLURS = (0.8, 3.0)  # sigma in patches: small marks, and faint ones that cover more
-ENLARGE = 2  # the map against the grid of patches, each way
+BLUR = 1.5  # sigma in patches, of the map
+
+
+class BankOptions(NamedTuple):
+    """How many patches are remembered, and what their places count.
+
+    position_weight: of coordinates from -1 to 1, next to channels of deviation 1.
+    """
+
+    size: int
+    position_weight: float
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Bank:
     patches: Floats
 
     @classmethod
-    def fit(cls, patches: Floats, position_weight: float, random: np.random.Generator) -> Bank:
+    def fit(cls, patches: Floats, options: BankOptions, random: np.random.Generator) -> Bank:
         """Remember some of the good `patches` (n, channels + 2), their place at the end."""
         channels = patches.shape[1] - 2
         values = patches[:, :channels]
@@ -46,22 +53,29 @@ class Bank:
         floor = 0.1 * np.median(deviation)  # grey images: the chroma never varies
         deviation = np.maximum(deviation, floor).astype(np.float32)
         offset = np.append(mean, np.zeros(2, np.float32))
-        scale = np.append(1.0 / deviation, np.full(2, position_weight, np.float32))
+        scale = np.append(1.0 / deviation, np.full(2, options.position_weight, np.float32))
         candidates = (draw_patches(patches, random) - offset) * scale
-        return cls(mean, deviation, position_weight, coreset(candidates, BANK, random))
+        chosen = coreset(candidates, options.size, random)
+        return cls(mean, deviation, options.position_weight, chosen)
+
+
+class Usual(NamedTuple):
+    """Median and robust deviation of one figure of good images."""
+
+    median: float
+    deviation: float
 
 
 @dataclass(frozen=True)
 class Norm:
     """What is usual of good images the bank has not seen.
 
-    distance: (rows, columns), the mean at each place. peak, spread: of the highest excess over it
-    in an image, one for each of BLURS; median and robust deviation.
+    distance: (rows, columns), the mean at each place. peak, mean: of an image's excess over it.
     """
 
     distance: Floats
-    peak: Floats
-    spread: Floats
+    peak: Usual
+    mean: Usual
 
 
 def draw_patches(patches: Floats, random: np.random.Generator, count: int = CANDIDATES) -> Floats:
@@ -97,17 +111,6 @@ def coordinates(rows: int, columns: int) -> Floats:
     return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
 
 
-def position_share(features: Floats) -> float:
-    """Return the share of variance the place explains: median over channels, chance taken off.
-
-    features: (n, channels, rows, columns), of which about a hundred images are looked at.
-    """
-    features = features[:: max(len(features) // 100, 1)]
-    total = features.var(axis=(0, 2, 3), dtype=np.float64)
-    explained = features.mean(axis=0, dtype=np.float64).var(axis=(1, 2)) - total / len(features)
-    return float(np.median(explained / np.maximum(total, 1e-6)))
-
-
 def append_distance(graph: GraphBuilder, features: str, bank: Bank, grid: Size) -> str:
     """Append features (N, C, rows, columns) → distance to the nearest (N, 1, rows, columns).
 
@@ -134,33 +137,30 @@ def append_distance(graph: GraphBuilder, features: str, bank: Bank, grid: Size) 
     return graph.add("Reshape", graph.add("Sqrt", squared), back)
 
 
-def append_excess(graph: GraphBuilder, distance: str, usual: Floats) -> List[str]:
-    """Append distance (N, 1, rows, columns) → its excess over `usual`, once for each of BLURS."""
-    excess = graph.add("Sub", distance, graph.constant(usual[None, None]))
-    blurred = []
-    for sigma in BLURS:
-        reach = round(2 * sigma + 0.5)
-        kernel = gaussian(2 * reach + 1, sigma)[None, None]
-        blurred.append(graph.conv(excess, kernel, pads=[reach] * 4))
-    return blurred
-
-
 def append_score(graph: GraphBuilder, distance: str, norm: Norm) -> Tuple[str, str]:
-    """Append distance (N, 1, rows, columns) → map (N, 1, 2 rows, 2 columns) and score (N,).
+    """Append distance (N, 1, rows, columns) → map, of the same shape, and score (N,).
 
-    In robust deviations of good images' peaks. The score is the highest peak of any blur; the map
-    is the narrowest blur's, which stays close to the defect. So a faint, broad finding may raise
-    the score alone.
+    In robust deviations of good images. The score is the map's peak, or how far the whole image is
+    from good ones where that is more: faint texture all over.
     """
-    surprises = [
-        graph.add("Mul", graph.add("Sub", excess, graph.constant(peak)), graph.constant(1 / spread))
-        for excess, peak, spread in zip(
-            append_excess(graph, distance, norm.distance), norm.peak, norm.spread
-        )
-    ]
-    maps = [graph.enlarge(surprise, ENLARGE) for surprise in surprises]
-    peaks = [graph.add("ReduceMax", each, axes=[1, 2, 3], keepdims=0) for each in maps]
-    return maps[0], graph.add("Max", *peaks)
+    blurred, mean = append_excess(graph, distance, norm.distance)
+    map_ = _standardised(graph, blurred, norm.peak)
+    peak = graph.add("ReduceMax", map_, axes=[1, 2, 3], keepdims=0)
+    return map_, graph.add("Max", peak, _standardised(graph, mean, norm.mean))
+
+
+def append_excess(graph: GraphBuilder, distance: str, usual: Floats) -> Tuple[str, str]:
+    """Append distance (N, 1, rows, columns) → its excess over `usual`, blurred, and mean (N,)."""
+    excess = graph.add("Sub", distance, graph.constant(usual[None, None]))
+    reach = round(2 * BLUR + 0.5)
+    kernel = gaussian(2 * reach + 1, BLUR)[None, None]
+    mean = graph.add("ReduceMean", excess, axes=[1, 2, 3], keepdims=0)
+    return graph.conv(excess, kernel, pads=[reach] * 4), mean
+
+
+def _standardised(graph: GraphBuilder, tensor: str, usual: Usual) -> str:
+    centred = graph.add("Sub", tensor, graph.constant(usual.median))
+    return graph.add("Mul", centred, graph.constant(1.0 / usual.deviation))
 
 
 def distance_model(bank: Bank, grid: Size) -> bytes:
@@ -171,13 +171,13 @@ def distance_model(bank: Bank, grid: Size) -> bytes:
     return graph.model()
 
 
-def peak_model(usual: Floats) -> bytes:
-    """Build the graph `distance` → `peaks` (N, len(BLURS)), the highest excess after each blur."""
+def excess_model(usual: Floats) -> bytes:
+    """Build the graph `distance` → `peak` and `mean` (N,) of the excess over `usual`."""
     graph = GraphBuilder()
     distance = graph.input("distance", np.float32, (BATCH, 1, *usual.shape))
-    blurred = graph.add("Concat", *append_excess(graph, distance, usual), axis=1)
-    peaks = graph.add("ReduceMax", blurred, axes=[2, 3], keepdims=0)
-    graph.output("peaks", peaks, (BATCH, len(BLURS)))
+    blurred, mean = append_excess(graph, distance, usual)
+    graph.output("peak", graph.add("ReduceMax", blurred, axes=[1, 2, 3], keepdims=0), (BATCH,))
+    graph.output("mean", mean, (BATCH,))
     return graph.model()
 
 

@@ -21,13 +21,17 @@ SIDES = (0.06, 0.2)  # of a spot, as shares of the image's mean side
 BRIGHTNESS = 20.0  # grey levels a spot is lighter or darker at most
 
 
-def add_defects(images: Pixels, random: np.random.Generator) -> Pixels:
-    """Return copies of the `images` (n, H, W, 3), at most MOST of them, with one spot each."""
+def add_defects(images: Pixels, random: np.random.Generator) -> Tuple[Pixels, NDArray[np.intp]]:
+    """Return copies of the `images` (n, H, W, 3) with one spot each, and the indices of these.
+
+    At most MOST of them, drawn at random.
+    """
     count = min(len(images), MOST)
-    defective = images[np.sort(random.choice(len(images), count, replace=False))]
+    chosen = np.sort(random.choice(len(images), count, replace=False))
+    defective = images[chosen]
     for target in defective:
         _paste(target, images[random.integers(len(images))], random)
-    return defective
+    return defective, chosen
 
 
 def _paste(target: Pixels, source: Pixels, random: np.random.Generator) -> None:

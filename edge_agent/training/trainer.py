@@ -6,13 +6,14 @@ import re
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 from typing_extensions import Literal
 
 from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ALL, ManifestOptions
 from edge_agent.manifest import (
     MODEL_FILE,
@@ -29,19 +30,19 @@ from edge_agent.manifest import (
 )
 from edge_agent.pictures import listing
 from edge_agent.pictures.reader import PictureReader
-from edge_agent.training import calibration, dataset, golden, graph, head, package, validation
+from edge_agent.training import calibration, dataset, ensemble, golden, graph, package
 from edge_agent.training.dataset import Pictures
-from edge_agent.training.evidence import Evidence
-from edge_agent.training.features import STRIDE, append_features, append_image
+from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
+from edge_agent.training.evidence import Images
+from edge_agent.training.features import STRIDE
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
-from edge_agent.training.validation import Validated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Task = Literal["anomaly_map", "classification"]
 BATCH_SIZES = (1, 2, 4)
-POSITION_COUNTS_FROM = 0.1  # share of feature variance that the place explains
+MAP_STRIDE = STRIDE // ENLARGE  # pixels of the input for each of the map, each way
 HISTOGRAM_BINS = 20
 GOLDEN_SAMPLES = 4
 PARTS = ("train", "training", "test", "val", "validation", "splits", "normal", "good")
@@ -63,12 +64,12 @@ def train(
 ) -> Manifest:
     """Train on `source`/normal (and /anomaly), or on a label manifest; write the package `out`.
 
-    The features know good images only; bad ones, where there are any and unless `normal_only`,
-    place the threshold. name: None: that of the model whose captures these are, else the folder's.
-    size: height and width of the model's input, multiples of 16; None: by the first image. bits: of
-    the camera, in files of 16 bits a channel; None: by the highest value in them. The same
-    images, seed and libraries give the same model.onnx. Images that can't be used are left out; a
-    table says which. Raises InvalidConfiguration: which folder or option cannot be used.
+    The memories know good images only; bad ones, where there are any and unless `normal_only`,
+    weigh them and place the threshold. name: None: that of the model whose captures these are, else
+    the folder's. size: height and width of the model's input, multiples of 16; None: by the first
+    image. bits: of the camera, in files of 16 bits a channel; None: by the highest value in them.
+    The same images, seed and libraries give the same model.onnx. Images that can't be used are left
+    out; a table says which. Raises InvalidConfiguration: which folder or option cannot be used.
     """
     began = time.monotonic()
     graph.check_libraries()
@@ -88,16 +89,12 @@ def train(
         f"{len(normal)} normal and {len(anomaly)} anomalous images, "
         f"trained at {spec.width}x{spec.height} pixels"
     )
-    validated = _validate(normal, anomaly, seed, progress)
-    for remark in (
-        *reader.remarks,
-        *dataset.size_warnings(normal, anomaly),
-        *dataset.leak_warnings(normal, anomaly),
-        *dataset.product_warnings(normal.paths, validated.normal),
-    ):
+    random = np.random.default_rng(seed)
+    fitted = ensemble.fit(Images.of(normal.pixels, anomaly.pixels, random), seed)
+    for remark in _remarks(normal, anomaly, reader, fitted):
         progress(remark)
-    decided = _calibrate(validated)
-    model = build_model(validated, (spec.height, spec.width), task)
+    decided = _calibrate(fitted)
+    model = build_model(fitted, (spec.height, spec.width), task)
     manifest = Manifest(
         name=name,
         version=version,
@@ -110,7 +107,7 @@ def train(
         outputs=OutputSpec(score="score", map="map" if task == "anomaly_map" else None),
         decision=Decision(calibration=decided),
         runtime=RuntimeSpec(batch_sizes=BATCH_SIZES),
-        statistics=_statistics(validated, decided, normal, reader),
+        statistics=_statistics(fitted, decided, normal, reader),
         files=(FileEntry.of(MODEL_FILE, model),),
     )
     candidates = golden.candidates(normal.pixels, anomaly.pixels, seed)
@@ -122,20 +119,16 @@ def train(
     return manifest
 
 
-def build_model(validated: Validated, size: Size, task: Task) -> bytes:
+def build_model(fitted: Ensemble, size: Size, task: Task) -> bytes:
     """Build the graph that is served: image → score (N,), and map (N, 1, H/4, W/4) with the task.
 
     Both outputs are raw, on one scale.
     """
     builder = GraphBuilder()
-    grid = (size[0] // STRIDE, size[1] // STRIDE)
-    features = append_features(builder, append_image(builder, size))
-    distance = head.append_distance(builder, features, validated.bank, grid)
-    map_, score = head.append_score(builder, distance, validated.norm)
+    map_, score = append_ensemble(builder, fitted, size)
     builder.output("score", score, (BATCH,))
     if task == "anomaly_map":
-        shape = (BATCH, 1, grid[0] * head.ENLARGE, grid[1] * head.ENLARGE)
-        builder.output("map", map_, shape)
+        builder.output("map", map_, (BATCH, 1, size[0] // MAP_STRIDE, size[1] // MAP_STRIDE))
     return builder.model()
 
 
@@ -163,23 +156,22 @@ def _input_spec(size: Size) -> InputSpec:
     return InputSpec(tensor=IMAGE, height=size[0], width=size[1])
 
 
-def _validate(
-    normal: Pictures, anomaly: Pictures, seed: int, progress: Callable[[str], None]
-) -> Validated:
-    evidence = Evidence.of(normal.pixels, anomaly.pixels, np.random.default_rng(seed))
-    aligned = head.position_share(evidence.normal) > POSITION_COUNTS_FROM
-    weight = head.POSITION_WEIGHT if aligned else 0.0
-    if not len(anomaly):
-        return validation.validate(evidence, weight, seed)
-    best = validation.choose(evidence, (weight, head.POSITION_WEIGHT - weight), seed)
-    progress(f"Cross-validated AUROC {best.auroc:.3f}")
-    return best
+def _remarks(
+    normal: Pictures, anomaly: Pictures, reader: PictureReader, fitted: Ensemble
+) -> Iterator[str]:
+    """Yield what the user should know of the images, and how well they are ranked."""
+    if len(anomaly):
+        yield f"Cross-validated AUROC {metrics.auroc(fitted.normal, fitted.anomaly):.3f}"
+    yield from reader.remarks
+    yield from dataset.size_warnings(normal, anomaly)
+    yield from dataset.leak_warnings(normal, anomaly)
+    yield from dataset.product_warnings(normal.paths, fitted.normal)
 
 
-def _calibrate(validated: Validated) -> Calibration:
-    if len(validated.anomaly):
-        return calibration.from_both(validated.normal, validated.anomaly, validated.synthetic)
-    return calibration.from_normals(validated.normal, validated.synthetic)
+def _calibrate(fitted: Ensemble) -> Calibration:
+    if len(fitted.anomaly):
+        return calibration.from_both(fitted.normal, fitted.anomaly, fitted.synthetic)
+    return calibration.from_normals(fitted.normal, fitted.synthetic)
 
 
 def _with_golden(
@@ -193,11 +185,11 @@ def _with_golden(
 
 
 def _statistics(
-    validated: Validated, decided: Calibration, normal: Pictures, reader: PictureReader
+    fitted: Ensemble, decided: Calibration, normal: Pictures, reader: PictureReader
 ) -> Statistics:
     return Statistics(
-        normal_scores=_histogram(calibration.apply(decided, validated.normal)),
-        anomaly_scores=_histogram(calibration.apply(decided, validated.anomaly)),
+        normal_scores=_histogram(calibration.apply(decided, fitted.normal)),
+        anomaly_scores=_histogram(calibration.apply(decided, fitted.anomaly)),
         brightness=normal.range_of("brightness"),
         sharpness=normal.range_of("sharpness"),
         image_bits=reader.bits,

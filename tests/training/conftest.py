@@ -20,6 +20,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def package(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(out: Path) -> None:
-        train(parts, out, normal_only=True, progress=lambda _: None)
+        train(parts, out, normal_only=True, size=pictures.SIZE, progress=lambda _: None)
 
     return made_once(tmp_path_factory, "plates", make)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-HEIGHT, WIDTH = 96, 128
+SIZE = HEIGHT, WIDTH = 96, 128
 
 
 def draw(seed: int, stained: bool = False) -> np.ndarray:

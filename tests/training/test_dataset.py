@@ -51,7 +51,7 @@ def test_what_cannot_be_used_is_named_and_counted_and_the_rest_is_trained_on(
     for name, size in (("small.png", (63, 80)), ("wide.png", (64, 4097)), ("odd.png", (80, 90))):
         assert cv2.imwrite(str(normal / name), np.full((*size, 3), 128, np.uint8))
     (normal / "notes.txt").write_text("good ones")
-    assert main(["train", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert main(["train", str(folder), "--out", str(tmp_path / "out"), "--size", "96x128"]) == 0
     said = "".join(capsys.readouterr().out.split())
     for words in (
         "000.png is left out: it can't be read as an image",
@@ -94,8 +94,8 @@ def test_too_few_usable_images_are_counted_with_the_reasons(tmp_path: Path) -> N
         ((768, 576), (256, 256)),
         ((460, 1130), (192, 384)),
         ((1130, 460), (384, 192)),
-        ((160, 160), (160, 160)),
-        ((100, 70), (96, 64)),
+        ((160, 160), (256, 256)),
+        ((100, 90), (256, 256)),
         ((200, 2000), (128, 512)),
     ],
 )
@@ -112,7 +112,7 @@ def test_labels_that_show_in_the_files_raise_a_warning(tmp_path: Path) -> None:
         path.unlink()
         assert cv2.imwrite(str(path.with_suffix(".jpg")), image)
     messages: List[str] = []
-    train(folder, tmp_path / "out", progress=messages.append)
+    train(folder, tmp_path / "out", size=pictures.SIZE, progress=messages.append)
     assert any("JPEG alone separates normal from anomaly" in text for text in messages)
     assert not any("width alone" in text for text in messages)
 

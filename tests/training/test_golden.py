@@ -20,6 +20,7 @@ from edge_agent.training import golden
 from edge_agent.training.trainer import train
 from tests.fakes import golden as engines
 from tests.fakes import micro
+from tests.training import pictures
 
 
 def check(package: Path, engine: str) -> None:
@@ -65,7 +66,7 @@ def test_an_engine_that_computes_a_trained_model_wrongly_is_refused(
 def test_training_again_gives_the_same_package_but_for_the_time(
     parts: Path, package: Path, tmp_path: Path
 ) -> None:
-    train(parts, tmp_path / "again", normal_only=True, progress=lambda _: None)
+    train(parts, tmp_path / "again", normal_only=True, size=pictures.SIZE, progress=lambda _: None)
     first, second = (
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
         for folder in (package, tmp_path / "again")
@@ -79,7 +80,7 @@ def test_training_again_gives_the_same_package_but_for_the_time(
 
 def test_labelled_anomalies_are_samples_themselves(parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    train(parts, out, progress=lambda _: None)
+    train(parts, out, size=pictures.SIZE, progress=lambda _: None)
     stained = [PictureReader().frame(path).pixels for path in (parts / "anomaly").iterdir()]
     golden_pictures = golden_check.read_pictures(Package(out))
     known = [any(np.array_equal(each, one) for one in stained) for each in golden_pictures]

@@ -27,18 +27,17 @@ def test_the_distance_is_that_to_the_nearest_remembered_patch() -> None:
     np.testing.assert_allclose(computed[:, 0], away, atol=1e-4)
 
 
-def test_a_score_counts_robust_deviations_of_good_peaks() -> None:
+def test_a_score_is_the_higher_of_peak_and_mean_in_robust_deviations_of_good_images() -> None:
     usual = np.full((12, 12), 3.0, np.float32)
-    norm = head.Norm(usual, np.array([1.0, 2.0], np.float32), np.array([0.5, 4.0], np.float32))
-    score = Session(head.score_model(norm)).run_all("distance", usual[None, None])["score"]
-    np.testing.assert_allclose(score, [-0.5], atol=1e-6)  # of (0-1)/0.5 and (0-2)/4 the higher
-
-
-def test_position_explains_all_where_images_never_change_and_nothing_in_noise() -> None:
-    random = np.random.default_rng(0)
-    still = np.repeat(random.normal(size=(1, 4, 8, 8)), 20, axis=0).astype(np.float32)
-    assert head.position_share(still) > 0.9
-    assert abs(head.position_share(random.normal(size=(20, 4, 8, 8)).astype(np.float32))) < 0.05
+    norm = head.Norm(usual, peak=head.Usual(1.0, 0.5), mean=head.Usual(2.0, 4.0))
+    distances = np.stack((usual, usual + 2.0, usual + 20.0))[:, None]
+    distances[1, 0, 6, 6] += 60.0
+    excess = Session(head.excess_model(usual)).run_all("distance", distances)
+    np.testing.assert_allclose(excess["mean"], [0.0, 2.0 + 60.0 / 144, 20.0], atol=1e-5)
+    scores = Session(head.score_model(norm)).run_all("distance", distances)["score"]
+    expected = np.maximum((excess["peak"] - 1.0) / 0.5, (excess["mean"] - 2.0) / 4.0)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert scores[0] == -0.5
 
 
 def test_a_coreset_keeps_the_patches_that_differ() -> None:
