@@ -11,7 +11,7 @@ from edge_agent.runtime.system import private_files
 from edge_agent.service.records.database import Records
 
 RECORDS, AUDIT_LOG, LOCK = "records.db", "audit.log", "service.lock"
-OURS = (RECORDS, AUDIT_LOG, LOCK, "buckets", "models", "work")
+FOLDERS = ("buckets", "models", "work")
 
 
 class ServiceRoot:
@@ -20,7 +20,7 @@ class ServiceRoot:
     def __init__(self, folder: Path) -> None:
         """Close the folder to others; InvalidConfiguration when another user may write in it."""
         self.folder = folder.resolve()
-        opened = private_files.open_folder("--root", folder, lambda name: name.startswith(OURS))
+        opened = private_files.open_folder("--root", folder, _is_ours)
         try:  # with mode 0600, which SQLite gives to the files beside it
             os.close(private_files.open_file(opened, RECORDS, os.O_RDWR | os.O_CREAT))
             self._lock = private_files.open_file(opened, LOCK, os.O_RDWR | os.O_CREAT)
@@ -43,3 +43,7 @@ class ServiceRoot:
     def close(self) -> None:
         """Let another service have the folder."""
         os.close(self._lock)
+
+
+def _is_ours(name: str) -> bool:
+    return name in FOLDERS or name.startswith((RECORDS, AUDIT_LOG, LOCK))

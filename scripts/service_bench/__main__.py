@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
-from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 from scripts.service_bench import long_lists, servers, training_time
@@ -15,6 +16,7 @@ from scripts.service_bench.calls import Caller, Rate
 from scripts.service_bench.long_lists import PROJECT, PageTimes
 
 BUSY = 8  # connections
+TURNS = 3
 
 Row = Tuple[str, str]
 
@@ -28,11 +30,10 @@ def main() -> None:
         help="image set with a manifest, to train as well",
     )  # fmt: skip
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="edge-agent-service-") as folder:
-        table = Table("what", "figure")
+    table = Table("what", "figure")
+    with tempfile.TemporaryDirectory(prefix="edge-agent-service-") as folder, Live(table):
         for row in figures(Path(folder), given.seconds, given.cookies):
             table.add_row(*row)
-    Console().print(table)
 
 
 def figures(folder: Path, seconds: float, cookies: Path | None) -> Iterator[Row]:
@@ -40,20 +41,13 @@ def figures(folder: Path, seconds: float, cookies: Path | None) -> Iterator[Row]
     root = folder / "root"
     long_lists.fill(root)
     key = servers.add_key(root)
-    with servers.service(root) as service:
+    with servers.service(root) as service, closing(Caller(service.port, key)) as caller:
         yield "memory of the idle service", f"{service.memory_mib():.0f} MiB"
-        caller = Caller(service.port, key)
-        path = f"/projects/{PROJECT}/models/1"
-        with servers.bare(folder) as bare:
-            raw = Caller(bare.port, key)
+        with servers.bare(folder) as bare, closing(Caller(bare.port, key)) as raw:
             for connections in (1, BUSY):
-                # In turns, so that drift of the machine hits both alike.
-                turns = [(caller, raw) for _ in range(3)]
-                found = [
-                    [one.rate(path, seconds / 3, connections) for one in turn] for turn in turns
-                ]
-                yield f"DescribeModel, {connections} connections", _rate([a for a, _ in found])
-                yield f"bare Starlette, {connections} connections", _rate([b for _, b in found])
+                turns = [_turn(caller, raw, seconds / TURNS, connections) for _ in range(TURNS)]
+                yield f"DescribeModel, {connections} connections", _rate([a for a, _ in turns])
+                yield f"bare Starlette, {connections} connections", _rate([b for _, b in turns])
         models = long_lists.page_times(caller, f"/projects/{PROJECT}/models")
         yield f"ListModels, {long_lists.MANY_MODELS} models", _pages(models)
         path = f"/projects/{PROJECT}/datasets/train/entries"
@@ -66,6 +60,12 @@ def figures(folder: Path, seconds: float, cookies: Path | None) -> Iterator[Row]
             yield "edge-agent train and evaluate", f"{times.command_s:.1f} s"
 
 
+def _turn(caller: Caller, raw: Caller, seconds: float, connections: int) -> Tuple[Rate, Rate]:
+    """Call one after the other, so that drift of the machine hits both alike."""
+    path = f"/projects/{PROJECT}/models/1"
+    return caller.rate(path, seconds, connections), raw.rate(path, seconds, connections)
+
+
 def _rate(turns: List[Rate]) -> str:
     """Return the median turn's figures."""
     p50, p99, calls = (sorted(values)[len(turns) // 2] for values in zip(*turns))
@@ -73,10 +73,7 @@ def _rate(turns: List[Rate]) -> str:
 
 
 def _pages(times: PageTimes) -> str:
-    return (
-        f"first pages {times.first_ms:.1f} ms, last pages {times.last_ms:.1f} ms "
-        f"({times.pages} pages of 100)"
-    )
+    return f"first {times.first_ms:.1f} ms, last {times.last_ms:.1f} ms of {times.pages} pages"
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ class Caller:
         body = b"" if values is None else json.dumps(values).encode()
         return json.loads(_send(self._connection, self._signed(method, path, body)))
 
+    def close(self) -> None:
+        """Close the connection of `call`."""
+        self._connection.close()
+
     def rate(self, path: str, seconds: float, connections: int) -> Rate:
         """Call GET `path` in closed loops for some seconds.
 
@@ -88,6 +92,6 @@ def _send(connection: http.client.HTTPConnection, request: SignedRequest) -> byt
     connection.request(request.method, request.path, request.body, request.headers)
     answer = connection.getresponse()
     content = answer.read()
-    if answer.status != 200:
+    if answer.status >= 300:
         raise RuntimeError(f"{request.path}: {answer.status} {content.decode()}")
     return content

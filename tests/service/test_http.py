@@ -329,13 +329,20 @@ client.update_dataset_entries(ProjectName="cookies", DatasetType="train", Change
 client.detect_anomalies(
     ProjectName="cookies", ModelVersion="1", ContentType="image/png", Body=b"\\x89PNG"
 )
+try:
+    client.detect_anomalies(
+        ProjectName="a", ModelVersion="1", ContentType="image/png", Body=bytes(20_000_000)
+    )
+except client.exceptions.ClientError as error:
+    result.append(error.response["Error"]["Code"])
 """
         )
     message = (
         "An error occurred (ConflictException) when calling the DeleteProject operation: "
         "It has models."
     )
-    assert found == [["1", "2"], [message, "cookies", "PROJECT"]]
+    conflict = [message, "cookies", "PROJECT"]
+    assert found == [["1", "2"], conflict, "RequestEntityTooLargeException"]
     calls = {call.operation: call.parameters for call in service.calls}
     arn = "arn:aws:lookoutvision:us-east-1:123456789012:model/cookies/1"
     assert calls["TagResource"] == {

@@ -63,7 +63,7 @@ class Records:
         self._engine = create_engine(
             URL.create("sqlite", database=str(file)),
             connect_args={"timeout": WAIT_S},
-            pool_size=CONNECTIONS,
+            pool_size=CONNECTIONS + 1,  # and the counter's
             max_overflow=0,
             pool_timeout=WAIT_S,
             pool_use_lifo=True,

@@ -306,7 +306,12 @@ def test_clients_call_over_tls(tmp_path: Path) -> None:
     }
     with RunningService(tmp_path, files) as running:
         user = replace(running.user(), endpoint=f"https://127.0.0.1:{running.port}")
-        code = "result = session.client('lookoutvision', verify=ca).list_projects()['Projects']"
+        code = (
+            "from botocore.config import Config\n"
+            "once = Config(retries={'total_max_attempts': 1})\n"
+            "client = session.client('lookoutvision', verify=ca, config=once)\n"
+            "result = client.list_projects()['Projects']"
+        )
         assert user.boto3(code, ca=str(tmp_path / "ca.pem")) == []
         with pytest.raises(ClientFailed, match="SSLError"):
             user.boto3(code, ca=True)

@@ -116,6 +116,18 @@ def test_a_reader_sees_one_state(records: Records) -> None:
     assert names(records) == ["a", "b"]
 
 
+def test_every_commit_is_counted_also_of_other_programs(tmp_path: Path, records: Records) -> None:
+    before = records.commits()
+    assert (names(records), records.commits()) == ([], before)
+    add(records, "a")
+    after = records.commits()
+    assert after != before
+    with closing(sqlite3.connect(tmp_path / "records.db")) as other, other:
+        other.execute("UPDATE projects SET name = 'b'")
+    assert records.commits() not in (before, after)
+    assert names(records) == ["b"]
+
+
 def test_writers_wait_for_each_other(records: Records) -> None:
     threads = [threading.Thread(target=add, args=(records, str(each))) for each in range(100)]
     for thread in threads:
