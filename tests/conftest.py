@@ -34,8 +34,8 @@ LONGEST = (
     "test_deployment", "test_stress", "test_memory_budget", "test_hostile_archives",
     "test_conformance", "test_agent_install", "test_agent_component", "test_build",
     "test_trt_backend", "test_connections", "test_compare", "test_telemetry", "test_logs",
-    "test_journal", "test_trt_loop", "test_commands", "test_overflow", "test_trainer", "test_journey",
-    "test_readme",
+    "test_journal", "test_trt_loop", "test_commands", "test_overflow", "test_trainer",
+    "test_journey", "test_readme",
 )  # fmt: skip
 
 SHARED_MEMORY = Path("/dev/shm")
