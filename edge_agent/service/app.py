@@ -45,6 +45,7 @@ from edge_agent.setting_types import ALL_HOSTS, host_of
 FINISH_WITHIN_S = 20  # calls that are being answered when a stop is requested
 KEEP_ALIVE_S = 75  # of a connection without calls; longer than clients keep theirs
 BACKLOG = 1024
+CONNECTIONS = 1000  # further ones are answered 503, which clients repeat
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +190,7 @@ def _server_config(settings: ServiceSettings, app: ServiceApp) -> uvicorn.Config
         access_log=False,
         proxy_headers=False,  # who calls is who is connected
         server_header=False,
+        limit_concurrency=CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=FINISH_WITHIN_S,
         ssl_certfile=settings.tls_certificate,

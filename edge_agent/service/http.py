@@ -21,19 +21,18 @@ from edge_agent.service.audit import AuditLog
 from edge_agent.service.auth.authenticator import Authenticator, Principal
 from edge_agent.service.auth.http_request import HttpRequest
 from edge_agent.service.auth.replays import refuse_replay
+from edge_agent.service.bodies import Bodies
 from edge_agent.service.call import Call, Operation
 from edge_agent.service.faults import ServiceFault
 from edge_agent.service.records.client_tokens import once
 from edge_agent.service.records.database import Records
 from edge_agent.service.throttle import Throttle
-from edge_agent.service.wire.faults import RequestTooLarge, RequestTooSlow
 from edge_agent.service.wire.rest_json import HttpAnswer, RestJson, Route
 
 CHANGES = ("Create", "Delete", "Start", "Stop", "Tag", "Untag", "Update")
 THREADS = 32
 HEAD_BYTES = 2**19  # for the server: a query may have 200 tag keys of 128 characters, encoded
-BODY_WAIT_S = 120.0  # for all of a body
-DRAINED_BYTES = 64 * 2**20  # of a body that is too large, so that its sender reads the answer
+BODIES_BYTES = 256 * 2**20  # of all requests that are being read or answered
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +58,7 @@ class ServiceApp:
         self._authenticator = authenticator
         self._throttle = throttle
         self._audit = audit
+        self._bodies = Bodies(BODIES_BYTES)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="call")
 
     def close(self) -> None:
@@ -80,15 +80,13 @@ class ServiceApp:
         raw_path = _text(request.scope["raw_path"])
         most_bytes = self._protocol.most_bytes(request.method, raw_path)
         try:
-            body = await asyncio.wait_for(_body(request, most_bytes), BODY_WAIT_S)
-        except asyncio.TimeoutError:
-            return self._refusal(RequestTooSlow(f"The body didn't come within {BODY_WAIT_S:g} s."))
-        except RequestTooLarge as fault:
+            async with self._bodies.of(request, most_bytes) as body:
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(
+                    self._threads, self._run, _http_request(request, body), request_id
+                )
+        except ServiceFault as fault:  # of reading; others have become answers
             return self._refusal(fault)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, self._run, _http_request(request, body), request_id
-        )
 
     def _refusal(self, fault: ServiceFault) -> HttpAnswer:
         answer = self._protocol.fault(fault)
@@ -161,17 +159,3 @@ def _http_request(request: Request, body: bytes) -> HttpRequest:
 
 def _text(raw: bytes) -> str:
     return raw.decode("latin-1")
-
-
-async def _body(request: Request, most_bytes: int) -> bytes:
-    body = bytearray()
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size <= most_bytes:
-            body += part
-        if size > DRAINED_BYTES:
-            break
-    if size > most_bytes:
-        raise RequestTooLarge(f"The body must be of at most {most_bytes} bytes.")
-    return bytes(body)

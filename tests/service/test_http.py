@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import func, insert, select
 
-import edge_agent.service.http as front
+from edge_agent.service import bodies
 from edge_agent.service.auth.access_keys import AccessKey
 from edge_agent.service.call import Answer, Call
 from edge_agent.service.faults import Conflict
@@ -276,7 +276,7 @@ def test_the_longest_query_is_read(service: Served) -> None:
 def test_a_body_that_does_not_come_is_given_up(
     service: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front, "BODY_WAIT_S", 0.2)
+    monkeypatch.setattr(bodies, "WAIT_S", 0.2)
     with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)) as connection:
         connection.putrequest("POST", PROJECTS)
         connection.putheader("Content-Length", "10")
