@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Tuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_agent.manifest import Calibration
+from edge_agent.training import logistic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,8 +19,7 @@ TYPICAL = 0.1  # calibrated score of a typical good image
 FALSE_ALARMS = 0.1  # share of unseen good images above the threshold, where defects show as little
 FAINT = 0.25  # share of artificial defects that need not show
 NEARER_GOOD = 0.125  # of the way from good images to artificial defects: real ones may be faint
-RIDGE = 1e-3  # on slope and offset, for scores of deviation 1
-NEWTON_STEPS = 30
+RIDGE = 1e-3  # on the slope, for scores of deviation 1
 
 
 def from_normals(normal: Floats, synthetic: Floats) -> Calibration:
@@ -43,31 +43,18 @@ def from_both(normal: Floats, anomaly: Floats, synthetic: Floats) -> Calibration
     scores = np.concatenate((normal, anomaly)).astype(np.float64)
     middle, width = scores.mean(), max(float(scores.std()), 1e-6)
     counts = (len(normal), len(anomaly))
-    weights = np.repeat([0.5 / counts[0], 0.5 / counts[1]], counts)
     doubt = 1.0 / (min(counts) + 2.0)
     targets = np.repeat([doubt, 1.0 - doubt], counts)
-    slope, offset = _logistic((scores - middle) / width, targets, weights)
+    (slope,), offset = logistic.fit(((scores - middle) / width)[:, None], targets, RIDGE)
     if slope <= 0.0:
         return from_normals(normal, synthetic)
-    return Calibration(scale=slope / width, shift=offset - slope * middle / width)
+    return Calibration(scale=float(slope) / width, shift=offset - float(slope) * middle / width)
 
 
 def apply(calibration: Calibration, raw: Floats) -> Floats:
     """Return calibrated scores, 0 to 1."""
     exponent = np.asarray(raw, np.float64) * calibration.scale + calibration.shift
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(exponent, -700.0, 700.0))))
-
-
-def _logistic(values: Floats, targets: Floats, weights: Floats) -> Tuple[float, float]:
-    """Return slope and offset of the weighted logistic regression, by Newton's method."""
-    inputs = np.stack((values, np.ones_like(values)))
-    line = np.zeros(2)
-    for _ in range(NEWTON_STEPS):
-        chances = 1.0 / (1.0 + np.exp(-(line @ inputs)))
-        gradient = inputs @ (weights * (chances - targets)) + RIDGE * line
-        curvature = (inputs * (weights * chances * (1.0 - chances))) @ inputs.T
-        line = line - np.linalg.solve(curvature + RIDGE * np.eye(2), gradient)
-    return float(line[0]), float(line[1])
 
 
 def _through(threshold: float, normal: Floats) -> Calibration:

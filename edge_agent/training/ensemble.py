@@ -1,4 +1,4 @@
-"""Several memories in one model, each with its own eye, weighted by how well they find defects."""
+"""Several heads in one model, weighted by how well they find defects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, List, NamedTuple, Tuple
 import numpy as np
 
 from edge_agent.evaluation import metrics
-from edge_agent.training import head
 from edge_agent.training.evidence import Evidence, Images
 from edge_agent.training.features import (
     STRIDE,
@@ -19,7 +18,8 @@ from edge_agent.training.features import (
 )
 from edge_agent.training.graph import GraphBuilder, Size
 from edge_agent.training.head import BankOptions
-from edge_agent.training.validation import Validated, validate
+from edge_agent.training.labelled_heads import PatchHead, PooledHead
+from edge_agent.training.validation import Validated, validate, validate_labelled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 ENLARGE = 2  # the map against the grid of patches, each way
 POWER = 8  # of the AUROC above chance, for the weight
-LEAST_SHARE = 0.2  # of the weights, for a member that is worth its time
+LEAST_SHARE = 0.25  # of the highest weight, for a member that is worth its time
+FEWEST_BAD = 8  # images, for heads that learn from them
+LABELLED = (PooledHead, PatchHead)
 
 
 class Eye(NamedTuple):
@@ -47,17 +49,21 @@ EYES = (Eye(0.1, BankOptions(2000, 2.0)), Eye(1.0, BankOptions(1000, 0.0)))
 
 
 class Member(NamedTuple):
-    """A memory in an ensemble; weights of all sum to 1."""
+    """One head of an ensemble. eye: which of the floors its features have; weights sum to 1."""
 
-    floors: Floats
+    eye: int
     validated: Validated
     weight: float
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What is served, and the weighted raw scores (n,) of cross-validation."""
+    """What is served, and the weighted scores (n,) of cross-validation.
 
+    floors: of each eye, (TEXTURES,).
+    """
+
+    floors: Tuple[Floats, ...]
     members: Tuple[Member, ...]
 
     @property
@@ -77,26 +83,30 @@ class Ensemble:
 
 
 def fit(images: Images, seed: int) -> Ensemble:
-    """Fit and validate a member for each of EYES; weigh them by the bad images, if there are any.
+    """Fit and validate heads for each of EYES; weigh them by the bad images, if there are any.
 
     The weight is (AUROC - 0.5) to the power of POWER, so that a member that finds little counts
     for little; one below LEAST_SHARE is left out.
     """
     magnitudes = usual_magnitudes(images.normal)
-    found = []
-    for eye in EYES:
-        floors = eye.floor * magnitudes
-        evidence = Evidence.of(images, floors, np.random.default_rng(seed))
-        found.append((floors, validate(evidence, eye.bank, seed)))
+    floors = tuple(eye.floor * magnitudes for eye in EYES)
+    found: List[Tuple[int, Validated]] = []
+    for index, eye in enumerate(EYES):
+        evidence = Evidence.of(images, floors[index], np.random.default_rng(seed))
+        found.append((index, validate(evidence, eye.bank, seed)))
+        if len(images.anomaly) >= FEWEST_BAD:
+            found += [(index, validate_labelled(evidence, kind, seed)) for kind in LABELLED]
     merits = np.array([_merit(validated) for _, validated in found])
-    shares = merits / merits.sum()
-    shares = np.where(shares < LEAST_SHARE, 0.0, shares)
+    has_map = np.array([validated.has_map for _, validated in found])
+    least = LEAST_SHARE * min(merits.max(), merits[has_map].max())  # one that has a map is kept
+    shares = np.where(merits < least, 0.0, merits)
     return Ensemble(
+        floors,
         tuple(
-            Member(floors, validated, float(share / shares.sum()))
-            for (floors, validated), share in zip(found, shares)
+            Member(index, validated, float(share / shares.sum()))
+            for (index, validated), share in zip(found, shares)
             if share
-        )
+        ),
     )
 
 
@@ -113,14 +123,19 @@ def append_ensemble(graph: GraphBuilder, ensemble: Ensemble, size: Size) -> Tupl
     """
     grid = (size[0] // STRIDE, size[1] // STRIDE)
     patches = append_patches(graph, append_image(graph, size))
+    features = {
+        eye: append_features(graph, patches, ensemble.floors[eye])
+        for eye in sorted({member.eye for member in ensemble.members})
+    }
+    of_maps = sum(member.weight for member in ensemble.members if member.validated.has_map)
     maps: List[str] = []
     scores: List[str] = []
-    for floors, validated, weight in ensemble.members:
-        features = append_features(graph, patches, floors)
-        distance = head.append_distance(graph, features, validated.bank, grid)
-        map_, score = head.append_score(graph, distance, validated.norm)
-        maps.append(graph.add("Mul", map_, graph.constant(weight)))
-        scores.append(graph.add("Mul", score, graph.constant(weight)))
+    for eye, validated, weight in ensemble.members:
+        scored = validated.head.append(graph, features[eye], grid)
+        scores.append(graph.add("Mul", scored.score, graph.constant(weight)))
+        if scored.map:
+            share = weight / of_maps
+            maps.append(graph.add("Mul", scored.map, graph.constant(share)))
     score = graph.add("Sum", *scores)
     map_ = graph.enlarge(graph.add("Sum", *maps), ENLARGE)
     peak = graph.add("ReduceMax", map_, axes=[1, 2, 3], keepdims=1)

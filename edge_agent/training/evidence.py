@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Tuple
 
 import numpy as np
 
@@ -53,6 +53,11 @@ class Evidence:
     synthetic: Floats
     patches: Floats
     sources: NDArray[np.intp]
+
+    @property
+    def images(self) -> Tuple[Floats, Floats, Floats]:
+        """Features of normal, anomaly and synthetic images."""
+        return self.normal, self.anomaly, self.synthetic
 
     @classmethod
     def of(cls, images: Images, floors: Floats, random: np.random.Generator) -> Evidence:

@@ -86,6 +86,17 @@ class GraphBuilder:
             mode="linear", coordinate_transformation_mode="half_pixel",
         )  # fmt: skip
 
+    def top(self, tensor: str, count: int) -> str:
+        """Append the `count` highest values along the last axis, in no order."""
+        from onnx import helper
+
+        output = f"topk_{len(self._nodes)}"
+        inputs = [tensor, self.constant([count], np.int64)]
+        self._nodes.append(
+            helper.make_node("TopK", inputs, [output, f"{output}_places"], axis=-1, sorted=0)
+        )
+        return output
+
     def model(self) -> bytes:
         """Check the graph and return it as one self-contained file."""
         import onnx

@@ -7,7 +7,7 @@ place of a patch counts as two more channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Tuple
+from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 CANDIDATES = 20000  # patches the coreset is chosen from
 PROJECTION = 16  # dimensions in which candidates are compared (Johnson-Lindenstrauss)
 BLUR = 1.5  # sigma in patches, of the map
+
+
+class Scored(NamedTuple):
+    """Names of tensors: a map (N, 1, rows, columns), None without one, and a score (N,)."""
+
+    map: Optional[str]
+    score: str
 
 
 class BankOptions(NamedTuple):
@@ -137,16 +144,28 @@ def append_distance(graph: GraphBuilder, features: str, bank: Bank, grid: Size) 
     return graph.add("Reshape", graph.add("Sqrt", squared), back)
 
 
-def append_score(graph: GraphBuilder, distance: str, norm: Norm) -> Tuple[str, str]:
-    """Append distance (N, 1, rows, columns) → map, of the same shape, and score (N,).
+@dataclass(frozen=True)
+class NearestHead:
+    """An image is as anomalous as its patches are far from the nearest of good ones."""
+
+    bank: Bank
+    norm: Norm
+
+    def append(self, graph: GraphBuilder, features: str, size: Size) -> Scored:
+        """Append features (N, C, rows, columns), of `size` → map and score of `append_score`."""
+        return append_score(graph, append_distance(graph, features, self.bank, size), self.norm)
+
+
+def append_score(graph: GraphBuilder, distance: str, norm: Norm) -> Scored:
+    """Append distance (N, 1, rows, columns) → map and score.
 
     In robust deviations of good images. The score is the map's peak, or how far the whole image is
     from good ones where that is more: faint texture all over.
     """
     blurred, mean = append_excess(graph, distance, norm.distance)
-    map_ = _standardised(graph, blurred, norm.peak)
+    map_ = append_standardised(graph, blurred, norm.peak)
     peak = graph.add("ReduceMax", map_, axes=[1, 2, 3], keepdims=0)
-    return map_, graph.add("Max", peak, _standardised(graph, mean, norm.mean))
+    return Scored(map_, graph.add("Max", peak, append_standardised(graph, mean, norm.mean)))
 
 
 def append_excess(graph: GraphBuilder, distance: str, usual: Floats) -> Tuple[str, str]:
@@ -158,7 +177,8 @@ def append_excess(graph: GraphBuilder, distance: str, usual: Floats) -> Tuple[st
     return graph.conv(excess, kernel, pads=[reach] * 4), mean
 
 
-def _standardised(graph: GraphBuilder, tensor: str, usual: Usual) -> str:
+def append_standardised(graph: GraphBuilder, tensor: str, usual: Usual) -> str:
+    """Append a figure of an image or patch → the same in deviations of good images."""
     centred = graph.add("Sub", tensor, graph.constant(usual.median))
     return graph.add("Mul", centred, graph.constant(1.0 / usual.deviation))
 
@@ -185,5 +205,5 @@ def score_model(norm: Norm) -> bytes:
     """Build the graph `distance` → `score` alone, for cross-validation."""
     graph = GraphBuilder()
     distance = graph.input("distance", np.float32, (BATCH, 1, *norm.distance.shape))
-    graph.output("score", append_score(graph, distance, norm)[1], (BATCH,))
+    graph.output("score", append_score(graph, distance, norm).score, (BATCH,))
     return graph.model()

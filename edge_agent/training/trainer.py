@@ -64,8 +64,8 @@ def train(
 ) -> Manifest:
     """Train on `source`/normal (and /anomaly), or on a label manifest; write the package `out`.
 
-    The memories know good images only; bad ones, where there are any and unless `normal_only`,
-    weigh them and place the threshold. name: None: that of the model whose captures these are, else
+    Bad images, where there are any and unless `normal_only`, are learned from, weigh the heads and
+    place the threshold. name: None: that of the model whose captures these are, else
     the folder's. size: height and width of the model's input, multiples of 16; None: by the first
     image. bits: of the camera, in files of 16 bits a channel; None: by the highest value in them.
     The same images, seed and libraries give the same model.onnx. Images that can't be used are left

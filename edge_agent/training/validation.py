@@ -1,20 +1,23 @@
-"""Scores of images that a memory has not seen, by folds over the good ones."""
+"""Scores of images that a head has not seen, by folds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, List, Protocol, Sequence
 
 import cv2
 import numpy as np
 
 from edge_agent.training.evidence import Evidence
-from edge_agent.training.graph import Session
+from edge_agent.training.graph import BATCH, GraphBuilder, Session, Size
 from edge_agent.training.head import (
     Bank,
     BankOptions,
+    NearestHead,
     Norm,
+    Scored,
     Usual,
+    append_standardised,
     distance_model,
     excess_model,
     score_model,
@@ -30,16 +33,48 @@ SMOOTH = 2.0  # sigma in patches, of what is usual at each place: few images kno
 LEAST_DEVIATION = 1e-3
 
 
+class Head(Protocol):
+    """Judges the features of an image."""
+
+    def append(self, graph: GraphBuilder, features: str, size: Size) -> Scored:
+        """Append features (N, channels, rows, columns), of `size` rows and columns → Scored."""
+
+
+class LabelledKind(Protocol):
+    """A kind of head that learns from bad images too."""
+
+    has_map: bool
+
+    def fit(self, good: Floats, bad: Floats, random: np.random.Generator) -> Head:
+        """Learn from features (n, channels, rows, columns)."""
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """A head whose map and score are in robust deviations of good images' scores."""
+
+    head: Head
+    usual: Usual
+
+    def append(self, graph: GraphBuilder, features: str, size: Size) -> Scored:
+        """Append features → Scored."""
+        map_, score = self.head.append(graph, features, size)
+        return Scored(
+            None if map_ is None else append_standardised(graph, map_, self.usual),
+            append_standardised(graph, score, self.usual),
+        )
+
+
 @dataclass(frozen=True)
 class Validated:
-    """A bank fitted on all good images, and the result of its cross-validation.
+    """A head fitted on all images, and the result of its cross-validation.
 
-    normal, anomaly, synthetic: raw scores (n,) of good images, of bad ones and of good ones with
-    artificial defects; each by banks that saw neither the image nor the one it was made of.
+    normal, anomaly, synthetic: scores (n,) of good images, of bad ones and of good ones with
+    artificial defects; each by heads that saw neither the image nor the one it was made of.
     """
 
-    bank: Bank
-    norm: Norm
+    head: Head
+    has_map: bool
     normal: Floats
     anomaly: Floats
     synthetic: Floats
@@ -54,7 +89,7 @@ def validate(evidence: Evidence, options: BankOptions, seed: int) -> Validated:
     normal, anomaly, synthetic = map(
         _blank, (evidence.normal, evidence.anomaly, evidence.synthetic)
     )
-    for fold in np.array_split(np.arange(len(normal)), FOLDS):
+    for fold in _folds(len(normal)):
         bank = _fit(np.delete(evidence.patches, fold, axis=0), options, seed)
         session = Session(distance_model(bank, (normal.shape[2], normal.shape[3])))
         made = np.isin(evidence.sources, fold)
@@ -64,13 +99,48 @@ def validate(evidence: Evidence, options: BankOptions, seed: int) -> Validated:
     norm = _norm(normal)
     scores = Session(score_model(norm))
     return Validated(
-        _fit(evidence.patches, options, seed),
-        norm,
+        NearestHead(_fit(evidence.patches, options, seed), norm),
+        True,
         *(
             scores.run_all("distance", distances)["score"]
             for distances in (normal, anomaly, synthetic)
         ),
     )
+
+
+def validate_labelled(evidence: Evidence, kind: LabelledKind, seed: int) -> Validated:
+    """Fit on good and bad images, and score each of them by a head fitted without it."""
+    scores = [np.zeros(len(each), np.float32) for each in evidence.images]
+    for good, bad in zip(_folds(len(evidence.normal)), _folds(len(evidence.anomaly))):
+        head = kind.fit(
+            np.delete(evidence.normal, good, axis=0),
+            np.delete(evidence.anomaly, bad, axis=0),
+            np.random.default_rng(seed),
+        )
+        session = Session(_head_model(head, evidence.normal.shape))
+        for target, features, unseen in zip(
+            scores, evidence.images, (good, bad, np.isin(evidence.sources, good))
+        ):
+            target[unseen] = session.run_all("features", features[unseen])["score"]
+    usual = _usual(scores[0])
+    head = kind.fit(evidence.normal, evidence.anomaly, np.random.default_rng(seed))
+    return Validated(
+        Standardised(head, usual),
+        kind.has_map,
+        *((each - usual.median) / np.float32(usual.deviation) for each in scores),
+    )
+
+
+def _folds(count: int) -> List[NDArray[np.intp]]:
+    return np.array_split(np.arange(count), FOLDS)
+
+
+def _head_model(head: Head, shape: Sequence[int]) -> bytes:
+    """Build the graph `features` → `score` alone; shape: of features, as in Evidence."""
+    graph = GraphBuilder()
+    features = graph.input("features", np.float32, (BATCH, *shape[1:]))
+    graph.output("score", head.append(graph, features, (shape[2], shape[3])).score, (BATCH,))
+    return graph.model()
 
 
 def robust_deviation(values: Floats) -> Floats:
