@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import Annotated
 
 from edge_agent.errors import InvalidConfiguration
@@ -18,6 +18,7 @@ MOST_BYTES = 2**20  # of a settings file
 
 Account = Annotated[str, Field(pattern="^[0-9]{12}$")]
 Count = Annotated[int, Field(ge=0)]
+FromHere = Annotated[Path, AfterValidator(Path.absolute)]  # child processes run in another folder
 
 
 class QuotaSettings(Strict):
@@ -41,7 +42,7 @@ class BucketSettings(Strict):
     endpoint: Optional[str] = None  # URL of an S3 service; None: folders below ROOT/buckets
     region: str = "us-east-1"
     access_key: str = ""
-    secret_key_file: Optional[Path] = None
+    secret_key_file: Optional[FromHere] = None
     accounts: Dict[str, Tuple[str, ...]] = Field(default_factory=dict)
 
 
@@ -55,7 +56,7 @@ class ServiceSettings(Strict):
     unsigned: bool = False  # whether calls without a signature are taken, on loopback only
     unsigned_account: Account = "000000000000"
     children: Annotated[int, Field(ge=1)] = 1  # processes that train, import or package at a time
-    runtime_settings: Optional[Path] = None  # a settings file of the runtimes that host models
+    runtime_settings: Optional[FromHere] = None  # a settings file of the runtimes that host models
     quotas: QuotaSettings = QuotaSettings()
     buckets: BucketSettings = BucketSettings()
 

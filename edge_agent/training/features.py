@@ -101,18 +101,21 @@ def append_features(graph: GraphBuilder, patches: Patches, floors: Floats) -> st
 def _even_out(graph: GraphBuilder, luma: str, planes: str) -> str:
     """Subtract from luma its local mean and divide by the local deviation, both of about 40 pixels.
 
-    Both are taken from the half-sized planes and blurred at a quarter of the size.
+    Both are taken from the half-sized planes and blurred at a quarter of the size. The variance is
+    the mean of squared differences: a difference of mean squares loses all its digits in float16.
     """
     half = graph.conv(planes, np.eye(1, COLOR_PLANES, dtype=np.float32)[:, :, None, None])
-    small = _pooled(graph, "AveragePool", half, 2)
-    squares = _pooled(graph, "AveragePool", graph.add("Mul", half, half), 2)
-    blur = gaussian(KERNEL, 2.0)[None, None]
-    mean = graph.conv(graph.pad(small, KERNEL // 2), blur)
-    power = graph.conv(graph.pad(squares, KERNEL // 2), blur)
-    variance = graph.add("Relu", graph.add("Sub", power, graph.add("Mul", mean, mean)))
+    mean = _blurred(graph, _pooled(graph, "AveragePool", half, 2))
+    away = graph.add("Sub", half, graph.enlarge(mean, 2))
+    squares = _pooled(graph, "AveragePool", graph.add("Mul", away, away), 2)
+    variance = _blurred(graph, squares)
     floored = graph.add("Add", variance, graph.constant(_CONTRAST_FLOOR**2))
     deviation = graph.enlarge(graph.add("Sqrt", floored), 4)
     return graph.add("Div", graph.add("Sub", luma, graph.enlarge(mean, 4)), deviation)
+
+
+def _blurred(graph: GraphBuilder, tensor: str) -> str:
+    return graph.conv(graph.pad(tensor, KERNEL // 2), gaussian(KERNEL, 2.0)[None, None])
 
 
 def _energies(graph: GraphBuilder, level: str, stride: int, patch: int) -> List[str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-MOST = 60  # images with a defect
+COUNT = 150  # images with a defect: fewer don't tell a good head from a better one
 SIDES = (0.06, 0.2)  # of a spot, as shares of the image's mean side
 BRIGHTNESS = 20.0  # grey levels a spot is lighter or darker at most
 
@@ -24,10 +24,9 @@ BRIGHTNESS = 20.0  # grey levels a spot is lighter or darker at most
 def add_defects(images: Pixels, random: np.random.Generator) -> Tuple[Pixels, NDArray[np.intp]]:
     """Return copies of the `images` (n, H, W, 3) with one spot each, and the indices of these.
 
-    At most MOST of them, drawn at random.
+    COUNT of them, drawn at random, some more than once where there are fewer.
     """
-    count = min(len(images), MOST)
-    chosen = np.sort(random.choice(len(images), count, replace=False))
+    chosen = np.sort(random.choice(len(images), COUNT, replace=len(images) < COUNT))
     defective = images[chosen]
     for target in defective:
         _paste(target, images[random.integers(len(images))], random)

@@ -84,3 +84,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, make: Optional[str]
         file.write_bytes(b" " * (2**20 + 1))
     with pytest.raises(InvalidConfiguration, match=r"service\.json"):
         load(file, None)
+
+
+def test_files_are_found_from_where_the_service_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "settings.json"
+    file.write_text('{"buckets": {"endpoint": "http://127.0.0.1:9", "secret_key_file": "secret"}}')
+    assert load(file, None).buckets.secret_key_file == tmp_path / "secret"

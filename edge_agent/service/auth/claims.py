@@ -131,7 +131,7 @@ def _time_of(request: HttpRequest) -> datetime:
         )
     try:
         time = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return _basic_time(text)
     return time.replace(tzinfo=timezone.utc)  # HTTP dates are in GMT
 

@@ -6,6 +6,7 @@ old ones until all of the new ones are there.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, List, Optional
 
 from sqlalchemy import ColumnElement, Row, func, insert, select
@@ -13,7 +14,7 @@ from sqlalchemy import ColumnElement, Row, func, insert, select
 from edge_agent.service.buckets.base import Buckets
 from edge_agent.service.buckets.names import S3Name
 from edge_agent.service.call import Answer, Call
-from edge_agent.service.faults import Conflict, ValidationFailed
+from edge_agent.service.faults import Conflict
 from edge_agent.service.operations.metadata import dataset_metadata, moment
 from edge_agent.service.records.database import Transaction
 from edge_agent.service.records.dataset_entries import ImageStats, image_stats
@@ -33,6 +34,8 @@ from edge_agent.service.work.dataset_imports import (
 )
 
 TRAINING = "TRAINING"  # status of a model
+
+log = logging.getLogger(__name__)
 
 
 class Datasets:
@@ -113,11 +116,8 @@ class Datasets:
         place = source.get("GroundTruthManifest", {}).get("S3Object")
         if place is None:
             return None
-        if "VersionId" in place:
-            raise ValidationFailed(
-                "VersionId can't be used: this service reads the newest version of a manifest. "
-                "Leave it out."
-            )
+        if "VersionId" in place:  # AWS's own Python SDK always sends one, that of the model
+            log.info("The VersionId of manifest %s isn't used.", place["Key"])
         self._buckets.check(call.account, place["Bucket"])
         manifest = S3Name(place["Bucket"], place["Key"])
         manifest.parts()

@@ -203,6 +203,13 @@ def test_a_date_that_is_none_is_refused(date: str) -> None:
         verify(with_header(signed(), "x-amz-date", date))
 
 
+def test_a_date_header_with_a_year_beyond_all_is_refused() -> None:
+    request = signed(headers={"Date": "to be set by botocore"})
+    late = with_header(request, "date", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT")
+    with pytest.raises(IncompleteSignature):
+        verify(late)
+
+
 @pytest.mark.parametrize("date", ["00010101T000000Z", "99991231T235959Z"])
 def test_a_date_far_away_is_refused(date: str) -> None:
     request = with_header(signed(), "x-amz-date", date)

@@ -148,11 +148,11 @@ def test_a_manifest_that_cannot_be_is_refused_in_the_call(
         site.describe()
 
 
-def test_a_version_of_a_manifest_is_refused(site: DatasetSite) -> None:
+def test_a_version_of_a_manifest_is_not_looked_at(site: DatasetSite) -> None:
     source = manifest("plant", "m")
     source["GroundTruthManifest"]["S3Object"]["VersionId"] = "1"
-    with pytest.raises(ValidationFailed, match="VersionId can't be used"):
-        site("CreateDataset", DatasetType="train", DatasetSource=source)
+    answer = site("CreateDataset", DatasetType="train", DatasetSource=source)
+    assert answer["DatasetMetadata"]["Status"] == "CREATE_IN_PROGRESS"
 
 
 def test_a_project_has_one_dataset_of_each_type(site: DatasetSite) -> None:

@@ -20,10 +20,16 @@ from edge_agent.service.records.schema import WORK
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work.base import Parameters
 from edge_agent.service.work.children import CANCELLED, FOLDER, Children
+from tests import ROOT
 from tests.service.work.trivial import KINDS, PARTS, recorded
 
 PATIENCE_S = 60.0
 KILLS = int(os.environ.get("SERVICE_KILLS", "6"))
+
+
+@pytest.fixture(autouse=True)
+def _children_find_these_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 @contextlib.contextmanager
