@@ -34,7 +34,7 @@ class HostedModel:
         status: HostingStatus,
         on_end: Callable[[], None],
     ) -> None:
-        """`folder`: for sockets. `on_end` is called when it has ended, before `status` is told."""
+        """`folder`: for sockets. `on_end` is called at its end, before `status` records that."""
         self._order, self._folder, self._status, self._on_end = order, folder, status, on_end
         self._policy = RestartPolicy(PAUSES_S, WITHIN_S)
         self._changed = threading.Condition()

@@ -1,7 +1,7 @@
 """Work that outlives a call: what the service asks for, whoever does it.
 
 A kind of work knows what the child process does with the parameters (it may be killed at any
-moment), how its result becomes visible (in one transaction), and what is told when it failed.
+moment), how its result becomes visible (in one transaction), and what is recorded when it failed.
 Children see only their folder and their parameters; the service alone writes records.
 """
 

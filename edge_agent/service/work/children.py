@@ -22,6 +22,7 @@ from sqlalchemy import delete, insert, select, update
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.processes.child_process import ChildProcess, Exit, python_module
 from edge_agent.runtime.system.data_files import make_folder
+from edge_agent.service.faults import RecordsFailed
 from edge_agent.service.records.database import Records, Transaction
 from edge_agent.service.records.schema import WORK
 from edge_agent.service.settings import ServiceSettings
@@ -32,6 +33,7 @@ from edge_agent.service.work.kinds import KINDS, load
 
 WAITING, RUNNING = "WAITING", "RUNNING"
 FOLDER = "work"  # below the root
+RECORD_AGAIN_S = 2.0  # after records that couldn't be written
 LIMIT_S = 24 * 3600.0  # as the original had for a training
 ENDS_WITHIN_S = 5.0
 CANCELLED = "It was cancelled."
@@ -153,8 +155,8 @@ class Children:
             ending = _sentence(self._run(job))
         except OSError as error:
             ending = f"The process can't be started: {error.strerror}. Do it again."
-        if not self._is_closing:
-            self._conclude(job, ending)
+        while not self._is_closing and not self._concluded(job, ending):
+            time.sleep(RECORD_AGAIN_S)
 
     def _run(self, job: _Job) -> Exit:
         """Have a child process do it; return how that ended. Raises OSError."""
@@ -194,6 +196,15 @@ class Children:
         except Exception:
             log.exception("The progress of %s %s can't be recorded", job.kind, job.id)
 
+    def _concluded(self, job: _Job, ending: str) -> bool:
+        """Record how it ended; False while the records can't be written, and nothing is lost."""
+        try:
+            self._conclude(job, ending)
+        except RecordsFailed as error:
+            log.warning("The end of %s %s isn't recorded yet: %s", job.kind, job.id, error)
+            return False
+        return True
+
     def _conclude(self, job: _Job, ending: str) -> None:
         """Record what the folder's outcome says, or `ending` where there is none.
 
@@ -202,7 +213,6 @@ class Children:
         """
         with self._lock:
             is_cancelled = job.id in self._cancelled
-            self._cancelled.discard(job.id)
         outcome = TaskOutcome.read(self._folder(job.id)) or TaskOutcome(failure=ending)
         failure = CANCELLED if is_cancelled else outcome.failure
         if outcome.result is not None and not is_cancelled:
@@ -211,14 +221,18 @@ class Children:
             with self._records.write() as transaction:
                 self._fail(job, failure, transaction)
         shutil.rmtree(self._folder(job.id), ignore_errors=True)
+        with self._lock:
+            self._cancelled.discard(job.id)
 
     def _finish(self, job: _Job, result: Mapping[str, Any]) -> str:
-        """Make the result visible; return why it can't be."""
+        """Make the result visible; return why it can't be. Raises RecordsFailed."""
         try:
             with self._records.write() as transaction:
                 folder = self._folder(job.id)
                 self._kind(job).finished(job.parameters, result, folder, transaction)
                 _delete(job, transaction)
+        except RecordsFailed:
+            raise
         except EdgeAgentError as error:
             return str(error)
         except OSError as error:

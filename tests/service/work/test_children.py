@@ -18,6 +18,7 @@ from sqlalchemy import select
 from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import WORK
 from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.work import children
 from edge_agent.service.work.base import Parameters
 from edge_agent.service.work.children import CANCELLED, FOLDER, Children
 from tests import ROOT
@@ -33,8 +34,8 @@ def _children_find_these_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def working(root: Path, records: Records, children: int = 2) -> Iterator[Children]:
-    settings = ServiceSettings(children=children)
+def working(root: Path, records: Records, at_a_time: int = 2) -> Iterator[Children]:
+    settings = ServiceSettings(children=at_a_time)
     work = Children(root=root, settings=settings, records=records, kinds=KINDS)
     work.start()
     try:
@@ -107,6 +108,19 @@ def test_each_failure_is_a_sentence(
     assert "Traceback" not in found["failed"]
 
 
+def test_a_result_outlasts_records_that_cannot_be_written(
+    tmp_path: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "RECORD_AGAIN_S", 0.01)
+    with working(tmp_path, records) as work:
+        submit(work, records, {"name": "a", "action": "busy"})
+        wait_until(lambda: not rows(records))
+    assert (tmp_path / "busy").exists()
+    assert recorded(records)["a"]["finished"] == "a"
+    assert "failed" not in recorded(records)["a"]
+    assert _whole_artifacts(tmp_path) == {"a"}
+
+
 def test_work_of_a_transaction_that_is_not_committed_is_never_done(
     tmp_path: Path, records: Records
 ) -> None:
@@ -120,7 +134,7 @@ def test_work_of_a_transaction_that_is_not_committed_is_never_done(
 
 
 def test_one_process_at_a_time_does_the_work_in_order(tmp_path: Path, records: Records) -> None:
-    with working(tmp_path, records, children=1) as work:
+    with working(tmp_path, records, at_a_time=1) as work:
         submit(work, records, *({"name": name} for name in "abc"))
         wait_until(lambda: not rows(records))
     assert [name for name, _ in runs(tmp_path)] == ["a", "b", "c"]
@@ -129,7 +143,7 @@ def test_one_process_at_a_time_does_the_work_in_order(tmp_path: Path, records: R
 def test_work_is_cancelled_while_it_waits_and_while_it_runs(
     tmp_path: Path, records: Records
 ) -> None:
-    with working(tmp_path, records, children=1) as work:
+    with working(tmp_path, records, at_a_time=1) as work:
         first, second = submit(
             work, records, {"name": "runs", "seconds": 60.0}, {"name": "waits", "seconds": 60.0}
         )
@@ -147,7 +161,7 @@ def test_work_is_cancelled_while_it_waits_and_while_it_runs(
 def test_a_stopped_service_ends_its_children_and_says_so_at_the_next_start(
     tmp_path: Path, records: Records
 ) -> None:
-    with working(tmp_path, records, children=1) as work:
+    with working(tmp_path, records, at_a_time=1) as work:
         submit(work, records, {"name": "runs", "seconds": 60.0}, {"name": "waits"})
         wait_until(lambda: runs(tmp_path))
         assert len(processes(tmp_path)) == 1

@@ -17,6 +17,7 @@ from typing import Any, Dict, Mapping
 from sqlalchemy import delete, insert, select
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.service.faults import RecordsFailed
 from edge_agent.service.records.database import Records, Transaction
 from edge_agent.service.records.schema import TAGS
 from edge_agent.service.settings import ServiceSettings
@@ -68,6 +69,9 @@ class Trivial:
     ) -> None:
         if parameters.get("action") == "lost":
             raise RuntimeError("the result is lost")
+        if parameters.get("action") == "busy" and not (self.root / "busy").exists():
+            (self.root / "busy").touch()
+            raise RecordsFailed("database is locked")
         target = self.root / "artifacts" / parameters["name"]
         target.parent.mkdir(exist_ok=True)
         if not target.exists():
