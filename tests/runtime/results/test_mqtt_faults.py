@@ -168,6 +168,7 @@ def test_certificates_that_do_not_fit_are_named(
         with pytest.raises(SinkUnavailable) as caught:
             started.sink.send(message())
         assert str(caught.value) == sentence
+        wait_until(lambda: words in caplog.text)  # written a moment after it is told
     assert caplog.text.count(words) == 1
 
 
