@@ -22,8 +22,9 @@ from edge_agent.service.auth.access_keys import AccessKeys
 from edge_agent.service.auth.authenticator import Authenticator
 from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.call import Operation
+from edge_agent.service.connections import CONNECTIONS, HEAD_BYTES, HttpConnection
 from edge_agent.service.hosting.hosted_models import HostedModels
-from edge_agent.service.http import HEAD_BYTES, ServiceApp
+from edge_agent.service.http import ServiceApp
 from edge_agent.service.operations.datasets import Datasets
 from edge_agent.service.operations.detection import Detection
 from edge_agent.service.operations.hosting import Hosting
@@ -45,7 +46,6 @@ from edge_agent.setting_types import ALL_HOSTS, host_of
 FINISH_WITHIN_S = 20  # calls that are being answered when a stop is requested
 KEEP_ALIVE_S = 75  # of a connection without calls; longer than clients keep theirs
 BACKLOG = 1024
-CONNECTIONS = 1000  # further ones are answered 503, which clients repeat
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,8 @@ def build(root: ServiceRoot, settings: ServiceSettings, stack: ExitStack) -> Ser
         PackagingJobs(root=root.folder, settings=settings, buckets=buckets, work=work),
         Tags(),
     )
-    app = _http_app(root, settings, records, rooms)
+    audit = stack.enter_context(closing(AuditLog(root.folder / AUDIT_LOG, records)))
+    app = _http_app(audit, settings, records, rooms)
     stack.callback(app.close)
     training.start()
     for part in (work, imports, hosting):
@@ -122,7 +123,7 @@ def build(root: ServiceRoot, settings: ServiceSettings, stack: ExitStack) -> Ser
 
 
 def _http_app(
-    root: ServiceRoot, settings: ServiceSettings, records: Records, rooms: Sequence[object]
+    audit: AuditLog, settings: ServiceSettings, records: Records, rooms: Sequence[object]
 ) -> ServiceApp:
     model = service_model(LOOKOUT_FOR_VISION)
     unsigned_account = settings.unsigned_account if settings.unsigned else None
@@ -132,7 +133,7 @@ def _http_app(
         records,
         Authenticator(AccessKeys(records).find, unsigned_account),
         Throttle(settings.quotas.calls_per_s, settings.quotas.burst),
-        AuditLog(root.folder / AUDIT_LOG),
+        audit,
     )
 
 
@@ -182,7 +183,7 @@ def _server_config(settings: ServiceSettings, app: ServiceApp) -> uvicorn.Config
     return uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=HttpConnection,
         h11_max_incomplete_event_size=HEAD_BYTES,
         ws="none",
         lifespan="off",
@@ -190,7 +191,7 @@ def _server_config(settings: ServiceSettings, app: ServiceApp) -> uvicorn.Config
         access_log=False,
         proxy_headers=False,  # who calls is who is connected
         server_header=False,
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=CONNECTIONS + 1,  # 503 for those beyond
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=FINISH_WITHIN_S,
         ssl_certfile=settings.tls_certificate,

@@ -32,8 +32,8 @@ class QuotaSettings(Strict):
     inference_units: Count = 5  # of all hosted models together
     trainings: Count = 2  # at a time
     packaging_jobs: Count = 2  # at a time
-    calls_per_s: Annotated[float, Field(gt=0)] = 50.0  # of one operation
-    burst: Annotated[int, Field(ge=1)] = 100
+    calls_per_s: Annotated[float, Field(gt=0)] = 5.0  # of one operation
+    burst: Annotated[int, Field(ge=1)] = 100  # the original's isn't public
 
 
 class BucketSettings(Strict):

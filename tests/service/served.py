@@ -19,7 +19,8 @@ from edge_agent.service.audit import AuditLog
 from edge_agent.service.auth.access_keys import AccessKey, AccessKeys
 from edge_agent.service.auth.authenticator import Authenticator
 from edge_agent.service.call import Answer, Call, Operation
-from edge_agent.service.http import HEAD_BYTES, ServiceApp
+from edge_agent.service.connections import HEAD_BYTES, HttpConnection
+from edge_agent.service.http import ServiceApp
 from edge_agent.service.records.database import Records, Transaction
 from edge_agent.service.throttle import Throttle
 from edge_agent.service.wire.model import LOOKOUT_FOR_VISION, service_model
@@ -83,7 +84,7 @@ class Served:
             self.records,
             Authenticator(keys.find, UNSIGNED_ACCOUNT if unsigned else None),
             Throttle(10.0, burst),
-            AuditLog(self.audit_file),
+            AuditLog(self.audit_file, self.records),
         )
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -137,7 +138,7 @@ def served(
     """Serve in a thread until the block ends."""
     service = Served(folder, operations, burst, unsigned)
     config = uvicorn.Config(
-        service.app, ws="none", lifespan="off", http="h11", log_config=None,
+        service.app, ws="none", lifespan="off", http=HttpConnection, log_config=None,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )  # fmt: skip
     server = uvicorn.Server(config)

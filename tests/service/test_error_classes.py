@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from edge_agent.service.wire.model import LOOKOUT_FOR_VISION, service_model
 from tests.service.aws import needs_aws
 from tests.service.running import RunningService
 
@@ -30,6 +31,8 @@ fails(exceptions.ServiceQuotaExceededException, client.create_project, ProjectNa
 fails(exceptions.ConflictException, client.create_project, ProjectName="a")
 fails(exceptions.ResourceNotFoundException, client.list_models, ProjectName="b")
 fails(exceptions.ValidationException, client.describe_project, ProjectName="!")
+foreign = "arn:aws:lookoutvision:us-east-1:210987654321:model/a/1"
+fails(exceptions.AccessDeniedException, client.tag_resource, ResourceArn=foreign, Tags=[])
 while "ThrottlingException" not in result:
     try:
         client.list_projects()
@@ -54,6 +57,7 @@ def test_every_error_has_a_cause(tmp_path: Path) -> None:
         user = service.user()
         errors = user.boto3(SCRIPT)
         assert {code: status for code, (status, _) in errors.items()} == {
+            "AccessDeniedException": 403,
             "ServiceQuotaExceededException": 402,
             "ConflictException": 409,
             "ResourceNotFoundException": 404,
@@ -69,5 +73,8 @@ def test_every_error_has_a_cause(tmp_path: Path) -> None:
             records.execute("ALTER TABLE models RENAME TO lost")
         status, message = user.boto3(FAILING)
         assert status == 500
+        assert {*errors, "InternalServerException"} == {
+            shape.error_code for shape in service_model(LOOKOUT_FOR_VISION).error_shapes
+        }
         assert "Traceback" not in message
         assert "models" in service.log()

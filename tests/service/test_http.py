@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import func, insert, select
 
 from edge_agent.service import bodies
+from edge_agent.service.auth import replays
 from edge_agent.service.auth.access_keys import AccessKey
 from edge_agent.service.call import Answer, Call
 from edge_agent.service.faults import Conflict
@@ -254,7 +255,10 @@ def test_a_body_that_is_too_large_is_refused(service: Served, target: str) -> No
 
 
 def test_the_sender_of_much_too_large_a_body_reads_the_answer(service: Served) -> None:
-    answer = service.call("POST", DETECT, b"x" * (30 * 2**20), {"Content-Type": "image/png"})
+    body, kind = b"x" * (30 * 2**20), {"Content-Type": "image/png"}
+    stranger = service.call("POST", DETECT, body, kind)
+    assert (stranger.status, stranger.error) == (403, "MissingAuthenticationTokenException")
+    answer = service.signed("POST", DETECT, body, kind)
     assert (answer.status, answer.error) == (413, "RequestEntityTooLargeException")
 
 
@@ -273,13 +277,16 @@ def test_the_longest_query_is_read(service: Served) -> None:
     assert service.calls[0].parameters["TagKeys"] == keys
 
 
+@pytest.mark.parametrize("limit", ["WAIT_S", "STALL_S"])
 def test_a_body_that_does_not_come_is_given_up(
-    service: Served, monkeypatch: pytest.MonkeyPatch
+    service: Served, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(bodies, "WAIT_S", 0.2)
+    monkeypatch.setattr(bodies, limit, 0.2)
+    headers = service.signature("POST", PROJECTS, b"", {}, service.key)
     with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)) as connection:
         connection.putrequest("POST", PROJECTS)
-        connection.putheader("Content-Length", "10")
+        for name, value in {**headers, "Content-Length": "10"}.items():
+            connection.putheader(name, value)
         connection.endheaders(b"{")
         response = connection.getresponse()
         assert response.status == 408
@@ -351,3 +358,71 @@ except client.exceptions.ClientError as error:
     assert calls["UntagResource"] == {"ResourceArn": arn, "TagKeys": ["a b", "c+"]}
     assert calls["UpdateDatasetEntries"]["Changes"] == b"{}"
     assert calls["DetectAnomalies"]["Body"] == b"\x89PNG"
+
+
+def test_readers_are_answered_while_writers_wait_for_each_other(service: Served) -> None:
+    """Far more writers than there are threads, while another process holds the records."""
+    bodies = [json.dumps({"ProjectName": f"p{number}"}).encode() for number in range(60)]
+    with ThreadPoolExecutor(60) as callers:
+        with service.records.write():
+            writing = [callers.submit(service.signed, "POST", PROJECTS, body) for body in bodies]
+            for _ in range(20):
+                assert service.signed("GET", PROJECTS).status == 200
+            assert not any(call.done() for call in writing)
+        assert {call.result().status for call in writing} == {200}
+    assert projects(service) == 60
+
+
+def test_refused_calls_leave_a_line_as_well(tmp_path: Path) -> None:
+    with served(tmp_path, {"CreateProject": keep_project}, burst=2) as service:
+        service.signed("POST", PROJECTS, b"{}", key=NOBODY)
+        service.call("DELETE", f"{PROJECTS}/cookies%0A", b"")
+        service.signed("POST", PROJECTS, b'{"ProjectName": "!"}')
+        status, number = 200, 0
+        while status == 200:
+            number += 1
+            body = json.dumps({"ProjectName": f"a{number}"}).encode()
+            status = service.signed("POST", PROJECTS, body).status
+        service.signed("GET", f"{PROJECTS}/none")
+        found = [(line["operation"], line["outcome"]) for line in service.audit_lines()]
+        lines = service.audit_lines()
+    create = "lookoutvision:CreateProject"
+    assert [pair for pair in found if pair[1] != "OK"] == [
+        (create, "UnrecognizedClientException"),
+        ("lookoutvision:DeleteProject", "MissingAuthenticationTokenException"),
+        (create, "ValidationException"),
+        (create, "ThrottlingException"),
+    ]
+    assert found.count((create, "OK")) == number - 1 >= 2
+    assert [line["account"] for line in lines] == ["", "", *[ACCOUNT] * (number + 1)]
+    assert (lines[0]["accessKeyId"], lines[0]["peer"]) == (NOBODY.id, "127.0.0.1")
+    assert lines[1]["ids"] == {"ProjectName": "cookies\n"}
+
+
+def test_equal_calls_of_one_second_pass_where_there_is_no_client_token(service: Served) -> None:
+    target, body = "/2020-11-20/tags/arn", b'{"Tags": []}'
+    headers = service.signature("POST", target, body, {}, service.key)
+    assert [service.call("POST", target, body, headers).status for _ in range(2)] == [200, 200]
+    assert len(service.calls) == 2
+
+
+def test_what_was_refused_is_not_done_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the call has a client token, and another could be done with it by now."""
+    monkeypatch.setattr(replays, "RETRY_WITHIN_S", 0.0)
+    refusing = [True]
+
+    def operation(call: Call, transaction: Transaction) -> Answer:
+        if refusing.pop():
+            raise Conflict("It is there.", "PROJECT", "cookies")
+        return keep_project(call, transaction)
+
+    with served(tmp_path, {"CreateProject": operation}) as service:
+        body, token = b'{"ProjectName": "cookies"}', {"X-Amzn-Client-Token": "token-1"}
+        headers = service.signature("POST", PROJECTS, body, token, service.key)
+        assert service.call("POST", PROJECTS, body, headers).status == 409
+        refusing.append(False)
+        again = service.call("POST", PROJECTS, body, headers)
+        assert (again.status, again.error) == (403, "InvalidSignatureException")
+        assert projects(service) == 0

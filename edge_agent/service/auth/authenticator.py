@@ -13,7 +13,7 @@ from typing import Callable, Optional, Tuple
 from edge_agent.service.auth.access_keys import AccessKey
 from edge_agent.service.auth.claims import TIME_FORMAT, Claim, claim_of, query_pairs
 from edge_agent.service.auth.http_request import HttpRequest
-from edge_agent.service.auth.payload import body_of, payload_hash
+from edge_agent.service.auth.payload import body_of, check_form, payload_hash
 from edge_agent.service.auth.refusals import (
     IncompleteSignature,
     NoSignature,
@@ -25,8 +25,7 @@ from edge_agent.setting_types import LOOPBACK, host_of
 
 SKEW_S = 15 * 60  # between the caller's clock and ours
 UNSIGNED_REGION = "us-east-1"
-MUST_BE_SIGNED = ("x-amz-", "x-amzn-")  # headers that change what a call does
-SET_ON_THE_WAY = "x-amzn-trace-id"  # set on the way
+CLIENT_TOKEN = "x-amzn-client-token"  # the header that changes what a call does
 
 
 @dataclass(frozen=True)
@@ -61,38 +60,50 @@ class Authenticator:
         self._unsigned_account = unsigned_account
         self._clock = clock
 
-    def verify(self, request: HttpRequest, service: str) -> Tuple[Principal, bytes]:
-        """Return who calls and the body without its chunks' frames.
+    def admit(self, request: HttpRequest, service: str) -> Optional[Claim]:
+        """Check what can be checked before the body is read; None: the call may be unsigned.
 
         `service`: whose operations the request reaches, such as lookoutvision; it must be signed
-        for this one. Raises NotAuthenticated, whatever is wrong with a signature.
+        for this one. Raises NotAuthenticated.
         """
         try:
             claim = claim_of(request)
         except NoSignature:
-            return self._unsigned(request), request.body
-        until = self._check_time(claim)
+            self._check_unsigned(request)
+            return None
+        self._check_time(claim)
         _check_scope(claim, service)
         _refuse_session_token(request)
         _check_what_is_signed(request, claim)
         _check_path(request)
+        check_form(request, claim)
+        if self._find(claim.access_key) is None:
+            raise UnknownCredentials
+        return claim
+
+    def verify(self, request: HttpRequest, service: str) -> Tuple[Principal, bytes]:
+        """Return who calls and the body without its chunks' frames.
+
+        Raises NotAuthenticated, whatever is wrong with a signature.
+        """
+        claim = self.admit(request, service)
+        if claim is None:
+            return Principal(self._unsigned_account or "", "", UNSIGNED_REGION), request.body
         key, account = self._verify_signature(request, claim)
         body = body_of(request, claim, key)
-        attempt = _attempt(request)
+        attempt, until = _attempt(request), _until(claim)
         region = claim.scope[1]
         return Principal(account, claim.access_key, region, claim.signature, attempt, until), body
 
-    def _unsigned(self, request: HttpRequest) -> Principal:
-        """Return the account of unsigned calls; web pages in a browser here may not make them."""
+    def _check_unsigned(self, request: HttpRequest) -> None:
+        """Refuse unsigned calls where they aren't taken, and those of web pages in a browser."""
         host = request.header("host") or ""
         local = host.lower().strip("[]") in LOOPBACK or host_of(host) in LOOPBACK
         from_page = request.header("origin") is not None or not local
         if self._unsigned_account is None or not request.from_this_machine or from_page:
             raise NoSignature("Missing Authentication Token")
-        return Principal(self._unsigned_account, "", UNSIGNED_REGION)
 
-    def _check_time(self, claim: Claim) -> float:
-        """Return until when the signature is valid, in seconds since 1970."""
+    def _check_time(self, claim: Claim) -> None:
         now, signed = self._clock(), claim.time.timestamp()
         if signed > now + SKEW_S:
             raise WrongSignature(
@@ -109,17 +120,15 @@ class Authenticator:
                 f"Signature expired: {claim.time_text} is now earlier than "
                 f"{_text(now - SKEW_S)} ({_text(now)} - 15 min.)"
             )
-        return signed + (SKEW_S if claim.lifetime_s is None else claim.lifetime_s)
 
     def _verify_signature(self, request: HttpRequest, claim: Claim) -> Tuple[bytes, str]:
-        """Return the signing key and whose it is; without such a key as much is computed."""
+        """Return the signing key and whose it is."""
         known = self._find(claim.access_key)
-        key = signing_key(known.secret if known else "no secret", claim.scope)
-        text = string_to_sign(request, claim, payload_hash(request))
-        right = hmac.compare_digest(sign(key, text).encode(), claim.signature.encode())
-        if not known:
+        if known is None:
             raise UnknownCredentials
-        if not right:
+        key = signing_key(known.secret, claim.scope)
+        text = string_to_sign(request, claim, payload_hash(request, claim))
+        if not hmac.compare_digest(sign(key, text).encode(), claim.signature.encode()):
             raise WrongSignature(
                 "The request signature we calculated does not match the signature you provided. "
                 "Check your AWS Secret Access Key and signing method. Consult the service "
@@ -147,12 +156,13 @@ def _check_scope(claim: Claim, service: str) -> None:
 
 
 def _check_what_is_signed(request: HttpRequest, claim: Claim) -> None:
-    """Raise IncompleteSignature when a part is unsigned with which the call could be altered."""
-    names = {name for name, _ in request.headers}
-    needed = {name for name in names if name.startswith(MUST_BE_SIGNED)} - {SET_ON_THE_WAY}
-    if claim.lifetime_s is None and "x-amz-date" not in names:
-        needed.add("date")
-    unsigned = sorted((needed | {"host"}) - set(claim.signed_headers))
+    """Raise IncompleteSignature when a part is unsigned with which the call could be altered.
+
+    The date is part of what is signed, with or without its header. As with AWS, others may be
+    unsigned: some clients don't sign the x-amz-content-sha256 that they send.
+    """
+    needed = {"host"} | ({CLIENT_TOKEN} & {name for name, _ in request.headers})
+    unsigned = sorted(needed - set(claim.signed_headers))
     if unsigned:
         raise IncompleteSignature(
             f"{', '.join(map(repr, unsigned))} must be a 'SignedHeader' in the AWS Authorization."
@@ -173,6 +183,12 @@ def _refuse_session_token(request: HttpRequest) -> None:
             "The security token included in the request is invalid. This service has no session "
             "tokens: use an access key of `edge-agent service keys add` without one."
         )
+
+
+def _until(claim: Claim) -> float:
+    """Return until when a signature is valid, in seconds since 1970."""
+    lifetime_s = SKEW_S if claim.lifetime_s is None else claim.lifetime_s
+    return claim.time.timestamp() + lifetime_s
 
 
 def _attempt(request: HttpRequest) -> str:

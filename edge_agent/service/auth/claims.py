@@ -14,10 +14,11 @@ from typing import Dict, List, Mapping, Optional, Tuple
 from urllib.parse import unquote
 
 from edge_agent.service.auth.http_request import HttpRequest
-from edge_agent.service.auth.refusals import IncompleteSignature, NoSignature
+from edge_agent.service.auth.refusals import IncompleteSignature, NoSignature, NotAuthenticated
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 TIME_FORMAT = "%Y%m%dT%H%M%SZ"
+MOST_KEY_CHARACTERS = 128  # as with AWS
 LONGEST_PRESIGNED_S = 7 * 24 * 3600
 PRESIGNED = ("Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature")
 
@@ -52,6 +53,14 @@ def claim_of(request: HttpRequest) -> Claim:
     if query:
         return _of_query(query)
     raise NoSignature("Missing Authentication Token")
+
+
+def claimed_key(request: HttpRequest) -> str:
+    """Return the access key id that a request names, if any; nothing is verified."""
+    try:
+        return claim_of(request).access_key[:MOST_KEY_CHARACTERS]
+    except NotAuthenticated:
+        return ""
 
 
 def query_pairs(raw_query: str) -> List[Tuple[str, str]]:

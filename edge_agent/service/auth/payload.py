@@ -1,6 +1,6 @@
 """The forms in which SDKs sign a body, and the body without the frames of its chunks.
 
-| x-amz-content-sha256 | the body is |
+| x-amz-content-sha256, if it is signed | the body is |
 |---|---|
 | none, or a SHA-256 in hex | as it came, and signed |
 | UNSIGNED-PAYLOAD | as it came; only where nobody can alter it on its way |
@@ -8,7 +8,8 @@
 | STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER | the same, with a checksum at the end, signed too |
 | STREAMING-UNSIGNED-PAYLOAD-TRAILER | in chunks, with a checksum; where nobody can alter it |
 
-Nobody can alter a body that comes over TLS, or from a program on this machine.
+Nobody can alter a body that comes over TLS, or from a program on this machine. A header that isn't
+signed says nothing, as with AWS: the SHA-256 of the body is then what is signed.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import re
 import zlib
 from dataclasses import dataclass
 from hashlib import sha1, sha256
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-from edge_agent.service.auth.claims import ALGORITHM, Claim
+from edge_agent.service.auth.claims import ALGORITHM, Claim, query_pairs
 from edge_agent.service.auth.http_request import HttpRequest
 from edge_agent.service.auth.refusals import IncompleteSignature, WrongSignature
 from edge_agent.service.auth.sigv4 import NO_BODY, sign
@@ -30,6 +31,8 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 SIGNED_CHUNKS = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 SIGNED_CHUNKS_AND_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
 UNSIGNED_CHUNKS = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+FORMS = (UNSIGNED, SIGNED_CHUNKS, SIGNED_CHUNKS_AND_TRAILER, UNSIGNED_CHUNKS)
+HASH = "X-Amz-Content-Sha256"
 
 CHECKSUMS: Dict[str, Callable[[bytes], bytes]] = {
     "x-amz-checksum-crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
@@ -40,29 +43,40 @@ CHECKSUMS: Dict[str, Callable[[bytes], bytes]] = {
 _SIZE = re.compile(rb"([0-9a-fA-F]{1,8})(?:;chunk-signature=([0-9a-f]{64}))?\r\n")
 
 
-def payload_hash(request: HttpRequest) -> str:
+def check_form(request: HttpRequest, claim: Claim) -> None:
+    """Raise IncompleteSignature for a body that isn't signed and may be altered on its way."""
+    form = _form(request, claim)
+    safe = request.secure or request.from_this_machine
+    if form in (UNSIGNED, UNSIGNED_CHUNKS) and not safe:
+        raise IncompleteSignature(
+            f"{form} is taken over HTTPS only; sign the body, or call over HTTPS."
+        )
+
+
+def payload_hash(request: HttpRequest, claim: Claim) -> str:
     """Return what stands for the body in the canonical request.
 
-    Raises WrongSignature for a hash that isn't the body's, IncompleteSignature for a form of
-    payload that isn't taken, or not over this connection.
+    Raises WrongSignature for a hash that isn't the body's, or a form of payload that isn't taken.
     """
-    given = request.header("x-amz-content-sha256")
-    if given in (SIGNED_CHUNKS, SIGNED_CHUNKS_AND_TRAILER):
+    given = _form(request, claim)
+    if given in FORMS:
         return given
-    if given in (UNSIGNED, UNSIGNED_CHUNKS):
-        if request.secure or request.from_this_machine:
-            return given
-        raise IncompleteSignature(
-            f"{given} is taken over HTTPS only; sign the body, or call over HTTPS."
-        )
     computed = sha256(request.body).hexdigest()
     if given is not None and not hmac.compare_digest(given.encode(), computed.encode()):
         raise WrongSignature(
             "The value of the header x-amz-content-sha256 isn't the SHA-256 of the body, nor a "
-            f"form of payload: {UNSIGNED}, {SIGNED_CHUNKS}, {SIGNED_CHUNKS_AND_TRAILER}, "
-            f"{UNSIGNED_CHUNKS}."
+            f"form of payload: {', '.join(FORMS)}."
         )
     return computed
+
+
+def _form(request: HttpRequest, claim: Claim) -> Optional[str]:
+    """Return the signed x-amz-content-sha256; in a presigned query it may stand, too."""
+    if HASH.lower() in claim.signed_headers:
+        return request.header(HASH.lower())
+    if claim.lifetime_s is not None:
+        return dict(query_pairs(request.raw_query)).get(HASH)
+    return None
 
 
 def body_of(request: HttpRequest, claim: Claim, key: bytes) -> bytes:
@@ -70,7 +84,7 @@ def body_of(request: HttpRequest, claim: Claim, key: bytes) -> bytes:
 
     Raises WrongSignature, IncompleteSignature.
     """
-    form = request.header("x-amz-content-sha256")
+    form = _form(request, claim)
     if form not in (SIGNED_CHUNKS, SIGNED_CHUNKS_AND_TRAILER, UNSIGNED_CHUNKS):
         return request.body
     chunks, trailer = _frames(request.body)
@@ -91,14 +105,14 @@ def body_of(request: HttpRequest, claim: Claim, key: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class _Chunk:
-    content: bytes
+    content: memoryview
     signature: str  # empty: none
 
 
 def _frames(body: bytes) -> Tuple[List[_Chunk], Dict[str, str]]:
     """Return the chunks, the last of which is empty, and the headers after them."""
     chunks: List[_Chunk] = []
-    at = 0
+    at, view = 0, memoryview(body)
     while not chunks or chunks[-1].content:
         size = _SIZE.match(body, at)
         if not size:
@@ -110,7 +124,7 @@ def _frames(body: bytes) -> Tuple[List[_Chunk], Dict[str, str]]:
                 raise _not_framed()
             at += 2
         signature = (size[2] or b"").decode()
-        chunks.append(_Chunk(body[start : start + length], signature))
+        chunks.append(_Chunk(view[start : start + length], signature))
     return chunks, dict(_trailer(body[at:]))
 
 

@@ -1,7 +1,8 @@
 """AWS's Signature Version 4: what is signed of a request, and the signature of it.
 
-Written from AWS's public description ("Create a signed AWS API request"). The canonical path and
-query are the bytes that were sent, so that no change of them goes unseen.
+Written from AWS's public description ("Create a signed AWS API request"). The canonical path is
+made of the bytes that were sent, the canonical query of the names and values that are read from it:
+no change of what a call means goes unseen.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import hmac
 from hashlib import sha256
 from typing import Sequence, Tuple
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
-from edge_agent.service.auth.claims import ALGORITHM, Claim, query_pairs
+from edge_agent.service.auth.claims import ALGORITHM, Claim
 from edge_agent.service.auth.http_request import HttpRequest
 
 NO_BODY = sha256(b"").hexdigest()
@@ -55,8 +56,16 @@ def canonical_request(
 
 
 def _canonical_query(raw_query: str) -> str:
-    pairs = [pair for pair in query_pairs(raw_query) if pair[0] != "X-Amz-Signature"]
-    return "&".join(f"{name}={value}" for name, value in sorted(pairs))
+    """Return names and values in the one encoding that is signed; clients send them in others."""
+    pairs = parse_qsl(raw_query, keep_blank_values=True, encoding="latin-1")
+    encoded = [(_encoded(name), _encoded(value)) for name, value in pairs]
+    return "&".join(
+        f"{name}={value}" for name, value in sorted(encoded) if name != "X-Amz-Signature"
+    )
+
+
+def _encoded(text: str) -> str:
+    return quote(text, safe="-_.~", encoding="latin-1")
 
 
 def _header(request: HttpRequest, name: str) -> str:

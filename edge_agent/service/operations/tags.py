@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from edge_agent.service.call import Answer, Call
-from edge_agent.service.faults import ResourceNotFound, ValidationFailed
+from edge_agent.service.faults import AccessDenied, ResourceNotFound, ValidationFailed
 from edge_agent.service.records.database import Transaction
 from edge_agent.service.records.lookups import find_model
 from edge_agent.service.records.tags import put_tags, remove_tags, tags_of
@@ -48,10 +48,12 @@ def _model(call: Call, transaction: Transaction) -> Row[Any]:
             "ResourceArn must be a model's, such as "
             f"{call.arn('model/cookies/1')}, and was {arn!r}."
         )
-    not_found = ResourceNotFound(f"The model {arn} was not found.", "MODEL", arn)
-    if parts["account"] != call.account:
-        raise not_found
+    if parts["account"] != call.account:  # said of the ARN, whether there is such a model or not
+        raise AccessDenied(
+            f"The account {call.account} may not call {call.service}:{call.operation} on {arn}, "
+            "which is of another account."
+        )
     try:
         return find_model(transaction, call.account, parts["project"], parts["version"])
     except ResourceNotFound:
-        raise not_found from None
+        raise ResourceNotFound(f"The model {arn} was not found.", "MODEL", arn) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -138,13 +139,22 @@ CLIENT_TOKENS = Table(
     Column("created", Float, nullable=False, index=True),
 )
 
-SIGNATURES = Table(  # of calls that changed something and had no client token
+SIGNATURES = Table(  # of calls that change something
     "signatures",
     METADATA,
     Column("signature", String, primary_key=True),
     Column("attempt", String, primary_key=True),  # of the client's to send the call
     Column("created", Float, nullable=False),
     Column("until", Float, nullable=False, index=True),  # the signature is valid
+    Column("acted", Boolean, nullable=False),  # whether the call was done, and not refused
+)
+
+AUDIT_LINES = Table(  # that may not be in the audit log yet
+    "audit_lines",
+    METADATA,
+    _id(),
+    Column("line", String, nullable=False),  # JSON
+    sqlite_autoincrement=True,  # no number comes twice
 )
 
 WORK = Table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from botocore.model import OperationModel, ServiceModel, Shape, StructureShape
@@ -46,23 +46,28 @@ class RestJson:
         self._model = model
         self._routes = [_route(model.operation_model(name)) for name in model.operation_names]
 
-    def route(self, method: str, raw_path: str) -> Route:
-        """Return what is called. `raw_path`: percent-encoded. Raises UnknownOperation."""
+    def find(self, method: str, raw_path: str) -> Optional[Route]:
+        """Return what is called; None: nothing. `raw_path`: percent-encoded."""
         for operation_method, path, operation in self._routes:
             match = path.fullmatch(raw_path)
             if match and method == operation_method:
                 return Route(operation, match.groupdict())
-        raise UnknownOperation("There is no operation with this method and path.")
+        return None
+
+    def route(self, method: str, raw_path: str) -> Route:
+        """Return what is called. Raises UnknownOperation."""
+        route = self.find(method, raw_path)
+        if route is None:
+            raise UnknownOperation("There is no operation with this method and path.")
+        return route
 
     def most_bytes(self, method: str, raw_path: str) -> int:
         """Return how large a body may be; one that no operation takes, too."""
-        try:
-            operation = self.route(method, raw_path).operation
-        except UnknownOperation:
+        route = self.find(method, raw_path)
+        if route is None:
             return ROOM_BYTES
-        return ROOM_BYTES + sum(
-            _blob_bytes(member) for member in operation.input_shape.members.values()
-        )
+        members = route.operation.input_shape.members.values()
+        return ROOM_BYTES + sum(_blob_bytes(member) for member in members)
 
     def parameters(
         self, route: Route, raw_query: str, headers: Mapping[str, str], body: bytes

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from edge_agent.service.auth.authenticator import Principal
 from edge_agent.service.auth.refusals import WrongSignature
-from edge_agent.service.auth.replays import RETRY_WITHIN_S, refuse_replay
+from edge_agent.service.auth.replays import RETRY_WITHIN_S, refuse_replay, use_up
 from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import SIGNATURES
 from tests.service.auth.signing import SERVICE, authenticator, signed
@@ -47,6 +47,26 @@ def test_a_retry_with_another_number_passes_for_some_seconds(records: Records) -
     for attempt, later_s in (("1", 0.1), ("2", 0.1), ("", 0.1), ("3", RETRY_WITHIN_S + 0.1)):
         with pytest.raises(WrongSignature):
             change(records, caller(attempt=attempt), NOW + later_s)
+
+
+def test_what_takes_no_token_may_be_repeated_for_some_seconds(records: Records) -> None:
+    for later_s in (0.0, RETRY_WITHIN_S):
+        with records.write() as transaction:
+            refuse_replay(transaction, caller(), NOW + later_s, repeatable=True)
+    with pytest.raises(WrongSignature), records.write() as transaction:
+        refuse_replay(transaction, caller(), NOW + RETRY_WITHIN_S + 0.1, repeatable=True)
+
+
+def test_what_was_refused_is_not_done_later(records: Records) -> None:
+    with records.write() as transaction:
+        use_up(transaction, caller(), NOW, acted=False)
+    with pytest.raises(WrongSignature):
+        change(records, caller(), NOW + RETRY_WITHIN_S + 0.1)
+    change(records, caller(), NOW + RETRY_WITHIN_S)
+    with records.write() as transaction:
+        use_up(transaction, caller(), NOW + 1, acted=False)  # which changes nothing
+    with pytest.raises(WrongSignature):
+        change(records, caller(), NOW + 2)
 
 
 def test_a_call_that_failed_does_not_use_up_its_signature(records: Records) -> None:

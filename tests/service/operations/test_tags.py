@@ -5,7 +5,12 @@ from typing import Any, Dict, List
 import pytest
 from sqlalchemy import insert
 
-from edge_agent.service.faults import QuotaExceeded, ResourceNotFound, ValidationFailed
+from edge_agent.service.faults import (
+    AccessDenied,
+    QuotaExceeded,
+    ResourceNotFound,
+    ValidationFailed,
+)
 from edge_agent.service.operations.tags import Tags
 from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import MODELS, PROJECTS
@@ -101,11 +106,16 @@ def test_an_arn_that_is_no_models_is_refused(records: Records, arn: str) -> None
         listed(records, arn)
 
 
-def test_another_accounts_arn_is_answered_as_an_absent_one(records: Records) -> None:
+@pytest.mark.parametrize("name", ["cookies", "cakes"])
+def test_an_arn_of_another_account_is_refused_and_says_nothing(records: Records, name: str) -> None:
+    arn = ARN.replace("cookies", name)
+    with pytest.raises(AccessDenied, match=rf"{OTHER} may not call .*ListTagsForResource on {arn}"):
+        listed(records, arn, account=OTHER)
+
+
+def test_an_absent_model_is_named(records: Records) -> None:
     tag(records, pairs(line="4"))
     absent = [
-        (ARN, OTHER),
-        (ARN.replace(ACCOUNT, OTHER), ACCOUNT),
         (ARN.replace(ACCOUNT, OTHER), OTHER),
         (ARN.replace("/1", "/2"), ACCOUNT),
         (ARN.replace("cookies", "cakes"), ACCOUNT),
