@@ -16,8 +16,11 @@ from typing import Any, Dict, List
 import pytest
 
 from edge_agent.cli import main
+from edge_agent.service.auth.access_keys import AccessKey
 from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import ACCESS_KEYS
+from tests import ROOT
+from tests.service.auth.signing import signed
 from tests.service.running import COMMAND, RunningService, free_port
 
 
@@ -112,6 +115,22 @@ def test_a_missing_extra_is_named(tmp_path: Path, missing: str) -> None:
     assert "pip install 'edge-agent[service]'" in done.stderr
 
 
+OLD_PYTHON = ROOT / ".venv-3.8" / "bin" / "python"
+
+
+@pytest.mark.skipif(not OLD_PYTHON.exists(), reason="no CPython 3.8 in .venv-3.8")
+@pytest.mark.parametrize("action", ["serve", "keys list"])
+def test_an_older_python_gets_a_sentence(tmp_path: Path, action: str) -> None:
+    words = [str(OLD_PYTHON), "-m", "edge_agent", "service", *action.split(), "--root"]
+    done = subprocess.run(
+        [*words, str(tmp_path)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "edge-agent service needs CPython 3.10 or newer; this is 3.8." in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_the_service_says_where_it_listens_and_stops_when_it_is_asked(tmp_path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         with RunningService(tmp_path) as running:
@@ -128,17 +147,19 @@ def test_the_service_says_where_it_listens_and_stops_when_it_is_asked(tmp_path: 
 def test_a_call_in_progress_is_answered_before_the_service_stops(tmp_path: Path) -> None:
     with RunningService(tmp_path) as running:
         assert running.process is not None
+        user = running.user()
+        key = AccessKey(user.access_key, "123456789012", user.secret_key, 0.0)
+        request = signed(body=b"{}", key=key, endpoint=user.endpoint)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers)
+        head = f"POST {request.raw_path} HTTP/1.1\r\n{lines}Content-Length: 2\r\n"
         with socket.create_connection(("127.0.0.1", running.port), timeout=60) as caller:
-            caller.sendall(
-                b"POST /2020-11-20/projects HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
-                b"Expect: 100-continue\r\n\r\n"
-            )
+            caller.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
             assert b" 100 " in caller.recv(1000)  # the service waits for the body
             running.process.send_signal(signal.SIGTERM)
             with pytest.raises(subprocess.TimeoutExpired):
                 running.process.wait(0.3)
             caller.sendall(b"{}")
-            assert b" 403 " in caller.recv(1000)
+            assert b" 400 " in caller.recv(1000)
         assert running.process.wait(60) == 0
 
 
