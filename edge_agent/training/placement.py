@@ -11,7 +11,7 @@ import numpy as np
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import Calibration, GreyBand
 from edge_agent.training import calibration
-from edge_agent.training.rates import LEVEL, Rate, images_for, most_wrong, percent
+from edge_agent.training.rates import LEVEL, ErrorRate, images_for, most_wrong, percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,8 +63,8 @@ class Placed:
     calibration: Calibration
     band: GreyBand
     wanted: Wanted
-    overkill: Rate
-    escape: Optional[Rate]  # None: there are no bad images
+    overkill: ErrorRate
+    escape: Optional[ErrorRate]  # None: there are no bad images
     reachable: Wanted  # the other share, where only one of `wanted` is kept
 
     def remarks(self) -> Iterator[str]:
@@ -102,7 +102,7 @@ def place(scores: Scores, wanted: Wanted, seed: int) -> Placed:
         GreyBand(low=round(0.5 - width, 4), high=round(0.5 + width, 4)),
         wanted,
         overkill(scores.normal, threshold),
-        Rate(int((anomaly < threshold).sum()), len(anomaly)) if len(anomaly) else None,
+        ErrorRate(int((anomaly < threshold).sum()), len(anomaly)) if len(anomaly) else None,
         _trade_off(scores, wanted),
     )
 
@@ -120,9 +120,9 @@ def fit(scores: Scores, wanted: Wanted) -> Calibration:
     return Calibration(scale=usual.scale, shift=-usual.scale * threshold)
 
 
-def overkill(normal: Floats, threshold: float) -> Rate:
+def overkill(normal: Floats, threshold: float) -> ErrorRate:
     """Return how many of the good images are called anomalous."""
-    return Rate(int((normal >= threshold).sum()), len(normal))
+    return ErrorRate(int((normal >= threshold).sum()), len(normal))
 
 
 def _chosen(scores: Scores, usual: float, wanted: Wanted) -> float:
@@ -174,7 +174,7 @@ def _trade_off(scores: Scores, wanted: Wanted) -> Wanted:
     return Wanted(float((scores.normal >= highest).mean()), float((scores.anomaly < lowest).mean()))
 
 
-def _sentences(what: str, kind: str, rate: Rate, wanted: Optional[float]) -> Iterator[str]:
+def _sentences(what: str, kind: str, rate: ErrorRate, wanted: Optional[float]) -> Iterator[str]:
     low, high = rate.interval
     more = rate.more_to_halve()
     curve = f"{more} more {kind} images would halve that interval" if more else ""

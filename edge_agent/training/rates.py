@@ -14,7 +14,7 @@ MOST_TIMES = 6  # as many images as there are, in looking for how many more are 
 
 
 @dataclass(frozen=True)
-class Rate:
+class ErrorRate:
     """`wrong` of `count` images that were not trained on are called what they aren't."""
 
     wrong: int
@@ -58,7 +58,7 @@ class Rate:
         share, half = self.wrong / self.count, self.width / 2.0
 
         def is_enough(count: int) -> bool:
-            return Rate(round(share * count), count).width <= half
+            return ErrorRate(round(share * count), count).width <= half
 
         fewest, most = self.count, MOST_TIMES * self.count
         if not is_enough(most):

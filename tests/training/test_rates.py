@@ -5,14 +5,16 @@ import argparse
 import numpy as np
 import pytest
 
-from edge_agent.training.rates import Rate, images_for, most_wrong, percent
+from edge_agent.training.rates import ErrorRate, images_for, most_wrong, percent
 from edge_agent.training.train_command import share
 
 
 def test_the_interval_is_that_of_clopper_and_pearson() -> None:
-    assert Rate(0, 150).interval == pytest.approx((0.0, 1.0 - 0.025 ** (1 / 150)))
-    assert Rate(3, 100).interval == pytest.approx((0.0062300, 0.0851760), abs=1e-6)  # R: binom.test
-    assert Rate(100, 100).interval == pytest.approx((0.025 ** (1 / 100), 1.0))
+    assert ErrorRate(0, 150).interval == pytest.approx((0.0, 1.0 - 0.025 ** (1 / 150)))
+    assert ErrorRate(3, 100).interval == pytest.approx(
+        (0.0062300, 0.0851760), abs=1e-6
+    )  # R: binom.test
+    assert ErrorRate(100, 100).interval == pytest.approx((0.025 ** (1 / 100), 1.0))
 
 
 def test_how_many_images_a_share_needs() -> None:
@@ -22,12 +24,12 @@ def test_how_many_images_a_share_needs() -> None:
     assert most_wrong(0.02, 149) == 2
 
 
-@pytest.mark.parametrize("rate", [Rate(0, 20), Rate(3, 60), Rate(10, 100)])
-def test_the_images_that_halve_the_interval_do_so(rate: Rate) -> None:
+@pytest.mark.parametrize("rate", [ErrorRate(0, 20), ErrorRate(3, 60), ErrorRate(10, 100)])
+def test_the_images_that_halve_the_interval_do_so(rate: ErrorRate) -> None:
     more = rate.more_to_halve()
     assert more is not None
     count = rate.count + more
-    assert Rate(round(rate.wrong / rate.count * count), count).width <= rate.width / 2.0
+    assert ErrorRate(round(rate.wrong / rate.count * count), count).width <= rate.width / 2.0
 
 
 @pytest.mark.parametrize("wrong", [0, 2, 8])
@@ -35,7 +37,7 @@ def test_the_interval_holds_for_a_threshold_chosen_by_rank_among_the_same_scores
     wrong: int,
 ) -> None:
     random = np.random.default_rng(wrong)
-    low, high = Rate(wrong, 80).interval
+    low, high = ErrorRate(wrong, 80).interval
     draws = np.sort(random.random((4000, 80)), axis=1)[:, ::-1]  # a share x is above 1 - x
     next_higher = draws[:, wrong - 1] if wrong else np.ones(len(draws))
     beyond = 1.0 - (draws[:, wrong] + next_higher) / 2.0
