@@ -31,7 +31,7 @@ def scores(seed: int, good: int, bad: int = 0, apart: float = 3.0) -> Scores:
 def test_the_stated_interval_of_false_alarms_holds(asked: Optional[float]) -> None:
     held: List[bool] = []
     rates: List[float] = []
-    for seed in range(1000):
+    for seed in range(400):
         given = scores(seed, 60)
         threshold = threshold_of(fit(given, Wanted(max_overkill=asked)))
         truth = share_above(threshold)

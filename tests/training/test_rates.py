@@ -11,9 +11,7 @@ from edge_agent.training.train_command import share
 
 def test_the_interval_is_that_of_clopper_and_pearson() -> None:
     assert ErrorRate(0, 150).interval == pytest.approx((0.0, 1.0 - 0.025 ** (1 / 150)))
-    assert ErrorRate(3, 100).interval == pytest.approx(
-        (0.0062300, 0.0851760), abs=1e-6
-    )  # R: binom.test
+    assert ErrorRate(3, 100).interval == pytest.approx((0.0062300, 0.0851760), abs=1e-6)
     assert ErrorRate(100, 100).interval == pytest.approx((0.025 ** (1 / 100), 1.0))
 
 
