@@ -51,6 +51,7 @@ Seconds = Annotated[float, Field(ge=0.0, le=86400.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Qos = Annotated[int, Field(ge=0, le=1)]
 ProblemAction = Literal["report", "anomalous", "refuse"]
+UnsureAnswer = Literal["threshold", "normal", "anomalous"]
 Command = Literal["start", "stop", "describe", "set-threshold", "last-capture"]
 
 
@@ -196,6 +197,7 @@ class DecisionSettings(Strict):
     """How verdicts are given, for all models; the rest is said by package and registration."""
 
     camera_problem: CameraProblemSettings = CameraProblemSettings()
+    unsure: UnsureAnswer = "threshold"  # what callers hear of scores in a model's grey band
 
 
 class OutboxSettings(Strict):

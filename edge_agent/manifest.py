@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Set, Tuple
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Annotated, Literal
@@ -20,6 +20,7 @@ from edge_agent.types import PALETTE
 FORMAT = 1
 FILE_NAME = "manifest.json"
 MODEL_FILE = "model.onnx"
+GREY_BAND_FILE = "grey_band.json"  # beside the manifest: agents up to 1.3.0 don't look at it
 NAME_PATTERN = r"^[a-zA-Z0-9\-_.]{1,128}$"  # the contract's pattern for model components
 VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}$"  # of a component
 
@@ -83,6 +84,19 @@ class Zone(Strict):
     height: Fraction
 
 
+class GreyBand(Strict):
+    """Scores from `low` to below `high` are unsure, while the threshold lies there too."""
+
+    low: Fraction
+    high: Fraction
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GreyBand:
+        if self.high < self.low:
+            raise ValueError("high is below low")
+        return self
+
+
 class Decision(Strict):
     """From outputs to the verdict. All values in calibrated units, 0 to 1."""
 
@@ -92,6 +106,7 @@ class Decision(Strict):
     ignore_zones: Tuple[Zone, ...] = ()
     verdict: Literal["score", "mask", "either", "both"] = "score"
     calibration: Optional[Calibration] = None  # None: outputs are calibrated already
+    grey_band: Optional[GreyBand] = None
 
 
 class AnomalyClass(Strict):
@@ -260,9 +275,26 @@ class Manifest(Strict):
 
     def to_json(self) -> bytes:
         """Serialise; reading it back gives an equal manifest."""
-        unknown = self.statistics.image_bits is None  # 1.3.0 refuses keys that it doesn't know
-        left_out = {"statistics": {"image_bits"}} if unknown else None
+        left_out: Dict[str, Set[str]] = {}  # 1.3.0 refuses keys that it doesn't know
+        if self.statistics.image_bits is None:
+            left_out["statistics"] = {"image_bits"}
+        if self.decision.grey_band is None or self.has_grey_band_file:
+            left_out["decision"] = {"grey_band"}
         return (self.model_dump_json(indent=2, exclude=left_out) + "\n").encode()
+
+    @property
+    def has_grey_band_file(self) -> bool:
+        """Whether the grey band is in a file of its own."""
+        return any(entry.path == GREY_BAND_FILE for entry in self.files)
+
+    def with_grey_band(self, content: bytes) -> Manifest:
+        """Return it with the band that GREY_BAND_FILE holds. Raises InvalidPackage."""
+        try:
+            band = read_json(GreyBand, content)
+        except ValueError as error:
+            raise InvalidPackage(f"{GREY_BAND_FILE}: {error}") from None
+        decision = self.decision.model_copy(update={"grey_band": band})
+        return self.model_copy(update={"decision": decision})
 
 
 def parse(content: bytes) -> Manifest:

@@ -206,7 +206,8 @@ class Prediction:
     what is wrong with the picture itself; such a verdict says little about the part. One that the
     settings call anomalous for it has score and confidence 1 and one anomaly, named after the
     problem, over the whole picture. `result_id` is that of the result event, empty when none is
-    published.
+    published. `is_unsure`: the score lies in the model's grey band, where a setting of the agent
+    says which verdict is given.
     """
 
     is_anomalous: bool
@@ -220,3 +221,4 @@ class Prediction:
     model_version: str = ""
     camera_problems: Tuple[CameraProblem, ...] = ()
     result_id: str = ""
+    is_unsure: bool = False

@@ -44,7 +44,7 @@ FIELDS = {
     ),
     "Prediction": (
         "is_anomalous confidence score threshold anomalies regions mask mask_size model_version "
-        "camera_problems result_id"
+        "camera_problems result_id is_unsure"
     ),
     "Region": "name left top width height area peak",
     "StreamAnswer": "frame_id prediction error",

@@ -109,4 +109,5 @@ def prediction(reply: wire_v1.InspectResponse, segment: Optional[FrameSegment]) 
             _PROBLEMS[name] for name in reply.camera_problems if name in _PROBLEMS
         ),
         result_id=reply.result_id,
+        is_unsure=reply.is_unsure,
     )

@@ -168,6 +168,7 @@ def _record(item: DetectedImage) -> Dict[str, object]:
     return {
         "image": str(item.path),
         "is_anomalous": prediction.is_anomalous,
+        "is_unsure": prediction.is_unsure,
         "confidence": prediction.confidence,
         "anomaly_score": prediction.score,
         "anomaly_threshold": prediction.threshold,
@@ -206,9 +207,11 @@ def _print(console: Console, judged: Sequence[DetectedImage], sources: Sequence[
         console.print(f"{refused - MOST_NAMED} more aren't judged; --json names all of them.")
     done = [item for item in judged if item.prediction is not None]
     anomalous = sum(item.prediction.is_anomalous for item in done if item.prediction)
+    unsure = sum(item.prediction.is_unsure for item in done if item.prediction)
     times = sorted(item.latency_ms for item in done) or [0.0]
     console.print(
-        f"{len(done)} judged: {anomalous} anomalous, {len(done) - anomalous} normal; "
+        f"{len(done)} judged: {anomalous} anomalous, {len(done) - anomalous} normal"
+        f"{f', {unsure} of them unsure' if unsure else ''}; "
         f"{len(judged) - len(done)} not judged; median {times[len(times) // 2]:.1f} ms."
     )
 
@@ -230,5 +233,6 @@ def _short(path: Path, sources: Sequence[Path]) -> Path:
 
 def _verdict(prediction: Prediction) -> str:
     word = "[bold red]anomaly[/]" if prediction.is_anomalous else "[green]normal[/]"
+    word += ", [yellow]unsure[/]" * prediction.is_unsure
     problems = ", ".join(problem.value for problem in prediction.camera_problems)
     return f"{word} [yellow]({problems} picture)" if problems else word

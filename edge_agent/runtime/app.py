@@ -30,6 +30,7 @@ from edge_agent.runtime.system import descriptors, memory, segment_owner, stalls
 from edge_agent.runtime.vision import preprocess
 from edge_agent.runtime.vision.camera_problem_rule import CameraProblemRule
 from edge_agent.runtime.vision.frame import FrameReader
+from edge_agent.runtime.vision.grey_band_rule import GreyBandRule
 from edge_agent.runtime.vision.segment_access import SegmentAccess
 from edge_agent.types import ModelInfo
 
@@ -124,8 +125,13 @@ class _Agent:
             running=folder / RUNNING_FILE if folder and settings.models.resume else None,
         )
         self._reload = SettingsReload(settings, self._registry, self._room)
-        rule = CameraProblemRule(settings.decision.camera_problem)
-        detector = Detector(self._registry, self._frames, self._room.recorder.observe, rule)
+        detector = Detector(
+            self._registry,
+            self._frames,
+            self._room.recorder.observe,
+            CameraProblemRule(settings.decision.camera_problem),
+            GreyBandRule(settings.decision.unsure),
+        )
         if settings.results.commands.allow:
             commands = RemoteCommands(detector, settings.results.commands, self._room.last_capture)
             self._room.serve_commands(commands.answer)

@@ -19,6 +19,7 @@ from edge_agent.runtime.models.loaded_model import LoadedModel
 from edge_agent.runtime.models.registry import Registry
 from edge_agent.runtime.vision.camera_problem_rule import CameraProblemRule
 from edge_agent.runtime.vision.frame import FrameReader, OpenFrame
+from edge_agent.runtime.vision.grey_band_rule import GreyBandRule
 from edge_agent.runtime.vision.preprocess import check_size
 from edge_agent.types import DetectRequest, ModelInfo, Prediction
 
@@ -35,7 +36,7 @@ class Detector:
 
     `observe` is offered every verdict while the frame is still in memory; it returns the id of the
     event it makes of it, never waits and never raises. `on_problem` says what is answered about
-    pictures with a camera problem; None: what the model says.
+    pictures with a camera problem, `on_unsure` in the grey band; None: what the model says.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Detector:
         frames: FrameReader,
         observe: Observe = unobserved,
         on_problem: Optional[CameraProblemRule] = None,
+        on_unsure: Optional[GreyBandRule] = None,
     ) -> None:
         self._registry = registry
         self._frames = frames
         self._observe = observe
         self._on_problem = on_problem
+        self._on_unsure = on_unsure
 
     def detect(self, request: DetectRequest) -> Prediction:
         """Judge one frame and return when that is done.
@@ -95,6 +98,8 @@ class Detector:
         opened = self._frames.open(bitmap, mask, request.caller.is_local)
         check_size(bitmap.width, bitmap.height, loaded.manifest.input)
         prediction = loaded.predict(opened, request)
+        if prediction.is_unsure and self._on_unsure is not None:
+            prediction = self._on_unsure.apply(prediction, loaded.manifest.decision)
         if prediction.camera_problems and self._on_problem is not None:
             prediction = self._on_problem.apply(prediction, opened.mask_target)
         opened.check()

@@ -37,6 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bits", type=int, choices=DEPTHS,
         help="of the camera, in files of 16 bits a channel (default: by the highest value in them)",
     )  # fmt: skip
+    parser.add_argument(
+        "--max-overkill", type=share, metavar="SHARE",
+        help="of good images called anomalous, such as 2%% or 0.02: places the threshold",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-escape", type=share, metavar="SHARE",
+        help="of bad images called normal, such as 1%%; it comes before --max-overkill where not "
+        "both can be reached",
+    )  # fmt: skip
     parser.add_argument("--images", type=Path, help="folder with what a manifest's bucket holds")
     parser.add_argument("--model", help="of a manifest, only what was captured with this model")
     parser.add_argument(
@@ -51,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edge_agent.evaluation.label_manifest import ManifestOptions
     from edge_agent.logs import printable
     from edge_agent.training import trainer
+    from edge_agent.training.placement import Wanted
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
     trainer.train(
@@ -64,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         bits=arguments.bits,
         options=ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
+        wanted=Wanted(arguments.max_overkill, arguments.max_escape),
         progress=lambda text: console.print(printable(text)),
     )
     return 0
@@ -79,3 +90,14 @@ def input_size(text: str) -> Tuple[int, int]:
             f"from {SMALLEST} to {LARGEST}, such as 256x384"
         )
     return height, width
+
+
+def share(text: str) -> float:
+    """Read "2%" or "0.02" as a share above 0 and below 1."""
+    parts = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(%?)", text.strip())
+    value = float(parts[1]) / (100.0 if parts[2] else 1.0) if parts else 0.0
+    if not 0.0 < value < 1.0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} isn't a share above 0 and below 1, such as 2% or 0.02"
+        )
+    return value

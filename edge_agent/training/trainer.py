@@ -16,6 +16,7 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ALL, ManifestOptions
 from edge_agent.manifest import (
+    GREY_BAND_FILE,
     MODEL_FILE,
     NAME_PATTERN,
     Calibration,
@@ -30,12 +31,21 @@ from edge_agent.manifest import (
 )
 from edge_agent.pictures import listing
 from edge_agent.pictures.reader import PictureReader
-from edge_agent.training import calibration, dataset, ensemble, golden, graph, package
+from edge_agent.training import (
+    calibration,
+    dataset,
+    ensemble,
+    golden,
+    graph,
+    package,
+    placement,
+)
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
 from edge_agent.training.evidence import Images
 from edge_agent.training.features import STRIDE
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
+from edge_agent.training.placement import Scores, Wanted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +70,7 @@ def train(
     seed: int = 0,
     bits: Optional[int] = None,
     options: ManifestOptions = ALL,
+    wanted: Wanted = placement.USUAL,
     progress: Callable[[str], None],
 ) -> Manifest:
     """Train on `source`/normal (and /anomaly), or on a label manifest; write the package `out`.
@@ -68,7 +79,8 @@ def train(
     place the threshold. name: None: that of the model whose captures these are, else
     the folder's. size: height and width of the model's input, multiples of 16; None: by the first
     image. bits: of the camera, in files of 16 bits a channel; None: by the highest value in them.
-    The same images, seed and libraries give the same model.onnx. Images that can't be used are left
+    wanted: where the threshold is to lie. The same images, seed and libraries give the same
+    model.onnx. Images that can't be used are left
     out; a table says which. Raises InvalidConfiguration: which folder or option cannot be used.
     """
     began = time.monotonic()
@@ -84,6 +96,7 @@ def train(
     spec = _input_spec(size or dataset.input_size(found.normal, reader))
     normal = Pictures.load(found.normal, spec, reader)
     anomaly = Pictures.load(found.anomaly, spec, reader)
+    wanted.check(len(anomaly))
     dataset.check_count(source, len(normal), (*found.findings, listing.sentence(reader.left_out)))
     progress(
         f"{len(normal)} normal and {len(anomaly)} anomalous images, "
@@ -93,7 +106,9 @@ def train(
     fitted = ensemble.fit(Images.of(normal.pixels, anomaly.pixels, random), seed)
     for remark in _remarks(normal, anomaly, reader, fitted):
         progress(remark)
-    decided = _calibrate(fitted)
+    placed = placement.place(Scores(fitted.normal, fitted.anomaly, fitted.synthetic), wanted, seed)
+    for remark in placed.remarks():
+        progress(remark)
     model = build_model(fitted, (spec.height, spec.width), task)
     manifest = Manifest(
         name=name,
@@ -105,9 +120,9 @@ def train(
         task=task,
         input=spec,
         outputs=OutputSpec(score="score", map="map" if task == "anomaly_map" else None),
-        decision=Decision(calibration=decided),
+        decision=Decision(calibration=placed.calibration, grey_band=placed.band),
         runtime=RuntimeSpec(batch_sizes=BATCH_SIZES),
-        statistics=_statistics(fitted, decided, normal, reader),
+        statistics=_statistics(fitted, placed.calibration, normal, reader),
         files=(FileEntry.of(MODEL_FILE, model),),
     )
     candidates = golden.candidates(normal.pixels, anomaly.pixels, seed)
@@ -168,18 +183,14 @@ def _remarks(
     yield from dataset.product_warnings(normal.paths, fitted.normal)
 
 
-def _calibrate(fitted: Ensemble) -> Calibration:
-    if len(fitted.anomaly):
-        return calibration.from_both(fitted.normal, fitted.anomaly, fitted.synthetic)
-    return calibration.from_normals(fitted.normal, fitted.synthetic)
-
-
 def _with_golden(
     manifest: Manifest, model: bytes, candidates: Sequence[NDArray[np.uint8]]
 ) -> Tuple[Manifest, Dict[str, bytes]]:
     """Return the manifest with golden samples in it, and all files of the package by path."""
     samples, pictures = golden.samples(model, manifest, candidates, GOLDEN_SAMPLES)
-    files = {MODEL_FILE: model, **pictures}
+    band = manifest.decision.grey_band
+    bands = {} if band is None else {GREY_BAND_FILE: (band.model_dump_json() + "\n").encode()}
+    files = {MODEL_FILE: model, **bands, **pictures}
     listed = tuple(FileEntry.of(path, content) for path, content in files.items())
     return manifest.model_copy(update={"golden": samples, "files": listed}), files
 

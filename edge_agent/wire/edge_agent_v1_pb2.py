@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from edge_agent.wire import edge_agent_pb2 as edge__agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x65\x64ge_agent_v1.proto\x12\redge_agent.v1\x1a\x10\x65\x64ge_agent.proto\"l\n\x06Region\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04left\x18\x02 \x01(\x05\x12\x0b\n\x03top\x18\x03 \x01(\x05\x12\r\n\x05width\x18\x04 \x01(\x05\x12\x0e\n\x06height\x18\x05 \x01(\x05\x12\x0c\n\x04\x61rea\x18\x06 \x01(\x02\x12\x0c\n\x04peak\x18\x07 \x01(\x02\"\xb4\x01\n\x0fInspectResponse\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32&.AWS.LookoutVision.DetectAnomalyResult\x12&\n\x07regions\x18\x02 \x03(\x0b\x32\x15.edge_agent.v1.Region\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x17\n\x0f\x63\x61mera_problems\x18\x04 \x03(\t\x12\x11\n\tresult_id\x18\x05 \x01(\t\"A\n\rStreamOptions\x12\x15\n\rmax_in_flight\x18\x01 \x01(\r\x12\x19\n\x11newest_frame_wins\x18\x02 \x01(\x08\"\x92\x01\n\x13StreamDetectRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.edge_agent.v1.StreamOptions\x12\x10\n\x08\x66rame_id\x18\x02 \x01(\x04\x12:\n\x07request\x18\x03 \x01(\x0b\x32).AWS.LookoutVision.DetectAnomaliesRequest\"B\n\rStreamFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nerror_name\x18\x03 \x01(\t\"\xc0\x01\n\x14StreamDetectResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x30\n\x06result\x18\x02 \x01(\x0b\x32\x1e.edge_agent.v1.InspectResponseH\x00\x12/\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1c.edge_agent.v1.StreamFailureH\x00\x12\x11\n\x07skipped\x18\x04 \x01(\x08H\x00\x12\x15\n\rserver_timing\x18\x05 \x01(\tB\t\n\x07outcome2\xbe\x01\n\tInspector\x12T\n\x07Inspect\x12).AWS.LookoutVision.DetectAnomaliesRequest\x1a\x1e.edge_agent.v1.InspectResponse\x12[\n\x0cStreamDetect\x12\".edge_agent.v1.StreamDetectRequest\x1a#.edge_agent.v1.StreamDetectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x65\x64ge_agent_v1.proto\x12\redge_agent.v1\x1a\x10\x65\x64ge_agent.proto\"l\n\x06Region\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04left\x18\x02 \x01(\x05\x12\x0b\n\x03top\x18\x03 \x01(\x05\x12\r\n\x05width\x18\x04 \x01(\x05\x12\x0e\n\x06height\x18\x05 \x01(\x05\x12\x0c\n\x04\x61rea\x18\x06 \x01(\x02\x12\x0c\n\x04peak\x18\x07 \x01(\x02\"\xc7\x01\n\x0fInspectResponse\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32&.AWS.LookoutVision.DetectAnomalyResult\x12&\n\x07regions\x18\x02 \x03(\x0b\x32\x15.edge_agent.v1.Region\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x17\n\x0f\x63\x61mera_problems\x18\x04 \x03(\t\x12\x11\n\tresult_id\x18\x05 \x01(\t\x12\x11\n\tis_unsure\x18\x06 \x01(\x08\"A\n\rStreamOptions\x12\x15\n\rmax_in_flight\x18\x01 \x01(\r\x12\x19\n\x11newest_frame_wins\x18\x02 \x01(\x08\"\x92\x01\n\x13StreamDetectRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.edge_agent.v1.StreamOptions\x12\x10\n\x08\x66rame_id\x18\x02 \x01(\x04\x12:\n\x07request\x18\x03 \x01(\x0b\x32).AWS.LookoutVision.DetectAnomaliesRequest\"B\n\rStreamFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nerror_name\x18\x03 \x01(\t\"\xc0\x01\n\x14StreamDetectResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x30\n\x06result\x18\x02 \x01(\x0b\x32\x1e.edge_agent.v1.InspectResponseH\x00\x12/\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1c.edge_agent.v1.StreamFailureH\x00\x12\x11\n\x07skipped\x18\x04 \x01(\x08H\x00\x12\x15\n\rserver_timing\x18\x05 \x01(\tB\t\n\x07outcome2\xbe\x01\n\tInspector\x12T\n\x07Inspect\x12).AWS.LookoutVision.DetectAnomaliesRequest\x1a\x1e.edge_agent.v1.InspectResponse\x12[\n\x0cStreamDetect\x12\".edge_agent.v1.StreamDetectRequest\x1a#.edge_agent.v1.StreamDetectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGION']._serialized_start=56
   _globals['_REGION']._serialized_end=164
   _globals['_INSPECTRESPONSE']._serialized_start=167
-  _globals['_INSPECTRESPONSE']._serialized_end=347
-  _globals['_STREAMOPTIONS']._serialized_start=349
-  _globals['_STREAMOPTIONS']._serialized_end=414
-  _globals['_STREAMDETECTREQUEST']._serialized_start=417
-  _globals['_STREAMDETECTREQUEST']._serialized_end=563
-  _globals['_STREAMFAILURE']._serialized_start=565
-  _globals['_STREAMFAILURE']._serialized_end=631
-  _globals['_STREAMDETECTRESPONSE']._serialized_start=634
-  _globals['_STREAMDETECTRESPONSE']._serialized_end=826
-  _globals['_INSPECTOR']._serialized_start=829
-  _globals['_INSPECTOR']._serialized_end=1019
+  _globals['_INSPECTRESPONSE']._serialized_end=366
+  _globals['_STREAMOPTIONS']._serialized_start=368
+  _globals['_STREAMOPTIONS']._serialized_end=433
+  _globals['_STREAMDETECTREQUEST']._serialized_start=436
+  _globals['_STREAMDETECTREQUEST']._serialized_end=582
+  _globals['_STREAMFAILURE']._serialized_start=584
+  _globals['_STREAMFAILURE']._serialized_end=650
+  _globals['_STREAMDETECTRESPONSE']._serialized_start=653
+  _globals['_STREAMDETECTRESPONSE']._serialized_end=845
+  _globals['_INSPECTOR']._serialized_start=848
+  _globals['_INSPECTOR']._serialized_end=1038
 # @@protoc_insertion_point(module_scope)

@@ -25,18 +25,20 @@ class Region(_message.Message):
     def __init__(self, name: _Optional[str] = ..., left: _Optional[int] = ..., top: _Optional[int] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., area: _Optional[float] = ..., peak: _Optional[float] = ...) -> None: ...
 
 class InspectResponse(_message.Message):
-    __slots__ = ("result", "regions", "model_version", "camera_problems", "result_id")
+    __slots__ = ("result", "regions", "model_version", "camera_problems", "result_id", "is_unsure")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     REGIONS_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CAMERA_PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     RESULT_ID_FIELD_NUMBER: _ClassVar[int]
+    IS_UNSURE_FIELD_NUMBER: _ClassVar[int]
     result: _edge_agent_pb2.DetectAnomalyResult
     regions: _containers.RepeatedCompositeFieldContainer[Region]
     model_version: str
     camera_problems: _containers.RepeatedScalarFieldContainer[str]
     result_id: str
-    def __init__(self, result: _Optional[_Union[_edge_agent_pb2.DetectAnomalyResult, _Mapping]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., model_version: _Optional[str] = ..., camera_problems: _Optional[_Iterable[str]] = ..., result_id: _Optional[str] = ...) -> None: ...
+    is_unsure: bool
+    def __init__(self, result: _Optional[_Union[_edge_agent_pb2.DetectAnomalyResult, _Mapping]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., model_version: _Optional[str] = ..., camera_problems: _Optional[_Iterable[str]] = ..., result_id: _Optional[str] = ..., is_unsure: bool = ...) -> None: ...
 
 class StreamOptions(_message.Message):
     __slots__ = ("max_in_flight", "newest_frame_wins")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Iterable, List, Optional, Tuple, Type
 
 from edge_agent.errors import InvalidPackage
-from edge_agent.manifest import FILE_NAME, MODEL_FILE, Manifest, parse
+from edge_agent.manifest import FILE_NAME, GREY_BAND_FILE, MODEL_FILE, Manifest, parse
 from edge_agent.runtime.packages import external_data, files, signature
 from edge_agent.runtime.packages.signature import Identity, TrustedKeys
 
@@ -68,6 +68,8 @@ class Package:
                 f"{path} holds {total} bytes; the limit is {limit_bytes} "
                 "(setting models.package_limit_mib)."
             )
+        if self.manifest.has_grey_band_file:
+            self.manifest = self.manifest.with_grey_band(self.read(GREY_BAND_FILE))
 
     def read(self, name: str) -> bytes:
         """Return the file's verified content. Raises InvalidPackage when it is not as listed."""

@@ -38,6 +38,14 @@ class Verdict(NamedTuple):
     camera_problems: Tuple[str, ...]
     times_s: Tuple[float, float, float, float, float]
     capture: str
+    is_unsure: bool = False
+
+    @property
+    def word(self) -> str:
+        """Normal, anomaly or unsure."""
+        if self.is_unsure:
+            return "unsure"
+        return "anomaly" if self.is_anomalous else "normal"
 
 
 class EventDraft(NamedTuple):
@@ -83,6 +91,7 @@ def verdict(
         tuple([problem.value for problem in prediction.camera_problems]),
         (times.receive, times.queue, times.preprocess, times.compute, times.postprocess),
         capture,
+        prediction.is_unsure,
     )
 
 
@@ -146,6 +155,7 @@ def _result(facts: Verdict, areas: List[Area], regions: Sequence[Region]) -> Dic
         "model_version": facts.model_version,
         "camera": facts.camera or None,
         "frame_time": iso(facts.frame_time),
+        "verdict": facts.word,
         "is_anomalous": facts.is_anomalous,
         "confidence": round(facts.confidence, 6),
         "anomaly_score": round(facts.score, 6),

@@ -61,6 +61,7 @@ def _inspect_response(
         model_version=prediction.model_version,
         camera_problems=[problem.value for problem in prediction.camera_problems],
         result_id=prediction.result_id,
+        is_unsure=prediction.is_unsure,
     )
     _write(response.result, prediction, mask)
     return response

@@ -45,7 +45,7 @@ class CameraProblemRule:
 
 def _anomalous(prediction: Prediction, name: str, mask_target: Optional[Pixels]) -> Prediction:
     """Return it as anomalous for certain, all of the picture where the model marks areas."""
-    certain = replace(prediction, is_anomalous=True, confidence=1.0, score=1.0)
+    certain = replace(prediction, is_anomalous=True, confidence=1.0, score=1.0, is_unsure=False)
     mask = mask_target if prediction.mask is None else prediction.mask
     if mask is None:
         return certain

@@ -169,13 +169,7 @@ class Postprocessor:
     def _verdict(self, score: float, found: Optional[bool]) -> Prediction:
         if math.isnan(score):
             raise NotNumbers("The model's score isn't a number (NaN); check the model.")
-        by_score = bool(np.float32(score) >= self._threshold)
-        anomalous = {
-            "score": by_score,
-            "mask": by_score if found is None else found,
-            "either": by_score or bool(found),
-            "both": by_score and found is not False,
-        }[self._decision.verdict]
+        anomalous = self._is_anomalous(bool(np.float32(score) >= self._threshold), found)
         confidence = score if anomalous else 1.0 - score
         return Prediction(
             is_anomalous=anomalous,
@@ -183,7 +177,27 @@ class Postprocessor:
             score=score,
             threshold=self._decision.threshold,
             model_version=self._manifest.version,
+            is_unsure=self._is_unsure(score, found),
         )
+
+    def _is_anomalous(self, by_score: bool, found: Optional[bool]) -> bool:
+        return {
+            "score": by_score,
+            "mask": by_score if found is None else found,
+            "either": by_score or bool(found),
+            "both": by_score and found is not False,
+        }[self._decision.verdict]
+
+    def _is_unsure(self, score: float, found: Optional[bool]) -> bool:
+        """Whether the score lies in the grey band, and the verdict depends on it.
+
+        A threshold that was moved out of the band has left it: the band is that of another one.
+        """
+        band = self._decision.grey_band
+        if band is None or not band.low <= self._decision.threshold <= band.high:
+            return False
+        depends = self._is_anomalous(True, found) != self._is_anomalous(False, found)
+        return depends and band.low <= score < band.high
 
     def _areas(self, labels: Labels, width: int, height: int) -> Tuple[Anomaly, ...]:
         columns, rows = spread(labels.shape[1], width), spread(labels.shape[0], height)

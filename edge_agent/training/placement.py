@@ -1,0 +1,207 @@
+"""Where the threshold lies, how sure that is, and where the model is not sure: the grey band."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Iterator, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.manifest import Calibration, GreyBand
+from edge_agent.training import calibration
+from edge_agent.training.rates import LEVEL, ErrorRate, images_for, most_wrong, percent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.floating]
+
+DRAWS = 200  # of the bootstrap
+WIDEST = 0.45  # of the grey band, each way from the middle
+
+
+class Wanted(NamedTuple):
+    """Shares, 0 to 1, of good images called anomalous and of bad ones called normal, at most."""
+
+    max_overkill: Optional[float] = None
+    max_escape: Optional[float] = None
+
+    def check(self, bad: int) -> None:
+        """Raise InvalidConfiguration when there are no bad images to say what escapes."""
+        if self.max_escape is not None and not bad:
+            raise InvalidConfiguration(
+                "--max-escape needs bad images: without them nobody knows how many escape. Add a "
+                "folder anomaly, or use --max-overkill."
+            )
+
+
+USUAL = Wanted()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw scores (n,), each by heads that saw neither the image nor the one it was made of.
+
+    Of good images, of bad ones, and of good ones with artificial defects.
+    """
+
+    normal: Floats
+    anomaly: Floats
+    synthetic: Floats
+
+    def drawn(self, random: np.random.Generator) -> Scores:
+        """Return as many of each, drawn with replacement."""
+        return Scores(*(_drawn(each, random) for each in _kinds(self)))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A threshold: 0.5 of `calibration`. band: calibrated scores where it might lie as well."""
+
+    calibration: Calibration
+    band: GreyBand
+    wanted: Wanted
+    overkill: ErrorRate
+    escape: Optional[ErrorRate]  # None: there are no bad images
+    reachable: Wanted  # the other share, where only one of `wanted` is kept
+
+    def remarks(self) -> Iterator[str]:
+        """Yield sentences for the user: what to expect of the threshold, and how sure that is."""
+        if None not in self.reachable:
+            yield (
+                "Not both can be reached on these images: at most "
+                f"{percent(self.wanted.max_overkill or 0.0)} overkill lets "
+                f"{percent(self.reachable.max_escape or 0.0)} of the bad ones escape, and at most "
+                f"{percent(self.wanted.max_escape or 0.0)} escape calls "
+                f"{percent(self.reachable.max_overkill or 0.0)} of the good ones anomalous. The "
+                "threshold keeps --max-escape."
+            )
+        yield from _sentences("overkill", "good", self.overkill, self.wanted.max_overkill)
+        if self.escape is not None:
+            yield from _sentences("escape", "bad", self.escape, self.wanted.max_escape)
+        yield f"Scores from {self.band.low:.3f} to {self.band.high:.3f} count as unsure."
+
+
+def place(scores: Scores, wanted: Wanted, seed: int) -> Placed:
+    """Place the threshold, and the band in which it lies with LEVEL of confidence.
+
+    The band is the bootstrap's: as wide each way as the threshold moves with other images (Efron,
+    "Bootstrap methods: another look at the jackknife", 1979).
+    """
+    fitted = fit(scores, wanted)
+    threshold = threshold_of(fitted)
+    random = np.random.default_rng(seed)
+    drawn = [threshold_of(fit(scores.drawn(random), wanted)) for _ in range(DRAWS)]
+    away = float(np.quantile(np.abs(np.subtract(drawn, threshold)), LEVEL))
+    width = min(1.0 / (1.0 + math.exp(-min(fitted.scale * away, 700.0))) - 0.5, WIDEST)
+    anomaly = scores.anomaly
+    return Placed(
+        fitted,
+        GreyBand(low=round(0.5 - width, 4), high=round(0.5 + width, 4)),
+        wanted,
+        overkill(scores.normal, threshold),
+        ErrorRate(int((anomaly < threshold).sum()), len(anomaly)) if len(anomaly) else None,
+        _trade_off(scores, wanted),
+    )
+
+
+def fit(scores: Scores, wanted: Wanted) -> Calibration:
+    """Return the sigmoid through the threshold that is wanted; its slope is that of the scores."""
+    normal, anomaly, synthetic = _kinds(scores)
+    if len(anomaly):
+        usual = calibration.from_both(normal, anomaly, synthetic)
+    else:
+        usual = calibration.from_normals(normal, synthetic)
+    if wanted == USUAL:
+        return usual
+    threshold = _chosen(scores, threshold_of(usual), wanted)
+    return Calibration(scale=usual.scale, shift=-usual.scale * threshold)
+
+
+def overkill(normal: Floats, threshold: float) -> ErrorRate:
+    """Return how many of the good images are called anomalous."""
+    return ErrorRate(int((normal >= threshold).sum()), len(normal))
+
+
+def _chosen(scores: Scores, usual: float, wanted: Wanted) -> float:
+    """Return the threshold that keeps what is wanted, the escape before the overkill.
+
+    Of one limit alone all that it allows is used where that helps against the other error.
+    """
+    lowest, highest = _limits(scores, wanted)
+    if lowest > highest:
+        return highest
+    nearest = min(max(usual, lowest), highest)
+    bad = scores.anomaly if len(scores.anomaly) else scores.synthetic
+    if wanted.max_escape is None and (bad < lowest).sum() < (bad < nearest).sum():
+        return lowest
+    good = scores.normal
+    if wanted.max_overkill is None and (good >= highest).sum() < (good >= nearest).sum():
+        return highest
+    return nearest
+
+
+def _limits(scores: Scores, wanted: Wanted) -> Tuple[float, float]:
+    """Return the lowest threshold that keeps the overkill and the highest that keeps the escape."""
+    lowest, highest = -math.inf, math.inf
+    if wanted.max_overkill is not None:
+        lowest = _beyond(scores.normal, wanted.max_overkill)
+    if wanted.max_escape is not None:
+        highest = -_beyond(-scores.anomaly, wanted.max_escape)
+    return lowest, highest
+
+
+def _beyond(scores: Floats, share: float) -> float:
+    """Return what at most `share` of new scores is expected to reach; beyond all, if need be.
+
+    In the middle between two scores, or beyond the highest as far as two are usually apart.
+    """
+    ranked = np.sort(scores.astype(np.float64))[::-1]
+    last = float(ranked[min(most_wrong(share, len(ranked)) or 0, len(ranked) - 1)])
+    higher = ranked[ranked > last]
+    if len(higher):
+        return (last + float(higher[-1])) / 2.0
+    return last + max(float(ranked[0] - ranked[-1]) / len(ranked), 1e-3)
+
+
+def _trade_off(scores: Scores, wanted: Wanted) -> Wanted:
+    """Return what each of both wishes costs, if not both can be had."""
+    lowest, highest = _limits(scores, wanted)
+    if lowest <= highest:
+        return USUAL
+    return Wanted(float((scores.normal >= highest).mean()), float((scores.anomaly < lowest).mean()))
+
+
+def _sentences(what: str, kind: str, rate: ErrorRate, wanted: Optional[float]) -> Iterator[str]:
+    low, high = rate.interval
+    more = rate.more_to_halve()
+    curve = f"{more} more {kind} images would halve that interval" if more else ""
+    yield (
+        f"Expected {what}: {percent(min(rate.expected, 1.0))}, with {percent(LEVEL)} confidence "
+        f"{percent(low)} to {percent(high)}: {rate.wrong} of {rate.count} {kind} images that were "
+        f"not trained on. {curve}".rstrip()
+        + "." * bool(curve)
+    )
+    if wanted is None or rate.at_most() <= wanted:
+        return
+    needed = images_for(wanted)
+    if rate.count < needed:
+        yield (
+            f"{rate.count} {kind} images can't show that at most {percent(wanted)} are wrong: that "
+            f"needs {needed} of which none is. They show at most {percent(rate.at_most())}."
+        )
+
+
+def threshold_of(fitted: Calibration) -> float:
+    """Return the raw score that it makes 0.5."""
+    return -fitted.shift / fitted.scale
+
+
+def _drawn(scores: Floats, random: np.random.Generator) -> Floats:
+    return scores[random.integers(0, len(scores), len(scores))] if len(scores) else scores
+
+
+def _kinds(scores: Scores) -> Tuple[Floats, Floats, Floats]:
+    return scores.normal, scores.anomaly, scores.synthetic

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+from typing import List, Optional
+
+import numpy as np
+import pytest
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.training.placement import Scores, Wanted, fit, overkill, place, threshold_of
+
+NONE = np.empty(0)
+
+
+def share_above(value: float) -> float:
+    """Return that of a bell curve of deviation 1 around 0."""
+    return 0.5 * math.erfc(value / math.sqrt(2.0))
+
+
+def scores(seed: int, good: int, bad: int = 0, apart: float = 3.0) -> Scores:
+    """Draw bell curves of deviation 1, `apart` from each other."""
+    random = np.random.default_rng(seed)
+    return Scores(
+        random.normal(0.0, 1.0, good),
+        random.normal(apart, 1.0, bad) if bad else NONE,
+        random.normal(apart, 1.0, good),
+    )
+
+
+@pytest.mark.parametrize("asked", [None, 0.02, 0.1])
+def test_the_stated_interval_of_false_alarms_holds(asked: Optional[float]) -> None:
+    held: List[bool] = []
+    rates: List[float] = []
+    for seed in range(400):
+        given = scores(seed, 60)
+        threshold = threshold_of(fit(given, Wanted(max_overkill=asked)))
+        truth = share_above(threshold)
+        low, high = overkill(given.normal, threshold).interval
+        held.append(low <= truth <= high)
+        rates.append(truth)
+    assert np.mean(held) >= 0.93
+    if asked is not None:
+        assert np.mean(rates) <= asked * 1.1
+
+
+def test_the_escape_asked_for_is_kept_on_new_images() -> None:
+    escapes = []
+    for seed in range(60):
+        fitted = fit(scores(seed, 100, bad=60), Wanted(max_escape=0.05))
+        escapes.append(share_above(3.0 - threshold_of(fitted)))
+    assert np.mean(escapes) <= 0.055
+
+
+def test_a_limit_that_helps_nothing_else_leaves_the_threshold_in_the_middle() -> None:
+    apart = scores(1, 100, bad=100, apart=20.0)
+    asked = place(apart, Wanted(max_overkill=0.02), 0)
+    assert asked.calibration == place(apart, Wanted(), 0).calibration
+
+
+def test_both_limits_where_both_can_be_reached() -> None:
+    both = place(scores(2, 200, bad=200, apart=6.0), Wanted(0.02, 0.02), 0)
+    assert both.overkill.wrong <= 3
+    assert both.escape is not None
+    assert both.escape.wrong <= 3
+    assert not any("Not both" in remark for remark in both.remarks())
+
+
+def test_where_not_both_can_be_reached_a_sentence_names_the_price_of_each() -> None:
+    given = scores(3, 300, bad=300, apart=2.0)
+    placed = place(given, Wanted(0.02, 0.01), 0)
+    sentence = next(placed.remarks())
+    lost, alarms = placed.reachable.max_escape, placed.reachable.max_overkill
+    assert lost is not None
+    assert alarms is not None
+    assert lost > 0.3
+    assert alarms > 0.3
+    assert sentence.startswith("Not both can be reached on these images: at most 2 % overkill lets")
+    assert sentence.endswith("The threshold keeps --max-escape.")
+    assert placed.escape is not None
+    assert placed.escape.wrong <= 2
+
+
+def test_few_images_cannot_show_a_small_share_and_it_is_said() -> None:
+    remarks = list(place(scores(4, 30), Wanted(max_overkill=0.02), 0).remarks())
+    assert remarks[0].startswith("Expected overkill: 3.23 %, with 95 % confidence 0.00 % to 11.6 %")
+    assert "more good images would halve that interval." in remarks[0]
+    assert remarks[1] == (
+        "30 good images can't show that at most 2 % are wrong: that needs 149 of which none is. "
+        "They show at most 9.5 %."
+    )
+
+
+def test_an_escape_needs_bad_images() -> None:
+    with pytest.raises(InvalidConfiguration, match="--max-escape needs bad images"):
+        Wanted(max_escape=0.01).check(bad=0)
+    Wanted(max_escape=0.01).check(bad=1)
+
+
+def test_equal_scores_are_not_split() -> None:
+    rounded = Scores(np.repeat([0.0, 1.0, 2.0], [90, 8, 2]), NONE, np.full(100, 9.0))
+    placed = place(rounded, Wanted(max_overkill=0.05), 0)
+    assert 1.0 < threshold_of(placed.calibration) < 2.0
+    assert placed.overkill.wrong == 2
+
+
+def test_the_grey_band_narrows_with_more_images() -> None:
+    few, many = (place(scores(5, count, count), Wanted(), 0).band for count in (20, 500))
+    assert 0.05 <= few.low < many.low < 0.5 < many.high < few.high <= 0.95
+
+
+def test_the_same_scores_give_the_same_band() -> None:
+    given = scores(6, 40, 20)
+    assert place(given, Wanted(), 7) == place(given, Wanted(), 7)
