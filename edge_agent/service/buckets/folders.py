@@ -90,19 +90,24 @@ class FolderBuckets:
     ) -> None:
         """Store files of `source` below a key: all at once if nothing is there yet."""
         place = self._place(account, folder)
-        hidden = _hidden(place, part)
+        hidden, is_new = _hidden(place, part), not place.exists()
         try:
             for file in files:
                 with (source / file).open("rb") as content:
                     self._store(content, hidden / file)
-            if place.exists():
-                _move(hidden, place, files)
-            else:
+            if is_new:
                 hidden.rename(place)
+            else:
+                _move(hidden, place, files)
             sync_folder(place.parent)
         except (FileExistsError, NotADirectoryError):
             raise _is_below_object(folder) from None
         except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise ValidationFailed(
+                    f"{folder} can't be stored: something else was stored there meanwhile. Look at "
+                    "it, then do it again or choose another place."
+                ) from None
             raise _unusable(folder, error) from None
         finally:
             shutil.rmtree(hidden, ignore_errors=True)

@@ -33,7 +33,7 @@ KIND = "packaging"  # in `work.kinds`
 CREATED, RUNNING, SUCCEEDED, FAILED = "CREATED", "RUNNING", "SUCCEEDED", "FAILED"
 UNDER_WAY = (CREATED, RUNNING)
 WAITS = "The job waits for its turn."
-RECIPES = "recipes"  # of the folders of a component
+RECIPES = ("recipe.yaml", "recipes")  # of what is in the folder of a component
 
 
 class Packaging:
@@ -182,4 +182,4 @@ def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str, par
 def _in_order(made: Path) -> List[str]:
     """Return the files of a component folder, its recipe last."""
     files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
-    return [str(file) for file in sorted(files, key=lambda file: (file.parts[0] == RECIPES, file))]
+    return [str(file) for file in sorted(files, key=lambda file: (file.parts[0] in RECIPES, file))]
