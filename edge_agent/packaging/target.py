@@ -6,7 +6,7 @@ Source: TargetDevice, TargetPlatform and CompilerOptions of StartModelPackagingJ
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, Mapping, Optional, Tuple, Type, Union
 
 from pydantic import Field
@@ -22,6 +22,7 @@ from edge_agent.targets import TargetSpec
 ARCHITECTURES: Dict[str, Architecture] = {"ARM64": "aarch64", "X86_64": "amd64"}
 OPTIONS_LENGTH = (3, 1024)  # characters
 OLDEST_TENSORRT = (8, 5)
+NEAREST = {"trt_ver": "8.5.2", "cuda_ver": "11.4"}  # of JetPack 5.1, in place of older ones
 DEFAULT_MCPU = "core-avx2"  # of X86_64
 
 
@@ -61,11 +62,15 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Target:
-    """A checked target; `device` is empty when a platform was named."""
+    """A checked target; `device` is empty when a platform was named.
+
+    remark: a sentence about options that aren't those which were named; empty when all are.
+    """
 
     device: str
     platform: Platform
     options: Options
+    remark: str = ""
 
     @property
     def architecture(self) -> Architecture:
@@ -118,15 +123,38 @@ def parse(device: Optional[str], platform: Optional[str], options: Optional[str]
     `platform` is os=LINUX,arch=ARM64|X86_64[,accelerator=NVIDIA]; `options` is a JSON object.
     """
     values = None if platform is None else _platform(platform)
-    return _target(device, values, options, COMMAND_LINE)
+    target = _target(device, values, options, COMMAND_LINE)
+    named = target.options
+    if isinstance(named, GpuOptions) and _is_too_old(named):
+        raise InvalidConfiguration(
+            f"--compiler-options: trt-ver {named.trt_ver} is too old. TensorRT before 8.5 takes no "
+            "uint8 images, which the agent gives its models. The nearest JetPack is 5.1, "
+            "the last for Xavier, with TensorRT 8.5.2 and CUDA 11.4."
+        )
+    return target
 
 
 def from_api(configuration: Mapping[str, Any]) -> Target:
-    """Check what the API's GreengrassConfiguration names. Raises InvalidConfiguration."""
+    """Check what the API's GreengrassConfiguration names. Raises InvalidConfiguration.
+
+    CompilerOptions may be written with single quotes, as the original's documents do. In place of
+    a TensorRT that is too old for the agent, which those name as well, the nearest is taken.
+    """
     device, platform, options = map(
         configuration.get, ("TargetDevice", "TargetPlatform", "CompilerOptions")
     )
-    return _target(device, platform, options, API)
+    if options is not None and '"' not in options:
+        options = options.replace("'", '"')
+    target = _target(device, platform, options, API)
+    named = target.options
+    if not (isinstance(named, GpuOptions) and _is_too_old(named)):
+        return target
+    remark = (
+        "The component is made for TensorRT {trt_ver} with CUDA {cuda_ver}: TensorRT "
+        "{named} takes no uint8 images, which the agent gives its models. A device that has no "
+        "newer one computes without TensorRT."
+    ).format(named=named.trt_ver, **NEAREST)
+    return replace(target, options=named.model_copy(update=NEAREST), remark=remark)
 
 
 def _target(
@@ -179,9 +207,7 @@ def _options(
             f"{OPTIONS_LENGTH[0]} to {OPTIONS_LENGTH[1]} are allowed."
         )
     if machine.Accelerator:
-        options = _read(GpuOptions, text, "NVIDIA", word)
-        _check_tensorrt(options.trt_ver, word)
-        return options
+        return _read(GpuOptions, text, "NVIDIA", word)
     processor = _read(CpuOptions, text, "CPU", word)
     if machine.Arch == "X86_64" and processor.mcpu is None:
         return processor.model_copy(update={"mcpu": DEFAULT_MCPU})
@@ -208,10 +234,5 @@ def _read(kind: Type[T], text: str, target: str, word: str) -> T:
         ) from None
 
 
-def _check_tensorrt(version: str, word: str) -> None:
-    if tuple(int(part) for part in version.split("."))[:2] < OLDEST_TENSORRT:
-        raise InvalidConfiguration(
-            f"{word}: trt-ver {version} is too old. TensorRT before 8.5 takes no "
-            "uint8 images, which the agent gives its models. The nearest JetPack is 5.1, "
-            "the last for Xavier, with TensorRT 8.5.2 and CUDA 11.4."
-        )
+def _is_too_old(options: GpuOptions) -> bool:
+    return tuple(map(int, options.trt_ver.split(".")))[:2] < OLDEST_TENSORRT

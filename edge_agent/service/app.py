@@ -109,7 +109,7 @@ def build(root: ServiceRoot, settings: ServiceSettings, stack: ExitStack) -> Ser
         training,
         Hosting(hosting, settings),
         Detection(hosting),
-        PackagingJobs(root=root.folder, settings=settings, buckets=buckets, work=work),
+        PackagingJobs(settings=settings, buckets=buckets, work=work),
         Tags(),
     )
     audit = stack.enter_context(closing(AuditLog(root.folder / AUDIT_LOG, records)))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.packaging.target import parse
+from edge_agent.packaging.target import NEAREST, from_api, parse
 
 GPU = "os=LINUX,arch=X86_64,accelerator=NVIDIA"
 CPU = "os=LINUX,arch=X86_64"
@@ -150,3 +150,76 @@ def test_an_old_tensorrt_is_refused_with_the_nearest_jetpack(version: str) -> No
 @pytest.mark.parametrize("version", ["8.5.0", "8.6.1", "10.3.0"])
 def test_a_newer_tensorrt_is_taken(version: str) -> None:
     assert options_of(None, GPU, json.dumps({**XAVIER, "trt-ver": version}))["trt-ver"] == version
+
+
+# the API's documents
+
+
+def of_api(arch: str, accelerator: Optional[str], options: Optional[str]) -> Any:
+    """The options of a platform as a component's manifest has them, and the remark."""
+    platform = {"Os": "LINUX", "Arch": arch, "Accelerator": accelerator}
+    named = {"TargetPlatform": platform, "CompilerOptions": options}
+    target = from_api({name: value for name, value in named.items() if value is not None})
+    return target.to_spec(), target.remark
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize(
+    ("arch", "code", "trt_ver", "cuda_ver"),
+    [
+        ("ARM64", "sm_72", "5.1.6", "10.0"),
+        ("ARM64", "sm_72", "7.1.3", "10.2"),
+        ("ARM64", "sm_72", "8.2.1", "10.2"),
+        ("X86_64", "sm_75", "7.1.3", "10.2"),
+        ("X86_64", "sm_80", "8.2.0", "11.2"),
+    ],
+)
+def test_the_documented_options_are_taken_and_the_nearest_tensorrt_is_meant(
+    arch: str, code: str, trt_ver: str, cuda_ver: str, quote: str
+) -> None:
+    text = f"{{'gpu-code': '{code}', 'trt-ver': '{trt_ver}', 'cuda-ver': '{cuda_ver}'}}"
+    spec, remark = of_api(arch, "NVIDIA", text.replace("'", quote))
+
+    assert (spec.gpu_code, spec.trt_ver, spec.cuda_ver) == (code, *NEAREST.values())
+    assert remark.startswith("The component is made for TensorRT 8.5.2 with CUDA 11.4: ")
+    assert f"TensorRT {trt_ver} takes no uint8 images" in remark
+
+
+def test_options_that_the_agent_serves_are_meant_as_they_are() -> None:
+    options = "{'gpu-code': 'sm_87', 'trt-ver': '8.6.2', 'cuda-ver': '12.2'}"
+    spec, remark = of_api("ARM64", "NVIDIA", options)
+
+    assert (spec.gpu_code, spec.trt_ver, spec.cuda_ver, remark) == ("sm_87", "8.6.2", "12.2", "")
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "mcpu", "mattr"),
+    [
+        ("X86_64", None, "core-avx2", ()),
+        ("X86_64", '{"mcpu": "core-avx2"}', "core-avx2", ()),
+        ("X86_64", "{'mcpu': 'skylake-avx512'}", "skylake-avx512", ()),
+        ("ARM64", "{'mattr': ['+neon', '+vfpv4']}", None, ("+neon", "+vfpv4")),
+        ("ARM64", None, None, ()),
+    ],
+)
+def test_the_documented_options_of_cpus_are_taken(
+    arch: str, options: Optional[str], mcpu: Optional[str], mattr: Tuple[str, ...]
+) -> None:
+    spec, remark = of_api(arch, None, options)
+
+    assert (spec.mcpu, spec.mattr, remark) == (mcpu, mattr, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{'mcpu': 'it\"s'}", "CompilerOptions isn't JSON"),
+        ("{'mcpu': 'a', 'mcpu': 'b'}", "appears twice"),
+        ("{'gpu-code': 'sm_72'}", "unknown option 'gpu-code'; CPU targets have mcpu, mattr"),
+        ("'mcpu'", "should be an object"),
+    ],
+)
+def test_wrong_options_in_single_quotes_are_refused(text: str, sentence: str) -> None:
+    platform = {"Os": "LINUX", "Arch": "X86_64"}
+    with pytest.raises(InvalidConfiguration, match=sentence):
+        from_api({"TargetPlatform": platform, "CompilerOptions": text})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Iterator, Protocol, Sequence
 
+from edge_agent.service.buckets.names import S3Name
+
 
 class Buckets(Protocol):
     """Where `s3://bucket/key` leads. Keys never lead out of their bucket.
@@ -19,6 +21,9 @@ class Buckets(Protocol):
         Asks no other machine: where buckets are on one, a missing one shows when it is used.
         """
 
+    def check_output(self, account: str, folder: S3Name) -> None:
+        """Find, as `check` does, that objects may be stored below the key of `folder`."""
+
     def read(self, account: str, bucket: str, key: str, most_bytes: int) -> bytes:
         """Return an object of at most `most_bytes`."""
 
@@ -32,12 +37,13 @@ class Buckets(Protocol):
         """Store the content of `source`, all of it at once, in place of what is there."""
 
     def write_folder(
-        self, account: str, bucket: str, key: str, source: Path, files: Sequence[str]
+        self, account: str, folder: S3Name, source: Path, files: Sequence[str], part: str
     ) -> None:
-        """Store files of the folder `source` below `key`, in this order.
+        """Store files of `source` below the key of `folder`, in this order.
 
-        Where buckets are folders and nothing is there yet, all of them appear at once.
+        Where buckets are folders and nothing is there yet, all of them appear at once. part: a
+        name of the caller's own for what is hidden until then.
         """
 
-    def discard_part(self, account: str, bucket: str, key: str) -> None:
+    def discard_part(self, account: str, folder: S3Name, part: str) -> None:
         """Remove what is hidden and was left by a `write_folder` that was killed."""

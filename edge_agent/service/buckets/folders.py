@@ -6,6 +6,7 @@ file of the same bucket.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -41,6 +42,18 @@ class FolderBuckets:
         """Find that the bucket is there for the account."""
         self._bucket(account, bucket)
 
+    def check_output(self, account: str, folder: S3Name) -> None:
+        """Find that the bucket is there, and that files may be made below the key."""
+        place = self._place(account, folder)
+        try:
+            nearest = next(path for path in (place, *place.parents) if path.exists())
+            if not nearest.is_dir():
+                raise _is_below_object(folder)
+            if not os.access(nearest, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise _unusable(folder, error) from None
+
     def read(self, account: str, bucket: str, key: str, most_bytes: int) -> bytes:
         """Return an object of at most `most_bytes`."""
         with self._open(account, S3Name(bucket, key), most_bytes) as file:
@@ -63,9 +76,7 @@ class FolderBuckets:
             try:
                 self._store(content, place)
             except (FileExistsError, NotADirectoryError):
-                raise ValidationFailed(
-                    f"{name} can't be stored: a part of its key before a slash is an object."
-                ) from None
+                raise _is_below_object(name) from None
             except IsADirectoryError:
                 raise ValidationFailed(
                     f"{name} can't be stored: there are objects whose keys begin with it and a "
@@ -75,29 +86,35 @@ class FolderBuckets:
                 raise _unusable(name, error) from None
 
     def write_folder(
-        self, account: str, bucket: str, key: str, source: Path, files: Sequence[str]
+        self, account: str, folder: S3Name, source: Path, files: Sequence[str], part: str
     ) -> None:
-        """Store files of the folder `source` below `key`: all at once if nothing is there yet."""
-        name = S3Name(bucket, key)
-        place = self._place(account, name)
-        if place.exists():
-            for file in files:
-                self.write(account, bucket, f"{key}/{file}", source / file)
-            return
-        part = _part(place)
-        self.discard_part(account, bucket, key)
+        """Store files of `source` below a key: all at once if nothing is there yet."""
+        place = self._place(account, folder)
+        hidden, is_new = _hidden(place, part), not place.exists()
         try:
             for file in files:
                 with (source / file).open("rb") as content:
-                    self._store(content, part / file)
-            part.rename(place)
+                    self._store(content, hidden / file)
+            if is_new:
+                hidden.rename(place)
+            else:
+                _move(hidden, place, files)
             sync_folder(place.parent)
+        except (FileExistsError, NotADirectoryError):
+            raise _is_below_object(folder) from None
         except OSError as error:
-            raise _unusable(name, error) from None
+            if error.errno == errno.ENOTEMPTY:
+                raise ValidationFailed(
+                    f"{folder} can't be stored: something else was stored there meanwhile. Look at "
+                    "it, then do it again or choose another place."
+                ) from None
+            raise _unusable(folder, error) from None
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
-    def discard_part(self, account: str, bucket: str, key: str) -> None:
+    def discard_part(self, account: str, folder: S3Name, part: str) -> None:
         """Remove what was left by a `write_folder` that was killed."""
-        shutil.rmtree(_part(self._place(account, S3Name(bucket, key))), ignore_errors=True)
+        shutil.rmtree(_hidden(self._place(account, folder), part), ignore_errors=True)
 
     def _bucket(self, account: str, bucket: str) -> Path:
         check_bucket(bucket)
@@ -155,9 +172,25 @@ class FolderBuckets:
             sync_folder(folder.parent)
 
 
-def _part(place: Path) -> Path:
+def _hidden(place: Path, part: str) -> Path:
     """Return where a folder is until all of it is there."""
-    return place.with_name(f"{PRIVATE}{place.name}")
+    return place.with_name(f"{PRIVATE}{part}")
+
+
+def _move(folder: Path, place: Path, files: Sequence[str]) -> None:
+    """Move files, which are on disk, into a folder that is there. Raises OSError."""
+    for file in files:
+        target = place / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).replace(target)
+        for changed in Path(file).parents:
+            sync_folder(place / changed)
+
+
+def _is_below_object(name: S3Name) -> ValidationFailed:
+    return ValidationFailed(
+        f"{name} can't be stored: a part of its key before a slash is an object."
+    )
 
 
 def _leads_out(name: S3Name) -> ValidationFailed:

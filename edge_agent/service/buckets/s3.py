@@ -67,6 +67,11 @@ class S3Buckets:
         check_bucket(bucket)
         check_account(account, bucket, self._accounts)
 
+    def check_output(self, account: str, folder: S3Name) -> None:
+        """Find that the account may use the bucket, and that the key can be one."""
+        folder.parts()
+        self.check(account, folder.bucket)
+
     def read(self, account: str, bucket: str, key: str, most_bytes: int) -> bytes:
         """Return an object of at most `most_bytes`."""
         file = BytesIO()
@@ -95,16 +100,16 @@ class S3Buckets:
         name.parts()
         self.check(account, bucket)
         with source.open("rb") as file, _readable_errors(name):
-            self._client.upload_fileobj(file, bucket, key)
+            self._client.put_object(Bucket=bucket, Key=key, Body=file)
 
     def write_folder(
-        self, account: str, bucket: str, key: str, source: Path, files: Sequence[str]
+        self, account: str, folder: S3Name, source: Path, files: Sequence[str], part: str
     ) -> None:
-        """Store files of the folder `source` below `key`, in this order."""
+        """Store files of `source` below a key, in this order."""
         for file in files:
-            self.write(account, bucket, f"{key}/{file}", source / file)
+            self.write(account, folder.bucket, f"{folder.key}/{file}", source / file)
 
-    def discard_part(self, account: str, bucket: str, key: str) -> None:
+    def discard_part(self, account: str, folder: S3Name, part: str) -> None:
         """Do nothing: an object is there whole or not at all."""
 
     def _download(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, insert, select
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.packaging.component_spec import Component
@@ -22,8 +21,7 @@ from edge_agent.service.records.quotas import within_quota
 from edge_agent.service.records.schema import PACKAGING_JOBS, PROJECTS
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work.base import Work
-from edge_agent.service.work.packaging import CREATED, KIND, UNDER_WAY, ComponentPlace
-from edge_agent.service.work.training import package_folder
+from edge_agent.service.work.packaging import CREATED, KIND, UNDER_WAY, WAITS, ComponentPlace
 
 METHOD = "GreengrassV2"  # ModelPackagingMethod
 PACKABLE = (
@@ -35,10 +33,7 @@ PACKABLE = (
 class PackagingJobs:
     """Components made of trained models."""
 
-    def __init__(
-        self, *, root: Path, settings: ServiceSettings, buckets: Buckets, work: Work
-    ) -> None:
-        self._root = root
+    def __init__(self, *, settings: ServiceSettings, buckets: Buckets, work: Work) -> None:
         self._most = settings.quotas.packaging_jobs
         self._buckets, self._work = buckets, work
 
@@ -49,18 +44,23 @@ class PackagingJobs:
         model = find_model(transaction, call.account, project.name, given["ModelVersion"])
         wanted = _completed(given["Configuration"]["Greengrass"], project.name, model.version)
         _check(wanted)
-        self._buckets.check(call.account, ComponentPlace(wanted).bucket)
+        place = ComponentPlace(wanted)
+        self._buckets.check_output(call.account, place.name)
         _check_is_trained(model, project.name)
         name = given.get("JobName") or str(uuid.uuid4())
         _check_is_new(name, project.id, transaction)
-        within_quota(call, "packaging_jobs", _under_way(call, transaction) + 1, self._most)
+        others = _under_way(call, transaction)
+        _check_is_free(place, others)
+        within_quota(call, "packaging_jobs", len(others) + 1, self._most)
         version = str(model.version)
         parameters = {
             "job": _insert(call, project.id, name, version, wanted, transaction),
             "account": call.account,
             "region": call.region,
-            "model": str(package_folder(self._root, call.account, project.name, version)),
+            "project": project.name,
+            "version": version,
             "configuration": wanted,
+            "part": uuid.uuid4().hex,
         }
         self._work.submit(KIND, parameters, transaction)
         return {"JobName": name}
@@ -127,6 +127,18 @@ def _check_is_new(name: str, project_id: int, transaction: Transaction) -> None:
         )
 
 
+def _check_is_free(place: ComponentPlace, others: Sequence[Row[Any]]) -> None:
+    """Find that no job that is under way makes the component of this place."""
+    for job in others:
+        if ComponentPlace(job.configuration["Greengrass"]).name == place.name:
+            raise Conflict(
+                f"The model packaging job {job.name} is making {place}. Wait until it is done, or "
+                "choose another ComponentName or ComponentVersion.",
+                "MODEL_PACKAGE_JOB",
+                job.name,
+            )
+
+
 def _insert(
     call: Call,
     project_id: int,
@@ -143,6 +155,7 @@ def _insert(
         "description": call.parameters.get("Description"),
         "configuration": {"Greengrass": wanted},
         "status": CREATED,
+        "message": WAITS,
         "created": call.now,
         "updated": call.now,
     }
@@ -151,14 +164,14 @@ def _insert(
     return job
 
 
-def _under_way(call: Call, transaction: Transaction) -> int:
-    """Return how many jobs of the account have not ended."""
+def _under_way(call: Call, transaction: Transaction) -> Sequence[Row[Any]]:
+    """Return the jobs of the account that have not ended."""
     query = (
-        select(func.count())
-        .select_from(PACKAGING_JOBS.join(PROJECTS))
+        select(PACKAGING_JOBS)
+        .join(PROJECTS)
         .where(PROJECTS.c.account == call.account, PACKAGING_JOBS.c.status.in_(UNDER_WAY))
     )
-    return transaction.connection.scalar(query) or 0
+    return transaction.connection.execute(query).all()
 
 
 def _metadata(job: Row[Any], project: str) -> Answer:

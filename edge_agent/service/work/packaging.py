@@ -14,7 +14,7 @@ from typing import Any, List, Mapping
 
 from sqlalchemy import update
 
-from edge_agent.errors import InvalidRequest
+from edge_agent.errors import EdgeAgentError, InvalidRequest
 from edge_agent.packaging.aws.folder import digest
 from edge_agent.packaging.component_spec import Component
 from edge_agent.packaging.target import from_api
@@ -27,19 +27,21 @@ from edge_agent.service.records.schema import PACKAGING_JOBS
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work.base import Parameters
 from edge_agent.service.work.child import progress
+from edge_agent.service.work.training import package_folder
 
 KIND = "packaging"  # in `work.kinds`
 CREATED, RUNNING, SUCCEEDED, FAILED = "CREATED", "RUNNING", "SUCCEEDED", "FAILED"
 UNDER_WAY = (CREATED, RUNNING)
-RECIPES = "recipes"  # of the folders of a component
+WAITS = "The job waits for its turn."
+RECIPES = ("recipe.yaml", "recipes")  # of what is in the folder of a component
 
 
 class Packaging:
     """The work of StartModelPackagingJob.
 
-    Parameters: job (id of its row), account, region, model (path of the package), configuration
-    (GreengrassConfiguration with name, version and description of the component). Result: the
-    findings that don't stop the job.
+    Parameters: job (id of its row), account, region, project, version (of the model),
+    configuration (GreengrassConfiguration with name, version and description of the component),
+    part (a name of this work's own). Result: the findings that don't stop the job.
     """
 
     def __init__(self, root: Path, settings: ServiceSettings) -> None:
@@ -48,11 +50,13 @@ class Packaging:
     def run(self, parameters: Parameters, folder: Path) -> Mapping[str, Any]:
         """Make the component, then store it."""
         wanted = parameters["configuration"]
-        progress("Checking the model and making the component.")
+        account = parameters["account"]
+        progress("The model is being checked and the component made.")
         made = folder / "component"
-        warnings = _make(made, Path(parameters["model"]), wanted)
-        progress("Storing the component.")
-        store(made, ComponentPlace(wanted), self._buckets(), parameters["account"])
+        model = package_folder(self._root, account, parameters["project"], parameters["version"])
+        warnings = _make(made, model, wanted)
+        progress("The component is being stored.")
+        store(made, ComponentPlace(wanted), self._buckets(), account, parameters["part"])
         return {"warnings": warnings}
 
     def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
@@ -75,14 +79,16 @@ class Packaging:
             "ComponentName": component.name,
             "ComponentVersion": component.version,
         }
-        message = " ".join(result["warnings"])
+        stored = f"The component is at {ComponentPlace(parameters['configuration'])}."
+        message = " ".join([stored, *result["warnings"]])
         _change(parameters, transaction, status=SUCCEEDED, message=message, output=output)
 
     def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
         """Record that it failed, and why; nothing of a component is left that isn't whole."""
         place = ComponentPlace(parameters["configuration"])
         with suppress(ServiceFault, OSError):  # the bucket itself may have gone
-            self._buckets().discard_part(parameters["account"], place.bucket, place.folder)
+            part = parameters["part"]
+            self._buckets().discard_part(parameters["account"], place.name, part)
         _change(parameters, transaction, status=FAILED, message=message)
 
     def _buckets(self) -> Buckets:
@@ -98,26 +104,33 @@ def _change(parameters: Parameters, transaction: Transaction, **values: object) 
 
 
 def _make(out: Path, model: Path, wanted: Mapping[str, Any]) -> List[str]:
-    """Fill the component folder; return the warnings of the checks. Raises EdgeAgentError."""
+    """Fill the component folder; return what isn't as it was asked for, and the checks' warnings.
+
+    Raises InvalidRequest.
+    """
     from edge_agent.packaging.component import Order, write
     from edge_agent.packaging.draft import open_draft
     from edge_agent.packaging.graph.findings import GraphFinding
     from edge_agent.packaging.preparation import Preparation
 
-    warnings: List[str] = []
+    target = from_api(wanted)
+    warnings = [target.remark] if target.remark else []
 
     def report(finding: GraphFinding) -> None:
         if finding.severity == "warning":
             warnings.append(finding.text)
 
-    order = Order(
-        draft=open_draft(model, None),
-        component=Component.from_api(wanted),
-        target=from_api(wanted),
-        preparation=Preparation(),
-        out=out,
-    )
-    write(out, order, report)
+    try:
+        order = Order(
+            draft=open_draft(model, None),
+            component=Component.from_api(wanted),
+            target=target,
+            preparation=Preparation(),
+            out=out,
+        )
+        write(out, order, report)
+    except EdgeAgentError as error:  # the caller of the API isn't told where the package lies
+        raise InvalidRequest(str(error).replace(str(model), "The model's package")) from None
     return warnings
 
 
@@ -127,22 +140,21 @@ class ComponentPlace:
     def __init__(self, wanted: Mapping[str, Any]) -> None:
         """`wanted`: as in the parameters. Raises ValidationFailed when it can't lie there."""
         location = wanted["S3OutputLocation"]
-        self.bucket: str = location["Bucket"]
         prefix = location.get("Prefix", "").rstrip("/")
-        name = f"{wanted['ComponentName']}-{wanted['ComponentVersion']}"
-        self.folder = f"{prefix}/{name}" if prefix else name
-        S3Name(self.bucket, self.folder).parts()
+        folder = f"{wanted['ComponentName']}-{wanted['ComponentVersion']}"
+        self.name = S3Name(location["Bucket"], f"{prefix}/{folder}" if prefix else folder)
+        self.name.parts()
 
     def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.folder}"
+        return str(self.name)
 
     def key(self, file: str) -> str:
         """Return the key of one of its files."""
-        return f"{self.folder}/{file}"
+        return f"{self.name.key}/{file}"
 
 
-def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str) -> None:
-    """Write the files of the component folder `made`, the recipe last.
+def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str, part: str) -> None:
+    """Write the files of the component folder `made`, the recipe last; `part`: see `Buckets`.
 
     Raises InvalidRequest when another component lies there, ValidationFailed when the bucket can't
     be used.
@@ -153,7 +165,7 @@ def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str) -> 
     def is_there(file: str) -> bool:
         """Whether it lies there; raises InvalidRequest when it is another."""
         try:
-            there = buckets.fetch(account, place.bucket, place.key(file), copies)
+            there = buckets.fetch(account, place.name.bucket, place.key(file), copies)
         except ValidationFailed:
             return False
         if digest(there) != digest(made / file):
@@ -164,10 +176,10 @@ def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str) -> 
         return True
 
     if not (is_there(files[-1]) and all(map(is_there, files))):
-        buckets.write_folder(account, place.bucket, place.folder, made, files)
+        buckets.write_folder(account, place.name, made, files, part)
 
 
 def _in_order(made: Path) -> List[str]:
     """Return the files of a component folder, its recipe last."""
     files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
-    return [str(file) for file in sorted(files, key=lambda file: (file.parts[0] == RECIPES, file))]
+    return [str(file) for file in sorted(files, key=lambda file: (file.parts[0] in RECIPES, file))]

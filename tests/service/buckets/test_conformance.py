@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.service.buckets.lines import MOST_LINE_BYTES
+from edge_agent.service.buckets.names import S3Name
 from edge_agent.service.faults import ValidationFailed
 from tests.service.buckets.conftest import ALICE, BOB, Site
 
@@ -83,6 +84,7 @@ def test_a_bucket_of_others_is_answered_like_one_that_is_not_there(site: Site, b
     site.buckets.check(ALICE, "alices")
     for use in (
         lambda: site.buckets.check(BOB, bucket),
+        lambda: site.buckets.check_output(BOB, S3Name(bucket, "key")),
         lambda: site.buckets.read(BOB, bucket, "key", MIB),
         lambda: list(site.buckets.lines(BOB, bucket, "key", MIB)),
         lambda: site.buckets.fetch(BOB, bucket, "key", site.root),
@@ -120,6 +122,7 @@ def test_a_name_that_no_bucket_can_have_is_refused(site: Site, bucket: str) -> N
 def test_a_key_that_could_lead_elsewhere_is_refused(site: Site, key: str) -> None:
     site.put("alices", "key", b"secret")
     for use in (
+        lambda: site.buckets.check_output(BOB, S3Name("plant", key)),
         lambda: site.buckets.read(BOB, "plant", key, MIB),
         lambda: site.buckets.fetch(BOB, "plant", key, site.root),
         lambda: site.buckets.write(BOB, "plant", key, Path(__file__)),
@@ -137,10 +140,10 @@ def test_a_folder_is_stored_below_a_key(site: Site, tmp_path: Path, key: str) ->
         file.parent.mkdir(exist_ok=True)
         file.write_text(name)
 
-    site.buckets.write_folder(ALICE, "plant", key, tmp_path, ["two", "deep/one"])
+    site.buckets.write_folder(ALICE, S3Name("plant", key), tmp_path, ["two", "deep/one"], "1")
 
     assert site.get("plant", f"{key}/deep/one") == b"deep/one"
     assert site.get("plant", f"{key}/two") == b"two"
     assert site.get("plant", "folders/old/kept") == b"kept"
     with pytest.raises(ValidationFailed, match="alices was not found"):
-        site.buckets.write_folder(BOB, "alices", key, tmp_path, ["two"])
+        site.buckets.write_folder(BOB, S3Name("alices", key), tmp_path, ["two"], "1")

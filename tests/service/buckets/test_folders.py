@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, List
 
@@ -148,6 +149,29 @@ def test_a_file_that_is_being_written_is_no_object(bucket: Path, buckets: Folder
     for key in (".edge-agent-part-1", "link"):
         with pytest.raises(ValidationFailed):
             buckets.read(ACCOUNT, "plant", key, MIB)
+
+
+def test_of_two_folders_stored_at_once_the_first_that_is_whole_stays(
+    bucket: Path, buckets: FolderBuckets, tmp_path: Path
+) -> None:
+    folder, slow, fast = S3Name("plant", "a/b"), tmp_path / "slow", tmp_path / "fast"
+    for source in (slow, fast):
+        source.mkdir()
+        (source / "one").write_text(source.name)
+    os.mkfifo(slow / "two")
+    (fast / "two").write_text("fast")
+
+    with ThreadPoolExecutor(1) as pool:
+        storing = pool.submit(buckets.write_folder, ACCOUNT, folder, slow, ["one", "two"], "1")
+        with (slow / "two").open("w"):  # waits until it is read
+            buckets.write_folder(ACCOUNT, folder, fast, ["one", "two"], "2")
+        with pytest.raises(
+            ValidationFailed, match="s3://plant/a/b can't be stored: something else"
+        ):
+            storing.result()
+
+    assert everything(bucket) == ["a", "a/b", "a/b/one", "a/b/two"]
+    assert {(bucket / "a/b" / name).read_text() for name in ("one", "two")} == {"fast"}
 
 
 PART = st.sampled_from(

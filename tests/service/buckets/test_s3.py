@@ -4,14 +4,20 @@ import json
 import logging
 import socket
 from pathlib import Path
+from typing import Any, Dict, List
 
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.packaging.aws.folder import ComponentFolder
+from edge_agent.runtime.packages.package import Package
 from edge_agent.service.buckets import s3
 from edge_agent.service.buckets.opening import open_buckets
-from edge_agent.service.faults import ServiceFault
-from edge_agent.service.settings import BucketSettings
+from edge_agent.service.buckets.s3 import S3Buckets
+from edge_agent.service.faults import ServiceFault, ValidationFailed
+from edge_agent.service.settings import BucketSettings, ServiceSettings
+from edge_agent.service.work.packaging import ComponentPlace, Packaging, store
+from tests.fakes import micro
 from tests.service.buckets.conftest import ALICE, SECRET, s3_client, s3_settings
 from tests.service.dataset_site import DatasetSite, line, manifest
 
@@ -81,3 +87,105 @@ def test_a_dataset_is_imported_from_a_bucket_of_the_service(tmp_path: Path, endp
             lines = site.lines()
             site("DeleteDataset", DatasetType="train")
         assert lines == text.splitlines()
+
+
+# components
+
+WANTED = {
+    "TargetPlatform": {"Os": "LINUX", "Arch": "X86_64"},
+    "S3OutputLocation": {"Bucket": "components", "Prefix": "line-4"},
+    "ComponentName": "plant.Bolts",
+    "ComponentVersion": "3.0.0",
+    "ComponentDescription": "Bolts",
+}
+PARAMETERS: Dict[str, Any] = {
+    "account": ALICE, "project": "bolts", "version": "3", "configuration": WANTED, "part": "1",
+}  # fmt: skip
+
+
+class Failing(S3Buckets):
+    """Ends after some objects, as when the power goes."""
+
+    left = 0
+
+    def write(self, account: str, bucket: str, key: str, source: Path) -> None:
+        if not self.left:
+            raise ServiceFault("The power went.")
+        self.left -= 1
+        super().write(account, bucket, key, source)
+
+
+def keys_of(client: Any) -> List[str]:
+    found = client.list_objects_v2(Bucket="components").get("Contents", [])
+    return [entry["Key"] for entry in found]
+
+
+@pytest.fixture(name="client")
+def _client(endpoint: str) -> Any:
+    """Of a service that has an empty bucket `components`."""
+    client = s3_client(endpoint)
+    client.create_bucket(Bucket="components")
+    for key in keys_of(client):
+        client.delete_object(Bucket="components", Key=key)
+    return client
+
+
+@pytest.fixture(name="package")
+def _package(tmp_path: Path) -> Path:
+    """A trained model."""
+    folder = tmp_path / "models" / ALICE / "bolts" / "3"
+    micro.write(folder, "classification", name="bolts", version="3")
+    return folder
+
+
+@pytest.mark.usefixtures("package")
+def test_a_component_in_a_bucket_of_the_service_is_one_to_deploy(
+    tmp_path: Path, endpoint: str, client: Any
+) -> None:
+    settings = ServiceSettings(buckets=s3_settings(tmp_path, endpoint, {}))
+    for folder in ("first", "again"):
+        (tmp_path / folder).mkdir()
+        made = Packaging(tmp_path, settings).run(PARAMETERS, tmp_path / folder)
+        assert made == {"warnings": []}
+
+    for key in keys_of(client):
+        file = tmp_path / "copy" / key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        client.download_file("components", key, str(file))
+    component = ComponentFolder.read(tmp_path / "copy" / "line-4" / "plant.Bolts-3.0.0")
+    (model,) = component.artifacts().values()
+    assert (component.name, component.version) == ("plant.Bolts", "3.0.0")
+    assert Package(model).manifest.version == "3"
+
+
+def test_half_a_component_has_no_recipe_and_is_replaced(
+    tmp_path: Path, endpoint: str, client: Any, package: Path
+) -> None:
+    place = ComponentPlace(WANTED)
+    buckets = Failing(s3_settings(tmp_path, endpoint, {}))
+    folder = tmp_path / "work"
+    folder.mkdir()
+    settings = ServiceSettings(buckets=s3_settings(tmp_path, endpoint, {}))
+    Packaging(tmp_path, settings).run(PARAMETERS, folder)
+    whole = keys_of(client)
+    for key in whole:
+        client.delete_object(Bucket="components", Key=key)
+
+    for left in range(len(whole)):
+        buckets.left = left
+        with pytest.raises(ServiceFault, match="The power went"):
+            store(folder / "component", place, buckets, ALICE, "1")
+        assert not [key for key in keys_of(client) if "/recipes/" in key]
+    buckets.left = len(whole)
+    store(folder / "component", place, buckets, ALICE, "1")
+
+    assert keys_of(client) == whole
+
+
+@pytest.mark.usefixtures("package")
+def test_a_bucket_that_the_service_doesnt_have_is_named(tmp_path: Path, endpoint: str) -> None:
+    settings = ServiceSettings(buckets=s3_settings(tmp_path, endpoint, {}))
+    location = {"S3OutputLocation": {"Bucket": "nowhere"}}
+    parameters = {**PARAMETERS, "configuration": {**WANTED, **location}}
+    with pytest.raises(ValidationFailed, match="The bucket nowhere was not found"):
+        Packaging(tmp_path, settings).run(parameters, tmp_path)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
 import pytest
 from sqlalchemy import insert, update
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder
+from edge_agent.runtime.packages.package import Package
 from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.call import Answer, Call
 from edge_agent.service.faults import (
@@ -29,6 +32,7 @@ from tests.fakes import micro
 
 ACCOUNT, OTHER = "123456789012", "210987654321"
 PLATFORM = {"Os": "LINUX", "Arch": "X86_64"}
+OTHER_NAME = {"ComponentName": "plant.Nuts"}
 WITHIN_S = 60.0
 
 
@@ -41,12 +45,8 @@ class World:
         self.work = Children(root=root, settings=settings, records=self.records)
         self.bucket = root / "buckets" / "plant"
         self.bucket.mkdir(parents=True)
-        self.jobs = PackagingJobs(
-            root=root,
-            settings=settings,
-            buckets=open_buckets(root, settings.buckets),
-            work=self.work,
-        )
+        buckets = open_buckets(root, settings.buckets)
+        self.jobs = PackagingJobs(settings=settings, buckets=buckets, work=self.work)
         self.package = root / "models" / ACCOUNT / "bolts" / "3"
         micro.write(self.package, "classification", name="bolts", version="3")
         self._insert()
@@ -97,10 +97,8 @@ class World:
         """Do what a child process does, here."""
         place = self.root / folder
         place.mkdir()
-        configuration = wanted(ComponentVersion="3.0.0", ComponentDescription="Bolts")
-        parameters = {"account": ACCOUNT, "model": str(self.package)}
         kind = Packaging(self.root, ServiceSettings())
-        assert kind.run({**parameters, "configuration": configuration}, place) == {"warnings": []}
+        assert kind.run(parameters(folder), place) == {"warnings": []}
 
     def ended(self, name: str) -> Dict[str, Any]:
         """Wait until a job has ended."""
@@ -142,6 +140,18 @@ def wanted(**changes: Any) -> Dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def parameters(part: str, **changes: Any) -> Dict[str, Any]:
+    """Those of the work of a job; `changes` of its configuration."""
+    described = {"ComponentVersion": "3.0.0", "ComponentDescription": "Bolts"}
+    return {
+        "account": ACCOUNT,
+        "project": "bolts",
+        "version": "3",
+        "configuration": wanted(**described, **changes),
+        "part": part,
+    }
+
+
 @pytest.fixture(name="world")
 def _world(tmp_path: Path) -> Iterator[World]:
     quotas = {"packaging_jobs": 4}
@@ -162,6 +172,7 @@ def test_a_job_is_created_at_once_and_described_as_it_was_asked_for(world: World
     job = world.describe(name)
 
     assert (name, job["Status"], job["ModelVersion"]) == ("job-1", "CREATED", "3")
+    assert job["StatusMessage"] == "The job waits for its turn."
     assert job["ModelPackagingJobDescription"] == "for line 4"
     assert job["ModelPackagingConfiguration"]["Greengrass"] == {
         **wanted(Tags=tags),
@@ -225,17 +236,33 @@ def test_a_name_belongs_to_one_job(world: World) -> None:
 
 
 def test_jobs_without_a_name_get_one_each(world: World) -> None:
-    assert world.start() != world.start()
+    assert world.start() != world.start(greengrass=OTHER_NAME)
 
 
 def test_an_account_has_some_jobs_at_a_time(world: World) -> None:
-    for _ in range(4):
-        world.start()
+    for number in range(4):
+        world.start(greengrass={"ComponentName": f"plant.Bolts{number}"})
     with pytest.raises(QuotaExceeded, match=r"quotas\.packaging_jobs"):
         world.start()
     with world.records.write() as transaction:
         transaction.connection.execute(update(PACKAGING_JOBS).values(status="FAILED"))
     world.start()
+
+
+def test_one_job_at_a_time_makes_a_component_at_a_place(world: World) -> None:
+    place = {"Bucket": "plant", "Prefix": "components"}
+    world.start(JobName="job-1", greengrass={"CompilerOptions": "{'mcpu': 'core-avx2'}"})
+    with pytest.raises(
+        Conflict, match=r"job-1 is making s3://plant/components/plant\.Bolts-3\.0\.0"
+    ) as caught:
+        world.start(greengrass={"S3OutputLocation": place, "ComponentVersion": "3.0.0"})
+    assert caught.value.members["ResourceId"] == "job-1"
+    for other in (
+        OTHER_NAME,
+        {"ComponentVersion": "3.0.1"},
+        {"S3OutputLocation": {"Bucket": "plant"}},
+    ):
+        world.start(greengrass=other)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +288,7 @@ def test_jobs_are_another_accounts_secret(world: World) -> None:
 
 
 def test_jobs_are_listed_by_the_page(world: World) -> None:
-    names = [world.start() for _ in range(3)]
+    names = [world.start(greengrass={"ComponentVersion": f"{n}.0.0"}) for n in range(3)]
     first: Any = world.list(MaxResults=2)
     second: Any = world.list(MaxResults=2, NextToken=first["NextToken"])
 
@@ -269,6 +296,15 @@ def test_jobs_are_listed_by_the_page(world: World) -> None:
     assert [[job["JobName"] for job in page] for page in pages] == [names[:2], names[2:]]
     assert "NextToken" not in second
     assert "ModelPackagingConfiguration" not in pages[0][0]
+
+
+def test_an_output_that_cant_be_written_is_refused_at_once(world: World) -> None:
+    (world.bucket / "components").write_text("an object")
+    with pytest.raises(
+        ValidationFailed, match=r"s3://plant/components/plant\.Bolts-3\.0\.0 can't be stored"
+    ):
+        world.start()
+    assert world.list()["ModelPackagingJobs"] == []
 
 
 # making
@@ -289,6 +325,7 @@ def test_the_component_is_there_when_the_job_has_succeeded(
     job = world.ended(world.start(greengrass={**target, "Tags": [{"Key": "line", "Value": "4"}]}))
 
     assert job["Status"] == "SUCCEEDED", job["StatusMessage"]
+    assert job["StatusMessage"] == "The component is at s3://plant/components/plant.Bolts-3.0.0."
     assert job["ModelPackagingOutputDetails"]["Greengrass"] == {
         "ComponentVersionArn": "arn:aws:greengrass:eu-west-1:aws:components:plant.Bolts"
         ":versions:3.0.0",
@@ -309,9 +346,82 @@ def test_a_model_that_cant_be_packaged_fails_with_a_sentence(world: World) -> No
     job = world.ended(world.start())
 
     assert job["Status"] == "FAILED"
-    assert "model.onnx" in job["StatusMessage"]
+    assert job["StatusMessage"].startswith("The model's package: model.onnx was altered")
+    assert str(world.root) not in job["StatusMessage"]
     assert "ModelPackagingOutputDetails" not in job
     assert world.files() == []
+
+
+def test_the_documented_options_are_described_as_given_and_what_is_made_is_said(
+    world: World,
+) -> None:
+    options = "{'gpu-code': 'sm_75', 'trt-ver': '7.1.3', 'cuda-ver': '10.2'}"
+    platform = {**PLATFORM, "Accelerator": "NVIDIA"}
+    world.work.start()
+
+    job = world.ended(
+        world.start(greengrass={"TargetPlatform": platform, "CompilerOptions": options})
+    )
+
+    assert job["Status"] == "SUCCEEDED", job["StatusMessage"]
+    assert job["ModelPackagingConfiguration"]["Greengrass"]["CompilerOptions"] == options
+    assert "The component is made for TensorRT 8.5.2 with CUDA 11.4" in job["StatusMessage"]
+    component = ComponentFolder.read(world.bucket / "components" / "plant.Bolts-3.0.0")
+    (model,) = component.artifacts().values()
+    target = Package(model).manifest.target
+    assert target is not None
+    assert (target.gpu_code, target.trt_ver, target.cuda_ver) == ("sm_75", "8.5.2", "11.4")
+
+
+def test_two_jobs_at_once_make_a_component_each(world: World) -> None:
+    world.work.start()
+    names = [world.start(greengrass=name) for name in ({}, OTHER_NAME)]
+
+    assert [world.ended(name)["Status"] for name in names] == ["SUCCEEDED", "SUCCEEDED"]
+    for name in ("plant.Bolts", "plant.Nuts"):
+        component = ComponentFolder.read(world.bucket / "components" / f"{name}-3.0.0")
+        assert list(component.artifacts()) == [f"{name}/3.0.0/model.zip"]
+    assert {path.name for path in (world.bucket / "components").iterdir()} == {
+        "plant.Bolts-3.0.0",
+        "plant.Nuts-3.0.0",
+    }
+
+
+def test_a_root_that_was_copied_packages_its_own_models(world: World, tmp_path: Path) -> None:
+    name = world.start()
+    world.work.close()
+    world.records.close()
+    copy = tmp_path / "elsewhere" / "root"
+    shutil.copytree(world.root, copy)
+    shutil.rmtree(world.package)
+
+    world.records = Records(copy / "records.db")
+    world.work = Children(root=copy, settings=ServiceSettings(), records=world.records)
+    world.work.start()
+    assert world.ended(name)["Status"] == "SUCCEEDED"
+
+    assert ComponentFolder.read(copy / "buckets/plant/components/plant.Bolts-3.0.0").artifacts()
+    assert world.files() == []
+
+
+def test_everything_is_on_disk_before_the_job_has_succeeded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: Set[Tuple[int, int]] = set()  # inodes, as the folder gets its name afterwards
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        found = os.fstat(file)
+        synced.add((found.st_ino, found.st_mtime_ns))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    world.run("job")
+
+    made = world.bucket / "components" / "plant.Bolts-3.0.0"
+    for path in (made, made.parent, world.bucket, *made.rglob("*")):
+        found = path.stat()
+        assert (found.st_ino, found.st_mtime_ns) in synced, path
 
 
 def test_a_version_that_is_there_stays_as_it_is(world: World) -> None:

@@ -14,8 +14,10 @@ import pytest
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.service.buckets.folders import FolderBuckets
-from edge_agent.service.faults import ServiceFault
-from edge_agent.service.work.packaging import ComponentPlace, store
+from edge_agent.service.faults import ValidationFailed
+from edge_agent.service.records.database import Records
+from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.work.packaging import ComponentPlace, Packaging, store
 
 ACCOUNT = "123456789012"
 WANTED = {
@@ -30,20 +32,9 @@ from pathlib import Path
 from edge_agent.service.buckets.folders import FolderBuckets
 from tests.service.work.test_packaging import ACCOUNT, WANTED, ComponentPlace, store
 print("begins", flush=True)
-store(Path(sys.argv[1]), ComponentPlace(WANTED), FolderBuckets(Path(sys.argv[2]), {}), ACCOUNT)
+buckets = FolderBuckets(Path(sys.argv[2]), {})
+store(Path(sys.argv[1]), ComponentPlace(WANTED), buckets, ACCOUNT, "job-1")
 """
-
-
-class Failing(FolderBuckets):
-    """Ends after some objects, as when the power goes."""
-
-    left = 0
-
-    def write(self, account: str, bucket: str, key: str, source: Path) -> None:
-        if not self.left:
-            raise ServiceFault("The power went.")
-        self.left -= 1
-        super().write(account, bucket, key, source)
 
 
 def component(folder: Path, content: str = "weights") -> Path:
@@ -60,41 +51,21 @@ def component(folder: Path, content: str = "weights") -> Path:
     return folder
 
 
-def test_half_a_component_has_no_recipe_and_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "buckets" / "plant").mkdir(parents=True)
-    place = ComponentPlace(WANTED)
-    buckets = Failing(tmp_path / "buckets", {})
-    there = tmp_path / "buckets" / "plant" / "components" / "plant.Bolts-3.0.0"
-    there.mkdir(parents=True)  # so that its files come one by one, as with S3
-    for left in range(4):
-        buckets.left = left
-        made = component(tmp_path / f"made{left}" / "component", f"weights {left}")
-        with pytest.raises(ServiceFault, match="The power went"):
-            store(made, place, buckets, ACCOUNT)
-        assert not (there / "recipes").exists()
-
-    buckets.left = 4
-    store(component(tmp_path / "whole" / "component", "good"), place, buckets, ACCOUNT)
-
-    assert (there / "artifacts/plant.Bolts/3.0.0/model.zip").read_text() == "good"
-    assert (there / "recipes/plant.Bolts-3.0.0.json").is_file()
-
-
 def test_a_component_without_one_of_its_files_is_completed(tmp_path: Path) -> None:
     (tmp_path / "buckets" / "plant").mkdir(parents=True)
     place = ComponentPlace(WANTED)
     buckets = FolderBuckets(tmp_path / "buckets", {})
     made = component(tmp_path / "made" / "component")
-    store(made, place, buckets, ACCOUNT)
+    store(made, place, buckets, ACCOUNT, "job-1")
     there = tmp_path / "buckets" / "plant" / "components" / "plant.Bolts-3.0.0"
     (there / "tags.json").unlink()
 
-    store(made, place, buckets, ACCOUNT)
+    store(made, place, buckets, ACCOUNT, "job-1")
 
     assert (there / "tags.json").read_text() == "{}"
     shutil.rmtree(made)
     with pytest.raises(InvalidRequest, match=r"s3://plant/components/plant\.Bolts-3\.0\.0 is a"):
-        store(component(made, "others"), place, buckets, ACCOUNT)
+        store(component(made, "others"), place, buckets, ACCOUNT, "job-1")
 
 
 def test_a_killed_process_leaves_nothing_that_is_seen(tmp_path: Path) -> None:
@@ -113,7 +84,41 @@ def test_a_killed_process_leaves_nothing_that_is_seen(tmp_path: Path) -> None:
         killed += process.returncode != 0
         there = plant / "components" / "plant.Bolts-3.0.0"
         assert not there.exists() or len([*there.rglob("*.*")]) >= 4
-        buckets.discard_part(ACCOUNT, "plant", place.folder)
+        buckets.discard_part(ACCOUNT, place.name, "job-1")
         assert {path.name for path in plant.glob("components/*")} <= {there.name}
         shutil.rmtree(there, ignore_errors=True)
     assert killed
+
+
+def test_a_component_that_cant_be_stored_leaves_nothing_hidden(tmp_path: Path) -> None:
+    plant = tmp_path / "buckets" / "plant"
+    there = plant / "components" / "plant.Bolts-3.0.0"
+    (there / "artifacts").mkdir(parents=True)
+    (there / "artifacts" / "plant.Bolts").write_text("an object")
+    made = component(tmp_path / "made" / "component")
+
+    with pytest.raises(ValidationFailed, match="a part of its key before a slash is an object"):
+        store(made, ComponentPlace(WANTED), FolderBuckets(plant.parent, {}), ACCOUNT, "job-1")
+
+    assert [path.name for path in plant.glob("components/*")] == [there.name]
+    assert not (there / "recipes").exists()
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_job_that_failed_or_was_killed_leaves_nothing_hidden(
+    tmp_path: Path, records: Records, is_begun: bool
+) -> None:
+    mine, others = (
+        tmp_path / "buckets" / "plant" / "components" / f".edge-agent-part-{part}"
+        for part in ("mine", "others")
+    )
+    others.mkdir(parents=True)
+    if is_begun:
+        component(mine)
+    kind = Packaging(tmp_path, ServiceSettings())
+    parameters = {"job": 1, "account": ACCOUNT, "configuration": WANTED, "part": "mine"}
+
+    with records.write() as transaction:
+        kind.failed(parameters, "It was cancelled.", transaction)
+
+    assert list(others.parent.iterdir()) == [others]
