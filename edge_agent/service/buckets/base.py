@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, Protocol, Sequence
+from typing import Iterator, Optional, Protocol, Sequence
 
 from edge_agent.service.buckets.names import S3Name
 
@@ -30,8 +30,16 @@ class Buckets(Protocol):
     def lines(self, account: str, bucket: str, key: str, most_bytes: int) -> Iterator[bytes]:
         """Yield the lines of an object of at most `most_bytes`, without holding all of it."""
 
-    def fetch(self, account: str, bucket: str, key: str, folder: Path) -> Path:
-        """Return a file with the object: the object itself, or a copy made below `folder`."""
+    def fetch(
+        self, account: str, bucket: str, key: str, folder: Path, most_bytes: Optional[int] = None
+    ) -> Path:
+        """Return a file with the object: the object itself, or a copy made below `folder`.
+
+        `most_bytes`: that it may have; None: any number.
+        """
+
+    def check_writable(self, account: str, bucket: str, key: str) -> None:
+        """Find that an object could be stored there now; none is."""
 
     def write(self, account: str, bucket: str, key: str, source: Path) -> None:
         """Store the content of `source`, all of it at once, in place of what is there."""
@@ -44,6 +52,9 @@ class Buckets(Protocol):
         Where buckets are folders and nothing is there yet, all of them appear at once. part: a
         name of the caller's own for what is hidden until then.
         """
+
+    def remove(self, account: str, bucket: str, key: str) -> None:
+        """Remove an object, where there is one."""
 
     def discard_part(self, account: str, folder: S3Name, part: str) -> None:
         """Remove what is hidden and was left by a `write_folder` that was killed."""

@@ -7,14 +7,17 @@ file of the same bucket.
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import os
 import shutil
 import stat
-import uuid
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Iterator, Sequence
+from typing import BinaryIO, Iterator, Optional, Sequence
 
-from edge_agent.runtime.system.files import replacing, sync_folder
+from edge_agent.runtime.system.files import sync_folder
 from edge_agent.service.buckets.lines import lines_of
 from edge_agent.service.buckets.names import (
     PRIVATE,
@@ -64,26 +67,33 @@ class FolderBuckets:
         with self._open(account, S3Name(bucket, key), most_bytes) as file:
             yield from lines_of(file)
 
-    def fetch(self, account: str, bucket: str, key: str, folder: Path) -> Path:
+    def fetch(
+        self, account: str, bucket: str, key: str, folder: Path, most_bytes: Optional[int] = None
+    ) -> Path:
         """Return the file of an object."""
-        return self._object(account, S3Name(bucket, key))
+        name = S3Name(bucket, key)
+        place = self._object(account, name)
+        if most_bytes is not None:
+            self._open(account, name, most_bytes).close()
+        return place
+
+    def check_writable(self, account: str, bucket: str, key: str) -> None:
+        """Find that an object could be stored there now, by a file that has no name."""
+        name = S3Name(bucket, key)
+        place = self._place(account, name)
+        with _storing(name):
+            if place.is_dir():
+                raise IsADirectoryError
+            there = next(folder for folder in place.parents if os.path.lexists(folder))
+            with tempfile.TemporaryFile(dir=there) as file:
+                file.write(b"x")
 
     def write(self, account: str, bucket: str, key: str, source: Path) -> None:
         """Store the content of `source`, all of it at once, in place of what is there."""
         name = S3Name(bucket, key)
         place = self._place(account, name)
-        with source.open("rb") as content:
-            try:
-                self._store(content, place)
-            except (FileExistsError, NotADirectoryError):
-                raise _is_below_object(name) from None
-            except IsADirectoryError:
-                raise ValidationFailed(
-                    f"{name} can't be stored: there are objects whose keys begin with it and a "
-                    "slash."
-                ) from None
-            except OSError as error:
-                raise _unusable(name, error) from None
+        with source.open("rb") as content, _storing(name):
+            self._store(content, place)
 
     def write_folder(
         self, account: str, folder: S3Name, source: Path, files: Sequence[str], part: str
@@ -111,6 +121,12 @@ class FolderBuckets:
             raise _unusable(folder, error) from None
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
+
+    def remove(self, account: str, bucket: str, key: str) -> None:
+        """Remove an object, where there is one."""
+        name = S3Name(bucket, key)
+        with _storing(name):
+            self._place(account, name).unlink(missing_ok=True)
 
     def discard_part(self, account: str, folder: S3Name, part: str) -> None:
         """Remove what was left by a `write_folder` that was killed."""
@@ -165,9 +181,14 @@ class FolderBuckets:
     def _store(self, content: BinaryIO, place: Path) -> None:
         made = [folder for folder in place.parents if not folder.exists()]
         place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = place.with_name(f"{PRIVATE}{uuid.uuid4().hex}")
-        with replacing(place, mode=FILE_MODE, fresh=fresh) as file:
+        digest = hashlib.sha256(os.fsencode(place.name)).hexdigest()
+        fresh = place.with_name(f"{PRIVATE}{digest}")
+        with _lone_writer(fresh) as file:
             shutil.copyfileobj(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+            fresh.replace(place)
+        sync_folder(place.parent)
         for folder in made:
             sync_folder(folder.parent)
 
@@ -191,6 +212,49 @@ def _is_below_object(name: S3Name) -> ValidationFailed:
     return ValidationFailed(
         f"{name} can't be stored: a part of its key before a slash is an object."
     )
+
+
+@contextmanager
+def _lone_writer(fresh: Path) -> Iterator[BinaryIO]:
+    """Yield an empty file; a second writer of it waits. What a killed writer left is used again.
+
+    It is gone after an error, or once it bears another name.
+    """
+    while True:
+        opened = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        with os.fdopen(opened, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_named(fresh, opened):
+                continue  # the other writer was done with it
+            try:
+                os.fchmod(opened, FILE_MODE)
+                file.truncate()
+                yield file
+            except BaseException:
+                fresh.unlink(missing_ok=True)
+                raise
+            return
+
+
+def _is_named(path: Path, opened: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(opened))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _storing(name: S3Name) -> Iterator[None]:
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError):
+        raise _is_below_object(name) from None
+    except IsADirectoryError:
+        raise ValidationFailed(
+            f"{name} can't be stored: there are objects whose keys begin with it and a slash."
+        ) from None
+    except OSError as error:
+        raise _unusable(name, error) from None
 
 
 def _leads_out(name: S3Name) -> ValidationFailed:

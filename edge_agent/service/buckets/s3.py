@@ -84,15 +84,26 @@ class S3Buckets:
             self._download(account, S3Name(bucket, key), file, most_bytes)
             yield from lines_of(file)
 
-    def fetch(self, account: str, bucket: str, key: str, folder: Path) -> Path:
+    def fetch(
+        self, account: str, bucket: str, key: str, folder: Path, most_bytes: Optional[int] = None
+    ) -> Path:
         """Return a copy of an object, made below `folder`; its name ends as the key does."""
         name = S3Name(bucket, key)
         digest = hashlib.sha256(f"{bucket}/{key}".encode(errors="replace")).hexdigest()
         place = folder / digest[:32] / name.parts()[-1]
         place.parent.mkdir(parents=True, exist_ok=True)
         with place.open("w+b") as file:
-            self._download(account, name, file)
+            self._download(account, name, file, most_bytes)
         return place
+
+    def check_writable(self, account: str, bucket: str, key: str) -> None:
+        """Find that an object could be stored there now: begin an upload, and give it up."""
+        name = S3Name(bucket, key)
+        name.parts()
+        self.check(account, bucket)
+        with _readable_errors(name):
+            begun = self._client.create_multipart_upload(Bucket=bucket, Key=key)
+            self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=begun["UploadId"])
 
     def write(self, account: str, bucket: str, key: str, source: Path) -> None:
         """Store the content of `source`, all of it at once, in place of what is there."""
@@ -108,6 +119,14 @@ class S3Buckets:
         """Store files of `source` below a key, in this order."""
         for file in files:
             self.write(account, folder.bucket, f"{folder.key}/{file}", source / file)
+
+    def remove(self, account: str, bucket: str, key: str) -> None:
+        """Remove an object, where there is one."""
+        name = S3Name(bucket, key)
+        name.parts()
+        self.check(account, bucket)
+        with _readable_errors(name):
+            self._client.delete_object(Bucket=bucket, Key=key)
 
     def discard_part(self, account: str, folder: S3Name, part: str) -> None:
         """Do nothing: an object is there whole or not at all."""

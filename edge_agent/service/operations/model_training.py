@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Sequence
 
 from sqlalchemy import Row, delete, func, insert, select, update
 
@@ -15,7 +16,7 @@ from edge_agent.service.call import Answer, Call
 from edge_agent.service.faults import Conflict
 from edge_agent.service.operations.metadata import model_metadata
 from edge_agent.service.records.database import Records, Transaction
-from edge_agent.service.records.dataset_entries import entries_of
+from edge_agent.service.records.dataset_entries import last_entry
 from edge_agent.service.records.lookups import find_model, find_project
 from edge_agent.service.records.quotas import within_quota
 from edge_agent.service.records.schema import DATASETS, MODELS, PACKAGING_JOBS, PROJECTS
@@ -28,9 +29,12 @@ from edge_agent.service.work.training import FAILED, TRAINED, TRAINING, package_
 
 KIND = "training"
 DELETING = "DELETING"
-DELETABLE = (TRAINED, FAILED, "HOSTING_FAILED")
+DELETABLE = (TRAINED, FAILED, "HOSTING_FAILED", DELETING)
 PACKAGING = ("CREATED", "RUNNING")  # of packaging jobs that read the model's package
-MESSAGES = {TRAINING: "The model is being trained.", DELETING: "The model is being deleted."}
+MESSAGES = {
+    TRAINING: "The training waits for its turn.",
+    DELETING: "The model is being deleted.",
+}
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ class ModelTraining:
     ) -> None:
         self._root, self._settings, self._records = root, settings, records
         self._buckets, self._work = buckets, work
+        self._deletion = threading.Lock()  # one at a time
 
     def start(self) -> None:
         """Delete the models that were being deleted when the service was stopped."""
@@ -74,9 +79,10 @@ class ModelTraining:
             "model_id": model.id,
             "bucket": model.output_bucket,
             "prefix": model.output_prefix,
-            "is_single": "test" not in datasets,
-            "train": _labelled(datasets["train"], transaction),
-            "test": _labelled(datasets["test"], transaction) if "test" in datasets else [],
+            "datasets": {
+                kind: {"id": dataset.id, "last": last_entry(transaction, dataset.id)}
+                for kind, dataset in datasets.items()
+            },
         }
         self._work.submit(KIND, parameters, transaction)
         return {"ModelMetadata": model_metadata(model)}
@@ -99,12 +105,6 @@ class ModelTraining:
         quotas = self._settings.quotas
         of_project = MODELS.c.project_id == project.id
         training = MODELS.c.status == TRAINING
-        if _count(transaction, of_project, training):
-            raise Conflict(
-                f"A model of the project {project.name} is being trained. Wait until it is done.",
-                "PROJECT",
-                project.name,
-            )
         models = _count(transaction, of_project) + 1
         within_quota(call, "models", models, quotas.models, "PROJECT", project.name)
         trainings = _count(transaction, PROJECTS.c.account == call.account, training) + 1
@@ -119,26 +119,42 @@ class ModelTraining:
         self._buckets.check(call.account, location["Bucket"])
 
     def _delete(self, model_id: int) -> None:
-        """Remove a model that is DELETING: its package first, so that none is left behind."""
+        """Remove a model that is DELETING: its package first, so that none is left behind.
+
+        What fails here is tried again at the next start, and whenever somebody asks again.
+        """
         query = (
             select(MODELS, PROJECTS.c.account, PROJECTS.c.name)
             .join(PROJECTS)
             .where(MODELS.c.id == model_id, MODELS.c.status == DELETING)
         )
-        with self._records.read() as transaction:
-            model = transaction.connection.execute(query).one()
-        folder = package_folder(self._root, model.account, model.name, str(model.version))
-        try:
-            shutil.rmtree(folder)
-        except FileNotFoundError:
-            pass  # its training failed
-        except OSError as error:
-            # The model stays DELETING, and is deleted at the next start.
-            log.warning("%s can't be removed: %s. Correct that.", folder, error.strerror)
-            return
+        with self._deletion:
+            with self._records.read() as transaction:
+                model = transaction.connection.execute(query).one_or_none()
+            if model is None:
+                return  # somebody else has asked for it as well
+            folder = package_folder(self._root, model.account, model.name, str(model.version))
+            try:
+                shutil.rmtree(folder)
+            except FileNotFoundError:
+                pass  # its training failed
+            except OSError as error:
+                log.warning("%s can't be removed: %s. Correct that.", folder, error.strerror)
+                self._not_deleted(model_id, error)
+                return
+            with self._records.write() as transaction:
+                remove_tags(transaction, model.arn)
+                transaction.connection.execute(delete(MODELS).where(MODELS.c.id == model_id))
+
+    def _not_deleted(self, model_id: int, error: OSError) -> None:
+        message = (
+            f"The model's files can't be removed: {error.strerror}. Correct that on the machine "
+            "of the service, then delete the model again."
+        )
         with self._records.write() as transaction:
-            remove_tags(transaction, model.arn)
-            transaction.connection.execute(delete(MODELS).where(MODELS.c.id == model_id))
+            transaction.connection.execute(
+                update(MODELS).where(MODELS.c.id == model_id).values(message=message)
+            )
 
 
 def _datasets(project: Row[Any], transaction: Transaction) -> Dict[str, Row[Any]]:
@@ -185,12 +201,8 @@ def _insert(call: Call, project: Row[Any], transaction: Transaction) -> Row[Any]
     return find_model(transaction, call.account, project.name, str(version))
 
 
-def _labelled(dataset: Row[Any], transaction: Transaction) -> List[str]:
-    return [entry.line for entry in entries_of(transaction, dataset.id) if entry.label]
-
-
 def _check_unused(model: Row[Any], transaction: Transaction) -> None:
-    """Raise Conflict while the model is trained, hosted, packaged or deleted."""
+    """Raise Conflict while the model is trained, hosted or packaged."""
     if model.status not in DELETABLE:
         raise Conflict(
             f"The model is {model.status} and can't be deleted. Wait until it is trained, or stop "

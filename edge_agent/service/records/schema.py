@@ -102,6 +102,15 @@ MODELS = Table(
     UniqueConstraint("project_id", "version"),
 )
 
+REPLACED_ENTRIES = Table(  # as they were when a training was asked for that hasn't ended
+    "replaced_entries",
+    METADATA,
+    Column("model_id", ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
+    Column("entry_id", Integer, primary_key=True),
+    Column("line", String, nullable=False),
+    Column("label", String),
+)
+
 PACKAGING_JOBS = Table(
     "packaging_jobs",
     METADATA,

@@ -43,9 +43,14 @@ class AnomalyMask(NamedTuple):
 def _colors(entries: object) -> Iterable[Tuple[str, str]]:
     for entry in entries.values() if isinstance(entries, dict) else ():
         if isinstance(entry, dict):
-            name, color = str(entry.get("class-name", "")), str(entry.get("hex-color", ""))
+            name, color = _text(entry.get("class-name")), _text(entry.get("hex-color"))
             if name and name.lower() != BACKGROUND and COLOR.fullmatch(color):
                 yield name[:MOST_NAME], color.upper()
+
+
+def _text(value: object) -> str:
+    """Return a text without halves of characters, which JSON can have and a package can't."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def only_anomaly(lines: Iterable[Mapping[str, Any]]) -> Optional[Tuple[str, str]]:

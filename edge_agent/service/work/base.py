@@ -1,8 +1,9 @@
 """Work that outlives a call: what the service asks for, whoever does it.
 
 A kind of work knows what the child process does with the parameters (it may be killed at any
-moment), how its result becomes visible (in one transaction), and what is recorded when it failed.
-Children see only their folder and their parameters; the service alone writes records.
+moment), how its result becomes visible (what is stored, then one transaction), and what is recorded
+when it failed.
+Children see their folder, their parameters and the records; the service alone writes records.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ class Kind(Protocol):
 
     def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
         """Record how far it is."""
+
+    def publish(self, parameters: Parameters, folder: Path) -> None:
+        """Store what lies in the folder where others see it, before `finished`; it may take long.
+
+        May come a second time, when the service was killed meanwhile. After an EdgeAgentError,
+        ServiceFault or OSError, `failed` is called with its sentence.
+        """
 
     def finished(
         self,

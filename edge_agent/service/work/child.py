@@ -7,6 +7,7 @@ What takes long to import comes after that.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -30,7 +31,7 @@ _channel: Optional[Channel] = None
 def progress(message: str) -> None:
     """Say how far the work is; without effect outside such a process."""
     if _channel is not None:
-        _channel.send({PROGRESS: message[:MOST_CHARACTERS]})
+        _channel.send({PROGRESS: _presentable(message)[:MOST_CHARACTERS]})
 
 
 def main() -> None:
@@ -47,12 +48,14 @@ def _outcome(reference: str, folder: Path) -> TaskOutcome:
     from edge_agent.service.work.folder import Task, TaskOutcome
     from edge_agent.service.work.kinds import load
 
+    task = Task.read(folder)
     try:
-        task = Task.read(folder)
         kind = load(reference, task.root, task.settings)
         return TaskOutcome(result=kind.run(task.parameters, folder))
     except (EdgeAgentError, ServiceFault) as error:
-        return TaskOutcome(failure=str(error)[:MOST_CHARACTERS])
+        path = re.escape(str(task.root)) + r"[^\s'\":;,]*"
+        text = re.sub(path, "a file of the service", _presentable(str(error)))
+        return TaskOutcome(failure=text[:MOST_CHARACTERS])
     except OSError as error:
         reason = error.strerror or str(error)
         return TaskOutcome(
@@ -60,6 +63,11 @@ def _outcome(reference: str, folder: Path) -> TaskOutcome:
         )
     except MemoryError:
         return TaskOutcome(failure="There isn't enough memory. Free some, then do it again.")
+
+
+def _presentable(message: str) -> str:
+    """Return a message without halves of characters, which JSON can have and records can't."""
+    return message.encode("utf-8", "replace").decode()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from sqlalchemy import delete, insert, select, update
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.processes.child_process import ChildProcess, Exit, python_module
 from edge_agent.runtime.system.data_files import make_folder
-from edge_agent.service.faults import RecordsFailed
+from edge_agent.service.faults import RecordsFailed, ServiceFault
 from edge_agent.service.records.database import Records, Transaction
 from edge_agent.service.records.schema import WORK
 from edge_agent.service.settings import ServiceSettings
@@ -227,13 +227,14 @@ class Children:
     def _finish(self, job: _Job, result: Mapping[str, Any]) -> str:
         """Make the result visible; return why it can't be. Raises RecordsFailed."""
         try:
+            folder = self._folder(job.id)
+            self._kind(job).publish(job.parameters, folder)
             with self._records.write() as transaction:
-                folder = self._folder(job.id)
                 self._kind(job).finished(job.parameters, result, folder, transaction)
                 _delete(job, transaction)
         except RecordsFailed:
             raise
-        except EdgeAgentError as error:
+        except (EdgeAgentError, ServiceFault) as error:
             return str(error)
         except OSError as error:
             log.exception("The result of %s %s can't be stored", job.kind, job.id)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edge_agent.service.work.anomaly_masks import PixelMetrics
     from edge_agent.types import Prediction
 
-MANIFEST, RESULT = "EvaluationManifest", "EvaluationResult"
+MANIFEST, RESULT = FILES = ("EvaluationManifest", "EvaluationResult")
 DETECTED = "anomaly-label-detected"
 MOST_NAME = 200  # characters of the project's name in a key: a file's name is limited to 255
 

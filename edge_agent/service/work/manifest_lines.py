@@ -1,6 +1,6 @@
 """Lines of a manifest → entries of a dataset, or a sentence that names the lines that are wrong.
 
-What label a line gives is for `evaluation.label_words` to say, as for every other manifest.
+What label a line gives is for `class_names` to say.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.evaluation.label_manifest import BYTE_ORDER_MARK
-from edge_agent.evaluation.label_words import METADATA, label_of
+from edge_agent.evaluation.label_words import METADATA
 from edge_agent.fields import parse_json
 from edge_agent.service.buckets.names import S3Name
 from edge_agent.service.faults import ValidationFailed
 from edge_agent.service.records.dataset_entries import DatasetEntry
+from edge_agent.service.work.class_names import label_in
 
 IMAGE = "source-ref"
 MOST_CHARACTERS = 8192  # of a line, by the service model
@@ -80,7 +81,7 @@ class ManifestLines:
                 f"its image is in the bucket {name.bucket}, others are in {self._bucket}; "
                 "the images of a dataset must be in one bucket"
             )
-        label = label_of(line).name or None
+        label = label_in(line) or None
         return DatasetEntry(line[IMAGE], text, label, _creation(line, self._added))
 
 

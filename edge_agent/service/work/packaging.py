@@ -63,6 +63,9 @@ class Packaging:
         """Record how far it is."""
         _change(parameters, transaction, status=RUNNING, message=message)
 
+    def publish(self, parameters: Parameters, folder: Path) -> None:
+        """Nothing is left to store: `run` has stored the component."""
+
     def finished(
         self,
         parameters: Parameters,

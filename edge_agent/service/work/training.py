@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+from contextlib import closing, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Tuple
@@ -14,17 +15,32 @@ from sqlalchemy import update
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.system.data_files import make_folder
 from edge_agent.runtime.system.files import sync_folder
+from edge_agent.service.buckets.base import Buckets
 from edge_agent.service.buckets.opening import open_buckets
-from edge_agent.service.records.database import Transaction
+from edge_agent.service.faults import ServiceFault
+from edge_agent.service.records.database import Records, Transaction
+from edge_agent.service.records.dataset_entries import entries_for, forget_replaced
 from edge_agent.service.records.schema import MODELS
+from edge_agent.service.root import RECORDS
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work import evaluation_files
 from edge_agent.service.work.anomaly_masks import only_anomaly
 from edge_agent.service.work.base import Parameters
 from edge_agent.service.work.child import progress
-from edge_agent.service.work.evaluation_files import MANIFEST, RESULT, Evaluated
+from edge_agent.service.work.evaluation_files import FILES, MANIFEST, RESULT, Evaluated
 from edge_agent.service.work.model_test import ModelTest
-from edge_agent.service.work.training_images import TRAIN, Fetched, fetch, fetch_object, parts
+from edge_agent.service.work.training_images import (
+    TEST,
+    TRAIN,
+    WHOLE,
+    Fetched,
+    Image,
+    check_counts,
+    fetch,
+    fetch_object,
+    left_out_sentence,
+    split,
+)
 
 if TYPE_CHECKING:
     from edge_agent.manifest import Manifest
@@ -41,24 +57,19 @@ class Training:
     """The kind of work that CreateModel submits.
 
     Parameters: account, project, version, arn and model_id of the model; bucket and prefix of its
-    output; `train` and `test`, the lines of the labelled entries; `is_single`: whether there is one
-    dataset for both.
+    output; `datasets`: by type (train, and perhaps test) the id, and the last entry when the model
+    was asked for.
     """
 
     def __init__(self, root: Path, settings: ServiceSettings) -> None:
         self._root, self._settings = root, settings
 
     def run(self, parameters: Parameters, folder: Path) -> Mapping[str, Any]:
-        """Train, test, and write the evaluation files; the package lies in the folder."""
-        for_training, for_test = parts(
-            parameters["train"], parameters["test"], parameters["is_single"]
-        )
-        progress(f"Fetching {len(for_training) + len(for_test)} images.")
-        buckets = open_buckets(self._root, self._settings.buckets)
-        account = parameters["account"]
-        train = fetch(for_training, account, buckets, folder / "train")
-        test = fetch(for_test, account, buckets, folder / "test")
-        progress(f"Training with {len(train.images)} images.")
+        """Train and test; package and evaluation files lie in the folder."""
+        buckets, account = self._buckets(), parameters["account"]
+        for kind in FILES:
+            buckets.check_writable(account, parameters["bucket"], _key(kind, parameters))
+        train, test, left_out = self._images(parameters, folder, buckets)
         package = _train(train, parameters, folder)
         progress(f"Testing with {len(test.images)} images.")
         tested = ModelTest(test, lambda uri: fetch_object(uri, account, buckets, folder / "masks"))
@@ -69,11 +80,8 @@ class Training:
         evaluation_files.write_result(
             folder / RESULT, model, _count(package), report, tested.pixels
         )
-        for kind in (MANIFEST, RESULT):
-            key = _key(kind, parameters)
-            buckets.write(account, parameters["bucket"], key, folder / kind)
         return {
-            "message": _completed([*train.left_out, *test.left_out]),
+            "message": " ".join(filter(None, (COMPLETED, left_out_sentence(left_out)))),
             "performance": {
                 "F1Score": report.f1,
                 "Recall": report.recall,
@@ -81,6 +89,20 @@ class Training:
             },
             "ended": ended.timestamp(),
         }
+
+    def publish(self, parameters: Parameters, folder: Path) -> None:
+        """Write both evaluation files to their bucket, or none."""
+        buckets, written = self._buckets(), []
+        account, bucket = parameters["account"], parameters["bucket"]
+        try:
+            for kind in FILES:
+                buckets.write(account, bucket, _key(kind, parameters), folder / kind)
+                written.append(kind)
+        except ServiceFault:
+            with suppress(ServiceFault):
+                for kind in written:
+                    buckets.remove(account, bucket, _key(kind, parameters))
+            raise
 
     def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
         """Show how far it is in the model's StatusMessage."""
@@ -95,6 +117,7 @@ class Training:
     ) -> None:
         """Move the package to the models; the model is TRAINED."""
         _place(folder / PACKAGE, self._target(parameters))
+        forget_replaced(transaction, parameters["model_id"])
         _update(
             parameters,
             transaction,
@@ -109,7 +132,50 @@ class Training:
     def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
         """Have the model TRAINING_FAILED, with what to do in its StatusMessage."""
         shutil.rmtree(self._target(parameters), ignore_errors=True)
+        forget_replaced(transaction, parameters["model_id"])
         _update(parameters, transaction, status=FAILED, message=message)
+
+    def _images(
+        self, parameters: Parameters, folder: Path, buckets: Buckets
+    ) -> Tuple[Fetched, Fetched, List[str]]:
+        """Return the images for training and for the test, and why others are left out.
+
+        Raises InvalidConfiguration when there are too few of a label.
+        """
+        labelled = self._labelled(parameters)
+        names = (TRAIN, TEST) if len(labelled) > 1 else (WHOLE,)
+        for name, images in zip(names, labelled):
+            check_counts(name, images)
+        progress(f"Fetching {sum(map(len, labelled))} images.")
+        fetched = [
+            fetch(images, parameters["account"], buckets, folder / name.split()[0])
+            for name, images in zip(names, labelled)
+        ]
+        for name, found in zip(names, fetched):
+            check_counts(name, found.images.values(), found.left_out)
+        left_out = [reason for found in fetched for reason in found.left_out]
+        train, test = fetched if len(fetched) > 1 else split(fetched[0])
+        return train, test, left_out
+
+    def _labelled(self, parameters: Parameters) -> List[List[Image]]:
+        """Return the labelled images of each dataset, as they were when the model was asked for."""
+        datasets = parameters["datasets"]
+        with closing(Records(self._root / RECORDS)) as records, records.read() as transaction:
+            return [
+                [
+                    Image.of(entry.line, entry.label)
+                    for entry in entries_for(
+                        transaction, datasets[kind]["id"], parameters["model_id"],
+                        datasets[kind]["last"],
+                    )
+                    if entry.label
+                ]
+                for kind in ("train", "test")
+                if kind in datasets
+            ]  # fmt: skip
+
+    def _buckets(self) -> Buckets:
+        return open_buckets(self._root, self._settings.buckets)
 
     def _target(self, parameters: Parameters) -> Path:
         names = (parameters[key] for key in ("account", "project", "version"))
@@ -135,6 +201,15 @@ def _place(made: Path, target: Path) -> None:
 def _train(images: Fetched, parameters: Parameters, folder: Path) -> Manifest:
     from edge_agent.training.trainer import train
 
+    def tell(step: str) -> None:
+        """Show what the trainer says of itself and of images, not of other files."""
+        log.info("%s", step)
+        told = images.named(step)
+        if str(folder) not in told:
+            progress(f"{begun} {told}")
+
+    begun = f"Training with {len(images.images)} images."
+    progress(begun)
     manifest = folder / "train.manifest"
     images.write_manifest(manifest)
     try:
@@ -143,7 +218,7 @@ def _train(images: Fetched, parameters: Parameters, folder: Path) -> Manifest:
             folder / PACKAGE,
             name=parameters["project"][:MOST_NAME],
             version=parameters["version"],
-            progress=log.info,
+            progress=tell,
         )
     except EdgeAgentError as error:
         raise images.failure(error, manifest, TRAIN) from None
@@ -167,13 +242,6 @@ def _count(package: Manifest) -> int:
     scores = package.statistics
     counted = (scores.normal_scores, scores.anomaly_scores)
     return sum(sum(histogram.counts) for histogram in counted if histogram is not None)
-
-
-def _completed(left_out: List[str]) -> str:
-    if not left_out:
-        return COMPLETED
-    images = "1 image was" if len(left_out) == 1 else f"{len(left_out)} images were"
-    return f"{COMPLETED} {images} left out: {left_out[0]}"
 
 
 def _key(kind: str, parameters: Parameters) -> str:

@@ -63,6 +63,30 @@ def test_what_is_written_can_be_read_and_replaced(site: Site, tmp_path: Path) ->
         assert site.get("plant", "out/of/training.json") == content
 
 
+def test_a_place_is_tried_without_storing_anything(site: Site) -> None:
+    site.buckets.check_writable(ALICE, "plant", "tried/deep/a.json")
+    with pytest.raises(ValidationFailed, match="was not found"):
+        site.buckets.read(ALICE, "plant", "tried/deep/a.json", MIB)
+    assert not (site.root / "buckets" / "plant" / "tried").exists()
+    with pytest.raises(ValidationFailed, match="The bucket nowhere was not found"):
+        site.buckets.check_writable(ALICE, "nowhere", "a.json")
+
+
+def test_an_object_is_removed_where_there_is_one(site: Site) -> None:
+    site.put("plant", "gone.json", b"content")
+    for _ in range(2):
+        site.buckets.remove(ALICE, "plant", "gone.json")
+        with pytest.raises(ValidationFailed, match="was not found"):
+            site.buckets.read(ALICE, "plant", "gone.json", MIB)
+
+
+def test_no_more_is_fetched_than_may_be(site: Site, tmp_path: Path) -> None:
+    site.put("plant", "large.png", b"12345678")
+    assert site.buckets.fetch(ALICE, "plant", "large.png", tmp_path, 8).read_bytes()
+    with pytest.raises(ValidationFailed, match=r"s3://plant/large\.png is too large"):
+        site.buckets.fetch(ALICE, "plant", "large.png", tmp_path, 7)
+
+
 @pytest.mark.parametrize("key", ["nothing", "line", "line/", "line//a.jpg", "/line/a.jpg"])
 def test_a_key_without_an_object_is_named_in_a_sentence(site: Site, key: str) -> None:
     site.put("plant", "line/a.jpg", b"content")
@@ -89,6 +113,8 @@ def test_a_bucket_of_others_is_answered_like_one_that_is_not_there(site: Site, b
         lambda: list(site.buckets.lines(BOB, bucket, "key", MIB)),
         lambda: site.buckets.fetch(BOB, bucket, "key", site.root),
         lambda: site.buckets.write(BOB, bucket, "key", Path(__file__)),
+        lambda: site.buckets.check_writable(BOB, bucket, "key"),
+        lambda: site.buckets.remove(BOB, bucket, "key"),
     ):
         with pytest.raises(ValidationFailed) as refused:
             use()
@@ -126,6 +152,8 @@ def test_a_key_that_could_lead_elsewhere_is_refused(site: Site, key: str) -> Non
         lambda: site.buckets.read(BOB, "plant", key, MIB),
         lambda: site.buckets.fetch(BOB, "plant", key, site.root),
         lambda: site.buckets.write(BOB, "plant", key, Path(__file__)),
+        lambda: site.buckets.check_writable(BOB, "plant", key),
+        lambda: site.buckets.remove(BOB, "plant", key),
     ):
         with pytest.raises(ValidationFailed, match=r"^s3://plant/.*can't be used: "):
             use()

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, List
+from typing import Callable, List, Set
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +19,7 @@ from hypothesis import strategies as st
 from edge_agent.service.buckets.folders import FolderBuckets
 from edge_agent.service.buckets.names import S3Name
 from edge_agent.service.faults import ValidationFailed
+from tests import ROOT
 
 ACCOUNT = "123456789012"
 MIB = 1024 * 1024
@@ -212,3 +217,44 @@ def test_a_uri_gives_a_usable_name_or_a_sentence(text: str) -> None:
             continue
         assert sentence.endswith(".")
         assert sentence.isprintable()
+
+
+def test_a_killed_writer_leaves_no_part_once_the_object_is_stored_again(
+    tmp_path: Path, bucket: Path, buckets: FolderBuckets
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(8 * MIB))
+    command = [sys.executable, "-m", "tests.service.buckets.killed_writer"]
+    left = set()
+    for seed in range(6):
+        with subprocess.Popen(
+            [*command, str(bucket.parent), str(source)], stdout=subprocess.PIPE, cwd=ROOT
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"stored\n"
+            time.sleep(random.Random(seed).uniform(0.0, 0.05))  # the moment is what is tried
+            writer.kill()
+        left.update(everything(bucket))
+        assert (bucket / "a.json").read_bytes() == source.read_bytes()
+    assert len(left) <= 2, "one part at the most"
+    buckets.write(ACCOUNT, "plant", "a.json", source)
+    assert everything(bucket) == ["a.json"]
+
+
+def test_of_writers_at_the_same_time_each_stores_all_of_its_own(
+    tmp_path: Path, bucket: Path, buckets: FolderBuckets
+) -> None:
+    sources = [tmp_path / str(number) for number in range(8)]
+    for number, source in enumerate(sources):
+        source.write_bytes(bytes([number]) * MIB)
+
+    def store(source: Path) -> Set[int]:
+        for _ in range(10):
+            buckets.write(ACCOUNT, "plant", "a.json", source)
+        found = buckets.read(ACCOUNT, "plant", "a.json", MIB)
+        assert len(found) == MIB
+        return set(found)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(len(found) == 1 for found in threads.map(store, sources))
+    assert everything(bucket) == ["a.json"]

@@ -13,8 +13,7 @@ from sqlalchemy import insert, select, update
 
 from edge_agent.service.buckets.folders import FolderBuckets
 from edge_agent.service.faults import Conflict, ResourceNotFound, ValidationFailed
-from edge_agent.service.records.dataset_entries import entries_of
-from edge_agent.service.records.schema import DATASETS, MODELS, PROJECTS
+from edge_agent.service.records.schema import ENTRIES, MODELS, PROJECTS
 from edge_agent.service.settings import QuotaSettings
 from tests import ROOT
 from tests.service.dataset_site import ACCOUNT, OTHER, DatasetSite, line, manifest, opened
@@ -94,9 +93,7 @@ def test_the_cookies_manifests_are_taken_as_they_are(site: DatasetSite, name: st
     )
     assert 0 < len(labelled_in_august) < 63
     with site.records.read() as transaction:
-        dataset_id = transaction.connection.scalar(select(DATASETS.c.id))
-        assert dataset_id is not None
-        rows = list(entries_of(transaction, dataset_id))
+        rows = transaction.connection.execute(select(ENTRIES)).all()
     buckets = FolderBuckets(site.root / "buckets", {})
     for row in rows:
         key = row.source_ref.split("/", 3)[3]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
@@ -19,13 +21,19 @@ from edge_agent.service.call import Answer, Operation
 from edge_agent.service.faults import Conflict, QuotaExceeded, ResourceNotFound, ValidationFailed
 from edge_agent.service.operations.model_training import DELETING, ModelTraining
 from edge_agent.service.operations.models import Models
-from edge_agent.service.records.database import Records
-from edge_agent.service.records.dataset_entries import DatasetEntry, put_entries
+from edge_agent.service.records.database import Records, Transaction
+from edge_agent.service.records.dataset_entries import (
+    DatasetEntry,
+    entries_for,
+    forget_replaced,
+    put_entries,
+)
 from edge_agent.service.records.schema import (
     DATASETS,
     MODELS,
     PACKAGING_JOBS,
     PROJECTS,
+    REPLACED_ENTRIES,
     TAGS,
     WORK,
 )
@@ -80,6 +88,19 @@ class Service:
     def package(self, version: str = "1") -> Path:
         return self.root / "models" / ACCOUNT / "plates" / version
 
+    def asked(self) -> List[Dict[str, Any]]:
+        """Return the parameters of the trainings that wait, in order."""
+        with self.records.read() as transaction:
+            query = select(WORK.c.parameters).order_by(WORK.c.created)
+            return list(transaction.connection.scalars(query))
+
+    def seen(self, asked: Dict[str, Any]) -> Dict[str, Optional[str]]:
+        """Return the labels that a training sees, by image."""
+        train = asked["datasets"]["train"]
+        with self.records.read() as transaction:
+            rows = list(entries_for(transaction, train["id"], asked["model_id"], train["last"]))
+        return {source_of(row.line): row.label for row in rows}
+
     def set(self, **values: object) -> None:
         with self.records.write() as transaction:
             transaction.connection.execute(update(MODELS).values(**values))
@@ -87,6 +108,11 @@ class Service:
     def count(self, table: Any) -> int:
         with self.records.read() as transaction:
             return len(transaction.connection.execute(select(table)).all())
+
+
+def source_of(line: str) -> str:
+    content = json.loads(line)
+    return str(content["source-ref"] if isinstance(content, dict) else content[0])
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -248,8 +274,23 @@ def test_two_datasets_are_used_as_they_are_without_images_that_are_gone(working:
     (result,) = lines_of(working, model["EvaluationResult"], "EvaluationResult")
     assert result["EvaluationDetails"]["NumberOfTrainingImages"] == 10
     assert "PixelAnomalyClassMetrics" not in result["AggregatedEvaluationResults"]["Metrics"]
-    left_out = "1 image was left out: s3://train-images/normal/000.png"
+    left_out = "1 image was left out: s3://train-images/normal/000.png was not found."
     assert left_out in model["StatusMessage"]
+
+
+def test_too_few_images_after_some_were_left_out_fail_with_the_reasons(working: Service) -> None:
+    add_dataset(working, "train", 21, 10)
+    images = working.root / "buckets" / "train-images" / "normal"
+    (images / "000.png").unlink()
+    (images / "001.png").write_bytes((images / "001.png").read_bytes()[:999])
+    working.create_model()
+    model = working.trained()
+    assert model["Status"] == "TRAINING_FAILED"
+    said = model["StatusMessage"]
+    assert said.startswith("The dataset has 19 normal and 10 anomaly images that are labelled and")
+    assert "2 images were left out: s3://train-images/normal/000.png was not found." in said
+    assert "s3://train-images/normal/001.png can't be used: " in said
+    assert not list((working.root / "buckets" / "output").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -307,9 +348,48 @@ def test_what_stands_in_the_way_of_a_training_is_a_conflict(service: Service) ->
     with service.records.write() as transaction:
         transaction.connection.execute(update(DATASETS).values(status="UPDATE_COMPLETE"))
     service.create_model()
-    with pytest.raises(Conflict, match="is being trained"):
-        service.create_model()
+    assert service.model()["StatusMessage"] == "The training waits for its turn."
     assert service.count(WORK) == service.count(MODELS) == 1
+
+
+def test_a_project_has_several_trainings_at_a_time_within_the_quota(service: Service) -> None:
+    add_dataset(service, "train", 20, 10)
+    versions: Any = [service.create_model()["ModelMetadata"] for _ in range(2)]
+    assert [each["ModelVersion"] for each in versions] == ["1", "2"]
+    with pytest.raises(QuotaExceeded, match="trainings"):
+        service.create_model()
+
+
+def test_a_training_sees_the_datasets_as_they_were_when_it_was_asked_for(service: Service) -> None:
+    sources = add_dataset(service, "train", 20, 10)
+    service.create_model()
+    (asked,) = service.asked()
+    with service.records.write() as transaction:
+        replace(transaction, sources[0], "anomaly")
+        replace(transaction, sources[0], None)
+        replace(transaction, "s3://train-images/new.png", "normal")
+    service.create_model()
+    _, later = service.asked()
+    before, after = service.seen(asked), service.seen(later)
+    assert before == {source: source.split("/")[3] for source in sources}
+    assert after == {**before, sources[0]: None, "s3://train-images/new.png": "normal"}
+    with service.records.write() as transaction:
+        forget_replaced(transaction, asked["model_id"])
+    assert service.count(REPLACED_ENTRIES) == 0
+
+
+def replace(transaction: Transaction, source: str, label: Optional[str]) -> None:
+    put_entries(transaction, 1, [DatasetEntry(source, json.dumps([source, label]), label, 1.0)])
+
+
+def test_an_output_that_cannot_be_written_fails_before_the_training(working: Service) -> None:
+    add_dataset(working, "train", 20, 10)
+    (working.root / "buckets" / "output" / "runs").write_bytes(b"an object, no folder")
+    working.create_model()
+    model = working.trained()
+    assert model["Status"] == "TRAINING_FAILED"
+    assert "s3://output/runs/EvaluationManifest-plates-1.json can't be" in model["StatusMessage"]
+    assert not (working.root / "work").exists() or not list((working.root / "work").iterdir())
 
 
 def test_a_bad_place_for_the_output_or_project_is_refused(service: Service) -> None:
@@ -385,6 +465,41 @@ def test_a_deletion_that_was_interrupted_is_done_at_the_next_start(service: Serv
     assert not service.package().exists()
 
 
+def test_a_deletion_that_failed_is_done_when_it_is_asked_for_again(service: Service) -> None:
+    add_dataset(service, "train", 20, 10)
+    service.create_model()
+    service.set(status="TRAINED")
+    service.package().parent.mkdir(parents=True)
+    service.package().write_bytes(b"no folder, which can't be removed")
+    service.delete_model()
+    model = service.model()
+    assert model["Status"] == DELETING
+    assert model["StatusMessage"].startswith("The model's files can't be removed: Not a directory.")
+    assert "delete the model again" in model["StatusMessage"]
+    assert str(service.root) not in model["StatusMessage"]
+    service.package().unlink()
+    service.delete_model()
+    assert service.count(MODELS) == 0
+
+
+def test_many_deletions_at_once_are_one(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    add_dataset(service, "train", 20, 10)
+    service.create_model()
+    service.set(status="TRAINED")
+    (service.package() / "golden").mkdir(parents=True)
+
+    def ask(_: int) -> str:
+        with contextlib.suppress(ResourceNotFound):
+            service.delete_model()
+        return "deleted"
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(ask, range(16))) == ["deleted"] * 16
+    assert service.count(MODELS) == 0
+    assert not service.package().exists()
+    assert not caplog.records
+
+
 def test_a_service_stopped_during_training_fails_it_at_the_next_start(working: Service) -> None:
     add_dataset(working, "train", 20, 10)
     working.create_model()
@@ -395,6 +510,7 @@ def test_a_service_stopped_during_training_fails_it_at_the_next_start(working: S
     again.work.start()
     try:
         model = again.trained()
+        assert not list((working.root / "buckets" / "output").iterdir())
     finally:
         again.work.close()
     assert model["Status"] == "TRAINING_FAILED"

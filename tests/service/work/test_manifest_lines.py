@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import List
+from typing import Dict, List
 
 import pytest
 from hypothesis import given
@@ -40,18 +40,34 @@ def test_a_line_stays_as_it_is_written() -> None:
     assert entry == DatasetEntry("s3://plant/å.jpg", line.decode().strip(), None, ADDED)
 
 
-def test_the_label_is_the_one_that_every_other_manifest_gives() -> None:
+def test_a_label_is_the_word_normal_or_anomaly_in_class_name() -> None:
     found = entries(
         NORMAL,
         labelled(**{"class-name": "anomaly"}),
-        labelled(**{"class-name": "good"}),
+        *(
+            labelled(**{"class-name": word})
+            for word in ("good", "Normal", "ng", "1", 1, ["normal"])
+        ),
         labelled(**{"class-name": "cracked"}),
-        labelled(**{"class-map": {"1": "NG"}}),
+        labelled(**{"class-map": {"1": "anomaly"}}),
         {"source-ref": "s3://plant/a.jpg"},
+        {"source-ref": "s3://plant/a.jpg", "anomaly-label": 1},
     )
-    assert [entry.label for entry in found] == [
-        "normal", "anomaly", "normal", None, "anomaly", None,
-    ]  # fmt: skip
+    labels = [entry.label for entry in found]
+    assert labels[:2] == ["normal", "anomaly"]
+    assert set(labels[2:]) == {None}
+
+
+def test_the_services_own_attribute_decides_before_those_of_others() -> None:
+    def both(own: str, other: str) -> Dict[str, object]:
+        return {
+            "source-ref": "s3://plant/a.jpg",
+            "anomaly-label-detected-metadata": {"class-name": other, "human-annotated": "yes"},
+            "anomaly-label-metadata": {"class-name": own, "human-annotated": "no"},
+        }
+
+    found = entries(both("normal", "anomaly"), both("good", "anomaly"))
+    assert [entry.label for entry in found] == ["normal", None]
 
 
 @pytest.mark.parametrize(

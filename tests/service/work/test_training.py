@@ -9,9 +9,12 @@ from typing import Any, Dict
 import pytest
 from sqlalchemy import Row, insert, select
 
+from edge_agent.service.faults import ServiceFault
 from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import MODELS, PROJECTS
 from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.work.evaluation_files import FILES
+from edge_agent.service.work.evaluation_files import RESULT as RESULT_FILE
 from edge_agent.service.work.training import PACKAGE, Training
 from tests.service.calls import ACCOUNT
 
@@ -97,6 +100,25 @@ def test_a_failure_after_the_move_leaves_no_package(
         kind.failed(PARAMETERS, "It failed.", transaction)
     assert (model(records).status, model(records).message) == ("TRAINING_FAILED", "It failed.")
     assert not package(tmp_path).exists()
+
+
+def test_evaluation_files_appear_both_or_not_at_all(
+    tmp_path: Path, folder: Path, kind: Training
+) -> None:
+    output = tmp_path / "buckets" / "output"
+    output.mkdir(parents=True)
+    for name in FILES:
+        (folder / name).write_text(name)
+    stray = output / f"{RESULT_FILE}-plates-1.json"
+    stray.mkdir()  # the second one can't be written
+    with pytest.raises(ServiceFault, match="can't be stored"):
+        kind.publish(PARAMETERS, folder)
+    assert list(output.iterdir()) == [stray]
+    stray.rmdir()
+    for _ in range(2):  # again, as after a service that was killed
+        kind.publish(PARAMETERS, folder)
+        found = {path.name: path.read_text() for path in output.iterdir()}
+        assert found == {f"{name}-plates-1.json": name for name in FILES}
 
 
 def test_progress_and_failures_do_not_change_a_model_that_is_trained(

@@ -13,21 +13,37 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.settings import BucketSettings
 from edge_agent.service.work import evaluation_files
-from edge_agent.service.work.training_images import Image, fetch, parts
+from edge_agent.service.work.training_images import (
+    MOST_IMAGE_BYTES,
+    TEST,
+    TRAIN,
+    WHOLE,
+    Fetched,
+    Image,
+    check_counts,
+    fetch,
+    left_out_sentence,
+    split,
+)
 from tests.service.calls import ACCOUNT
+from tests.training import pictures
 
 
-def lines(normal: int, anomaly: int) -> List[str]:
+def images(normal: int, anomaly: int) -> List[Image]:
     labels = ["normal"] * normal + ["anomaly"] * anomaly
-    return [line(f"s3://images/{number}.png", label) for number, label in enumerate(labels)]
+    return [image(f"s3://images/{number}.png", label) for number, label in enumerate(labels)]
 
 
-def line(source: str, label: str) -> str:
-    return json.dumps({"source-ref": source, "anomaly-label-metadata": {"class-name": label}})
+def image(source: str, label: str = "normal") -> Image:
+    return Image.of(json.dumps({"source-ref": source}), label)
 
 
-def sources(images: List[Image]) -> List[str]:
-    return [image.source for image in images]
+def fetched(of: List[Image]) -> Fetched:
+    return Fetched({Path(f"{number}.png"): each for number, each in enumerate(of)})
+
+
+def sources(of: Fetched) -> List[str]:
+    return [each.source for each in of.images.values()]
 
 
 @pytest.mark.parametrize(
@@ -36,50 +52,60 @@ def sources(images: List[Image]) -> List[str]:
 def test_of_one_dataset_a_fifth_of_each_label_is_for_the_test(
     normal: int, anomaly: int, tested: object
 ) -> None:
-    train, test = parts(lines(normal, anomaly), [], is_single=True)
-    counts = Counter(image.label for image in test)
+    every = fetched(images(normal, anomaly))
+    train, test = split(every)
+    counts = Counter(each.label for each in test.images.values())
     assert (counts["normal"], counts["anomaly"]) == tested
-    assert sorted(sources([*train, *test])) == sorted(
-        json.loads(each)["source-ref"] for each in lines(normal, anomaly)
-    )
+    assert sorted([*sources(train), *sources(test)]) == sorted(sources(every))
 
 
 def test_the_order_of_the_entries_does_not_change_the_split() -> None:
-    one, other = (parts(each, [], True)[1] for each in (lines(40, 20), lines(40, 20)[::-1]))
+    one, other = (split(fetched(each))[1] for each in (images(40, 20), images(40, 20)[::-1]))
     assert set(sources(one)) == set(sources(other))
 
 
-def test_two_datasets_are_used_as_they_are() -> None:
-    train, test = parts(lines(10, 3), lines(10, 10), is_single=False)
-    assert (len(train), len(test)) == (13, 20)
+def test_the_split_is_the_same_in_every_release() -> None:
+    tested = sources(split(fetched(images(20, 10)))[1])
+    assert tested == [f"s3://images/{number}.png" for number in (0, 9, 10, 14, 22, 29)]
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "is_single"),
+    ("dataset", "enough", "too_few"),
     [
-        ((19, 10), (0, 0), True),
-        ((20, 9), (0, 0), True),
-        ((9, 0), (10, 10), False),
-        ((10, 0), (9, 10), False),
-        ((10, 0), (10, 9), False),
-        ((10, 0), (0, 0), False),
+        (WHOLE, (20, 10), [(19, 10), (20, 9)]),
+        (TRAIN, (10, 0), [(9, 10)]),
+        (TEST, (10, 10), [(9, 10), (10, 9)]),
     ],
 )
 def test_one_image_too_few_is_a_sentence(
-    train: Tuple[int, int], test: Tuple[int, int], is_single: bool
+    dataset: str, enough: Tuple[int, int], too_few: List[Tuple[int, int]]
 ) -> None:
-    with pytest.raises(InvalidConfiguration, match="Add or label images"):
-        parts(lines(*train), lines(*test), is_single)
+    check_counts(dataset, images(*enough))
+    for counts in too_few:
+        with pytest.raises(InvalidConfiguration, match="Add or label images"):
+            check_counts(dataset, images(*counts), ["s3://images/a.png was not found."])
 
 
-def test_images_that_are_not_there_are_left_out_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "buckets" / "images").mkdir(parents=True)
-    (tmp_path / "buckets" / "images" / "0.png").write_bytes(b"png")
-    images = [Image.of(line(f"s3://images/{name}.png", "normal")) for name in ("0", "1")]
-    fetched = fetch(images, ACCOUNT, open_buckets(tmp_path, BucketSettings()), tmp_path / "copies")
-    assert sources(list(fetched.images.values())) == ["s3://images/0.png"]
-    assert len(fetched.left_out) == 1
-    assert "s3://images/1.png was not found" in fetched.left_out[0]
+def test_images_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    bucket = tmp_path / "buckets" / "images"
+    pictures.write(bucket, 1)
+    good = (bucket / "normal" / "000.png").read_bytes()
+    (bucket / "cut.png").write_bytes(good[: len(good) // 2])
+    (bucket / "text.png").write_bytes(b"not a picture")
+    (bucket / "large.png").write_bytes(good + bytes(MOST_IMAGE_BYTES))
+    (bucket / "odd\nname, 'x'").write_bytes(good)
+    names = ("normal/000.png", "gone.png", "cut.png", "text.png", "large.png", "odd\nname, 'x'")
+    wanted = [image(f"s3://images/{name}") for name in names]
+    found = fetch(wanted, ACCOUNT, open_buckets(tmp_path, BucketSettings()), tmp_path / "files")
+    assert sources(found) == ["s3://images/normal/000.png", "s3://images/odd\nname, 'x'"]
+    assert [path.name for path in found.images] == ["000000.png", "000005"]
+    reasons = ("was not found", "can't be used: ", "can't be used: ", "is too large")
+    for name, reason, sentence in zip(names[1:5], reasons, found.left_out):
+        assert sentence.startswith(f"s3://images/{name} {reason}")
+        assert str(tmp_path) not in sentence
+    said = left_out_sentence(found.left_out)
+    assert said.startswith("4 images were left out: s3://images/gone.png was not found.")
+    assert said.endswith("Others: 1.")
 
 
 @pytest.mark.parametrize(

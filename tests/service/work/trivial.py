@@ -60,6 +60,10 @@ class Trivial:
     def progressed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
         self._record(parameters, "progress", message, transaction)
 
+    def publish(self, parameters: Parameters, folder: Path) -> None:
+        if parameters.get("action") == "unpublished":
+            raise InvalidConfiguration("The bucket is gone; make it.")
+
     def finished(
         self,
         parameters: Parameters,
