@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.service.buckets.lines import lines_of
 from edge_agent.service.buckets.names import (
+    IsAlone,
     S3Name,
     check_account,
     check_bucket,
@@ -39,10 +40,10 @@ log = logging.getLogger(__name__)
 class S3Buckets:
     """The buckets of one S3 service; may be used by any thread."""
 
-    def __init__(self, settings: BucketSettings) -> None:
+    def __init__(self, settings: BucketSettings, is_alone: IsAlone) -> None:
         """Prepare the client, which connects when it is used. Raises InvalidConfiguration."""
         filter_python_deprecation_warnings()
-        self._accounts = settings.accounts
+        self._accounts, self._is_alone = settings.accounts, is_alone
         try:
             self._client: Any = boto3.session.Session().client(
                 "s3",
@@ -65,7 +66,7 @@ class S3Buckets:
     def check(self, account: str, bucket: str) -> None:
         """Find that the account may use the bucket; the service isn't asked whether it is there."""
         check_bucket(bucket)
-        check_account(account, bucket, self._accounts)
+        check_account(account, bucket, self._accounts, self._is_alone)
 
     def read(self, account: str, bucket: str, key: str, most_bytes: int) -> bytes:
         """Return an object of at most `most_bytes`."""
