@@ -30,6 +30,7 @@ class DatasetSite:
         self, root: Path, buckets: Buckets, quotas: Optional[QuotaSettings] = None
     ) -> None:
         self.root = root
+        self.buckets: Any = buckets
         self.records = Records(root / "records.db")
         self.imports = DatasetImports(
             records=self.records, buckets=buckets, quotas=quotas or QuotaSettings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, Protocol, Sequence
+from typing import Iterator, Optional, Protocol, Sequence
 
 
 class Buckets(Protocol):
@@ -25,8 +25,13 @@ class Buckets(Protocol):
     def lines(self, account: str, bucket: str, key: str, most_bytes: int) -> Iterator[bytes]:
         """Yield the lines of an object of at most `most_bytes`, without holding all of it."""
 
-    def fetch(self, account: str, bucket: str, key: str, folder: Path) -> Path:
-        """Return a file with the object: the object itself, or a copy made below `folder`."""
+    def fetch(
+        self, account: str, bucket: str, key: str, folder: Path, most_bytes: Optional[int] = None
+    ) -> Path:
+        """Return a file with the object: the object itself, or a copy made below `folder`.
+
+        `most_bytes`: refuse a larger one; None: a caller knows how large it is.
+        """
 
     def write(self, account: str, bucket: str, key: str, source: Path) -> None:
         """Store the content of `source`, all of it at once, in place of what is there."""

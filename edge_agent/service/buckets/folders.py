@@ -11,7 +11,7 @@ import shutil
 import stat
 import uuid
 from pathlib import Path
-from typing import BinaryIO, Iterator, Sequence
+from typing import BinaryIO, Iterator, Optional, Sequence
 
 from edge_agent.runtime.system.files import replacing, sync_folder
 from edge_agent.service.buckets.lines import lines_of
@@ -53,9 +53,16 @@ class FolderBuckets:
         with self._open(account, S3Name(bucket, key), most_bytes) as file:
             yield from lines_of(file)
 
-    def fetch(self, account: str, bucket: str, key: str, folder: Path) -> Path:
+    def fetch(
+        self, account: str, bucket: str, key: str, folder: Path, most_bytes: Optional[int] = None
+    ) -> Path:
         """Return the file of an object."""
-        return self._object(account, S3Name(bucket, key))
+        name = S3Name(bucket, key)
+        place = self._object(account, name)
+        size = place.stat().st_size
+        if most_bytes is not None and size > most_bytes:
+            raise too_large(name, size, most_bytes)
+        return place
 
     def write(self, account: str, bucket: str, key: str, source: Path) -> None:
         """Store the content of `source`, all of it at once, in place of what is there."""

@@ -14,7 +14,7 @@ class OnlyAccount:
     """Knows the accounts with an access key or a project; may be used by any thread."""
 
     def __init__(self, records: Callable[[], Records]) -> None:
-        """`records`: returns the same ones each time; called when they are needed first."""
+        """Begin. `records`: returns the same ones each time; called when they are needed first."""
         self._records = records
         self._known: Tuple[int, FrozenSet[str]] = (-1, frozenset())  # after so many commits
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import tempfile
 from contextlib import closing, contextmanager
 from io import BytesIO
@@ -32,6 +31,7 @@ from edge_agent.service.settings import BucketSettings
 
 CONNECT_WITHIN_S, ANSWER_WITHIN_S = 5, 60
 TRIES = 3
+CHUNK_BYTES = 2**20
 MISSING_BUCKET, MISSING_KEY = ("NoSuchBucket",), ("NoSuchKey", "404", "NotFound")
 
 log = logging.getLogger(__name__)
@@ -80,14 +80,16 @@ class S3Buckets:
             self._download(account, S3Name(bucket, key), file, most_bytes)
             yield from lines_of(file)
 
-    def fetch(self, account: str, bucket: str, key: str, folder: Path) -> Path:
+    def fetch(
+        self, account: str, bucket: str, key: str, folder: Path, most_bytes: Optional[int] = None
+    ) -> Path:
         """Return a copy of an object, made below `folder`; its name ends as the key does."""
         name = S3Name(bucket, key)
         digest = hashlib.sha256(f"{bucket}/{key}".encode(errors="replace")).hexdigest()
         place = folder / digest[:32] / name.parts()[-1]
         place.parent.mkdir(parents=True, exist_ok=True)
         with place.open("w+b") as file:
-            self._download(account, name, file)
+            self._download(account, name, file, most_bytes)
         return place
 
     def write(self, account: str, bucket: str, key: str, source: Path) -> None:
@@ -117,9 +119,15 @@ class S3Buckets:
         with _readable_errors(name):
             answer = self._client.get_object(Bucket=name.bucket, Key=name.key)
             with closing(answer["Body"]) as body:
-                if most_bytes is not None and answer["ContentLength"] > most_bytes:
-                    raise too_large(name, answer["ContentLength"], most_bytes)
-                shutil.copyfileobj(body, file)
+                size = answer.get("ContentLength", 0)  # which not every service says
+                if most_bytes is not None and size > most_bytes:
+                    raise too_large(name, size, most_bytes)
+                size = 0
+                for chunk in body.iter_chunks(CHUNK_BYTES):
+                    size += len(chunk)
+                    if most_bytes is not None and size > most_bytes:
+                        raise too_large(name, size, most_bytes)
+                    file.write(chunk)
         file.seek(0)
 
 

@@ -16,6 +16,7 @@ from edge_agent.service.buckets.names import S3Name
 from edge_agent.service.faults import ValidationFailed
 
 TEST_SHARE = 5  # of a single dataset, one image of so many of each label is for the test
+MOST_IMAGE_BYTES = 64 * 2**20  # of an image or mask; the original took 8 MB
 WHOLE, TRAIN, TEST = "dataset", "training dataset", "test dataset"
 FEWEST: Mapping[str, Mapping[str, int]] = {  # the original's limits
     WHOLE: {NORMAL: 20, ANOMALY: 10},
@@ -108,7 +109,7 @@ def fetch(images: Iterable[Image], account: str, buckets: Buckets, folder: Path)
 def fetch_object(source: str, account: str, buckets: Buckets, folder: Path) -> Path:
     """Return a file with an s3://bucket/key. Raises ValidationFailed."""
     bucket, key = S3Name.of_uri(source)
-    return buckets.fetch(account, bucket, key, folder)
+    return buckets.fetch(account, bucket, key, folder, MOST_IMAGE_BYTES)
 
 
 def _chosen(images: Iterable[Image], label: str) -> List[Image]:

@@ -28,6 +28,8 @@ def test_an_object_that_is_too_large_is_refused_with_its_size(site: Site) -> Non
         site.buckets.read(ALICE, "plant", "a.bin", 7)
     with pytest.raises(ValidationFailed, match="the most that is taken is 7"):
         list(site.buckets.lines(ALICE, "plant", "a.bin", 7))
+    with pytest.raises(ValidationFailed, match="the most that is taken is 7"):
+        site.buckets.fetch(ALICE, "plant", "a.bin", site.root, 7)
 
 
 def test_lines_come_one_by_one_with_their_ends(site: Site) -> None:

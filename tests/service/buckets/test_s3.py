@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.service.buckets import s3
 from edge_agent.service.buckets.opening import open_buckets
-from edge_agent.service.faults import ServiceFault
+from edge_agent.service.faults import ServiceFault, ValidationFailed
 from edge_agent.service.settings import BucketSettings
 from tests.service.buckets.conftest import ALICE, SECRET, s3_client, s3_settings
 from tests.service.dataset_site import DatasetSite, line, manifest
@@ -81,3 +83,42 @@ def test_a_dataset_is_imported_from_a_bucket_of_the_service(tmp_path: Path, endp
             lines = site.lines()
             site("DeleteDataset", DatasetType="train")
         assert lines == text.splitlines()
+
+
+class Endless(BaseHTTPRequestHandler):
+    """An S3 service that doesn't say how large an object is; it is without end."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+        except OSError:
+            self.close_connection = True  # the client has gone
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_an_object_without_an_end_is_refused(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        buckets = open_buckets(tmp_path, s3_settings(tmp_path, endpoint, {}))
+        try:
+            for use in (
+                lambda: buckets.read(ALICE, "plant", "key", 2**21),
+                lambda: list(buckets.lines(ALICE, "plant", "key", 2**21)),
+                lambda: buckets.fetch(ALICE, "plant", "key", tmp_path, 2**21),
+            ):
+                with pytest.raises(ValidationFailed, match=r"s3://plant/key is too large"):
+                    use()
+        finally:
+            server.shutdown()
+            thread.join()

@@ -122,6 +122,29 @@ def test_a_manifest_with_wrong_lines_creates_nothing(site: DatasetSite) -> None:
     assert stats(site.create("m")) == (2500, 2500, 2500, 0)
 
 
+def test_a_manifest_of_any_editor_is_taken_and_its_lines_come_back_as_they_were(
+    site: DatasetSite,
+) -> None:
+    lines = [
+        '{"own": {"deep": [1.0, null, "\\ud800"]},  "source-ref":"s3://plant/\u00e5.jpg"}',
+        '{"source-ref": "s3://plant/b", "anomaly-label-metadata": {"class-name": "\\udfff"}}',
+        '{"source-ref": "s3://plant/images/"}',
+        '{"source-ref": "s3://plant/\\u00e5.jpg", "anomaly-label": 1, "again": "\u2028"}',
+    ]
+    place = site.root / "buckets" / "plant" / "m"
+    place.write_bytes(b"\xef\xbb\xbf\r\n \r\n" + "\r\n\r\n".join(lines).encode())
+    description = site.create("m")
+    assert (description["Status"], stats(description)) == ("CREATE_COMPLETE", (2, 1, 0, 1))
+    assert description["StatusMessage"] == (
+        "The dataset was created. 1 line was left out, from line 7: source-ref is a folder."
+    )
+    assert site.lines() == [lines[3], lines[1]]
+    changes = b"\xef\xbb\xbf" + lines[0].encode()
+    site("UpdateDatasetEntries", DatasetType="train", Changes=changes)
+    assert stats(site.wait()) == (2, 0, 0, 0)
+    assert site.lines() == lines[:2]
+
+
 def test_a_manifest_that_is_not_there_fails_the_dataset(site: DatasetSite) -> None:
     description = site.create("nothing.manifest")
     assert description["Status"] == "CREATE_FAILED"
