@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Dict, Iterable, Iterator, List, Tuple
 
 import pytest
 from sqlalchemy import insert, select, update
 
 from edge_agent.service.buckets.folders import FolderBuckets
 from edge_agent.service.faults import Conflict, ResourceNotFound, ValidationFailed
-from edge_agent.service.records.dataset_entries import entries_of
+from edge_agent.service.records.database import Transaction
+from edge_agent.service.records.dataset_entries import DatasetEntry, entries_of
 from edge_agent.service.records.schema import DATASETS, MODELS, PROJECTS
 from edge_agent.service.settings import QuotaSettings
+from edge_agent.service.work import dataset_imports
 from tests import ROOT
 from tests.service.dataset_site import ACCOUNT, OTHER, DatasetSite, line, manifest, opened
 
@@ -363,3 +367,59 @@ def test_a_dataset_that_changes_cannot_be_changed(tmp_path: Path) -> None:
             HeldBuckets.go.set()
         assert site.wait()["Status"] == "UPDATE_COMPLETE"
         assert site.images() == ["a"]
+
+
+class CountingBuckets(FolderBuckets):
+    """Counts the manifests that are read."""
+
+    read_manifests = 0
+
+    def lines(self, account: str, bucket: str, key: str, most_bytes: int) -> Iterator[bytes]:
+        self.read_manifests += 1
+        return super().lines(account, bucket, key, most_bytes)
+
+
+def test_1000_concurrent_calls_with_duplicated_tokens_change_each_dataset_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates: List[int] = []
+    put = dataset_imports.put_entries
+
+    def counted(transaction: Transaction, dataset_id: int, entries: Iterable[DatasetEntry]) -> None:
+        updates.append(dataset_id)
+        put(transaction, dataset_id, entries)
+
+    names = [f"p{number}" for number in range(50)]
+    source, changes = manifest("plant", "m"), json.dumps(line("b", "anomaly")).encode()
+    calls = [
+        (operation, {"ProjectName": name, "DatasetType": "train", **parameters})
+        for operation, parameters in (
+            ("CreateDataset", {"DatasetSource": source, "ClientToken": "c"}),
+            ("UpdateDatasetEntries", {"Changes": changes, "ClientToken": "u"}),
+        )
+        for name in names
+    ]
+    with opened(tmp_path, kind=CountingBuckets) as site, ThreadPoolExecutor(25) as pool:
+        site.put("m", [line("a", "normal")])
+        for name in names:
+            site("CreateProject", ProjectName=name)
+
+        def run(call: Tuple[str, Dict[str, Any]]) -> str:
+            operation, parameters = call
+            token = f"{parameters['ClientToken']}-{parameters['ProjectName']}"
+            return str(site(operation, **{**parameters, "ClientToken": token}))
+
+        for number, some in enumerate((calls[:50], calls[50:])):
+            if number:
+                monkeypatch.setattr(dataset_imports, "put_entries", counted)
+            repeated = some * 10
+            random.Random(number).shuffle(repeated)
+            answers = dict.fromkeys(zip(map(str, repeated), pool.map(run, repeated)))
+            assert len(answers) == 50  # the same one to each of a token
+            for name in names:
+                description = site.wait(project=name)
+                assert description["Status"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+                assert description["ImageStats"]["Total"] == number + 1
+        assert site.buckets.read_manifests == 50
+    assert sorted(updates) == sorted(set(updates))
+    assert len(updates) == 50
