@@ -16,7 +16,7 @@ from sqlalchemy import insert, select, update
 from edge_agent.service.buckets.folders import FolderBuckets
 from edge_agent.service.faults import Conflict, ResourceNotFound, ValidationFailed
 from edge_agent.service.records.database import Transaction
-from edge_agent.service.records.dataset_entries import DatasetEntry, entries_of
+from edge_agent.service.records.dataset_entries import DatasetEntry, entries_of, put_entries
 from edge_agent.service.records.schema import DATASETS, MODELS, PROJECTS
 from edge_agent.service.settings import QuotaSettings
 from edge_agent.service.work import dataset_imports
@@ -383,7 +383,7 @@ def test_1000_concurrent_calls_with_duplicated_tokens_change_each_dataset_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     updates: List[int] = []
-    put = dataset_imports.put_entries
+    put = put_entries
 
     def counted(transaction: Transaction, dataset_id: int, entries: Iterable[DatasetEntry]) -> None:
         updates.append(dataset_id)

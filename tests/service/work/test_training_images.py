@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import List, Tuple
 
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.service.auth.access_keys import AccessKeys
 from edge_agent.service.buckets.opening import open_buckets
+from edge_agent.service.records.database import Records
 from edge_agent.service.settings import BucketSettings
 from edge_agent.service.work import evaluation_files
-from edge_agent.service.work.training_images import Image, fetch, parts
-from tests.service.calls import ACCOUNT
+from edge_agent.service.work.training_images import MOST_IMAGE_BYTES, Image, fetch, parts
+from tests.service.calls import ACCOUNT, OTHER
 
 
 def lines(normal: int, anomaly: int) -> List[str]:
@@ -80,6 +83,32 @@ def test_images_that_are_not_there_are_left_out_with_the_reason(tmp_path: Path) 
     assert sources(list(fetched.images.values())) == ["s3://images/0.png"]
     assert len(fetched.left_out) == 1
     assert "s3://images/1.png was not found" in fetched.left_out[0]
+
+
+def test_images_in_the_bucket_of_another_account_are_answered_as_if_absent(tmp_path: Path) -> None:
+    (tmp_path / "buckets" / "images").mkdir(parents=True)
+    (tmp_path / "buckets" / "images" / "0.png").write_bytes(b"png")
+    with closing(Records(tmp_path / "records.db")) as records:
+        for account in (ACCOUNT, OTHER):
+            AccessKeys(records).add(account, 0.0)
+    images = [Image.of(line("s3://images/0.png", "normal"))]
+    buckets = open_buckets(tmp_path, BucketSettings())
+    for account in (ACCOUNT, OTHER):
+        fetched = fetch(images, account, buckets, tmp_path / "copies")
+        assert not fetched.images
+        assert "was not found, or this account may not use it" in fetched.left_out[0]
+    named = open_buckets(tmp_path, BucketSettings(accounts={"images": (OTHER,)}))
+    assert not fetch(images, ACCOUNT, named, tmp_path / "copies").images
+    assert fetch(images, OTHER, named, tmp_path / "copies").images
+
+
+def test_an_image_that_is_too_large_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "buckets" / "images").mkdir(parents=True)
+    with (tmp_path / "buckets" / "images" / "0.png").open("wb") as file:
+        file.truncate(MOST_IMAGE_BYTES + 1)
+    images = [Image.of(line("s3://images/0.png", "normal"))]
+    fetched = fetch(images, ACCOUNT, open_buckets(tmp_path, BucketSettings()), tmp_path / "copies")
+    assert "s3://images/0.png is too large" in fetched.left_out[0]
 
 
 @pytest.mark.parametrize(
