@@ -95,7 +95,7 @@ def build(root: ServiceRoot, settings: ServiceSettings, stack: ExitStack) -> Ser
     So what calls wait for ends before the threads that answer them are waited for.
     """
     records = stack.enter_context(closing(root.records()))
-    buckets = open_buckets(root.folder, settings.buckets)
+    buckets = open_buckets(root.folder, settings.buckets, records)
     work = Children(root=root.folder, settings=settings, records=records)
     imports = DatasetImports(records=records, buckets=buckets, quotas=settings.quotas)
     hosting = HostedModels(records, settings, root.folder)

@@ -37,7 +37,7 @@ class QuotaSettings(Strict):
 
 
 class BucketSettings(Strict):
-    """Where buckets are. `accounts`: who may use a bucket; one that isn't named is open to all."""
+    """Where buckets are. `accounts`: who may use a bucket; others are of the only account."""
 
     endpoint: Optional[str] = None  # URL of an S3 service; None: folders below ROOT/buckets
     region: str = "us-east-1"

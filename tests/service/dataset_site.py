@@ -30,6 +30,7 @@ class DatasetSite:
         self, root: Path, buckets: Buckets, quotas: Optional[QuotaSettings] = None
     ) -> None:
         self.root = root
+        self.buckets: Any = buckets
         self.records = Records(root / "records.db")
         self.imports = DatasetImports(
             records=self.records, buckets=buckets, quotas=quotas or QuotaSettings()
@@ -69,16 +70,17 @@ class DatasetSite:
         with self.records.write() as transaction:
             return once(call, transaction, run)
 
-    def describe(self, dataset_type: str = "train") -> Dict[str, Any]:
-        description = self("DescribeDataset", DatasetType=dataset_type)["DatasetDescription"]
+    def describe(self, dataset_type: str = "train", project: str = "parts") -> Dict[str, Any]:
+        asked = {"ProjectName": project, "DatasetType": dataset_type}
+        description = self("DescribeDataset", **asked)["DatasetDescription"]
         assert isinstance(description, dict)
         return description
 
-    def wait(self, dataset_type: str = "train") -> Dict[str, Any]:
+    def wait(self, dataset_type: str = "train", project: str = "parts") -> Dict[str, Any]:
         """Return the description once nothing is under way."""
         end = time.monotonic() + ENDS_WITHIN_S
         while time.monotonic() < end:
-            description = self.describe(dataset_type)
+            description = self.describe(dataset_type, project)
             if not description["Status"].endswith("IN_PROGRESS"):
                 return description
             time.sleep(0.01)

@@ -35,7 +35,7 @@ class Buckets(Protocol):
     ) -> Path:
         """Return a file with the object: the object itself, or a copy made below `folder`.
 
-        `most_bytes`: that it may have; None: any number.
+        `most_bytes`: refuse a larger one; None: a caller knows how large it is.
         """
 
     def check_writable(self, account: str, bucket: str, key: str) -> None:

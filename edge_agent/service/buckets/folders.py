@@ -22,7 +22,9 @@ from edge_agent.service.buckets.lines import lines_of
 from edge_agent.service.buckets.names import (
     PRIVATE,
     Accounts,
+    IsAlone,
     S3Name,
+    anyone,
     check_account,
     check_bucket,
     no_bucket,
@@ -37,9 +39,9 @@ FILE_MODE = 0o644  # what others on the machine may read, as files that users pu
 class FolderBuckets:
     """The buckets below one folder; may be used by any thread and process at a time."""
 
-    def __init__(self, root: Path, accounts: Accounts) -> None:
+    def __init__(self, root: Path, accounts: Accounts, is_alone: IsAlone = anyone) -> None:
         """`root`: holds a folder for each bucket."""
-        self._root, self._accounts = root, accounts
+        self._root, self._accounts, self._is_alone = root, accounts, is_alone
 
     def check(self, account: str, bucket: str) -> None:
         """Find that the bucket is there for the account."""
@@ -73,8 +75,9 @@ class FolderBuckets:
         """Return the file of an object."""
         name = S3Name(bucket, key)
         place = self._object(account, name)
-        if most_bytes is not None:
-            self._open(account, name, most_bytes).close()
+        size = place.stat().st_size
+        if most_bytes is not None and size > most_bytes:
+            raise too_large(name, size, most_bytes)
         return place
 
     def check_writable(self, account: str, bucket: str, key: str) -> None:
@@ -134,7 +137,7 @@ class FolderBuckets:
 
     def _bucket(self, account: str, bucket: str) -> Path:
         check_bucket(bucket)
-        check_account(account, bucket, self._accounts)
+        check_account(account, bucket, self._accounts, self._is_alone)
         folder = self._root / bucket
         if not folder.is_dir():
             raise no_bucket(bucket)

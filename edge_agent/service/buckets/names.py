@@ -7,7 +7,7 @@ one is empty, "." or "..".
 from __future__ import annotations
 
 import re
-from typing import Mapping, NamedTuple, Sequence, Tuple
+from typing import Callable, Mapping, NamedTuple, Sequence, Tuple
 
 from edge_agent.logs import printable
 from edge_agent.service.faults import ValidationFailed
@@ -19,7 +19,8 @@ MOST_SHOWN = 300  # characters of a name in a sentence
 
 _BUCKET = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{1,61}[0-9A-Za-z]")
 
-Accounts = Mapping[str, Sequence[str]]  # who may use a bucket, by its name; others are open to all
+Accounts = Mapping[str, Sequence[str]]  # who may use a bucket, by its name
+IsAlone = Callable[[str], bool]  # whether an account is the only one, which may use all others
 
 
 class S3Name(NamedTuple):
@@ -59,10 +60,15 @@ def check_bucket(bucket: str) -> None:
         )
 
 
-def check_account(account: str, bucket: str, accounts: Accounts) -> None:
+def anyone(_account: str) -> bool:
+    """Take every account for the only one."""
+    return True
+
+
+def check_account(account: str, bucket: str, accounts: Accounts, is_alone: IsAlone) -> None:
     """Find that the account may use the bucket, in whatever case both are written."""
     allowed = [users for name, users in accounts.items() if name.lower() == bucket.lower()]
-    if any(account not in users for users in allowed):
+    if any(account not in users for users in allowed) or not (allowed or is_alone(account)):
         raise no_bucket(bucket)
 
 
@@ -70,7 +76,7 @@ def no_bucket(bucket: str) -> ValidationFailed:
     """Return the error for a bucket that isn't there, or that is another account's."""
     return ValidationFailed(
         f"The bucket {_shown(bucket)} was not found, or this account may not use it. "
-        "Correct its name, or make it."
+        "Correct its name, make it, or name its accounts in the service's setting buckets.accounts."
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import tempfile
 from contextlib import closing, contextmanager
 from io import BytesIO
@@ -19,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.service.buckets.lines import lines_of
 from edge_agent.service.buckets.names import (
+    IsAlone,
     S3Name,
     check_account,
     check_bucket,
@@ -31,6 +31,7 @@ from edge_agent.service.settings import BucketSettings
 
 CONNECT_WITHIN_S, ANSWER_WITHIN_S = 5, 60
 TRIES = 3
+CHUNK_BYTES = 2**20
 MISSING_BUCKET, MISSING_KEY = ("NoSuchBucket",), ("NoSuchKey", "404", "NotFound")
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,10 @@ log = logging.getLogger(__name__)
 class S3Buckets:
     """The buckets of one S3 service; may be used by any thread."""
 
-    def __init__(self, settings: BucketSettings) -> None:
+    def __init__(self, settings: BucketSettings, is_alone: IsAlone) -> None:
         """Prepare the client, which connects when it is used. Raises InvalidConfiguration."""
         filter_python_deprecation_warnings()
-        self._accounts = settings.accounts
+        self._accounts, self._is_alone = settings.accounts, is_alone
         try:
             self._client: Any = boto3.session.Session().client(
                 "s3",
@@ -65,7 +66,7 @@ class S3Buckets:
     def check(self, account: str, bucket: str) -> None:
         """Find that the account may use the bucket; the service isn't asked whether it is there."""
         check_bucket(bucket)
-        check_account(account, bucket, self._accounts)
+        check_account(account, bucket, self._accounts, self._is_alone)
 
     def check_output(self, account: str, folder: S3Name) -> None:
         """Find that the account may use the bucket, and that the key can be one."""
@@ -140,9 +141,15 @@ class S3Buckets:
         with _readable_errors(name):
             answer = self._client.get_object(Bucket=name.bucket, Key=name.key)
             with closing(answer["Body"]) as body:
-                if most_bytes is not None and answer["ContentLength"] > most_bytes:
-                    raise too_large(name, answer["ContentLength"], most_bytes)
-                shutil.copyfileobj(body, file)
+                size = answer.get("ContentLength", 0)  # which not every service says
+                if most_bytes is not None and size > most_bytes:
+                    raise too_large(name, size, most_bytes)
+                size = 0
+                for chunk in body.iter_chunks(CHUNK_BYTES):
+                    size += len(chunk)
+                    if most_bytes is not None and size > most_bytes:
+                        raise too_large(name, size, most_bytes)
+                    file.write(chunk)
         file.seek(0)
 
 

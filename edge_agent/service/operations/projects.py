@@ -20,6 +20,8 @@ from edge_agent.service.records.quotas import within_quota
 from edge_agent.service.records.schema import DATASETS, MODELS, PROJECTS
 from edge_agent.service.settings import ServiceSettings
 
+OTHER_REGION = "It was created with another region: here all regions have the same projects."
+
 
 class Projects:
     """The projects of each account."""
@@ -31,14 +33,15 @@ class Projects:
         """Create an empty project; Conflict when the account has one of that name."""
         name = call.parameters["ProjectName"]
         mine = select(PROJECTS).where(PROJECTS.c.account == call.account)
-        if transaction.connection.execute(mine.where(PROJECTS.c.name == name)).first():
-            raise Conflict(f"The project {name} already exists.", "PROJECT", name)
+        arn = call.arn(f"project/{name}")
+        taken = transaction.connection.execute(mine.where(PROJECTS.c.name == name)).first()
+        if taken:
+            elsewhere = "" if taken.arn == arn else f" {OTHER_REGION}"
+            raise Conflict(f"The project {name} already exists.{elsewhere}", "PROJECT", name)
         number = select(func.count()).select_from(mine.subquery())
         there = transaction.connection.execute(number).scalar_one()
         within_quota(call, "projects", there + 1, self._quotas.projects, "PROJECT", name)
-        new = insert(PROJECTS).values(
-            account=call.account, name=name, arn=call.arn(f"project/{name}"), created=call.now
-        )
+        new = insert(PROJECTS).values(account=call.account, name=name, arn=arn, created=call.now)
         row = transaction.connection.execute(new.returning(PROJECTS)).one()
         return {"ProjectMetadata": project_metadata(row)}
 

@@ -74,14 +74,23 @@ class Records:
         self._writer = threading.Lock()
         self._counting = threading.Lock()
         try:
-            with self._writing_engine.begin() as connection:
-                _prepare(connection, file)
+            self._prepare(file)
         except DatabaseError as error:
             self._engine.dispose()
             raise InvalidConfiguration(
                 f"The service's records {file} can't be used: {_cause(error)}."
             ) from error
         self._counter = self._engine.raw_connection()  # writes nothing, so it sees all commits
+
+    def _prepare(self, file: Path) -> None:
+        """Make the tables of a new file; what has them is opened whoever writes meanwhile."""
+        with self._engine.begin() as connection:
+            is_new = _version(connection, file) == 0
+        if is_new:
+            with self._writing_engine.begin() as connection:
+                if _version(connection, file) == 0:
+                    METADATA.create_all(connection)
+                    connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -147,16 +156,15 @@ def _cause(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error)
 
 
-def _prepare(connection: Connection, file: Path) -> None:
+def _version(connection: Connection, file: Path) -> int:
+    """Return the version of the tables, 0: there are none. Raises InvalidConfiguration."""
     version: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     if version > VERSION:
         raise InvalidConfiguration(
             f"The service's records {file} are of version {version}, and this release knows "
             f"version {VERSION}. Use the release that wrote them, or a later one."
         )
-    if version == 0:
-        METADATA.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+    return version
 
 
 def _set_up(connection: object, _: object) -> None:

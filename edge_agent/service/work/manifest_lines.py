@@ -31,42 +31,60 @@ _TIME: TypeAdapter[datetime] = TypeAdapter(datetime)
 class ManifestLines:
     """Reads the lines of one manifest, whose images are all in one bucket."""
 
-    def __init__(self, added: float, bucket: Optional[str] = None) -> None:
+    def __init__(self, added: float, most_lines: int, bucket: Optional[str] = None) -> None:
         """Begin. `added`: seconds since 1970; `bucket`: of the images, None: of the first line."""
-        self._added, self._bucket = added, bucket
+        self._added, self._most_lines, self._bucket = added, most_lines, bucket
         self._faults: List[str] = []
+        self._folders: List[int] = []  # numbers of their lines
+
+    @property
+    def left_out(self) -> str:
+        """Say which lines gave no entry and were no fault; "" for none. Begins with a blank."""
+        if not self._folders:
+            return ""
+        lines = "1 line was" if len(self._folders) == 1 else f"{len(self._folders)} lines were"
+        return f" {lines} left out, from line {self._folders[0]}: {IMAGE} is a folder."
 
     def entries(self, raw_lines: Iterable[bytes]) -> Iterator[DatasetEntry]:
-        """Yield the entries of lines, blank ones left out.
+        """Yield the entries of lines; blank ones are left out, and those that name a folder.
 
-        Raises InvalidRequest, after some of the entries, when lines are wrong or there are none.
+        Raises InvalidRequest, after some of the entries, when lines are wrong, there are too many,
+        or none gives an entry.
         """
         is_empty = True
         for number, raw in enumerate(raw_lines, start=1):
+            if number > self._most_lines:
+                self._faults.append(f"There are more than {self._most_lines} lines.")
+                break
             if number == 1 and raw.startswith(BYTE_ORDER_MARK):
                 raw = raw[len(BYTE_ORDER_MARK) :]
             if not raw.strip():
                 continue
-            is_empty = False
             entry = self._entry(number, raw)
             if entry is not None and not self._faults:
+                is_empty = False
                 yield entry
             if len(self._faults) == MOST_FAULTS:
                 break
         if self._faults:
             raise InvalidRequest(f"{' '.join(self._faults)} Correct the lines, then try again.")
         if is_empty:
-            raise InvalidRequest(f"There is no line. Write a JSON object with {IMAGE} per image.")
+            raise InvalidRequest(
+                f"There is no line with an image. Write a JSON object with {IMAGE} per image."
+            )
 
     def _entry(self, number: int, raw: bytes) -> Optional[DatasetEntry]:
         try:
-            return self._checked(raw)
+            return self._checked(number, raw)
         except (InvalidRequest, ValidationFailed) as error:
             self._faults.append(f"Line {number}: {str(error).rstrip('.')}.")
             return None
 
-    def _checked(self, raw: bytes) -> DatasetEntry:
-        """Return the entry, or raise InvalidRequest or ValidationFailed: what is wrong with it."""
+    def _checked(self, number: int, raw: bytes) -> Optional[DatasetEntry]:
+        """Return the entry, None for a folder; S3's tools make an object for one, without content.
+
+        Raises InvalidRequest or ValidationFailed: what is wrong with the line.
+        """
         text = _text(raw)
         try:
             line = parse_json(text)
@@ -74,7 +92,11 @@ class ManifestLines:
             raise InvalidRequest(f"it isn't JSON: {getattr(error, 'msg', error)}") from None
         if not isinstance(line, dict) or not isinstance(line.get(IMAGE), str):
             raise InvalidRequest(f"it must be a JSON object whose {IMAGE} is s3://BUCKET/KEY")
-        name = S3Name.of_uri(line[IMAGE])
+        is_folder = line[IMAGE].endswith("/")
+        name = S3Name.of_uri(line[IMAGE][:-1] if is_folder else line[IMAGE])
+        if is_folder:
+            self._folders.append(number)
+            return None
         self._bucket = self._bucket or name.bucket
         if name.bucket != self._bucket:
             raise InvalidRequest(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from edge_agent.service.auth.access_keys import AccessKeys
 from edge_agent.service.buckets.lines import MOST_LINE_BYTES
 from edge_agent.service.buckets.names import S3Name
 from edge_agent.service.faults import ValidationFailed
+from edge_agent.service.records.database import Records
 from tests.service.buckets.conftest import ALICE, BOB, Site
 
 MIB = 1024 * 1024
@@ -26,6 +29,8 @@ def test_an_object_that_is_too_large_is_refused_with_its_size(site: Site) -> Non
         site.buckets.read(ALICE, "plant", "a.bin", 7)
     with pytest.raises(ValidationFailed, match="the most that is taken is 7"):
         list(site.buckets.lines(ALICE, "plant", "a.bin", 7))
+    with pytest.raises(ValidationFailed, match="the most that is taken is 7"):
+        site.buckets.fetch(ALICE, "plant", "a.bin", site.root, 7)
 
 
 def test_lines_come_one_by_one_with_their_ends(site: Site) -> None:
@@ -120,7 +125,8 @@ def test_a_bucket_of_others_is_answered_like_one_that_is_not_there(site: Site, b
             use()
         assert str(refused.value) == (
             f"The bucket {bucket} was not found, or this account may not use it. "
-            "Correct its name, or make it."
+            "Correct its name, make it, or name its accounts in the service's setting "
+            "buckets.accounts."
         )
     assert site.get("alices", "key") == b"secret"
 
@@ -175,3 +181,33 @@ def test_a_folder_is_stored_below_a_key(site: Site, tmp_path: Path, key: str) ->
     assert site.get("plant", "folders/old/kept") == b"kept"
     with pytest.raises(ValidationFailed, match="alices was not found"):
         site.buckets.write_folder(BOB, S3Name("alices", key), tmp_path, ["two"], "1")
+
+
+def test_a_bucket_of_no_account_is_closed_once_there_are_two(site: Site) -> None:
+    uses = (
+        lambda account: site.buckets.check(account, "plant"),
+        lambda account: site.buckets.read(account, "plant", "key", MIB),
+        lambda account: list(site.buckets.lines(account, "plant", "key", MIB)),
+        lambda account: site.buckets.fetch(account, "plant", "key", site.root),
+        lambda account: site.buckets.write(account, "plant", "written", Path(__file__)),
+        lambda account: site.buckets.write_folder(
+            account, S3Name("plant", f"w-{account}"), site.root, ["source"], "1"
+        ),
+    )
+    site.put("plant", "key", b"content")
+    (site.root / "source").write_bytes(b"content")
+    with closing(Records(site.root / "records.db")) as records:
+        keys = AccessKeys(records)
+        keys.add(ALICE, 0.0)
+        for use in uses:
+            use(ALICE)
+        bobs = keys.add(BOB, 0.0)
+        for use in uses:
+            for account in (ALICE, BOB):
+                with pytest.raises(ValidationFailed, match=r"plant was not found, or this account"):
+                    use(account)
+        site.buckets.check(ALICE, "alices")
+        keys.remove(bobs.id)
+        site.buckets.check(ALICE, "plant")
+        with pytest.raises(ValidationFailed):
+            site.buckets.check(BOB, "plant")

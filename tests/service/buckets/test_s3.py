@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -189,3 +191,42 @@ def test_a_bucket_that_the_service_doesnt_have_is_named(tmp_path: Path, endpoint
     parameters = {**PARAMETERS, "configuration": {**WANTED, **location}}
     with pytest.raises(ValidationFailed, match="The bucket nowhere was not found"):
         Packaging(tmp_path, settings).run(parameters, tmp_path)
+
+
+class Endless(BaseHTTPRequestHandler):
+    """An S3 service that doesn't say how large an object is; it is without end."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+        except OSError:
+            self.close_connection = True  # the client has gone
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_an_object_without_an_end_is_refused(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        buckets = open_buckets(tmp_path, s3_settings(tmp_path, endpoint, {}))
+        try:
+            for use in (
+                lambda: buckets.read(ALICE, "plant", "key", 2**21),
+                lambda: list(buckets.lines(ALICE, "plant", "key", 2**21)),
+                lambda: buckets.fetch(ALICE, "plant", "key", tmp_path, 2**21),
+            ):
+                with pytest.raises(ValidationFailed, match=r"s3://plant/key is too large"):
+                    use()
+        finally:
+            server.shutdown()
+            thread.join()

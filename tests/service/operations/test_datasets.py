@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Dict, Iterable, Iterator, List, Tuple
 
 import pytest
 from sqlalchemy import insert, select, update
 
 from edge_agent.service.buckets.folders import FolderBuckets
 from edge_agent.service.faults import Conflict, ResourceNotFound, ValidationFailed
+from edge_agent.service.records.database import Transaction
+from edge_agent.service.records.dataset_entries import DatasetEntry, put_entries
 from edge_agent.service.records.schema import ENTRIES, MODELS, PROJECTS
 from edge_agent.service.settings import QuotaSettings
+from edge_agent.service.work import dataset_imports
 from tests import ROOT
 from tests.service.dataset_site import ACCOUNT, OTHER, DatasetSite, line, manifest, opened
 
@@ -117,6 +122,29 @@ def test_a_manifest_with_wrong_lines_creates_nothing(site: DatasetSite) -> None:
     site("DeleteDataset", DatasetType="train")
     site.put("m", lines)
     assert stats(site.create("m")) == (2500, 2500, 2500, 0)
+
+
+def test_a_manifest_of_any_editor_is_taken_and_its_lines_come_back_as_they_were(
+    site: DatasetSite,
+) -> None:
+    lines = [
+        '{"own": {"deep": [1.0, null, "\\ud800"]},  "source-ref":"s3://plant/\u00e5.jpg"}',
+        '{"source-ref": "s3://plant/b", "anomaly-label-metadata": {"class-name": "\\udfff"}}',
+        '{"source-ref": "s3://plant/images/"}',
+        '{"source-ref": "s3://plant/\\u00e5.jpg", "anomaly-label": 1, "again": "\u2028"}',
+    ]
+    place = site.root / "buckets" / "plant" / "m"
+    place.write_bytes(b"\xef\xbb\xbf\r\n \r\n" + "\r\n\r\n".join(lines).encode())
+    description = site.create("m")
+    assert (description["Status"], stats(description)) == ("CREATE_COMPLETE", (2, 1, 0, 1))
+    assert description["StatusMessage"] == (
+        "The dataset was created. 1 line was left out, from line 7: source-ref is a folder."
+    )
+    assert site.lines() == [lines[3], lines[1]]
+    changes = b"\xef\xbb\xbf" + lines[0].encode()
+    site("UpdateDatasetEntries", DatasetType="train", Changes=changes)
+    assert stats(site.wait()) == (2, 0, 0, 0)
+    assert site.lines() == lines[:2]
 
 
 def test_a_manifest_that_is_not_there_fails_the_dataset(site: DatasetSite) -> None:
@@ -337,3 +365,59 @@ def test_a_dataset_that_changes_cannot_be_changed(tmp_path: Path) -> None:
             HeldBuckets.go.set()
         assert site.wait()["Status"] == "UPDATE_COMPLETE"
         assert site.images() == ["a"]
+
+
+class CountingBuckets(FolderBuckets):
+    """Counts the manifests that are read."""
+
+    read_manifests = 0
+
+    def lines(self, account: str, bucket: str, key: str, most_bytes: int) -> Iterator[bytes]:
+        self.read_manifests += 1
+        return super().lines(account, bucket, key, most_bytes)
+
+
+def test_1000_concurrent_calls_with_duplicated_tokens_change_each_dataset_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates: List[int] = []
+    put = put_entries
+
+    def counted(transaction: Transaction, dataset_id: int, entries: Iterable[DatasetEntry]) -> None:
+        updates.append(dataset_id)
+        put(transaction, dataset_id, entries)
+
+    names = [f"p{number}" for number in range(50)]
+    source, changes = manifest("plant", "m"), json.dumps(line("b", "anomaly")).encode()
+    calls = [
+        (operation, {"ProjectName": name, "DatasetType": "train", **parameters})
+        for operation, parameters in (
+            ("CreateDataset", {"DatasetSource": source, "ClientToken": "c"}),
+            ("UpdateDatasetEntries", {"Changes": changes, "ClientToken": "u"}),
+        )
+        for name in names
+    ]
+    with opened(tmp_path, kind=CountingBuckets) as site, ThreadPoolExecutor(25) as pool:
+        site.put("m", [line("a", "normal")])
+        for name in names:
+            site("CreateProject", ProjectName=name)
+
+        def run(call: Tuple[str, Dict[str, Any]]) -> str:
+            operation, parameters = call
+            token = f"{parameters['ClientToken']}-{parameters['ProjectName']}"
+            return str(site(operation, **{**parameters, "ClientToken": token}))
+
+        for number, some in enumerate((calls[:50], calls[50:])):
+            if number:
+                monkeypatch.setattr(dataset_imports, "put_entries", counted)
+            repeated = some * 10
+            random.Random(number).shuffle(repeated)
+            answers = dict.fromkeys(zip(map(str, repeated), pool.map(run, repeated)))
+            assert len(answers) == 50  # the same one to each of a token
+            for name in names:
+                description = site.wait(project=name)
+                assert description["Status"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+                assert description["ImageStats"]["Total"] == number + 1
+        assert site.buckets.read_manifests == 50
+    assert sorted(updates) == sorted(set(updates))
+    assert len(updates) == 50

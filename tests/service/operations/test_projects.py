@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -75,6 +76,20 @@ def test_a_name_is_taken_once_for_each_account(records: Records) -> None:
     assert raised.value.members["ResourceId"] == "cookies"
     assert raised.value.members["ResourceType"] == "PROJECT"
     create(records, account=OTHER)
+
+
+def test_a_project_is_found_with_every_region_and_keeps_its_arn(records: Records) -> None:
+    create(records)
+    elsewhere = replace(call("CreateProject", ProjectName="cookies"), region="us-east-1")
+    with records.write() as transaction:
+        assert PROJECTS.describe_project(elsewhere, transaction)["ProjectDescription"] == {
+            **COOKIES,
+            "Datasets": [],
+        }
+        assert PROJECTS.list_projects(elsewhere, transaction) == {"Projects": [COOKIES]}
+        with pytest.raises(Conflict, match=r"already exists\. It was created with another region"):
+            PROJECTS.create_project(elsewhere, transaction)
+        assert PROJECTS.delete_project(elsewhere, transaction) == {"ProjectArn": ARN}
 
 
 def test_names_differ_by_case(records: Records) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Dict, List
 
 import pytest
@@ -50,6 +51,14 @@ def listed(records: Records, arn: str = ARN, **who: Any) -> object:
     with records.read() as transaction:
         asked = call("ListTagsForResource", ResourceArn=arn, **who)
         return Tags().list_tags_for_resource(asked, transaction)["Tags"]
+
+
+def test_a_model_is_found_by_its_arn_with_every_region(records: Records) -> None:
+    tag(records, pairs(line="4"))
+    assert listed(records, ARN.replace("eu-west-1", "us-east-1")) == pairs(line="4")
+    asked = replace(call("ListTagsForResource", ResourceArn=ARN), region="us-east-1")
+    with records.read() as transaction:
+        assert Tags().list_tags_for_resource(asked, transaction)["Tags"] == pairs(line="4")
 
 
 def test_tags_are_added_changed_listed_and_removed(records: Records) -> None:

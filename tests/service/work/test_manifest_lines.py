@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import repeat
 from typing import Dict, List
 
 import pytest
@@ -11,7 +12,8 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.service.records.dataset_entries import DatasetEntry
 from edge_agent.service.work.manifest_lines import MOST_CHARACTERS, ManifestLines
 
-ADDED = 1_700_000_000.0
+GOOD = b'{"source-ref": "s3://plant/a"}'
+ADDED, MOST_LINES = 1_700_000_000.0, 1000
 NORMAL = {
     "source-ref": "s3://plant/a.jpg",
     "anomaly-label": 0,
@@ -27,7 +29,7 @@ NORMAL = {
 
 def entries(*lines: object) -> List[DatasetEntry]:
     raw = [line if isinstance(line, bytes) else f"{json.dumps(line)}\n".encode() for line in lines]
-    return list(ManifestLines(ADDED).entries(raw))
+    return list(ManifestLines(ADDED, MOST_LINES).entries(raw))
 
 
 def labelled(**metadata: object) -> object:
@@ -98,6 +100,8 @@ def test_an_entry_is_as_old_as_its_label_says(date: object, seconds: float) -> N
         (b'{"source-ref": "s3://plant/a", "source-ref": "s3://plant/b"}', "appears twice"),
         (b'{"source-ref": "a.jpg"}', r"a\.jpg isn't an object in S3"),
         (b'{"source-ref": "s3://plant/"}', "a part of its key between slashes is empty"),
+        (b'{"source-ref": "s3://plant/../"}', "a part of its key between slashes"),
+        (b'{"source-ref": "s3://plant/a//"}', "a part of its key between slashes is empty"),
         (b'{"source-ref": "s3://plant/../x"}', "a part of its key between slashes"),
         (b'{"source-ref": "s3://../x"}', "can't be the name of a bucket"),
         (b'{"source-ref": "s3://plant/\\ud800"}', "lone surrogates"),
@@ -131,8 +135,36 @@ def test_only_the_first_wrong_lines_are_named() -> None:
 
 @pytest.mark.parametrize("lines", [[], [b"\n"], [b"\xef\xbb\xbf"], [b" \n", b"\t"]])
 def test_a_manifest_without_lines_is_refused(lines: List[bytes]) -> None:
-    with pytest.raises(InvalidRequest, match="There is no line"):
+    with pytest.raises(InvalidRequest, match="There is no line with an image"):
         entries(*lines)
+
+
+def test_a_line_of_a_folder_is_left_out_and_counted() -> None:
+    reader = ManifestLines(ADDED, MOST_LINES)
+    folder = b'{"source-ref": "s3://plant/images/"}'
+    found = list(reader.entries([b"\n", folder, json.dumps(NORMAL).encode(), folder]))
+    assert [entry.source_ref for entry in found] == ["s3://plant/a.jpg"]
+    assert reader.left_out == " 2 lines were left out, from line 2: source-ref is a folder."
+    with pytest.raises(InvalidRequest, match="There is no line with an image"):
+        entries(folder)
+
+
+def test_as_many_lines_as_may_be_are_taken() -> None:
+    assert len(list(ManifestLines(ADDED, 7).entries([b"\n"] * 6 + [GOOD]))) == 1
+
+
+@pytest.mark.parametrize("line", [b"\n", json.dumps(NORMAL).encode(), b"{"])
+def test_a_manifest_without_an_end_is_refused(line: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"There are more than 7 lines\.|Line 5"):
+        list(ManifestLines(ADDED, 7).entries(repeat(line)))
+
+
+def test_what_is_written_in_a_line_plays_no_part_beside_image_and_label() -> None:
+    text = json.dumps({**NORMAL, "own": "\ud800", "job-metadata": {"class-name": "\udfff"}})
+    (entry,) = entries(text.encode())
+    assert (entry.line, entry.label) == (text, "normal")
+    lone = {"source-ref": "s3://plant/b", "a-metadata": {"class-name": "\ud800"}}
+    assert entries(lone) == [DatasetEntry("s3://plant/b", json.dumps(lone), None, ADDED)]
 
 
 KEY = st.sampled_from(
@@ -156,7 +188,7 @@ def test_any_lines_give_entries_that_can_be_listed_or_a_sentence(lines: List[byt
     found: List[DatasetEntry] = []
     sentence = ""
     try:
-        found.extend(ManifestLines(ADDED).entries(lines))
+        found.extend(ManifestLines(ADDED, MOST_LINES).entries(lines))
     except InvalidRequest as error:
         sentence = str(error)
     assert sentence.isprintable()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import List, Tuple
 
 import pytest
 
 from edge_agent.errors import InvalidConfiguration
+from edge_agent.service.auth.access_keys import AccessKeys
 from edge_agent.service.buckets.opening import open_buckets
+from edge_agent.service.records.database import Records
 from edge_agent.service.settings import BucketSettings
 from edge_agent.service.work import evaluation_files
 from edge_agent.service.work.training_images import (
@@ -25,7 +28,7 @@ from edge_agent.service.work.training_images import (
     left_out_sentence,
     split,
 )
-from tests.service.calls import ACCOUNT
+from tests.service.calls import ACCOUNT, OTHER
 from tests.training import pictures
 
 
@@ -106,6 +109,23 @@ def test_images_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path)
     said = left_out_sentence(found.left_out)
     assert said.startswith("4 images were left out: s3://images/gone.png was not found.")
     assert said.endswith("Others: 1.")
+
+
+def test_images_in_the_bucket_of_another_account_are_answered_as_if_absent(tmp_path: Path) -> None:
+    (tmp_path / "buckets" / "images").mkdir(parents=True)
+    (tmp_path / "buckets" / "images" / "0.png").write_bytes(b"png")
+    with closing(Records(tmp_path / "records.db")) as records:
+        for account in (ACCOUNT, OTHER):
+            AccessKeys(records).add(account, 0.0)
+    images = [image("s3://images/0.png")]
+    buckets = open_buckets(tmp_path, BucketSettings())
+    for account in (ACCOUNT, OTHER):
+        fetched = fetch(images, account, buckets, tmp_path / "copies")
+        assert not fetched.images
+        assert "was not found, or this account may not use it" in fetched.left_out[0]
+    named = open_buckets(tmp_path, BucketSettings(accounts={"images": (OTHER,)}))
+    assert not fetch(images, ACCOUNT, named, tmp_path / "copies").images
+    assert fetch(images, OTHER, named, tmp_path / "copies").images
 
 
 @pytest.mark.parametrize(
