@@ -29,7 +29,7 @@ class QuotaSettings(Strict):
     train_images: Count = 16_000  # of a training dataset, or of the only one
     test_images: Count = 4_000
     hosted_models: Count = 5
-    inference_units: Count = 5  # of all hosted models together
+    inference_units: Count = 5  # of each hosted model
     trainings: Count = 2  # at a time
     packaging_jobs: Count = 2  # at a time
     calls_per_s: Annotated[float, Field(gt=0)] = 5.0  # of one operation

@@ -58,10 +58,15 @@ class HostingService:
         self.records.close()
 
     def add_model(
-        self, task: str, version: int = 1, status: str = "TRAINED", **columns: object
+        self,
+        task: str,
+        version: int = 1,
+        status: str = "TRAINED",
+        model: Optional[bytes] = None,
+        **columns: object,
     ) -> Path:
         """Add a trained model of the project, which is made with its first one; its package."""
-        package = micro.write(self.root / "models" / ACCOUNT / PROJECT / str(version), task)
+        package = micro.write(self.root / "models" / ACCOUNT / PROJECT / str(version), task, model)
         with self.records.write() as transaction:
             run = transaction.connection.execute
             project = run(select(PROJECTS.c.id).where(PROJECTS.c.name == PROJECT)).scalar()
@@ -73,11 +78,11 @@ class HostingService:
                     "created": 0,
                 }
                 project = run(insert(PROJECTS).values(values).returning(PROJECTS.c.id)).scalar()
-            model = insert(MODELS).values(
+            row = insert(MODELS).values(
                 project_id=project, version=version, arn=f"arn:{PROJECT}/{version}", created=0,
                 status=status, output_bucket="bucket", **columns,
             )  # fmt: skip
-            run(model)
+            run(row)
         return package
 
     def call(

@@ -142,13 +142,14 @@ class ChildProcess:
     def messages(self, pulse_s: Optional[float] = None) -> Iterator[Message]:
         """Yield what it sends, until it ends, is killed or someone hangs up.
 
-        An empty message comes when there was none, and no output, for `pulse_s`.
+        An empty message comes when there was none for `pulse_s`, whatever its output.
         """
+        heard = time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ)
             selector.register(self._output, selectors.EVENT_READ)
             while True:
-                ready = [key.fileobj for key, _ in selector.select(self._wait_s(pulse_s))]
+                ready = [key.fileobj for key, _ in selector.select(self._wait_s(pulse_s, heard))]
                 if self._is_late():
                     self.lift_limit()
                     self.kill(self._late)
@@ -160,8 +161,11 @@ class ChildProcess:
                     if received is None:
                         return
                     yield received.content
-                elif not ready and pulse_s is not None:
+                elif pulse_s is not None and time.monotonic() >= heard + pulse_s:
                     yield {}
+                else:
+                    continue
+                heard = time.monotonic()
 
     def hang_up(self) -> None:
         """Ask it to end, and let `messages` end."""
@@ -212,10 +216,11 @@ class ChildProcess:
             self.kill("it sent a message that can't be read")
             return None
 
-    def _wait_s(self, pulse_s: Optional[float]) -> Optional[float]:
-        left_s = max(0.0, self._within_s - stalls.ran_s(self._began_s))
-        wait_s = left_s if pulse_s is None else min(left_s, pulse_s)
-        return None if math.isinf(wait_s) else wait_s
+    def _wait_s(self, pulse_s: Optional[float], heard: float) -> Optional[float]:
+        left_s = self._within_s - stalls.ran_s(self._began_s)
+        if pulse_s is not None:
+            left_s = min(left_s, heard + pulse_s - time.monotonic())
+        return None if math.isinf(left_s) else max(0.0, left_s)
 
     def _is_late(self) -> bool:
         return stalls.ran_s(self._began_s) >= self._within_s

@@ -5,21 +5,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from pathlib import Path
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Callable, Optional
 
 from edge_agent.errors import AgentUnavailable, ModelError, WrongModelState
 from edge_agent.runtime.processes.restart_policy import RestartPolicy
+from edge_agent.service.hosting.base import RuntimeOrder
 from edge_agent.service.hosting.pictures import pixels_of
-from edge_agent.service.hosting.runtime_process import RuntimeOrder, RuntimeProcess
+from edge_agent.service.hosting.places import Places
+from edge_agent.service.hosting.runtime_process import RuntimeProcess
+from edge_agent.service.hosting.server_paths import without_paths
 from edge_agent.service.hosting.statuses import HostingStatus
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge_agent.service.hosting.hosted_models import Shared
     from edge_agent.types import Prediction
 
 PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)  # before each restart; then it has failed
 WITHIN_S = 300.0  # deaths before that don't count
 REPLACED_WITHIN_S = 5.0  # a picture waits so long for the next runtime
+MOST_CALLS = 12  # that wait for the runtime's answers; a hung one must not hold those of others
+LOOK_EVERY_S = 0.1  # whether another model's start has left a place
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +39,13 @@ class HostedModel:
     def __init__(
         self,
         order: RuntimeOrder,
-        folder: Path,
+        shared: Shared,
         status: HostingStatus,
         on_end: Callable[[], None],
     ) -> None:
-        """`folder`: for sockets. `on_end` is called at its end, before `status` records that."""
-        self._order, self._folder, self._status, self._on_end = order, folder, status, on_end
+        """`on_end` is called at its end, before `status` has that recorded."""
+        self._order, self._shared, self._status, self._on_end = order, shared, status, on_end
+        self._calls = Places(MOST_CALLS)
         self._policy = RestartPolicy(PAUSES_S, WITHIN_S)
         self._changed = threading.Condition()
         self._runtime: Optional[RuntimeProcess] = None  # the one that is there
@@ -62,12 +72,14 @@ class HostedModel:
         self._thread.join()
 
     def detect(self, picture: bytes) -> Prediction:
-        """Judge a JPEG or PNG file; wait a moment for a runtime that answers.
+        """Judge a JPEG or PNG file; see `ModelHost.detect` for what is raised."""
+        with self._calls.held():
+            with self._shared.pictures.held():
+                pixels = pixels_of(picture, self._order.package)
+            return self._judge(pixels)
 
-        Raises ValidationFailed for another file, AgentUnavailable when there was no runtime,
-        WrongModelState when the model is being stopped, and what `Client.detect` raises.
-        """
-        pixels = pixels_of(picture, self._order.package)
+    def _judge(self, pixels: NDArray[np.uint8]) -> Prediction:
+        """Have a runtime judge the pixels; another one when it has gone meanwhile."""
         end, lost = time.monotonic() + REPLACED_WITHIN_S, None
         while True:
             runtime = self._other_than(lost, end)
@@ -100,7 +112,7 @@ class HostedModel:
             self._status.stopped()
         else:
             log.error("Model %s isn't hosted any more: %s", self._order.name, why)
-            self._status.failed(why)
+            self._status.failed(self._shown(why))
 
     def _serve(self) -> str:
         """Run one runtime after the other; return why there is no further one."""
@@ -112,25 +124,40 @@ class HostedModel:
             if pause_s is None:
                 return f"The runtime {how}. It died {self._policy}; start the model again."
             log.warning("The runtime of model %s %s. It is replaced.", self._order.name, how)
-            self._status.replacing(f"The runtime {how}. It is being replaced.")
+            self._status.replacing(self._shown(f"The runtime {how}. It is being replaced."))
             with self._changed:
                 self._changed.wait_for(lambda: self._is_ending, pause_s)
 
     def _run(self) -> str:
         """Run one runtime to its end; return how it ended, as the end of a sentence."""
-        try:
-            runtime = RuntimeProcess(self._order, self._folder)
-        except OSError as error:
-            return f"can't be started: {error.strerror or error}"
-        with runtime:
-            self._holds(runtime)
+        with ExitStack() as place:
+            if not self._waits_for_place():
+                return ""
+            place.callback(self._shared.starts.release)
             try:
-                for _ in runtime.answers():
-                    self._policy.succeeded()
-                    self._serves(runtime)
-            finally:
-                self._holds(None)
-            return str(runtime.end())
+                runtime = RuntimeProcess(self._order, self._shared.prefix)
+            except OSError as error:
+                return f"can't be started: {error.strerror or error}"
+            with runtime:
+                self._holds(runtime)
+                try:
+                    for _ in runtime.answers():
+                        place.close()  # once it has started
+                        self._policy.succeeded()
+                        self._serves(runtime)
+                finally:
+                    self._holds(None)
+                return str(runtime.end())
+
+    def _waits_for_place(self) -> bool:
+        """Wait until few enough others start; False when it is to end before."""
+        while not self._shared.starts.acquire(timeout=LOOK_EVERY_S):
+            if self._is_ending:
+                return False
+        return True
+
+    def _shown(self, sentence: str) -> str:
+        return without_paths(sentence, self._order.package)
 
     def _holds(self, runtime: Optional[RuntimeProcess]) -> None:
         with self._changed:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, Optional
 
 import numpy as np
 
+from edge_agent.client import Client
 from edge_agent.errors import (
     AgentUnavailable,
     DeadlineExceeded,
@@ -23,6 +24,7 @@ from edge_agent.manifest import FILE_NAME
 from edge_agent.protocol import SMALLEST_SIDE_PX
 from edge_agent.runtime.processes.child_process import ChildProcess, Exit, python_module
 from edge_agent.runtime.system import private_files
+from edge_agent.service.hosting.base import RuntimeOrder
 from edge_agent.service.hosting.client_pool import ClientPool
 from edge_agent.types import ModelInfo, ModelState, Prediction
 
@@ -33,23 +35,8 @@ MODEL = "model"  # its name inside the runtime
 STARTS_WITHIN_S = 300.0
 LOOK_EVERY_S = 0.1  # while it starts
 CHECK_EVERY_S = 2.0  # afterwards
-ANSWERS_WITHIN_S = 30.0  # a frame, or the question how it is
+ANSWERS_WITHIN_S = 20.0  # a frame, or the question how it is; SDKs wait for 60 s
 ENDS_WITHIN_S = 10.0
-
-
-@dataclass(frozen=True)
-class RuntimeOrder:
-    """What to serve, and how.
-
-    name: of the model, for the log. package: its folder. most_units: of inference, as many as the
-    load needs between these two. settings: a settings file of the runtime, or None.
-    """
-
-    name: str
-    package: Path
-    least_units: int
-    most_units: int
-    settings: Optional[Path]
 
 
 class RuntimeProcess:
@@ -58,18 +45,20 @@ class RuntimeProcess:
     `detect` and `hang_up` are for every thread.
     """
 
-    def __init__(self, order: RuntimeOrder, folder: Path) -> None:
-        """Start it; its socket lies below `folder`, which is made when it is missing.
+    def __init__(self, order: RuntimeOrder, prefix: str) -> None:
+        """Start it; its socket lies in a new folder for temporary files, named after `prefix`.
 
         Raises OSError, ModelError.
         """
         if not (order.package / FILE_NAME).is_file():
-            raise ModelError(f"The model's files aren't there: {order.package} has no {FILE_NAME}.")
-        os.close(private_files.open_subfolder(folder.parent, folder.name, make=True))
-        self._folder = Path(tempfile.mkdtemp(dir=folder))
+            raise ModelError(f"The model's files aren't there: its package has no {FILE_NAME}.")
+        self._folder = Path(tempfile.mkdtemp(prefix=prefix))  # mode 0700
         self._socket = self._folder / "agent.sock"
-        self._clients = ClientPool(f"unix://{self._socket}", ANSWERS_WITHIN_S)
+        self._address = f"unix://{self._socket}"
+        self._clients = ClientPool(self._address, ANSWERS_WITHIN_S)
         try:
+            above, name = self._folder.parent, self._folder.name
+            os.close(private_files.open_subfolder(above, name, make=False))  # checks `above`
             models = self._folder / "models"
             models.mkdir()
             (models / MODEL).symlink_to(order.package.resolve())
@@ -103,9 +92,13 @@ class RuntimeProcess:
             return
         self._child.lift_limit()
         yield
+        answered = time.monotonic()
         for _ in self._child.messages(CHECK_EVERY_S):
             if self._is_well():
+                answered = time.monotonic()
                 yield
+            elif time.monotonic() > answered + ANSWERS_WITHIN_S:
+                self._child.kill(f"it has served nobody for {ANSWERS_WITHIN_S:g} s")
 
     def end(self) -> Exit:
         """Wait for its end; return how it ended."""
@@ -129,7 +122,7 @@ class RuntimeProcess:
         config = ["--config", str(order.settings.resolve())] if order.settings else []
         return [
             "serve", *config, "--models", str(models), "--autostart",
-            "--socket", f"unix://{self._socket}",
+            "--socket", self._address,
             "--set", f"engine.min_inference_units={order.least_units}",
             "--set", f"engine.max_inference_units={order.most_units}",
         ]  # fmt: skip
@@ -150,8 +143,8 @@ class RuntimeProcess:
         """Return how the model is; None as long as nobody answers, or the model isn't known yet."""
         if not self._socket.exists():
             return None
-        try:
-            with self._clients.client() as client:
+        try:  # as a new caller, who needs that it takes connections
+            with Client(self._address, ANSWERS_WITHIN_S) as client:
                 return client.describe(MODEL)
         except DeadlineExceeded:
             self._child.kill(f"it gave no answer for {ANSWERS_WITHIN_S:g} s")

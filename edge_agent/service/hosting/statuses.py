@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
-from sqlalchemy import update
+from sqlalchemy import Update, update
 
-from edge_agent.service.records.database import Records
 from edge_agent.service.records.schema import MODELS
 
 TRAINED = "TRAINED"  # after a stop as well
@@ -18,7 +17,7 @@ FAILED = "HOSTING_FAILED"
 
 TO_BE_SERVED = (STARTING, HOSTED, UPDATING)
 MAY_START = (TRAINED, FAILED)
-ANSWERING = (HOSTED, UPDATING)  # perhaps after a moment; such a model may be stopped
+ANSWERING = (HOSTED, UPDATING)  # perhaps after a moment
 
 NO_UNITS = {"min_units": None, "max_units": None}
 
@@ -29,14 +28,14 @@ def is_hosted(status: str) -> bool:
 
 
 class HostingStatus:
-    """Writes the status of one model, or of all models, unless it is another than the expected one.
+    """Changes the status of one model, or of all, unless it is another than the expected one.
 
     So a call that stops a model, or deletes it, is never written over.
     """
 
-    def __init__(self, records: Records, model: Optional[int] = None) -> None:
-        """`model`: its id in the records; None: all."""
-        self._records, self._model = records, model
+    def __init__(self, write: Callable[[Update], object], model: Optional[int] = None) -> None:
+        """`write`: takes each change of the records. `model`: its id there; None: all."""
+        self._write, self._model = write, model
 
     def hosted(self) -> None:
         """Note that it answers."""
@@ -58,5 +57,4 @@ class HostingStatus:
         change = update(MODELS).where(MODELS.c.status.in_(allowed))
         if self._model is not None:
             change = change.where(MODELS.c.id == self._model)
-        with self._records.write() as transaction:
-            transaction.connection.execute(change.values(status=status, message=message, **values))
+        self._write(change.values(status=status, message=message, **values))

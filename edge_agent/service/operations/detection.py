@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Dict, Iterator
+from typing import TYPE_CHECKING, Dict
 
-from edge_agent.errors import EdgeAgentError, InvalidRequest, Overloaded, WrongModelState
+from edge_agent.errors import (
+    AgentUnavailable,
+    DeadlineExceeded,
+    EdgeAgentError,
+    InvalidRequest,
+    Overloaded,
+    WrongModelState,
+)
 from edge_agent.service.call import Answer, Call
 from edge_agent.service.faults import Conflict, ServiceFault, Throttled, ValidationFailed
-from edge_agent.service.hosting.hosted_models import HostedModels
+from edge_agent.service.hosting.base import ModelHost
+from edge_agent.service.hosting.places import RETRY_AFTER_S, Places
 from edge_agent.service.hosting.statuses import ANSWERING
 from edge_agent.service.operations.hosting import conflict
 from edge_agent.service.records.database import Transaction
@@ -22,9 +28,9 @@ if TYPE_CHECKING:
 
 CONTENT_TYPES = ("image/jpeg", "image/png")
 MOST_CALLS = 24  # at a time; the others of the service's threads are for other operations
-MOST_PICTURES = 8  # of these calls, decoded at a time; the largest takes 150 MB until its answer
-WAIT_S = 5.0  # for the pictures of others
-RETRY_AFTER_S = 1
+LATE = "What serves the model gave no answer in time. Call again."
+REPLACED = "What serves the model is being replaced. Call again."
+BROKEN = "The model couldn't judge the image; the service's log says why. Call again."
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +38,8 @@ log = logging.getLogger(__name__)
 class Detection:
     """Has pictures judged by hosted models."""
 
-    def __init__(self, hosting: HostedModels) -> None:
-        self._hosting = hosting
-        self._calls = threading.BoundedSemaphore(MOST_CALLS)
-        self._pictures = threading.BoundedSemaphore(MOST_PICTURES)
+    def __init__(self, host: ModelHost) -> None:
+        self._host, self._calls = host, Places(MOST_CALLS)
 
     def detect_anomalies(self, call: Call, transaction: Transaction) -> Answer:
         """Judge a JPEG or PNG picture.
@@ -49,23 +53,12 @@ class Detection:
             raise conflict(model, "Only a model that is HOSTED detects anomalies: call StartModel.")
         _check_type(call.parameters["ContentType"])
         transaction.connection.close()  # its place is for other calls while this one waits
-        with _held(self._calls), _held(self._pictures, WAIT_S):
+        with self._calls.held():
             try:
-                prediction = self._hosting.detect(model.id, call.parameters["Body"])
+                prediction = self._host.detect(model.id, call.parameters["Body"])
             except EdgeAgentError as error:
                 raise _fault(error, model.arn) from None
             return {"DetectAnomalyResult": _result(prediction)}
-
-
-@contextmanager
-def _held(places: threading.BoundedSemaphore, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold one of the places; Throttled when none becomes free."""
-    if not places.acquire(timeout=wait_s):
-        raise Throttled("Too many images are being judged. Call again.", RETRY_AFTER_S)
-    try:
-        yield
-    finally:
-        places.release()
 
 
 def _check_type(content_type: str) -> None:
@@ -84,7 +77,9 @@ def _fault(error: EdgeAgentError, model: str) -> ServiceFault:
     if isinstance(error, WrongModelState):
         return Conflict(str(error), "MODEL", model)
     log.warning("A picture for model %s wasn't judged: %s", model, error)
-    return ServiceFault(str(error), RetryAfterSeconds=RETRY_AFTER_S)
+    late = isinstance(error, DeadlineExceeded)
+    sentence = LATE if late else REPLACED if isinstance(error, AgentUnavailable) else BROKEN
+    return ServiceFault(sentence, RetryAfterSeconds=RETRY_AFTER_S)
 
 
 def _result(prediction: Prediction) -> Dict[str, object]:

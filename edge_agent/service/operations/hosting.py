@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Optional
 
-from sqlalchemy import ColumnElement, Row, func, select, update
+from sqlalchemy import Row, func, select, update
 
 from edge_agent.service.call import Answer, Call
-from edge_agent.service.faults import Conflict, ValidationFailed
-from edge_agent.service.hosting.hosted_models import HostedModels
-from edge_agent.service.hosting.statuses import (
-    ANSWERING,
-    MAY_START,
-    STARTING,
-    STOPPING,
-    TO_BE_SERVED,
-)
+from edge_agent.service.faults import Conflict, QuotaExceeded, ValidationFailed
+from edge_agent.service.hosting.base import ModelHost
+from edge_agent.service.hosting.statuses import MAY_START, STARTING, STOPPING, TO_BE_SERVED
 from edge_agent.service.records.database import Transaction
 from edge_agent.service.records.lookups import find_model
 from edge_agent.service.records.quotas import within_quota
@@ -29,8 +22,8 @@ MOST_UNITS = 64  # of a runtime
 class Hosting:
     """Starts and stops the hosting of models."""
 
-    def __init__(self, hosting: HostedModels, settings: ServiceSettings) -> None:
-        self._hosting, self._quotas = hosting, settings.quotas
+    def __init__(self, host: ModelHost, settings: ServiceSettings) -> None:
+        self._host, self._quotas = host, settings.quotas
 
     def start_model(self, call: Call, transaction: Transaction) -> Answer:
         """Begin to host a model that is trained, or whose hosting failed."""
@@ -39,30 +32,39 @@ class Hosting:
         model = _model(call, transaction)
         if model.status not in MAY_START:
             raise conflict(model, "Only a model that is TRAINED or HOSTING_FAILED can be started.")
-        self._check_quotas(call, transaction, most)
+        self._check_units(call, model, most)
+        self._check_hosted(call, transaction)
         values = {"min_units": units[0], "max_units": units[1]}
         _change(transaction, model, STARTING, "The model is being started.", **values)
-        transaction.after_commit(partial(self._hosting.start_model, model.id))
+        self._host.submit(model.id, transaction)
         return {"Status": STARTING}
 
     def stop_model(self, call: Call, transaction: Transaction) -> Answer:
-        """Begin to stop a model that is hosted."""
+        """Begin to stop a model that is hosted, or is being started."""
         model = _model(call, transaction)
-        if model.status not in ANSWERING:
-            raise conflict(model, "Only a model that is HOSTED can be stopped.")
+        if model.status not in TO_BE_SERVED:
+            raise conflict(model, "Only a model that is HOSTED or being started can be stopped.")
         _change(transaction, model, STOPPING, "The model is being stopped.")
-        transaction.after_commit(partial(self._hosting.stop_model, model.id))
+        self._host.cancel(model.id, transaction)
         return {"Status": STOPPING}
 
-    def _check_quotas(self, call: Call, transaction: Transaction, units: int) -> None:
-        most: ColumnElement[int] = func.coalesce(MODELS.c.max_units, MODELS.c.min_units)
-        hosted = select(func.count(), func.sum(most)).join_from(MODELS, PROJECTS)
-        mine = PROJECTS.c.account == call.account, MODELS.c.status.in_((*TO_BE_SERVED, STOPPING))
-        models, units_in_use = transaction.connection.execute(hosted.where(*mine)).one()
-        quotas = self._quotas
-        within_quota(call, "hosted_models", models + 1, quotas.hosted_models, "MODEL")
-        total = (units_in_use or 0) + units
-        within_quota(call, "inference_units", total, quotas.inference_units, "MODEL")
+    def _check_units(self, call: Call, model: Row[Any], units: int) -> None:
+        most = self._quotas.inference_units
+        if units > most:
+            raise QuotaExceeded(
+                f"{units} inference units were asked for; a model may have at most {most}. Ask for "
+                "fewer, or raise the service's setting quotas.inference_units.",
+                "inference_units",
+                call.service,
+                "MODEL",
+                model.arn,
+            )
+
+    def _check_hosted(self, call: Call, transaction: Transaction) -> None:
+        in_use = PROJECTS.c.account == call.account, MODELS.c.status.in_((*TO_BE_SERVED, STOPPING))
+        query = select(func.count()).select_from(MODELS).join(PROJECTS).where(*in_use)
+        hosted: int = transaction.connection.execute(query).scalar_one()
+        within_quota(call, "hosted_models", hosted + 1, self._quotas.hosted_models, "MODEL")
 
 
 def conflict(model: Row[Any], rule: str) -> Conflict:

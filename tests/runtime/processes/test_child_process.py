@@ -59,6 +59,12 @@ def test_a_pulse_comes_while_there_is_nothing_else() -> None:
     assert {} in messages
 
 
+def test_output_does_not_keep_a_pulse_back() -> None:
+    code = CONNECTED + "while True: print('busy', flush=True); time.sleep(0.01)"
+    with start(code) as process:
+        assert next(process.messages(pulse_s=0.5)) == {}
+
+
 def test_a_time_limit_counts_until_it_is_lifted() -> None:
     with start("import time; time.sleep(1000)", within_s=0.3) as process:
         assert list(process.messages()) == []

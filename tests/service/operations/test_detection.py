@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import os
+import signal
 import struct
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Dict, Iterator, Type
 
 import cv2
@@ -17,13 +22,16 @@ from edge_agent.client import segment
 from edge_agent.manifest import FILE_NAME, parse
 from edge_agent.runtime.vision.picture_files import encode, jpeg, png
 from edge_agent.service.faults import Conflict, ServiceFault, Throttled, ValidationFailed
+from edge_agent.service.hosting import hosted_model, hosted_models, runtime_process
 from edge_agent.service.hosting.hosted_models import HostedModels
 from edge_agent.service.hosting.pictures import pixels_of
 from edge_agent.service.operations import detection
 from edge_agent.service.operations.detection import Detection
 from edge_agent.types import Prediction
 from tests.fakes import golden
-from tests.service.hosted import HostingService, picture
+from tests.service.aws import needs_aws
+from tests.service.hosted import HostingService, picture, runtimes
+from tests.service.running import RunningService
 
 CLASSIFICATION, SEGMENTATION = 1, 2
 
@@ -158,7 +166,7 @@ def test_a_camera_problem_is_the_verdict_that_the_runtime_gives(
 
 def test_concurrent_calls_get_the_verdicts_of_their_own_pictures(service: HostingService) -> None:
     reds = [value % 256 for value in range(0, 4096, 17)]
-    with ThreadPoolExecutor(detection.MOST_CALLS) as pool:
+    with ThreadPoolExecutor(hosted_model.MOST_CALLS) as pool:
         found = list(pool.map(lambda red: service.detect(picture(red), CLASSIFICATION), reds))
     for red, each in zip(reds, found):
         score = each["Confidence"] if each["IsAnomalous"] else 1 - each["Confidence"]
@@ -208,7 +216,7 @@ class Refusing(HostedModels):
         (errors.CallsTakeTooMuch("Full."), Throttled),
         (errors.WrongModelState("The model isn't hosted any more."), Conflict),
         (errors.AgentUnavailable("Gone."), ServiceFault),
-        (errors.DeadlineExceeded("Late."), ServiceFault),
+        (errors.DeadlineExceeded("No answer from unix:///tmp/a.sock."), ServiceFault),
         (errors.InferenceFailed("Broken."), ServiceFault),
     ],
 )
@@ -221,18 +229,100 @@ def test_errors_of_the_runtime_are_those_that_sdks_understand(
         service.detect(picture(200))
     service.records.close()
     assert type(raised.value) is fault
-    assert str(raised.value) == str(error)
+    own = {
+        errors.AgentUnavailable: detection.REPLACED,
+        errors.DeadlineExceeded: detection.LATE,
+        errors.InferenceFailed: detection.BROKEN,
+    }
+    assert str(raised.value) == own.get(type(error), str(error))
     waits = raised.value.members.get("RetryAfterSeconds")
     assert waits == {Throttled: 3 if "frames" in str(error) else 1, ServiceFault: 1}.get(fault)
 
 
-@pytest.mark.parametrize("places", ["MOST_CALLS", "MOST_PICTURES"])
+@pytest.mark.parametrize(
+    ("module", "places"),
+    [
+        (detection, "MOST_CALLS"),
+        (hosted_model, "MOST_CALLS"),
+        (hosted_models, "MOST_PICTURES"),
+    ],
+)
 def test_a_call_for_which_there_is_no_place_is_throttled(
-    service: HostingService, monkeypatch: pytest.MonkeyPatch, places: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, places: str
 ) -> None:
-    monkeypatch.setattr(detection, places, 0)
-    monkeypatch.setattr(detection, "WAIT_S", 0.01)
-    crowded = HostingService(service.root, detection=Detection(service.hosting))
-    with pytest.raises(Throttled, match="Too many images"):
-        crowded.detect(picture(200))
-    crowded.records.close()
+    monkeypatch.setattr(module, places, 0)
+    monkeypatch.setattr(hosted_models, "WAIT_S", 0.01)
+    with HostingService(tmp_path) as crowded:
+        crowded.add_model("classification")
+        crowded.host()
+        with pytest.raises(Throttled, match="Too many images") as raised:
+            crowded.detect(picture(200))
+        assert raised.value.members["RetryAfterSeconds"] == 1
+
+
+def test_a_hung_runtime_holds_no_places_of_other_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_AGENT_DECISION__CAMERA_PROBLEM", "report")
+    monkeypatch.setattr(runtime_process, "ANSWERS_WITHIN_S", 5.0)
+    monkeypatch.setattr(hosted_model, "MOST_CALLS", 3)
+    monkeypatch.setattr(hosted_models, "MOST_PICTURES", 1)
+    monkeypatch.setattr(detection, "MOST_CALLS", 4)
+    others = runtimes()
+    with HostingService(tmp_path) as service:
+        service.add_model("classification", 1)
+        service.add_model("classification", 2)
+        service.host(1)
+        (hung,) = runtimes() - others
+        service.host(2)
+
+        def judge(_: int) -> str:
+            try:
+                return str(service.detect(picture(200), 1)["IsAnomalous"])
+            except ServiceFault as fault:
+                return fault.code
+
+        with ThreadPoolExecutor(8) as pool:
+            os.kill(hung, signal.SIGSTOP)
+            calls = [pool.submit(judge, number) for number in range(8)]
+            while sum(call.done() for call in calls) < 5:  # the other three wait
+                time.sleep(0.01)
+            assert service.detect(picture(200), 2)["IsAnomalous"]
+            found = [call.result() for call in calls]
+    assert found.count("ThrottlingException") == 5
+    assert set(found) <= {"ThrottlingException", "InternalServerException", "True"}
+
+
+MASK = """
+import base64, time
+
+names = {"ProjectName": "cookies", "ModelVersion": "1"}
+client.start_model(MinInferenceUnits=1, **names)
+while client.describe_model(**names)["ModelDescription"]["Status"] != "HOSTED":
+    time.sleep(0.1)
+with open(picture, "rb") as body:
+    answer = client.detect_anomalies(Body=body, ContentType="image/png", **names)
+found = answer["DetectAnomalyResult"]
+result = {**found, "AnomalyMask": base64.b64encode(found["AnomalyMask"]).decode()}
+"""
+
+
+@needs_aws
+def test_a_client_gets_the_mask_of_a_segmentation_model_as_png(tmp_path: Path) -> None:
+    shown = tmp_path / "shown.png"
+    shown.write_bytes(png(golden.BAD))
+    with RunningService(tmp_path) as service:
+        seeded = HostingService(service.root)
+        seeded.add_model("segmentation")
+        seeded.records.close()
+        found = service.user().boto3(MASK, picture=str(shown))
+    mask = cv2.imdecode(
+        np.frombuffer(base64.b64decode(found["AnomalyMask"]), np.uint8), cv2.IMREAD_COLOR
+    )[..., ::-1]
+    assert mask.shape == golden.BAD.shape
+    areas = {each["Name"]: each["PixelAnomaly"] for each in found["Anomalies"]}
+    assert areas.keys() == {"background", "scratch"}
+    for area in areas.values():
+        color = tuple(bytes.fromhex(area["Color"][1:]))
+        share = (mask == color).all(axis=2).mean()
+        assert share == pytest.approx(area["TotalPercentageArea"], abs=1e-6)
