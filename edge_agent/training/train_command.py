@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 from pathlib import Path
 from typing import Tuple
@@ -37,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bits", type=int, choices=DEPTHS,
         help="of the camera, in files of 16 bits a channel (default: by the highest value in them)",
     )  # fmt: skip
+    parser.add_argument(
+        "--test", type=Path, metavar="IMAGES",
+        help="images that the model will be tested with: says which of them are trained on too "
+        "(default: the folder test/ beside a folder train/)",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="write nothing but errors")
     parser.add_argument("--images", type=Path, help="folder with what a manifest's bucket holds")
     parser.add_argument("--model", help="of a manifest, only what was captured with this model")
     parser.add_argument(
@@ -50,22 +57,25 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edge_agent.evaluation.label_manifest import ManifestOptions
     from edge_agent.logs import printable
-    from edge_agent.training import trainer
+    from edge_agent.training import steps, trainer
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    trainer.train(
-        arguments.source,
-        arguments.out,
-        task=arguments.task,
-        normal_only=arguments.normal_only,
-        name=arguments.name,
-        version=arguments.version,
-        size=arguments.size,
-        seed=arguments.seed,
-        bits=arguments.bits,
-        options=ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
-        progress=lambda text: console.print(printable(text)),
-    )
+    with contextlib.nullcontext(steps.Steps()) if arguments.quiet else steps.on_terminal() as shown:
+        trainer.train(
+            arguments.source,
+            arguments.out,
+            task=arguments.task,
+            normal_only=arguments.normal_only,
+            name=arguments.name,
+            version=arguments.version,
+            size=arguments.size,
+            seed=arguments.seed,
+            bits=arguments.bits,
+            options=ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
+            test=arguments.test,
+            progress=lambda text: None if arguments.quiet else console.print(printable(text)),
+            steps=shown,
+        )
     return 0
 
 

@@ -30,12 +30,13 @@ from edge_agent.manifest import (
 )
 from edge_agent.pictures import listing
 from edge_agent.pictures.reader import PictureReader
-from edge_agent.training import calibration, dataset, ensemble, golden, graph, package
+from edge_agent.training import calibration, dataset, ensemble, findings, golden, graph, package
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
 from edge_agent.training.evidence import Images
 from edge_agent.training.features import STRIDE
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
+from edge_agent.training.steps import Steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +61,9 @@ def train(
     seed: int = 0,
     bits: Optional[int] = None,
     options: ManifestOptions = ALL,
+    test: Optional[Path] = None,
     progress: Callable[[str], None],
+    steps: Steps = dataset.UNSEEN,
 ) -> Manifest:
     """Train on `source`/normal (and /anomaly), or on a label manifest; write the package `out`.
 
@@ -68,8 +71,10 @@ def train(
     place the threshold. name: None: that of the model whose captures these are, else
     the folder's. size: height and width of the model's input, multiples of 16; None: by the first
     image. bits: of the camera, in files of 16 bits a channel; None: by the highest value in them.
-    The same images, seed and libraries give the same model.onnx. Images that can't be used are left
-    out; a table says which. Raises InvalidConfiguration: which folder or option cannot be used.
+    test: images that the model will be tested with, of which none should be among those trained on;
+    None: the folder test/ beside a folder train/. The same images, seed and libraries give the same
+    model.onnx. Images that can't be used are left out; a table says which, and before the training
+    one says what misleads. Raises InvalidConfiguration: which folder or option cannot be used.
     """
     began = time.monotonic()
     graph.check_libraries()
@@ -82,15 +87,26 @@ def train(
     package.check_inputs(out, paths)
     reader = PictureReader(paths, lambda item: progress(str(item)), bits)
     spec = _input_spec(size or dataset.input_size(found.normal, reader))
-    normal = Pictures.load(found.normal, spec, reader)
-    anomaly = Pictures.load(found.anomaly, spec, reader)
+    normal = Pictures.load(found.normal, spec, reader, steps)
+    anomaly = Pictures.load(found.anomaly, spec, reader, steps)
     dataset.check_count(source, len(normal), (*found.findings, listing.sentence(reader.left_out)))
     progress(
         f"{len(normal)} normal and {len(anomaly)} anomalous images, "
         f"trained at {spec.width}x{spec.height} pixels"
     )
+    tested = PictureReader(dataset.test_images(source, test, options), bits=reader.bits)
+    images = findings.Images(
+        source,
+        normal,
+        anomaly,
+        Pictures.load(tested.paths, spec, tested, steps),
+        reader.left_out,
+    )
+    with steps.during("Looking for what misleads"):
+        findings.report(images, progress)
     random = np.random.default_rng(seed)
-    fitted = ensemble.fit(Images.of(normal.pixels, anomaly.pixels, random), seed)
+    with steps.during("Training"):
+        fitted = ensemble.fit(Images.of(normal.pixels, anomaly.pixels, random), seed)
     for remark in _remarks(normal, anomaly, reader, fitted):
         progress(remark)
     decided = _calibrate(fitted)
@@ -163,8 +179,6 @@ def _remarks(
     if len(anomaly):
         yield f"Cross-validated AUROC {metrics.auroc(fitted.normal, fitted.anomaly):.3f}"
     yield from reader.remarks
-    yield from dataset.size_warnings(normal, anomaly)
-    yield from dataset.leak_warnings(normal, anomaly)
     yield from dataset.product_warnings(normal.paths, fitted.normal)
 
 
