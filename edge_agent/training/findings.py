@@ -39,7 +39,7 @@ MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """What may mislead: `severity` says whether training stops; `files` are the first ones.
 
     kind: a word for programs, which stays the same.
@@ -58,7 +58,7 @@ class Finding:
         return f"{self.what}{named}. {self.advice}"
 
 
-class Images:
+class LabelledPictures:
     """The images of a training by label, and those of its test; all at the model's size."""
 
     def __init__(
@@ -97,16 +97,16 @@ class Images:
         return tuple(map(self.name, paths[:MOST_NAMED]))
 
 
-def find(images: Images) -> List[Finding]:
+def find(images: LabelledPictures) -> List[DataFinding]:
     """Look at the images; the most harmful findings come first."""
-    checks: Sequence[Callable[[Images], Iterator[Finding]]] = (
+    checks: Sequence[Callable[[LabelledPictures], Iterator[DataFinding]]] = (
         _same, _too_few, _separable, _cameras, _sizes, _colourless, _empty, _unusable,
     )  # fmt: skip
     found = [finding for check in checks for finding in check(images)]
     return sorted(found, key=lambda finding: finding.severity != STOPS)
 
 
-def report(images: Images, progress: Callable[[str], None]) -> None:
+def report(images: LabelledPictures, progress: Callable[[str], None]) -> None:
     """Tell what may mislead. Raises InvalidConfiguration when there is nothing to learn."""
     found = find(images)
     for line in table(found):
@@ -116,13 +116,13 @@ def report(images: Images, progress: Callable[[str], None]) -> None:
             raise InvalidConfiguration(str(finding))
 
 
-def table(findings: Sequence[Finding]) -> List[str]:
+def table(findings: Sequence[DataFinding]) -> List[str]:
     """Return the lines of a table: severity, how many images, what and which. Empty if none."""
     rows = [f"{each.severity:5} {each.count:6}  {each}" for each in findings]
     return ["Findings in the images:", *rows] if rows else []
 
 
-def _same(images: Images) -> Iterator[Finding]:
+def _same(images: LabelledPictures) -> Iterator[DataFinding]:
     parts = (images.normal, images.anomaly, images.test)
     pairs = same_pictures.pairs([part.pixels for part in parts])
     good, trained_on = len(images.normal), len(images.trained_on)
@@ -131,7 +131,7 @@ def _same(images: Images) -> Iterator[Finding]:
     twice = [pair for pair in pairs if pair[1] < good or good <= pair[0] <= pair[1] < trained_on]
     copies = len({second for _, second in pairs if second < good})
     if good and copies == good - 1:
-        yield Finding(
+        yield DataFinding(
             STOPS, "one-picture", good, f"All {NORMAL} images are the same picture",
             "Take pictures of different good parts.", images.named(images.normal.paths),
         )  # fmt: skip
@@ -154,33 +154,33 @@ def _same(images: Images) -> Iterator[Finding]:
 
 
 def _of_pairs(
-    images: Images, kind: str, pairs: Sequence[same_pictures.Pair], what: str, advice: str
-) -> Finding:
+    images: LabelledPictures, kind: str, pairs: Sequence[same_pictures.Pair], what: str, advice: str
+) -> DataFinding:
     later = {second: first for first, second in reversed(pairs)}
     names = tuple(
         f"{images.name(images.paths[second])} = {images.name(images.paths[later[second]])}"
         for second in sorted(later)[:MOST_NAMED]
     )
-    return Finding(WARNS, kind, len(later), what, advice, names)
+    return DataFinding(WARNS, kind, len(later), what, advice, names)
 
 
-def _too_few(images: Images) -> Iterator[Finding]:
+def _too_few(images: LabelledPictures) -> Iterator[DataFinding]:
     good, bad = len(images.normal), len(images.anomaly)
     if good < FEW_NORMALS:
-        yield Finding(
+        yield DataFinding(
             WARNS, "few-normal", good, f"Only {good} {NORMAL} images",
             f"They show little of how good parts differ: take {FEW_NORMALS} or more, 50 if you "
             "can.",
         )  # fmt: skip
     if 0 < bad < FEWEST_BAD:
-        yield Finding(
+        yield DataFinding(
             WARNS, "few-anomaly", bad, f"Only {bad} {ANOMALY} image{'' if bad == 1 else 's'}",
             f"They help to place the threshold; from {FEWEST_BAD} on the model also learns from "
             "them.",
         )  # fmt: skip
 
 
-def _separable(images: Images) -> Iterator[Finding]:
+def _separable(images: LabelledPictures) -> Iterator[DataFinding]:
     """Yield what tells the labels apart although it says nothing of the part."""
     good, bad = len(images.normal), len(images.anomaly)
     if not good or not bad:
@@ -194,7 +194,7 @@ def _separable(images: Images) -> Iterator[Finding]:
         unit = min(one, other) if name == "file size" else 1.0
         is_certain = apart + 0.5 >= SEPARATED and apart >= SIGNIFICANT * chance
         if is_certain and abs(one - other) >= least * unit:
-            yield Finding(
+            yield DataFinding(
                 WARNS, f"separable-{name.replace(' ', '-')}", good + bad,
                 f"{name} alone separates {NORMAL} from {ANOMALY} (AUROC {area:.2f})",
                 "Results on such images do not show whether defects are found: take and store the "
@@ -202,13 +202,13 @@ def _separable(images: Images) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _cameras(images: Images) -> Iterator[Finding]:
+def _cameras(images: LabelledPictures) -> Iterator[DataFinding]:
     cameras = dict(zip(images.trained_on, (*images.normal.cameras, *images.anomaly.cameras)))
     (usual, _), *others = Counter(cameras.values()).most_common()
     if others:
         other = [path for path, camera in cameras.items() if camera != usual]
         names = sorted(shown(Path(camera or "not told")) for camera in set(cameras.values()))
-        yield Finding(
+        yield DataFinding(
             WARNS, "cameras", len(other),
             f"{len(names)} cameras by the files' EXIF data: {'; '.join(names[:MOST_NAMED])}",
             "Train on images of the camera that the model will be used with, all stored alike.",
@@ -216,7 +216,7 @@ def _cameras(images: Images) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _sizes(images: Images) -> Iterator[Finding]:
+def _sizes(images: LabelledPictures) -> Iterator[DataFinding]:
     sizes: Dict[Path, Tuple[int, int]] = dict(
         zip(
             images.trained_on,
@@ -234,7 +234,7 @@ def _sizes(images: Images) -> Iterator[Finding]:
     ratio = usual[0] / usual[1]
     shapes = sum(abs(w / h / ratio - 1.0) > SAME_SHAPE for w, h in (sizes[path] for path in other))
     stretched = f" Stretched to the shape of the others: {shapes}." if shapes else ""
-    yield Finding(
+    yield DataFinding(
         WARNS, "sizes", len(other),
         f"{len(other)} of {len(sizes)} images {have} another size than {usual[0]}x{usual[1]} "
         "pixels",
@@ -243,34 +243,34 @@ def _sizes(images: Images) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _colourless(images: Images) -> Iterator[Finding]:
+def _colourless(images: LabelledPictures) -> Iterator[DataFinding]:
     grey = images.fact("colourless share") == 1.0
     rarer = grey if grey.sum() * 2 <= len(grey) else ~grey
     if rarer.any():
         other = [path for path, is_other in zip(images.trained_on, rarer) if is_other]
-        yield Finding(
+        yield DataFinding(
             WARNS, "grey-and-colour", len(other),
             f"{int(grey.sum())} images are grey, {int((~grey).sum())} have colours",
             "Take and store all images in the same way.", images.named(other),
         )  # fmt: skip
 
 
-def _empty(images: Images) -> Iterator[Finding]:
+def _empty(images: LabelledPictures) -> Iterator[DataFinding]:
     empty = images.fact("empty") > 0
     if 0.0 < empty.mean() <= USUALLY:
         other = [path for path, is_empty in zip(images.trained_on, empty) if is_empty]
-        yield Finding(
+        yield DataFinding(
             WARNS, "empty", len(other), "There is next to nothing to see, as of a camera's fault",
             "Look at them, and take out what shows no part.", images.named(other),
         )  # fmt: skip
 
 
-def _unusable(images: Images) -> Iterator[Finding]:
+def _unusable(images: LabelledPictures) -> Iterator[DataFinding]:
     refused = [item for item in images.left_out if item.is_picture]
     if refused:
         reasons: List[Optional[str]] = [item.reason for item in refused]
         first = f"{reasons[0]}{', and other reasons' if len(set(reasons)) > 1 else ''}"
-        yield Finding(
+        yield DataFinding(
             WARNS, "unusable", len(refused), f"Left out, as it can't be used: {first}",
             "Take or store these pictures again.", images.named([item.path for item in refused]),
         )  # fmt: skip

@@ -68,8 +68,7 @@ def train(
     """Train on `source`/normal (and /anomaly), or on a label manifest; write the package `out`.
 
     Bad images, where there are any and unless `normal_only`, are learned from, weigh the heads and
-    place the threshold. name: None: that of the model whose captures these are, else
-    the folder's. size: height and width of the model's input, multiples of 16; None: by the first
+    place the threshold. name: None: that of the captures' model, else the folder's. size: height and width of the model's input, multiples of 16; None: by the first
     image. bits: of the camera, in files of 16 bits a channel; None: by the highest value in them.
     test: images that the model will be tested with, of which none should be among those trained on;
     None: the folder test/ beside a folder train/. The same images, seed and libraries give the same
@@ -95,15 +94,8 @@ def train(
         f"trained at {spec.width}x{spec.height} pixels"
     )
     tested = PictureReader(dataset.test_images(source, test, options), bits=reader.bits)
-    images = findings.Images(
-        source,
-        normal,
-        anomaly,
-        Pictures.load(tested.paths, spec, tested, steps),
-        reader.left_out,
-    )
-    with steps.during("Looking for what misleads"):
-        findings.report(images, progress)
+    pictures = (normal, anomaly, Pictures.load(tested.paths, spec, tested, steps))
+    findings.report(findings.LabelledPictures(source, *pictures, reader.left_out), progress)
     random = np.random.default_rng(seed)
     with steps.during("Training"):
         fitted = ensemble.fit(Images.of(normal.pixels, anomaly.pixels, random), seed)

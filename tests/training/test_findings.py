@@ -15,7 +15,7 @@ from edge_agent.evaluation.label_manifest import ALL
 from edge_agent.manifest import InputSpec
 from edge_agent.training import dataset, exif, findings, same_pictures
 from edge_agent.training.dataset import Pictures
-from edge_agent.training.findings import Finding, Images
+from edge_agent.training.findings import DataFinding, LabelledPictures
 from edge_agent.training.trainer import train
 from tests.training import pictures
 
@@ -23,11 +23,13 @@ SPEC = InputSpec(tensor="image", height=96, width=128)
 ENOUGH = 24
 
 
-def found_in(folder: Path) -> Dict[str, Finding]:
+def found_in(folder: Path) -> Dict[str, DataFinding]:
     found = dataset.find(folder, False, ALL)
     paths = found.normal, found.anomaly, dataset.test_images(folder, None, ALL)
     normal, anomaly, test = (Pictures.load(each, SPEC) for each in paths)
-    return {each.kind: each for each in findings.find(Images(folder, normal, anomaly, test))}
+    return {
+        each.kind: each for each in findings.find(LabelledPictures(folder, normal, anomaly, test))
+    }
 
 
 @pytest.fixture
