@@ -72,9 +72,8 @@ def train(
     and width of the model's input, multiples of 16; None: by the first image. bits: of the camera,
     in files of 16 bits a channel; None: by the highest value in them. test: images that the model
     will be tested with, of which none should be among those trained on; None: the folder test/
-    beside a folder train/. The same images, seed and libraries give the same model.onnx. Images
-    that can't be used are left out; a table says which, and before the training one says what
-    misleads. Raises InvalidConfiguration: which folder or option cannot be used.
+    beside a folder train/. The same images, seed and libraries give the same model.onnx. Tables say
+    what misleads, and what is left out. Raises InvalidConfiguration: what cannot be used.
     """
     began = time.monotonic()
     graph.check_libraries()
