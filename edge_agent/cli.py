@@ -25,6 +25,10 @@ COMMANDS = {
     "models": ("edge_agent.client.models_command", "list, describe, start and stop models"),
     "detect": ("edge_agent.client.detect_command", "judge images with a running agent"),
     "train": ("edge_agent.training.train_command", "train a model package from images"),
+    "calibrate": (
+        "edge_agent.training.calibrate_command",
+        "fit a model package to its site by good pictures",
+    ),
     "evaluate": (
         "edge_agent.evaluation.evaluate_command",
         "judge a model package on labelled images",

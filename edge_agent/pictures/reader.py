@@ -55,6 +55,11 @@ class PictureReader:
         self._deep: Set[Path] = set()  # files of 16 bits that were read
 
     @property
+    def paths(self) -> Tuple[Path, ...]:
+        """The files of the set."""
+        return self._set
+
+    @property
     def left_out(self) -> Tuple[LeftOut, ...]:
         """The files that couldn't be used."""
         return tuple(self._refused.values())

@@ -1,10 +1,9 @@
-"""The training images at the model's size, and facts about their files that may leak the label."""
+"""The training images at the model's size, and facts about them and their files."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
@@ -12,14 +11,16 @@ from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ANOMALY, NORMAL, ManifestOptions
 from edge_agent.evaluation.labelled import LabelledImages, holds
-from edge_agent.manifest import InputSpec
-from edge_agent.pictures.listing import sentence, shown
+from edge_agent.manifest import InputSpec, Statistics
+from edge_agent.pictures.listing import PictureListing, sentence, shown
 from edge_agent.pictures.reader import PictureReader
+from edge_agent.runtime.vision.input_check import InputCheck
 from edge_agent.runtime.vision.light import measure
 from edge_agent.runtime.vision.preprocess import write_input
+from edge_agent.training import exif
+from edge_agent.training.steps import Steps
 from edge_agent.training.validation import robust_deviation
 
 if TYPE_CHECKING:
@@ -30,40 +31,52 @@ if TYPE_CHECKING:
 
 FEWEST_NORMALS = 10
 SHAPES = ((256, 256), (192, 384), (384, 192), (128, 512), (512, 128))  # height, width
-LEAKING = ("PNG", "JPEG", "width", "height", "colourless share", "mid-tone share", "brightness")
-FEWEST_TO_RANK = 5  # images a label, below which chance alone separates
-SEPARATED = 0.98  # AUROC
 UNLIKE = 15.0  # deviations above the median of good images; real sets reach 9, other products 22
 LEAST_SPREAD = 0.5  # of raw scores, whose deviation is about 1
 MOST_NAMED = 5
+UNSEEN = Steps()
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images of one label: `pixels` (n, H, W, 3) uint8 RGB; `facts` by name, each (n,); `paths`."""
+    """Images of one label: `pixels` (n, H, W, 3) uint8 RGB; `facts` by name, each (n,); `paths`.
+
+    cameras: make and model of each, as its file says.
+    """
 
     pixels: NDArray[np.uint8]
     facts: Dict[str, NDArray[np.float64]]
     paths: Tuple[Path, ...]
+    cameras: Tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     @classmethod
     def load(
-        cls, paths: Sequence[Path], spec: InputSpec, reader: Optional[PictureReader] = None
+        cls,
+        paths: Sequence[Path],
+        spec: InputSpec,
+        reader: Optional[PictureReader] = None,
+        steps: Steps = UNSEEN,
     ) -> Pictures:
-        """Read the files through the runtime's own preprocessing; `reader` leaves out bad ones."""
+        """Read the files through the runtime's own preprocessing; `reader` leaves out bad ones.
+
+        One file at a time is held at its own size.
+        """
         pixels = np.empty((len(paths), spec.height, spec.width, 3), np.uint8)
         facts: List[Dict[str, float]] = []
         used: List[Path] = []
-        for path, frame in (reader or PictureReader(paths)).frames(paths):
+        for path, frame in (reader or PictureReader(paths)).frames(
+            steps.each(paths, "Reading images")
+        ):
             slot = pixels[len(used)]
             write_input(frame, spec, slot)
             facts.append({**_file_facts(path, frame), **_light_facts(slot)})
             used.append(path)
         by_name = {name: np.array([fact[name] for fact in facts]) for name in _FACTS}
-        return cls(pixels[: len(used)], by_name, tuple(used))
+        cameras = tuple(map(exif.camera, used))
+        return cls(pixels[: len(used)], by_name, tuple(used), cameras)
 
     def range_of(self, fact: str) -> Tuple[float, float]:
         """Return the lowest and highest value of a fact."""
@@ -71,8 +84,8 @@ class Pictures:
 
 
 _FACTS = (
-    "PNG", "JPEG", "width", "height", "colourless share", "mid-tone share",
-    "brightness", "sharpness",
+    "PNG", "JPEG", "file size", "width", "height", "colourless share", "mid-tone share",
+    "brightness", "sharpness", "redness", "blueness", "empty",
 )  # fmt: skip
 
 
@@ -83,6 +96,7 @@ def _file_facts(path: Path, frame: Frame) -> Dict[str, float]:
     return {
         "PNG": float(path.suffix.lower() == ".png"),
         "JPEG": float(path.suffix.lower() in (".jpg", ".jpeg", ".jfif")),
+        "file size": float(path.stat().st_size),
         "width": float(frame.width),
         "height": float(frame.height),
         "colourless share": float(colourless.mean()),
@@ -92,26 +106,14 @@ def _file_facts(path: Path, frame: Frame) -> Dict[str, float]:
 
 def _light_facts(pixels: NDArray[np.uint8]) -> Dict[str, float]:
     light = measure(pixels)
-    return {"brightness": light.brightness, "sharpness": light.sharpness}
-
-
-def leak_warnings(normal: Pictures, anomaly: Pictures) -> List[str]:
-    """Return a sentence for each fact about the files that separates the labels.
-
-    Such a data leak shows how images were taken or stored, not what is wrong with the part.
-    """
-    if min(len(normal), len(anomaly)) < FEWEST_TO_RANK:
-        return []
-    found = []
-    for name in LEAKING:
-        area = metrics.auroc(normal.facts[name], anomaly.facts[name])
-        if max(area, 1.0 - area) >= SEPARATED:
-            found.append(
-                f"Warning: {name} alone separates normal from anomaly (AUROC {area:.2f}). "
-                "Results on such images do not show whether defects are found: take and store the "
-                "images of both labels in the same way."
-            )
-    return found
+    red, green, blue = pixels.mean(axis=(0, 1))
+    return {
+        "brightness": light.brightness,
+        "sharpness": light.sharpness,
+        "redness": red - green,
+        "blueness": blue - green,
+        "empty": float(bool(InputCheck(Statistics()).judge(light, camera=""))),
+    }
 
 
 def find(source: Path, normal_only: bool, options: ManifestOptions) -> LabelledImages:
@@ -127,30 +129,22 @@ def find(source: Path, normal_only: bool, options: ManifestOptions) -> LabelledI
     return replace(found, anomaly=()) if normal_only else found
 
 
+def test_images(source: Path, test: Optional[Path], options: ManifestOptions) -> Tuple[Path, ...]:
+    """List the images that the model will be tested with: `test`, or test/ beside train/."""
+    beside = source.parent / "test"
+    if test is None and not (source.name == "train" and source.is_dir() and beside.is_dir()):
+        return ()
+    place = test or beside
+    found = LabelledImages.of(place, options)
+    return (*found.normal, *found.anomaly) or PictureListing.of([place]).paths
+
+
 def check_count(source: Path, normal: int, findings: Sequence[str]) -> None:
     """Raise InvalidConfiguration when there are too few good images; the findings may say why."""
     if normal < FEWEST_NORMALS:
         needed = f"training needs {FEWEST_NORMALS} or more."
         counted = holds(source, NORMAL, normal)
         raise InvalidConfiguration(" ".join((f"{counted}; {needed}", *filter(None, findings))))
-
-
-def size_warnings(normal: Pictures, anomaly: Pictures) -> List[str]:
-    """Return a sentence about images of another size than most have."""
-    sizes: Dict[Path, Tuple[int, int]] = {}
-    for pictures in (normal, anomaly):
-        widths, heights = pictures.facts["width"], pictures.facts["height"]
-        sizes.update(zip(pictures.paths, zip(widths.astype(int), heights.astype(int))))
-    (usual, count), *others = Counter(sizes.values()).most_common()
-    if not others:
-        return []
-    path, (width, height) = next(item for item in sizes.items() if item[1] != usual)
-    have = "has" if len(sizes) - count == 1 else "have"
-    return [
-        f"Warning: {len(sizes) - count} of {len(sizes)} images {have} another size than "
-        f"{usual[0]}x{usual[1]} pixels, such as {shown(path)} ({width}x{height}). Make sure that "
-        "all show the same product, from the same camera."
-    ]
 
 
 def product_warnings(paths: Sequence[Path], scores: NDArray[np.floating]) -> List[str]:

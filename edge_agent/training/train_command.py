@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 from pathlib import Path
 from typing import Tuple
@@ -46,6 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of bad images called normal, such as 1%%; it comes before --max-overkill where not "
         "both can be reached",
     )  # fmt: skip
+    parser.add_argument(
+        "--test", type=Path, metavar="IMAGES",
+        help="images that the model will be tested with: says which of them are trained on too "
+        "(default: the folder test/ beside a folder train/)",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="write nothing but errors")
+    parser.add_argument(
+        "--backbone", default="auto", metavar="auto|none|lite0|FILE.onnx",
+        help="network with learned weights that helps the filter bank (default: auto, "
+        "EfficientNet-Lite0 where edge-agent[backbone] is installed)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backbone-layers", type=lambda text: tuple(text.split(",")), default=(),
+        metavar="NAME,...", help="tensors of FILE.onnx to look at (default: found by their size)",
+    )  # fmt: skip
     parser.add_argument("--images", type=Path, help="folder with what a manifest's bucket holds")
     parser.add_argument("--model", help="of a manifest, only what was captured with this model")
     parser.add_argument(
@@ -59,24 +75,29 @@ def run(arguments: argparse.Namespace) -> int:
 
     from edge_agent.evaluation.label_manifest import ManifestOptions
     from edge_agent.logs import printable
-    from edge_agent.training import trainer
+    from edge_agent.training import steps, trainer
+    from edge_agent.training.backbones import BackboneOptions
     from edge_agent.training.placement import Wanted
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    trainer.train(
-        arguments.source,
-        arguments.out,
-        task=arguments.task,
-        normal_only=arguments.normal_only,
-        name=arguments.name,
-        version=arguments.version,
-        size=arguments.size,
-        seed=arguments.seed,
-        bits=arguments.bits,
-        options=ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
-        wanted=Wanted(arguments.max_overkill, arguments.max_escape),
-        progress=lambda text: console.print(printable(text)),
-    )
+    with contextlib.nullcontext(steps.Steps()) if arguments.quiet else steps.on_terminal() as shown:
+        trainer.train(
+            arguments.source,
+            arguments.out,
+            task=arguments.task,
+            normal_only=arguments.normal_only,
+            name=arguments.name,
+            version=arguments.version,
+            size=arguments.size,
+            seed=arguments.seed,
+            bits=arguments.bits,
+            options=ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
+            backbone=BackboneOptions(arguments.backbone, arguments.backbone_layers),
+            wanted=Wanted(arguments.max_overkill, arguments.max_escape),
+            test=arguments.test,
+            progress=lambda text: None if arguments.quiet else console.print(printable(text)),
+            steps=shown,
+        )
     return 0
 
 

@@ -6,7 +6,7 @@ import re
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from typing_extensions import Literal
@@ -15,6 +15,7 @@ from edge_agent import __version__
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ALL, ManifestOptions
+from edge_agent.evaluation.labelled import LabelledImages
 from edge_agent.manifest import (
     GREY_BAND_FILE,
     MODEL_FILE,
@@ -32,20 +33,24 @@ from edge_agent.manifest import (
 from edge_agent.pictures import listing
 from edge_agent.pictures.reader import PictureReader
 from edge_agent.training import (
+    backbones,
     calibration,
     dataset,
     ensemble,
+    findings,
     golden,
     graph,
     package,
     placement,
 )
+from edge_agent.training.backbones import BackboneOptions
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
 from edge_agent.training.evidence import Images
 from edge_agent.training.features import STRIDE
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
-from edge_agent.training.placement import Scores, Wanted
+from edge_agent.training.placement import Placed, Scores, Wanted
+from edge_agent.training.steps import Steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +60,7 @@ BATCH_SIZES = (1, 2, 4)
 MAP_STRIDE = STRIDE // ENLARGE  # pixels of the input for each of the map, each way
 HISTOGRAM_BINS = 20
 GOLDEN_SAMPLES = 4
+DEFAULT_BACKBONE = BackboneOptions()
 PARTS = ("train", "training", "test", "val", "validation", "splits", "normal", "good")
 
 
@@ -70,18 +76,22 @@ def train(
     seed: int = 0,
     bits: Optional[int] = None,
     options: ManifestOptions = ALL,
+    backbone: BackboneOptions = DEFAULT_BACKBONE,
     wanted: Wanted = placement.USUAL,
+    test: Optional[Path] = None,
     progress: Callable[[str], None],
+    steps: Steps = dataset.UNSEEN,
 ) -> Manifest:
     """Train on `source`/normal (and /anomaly), or on a label manifest; write the package `out`.
 
     Bad images, where there are any and unless `normal_only`, are learned from, weigh the heads and
-    place the threshold. name: None: that of the model whose captures these are, else
-    the folder's. size: height and width of the model's input, multiples of 16; None: by the first
-    image. bits: of the camera, in files of 16 bits a channel; None: by the highest value in them.
-    wanted: where the threshold is to lie. The same images, seed and libraries give the same
-    model.onnx. Images that can't be used are left
-    out; a table says which. Raises InvalidConfiguration: which folder or option cannot be used.
+    place the threshold. name: None: that of the captures' model, else the folder's. size: height
+    and width of the model's input, multiples of 16; None: by the first image. bits: of the camera,
+    in files of 16 bits a channel; None: by the highest value in them. backbone: what helps the
+    filter bank. wanted: where the threshold is to lie. test: images that the model will be tested
+    with, of which none should be among those trained on; None: the folder test/ beside a folder
+    train/. The same images, seed and libraries give the same model.onnx. Tables say what misleads,
+    and what is left out. Raises InvalidConfiguration: what cannot be used.
     """
     began = time.monotonic()
     graph.check_libraries()
@@ -90,41 +100,24 @@ def train(
     name = checked_name(name or found.model or safe_name(source))
     for remark in found.remarks:
         progress(remark)
-    paths = (*found.normal, *found.anomaly)
-    package.check_inputs(out, paths)
-    reader = PictureReader(paths, lambda item: progress(str(item)), bits)
-    spec = _input_spec(size or dataset.input_size(found.normal, reader))
-    normal = Pictures.load(found.normal, spec, reader)
-    anomaly = Pictures.load(found.anomaly, spec, reader)
+    package.check_inputs(out, (*found.normal, *found.anomaly))
+    read = _read(found, size, bits, progress, steps)
+    spec, normal, anomaly, reader = read
+    helped = backbones.find(backbone, (spec.height, spec.width))
     wanted.check(len(anomaly))
     dataset.check_count(source, len(normal), (*found.findings, listing.sentence(reader.left_out)))
-    progress(
-        f"{len(normal)} normal and {len(anomaly)} anomalous images, "
-        f"trained at {spec.width}x{spec.height} pixels"
-    )
-    random = np.random.default_rng(seed)
-    fitted = ensemble.fit(Images.of(normal.pixels, anomaly.pixels, random), seed)
-    for remark in _remarks(normal, anomaly, reader, fitted):
-        progress(remark)
+    progress(f"{read.counts}, trained at {spec.width}x{spec.height} pixels")
+    tested = PictureReader(dataset.test_images(source, test, options), bits=reader.bits)
+    pictures = (normal, anomaly, Pictures.load(tested.paths, spec, tested, steps))
+    findings.report(findings.LabelledPictures(source, *pictures, reader.left_out), progress)
+    with steps.during("Training"):
+        images = Images.of(normal.pixels, anomaly.pixels, np.random.default_rng(seed))
+        fitted = ensemble.fit(images, seed, helped.forms)
     placed = placement.place(Scores(fitted.normal, fitted.anomaly, fitted.synthetic), wanted, seed)
-    for remark in placed.remarks():
+    for remark in (helped.remark, *_remarks(read, fitted), *placed.remarks()):
         progress(remark)
     model = build_model(fitted, (spec.height, spec.width), task)
-    manifest = Manifest(
-        name=name,
-        version=version,
-        description=f"Trained on {len(normal)} normal and {len(anomaly)} anomalous images",
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        trained_by=f"edge-agent {__version__}",
-        source_digest=dataset.digest(normal.paths, anomaly.paths, source),
-        task=task,
-        input=spec,
-        outputs=OutputSpec(score="score", map="map" if task == "anomaly_map" else None),
-        decision=Decision(calibration=placed.calibration, grey_band=placed.band),
-        runtime=RuntimeSpec(batch_sizes=BATCH_SIZES),
-        statistics=_statistics(fitted, placed.calibration, normal, reader),
-        files=(FileEntry.of(MODEL_FILE, model),),
-    )
+    manifest = _manifest(source, name, version, task, read, fitted, placed, model)
     candidates = golden.candidates(normal.pixels, anomaly.pixels, seed)
     manifest, files = _with_golden(manifest, model, candidates)
     package.write(out, manifest, files)
@@ -132,6 +125,63 @@ def train(
     for line in listing.table((*found.left_out, *reader.left_out)):
         progress(line)
     return manifest
+
+
+class _Read(NamedTuple):
+    """The images, at the size of the model's input `spec`."""
+
+    spec: InputSpec
+    normal: Pictures
+    anomaly: Pictures
+    reader: PictureReader
+
+    @property
+    def counts(self) -> str:
+        return f"{len(self.normal)} normal and {len(self.anomaly)} anomalous images"
+
+
+def _read(
+    found: LabelledImages,
+    size: Optional[Size],
+    bits: Optional[int],
+    progress: Callable[[str], None],
+    steps: Steps,
+) -> _Read:
+    paths = (*found.normal, *found.anomaly)
+    reader = PictureReader(paths, lambda item: progress(str(item)), bits)
+    height, width = size or dataset.input_size(found.normal, reader)
+    spec = InputSpec(tensor=IMAGE, height=height, width=width)
+    normal, anomaly = (
+        Pictures.load(each, spec, reader, steps) for each in (found.normal, found.anomaly)
+    )
+    return _Read(spec, normal, anomaly, reader)
+
+
+def _manifest(
+    source: Path,
+    name: str,
+    version: str,
+    task: Task,
+    read: _Read,
+    fitted: Ensemble,
+    placed: Placed,
+    model: bytes,
+) -> Manifest:
+    return Manifest(
+        name=name,
+        version=version,
+        description=f"Trained on {read.counts}",
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        trained_by=f"edge-agent {__version__}",
+        source_digest=dataset.digest(read.normal.paths, read.anomaly.paths, source),
+        task=task,
+        input=read.spec,
+        outputs=OutputSpec(score="score", map="map" if task == "anomaly_map" else None),
+        decision=Decision(calibration=placed.calibration, grey_band=placed.band),
+        runtime=RuntimeSpec(batch_sizes=BATCH_SIZES),
+        statistics=_statistics(fitted, placed.calibration, read.normal, read.reader),
+        files=(FileEntry.of(MODEL_FILE, model),),
+    )
 
 
 def build_model(fitted: Ensemble, size: Size, task: Task) -> bytes:
@@ -167,20 +217,12 @@ def safe_name(source: Path) -> str:
     return re.sub(r"[^a-zA-Z0-9\-_.]+", "-", folder.name)[:128].strip("-.") or "model"
 
 
-def _input_spec(size: Size) -> InputSpec:
-    return InputSpec(tensor=IMAGE, height=size[0], width=size[1])
-
-
-def _remarks(
-    normal: Pictures, anomaly: Pictures, reader: PictureReader, fitted: Ensemble
-) -> Iterator[str]:
+def _remarks(read: _Read, fitted: Ensemble) -> Iterator[str]:
     """Yield what the user should know of the images, and how well they are ranked."""
-    if len(anomaly):
+    if len(read.anomaly):
         yield f"Cross-validated AUROC {metrics.auroc(fitted.normal, fitted.anomaly):.3f}"
-    yield from reader.remarks
-    yield from dataset.size_warnings(normal, anomaly)
-    yield from dataset.leak_warnings(normal, anomaly)
-    yield from dataset.product_warnings(normal.paths, fitted.normal)
+    yield from read.reader.remarks
+    yield from dataset.product_warnings(read.normal.paths, fitted.normal)
 
 
 def _with_golden(
