@@ -45,7 +45,8 @@ def test_a_trained_package_holds_samples_of_both_verdicts_and_lists_their_pictur
     manifest = Package(package).manifest
     assert [sample.anomalous for sample in manifest.golden] == [False, True, False, True]
     listed = {entry.path for entry in manifest.files}
-    assert listed == {"model.onnx", *(f"golden/{index}.png" for index in range(4))}
+    paths = {f"golden/{index}.png" for index in range(4)}
+    assert listed == {"model.onnx", "grey_band.json", *paths}
     threshold = manifest.decision.threshold
     assert all(abs(each.score - threshold) >= golden.MARGIN for each in manifest.golden)
 
@@ -87,14 +88,14 @@ def test_labelled_anomalies_are_samples_themselves(parts: Path, tmp_path: Path) 
     assert known == [False, True, False, True]
 
 
-def test_pictures_near_the_threshold_are_left_out() -> None:
+def test_pathsnear_the_threshold_are_left_out() -> None:
     reds = [90, 110, 140, 170]  # / 255: 0.35, 0.43, 0.55, 0.67
     samples, files = micro_samples([engines.draw_even(red) for red in reds])
     assert [round(255 * sample.score) for sample in samples] == [90, 170]
     assert list(files) == ["golden/0.png", "golden/1.png"]
 
 
-def test_the_nearest_pictures_are_taken_first_and_both_verdicts_in_turn() -> None:
+def test_the_nearest_pathsare_taken_first_and_both_verdicts_in_turn() -> None:
     reds = [10, 60, 90, 30, 160, 240, 200]
     samples, _ = micro_samples([engines.draw_even(red) for red in reds])
     assert [round(255 * sample.score) for sample in samples] == [90, 160, 60, 200, 30, 240, 10]
