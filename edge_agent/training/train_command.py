@@ -37,6 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bits", type=int, choices=DEPTHS,
         help="of the camera, in files of 16 bits a channel (default: by the highest value in them)",
     )  # fmt: skip
+    parser.add_argument(
+        "--backbone", default="auto", metavar="auto|none|lite0|FILE.onnx",
+        help="network with learned weights that helps the filter bank (default: auto, "
+        "EfficientNet-Lite0 where edge-agent[backbone] is installed)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backbone-layers", type=lambda text: tuple(text.split(",")), default=(),
+        metavar="NAME,...", help="tensors of FILE.onnx to look at (default: found by their size)",
+    )  # fmt: skip
     parser.add_argument("--images", type=Path, help="folder with what a manifest's bucket holds")
     parser.add_argument("--model", help="of a manifest, only what was captured with this model")
     parser.add_argument(
@@ -51,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edge_agent.evaluation.label_manifest import ManifestOptions
     from edge_agent.logs import printable
     from edge_agent.training import trainer
+    from edge_agent.training.backbones import BackboneOptions
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
     trainer.train(
@@ -64,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         bits=arguments.bits,
         options=ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
+        backbone=BackboneOptions(arguments.backbone, arguments.backbone_layers),
         progress=lambda text: console.print(printable(text)),
     )
     return 0

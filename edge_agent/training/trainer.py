@@ -30,7 +30,8 @@ from edge_agent.manifest import (
 )
 from edge_agent.pictures import listing
 from edge_agent.pictures.reader import PictureReader
-from edge_agent.training import calibration, dataset, ensemble, golden, graph, package
+from edge_agent.training import backbones, calibration, dataset, ensemble, golden, graph, package
+from edge_agent.training.backbones import BackboneOptions
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
 from edge_agent.training.evidence import Images
@@ -40,6 +41,7 @@ from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+DEFAULT_BACKBONE = BackboneOptions()
 Task = Literal["anomaly_map", "classification"]
 BATCH_SIZES = (1, 2, 4)
 MAP_STRIDE = STRIDE // ENLARGE  # pixels of the input for each of the map, each way
@@ -60,16 +62,18 @@ def train(
     seed: int = 0,
     bits: Optional[int] = None,
     options: ManifestOptions = ALL,
+    backbone: BackboneOptions = DEFAULT_BACKBONE,
     progress: Callable[[str], None],
 ) -> Manifest:
     """Train on `source`/normal (and /anomaly), or on a label manifest; write the package `out`.
 
     Bad images, where there are any and unless `normal_only`, are learned from, weigh the heads and
-    place the threshold. name: None: that of the model whose captures these are, else
-    the folder's. size: height and width of the model's input, multiples of 16; None: by the first
-    image. bits: of the camera, in files of 16 bits a channel; None: by the highest value in them.
-    The same images, seed and libraries give the same model.onnx. Images that can't be used are left
-    out; a table says which. Raises InvalidConfiguration: which folder or option cannot be used.
+    place the threshold. name: None: that of the model whose captures these are, else the folder's.
+    size: height and width of the model's input, multiples of 16; None: by the first image. bits: of
+    the camera, in files of 16 bits a channel; None: by the highest value in them. backbone: what
+    the filter bank is helped by. The same images, seed and libraries give the same model.onnx.
+    Images that can't be used are left out; a table says which. Raises InvalidConfiguration: which
+    folder or option cannot be used.
     """
     began = time.monotonic()
     graph.check_libraries()
@@ -89,9 +93,10 @@ def train(
         f"{len(normal)} normal and {len(anomaly)} anomalous images, "
         f"trained at {spec.width}x{spec.height} pixels"
     )
+    helped = backbones.find(backbone, (spec.height, spec.width))
     random = np.random.default_rng(seed)
-    fitted = ensemble.fit(Images.of(normal.pixels, anomaly.pixels, random), seed)
-    for remark in _remarks(normal, anomaly, reader, fitted):
+    fitted = ensemble.fit(Images.of(normal.pixels, anomaly.pixels, random), seed, helped.forms)
+    for remark in (helped.remark, *_remarks(normal, anomaly, reader, fitted)):
         progress(remark)
     decided = _calibrate(fitted)
     model = build_model(fitted, (spec.height, spec.width), task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edge_agent.training import head
-from edge_agent.training.features import filter_bank
+from edge_agent.training.filter_bank import filter_bank
 from edge_agent.training.graph import Session
 
 
