@@ -30,7 +30,7 @@ LABELLED = (PooledHead, PatchHead)
 # shows; high: its noise doesn't, and fewer patches are enough, as places don't count: parts may lie
 # anywhere.
 FILTER_BANKS = ((0.1, BankOptions(2000, 2.0)), (1.0, BankOptions(1000, 0.0)))
-OF_BACKBONE = BankOptions(1000, 1.0)
+OF_BACKBONE = BankOptions(1000, 1.0, variance=0.95)  # many channels say the same
 
 
 class Member(NamedTuple):
@@ -70,13 +70,17 @@ def fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor] = ()) -
     POWER, so that a member that finds little counts for little; one below LEAST_SHARE is left out.
     """
     magnitudes = usual_magnitudes(images.normal)
-    banks = [
-        _fitted(images, FilterBank(floor * magnitudes), options, seed)
-        for floor, options in FILTER_BANKS
+    extractors: List[Tuple[FeatureExtractor, BankOptions]] = [
+        (FilterBank(floor * magnitudes), options) for floor, options in FILTER_BANKS
     ]
-    forms = [_fitted(images, backbone, OF_BACKBONE, seed) for backbone in backbones]
-    best = sorted(forms, key=lambda form: _merit(form[0][1]))[-1:]
-    found = [each for fitted in (*banks, *best) for each in fitted]
+    if backbones:
+        extractors.append((_best(images, backbones, seed), OF_BACKBONE))
+    found: List[Tuple[FeatureExtractor, Validated]] = []
+    for extractor, options in extractors:
+        evidence = Evidence.of(images, extractor, np.random.default_rng(seed))
+        found.append((extractor, validate(evidence, options, seed)))
+        if len(images.anomaly) >= FEWEST_BAD:
+            found += [(extractor, validate_labelled(evidence, kind, seed)) for kind in LABELLED]
     merits = np.array([_merit(validated) for _, validated in found])
     has_map = np.array([validated.has_map for _, validated in found])
     least = LEAST_SHARE * min(merits.max(), merits[has_map].max())  # one that has a map is kept
@@ -90,15 +94,16 @@ def fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor] = ()) -
     )
 
 
-def _fitted(
-    images: Images, extractor: FeatureExtractor, options: BankOptions, seed: int
-) -> List[Tuple[FeatureExtractor, Validated]]:
-    """Return the heads on one extractor's features, the nearest neighbour first."""
-    evidence = Evidence.of(images, extractor, np.random.default_rng(seed))
-    heads = [validate(evidence, options, seed)]
-    if len(images.anomaly) >= FEWEST_BAD:
-        heads += [validate_labelled(evidence, kind, seed) for kind in LABELLED]
-    return [(extractor, head) for head in heads]
+def _best(images: Images, forms: Sequence[FeatureExtractor], seed: int) -> FeatureExtractor:
+    """Return the one whose nearest neighbours tell most."""
+    if len(forms) == 1:
+        return forms[0]
+
+    def merit(form: FeatureExtractor) -> float:
+        evidence = Evidence.of(images, form, np.random.default_rng(seed))
+        return _merit(validate(evidence, OF_BACKBONE, seed))
+
+    return max(forms, key=merit)
 
 
 def _merit(validated: Validated) -> float:

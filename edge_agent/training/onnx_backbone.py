@@ -14,13 +14,14 @@ from typing_extensions import Literal
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.training.features import STRIDE, feature_model
-from edge_agent.training.graph import IMAGE, GraphBuilder, Session, Size
+from edge_agent.training.graph import IMAGE, OPSET, GraphBuilder, Session, Size
 from edge_agent.training.onnx_network import PICTURES, Network
 
 STRIDES = (STRIDE, 2 * STRIDE)  # pixels for each value of a layer, each way
 TOKEN_SIDES = (8, 14, 16, 32)  # pixels, of a transformer's patches
 MOST_EXTRA = 16  # tokens of a transformer that are no patches, at most
 DEPTH = 0.75  # of a transformer's layers: the last ones know what a picture shows, not where
+SHALLOW = 0.2  # of a network's nodes: what it has seen by then is edges and colours
 MOST_CHANNELS = 160  # of a patch; more are projected
 UNPADDED = 2.0  # values that a layer may lack at the borders
 NUDGE = 0.01  # of a value, so that a factor that isn't whole gives the size that is meant
@@ -116,8 +117,9 @@ def read(path: Path, size: Size, names: Sequence[str] = ()) -> Tuple[OnnxBackbon
     none: they are found. Raises InvalidConfiguration: what is wrong with the file or the names.
     """
     network = Network.read(path)
-    problem = ""
-    for taken in dict.fromkeys((size, network.fixed_size or size)):
+    fixed = network.fixed_size or size
+    is_transformer = any(layer.form == "tokens" for layer in _found(network, fixed))
+    for taken in (fixed,) if is_transformer else dict.fromkeys((size, fixed)):
         layers = tuple(_named(network, taken, path, names) if names else _found(network, taken))
         first = OnnxBackbone(network, NORMALISATIONS[0], size, taken, layers)
         problem = _problem(first) if layers else "no layer has a value for 8 or 16 pixels each way"
@@ -125,8 +127,8 @@ def read(path: Path, size: Size, names: Sequence[str] = ()) -> Tuple[OnnxBackbon
             return tuple(replace(first, normalisation=each) for each in NORMALISATIONS)
     raise InvalidConfiguration(
         f"{path} can't be the backbone for pictures of {size[1]}x{size[0]} pixels: {problem}. "
-        "Export it with a free batch size and, if it can, a free size; or name layers with "
-        "--backbone-layers."
+        f"Export it with opset {OPSET}, a free batch size and, if it can, a free size; or name "
+        "layers with --backbone-layers."
     )
 
 
@@ -159,7 +161,7 @@ def _named(network: Network, size: Size, path: Path, names: Sequence[str]) -> It
 
 
 def _found(network: Network, size: Size) -> List[Layer]:
-    """Return the deepest layer of each of STRIDES, else one of a transformer.
+    """Return the deepest layer of each of STRIDES; of a transformer one at DEPTH.
 
     Where a network adds or joins branches its blocks end.
     """
@@ -175,7 +177,11 @@ def _found(network: Network, size: Size) -> List[Layer]:
         ends = [each for each in fitting if each.name in merges]
         chosen += (ends or fitting)[-1:]
     tokens = [each for each in layers if each.form == "tokens" and each.name in merges]
-    return chosen or tokens[int(DEPTH * len(tokens)) :][:1]
+    if tokens:
+        return tokens[int(DEPTH * len(tokens)) :][:1]
+    made = [output for node in network.nodes for output in node.output]
+    depth = max((made.index(layer.name) for layer in chosen), default=0) / len(made)
+    return chosen if depth > SHALLOW else []
 
 
 def _layers(shapes: Dict[str, Tuple[int, ...]], size: Size) -> Iterator[Layer]:
