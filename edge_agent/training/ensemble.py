@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, NamedTuple, Tuple
+from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from edge_agent.evaluation import metrics
 from edge_agent.training.evidence import Evidence, Images
-from edge_agent.training.features import (
-    STRIDE,
-    append_features,
-    append_image,
-    append_patches,
-    usual_magnitudes,
-)
+from edge_agent.training.features import STRIDE, FeatureExtractor, append_image
+from edge_agent.training.filter_bank import FilterBank, usual_magnitudes
 from edge_agent.training.graph import GraphBuilder, Size
 from edge_agent.training.head import BankOptions
 from edge_agent.training.labelled_heads import PatchHead, PooledHead
@@ -31,39 +26,25 @@ POWER = 8  # of the AUROC above chance, for the weight
 LEAST_SHARE = 0.25  # of the highest weight, for a member that is worth its time
 FEWEST_BAD = 8  # images, for heads that learn from them
 LABELLED = (PooledHead, PatchHead)
-
-
-class Eye(NamedTuple):
-    """What a member looks at.
-
-    floor: share of a texture's usual magnitude, well below which it counts as flat. Low: faint
-    texture shows; high: its noise doesn't.
-    """
-
-    floor: float
-    bank: BankOptions
-
-
-# Fewer patches are enough where places don't count: parts may lie anywhere.
-EYES = (Eye(0.1, BankOptions(2000, 2.0)), Eye(1.0, BankOptions(1000, 0.0)))
+# Shares of a texture's usual magnitude, well below which it counts as flat. Low: faint texture
+# shows; high: its noise doesn't, and fewer patches are enough, as places don't count: parts may lie
+# anywhere.
+FILTER_BANKS = ((0.1, BankOptions(2000, 2.0)), (1.0, BankOptions(1000, 0.0)))
+OF_BACKBONE = BankOptions(1000, 1.0, variance=0.95)  # many channels say the same
 
 
 class Member(NamedTuple):
-    """One head of an ensemble. eye: which of the floors its features have; weights sum to 1."""
+    """One head of an ensemble, and what it looks at; weights sum to 1."""
 
-    eye: int
+    extractor: FeatureExtractor
     validated: Validated
     weight: float
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What is served, and the weighted scores (n,) of cross-validation.
+    """What is served, and the weighted scores (n,) of cross-validation."""
 
-    floors: of each eye, (TEXTURES,).
-    """
-
-    floors: Tuple[Floats, ...]
     members: Tuple[Member, ...]
 
     @property
@@ -82,32 +63,47 @@ class Ensemble:
         return _sum([member.weight * member.validated.synthetic for member in self.members])
 
 
-def fit(images: Images, seed: int) -> Ensemble:
-    """Fit and validate heads for each of EYES; weigh them by the bad images, if there are any.
+def fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor] = ()) -> Ensemble:
+    """Fit and validate heads for each extractor; weigh them by the bad images, if there are any.
 
-    The weight is (AUROC - 0.5) to the power of POWER, so that a member that finds little counts
-    for little; one below LEAST_SHARE is left out.
+    backbones: forms of one, of which the best is used. The weight is (AUROC - 0.5) to the power of
+    POWER, so that a member that finds little counts for little; one below LEAST_SHARE is left out.
     """
     magnitudes = usual_magnitudes(images.normal)
-    floors = tuple(eye.floor * magnitudes for eye in EYES)
-    found: List[Tuple[int, Validated]] = []
-    for index, eye in enumerate(EYES):
-        evidence = Evidence.of(images, floors[index], np.random.default_rng(seed))
-        found.append((index, validate(evidence, eye.bank, seed)))
+    extractors: List[Tuple[FeatureExtractor, BankOptions]] = [
+        (FilterBank(floor * magnitudes), options) for floor, options in FILTER_BANKS
+    ]
+    if backbones:
+        extractors.append((_best(images, backbones, seed), OF_BACKBONE))
+    found: List[Tuple[FeatureExtractor, Validated]] = []
+    for extractor, options in extractors:
+        evidence = Evidence.of(images, extractor, np.random.default_rng(seed))
+        found.append((extractor, validate(evidence, options, seed)))
         if len(images.anomaly) >= FEWEST_BAD:
-            found += [(index, validate_labelled(evidence, kind, seed)) for kind in LABELLED]
+            found += [(extractor, validate_labelled(evidence, kind, seed)) for kind in LABELLED]
     merits = np.array([_merit(validated) for _, validated in found])
     has_map = np.array([validated.has_map for _, validated in found])
     least = LEAST_SHARE * min(merits.max(), merits[has_map].max())  # one that has a map is kept
     shares = np.where(merits < least, 0.0, merits)
     return Ensemble(
-        floors,
         tuple(
-            Member(index, validated, float(share / shares.sum()))
-            for (index, validated), share in zip(found, shares)
+            Member(extractor, validated, float(share / shares.sum()))
+            for (extractor, validated), share in zip(found, shares)
             if share
-        ),
+        )
     )
+
+
+def _best(images: Images, forms: Sequence[FeatureExtractor], seed: int) -> FeatureExtractor:
+    """Return the one whose nearest neighbours tell most."""
+    if len(forms) == 1:
+        return forms[0]
+
+    def merit(form: FeatureExtractor) -> float:
+        evidence = Evidence.of(images, form, np.random.default_rng(seed))
+        return _merit(validate(evidence, OF_BACKBONE, seed))
+
+    return max(forms, key=merit)
 
 
 def _merit(validated: Validated) -> float:
@@ -122,16 +118,12 @@ def append_ensemble(graph: GraphBuilder, ensemble: Ensemble, size: Size) -> Tupl
     the image as a whole is anomalous.
     """
     grid = (size[0] // STRIDE, size[1] // STRIDE)
-    patches = append_patches(graph, append_image(graph, size))
-    features = {
-        eye: append_features(graph, patches, ensemble.floors[eye])
-        for eye in sorted({member.eye for member in ensemble.members})
-    }
+    rgb = append_image(graph, size)
     of_maps = sum(member.weight for member in ensemble.members if member.validated.has_map)
     maps: List[str] = []
     scores: List[str] = []
-    for eye, validated, weight in ensemble.members:
-        scored = validated.head.append(graph, features[eye], grid)
+    for extractor, validated, weight in ensemble.members:
+        scored = validated.head.append(graph, extractor.append(graph, rgb), grid)
         scores.append(graph.add("Mul", scored.score, graph.constant(weight)))
         if scored.map:
             share = weight / of_maps

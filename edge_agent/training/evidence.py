@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Tuple
 import numpy as np
 
 from edge_agent.training import synthetic_defects
-from edge_agent.training.features import feature_model
+from edge_agent.training.features import FeatureExtractor, feature_model
 from edge_agent.training.graph import IMAGE, Session
 from edge_agent.training.head import CANDIDATES, coordinates
 
@@ -60,9 +60,11 @@ class Evidence:
         return self.normal, self.anomaly, self.synthetic
 
     @classmethod
-    def of(cls, images: Images, floors: Floats, random: np.random.Generator) -> Evidence:
-        """Run the served features, with logarithms' `floors`, over the images."""
-        session = Session(feature_model(images.normal.shape[1:3], floors))
+    def of(
+        cls, images: Images, extractor: FeatureExtractor, random: np.random.Generator
+    ) -> Evidence:
+        """Run the `extractor` over the images."""
+        session = Session(feature_model(images.normal.shape[1:3], extractor))
         good, bad, synthetic = (
             session.run_all(IMAGE, pixels)["features"]
             for pixels in (images.normal, images.anomaly, images.synthetic)

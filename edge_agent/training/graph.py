@@ -1,9 +1,13 @@
-"""Writes ONNX graphs: operators are appended one by one and weights lie inside the file."""
+"""Writes ONNX graphs: operators are appended one by one and weights lie inside the file.
+
+The same operator on the same tensors is there once: parts of a model that need the same figures
+needn't know of each other.
+"""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -37,10 +41,10 @@ class GraphBuilder:
     """A graph under construction; tensors are known by the names its methods return."""
 
     def __init__(self) -> None:
-        self._nodes: List[NodeProto] = []
-        self._constants: List[TensorProto] = []
+        self._nodes: Dict[object, NodeProto] = {}  # by what they do
+        self._constants: Dict[object, TensorProto] = {}  # by what they hold
         self._inputs: List[ValueInfoProto] = []
-        self._outputs: List[ValueInfoProto] = []
+        self._outputs: List[Tuple[NodeProto, ValueInfoProto]] = []
 
     def input(self, name: str, dtype: DTypeLike, shape: Shape) -> str:
         """Declare a graph input of the numpy `dtype`."""
@@ -49,25 +53,59 @@ class GraphBuilder:
 
     def output(self, name: str, tensor: str, shape: Shape) -> None:
         """Publish the float32 `tensor` as graph output `name`."""
-        self.add("Identity", tensor, name=name)
-        self._outputs.append(_described(name, np.float32, shape))
+        from onnx import helper
+
+        self._outputs.append(
+            (helper.make_node("Identity", [tensor], [name]), _described(name, np.float32, shape))
+        )
 
     def constant(self, value: ArrayLike, dtype: DTypeLike = np.float32) -> str:
         """Store `value` inside the graph."""
         from onnx import numpy_helper
 
-        name = f"constant_{len(self._constants)}"
         array = np.ascontiguousarray(np.asarray(value, dtype))
-        self._constants.append(numpy_helper.from_array(array, name))
-        return name
+        content = (array.dtype.str, array.shape, array.tobytes())
+        if content not in self._constants:
+            name = f"constant_{len(self._constants)}"
+            self._constants[content] = numpy_helper.from_array(array, name)
+        return str(self._constants[content].name)
 
-    def add(self, operator: str, *inputs: str, name: str = "", **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, **attributes: object) -> str:
         """Append an operator with one output and return that output's name."""
         from onnx import helper
 
-        output = name or f"{operator.lower()}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
-        return output
+        return self._append(helper.make_node(operator, list(inputs), [], **attributes), 1)[0]
+
+    def insert(
+        self, nodes: Iterable[NodeProto], weights: Mapping[str, TensorProto], given: Dict[str, str]
+    ) -> Dict[str, str]:
+        """Append the `nodes` of another graph, in order, with those of its `weights` they use.
+
+        given: names here of the tensors that it is fed with, by those there. Returns the names here
+        of all its tensors, in the same way.
+        """
+        from onnx import NodeProto, numpy_helper
+
+        names = dict(given)
+        for node in nodes:
+            for name in node.input:
+                if name in weights and name not in names:
+                    array = numpy_helper.to_array(weights[name])
+                    names[name] = self.constant(array, array.dtype)
+            renamed = NodeProto(op_type=node.op_type, attribute=node.attribute)
+            renamed.input.extend(names[name] if name else "" for name in node.input)
+            outputs = self._append(renamed, len(node.output))
+            names.update(zip(node.output, outputs))
+        return names
+
+    def _append(self, node: NodeProto, outputs: int) -> List[str]:
+        """Append a node that has no outputs yet, if it isn't there, and return their names."""
+        content = (node.SerializeToString(deterministic=True), outputs)
+        if content not in self._nodes:
+            first = f"{node.op_type.lower()}_{len(self._nodes)}"
+            node.output.extend([first, *(f"{first}_{index}" for index in range(1, outputs))])
+            self._nodes[content] = node
+        return list(self._nodes[content].output)
 
     def conv(self, tensor: str, weights: NDArray[np.float32], **attributes: Any) -> str:
         """Append a convolution with `weights` of shape (out, in, height, width)."""
@@ -90,20 +128,21 @@ class GraphBuilder:
         """Append the `count` highest values along the last axis, in no order."""
         from onnx import helper
 
-        output = f"topk_{len(self._nodes)}"
         inputs = [tensor, self.constant([count], np.int64)]
-        self._nodes.append(
-            helper.make_node("TopK", inputs, [output, f"{output}_places"], axis=-1, sorted=0)
-        )
-        return output
+        return self._append(helper.make_node("TopK", inputs, [], axis=-1, sorted=0), 2)[0]
 
     def model(self) -> bytes:
         """Check the graph and return it as one self-contained file."""
         import onnx
         from onnx import helper
 
+        named, outputs = zip(*self._outputs)
         graph = helper.make_graph(
-            self._nodes, "edge_agent", self._inputs, self._outputs, self._constants
+            [*self._nodes.values(), *named],
+            "edge_agent",
+            self._inputs,
+            outputs,
+            list(self._constants.values()),
         )
         opset = helper.make_opsetid("", OPSET)
         model = helper.make_model(

@@ -34,19 +34,25 @@ class Scored(NamedTuple):
 class BankOptions(NamedTuple):
     """How many patches are remembered, and what their places count.
 
-    position_weight: of coordinates from -1 to 1, next to channels of deviation 1.
+    position_weight: of coordinates from -1 to 1, next to channels of deviation 1. variance: share
+    that the axes hold which channels are projected onto; 1: channels stay as they are.
     """
 
     size: int
     position_weight: float
+    variance: float = 1.0
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Remembered patches (k, channels + 2), standardised, with the weighted place at the end."""
+    """Remembered patches (k, axes + 2), standardised, with the weighted place at the end.
+
+    axes: (channels, axes), onto which standardised channels are projected.
+    """
 
     mean: Floats  # (channels,)
     deviation: Floats  # (channels,)
+    axes: Floats
     position_weight: float
     patches: Floats
 
@@ -59,11 +65,13 @@ class Bank:
         deviation = values.std(axis=0, dtype=np.float64)
         floor = 0.1 * np.median(deviation)  # grey images: the chroma never varies
         deviation = np.maximum(deviation, floor).astype(np.float32)
-        offset = np.append(mean, np.zeros(2, np.float32))
-        scale = np.append(1.0 / deviation, np.full(2, options.position_weight, np.float32))
-        candidates = (draw_patches(patches, random) - offset) * scale
+        drawn = draw_patches(patches, random)
+        standardised = (drawn[:, :channels] - mean) / deviation
+        axes = principal_axes(standardised, options.variance)
+        places = options.position_weight * drawn[:, channels:]
+        candidates = np.concatenate((standardised @ axes, places), axis=1)
         chosen = coreset(candidates, options.size, random)
-        return cls(mean, deviation, options.position_weight, chosen)
+        return cls(mean, deviation, axes, options.position_weight, chosen)
 
 
 class Usual(NamedTuple):
@@ -90,6 +98,19 @@ def draw_patches(patches: Floats, random: np.random.Generator, count: int = CAND
     if len(patches) <= count:
         return patches
     return patches[np.sort(random.choice(len(patches), count, replace=False))]
+
+
+def principal_axes(rows: Floats, share: float) -> Floats:
+    """Return (channels, k): as few orthogonal axes as hold `share` of the variance of `rows`.
+
+    rows: (n, channels). With a share of 1 the axes are the channels.
+    """
+    if share == 1.0:
+        return np.eye(rows.shape[1], dtype=np.float32)
+    values, vectors = np.linalg.eigh(np.cov(rows, rowvar=False, dtype=np.float64))
+    held = np.cumsum(values[::-1]) / values.sum()
+    count = int(np.searchsorted(held, share)) + 1
+    return np.asarray(vectors[:, ::-1][:, :count], np.float32)
 
 
 def coreset(patches: Floats, count: int, random: np.random.Generator) -> Floats:
@@ -124,16 +145,16 @@ def append_distance(graph: GraphBuilder, features: str, bank: Bank, grid: Size) 
     |q - b|² = |q|² + |b|² - 2 q·b. A channel of ones, matched by |b|² - 1 in the bank, makes it one
     product and one minimum: only one array of patches x bank is alive at a time.
     """
-    channels = len(bank.mean)
-    scale = np.zeros((channels + 3, channels, 1, 1), np.float32)
-    scale[np.arange(channels), np.arange(channels), 0, 0] = 1.0 / bank.deviation
-    offset = np.ones((1, channels + 3, *grid), np.float32)
-    offset[:, :channels] = (-bank.mean / bank.deviation)[:, None, None]
-    offset[:, channels:-1] = bank.position_weight * coordinates(*grid)
+    count = bank.axes.shape[1]
+    scale = np.zeros((count + 3, len(bank.mean), 1, 1), np.float32)
+    scale[:count, :, 0, 0] = (bank.axes / bank.deviation[:, None]).T
+    offset = np.ones((1, count + 3, *grid), np.float32)
+    offset[:, :count] = (-(bank.mean / bank.deviation) @ bank.axes)[:, None, None]
+    offset[:, count:-1] = bank.position_weight * coordinates(*grid)
     query = graph.add("Add", graph.conv(features, scale), graph.constant(offset))
     lengths = np.square(bank.patches, dtype=np.float64).sum(axis=1, keepdims=True)
     remembered = np.concatenate((-2.0 * bank.patches, lengths - 1.0), axis=1).T
-    shape = graph.constant([0, channels + 3, grid[0] * grid[1]], np.int64)
+    shape = graph.constant([0, count + 3, grid[0] * grid[1]], np.int64)
     rows = graph.add("Transpose", graph.add("Reshape", query, shape), perm=[0, 2, 1])
     products = graph.add("MatMul", rows, graph.constant(remembered))
     nearest = graph.add("ReduceMin", products, axes=[2], keepdims=1)

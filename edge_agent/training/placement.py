@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -154,12 +155,20 @@ def _limits(scores: Scores, wanted: Wanted) -> Tuple[float, float]:
 
 
 def _beyond(scores: Floats, share: float) -> float:
-    """Return what at most `share` of new scores is expected to reach; beyond all, if need be.
+    """Return what at most `share` of new scores is expected to reach.
 
-    In the middle between two scores, or beyond the highest as far as two are usually apart.
+    In the middle between two scores, or beyond the highest as far as two are usually apart. Where
+    there are too few scores to tell by rank: where a normal distribution ends that is as wide as
+    the middle half of them, so that one odd image doesn't carry the threshold away.
     """
     ranked = np.sort(scores.astype(np.float64))[::-1]
-    last = float(ranked[min(most_wrong(share, len(ranked)) or 0, len(ranked) - 1)])
+    wrong = most_wrong(share, len(ranked))
+    if wrong is None:
+        low, middle, high = np.quantile(ranked, (0.25, 0.5, 0.75))
+        unit = NormalDist()
+        wide = (high - low) / (2.0 * unit.inv_cdf(0.75))
+        return float(middle + max(wide, 1e-3) * unit.inv_cdf(1.0 - share))
+    last = float(ranked[min(wrong, len(ranked) - 1)])
     higher = ranked[ranked > last]
     if len(higher):
         return (last + float(higher[-1])) / 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edge_agent.training import head
-from edge_agent.training.features import filter_bank
+from edge_agent.training.filter_bank import filter_bank
 from edge_agent.training.graph import Session
 
 
@@ -14,12 +14,14 @@ def test_the_distance_is_that_to_the_nearest_remembered_patch() -> None:
     bank = head.Bank(
         mean=random.normal(size=5).astype(np.float32),
         deviation=random.uniform(0.5, 2.0, 5).astype(np.float32),
+        axes=random.normal(size=(5, 3)).astype(np.float32),
         position_weight=2.0,
-        patches=random.normal(size=(30, 7)).astype(np.float32),
+        patches=random.normal(size=(30, 5)).astype(np.float32),
     )
     features = random.normal(size=(2, 5, 3, 4)).astype(np.float32)
     graph = Session(head.distance_model(bank, (3, 4)))
     scaled = (features - bank.mean[:, None, None]) / bank.deviation[:, None, None]
+    scaled = np.einsum("ncyx,ca->nayx", scaled, bank.axes)
     places = np.broadcast_to(2.0 * head.coordinates(3, 4), (2, 2, 3, 4))
     queries = np.concatenate((scaled, places), axis=1).transpose(0, 2, 3, 1)
     away = np.linalg.norm(queries[..., None, :] - bank.patches, axis=-1).min(axis=-1)

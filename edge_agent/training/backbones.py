@@ -1,0 +1,55 @@
+"""Which network with learned weights the trainer looks through besides the filter bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Sequence, Tuple
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.training import lite0, onnx_backbone
+from edge_agent.training.features import FeatureExtractor
+from edge_agent.training.graph import Size
+from edge_agent.training.lite0 import Lite0
+
+AUTO, NONE, LITE0 = "auto", "none", "lite0"
+INSTALL = "pip install 'edge-agent[backbone]'"
+
+
+class BackboneOptions(NamedTuple):
+    """name: AUTO (LITE0 where it is installed), NONE, LITE0 or the path of an ONNX file.
+
+    layers: of the file, names of tensors; none: they are found.
+    """
+
+    name: str = AUTO
+    layers: Tuple[str, ...] = ()
+
+
+class Backbone(NamedTuple):
+    """Forms of one network, of which validation chooses, and a sentence on it for the user."""
+
+    forms: Sequence[FeatureExtractor]
+    remark: str
+
+
+def find(options: BackboneOptions, size: Size) -> Backbone:
+    """Return the backbone for pictures of `size`.
+
+    Raises InvalidConfiguration when it isn't installed, or when the file can't be one.
+    """
+    if options.layers and options.name in (AUTO, NONE, LITE0):
+        raise InvalidConfiguration(
+            "--backbone-layers names tensors of a file; give that file with --backbone FILE.onnx."
+        )
+    if options.name == NONE:
+        return Backbone((), "Without a backbone, as asked")
+    if options.name not in (AUTO, LITE0):
+        forms = onnx_backbone.read(Path(options.name), size, options.layers)
+        names = ", ".join(layer.name for layer in forms[0].layers)
+        return Backbone(forms, f"Backbone {options.name}, layers {names}")
+    weights = lite0.weights_file()
+    if weights is not None:
+        return Backbone((Lite0.read(weights),), "Backbone EfficientNet-Lite0")
+    if options.name == LITE0:
+        raise InvalidConfiguration(f"EfficientNet-Lite0 isn't installed: {INSTALL}.")
+    return Backbone((), f"Without a backbone; verdicts are often better with one: {INSTALL}")

@@ -1,0 +1,145 @@
+"""A network out of an ONNX file, to be a part of a graph that is built: float32, opset 13."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
+
+import numpy as np
+
+from edge_agent.errors import InvalidConfiguration
+from edge_agent.training.graph import IR_VERSION, OPSET, GraphBuilder, Size
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+FLOAT, FLOAT16 = 1, 10  # onnx.TensorProto.DataType
+PICTURES = 2  # that shapes are asked for: a graph made for one only shows
+
+
+class Network:
+    """A model that takes one tensor of pictures.
+
+    input: its name. is_channels_last: pictures are (N, H, W, 3), not (N, 3, H, W). fixed_size:
+    height and width, when the file names them.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model = _in_float32(_upgraded(model))
+        graph = self._model.graph
+        self.nodes: Sequence[NodeProto] = graph.node
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        given = [each for each in graph.input if each.name not in self.weights]
+        shape = [dim.dim_value for dim in given[0].type.tensor_type.shape.dim] if given else []
+        kinds = [each.type.tensor_type.elem_type for each in given]
+        if kinds != [FLOAT] or len(shape) != 4 or 3 not in (shape[1], shape[3]):
+            raise ValueError(
+                f"it takes {len(kinds)} tensors, the first of shape {shape} (0: any); a backbone "
+                "takes one of floating-point numbers: N x 3 x height x width or N x height x width "
+                "x 3"
+            )
+        self.input = given[0].name
+        self.is_channels_last = shape[1] != 3
+        height, width = shape[1:3] if self.is_channels_last else shape[2:4]
+        self.fixed_size: Optional[Size] = (height, width) if height and width else None
+
+    @classmethod
+    def read(cls, path: Path) -> Network:
+        """Raise InvalidConfiguration when `path` can't be read or is no such network."""
+        import onnx
+
+        try:
+            return cls(onnx.load_model_from_string(path.read_bytes()))
+        except OSError as error:
+            problem = str(error.strerror)
+        except Exception as error:  # of protobuf, and of the converter in C++
+            problem = str(error).strip().splitlines()[0] if str(error).strip() else "no ONNX model"
+        raise InvalidConfiguration(f"{path} can't be the backbone: {problem}.")
+
+    def shapes(self, size: Size) -> Dict[str, Tuple[int, ...]]:
+        """Return the shapes of its tensors for PICTURES of `size`, in order, where known."""
+        from onnx import ModelProto, helper, shape_inference
+
+        model = ModelProto()
+        model.CopyFrom(self._model)
+        model.ir_version = IR_VERSION  # of old ones weights must be inputs too
+        graph = model.graph
+        shape = (*size, 3) if self.is_channels_last else (3, *size)
+        for part in (graph.input, graph.output, graph.value_info):
+            del part[:]
+        graph.input.append(helper.make_tensor_value_info(self.input, FLOAT, (PICTURES, *shape)))
+        found = shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+        known = {
+            each.name: tuple(dim.dim_value for dim in each.type.tensor_type.shape.dim)
+            for each in found
+            if each.type.tensor_type.elem_type == FLOAT
+        }
+        made = [output for node in self.nodes for output in node.output]
+        return {name: known[name] for name in made if name in known}
+
+    def append(self, graph: GraphBuilder, pictures: str, wanted: Sequence[str]) -> List[str]:
+        """Append what the tensors `wanted` need, from pictures (N, 3, H, W); return their names."""
+        if self.is_channels_last:
+            pictures = graph.add("Transpose", pictures, perm=[0, 2, 3, 1])
+        names = graph.insert(self._needed(wanted), self.weights, {self.input: pictures})
+        return [names[each] for each in wanted]
+
+    def _needed(self, wanted: Sequence[str]) -> List[NodeProto]:
+        needed: Set[str] = set(wanted)
+        found: List[NodeProto] = []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                found.append(node)
+        return found[::-1]
+
+
+def _upgraded(model: ModelProto) -> ModelProto:
+    """Return the model in OPSET. Raises ValueError: what stands against it."""
+    import onnx
+    from onnx import version_converter
+
+    if any(tensor.external_data for tensor in model.graph.initializer):
+        raise ValueError("it keeps weights in other files. Export it into one")
+    others = [each.domain for each in model.opset_import if each.domain not in ("", "ai.onnx")]
+    if any(node.domain in others for node in model.graph.node):
+        raise ValueError(f"it needs operators of {', '.join(others)}. Export it without")
+    opset = max(
+        (each.version for each in model.opset_import if each.domain not in others), default=1
+    )
+    if opset < OPSET:
+        return version_converter.convert_version(model, OPSET)
+    older = onnx.ModelProto()  # most operators are the same; those that aren't don't pass the check
+    older.CopyFrom(model)
+    del older.opset_import[:]
+    older.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    return older
+
+
+def _in_float32(model: ModelProto) -> ModelProto:
+    """Return the model with float32 in place of float16."""
+    from onnx import ModelProto
+
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    for tensor in graph.initializer:
+        _widen(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                _widen(attribute.t)
+            elif node.op_type == "Cast" and attribute.i == FLOAT16:
+                attribute.i = FLOAT
+    for described in graph.input:
+        if described.type.tensor_type.elem_type == FLOAT16:
+            described.type.tensor_type.elem_type = FLOAT
+    return changed
+
+
+def _widen(tensor: TensorProto) -> None:
+    from onnx import numpy_helper
+
+    if tensor.data_type == FLOAT16:
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
