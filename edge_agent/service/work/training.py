@@ -201,12 +201,12 @@ def _place(made: Path, target: Path) -> None:
 def _train(images: Fetched, parameters: Parameters, folder: Path) -> Manifest:
     from edge_agent.training.trainer import train
 
-    def tell(step: str) -> None:
+    def show(step: str) -> None:
         """Show what the trainer says of itself and of images, not of other files."""
         log.info("%s", step)
-        told = images.named(step)
-        if str(folder) not in told:
-            progress(f"{begun} {told}")
+        line = images.named(step)
+        if str(folder) not in line:
+            progress(f"{begun} {line}")
 
     begun = f"Training with {len(images.images)} images."
     progress(begun)
@@ -218,7 +218,7 @@ def _train(images: Fetched, parameters: Parameters, folder: Path) -> Manifest:
             folder / PACKAGE,
             name=parameters["project"][:MOST_NAME],
             version=parameters["version"],
-            progress=tell,
+            progress=show,
         )
     except EdgeAgentError as error:
         raise images.failure(error, manifest, TRAIN) from None

@@ -14,6 +14,7 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.packaging.aws.folder import ComponentFolder
 from edge_agent.runtime.packages.package import Package
 from edge_agent.service.buckets import s3
+from edge_agent.service.buckets.names import anyone
 from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.buckets.s3 import S3Buckets
 from edge_agent.service.faults import ServiceFault, ValidationFailed
@@ -164,7 +165,7 @@ def test_half_a_component_has_no_recipe_and_is_replaced(
     tmp_path: Path, endpoint: str, client: Any, package: Path
 ) -> None:
     place = ComponentPlace(WANTED)
-    buckets = Failing(s3_settings(tmp_path, endpoint, {}))
+    buckets = Failing(s3_settings(tmp_path, endpoint, {}), anyone)
     folder = tmp_path / "work"
     folder.mkdir()
     settings = ServiceSettings(buckets=s3_settings(tmp_path, endpoint, {}))

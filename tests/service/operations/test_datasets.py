@@ -136,7 +136,7 @@ def test_a_manifest_of_any_editor_is_taken_and_its_lines_come_back_as_they_were(
     place = site.root / "buckets" / "plant" / "m"
     place.write_bytes(b"\xef\xbb\xbf\r\n \r\n" + "\r\n\r\n".join(lines).encode())
     description = site.create("m")
-    assert (description["Status"], stats(description)) == ("CREATE_COMPLETE", (2, 1, 0, 1))
+    assert (description["Status"], stats(description)) == ("CREATE_COMPLETE", (2, 0, 0, 0))
     assert description["StatusMessage"] == (
         "The dataset was created. 1 line was left out, from line 7: source-ref is a folder."
     )

@@ -112,12 +112,11 @@ def test_images_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path)
 
 
 def test_images_in_the_bucket_of_another_account_are_answered_as_if_absent(tmp_path: Path) -> None:
-    (tmp_path / "buckets" / "images").mkdir(parents=True)
-    (tmp_path / "buckets" / "images" / "0.png").write_bytes(b"png")
+    pictures.write(tmp_path / "buckets" / "images", 1)
     with closing(Records(tmp_path / "records.db")) as records:
         for account in (ACCOUNT, OTHER):
             AccessKeys(records).add(account, 0.0)
-    images = [image("s3://images/0.png")]
+    images = [image("s3://images/normal/000.png")]
     buckets = open_buckets(tmp_path, BucketSettings())
     for account in (ACCOUNT, OTHER):
         fetched = fetch(images, account, buckets, tmp_path / "copies")
