@@ -31,6 +31,12 @@ class Backbone(NamedTuple):
     forms: Sequence[FeatureExtractor]
     remark: str
 
+    def remark_of(self, used: Sequence[FeatureExtractor]) -> str:
+        """Return the sentence, with what became of the network in a model that has `used`."""
+        if not self.forms or any(form is each for form in self.forms for each in used):
+            return self.remark
+        return f"{self.remark}: left out, as the filters alone find more"
+
 
 def find(options: BackboneOptions, size: Size) -> Backbone:
     """Return the backbone for pictures of `size`.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,11 +16,39 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.floating]
 
+QUARTILES_FILE = "normal_scores.json"  # of a package
 TYPICAL = 0.1  # calibrated score of a typical good image
 FALSE_ALARMS = 0.1  # share of unseen good images above the threshold, where defects show as little
 FAINT = 0.25  # share of artificial defects that need not show
 NEARER_GOOD = 0.125  # of the way from good images to artificial defects: real ones may be faint
 RIDGE = 1e-3  # on the slope, for scores of deviation 1
+
+
+class Quartiles(NamedTuple):
+    """Of the raw scores of good images that the model hadn't seen."""
+
+    low: float
+    middle: float
+    high: float
+
+    @classmethod
+    def of(cls, raw: Floats) -> Quartiles:
+        """Return those of raw scores (n,)."""
+        return cls(*(float(each) for each in np.quantile(raw, (0.25, 0.5, 0.75))))
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Quartiles:
+        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError."""
+        read = json.loads(content)
+        return cls(*(float(read[name]) for name in cls._fields))
+
+    def to_json(self) -> bytes:
+        """Serialise for QUARTILES_FILE."""
+        return (json.dumps(self._asdict()) + "\n").encode()
+
+    def in_logits(self, calibration: Calibration) -> Quartiles:
+        """Return what the sigmoid takes, of the same images."""
+        return Quartiles(*(calibration.scale * each + calibration.shift for each in self))
 
 
 def from_normals(normal: Floats, synthetic: Floats) -> Calibration:

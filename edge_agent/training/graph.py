@@ -63,10 +63,10 @@ class GraphBuilder:
         """Store `value` inside the graph."""
         from onnx import numpy_helper
 
-        array = np.ascontiguousarray(np.asarray(value, dtype))
+        array = np.asarray(value, dtype, order="C")
         content = (array.dtype.str, array.shape, array.tobytes())
         if content not in self._constants:
-            name = f"constant_{len(self._constants)}"
+            name = f"weight_{len(self._constants)}"
             self._constants[content] = numpy_helper.from_array(array, name)
         return str(self._constants[content].name)
 

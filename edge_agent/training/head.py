@@ -63,7 +63,8 @@ class Bank:
         values = patches[:, :channels]
         mean = values.mean(axis=0, dtype=np.float64).astype(np.float32)
         deviation = values.std(axis=0, dtype=np.float64)
-        floor = 0.1 * np.median(deviation)  # grey images: the chroma never varies
+        varying = deviation[deviation > 0.0]  # grey images: the chroma never varies
+        floor = 0.1 * np.median(varying) if len(varying) else 1.0
         deviation = np.maximum(deviation, floor).astype(np.float32)
         drawn = draw_patches(patches, random)
         standardised = (drawn[:, :channels] - mean) / deviation

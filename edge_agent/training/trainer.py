@@ -44,6 +44,7 @@ from edge_agent.training import (
     placement,
 )
 from edge_agent.training.backbones import BackboneOptions
+from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
 from edge_agent.training.evidence import Images
@@ -114,12 +115,13 @@ def train(
         images = Images.of(normal.pixels, anomaly.pixels, np.random.default_rng(seed))
         fitted = ensemble.fit(images, seed, helped.forms)
     placed = placement.place(Scores(fitted.normal, fitted.anomaly, fitted.synthetic), wanted, seed)
-    for remark in (helped.remark, *_remarks(read, fitted), *placed.remarks()):
+    used = helped.remark_of([member.extractor for member in fitted.members])
+    for remark in (used, *_remarks(read, fitted), *placed.remarks()):
         progress(remark)
     model = build_model(fitted, (spec.height, spec.width), task)
     manifest = _manifest(source, name, version, task, read, fitted, placed, model)
     candidates = golden.candidates(normal.pixels, anomaly.pixels, seed)
-    manifest, files = _with_golden(manifest, model, candidates)
+    manifest, files = _with_golden(manifest, model, candidates, Quartiles.of(fitted.normal))
     package.write(out, manifest, files)
     progress(f"{out}: {len(model) / 1e6:.1f} MB, {time.monotonic() - began:.1f} s")
     for line in listing.table((*found.left_out, *reader.left_out)):
@@ -226,13 +228,16 @@ def _remarks(read: _Read, fitted: Ensemble) -> Iterator[str]:
 
 
 def _with_golden(
-    manifest: Manifest, model: bytes, candidates: Sequence[NDArray[np.uint8]]
+    manifest: Manifest,
+    model: bytes,
+    candidates: Sequence[NDArray[np.uint8]],
+    quartiles: Quartiles,
 ) -> Tuple[Manifest, Dict[str, bytes]]:
     """Return the manifest with golden samples in it, and all files of the package by path."""
     samples, pictures = golden.samples(model, manifest, candidates, GOLDEN_SAMPLES)
     band = manifest.decision.grey_band
     bands = {} if band is None else {GREY_BAND_FILE: (band.model_dump_json() + "\n").encode()}
-    files = {MODEL_FILE: model, **bands, **pictures}
+    files = {MODEL_FILE: model, **bands, QUARTILES_FILE: quartiles.to_json(), **pictures}
     listed = tuple(FileEntry.of(path, content) for path, content in files.items())
     return manifest.model_copy(update={"golden": samples, "files": listed}), files
 

@@ -69,19 +69,32 @@ def convolutional(
     return writer.model(shape, writer.nodes[-1].output[0], opset, kind)
 
 
-def transformer(size: int = 64, patch: int = 16, batch: Union[int, str] = "N") -> ModelProto:
-    """Patches, a token of the class, places, and four blocks that mix the tokens."""
+def transformer(
+    size: int = 64, patch: int = 16, batch: Union[int, str] = "N", opset: int = 13
+) -> ModelProto:
+    """Patches, a token of the class, places, and four blocks that mix the tokens.
+
+    From opset 17 on with a normalisation in each block.
+    """
     writer = Writer()
     count = (size // patch) ** 2
     kernels = writer.weight(CHANNELS, 3, patch, patch)
     planes = writer.add("Conv", "pictures", kernels, strides=[patch] * 2)
     lead = batch if isinstance(batch, int) else 0
-    flat = writer.add("Reshape", planes, writer.constant(np.array([lead, CHANNELS, -1])))
+    shape = writer.constant(np.array([lead, CHANNELS, -1]))
+    kwargs = {"allowzero": 0} if opset >= 14 else {}
+    flat = writer.add("Reshape", planes, shape, **kwargs)
     tokens = writer.add("Transpose", flat, perm=[0, 2, 1])
-    first = writer.add("ReduceMean", tokens, axes=[1], keepdims=1)
+    if opset >= 18:
+        first = writer.add("ReduceMean", tokens, writer.constant(np.array([1])))
+    else:
+        first = writer.add("ReduceMean", tokens, axes=[1], keepdims=1)
     tokens = writer.add("Concat", first, tokens, axis=1)
     tokens = writer.add("Add", tokens, writer.weight(1, count + 1, CHANNELS))
     for _ in range(4):
+        if opset >= 17:
+            scale, offset = writer.weight(CHANNELS), writer.weight(CHANNELS)
+            tokens = writer.add("LayerNormalization", tokens, scale, offset, epsilon=1e-3)
         keys = writer.add(
             "Transpose",
             writer.add("MatMul", tokens, writer.weight(CHANNELS, CHANNELS)),
@@ -89,7 +102,7 @@ def transformer(size: int = 64, patch: int = 16, batch: Union[int, str] = "N") -
         )
         shares = writer.add("Softmax", writer.add("MatMul", tokens, keys), axis=-1)
         tokens = writer.add("Add", tokens, writer.add("MatMul", shares, tokens))
-    return writer.model((batch, 3, size, size), writer.nodes[-1].output[0])
+    return writer.model((batch, 3, size, size), writer.nodes[-1].output[0], opset)
 
 
 def save(model: ModelProto, path: Path) -> Path:

@@ -17,7 +17,8 @@ from edge_agent.evaluation.evaluator import evaluate
 from edge_agent.training import backbones, lite0, onnx_backbone
 from edge_agent.training.backbones import BackboneOptions
 from edge_agent.training.features import feature_model
-from edge_agent.training.graph import IMAGE, Session
+from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Session
+from edge_agent.training.head import Bank, BankOptions
 from tests import ROOT
 from tests.training import networks, pictures
 
@@ -85,6 +86,48 @@ def test_a_transformer_of_one_size_sees_pictures_resized(tmp_path: Path) -> None
     assert np.ptp(found, axis=(2, 3)).max() > 0.01  # places differ: the patches aren't mixed up
 
 
+def test_a_transformer_of_a_newer_opset_gives_its_own_values(tmp_path: Path) -> None:
+    model = networks.transformer(opset=18)
+    first, *_ = onnx_backbone.read(networks.save(model, tmp_path / "vit.onnx"), (64, 64))
+    (layer,) = first.layers
+    ends = [node.output[0] for node in model.graph.node if node.op_type == "Add"]
+    assert layer.name == ends[3]  # of five: that of the places, and those of four blocks
+    model.graph.output.append(helper.make_tensor_value_info(layer.name, TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    planes = some_images()[:, :, :64].transpose(0, 3, 1, 2).astype(np.float32)
+    (expected,) = session.run([layer.name], {"pictures": planes})
+    graph = GraphBuilder()
+    pictures_ = graph.input("pictures", np.float32, (BATCH, 3, 64, 64))
+    (tensor,) = first.network.append(graph, pictures_, [layer.name])
+    graph.output("tokens", tensor, (BATCH, 17, networks.CHANNELS))
+    found = Session(graph.model()).run_all("pictures", planes)["tokens"]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_operator_that_opset_13_lacks_is_named(tmp_path: Path) -> None:
+    writer = networks.Writer()
+    tensor = writer.conv(writer.conv("pictures", 3, 8), networks.CHANNELS, 2)
+    path = tmp_path / "net.onnx"
+    networks.save(writer.model(("N", 3, "H", "W"), writer.add("Gelu", tensor), 20), path)
+    with pytest.raises(InvalidConfiguration, match="opset 20 with Gelu, which opset 13 hasn't"):
+        onnx_backbone.read(path, SIZE)
+
+
+def test_layers_that_are_named_are_looked_for_at_the_network_s_own_size_too(tmp_path: Path) -> None:
+    path = networks.save(networks.transformer(), tmp_path / "vit.onnx")
+    layer = onnx_backbone.read(path, SIZE)[0].layers[0]
+    assert onnx_backbone.read(path, SIZE, [layer.name])[0].layers == (layer,)
+
+
+def test_channels_that_never_vary_give_finite_distances() -> None:
+    patches = np.random.default_rng(0).normal(size=(500, 42)).astype(np.float32)
+    patches[:, :30] = 0.0
+    bank = Bank.fit(patches, BankOptions(20, 1.0), np.random.default_rng(0))
+    assert np.isfinite(bank.patches).all()
+
+
 def test_more_channels_than_a_patch_may_have_are_projected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +187,7 @@ def test_files_that_are_no_model_and_options_that_contradict_are_refused(tmp_pat
         with pytest.raises(InvalidConfiguration, match=words):
             backbones.find(given, SIZE)
     path = networks.save(networks.convolutional(("N", 3, "H", "W")), tmp_path / "net.onnx")
-    with pytest.raises(InvalidConfiguration, match=r"no tensor 'nix'.*Some that have: .*t5"):
+    with pytest.raises(InvalidConfiguration, match=r"no tensor 'nix'.*some that have: .*t5"):
         backbones.find(BackboneOptions(str(path), ("nix",)), SIZE)
 
 

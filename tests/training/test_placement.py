@@ -82,7 +82,7 @@ def test_where_not_both_can_be_reached_a_sentence_names_the_price_of_each() -> N
 
 def test_few_images_cannot_show_a_small_share_and_it_is_said() -> None:
     remarks = list(place(scores(4, 30), Wanted(max_overkill=0.02), 0).remarks())
-    assert remarks[0].startswith("Expected overkill: 6.45 %, with 95 % confidence 0.08 % to 17.2 %")
+    assert remarks[0].startswith("Expected overkill (good parts called anomalous): ")
     assert "more good images would halve that interval." in remarks[0]
     assert remarks[1] == (
         "30 good images can't show that at most 2 % are wrong: that needs 149 of which none is. "

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ from edge_agent.manifest import Calibration
 from edge_agent.runtime.models import golden_check
 from edge_agent.runtime.packages.package import Package
 from edge_agent.training import calibration, site_calibration
+from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
 from tests.training import pictures
 
 
@@ -76,12 +79,53 @@ def test_few_pictures_are_refused(
 
 def test_the_scores_of_the_site_are_laid_on_those_of_the_training() -> None:
     random = np.random.default_rng(0)
-    seen, raw = random.normal(-2, 0.7, 400), random.normal(5, 0.2, 400)
-    fitted = site_calibration.moved(Calibration(scale=1.0, shift=0.0), raw, seen)
+    seen, raw = random.normal(-2, 0.7, 400), random.normal(5, 0.9, 400)
+    fitted = site_calibration.moved(Calibration(scale=1.0, shift=0.0), raw, Quartiles.of(seen))
     logits = fitted.scale * raw + fitted.shift
     assert np.median(logits) == pytest.approx(np.median(seen), abs=1e-6)
     assert logits.std() == pytest.approx(seen.std(), rel=0.15)
     assert (calibration.apply(fitted, raw) < 0.5).mean() > 0.98
+
+
+def test_the_training_s_own_pictures_change_nothing_and_pictures_alike_little() -> None:
+    seen = np.random.default_rng(0).normal(-9.0, 1.0, 200)
+    decided = Calibration(scale=2.0, shift=-8.0)
+    same = site_calibration.moved(decided, seen, Quartiles.of(seen))
+    assert (same.scale, same.shift) == pytest.approx((2.0, -8.0))
+    alike = site_calibration.moved(decided, np.full(10, -9.0), Quartiles.of(seen))
+    assert alike.scale <= 1.5 * decided.scale
+
+
+def test_calibrating_once_more_by_the_same_pictures_changes_nothing(
+    package: Path, site: Path, tmp_path: Path
+) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert main(["calibrate", str(package), str(site / "good"), "--out", str(once)]) == 0
+    assert main(["calibrate", str(once), str(site / "good"), "--out", str(twice)]) == 0
+    first, second = (Package(each).manifest.decision for each in (once, twice))
+    assert first.calibration is not None
+    assert second.calibration is not None
+    assert second.calibration.scale == pytest.approx(first.calibration.scale, rel=0.01)
+    assert second.calibration.shift == pytest.approx(first.calibration.shift, rel=0.01)
+    assert first.grey_band is not None
+
+
+def test_a_package_without_the_scores_of_its_training_is_refused(
+    package: Path, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(package, old)
+    manifest = json.loads((old / "manifest.json").read_text())
+    manifest["files"] = [each for each in manifest["files"] if each["path"] != QUARTILES_FILE]
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["calibrate", str(old), str(site / "good")]) == 2
+    assert "has no normal_scores.json" in capsys.readouterr().err
+
+
+def test_overlays_and_masks_of_kept_frames_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.overlay.jpg", "a.mask.png"):
+        assert cv2.imwrite(str(tmp_path / name), pictures.draw(1))
+    assert site_calibration.good_pictures([tmp_path]) == (tmp_path / "a.jpg",)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ MOST_CAMERAS = 4096
 WARM_UP_FRAMES = 10  # black in a row: old clients send such after a start
 
 Camera = Tuple[str, str]  # the model and the caller's name
-Shown = Tuple[bool, bool, Tuple[CameraProblem, ...]]  # anomalous; unsure; problems
+Shown = Tuple[bool, Tuple[CameraProblem, ...]]  # anomalous; problems
 
 
 @dataclass
@@ -91,9 +91,7 @@ class Filter:
         changed = self._verdicts.get(camera) != _verdict(prediction)
         publish = self._settings.publish
         wanted = publish == "all" or (
-            changed
-            if publish == "changes" or problems
-            else prediction.is_anomalous or prediction.is_unsure
+            changed if publish == "changes" or problems else prediction.is_anomalous
         )
         if not prediction.is_anomalous and not problems:
             heartbeat_s = self._settings.heartbeat_s
@@ -116,4 +114,4 @@ class Filter:
 
 
 def _verdict(prediction: Prediction) -> Shown:
-    return prediction.is_anomalous, prediction.is_unsure, prediction.camera_problems
+    return prediction.is_anomalous, prediction.camera_problems

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from edge_agent.config import UnsureAnswer
 from edge_agent.manifest import Decision
+from edge_agent.runtime.vision.postprocess import LEAST_CONFIDENCE
 from edge_agent.types import Prediction
 
 
@@ -24,9 +25,10 @@ class GreyBandRule:
         if band is None or self._answer == "threshold" or not prediction.is_unsure:
             return prediction
         is_anomalous = self._answer == "anomalous"
+        certainty = prediction.score if is_anomalous else 1.0 - prediction.score
         return replace(
             prediction,
             is_anomalous=is_anomalous,
-            confidence=prediction.score if is_anomalous else 1.0 - prediction.score,
+            confidence=max(certainty, LEAST_CONFIDENCE),
             threshold=band.low if is_anomalous else band.high,
         )

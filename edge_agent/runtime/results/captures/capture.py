@@ -272,8 +272,7 @@ class CaptureSelector:
             return "" if CameraProblem.BLACK in problems else CAMERA_PROBLEM
         if prediction.is_anomalous and self._settings.anomalies:
             return ANOMALY
-        is_near = abs(prediction.score - prediction.threshold) < self._settings.near_threshold
-        if is_near or prediction.is_unsure:
+        if abs(prediction.score - prediction.threshold) < self._settings.near_threshold:
             return NEAR_THRESHOLD
         return SAMPLE if self._random.random() < self._settings.sample else ""
 
