@@ -6,12 +6,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
 from edge_agent.service.auth.access_keys import AccessKeys
 from edge_agent.service.buckets.lines import MOST_LINE_BYTES
 from edge_agent.service.buckets.names import S3Name
+from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.faults import ValidationFailed
 from edge_agent.service.records.database import Records
+from edge_agent.service.records.schema import PROJECTS
+from edge_agent.service.settings import BucketSettings
 from tests.service.buckets.conftest import ALICE, BOB, Site
 
 MIB = 1024 * 1024
@@ -117,6 +121,41 @@ def test_a_bucket_that_is_not_there_is_named(site: Site, tmp_path: Path) -> None
         site.buckets.read(ALICE, "nowhere", "key", MIB)
     with pytest.raises(ValidationFailed, match="The bucket nowhere was not found"):
         site.buckets.write(ALICE, "nowhere", "key", Path(__file__))
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_several_accounts_are_logged_once_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_named: bool
+) -> None:
+    with closing(Records(tmp_path / "records.db")) as records:
+        for account in (ALICE, BOB):
+            AccessKeys(records).add(account, 0.0)
+        accounts = {"plant": (ALICE,)} if is_named else {}
+        buckets = open_buckets(tmp_path, BucketSettings(accounts=accounts), records)
+        assert len(caplog.messages) == (0 if is_named else 1)
+        for _ in range(2):
+            with pytest.raises(ValidationFailed):
+                buckets.check(ALICE, "others")
+    (said,) = caplog.messages
+    assert said.startswith(f"There are 2 accounts: {ALICE}, {BOB}. A bucket is closed to each")
+
+
+def test_a_project_that_closes_the_buckets_of_others_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "buckets" / "plant").mkdir(parents=True)
+    with closing(Records(tmp_path / "records.db")) as records:
+        AccessKeys(records).add(ALICE, 0.0)
+        buckets = open_buckets(tmp_path, BucketSettings(), records)
+        buckets.check(ALICE, "plant")
+        assert caplog.messages == []
+        project = {"account": "000000000000", "name": "a", "arn": "arn", "created": 0.0}
+        with records.write() as transaction:
+            transaction.connection.execute(insert(PROJECTS).values(**project))
+        with pytest.raises(ValidationFailed):
+            buckets.check(ALICE, "plant")
+    (said,) = caplog.messages
+    assert said.startswith(f"There are 2 accounts: 000000000000, {ALICE}.")
 
 
 @pytest.mark.parametrize("bucket", ["alices", "Alices"])

@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Type
+from typing import Any, ClassVar, Dict, Iterator, List, Type
 
 import pytest
 
@@ -198,7 +198,7 @@ def test_a_bucket_that_the_service_doesnt_have_is_named(tmp_path: Path, endpoint
 class Unreadable(BaseHTTPRequestHandler):
     """An S3 service whose objects may be written, and not read."""
 
-    written: List[str] = []
+    written: ClassVar[List[str]] = []
 
     def do_GET(self) -> None:
         content = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"

@@ -64,8 +64,22 @@ def test_a_component_without_one_of_its_files_is_completed(tmp_path: Path) -> No
 
     assert (there / "tags.json").read_text() == "{}"
     shutil.rmtree(made)
-    with pytest.raises(InvalidRequest, match=r"s3://plant/components/plant\.Bolts-3\.0\.0 is there"):
+    with pytest.raises(
+        InvalidRequest, match=r"s3://plant/components/plant\.Bolts-3\.0\.0 is there"
+    ):
         store(component(made, "others"), place, buckets, ACCOUNT, "job-1")
+
+
+def test_a_prefix_may_have_empty_parts(tmp_path: Path) -> None:
+    (tmp_path / "buckets" / "plant").mkdir(parents=True)
+    location = {"S3OutputLocation": {"Bucket": "plant", "Prefix": "/a//b/"}}
+    place = ComponentPlace({**WANTED, **location})
+    buckets = FolderBuckets(tmp_path / "buckets", {})
+    made = component(tmp_path / "made" / "component")
+    store(made, place, buckets, ACCOUNT, "job-1")
+    assert str(place) == "s3://plant//a//b/plant.Bolts-3.0.0"
+    there = tmp_path / "buckets" / "plant" / "a" / "b" / "plant.Bolts-3.0.0"
+    assert (there / "recipe.yaml").exists()
 
 
 @pytest.mark.parametrize("missing", ["recipes/plant.Bolts-3.0.0.json", "recipe.yaml"])
