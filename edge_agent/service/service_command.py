@@ -84,6 +84,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _keys(arguments: argparse.Namespace) -> int:
     from edge_agent.service.auth.access_keys import AccessKeys
+    from edge_agent.service.buckets.only_account import accounts_of, closed_buckets
     from edge_agent.service.root import ServiceRoot
 
     if arguments.account is not None and not re.fullmatch("[0-9]{12}", arguments.account):
@@ -96,7 +97,11 @@ def _keys(arguments: argparse.Namespace) -> int:
         "remove": _remove,
     }
     with closing(ServiceRoot(arguments.root)) as root, closing(root.records()) as records:
+        before = accounts_of(records)
         steps[arguments.step](AccessKeys(records), arguments)
+        new = accounts_of(records) - before
+        if before and new:
+            sys.stderr.write(f"Warning: {closed_buckets(before | new)}\n")
     return 0
 
 

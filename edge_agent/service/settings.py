@@ -33,7 +33,7 @@ class QuotaSettings(Strict):
     trainings: Count = 2  # at a time
     packaging_jobs: Count = 2  # at a time
     calls_per_s: Annotated[float, Field(gt=0)] = 5.0  # of one operation
-    burst: Annotated[int, Field(ge=1)] = 100  # the original's isn't public
+    burst: Annotated[int, Field(ge=1)] = 1000  # the original's isn't public
 
 
 class BucketSettings(Strict):

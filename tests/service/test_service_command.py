@@ -55,6 +55,22 @@ def test_a_key_is_printed_with_its_secret_once(
     assert stat.S_IMODE((root / "records.db").stat().st_mode) == 0o600
 
 
+def test_the_key_of_another_account_comes_with_a_warning_about_buckets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warning(*words: str) -> str:
+        assert main(["service", "keys", *words, "--root", str(tmp_path), "--json"]) == 0
+        captured = capsys.readouterr()
+        json.loads(captured.out)
+        return captured.err
+
+    assert warning("add") == warning("add") == ""
+    said = warning("add", "--account", "210987654321")
+    assert said.startswith("Warning: There are 2 accounts: 123456789012, 210987654321. A bucket is")
+    assert '{"buckets": {"accounts": {"BUCKET": ["123456789012"]}}}' in said
+    assert warning("add", "--account", "210987654321") == warning("list") == ""
+
+
 def test_a_removed_key_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = ("--root", str(tmp_path))
     key = json.loads(keys(capsys, "add", *root, "--json"))["AccessKeyId"]

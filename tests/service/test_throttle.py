@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.service.faults import Throttled
+from edge_agent.service.settings import QuotaSettings
 from edge_agent.service.throttle import Throttle
 
 
@@ -37,6 +38,12 @@ def test_a_burst_goes_through_and_then_as_many_as_time_allows() -> None:
     assert passed(throttle, 20) == 5
     clock.now += 3600.0
     assert passed(throttle, 20) == 10
+
+
+def test_a_thousand_calls_at_once_pass_by_default() -> None:
+    quotas = QuotaSettings()
+    throttle = Throttle(quotas.calls_per_s, quotas.burst, Clock())
+    assert passed(throttle, 2000) == 1000
 
 
 def test_the_answer_says_how_long_to_wait() -> None:

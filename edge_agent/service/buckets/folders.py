@@ -23,16 +23,17 @@ from edge_agent.service.buckets.names import (
     PRIVATE,
     Accounts,
     IsAlone,
+    NoSuchObject,
     S3Name,
     anyone,
     check_account,
     check_bucket,
     no_bucket,
-    no_object,
     too_large,
 )
 from edge_agent.service.faults import ValidationFailed
 
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 FILE_MODE = 0o644  # what others on the machine may read, as files that users put there
 
 
@@ -150,7 +151,7 @@ class FolderBuckets:
         try:
             real = place.parent.resolve()
         except (OSError, RuntimeError):  # a link to itself
-            raise no_object(name) from None
+            raise NoSuchObject(name) from None
         if real != folder and folder not in real.parents:
             raise _leads_out(name)
         return real / place.name
@@ -160,14 +161,15 @@ class FolderBuckets:
         try:
             place = folder.joinpath(*name.parts()).resolve(strict=True)
             is_file = stat.S_ISREG(place.stat().st_mode)
-        except PermissionError as error:
-            raise _unusable(name, error) from None
-        except (OSError, RuntimeError):  # not there, or a link to itself
-            raise no_object(name) from None
+        except RuntimeError:  # a link to itself, before CPython 3.13
+            raise NoSuchObject(name) from None
+        except OSError as error:
+            is_there = error.errno not in NOT_THERE
+            raise (_unusable(name, error) if is_there else NoSuchObject(name)) from None
         if folder not in place.parents:
             raise _leads_out(name)
         if not is_file or place.name.startswith(PRIVATE):
-            raise no_object(name)
+            raise NoSuchObject(name)
         return place
 
     def _open(self, account: str, name: S3Name, most_bytes: int) -> BinaryIO:

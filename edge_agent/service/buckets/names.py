@@ -1,7 +1,7 @@
 """What holds for every bucket: which names of buckets and keys can be used, and who may use them.
 
 Keys are those of S3 that are also paths of files below one folder, whatever the disk: no part of
-one is empty, "." or "..".
+one is "." or "..", and the last isn't empty.
 """
 
 from __future__ import annotations
@@ -43,12 +43,15 @@ class S3Name(NamedTuple):
         return _shown(f"{SCHEME}{self.bucket}/{self.key}")
 
     def parts(self) -> Tuple[str, ...]:
-        """Return the names of the folders and the file of the key. Raises ValidationFailed."""
+        """Return the names of the folders and the file of the key, without empty ones.
+
+        Raises ValidationFailed for a key that none can have here.
+        """
         check_bucket(self.bucket)
         fault = _fault(self.key)
         if fault:
             raise ValidationFailed(f"{self} can't be used: {fault}. Choose another key.")
-        return tuple(self.key.split("/"))
+        return tuple(filter(None, self.key.split("/")))
 
 
 def check_bucket(bucket: str) -> None:
@@ -80,9 +83,11 @@ def no_bucket(bucket: str) -> ValidationFailed:
     )
 
 
-def no_object(name: S3Name) -> ValidationFailed:
-    """Return the error for an object that isn't there."""
-    return ValidationFailed(f"{name} was not found. Correct the key, or store the object there.")
+class NoSuchObject(ValidationFailed):
+    """The bucket can be used, and has no such object."""
+
+    def __init__(self, name: S3Name) -> None:
+        super().__init__(f"{name} was not found. Correct the key, or store the object there.")
 
 
 def too_large(name: S3Name, size: int, most_bytes: int) -> ValidationFailed:
@@ -102,8 +107,10 @@ def _fault(key: str) -> str:
         return f"its key has {size} bytes, the most is {MOST_KEY_BYTES}"
     if "\0" in key:
         return "its key has a zero character"
-    if any(part in ("", ".", "..") for part in parts):
-        return "a part of its key between slashes is empty, '.' or '..'"
+    if not parts[-1]:
+        return "its key is empty or ends in a slash"
+    if any(part in (".", "..") for part in parts):
+        return "a part of its key between slashes is '.' or '..'"
     if any(len(part.encode()) > MOST_PART_BYTES for part in parts):
         return f"a part of its key between slashes has more than {MOST_PART_BYTES} bytes"
     if any(part.startswith(PRIVATE) for part in parts):

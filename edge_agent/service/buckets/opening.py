@@ -25,6 +25,8 @@ def open_buckets(
     Raises InvalidConfiguration: what is wrong with the settings of an S3 service.
     """
     is_alone = OnlyAccount(lru_cache(lambda: records or Records(root / RECORDS)))
+    if records is not None and not settings.accounts:
+        is_alone.accounts()  # so that the log says at the start when they are several
     if settings.endpoint is None:
         folder = root / FOLDER
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,11 +19,11 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.service.buckets.lines import lines_of
 from edge_agent.service.buckets.names import (
     IsAlone,
+    NoSuchObject,
     S3Name,
     check_account,
     check_bucket,
     no_bucket,
-    no_object,
     too_large,
 )
 from edge_agent.service.faults import ServiceFault, ValidationFailed
@@ -194,8 +194,8 @@ def _refusal(name: S3Name, error: Dict[str, str]) -> ValidationFailed:
     if code in MISSING_BUCKET:
         return no_bucket(name.bucket)
     if code in MISSING_KEY:
-        return no_object(name)
+        return NoSuchObject(name)
     return ValidationFailed(
         f"{name} can't be used: the S3 service refused ({code}). The key of the settings "
-        "buckets.access_key needs the right to read and write objects there."
+        "buckets.access_key needs the right to list, read and write objects there."
     )

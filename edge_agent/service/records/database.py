@@ -23,7 +23,7 @@ from edge_agent.service.records.schema import METADATA
 
 WAIT_S = 30.0  # for another writer
 CONNECTIONS = 64  # at most, one for each call at work
-VERSION = 1  # of the schema, kept as user_version
+VERSION = 2  # of the schema, kept as user_version
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Records:
     def __init__(self, file: Path) -> None:
         """Open the file, or make it. It holds secret keys: whoever names it closes it to others.
 
-        Raises InvalidConfiguration when it can't be used, or is of a later version.
+        Raises InvalidConfiguration when it can't be used, or is of another version.
         """
         self._engine = create_engine(
             URL.create("sqlite", database=str(file)),
@@ -159,10 +159,11 @@ def _cause(error: Exception) -> str:
 def _version(connection: Connection, file: Path) -> int:
     """Return the version of the tables, 0: there are none. Raises InvalidConfiguration."""
     version: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if version > VERSION:
+    if version not in (0, VERSION):
         raise InvalidConfiguration(
             f"The service's records {file} are of version {version}, and this release knows "
-            f"version {VERSION}. Use the release that wrote them, or a later one."
+            f"version {VERSION} only. Use the release that wrote them, or name a new folder with "
+            "--root."
         )
     return version
 

@@ -93,7 +93,7 @@ class ManifestLines:
         if not isinstance(line, dict) or not isinstance(line.get(IMAGE), str):
             raise InvalidRequest(f"it must be a JSON object whose {IMAGE} is s3://BUCKET/KEY")
         is_folder = line[IMAGE].endswith("/")
-        name = S3Name.of_uri(line[IMAGE][:-1] if is_folder else line[IMAGE])
+        name = S3Name.of_uri(line[IMAGE].rstrip("/"))
         if is_folder:
             self._folders.append(number)
             return None

@@ -19,9 +19,9 @@ from edge_agent.packaging.aws.folder import digest
 from edge_agent.packaging.component_spec import Component
 from edge_agent.packaging.target import from_api
 from edge_agent.service.buckets.base import Buckets
-from edge_agent.service.buckets.names import S3Name
+from edge_agent.service.buckets.names import NoSuchObject, S3Name
 from edge_agent.service.buckets.opening import open_buckets
-from edge_agent.service.faults import ServiceFault, ValidationFailed
+from edge_agent.service.faults import ServiceFault
 from edge_agent.service.records.database import Transaction
 from edge_agent.service.records.schema import PACKAGING_JOBS
 from edge_agent.service.settings import ServiceSettings
@@ -159,8 +159,8 @@ class ComponentPlace:
 def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str, part: str) -> None:
     """Write the files of the component folder `made`, the recipe last; `part`: see `Buckets`.
 
-    Raises InvalidRequest when another component lies there, ValidationFailed when the bucket can't
-    be used.
+    What is there already stays. Raises InvalidRequest when it is of another component,
+    ValidationFailed when the bucket or what is there can't be used.
     """
     files = _in_order(made)
     copies = made.with_name("copies")
@@ -169,16 +169,17 @@ def store(made: Path, place: ComponentPlace, buckets: Buckets, account: str, par
         """Whether it lies there; raises InvalidRequest when it is another."""
         try:
             there = buckets.fetch(account, place.name.bucket, place.key(file), copies)
-        except ValidationFailed:
+        except NoSuchObject:
             return False
         if digest(there) != digest(made / file):
             raise InvalidRequest(
-                f"{place} is a component with other content. Devices refuse a version that "
+                f"{place} is there already, with other content. Devices refuse a version that "
                 "changed: choose another ComponentVersion."
             )
         return True
 
-    if not (is_there(files[-1]) and all(map(is_there, files))):
+    stored = [is_there(file) for file in files]  # all are looked at, whatever is missing
+    if not all(stored):
         buckets.write_folder(account, place.name, made, files, part)
 
 

@@ -70,7 +70,7 @@ class Training:
         for kind in FILES:
             buckets.check_writable(account, parameters["bucket"], _key(kind, parameters))
         train, test, left_out = self._images(parameters, folder, buckets)
-        package = _train(train, parameters, folder)
+        package = _train(train, test, parameters, folder)
         progress(f"Testing with {len(test.images)} images.")
         tested = ModelTest(test, lambda uri: fetch_object(uri, account, buckets, folder / "masks"))
         report = tested.run(folder / PACKAGE, folder)
@@ -198,30 +198,32 @@ def _place(made: Path, target: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "the model's package is gone")
 
 
-def _train(images: Fetched, parameters: Parameters, folder: Path) -> Manifest:
+def _train(images: Fetched, test: Fetched, parameters: Parameters, folder: Path) -> Manifest:
     from edge_agent.training.trainer import train
 
     def show(step: str) -> None:
         """Show what the trainer says of itself and of images, not of other files."""
         log.info("%s", step)
-        line = images.named(step)
+        line = every.named(step)
         if str(folder) not in line:
             progress(f"{begun} {line}")
 
     begun = f"Training with {len(images.images)} images."
     progress(begun)
-    manifest = folder / "train.manifest"
+    manifest, tested, every = folder / "train.manifest", folder / "test.manifest", images | test
     images.write_manifest(manifest)
+    test.write_manifest(tested)
     try:
         trained = train(
             manifest,
             folder / PACKAGE,
             name=parameters["project"][:MOST_NAME],
             version=parameters["version"],
+            test=tested,
             progress=show,
         )
     except EdgeAgentError as error:
-        raise images.failure(error, manifest, TRAIN) from None
+        raise every.failure(error, manifest, TRAIN) from None
     anomaly = only_anomaly(image.line for image in images.images.values())
     if anomaly is not None:
         _name_anomaly(trained, anomaly, folder / PACKAGE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -64,16 +65,27 @@ class Fetched:
                 line = {"source-ref": str(path), "anomaly-label-metadata": labelled}
                 manifest.write(json.dumps(line) + "\n")
 
+    def __or__(self, other: Fetched) -> Fetched:
+        """Return these images and others."""
+        return Fetched({**self.images, **other.images})
+
     def select(self, sources: Container[str]) -> Fetched:
         """Return those of the images whose URI is in `sources`."""
         return Fetched({path: each for path, each in self.images.items() if each.source in sources})
 
     def named(self, text: str) -> str:
-        """Return what is said of the files in the words of the API: images by their URIs."""
-        for path, image in self.images.items():
-            if str(path) in text:
-                text = text.replace(str(path), str(S3Name.of_uri(image.source)))
-        return text
+        """Return what is said of the files in the words of the API: images by their URIs.
+
+        The trainer names a file by its path, or from the folder of the manifest on.
+        """
+        uris = {
+            name: str(S3Name.of_uri(image.source))
+            for path, image in self.images.items()
+            for name in (str(path), f"{path.parent.name}/{path.name}")
+            if name in text
+        }
+        names = "|".join(map(re.escape, uris))
+        return re.sub(names, lambda found: uris[found[0]], text) if uris else text
 
     def failure(self, error: EdgeAgentError, manifest: Path, dataset: str) -> InvalidConfiguration:
         """Return an error about the files in the words of the API."""

@@ -6,12 +6,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
 from edge_agent.service.auth.access_keys import AccessKeys
 from edge_agent.service.buckets.lines import MOST_LINE_BYTES
 from edge_agent.service.buckets.names import S3Name
+from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.faults import ValidationFailed
 from edge_agent.service.records.database import Records
+from edge_agent.service.records.schema import PROJECTS
+from edge_agent.service.settings import BucketSettings
 from tests.service.buckets.conftest import ALICE, BOB, Site
 
 MIB = 1024 * 1024
@@ -92,11 +96,24 @@ def test_no_more_is_fetched_than_may_be(site: Site, tmp_path: Path) -> None:
         site.buckets.fetch(ALICE, "plant", "large.png", tmp_path, 7)
 
 
-@pytest.mark.parametrize("key", ["nothing", "line", "line/", "line//a.jpg", "/line/a.jpg"])
+@pytest.mark.parametrize("key", ["nothing", "line", "line/", "line//b.jpg", "/line/b.jpg"])
 def test_a_key_without_an_object_is_named_in_a_sentence(site: Site, key: str) -> None:
     site.put("plant", "line/a.jpg", b"content")
     with pytest.raises(ValidationFailed, match=r"^s3://plant/.* was not found\.|can't be used: "):
         site.buckets.read(ALICE, "plant", key, MIB)
+
+
+@pytest.mark.parametrize("key", ["imgs//1.png", "/imgs/1.png", "//imgs///1.png", "/etc/passwd"])
+def test_a_key_with_empty_parts_is_one_of_its_bucket(site: Site, tmp_path: Path, key: str) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(key.encode())
+    site.buckets.check_writable(ALICE, "plant", key)
+    site.buckets.write(ALICE, "plant", key, source)
+    assert site.buckets.read(ALICE, "plant", key, MIB) == key.encode()
+    assert site.buckets.fetch(ALICE, "plant", key, tmp_path).read_bytes() == key.encode()
+    stored = key if site.s3 is not None else "/".join(filter(None, key.split("/")))
+    assert site.get("plant", stored) == key.encode()
+    site.buckets.remove(ALICE, "plant", key)
 
 
 def test_a_bucket_that_is_not_there_is_named(site: Site, tmp_path: Path) -> None:
@@ -104,6 +121,41 @@ def test_a_bucket_that_is_not_there_is_named(site: Site, tmp_path: Path) -> None
         site.buckets.read(ALICE, "nowhere", "key", MIB)
     with pytest.raises(ValidationFailed, match="The bucket nowhere was not found"):
         site.buckets.write(ALICE, "nowhere", "key", Path(__file__))
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_several_accounts_are_logged_once_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_named: bool
+) -> None:
+    with closing(Records(tmp_path / "records.db")) as records:
+        for account in (ALICE, BOB):
+            AccessKeys(records).add(account, 0.0)
+        accounts = {"plant": (ALICE,)} if is_named else {}
+        buckets = open_buckets(tmp_path, BucketSettings(accounts=accounts), records)
+        assert len(caplog.messages) == (0 if is_named else 1)
+        for _ in range(2):
+            with pytest.raises(ValidationFailed):
+                buckets.check(ALICE, "others")
+    (said,) = caplog.messages
+    assert said.startswith(f"There are 2 accounts: {ALICE}, {BOB}. A bucket is closed to each")
+
+
+def test_a_project_that_closes_the_buckets_of_others_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "buckets" / "plant").mkdir(parents=True)
+    with closing(Records(tmp_path / "records.db")) as records:
+        AccessKeys(records).add(ALICE, 0.0)
+        buckets = open_buckets(tmp_path, BucketSettings(), records)
+        buckets.check(ALICE, "plant")
+        assert caplog.messages == []
+        project = {"account": "000000000000", "name": "a", "arn": "arn", "created": 0.0}
+        with records.write() as transaction:
+            transaction.connection.execute(insert(PROJECTS).values(**project))
+        with pytest.raises(ValidationFailed):
+            buckets.check(ALICE, "plant")
+    (said,) = caplog.messages
+    assert said.startswith(f"There are 2 accounts: 000000000000, {ALICE}.")
 
 
 @pytest.mark.parametrize("bucket", ["alices", "Alices"])
@@ -147,7 +199,8 @@ def test_a_name_that_no_bucket_can_have_is_refused(site: Site, bucket: str) -> N
 @pytest.mark.parametrize(
     "key",
     [
-        "", "..", "../alices/key", "a/../../alices/key", "a/./b", "/etc/passwd", "a//b", "a/",
+        "", "..", "../alices/key", "a/../../alices/key", "a/./b", "a//..//..//alices/key", "/",
+        "a/", "a//", "//../alices/key",
         "a\0b", "\ud800", "x" * 1025, "x" * 256, ".edge-agent-part-0", "a/.edge-agent-part-1/b",
     ],
 )  # fmt: skip

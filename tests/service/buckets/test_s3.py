@@ -4,9 +4,10 @@ import json
 import logging
 import socket
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, ClassVar, Dict, Iterator, List, Type
 
 import pytest
 
@@ -194,6 +195,52 @@ def test_a_bucket_that_the_service_doesnt_have_is_named(tmp_path: Path, endpoint
         Packaging(tmp_path, settings).run(parameters, tmp_path)
 
 
+class Unreadable(BaseHTTPRequestHandler):
+    """An S3 service whose objects may be written, and not read."""
+
+    written: ClassVar[List[str]] = []
+
+    def do_GET(self) -> None:
+        content = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_PUT(self) -> None:
+        self.written.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served(handler: Type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_component_that_may_not_be_read_is_not_overwritten(tmp_path: Path) -> None:
+    made = tmp_path / "component"
+    made.mkdir()
+    (made / "recipe.yaml").write_text("ComponentName: plant.Bolts")
+    with served(Unreadable) as endpoint:
+        buckets = S3Buckets(s3_settings(tmp_path, endpoint, {}), anyone)
+        with pytest.raises(ValidationFailed, match=r"refused \(AccessDenied\)"):
+            store(made, ComponentPlace(WANTED), buckets, ALICE, "1")
+    assert Unreadable.written == []
+
+
 class Endless(BaseHTTPRequestHandler):
     """An S3 service that doesn't say how large an object is; it is without end."""
 
@@ -214,20 +261,12 @@ class Endless(BaseHTTPRequestHandler):
 
 
 def test_an_object_without_an_end_is_refused(tmp_path: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    with served(Endless) as endpoint:
         buckets = open_buckets(tmp_path, s3_settings(tmp_path, endpoint, {}))
-        try:
-            for use in (
-                lambda: buckets.read(ALICE, "plant", "key", 2**21),
-                lambda: list(buckets.lines(ALICE, "plant", "key", 2**21)),
-                lambda: buckets.fetch(ALICE, "plant", "key", tmp_path, 2**21),
-            ):
-                with pytest.raises(ValidationFailed, match=r"s3://plant/key is too large"):
-                    use()
-        finally:
-            server.shutdown()
-            thread.join()
+        for use in (
+            lambda: buckets.read(ALICE, "plant", "key", 2**21),
+            lambda: list(buckets.lines(ALICE, "plant", "key", 2**21)),
+            lambda: buckets.fetch(ALICE, "plant", "key", tmp_path, 2**21),
+        ):
+            with pytest.raises(ValidationFailed, match=r"s3://plant/key is too large"):
+                use()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from sqlalchemy import insert, select, update
 
+from edge_agent.errors import InvalidConfiguration
 from edge_agent.runtime.packages.package import Package
 from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.call import Answer, Operation
@@ -39,6 +40,7 @@ from edge_agent.service.records.schema import (
 )
 from edge_agent.service.settings import QuotaSettings, ServiceSettings
 from edge_agent.service.work.children import Children
+from edge_agent.service.work.training import Training
 from tests.service.calls import ACCOUNT, OTHER, call
 from tests.training import pictures
 
@@ -334,6 +336,27 @@ def test_images_that_are_none_fail_the_training_without_paths_of_the_machine(
     assert model["Status"] == "TRAINING_FAILED"
     assert "s3://train-images/normal/" in model["StatusMessage"]
     assert str(working.root) not in model["StatusMessage"]
+
+
+def test_copies_are_named_as_the_user_knows_them(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_dataset(service, "train", 10, 0)
+    add_dataset(service, "test", 10, 10)
+    buckets = service.root / "buckets"
+    first = buckets / "train-images" / "normal" / "000.png"
+    for path in (*first.parent.glob("*"), buckets / "test-images" / "normal" / "007.png"):
+        path.write_bytes(first.read_bytes())
+    service.create_model()
+    with service.records.read() as transaction:
+        work = transaction.connection.execute(select(WORK)).one()
+    said: List[str] = []
+    monkeypatch.setattr("edge_agent.service.work.training.progress", said.append)
+    sentence = r"^All normal images are the same picture \(s3://train-images/normal/000\.png, s3:"
+    with pytest.raises(InvalidConfiguration, match=sentence):
+        Training(service.root, ServiceSettings()).run(work.parameters, service.root / "folder")
+    pair = "(s3://test-images/normal/007.png = s3://train-images/normal/000.png)"
+    assert [line for line in said if f"are trained on and tested with {pair}" in line]
 
 
 def test_what_stands_in_the_way_of_a_training_is_a_conflict(service: Service) -> None:

@@ -63,7 +63,7 @@ def test_what_was_answered_is_there_after_a_kill(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_and_leaves_what_was_answered(tmp_path: Path) -> None:
     file = tmp_path / "records.db"
-    with writer(file, most_bytes=150_000) as child:
+    with writer(file, most_bytes=300_000) as child:
         output, _ = child.communicate(timeout=60)
     *answered, last = output.splitlines()
     assert last.startswith("The service's records can't be read or written:")
@@ -221,12 +221,14 @@ def test_a_backup_made_while_running_is_whole(tmp_path: Path, records: Records) 
         assert names(copy) == ["a"]
 
 
-def test_records_of_a_later_version_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [database.VERSION - 1, database.VERSION + 1])
+def test_records_of_another_version_are_refused(tmp_path: Path, version: int) -> None:
     file = tmp_path / "records.db"
     Records(file).close()
-    with closing(sqlite3.connect(file)) as later:
-        later.execute("PRAGMA user_version = 2")
-    with pytest.raises(InvalidConfiguration, match="are of version 2, and this release knows"):
+    with closing(sqlite3.connect(file)) as other:
+        other.execute(f"PRAGMA user_version = {version}")
+    sentence = f"are of version {version}, and this release knows version {database.VERSION} only"
+    with pytest.raises(InvalidConfiguration, match=sentence):
         Records(file)
 
 

@@ -64,8 +64,48 @@ def test_a_component_without_one_of_its_files_is_completed(tmp_path: Path) -> No
 
     assert (there / "tags.json").read_text() == "{}"
     shutil.rmtree(made)
-    with pytest.raises(InvalidRequest, match=r"s3://plant/components/plant\.Bolts-3\.0\.0 is a"):
+    with pytest.raises(
+        InvalidRequest, match=r"s3://plant/components/plant\.Bolts-3\.0\.0 is there"
+    ):
         store(component(made, "others"), place, buckets, ACCOUNT, "job-1")
+
+
+def test_a_prefix_may_have_empty_parts(tmp_path: Path) -> None:
+    (tmp_path / "buckets" / "plant").mkdir(parents=True)
+    location = {"S3OutputLocation": {"Bucket": "plant", "Prefix": "/a//b/"}}
+    place = ComponentPlace({**WANTED, **location})
+    buckets = FolderBuckets(tmp_path / "buckets", {})
+    made = component(tmp_path / "made" / "component")
+    store(made, place, buckets, ACCOUNT, "job-1")
+    assert str(place) == "s3://plant//a//b/plant.Bolts-3.0.0"
+    there = tmp_path / "buckets" / "plant" / "a" / "b" / "plant.Bolts-3.0.0"
+    assert (there / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize("missing", ["recipes/plant.Bolts-3.0.0.json", "recipe.yaml"])
+def test_a_component_without_a_recipe_is_not_overwritten_by_another(
+    tmp_path: Path, missing: str
+) -> None:
+    there = component(tmp_path / "buckets" / "plant" / "components" / "plant.Bolts-3.0.0")
+    (there / missing).unlink()
+    made = component(tmp_path / "made" / "component", "others")
+    buckets = FolderBuckets(tmp_path / "buckets", {})
+    with pytest.raises(InvalidRequest, match="is there already, with other content"):
+        store(made, ComponentPlace(WANTED), buckets, ACCOUNT, "job-1")
+    assert (there / "artifacts/plant.Bolts/3.0.0/model.zip").read_text() == "weights"
+    assert not (there / missing).exists()
+
+
+def test_a_component_that_cant_be_read_is_not_overwritten(tmp_path: Path) -> None:
+    there = component(tmp_path / "buckets" / "plant" / "components" / "plant.Bolts-3.0.0")
+    outside = component(tmp_path / "outside") / "recipe.yaml"
+    (there / "recipe.yaml").unlink()
+    (there / "recipe.yaml").symlink_to(outside)
+    made = component(tmp_path / "made" / "component")
+    buckets = FolderBuckets(tmp_path / "buckets", {})
+    with pytest.raises(ValidationFailed, match=r"recipe\.yaml can't be used: a link"):
+        store(made, ComponentPlace(WANTED), buckets, ACCOUNT, "job-1")
+    assert (there / "recipe.yaml").is_symlink()
 
 
 def test_a_killed_process_leaves_nothing_that_is_seen(tmp_path: Path) -> None:
