@@ -89,7 +89,7 @@ class Packaging:
     def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
         """Record that it failed, and why; nothing of a component is left that isn't whole."""
         place = ComponentPlace(parameters["configuration"])
-        with suppress(ServiceFault, OSError):  # the bucket itself may have gone
+        with suppress(EdgeAgentError, ServiceFault, OSError):  # the bucket itself may have gone
             part = parameters["part"]
             self._buckets().discard_part(parameters["account"], place.name, part)
         _change(parameters, transaction, status=FAILED, message=message)
