@@ -376,8 +376,8 @@ def test_a_job_fails_also_where_the_buckets_can_no_longer_be_opened(
         endpoint="http://127.0.0.1:9", access_key="key", secret_key_file=tmp_path / "lost"
     )
     with world.records.write() as transaction:
-        parameters = transaction.connection.scalars(select(WORK.c.parameters)).one()
-        Packaging(world.root, ServiceSettings(buckets=lost)).failed(parameters, "Why.", transaction)
+        given: Dict[str, Any] = transaction.connection.scalars(select(WORK.c.parameters)).one()
+        Packaging(world.root, ServiceSettings(buckets=lost)).failed(given, "Why.", transaction)
     assert world.ended(name)["Status"] == "FAILED"
 
 
