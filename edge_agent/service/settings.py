@@ -55,7 +55,7 @@ class ServiceSettings(Strict):
     without_tls: bool = False  # beyond this machine: whoever sees the network reads all calls
     unsigned: bool = False  # whether calls without a signature are taken, on loopback only
     unsigned_account: Account = "000000000000"
-    children: Annotated[int, Field(ge=1)] = 1  # processes that train, import or package at a time
+    children: Annotated[int, Field(ge=1)] = 1  # processes that train at a time, and that package
     runtime_settings: Optional[FromHere] = None  # a settings file of the runtimes that host models
     quotas: QuotaSettings = QuotaSettings()
     buckets: BucketSettings = BucketSettings()

@@ -14,8 +14,8 @@ from edge_agent.service.hosting.base import RuntimeOrder
 from edge_agent.service.hosting.pictures import pixels_of
 from edge_agent.service.hosting.places import Places
 from edge_agent.service.hosting.runtime_process import RuntimeProcess
-from edge_agent.service.hosting.server_paths import without_paths
 from edge_agent.service.hosting.statuses import HostingStatus
+from edge_agent.service.server_paths import without_paths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,7 +157,7 @@ class HostedModel:
         return True
 
     def _shown(self, sentence: str) -> str:
-        return without_paths(sentence, self._order.package)
+        return without_paths(sentence, {self._order.package: "the model's package"})
 
     def _holds(self, runtime: Optional[RuntimeProcess]) -> None:
         with self._changed:

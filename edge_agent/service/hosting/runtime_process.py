@@ -18,6 +18,7 @@ from edge_agent.errors import (
     EdgeAgentError,
     FaultyPicture,
     ModelError,
+    Overloaded,
     UserError,
 )
 from edge_agent.manifest import FILE_NAME
@@ -87,8 +88,6 @@ class RuntimeProcess:
         Raises ModelError when it can't serve it, with the reason.
         """
         if not self._becomes_ready():
-            if self.end().why:
-                raise ModelError(f"The runtime {self.end()}.")
             return
         self._child.lift_limit()
         yield
@@ -135,8 +134,7 @@ class RuntimeProcess:
                 continue
             if info.state is not ModelState.RUNNING:
                 raise ModelError(info.message or f"The model is {info.state.name} in its runtime.")
-            self._check()
-            return True
+            return self._judges()
         return False
 
     def _look(self) -> Optional[ModelInfo]:
@@ -152,18 +150,22 @@ class RuntimeProcess:
             pass
         return None
 
-    def _check(self) -> None:
-        """Have one picture judged. Raises ModelError."""
+    def _judges(self) -> bool:
+        """Have one picture judged; one that gives no answer is killed. Raises ModelError."""
         side = SMALLEST_SIDE_PX
         noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
         try:
             self.detect(noise)
         except FaultyPicture:
-            pass  # it works, and its settings refuse such pictures
+            return True  # it works, and its settings refuse such pictures
         except AgentUnavailable:
-            pass  # it is about to end
+            return False  # it is about to end
+        except (DeadlineExceeded, Overloaded) as error:
+            self._child.kill(f"it judged no picture: {error}")
+            return False
         except EdgeAgentError as error:
             raise ModelError(f"The model is loaded, but judges no picture: {error}") from None
+        return True
 
     def _is_well(self) -> bool:
         """Whether it serves the model; one whose model has failed is killed."""

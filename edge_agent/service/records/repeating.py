@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Callable
+from typing import Callable, Optional, TypeVar
 
 from edge_agent.service.faults import RecordsFailed
 
 AGAIN_S = 2.0  # after records that couldn't be written
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 
-def until_recorded(record: Callable[[], None], what: str, closing: threading.Event) -> None:
-    """Call `record` until the records take it; once `closing` is set, not again.
+def until_recorded(record: Callable[[], T], what: str, closing: threading.Event) -> Optional[T]:
+    """Call `record` until the records take it, and return its result.
 
-    `what`: for the log. What is then left is for the next start to find.
+    Once `closing` is set it isn't called again: None, and what is left is for the next start to
+    find. `what`: for the log.
     """
     while True:
         try:

@@ -32,8 +32,9 @@ class Kind(Protocol):
     def publish(self, parameters: Parameters, folder: Path) -> None:
         """Store what lies in the folder where others see it, before `finished`; it may take long.
 
-        May come a second time, when the service was killed meanwhile. After an EdgeAgentError,
-        ServiceFault or OSError, `failed` is called with its sentence.
+        After an EdgeAgentError, ServiceFault or OSError it is tried again, for an hour; then
+        `failed` is called with the error's sentence. It also comes again when the service was
+        killed meanwhile.
         """
 
     def finished(
@@ -45,8 +46,7 @@ class Kind(Protocol):
     ) -> None:
         """Make the result visible: move files to their place, then write the records.
 
-        May come a second time, with files moved already, when the service was killed meanwhile.
-        After an EdgeAgentError or OSError, `failed` is called with its sentence.
+        Errors are as those of `publish`. When it comes again, files may have been moved already.
         """
 
     def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:

@@ -7,7 +7,6 @@ What takes long to import comes after that.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -17,13 +16,13 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.runtime.processes.channel import Channel
 from edge_agent.runtime.processes.parent import connect
 from edge_agent.service.faults import ServiceFault
+from edge_agent.service.server_paths import MOST_CHARACTERS, without_paths
 
 if TYPE_CHECKING:
     from edge_agent.service.work.folder import TaskOutcome
 
 PROGRESS = "progress"  # of the messages to the service
 NICE = 5  # calls and hosted models go first, about three to one
-MOST_CHARACTERS = 2000  # of a status message, which the API limits to 2048
 
 _channel: Optional[Channel] = None
 
@@ -53,9 +52,8 @@ def _outcome(reference: str, folder: Path) -> TaskOutcome:
         kind = load(reference, task.root, task.settings)
         return TaskOutcome(result=kind.run(task.parameters, folder))
     except (EdgeAgentError, ServiceFault) as error:
-        path = re.escape(str(task.root)) + r"[^\s'\":;,]*"
-        text = re.sub(path, "a file of the service", _presentable(str(error)))
-        return TaskOutcome(failure=text[:MOST_CHARACTERS])
+        folders = {folder: "the work's folder", task.root: "the service's folder"}
+        return TaskOutcome(failure=without_paths(_presentable(str(error)), folders))
     except OSError as error:
         reason = error.strerror or str(error)
         return TaskOutcome(

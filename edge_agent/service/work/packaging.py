@@ -24,6 +24,7 @@ from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.faults import ServiceFault
 from edge_agent.service.records.database import Transaction
 from edge_agent.service.records.schema import PACKAGING_JOBS
+from edge_agent.service.server_paths import without_paths
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work.base import Parameters
 from edge_agent.service.work.child import progress
@@ -89,7 +90,7 @@ class Packaging:
     def failed(self, parameters: Parameters, message: str, transaction: Transaction) -> None:
         """Record that it failed, and why; nothing of a component is left that isn't whole."""
         place = ComponentPlace(parameters["configuration"])
-        with suppress(ServiceFault, OSError):  # the bucket itself may have gone
+        with suppress(EdgeAgentError, ServiceFault, OSError):  # the bucket itself may have gone
             part = parameters["part"]
             self._buckets().discard_part(parameters["account"], place.name, part)
         _change(parameters, transaction, status=FAILED, message=message)
@@ -116,6 +117,7 @@ def _make(out: Path, model: Path, wanted: Mapping[str, Any]) -> List[str]:
     from edge_agent.packaging.graph.findings import GraphFinding
     from edge_agent.packaging.preparation import Preparation
 
+    folders = {model: "The model's package", out: "the component"}
     target = from_api(wanted)
     warnings = [target.remark] if target.remark else []
 
@@ -132,9 +134,9 @@ def _make(out: Path, model: Path, wanted: Mapping[str, Any]) -> List[str]:
             out=out,
         )
         write(out, order, report)
-    except EdgeAgentError as error:  # the caller of the API isn't told where the package lies
-        raise InvalidRequest(str(error).replace(str(model), "The model's package")) from None
-    return warnings
+    except EdgeAgentError as error:
+        raise InvalidRequest(without_paths(str(error), folders)) from None
+    return [without_paths(warning, folders) for warning in warnings]
 
 
 class ComponentPlace:

@@ -13,19 +13,26 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
-from typing import Callable, Iterator, Set
+from typing import TYPE_CHECKING, Callable, Iterator, Set
 
 import pytest
 
 from edge_agent.client import Client
-from edge_agent.errors import InvalidConfiguration
+from edge_agent.errors import DeadlineExceeded, InvalidConfiguration, Overloaded
 from edge_agent.service.faults import ServiceFault
 from edge_agent.service.hosting import hosted_models, record_changes, runtime_process
 from edge_agent.service.hosting.hosted_model import HostedModel
+from edge_agent.service.hosting.runtime_process import RuntimeProcess
 from edge_agent.service.records import database
 from tests.fakes import micro
 from tests.service.hosted import HostingService, picture, runtimes
 from tests.service.running import free_port
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge_agent.types import Prediction
 
 NOT_YET = "isn't recorded yet"
 NOBODY = 65534
@@ -153,6 +160,36 @@ def test_a_runtime_that_runs_and_serves_nobody_is_replaced(
     service.wait_for("HOSTED")
     assert deaf not in runtimes()
     assert service.detect(picture(200))["IsAnomalous"]
+
+
+def test_a_runtime_that_is_killed_while_it_starts_is_replaced(
+    service: HostingService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.add_model("classification")
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime_process, "STARTS_WITHIN_S", 0.05)
+        service.call("start_model", MinInferenceUnits=1)
+        wait_until(lambda: "it wasn't ready after 0.05 s. It is replaced." in caplog.text)
+    service.wait_for("HOSTED")
+    assert service.detect(picture(200))["IsAnomalous"]
+
+
+def test_a_runtime_that_cannot_judge_its_first_picture_in_time_is_replaced(
+    service: HostingService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [DeadlineExceeded("No answer came."), Overloaded("Another load is under way.")]
+    detect = RuntimeProcess.detect
+
+    def slow(runtime: RuntimeProcess, image: NDArray[np.uint8]) -> Prediction:
+        if failures:
+            raise failures.pop(0)
+        return detect(runtime, image)
+
+    service.add_model("classification")
+    monkeypatch.setattr(RuntimeProcess, "detect", slow)
+    service.host()
+    assert "it judged no picture: No answer came. It is replaced." in caplog.text
+    assert "it judged no picture: Another load is under way. It is replaced." in caplog.text
 
 
 def test_sockets_lie_in_a_private_folder_whose_name_cannot_be_guessed(

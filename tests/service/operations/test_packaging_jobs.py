@@ -6,13 +6,14 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.packaging.aws.folder import ComponentFolder
+from edge_agent.packaging.graph.findings import GraphFinding, warning
 from edge_agent.runtime.packages.package import Package
 from edge_agent.service.buckets.opening import open_buckets
 from edge_agent.service.call import Answer, Call
@@ -24,8 +25,8 @@ from edge_agent.service.faults import (
 )
 from edge_agent.service.operations.packaging_jobs import PackagingJobs
 from edge_agent.service.records.database import Records
-from edge_agent.service.records.schema import MODELS, PACKAGING_JOBS, PROJECTS
-from edge_agent.service.settings import ServiceSettings
+from edge_agent.service.records.schema import MODELS, PACKAGING_JOBS, PROJECTS, WORK
+from edge_agent.service.settings import BucketSettings, ServiceSettings
 from edge_agent.service.work.children import Children
 from edge_agent.service.work.packaging import Packaging
 from tests.fakes import micro
@@ -350,6 +351,34 @@ def test_a_model_that_cant_be_packaged_fails_with_a_sentence(world: World) -> No
     assert str(world.root) not in job["StatusMessage"]
     assert "ModelPackagingOutputDetails" not in job
     assert world.files() == []
+
+
+def test_what_is_said_of_a_component_names_no_folder_of_the_server(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(out: Path, order: object, report: Callable[[GraphFinding], None]) -> None:
+        out.mkdir()
+        (out / "recipe.yaml").touch()
+        report(warning(f"{out}/engine.plan, {world.package} and /opt/lib/x.so are large."))
+
+    monkeypatch.setattr("edge_agent.packaging.component.write", warn)
+    place = world.root / "job"
+    place.mkdir()
+    result = Packaging(world.root, ServiceSettings()).run(parameters("job"), place)
+    assert result == {"warnings": ["engine.plan, The model's package and x.so are large."]}
+
+
+def test_a_job_fails_also_where_the_buckets_can_no_longer_be_opened(
+    world: World, tmp_path: Path
+) -> None:
+    name = world.start()
+    lost = BucketSettings(
+        endpoint="http://127.0.0.1:9", access_key="key", secret_key_file=tmp_path / "lost"
+    )
+    with world.records.write() as transaction:
+        given: Dict[str, Any] = transaction.connection.scalars(select(WORK.c.parameters)).one()
+        Packaging(world.root, ServiceSettings(buckets=lost)).failed(given, "Why.", transaction)
+    assert world.ended(name)["Status"] == "FAILED"
 
 
 def test_the_documented_options_are_described_as_given_and_what_is_made_is_said(

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Callable, Iterator, List, Set
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
-from edge_agent.service.records.database import Records
-from edge_agent.service.records.schema import WORK
+from edge_agent.service.faults import RecordsFailed
+from edge_agent.service.records import repeating
+from edge_agent.service.records.database import Records, Transaction
+from edge_agent.service.records.schema import TAGS, WORK
 from edge_agent.service.settings import ServiceSettings
 from edge_agent.service.work import children
 from edge_agent.service.work.base import Parameters
-from edge_agent.service.work.children import CANCELLED, FOLDER, Children
+from edge_agent.service.work.children import CANCELLED, FOLDER, INTERRUPTED, Children
 from tests import ROOT
 from tests.service.work.trivial import KINDS, PARTS, recorded
 
@@ -90,7 +92,10 @@ def test_work_is_done_recorded_and_leaves_its_artifact_only(
     ("action", "sentence"),
     [
         ("refuse", "The picture is too small; take another."),
-        ("fault", "The process ended with exit status 1"),
+        (
+            "fault",
+            "The process ended with exit status 1; its last line: RuntimeError: model.onnx failed",
+        ),
         ("die", "The process was ended by SIGKILL, often because memory ran out."),
         ("full disk", "The work can't go on: No space left on device."),
         ("lost", "It failed by a fault of the service, which its log describes."),
@@ -106,12 +111,13 @@ def test_each_failure_is_a_sentence(
     assert found["failed"].startswith(sentence)
     assert "finished" not in found
     assert "Traceback" not in found["failed"]
+    assert str(tmp_path) not in found["failed"]
 
 
 def test_a_result_outlasts_records_that_cannot_be_written(
     tmp_path: Path, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(children, "RECORD_AGAIN_S", 0.01)
+    monkeypatch.setattr(repeating, "AGAIN_S", 0.01)
     with working(tmp_path, records) as work:
         submit(work, records, {"name": "a", "action": "busy"})
         wait_until(lambda: not rows(records))
@@ -119,6 +125,73 @@ def test_a_result_outlasts_records_that_cannot_be_written(
     assert recorded(records)["a"]["finished"] == "a"
     assert "failed" not in recorded(records)["a"]
     assert _whole_artifacts(tmp_path) == {"a"}
+
+
+def test_a_result_that_cannot_be_stored_is_kept_also_through_a_stop(
+    tmp_path: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "STORE_AGAIN_S", 0.01)
+
+    def says_why() -> bool:
+        said = recorded(records).get("a", {}).get("progress", "")
+        assert str(tmp_path) not in said
+        return said.endswith("tried again: key can't be stored: the disk is full.")
+
+    with working(tmp_path, records) as work:
+        submit(work, records, {"name": "a", "action": "full bucket"})
+        wait_until(says_why)
+    assert "failed" not in recorded(records)["a"]
+    with records.write() as transaction:
+        transaction.connection.execute(delete(TAGS))
+    with working(tmp_path, records):
+        wait_until(says_why)
+        (tmp_path / "room").touch()
+        wait_until(lambda: not rows(records))
+    assert len(runs(tmp_path)) == 1
+    assert recorded(records)["a"]["finished"] == "a"
+    assert _whole_artifacts(tmp_path) == {"a"}
+
+
+def test_a_result_that_cannot_be_stored_for_an_hour_has_failed(
+    tmp_path: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "STORED_WITHIN_S", 0.0)
+    with working(tmp_path, records) as work:
+        submit(work, records, {"name": "a", "action": "unpublished"})
+        wait_until(lambda: not rows(records))
+    assert recorded(records)["a"]["failed"] == "The bucket is gone; make it."
+
+
+def test_work_that_is_waiting_or_interrupted_outlasts_records_that_cannot_be_written(
+    tmp_path: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with working(tmp_path, records, at_a_time=1) as work:
+        submit(work, records, {"name": "runs", "seconds": 60.0}, {"name": "waits"})
+        wait_until(lambda: runs(tmp_path))
+    monkeypatch.setattr(repeating, "AGAIN_S", 0.01)
+    tries: List[int] = []
+
+    def refuse() -> Iterator[Transaction]:
+        tries.append(1)
+        raise RecordsFailed("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write", refuse)
+        with working(tmp_path, records):
+            wait_until(lambda: len(tries) > 4)
+            patch.undo()
+            wait_until(lambda: not rows(records))
+    assert recorded(records)["runs"]["failed"] == INTERRUPTED
+    assert recorded(records)["waits"]["finished"] == "waits"
+
+
+def test_work_of_one_kind_does_not_wait_for_another_kind(tmp_path: Path, records: Records) -> None:
+    with working(tmp_path, records, at_a_time=1) as work:
+        submit(work, records, {"name": "long", "seconds": 60.0})
+        with records.write() as transaction:
+            work.submit("other", {"name": "short"}, transaction)
+        wait_until(lambda: len(rows(records)) == 1)
+        assert recorded(records)["short"]["finished"] == "short"
 
 
 def test_work_of_a_transaction_that_is_not_committed_is_never_done(

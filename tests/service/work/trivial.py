@@ -17,7 +17,7 @@ from typing import Any, Dict, Mapping
 from sqlalchemy import delete, insert, select
 
 from edge_agent.errors import InvalidConfiguration
-from edge_agent.service.faults import RecordsFailed
+from edge_agent.service.faults import RecordsFailed, ValidationFailed
 from edge_agent.service.records.database import Records, Transaction
 from edge_agent.service.records.schema import TAGS
 from edge_agent.service.settings import ServiceSettings
@@ -25,9 +25,8 @@ from edge_agent.service.work.base import Parameters
 from edge_agent.service.work.child import progress
 from edge_agent.service.work.children import Children
 
-KINDS = {
-    "trivial": f"{__name__ if __name__ != '__main__' else 'tests.service.work.trivial'}:Trivial"
-}
+TRIVIAL = f"{__name__ if __name__ != '__main__' else 'tests.service.work.trivial'}:Trivial"
+KINDS = {"trivial": TRIVIAL, "other": TRIVIAL}
 PARTS = ("one", "two", "three")  # files of the artifact
 
 
@@ -44,7 +43,7 @@ class Trivial:
         if action == "refuse":
             raise InvalidConfiguration("The picture is too small; take another.")
         if action == "fault":
-            raise RuntimeError("a fault of the kind")
+            raise RuntimeError(f"{folder}/model.onnx failed")
         if action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if action == "full disk":
@@ -63,6 +62,8 @@ class Trivial:
     def publish(self, parameters: Parameters, folder: Path) -> None:
         if parameters.get("action") == "unpublished":
             raise InvalidConfiguration("The bucket is gone; make it.")
+        if parameters.get("action") == "full bucket" and not (self.root / "room").exists():
+            raise ValidationFailed(f"{self.root}/buckets/b/key can't be stored: the disk is full.")
 
     def finished(
         self,
