@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Dict, NamedTuple
 
-from edge_agent.service.work.training_images import parts
+from edge_agent.service.work.class_names import label_in
+from edge_agent.service.work.training_images import Fetched, Image, split
 from scripts.service_bench.calls import Caller
 
 PROJECT = "cookies"
@@ -68,11 +69,13 @@ def _by_api(caller: Caller) -> float:
 
 def _by_command(lines: list[str], images: Dict[str, Path], folder: Path) -> float:
     places = {}
-    for name, part in zip(("train", "test"), parts(lines, [], is_single=True)):
-        for image in part:
-            place = folder / name / image.label / image.source.rpartition("/")[2]
+    labelled = [Image.of(line, label_in(json.loads(line))) for line in lines]
+    whole = Fetched({images[image.source.rpartition("/")[2]]: image for image in labelled})
+    for name, part in zip(("train", "test"), split(whole)):
+        for path, image in part.images.items():
+            place = folder / name / image.label / path.name
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(images[place.name], place)
+            shutil.copyfile(path, place)
         places[name] = str(folder / name)
     command, model = [sys.executable, "-m", "edge_agent"], str(folder / "model")
     began = time.monotonic()
