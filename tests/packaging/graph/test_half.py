@@ -337,6 +337,10 @@ def test_on_real_images_verdicts_stay_and_scores_nearly(trained: Tuple[Path, Pac
     assert max(apart) > 0.0, "nothing was rounded"
 
 
+# In raw scores, whose unit is a deviation of good images: a backbone's layers each round their sums.
+DEEP_ROUNDING = 0.05
+
+
 @pytest.mark.skipif(sys.version_info < (3, 9), reason="this onnx takes minutes to resize")
 def test_the_reference_of_onnx_that_really_has_float16_computes_the_same(
     trained: Tuple[Path, PackageDraft],
@@ -349,7 +353,7 @@ def test_the_reference_of_onnx_that_really_has_float16_computes_the_same(
 
     session = onnxruntime.InferenceSession(in_float32(content), providers=["CPUExecutionProvider"])
     for reference, rounded in zip(wanted, session.run(None, {"image": sample})):
-        assert reference == pytest.approx(rounded, abs=0.01)
+        assert reference == pytest.approx(rounded, abs=DEEP_ROUNDING)
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")
