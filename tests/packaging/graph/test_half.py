@@ -337,7 +337,7 @@ def test_on_real_images_verdicts_stay_and_scores_nearly(trained: Tuple[Path, Pac
     assert max(apart) > 0.0, "nothing was rounded"
 
 
-# In raw scores, whose unit is a deviation of good images: a backbone's layers each round their sums.
+# Of raw scores, in deviations of good images: each layer of a backbone rounds its sums.
 DEEP_ROUNDING = 0.05
 
 
