@@ -130,6 +130,8 @@ def read(path: Path, size: Size, names: Sequence[str] = ()) -> Tuple[OnnxBackbon
             problem = _problem(first)
         if not problem:
             return tuple(replace(first, normalisation=each) for each in NORMALISATIONS)
+    if network.unknown:
+        problem = f"opset {OPSET} hasn't its operators {', '.join(network.unknown)}; {problem}"
     raise InvalidConfiguration(
         f"{path} can't be the backbone for pictures of {size[1]}x{size[0]} pixels: {problem}. "
         f"Export it with opset {OPSET}, a free batch size and, if it can, a free size; or name "

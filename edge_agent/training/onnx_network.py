@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
 FLOAT, FLOAT16 = 1, 10  # onnx.TensorProto.DataType
+# Attributes of older opsets that are inputs in OPSET, in order.
+NOW_INPUTS = {
+    "Clip": ("min", "max"), "Pad": ("pads", "value"), "Slice": ("starts", "ends", "axes"),
+    "Squeeze": ("axes",), "Unsqueeze": ("axes",), "ReduceSum": ("axes",), "Split": ("split",),
+}  # fmt: skip
+USUAL = {"spatial": 1}  # of attributes that OPSET hasn't: what it always does; of others 0
 PICTURES = 2  # that shapes are asked for: a graph made for one only shows
 
 
@@ -42,6 +48,14 @@ class Network:
         self.is_channels_last = shape[1] != 3
         height, width = shape[1:3] if self.is_channels_last else shape[2:4]
         self.fixed_size: Optional[Size] = (height, width) if height and width else None
+
+    @property
+    def unknown(self) -> List[str]:
+        """Operators that OPSET hasn't."""
+        from onnx import defs
+
+        kinds = sorted({node.op_type for node in self.nodes})
+        return [kind for kind in kinds if not defs.has(kind, OPSET, "")]
 
     @classmethod
     def read(cls, path: Path) -> Network:
@@ -96,8 +110,6 @@ class Network:
 
 def _upgraded(model: ModelProto) -> ModelProto:
     """Return the model in OPSET. Raises ValueError: what stands against it."""
-    from onnx import version_converter
-
     if any(tensor.external_data for tensor in model.graph.initializer):
         raise ValueError("it keeps weights in other files. Export it into one")
     others = [each.domain for each in model.opset_import if each.domain not in ("", "ai.onnx")]
@@ -106,52 +118,57 @@ def _upgraded(model: ModelProto) -> ModelProto:
     opset = max(
         (each.version for each in model.opset_import if each.domain not in others), default=1
     )
-    if opset < OPSET:
-        return version_converter.convert_version(model, OPSET)
-    return _downgraded(model, opset) if opset > OPSET else model
+    return model if opset == OPSET else _ported(model)
 
 
-def _downgraded(model: ModelProto, opset: int) -> ModelProto:
-    """Return a model of a newer opset in OPSET. Raises ValueError: which operator has no equal.
+def _ported(model: ModelProto) -> ModelProto:
+    """Return a model of another opset in OPSET.
 
-    Most operators are the same. The converter of onnx doesn't know that.
+    Most operators are the same. What isn't known here stays: it doesn't pass the check when it is
+    needed.
     """
     import onnx
 
-    older = onnx.ModelProto()
-    older.CopyFrom(model)
-    del older.opset_import[:]
-    older.opset_import.append(onnx.helper.make_opsetid("", OPSET))
-    constants = {tensor.name: tensor for tensor in older.graph.initializer}
-    del older.graph.node[:]
+    ported = onnx.ModelProto()
+    ported.CopyFrom(model)
+    del ported.opset_import[:]
+    ported.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    weights = {tensor.name: tensor for tensor in ported.graph.initializer}
+    del ported.graph.node[:]
     for node in model.graph.node:
-        older.graph.node.extend(_older(node, constants, opset))
-    return older
+        ported.graph.node.extend(_in_opset(node, weights))
+    return ported
 
 
-def _older(node: NodeProto, constants: Mapping[str, TensorProto], opset: int) -> List[NodeProto]:
-    """Return nodes of OPSET that do the same. constants: of the graph, by name."""
+def _in_opset(node: NodeProto, weights: Mapping[str, TensorProto]) -> List[NodeProto]:
+    """Return nodes of OPSET that do the same; weights: of the graph, by name."""
     from onnx import defs, helper, numpy_helper
 
     if node.op_type == "LayerNormalization" and len([name for name in node.output if name]) == 1:
         return _layer_normalisation(node)
+    if node.op_type == "Dropout":
+        return [helper.make_node("Identity", node.input[:1], node.output[:1])]
     if not defs.has(node.op_type, OPSET, ""):
-        raise ValueError(
-            f"it has opset {opset} with {node.op_type}, which opset {OPSET} hasn't. Export it with "
-            f"opset {OPSET}"
-        )
+        return [node]
     known = defs.get_schema(node.op_type, OPSET, "")
-    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    inputs = list(node.input)
-    if node.op_type.startswith("Reduce") and len(inputs) == 2 and known.max_input == 1:
-        attributes["axes"] = numpy_helper.to_array(constants[inputs.pop()]).tolist()
-    for name in set(attributes) - set(known.attributes):
-        if attributes.pop(name):  # what isn't known there says "as before" by 0
-            raise ValueError(
-                f"it has opset {opset} with {name} of {node.op_type}, which opset {OPSET} hasn't. "
-                f"Export it with opset {OPSET}"
-            )
-    return [helper.make_node(node.op_type, inputs, list(node.output), **attributes)]
+    given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    inputs, nodes = list(node.input), []
+    if node.op_type.startswith("Reduce") and len(inputs) > known.max_input:
+        given["axes"] = numpy_helper.to_array(weights[inputs.pop()]).tolist()
+    moved = [name for name in NOW_INPUTS.get(node.op_type, ()) if name in given]
+    for name in NOW_INPUTS.get(node.op_type, ()) if moved else ():
+        value = given.pop(name, None)
+        inputs.append(f"{node.output[0]}/{name}" if value is not None else "")
+        if value is not None:
+            kind = np.float32 if isinstance(value, float) else np.int64
+            tensor = numpy_helper.from_array(np.array(value, kind))
+            nodes.append(helper.make_node("Constant", [], [inputs[-1]], value=tensor))
+    if node.op_type == "Softmax":
+        given.setdefault("axis", 1)  # of opsets before 13
+    for name in set(given) - set(known.attributes):
+        if given[name] == USUAL.get(name, 0):
+            del given[name]
+    return [*nodes, helper.make_node(node.op_type, inputs, list(node.output), **given)]
 
 
 def _layer_normalisation(node: NodeProto) -> List[NodeProto]:

@@ -108,11 +108,38 @@ def test_a_transformer_of_a_newer_opset_gives_its_own_values(tmp_path: Path) -> 
 
 def test_an_operator_that_opset_13_lacks_is_named(tmp_path: Path) -> None:
     writer = networks.Writer()
-    tensor = writer.conv(writer.conv("pictures", 3, 8), networks.CHANNELS, 2)
-    path = tmp_path / "net.onnx"
-    networks.save(writer.model(("N", 3, "H", "W"), writer.add("Gelu", tensor), 20), path)
-    with pytest.raises(InvalidConfiguration, match="opset 20 with Gelu, which opset 13 hasn't"):
-        onnx_backbone.read(path, SIZE)
+    tensor = writer.add("Gelu", writer.conv("pictures", 3, 8))
+    last = writer.conv(tensor, networks.CHANNELS, 2)
+    path = networks.save(writer.model(("N", 3, "H", "W"), last, 20), tmp_path / "net.onnx")
+    with pytest.raises(InvalidConfiguration, match="opset 13 hasn't its operators Gelu; "):
+        onnx_backbone.read(path, SIZE, [last])
+
+
+def test_attributes_of_old_opsets_become_inputs(tmp_path: Path) -> None:
+    writer = networks.Writer()
+    padded = writer.add(
+        "Pad", "pictures", pads=[0, 0, 0, 0, 0, 0, 8, 8], mode="constant", value=3.0
+    )
+    cut = writer.add("Slice", padded, starts=[0, 0], ends=[64, 96], axes=[2, 3])
+    kept = writer.add("Dropout", writer.add("Clip", cut, min=1.0, max=200.0), ratio=0.5)
+    last = writer.conv(writer.conv(kept, 3, 8), networks.CHANNELS, 2)
+    model = writer.model(("N", 3, "H", "W"), last, 8)
+    layer = "t5"  # the first convolution after its activation
+    path = networks.save(model, tmp_path / "net.onnx")
+    raw = onnx_backbone.read(path, SIZE, [layer])[-1]
+    images = some_images()
+    graph = GraphBuilder()
+    given = graph.input("pictures", np.float32, (BATCH, 3, *SIZE))
+    (tensor,) = raw.network.append(graph, given, [layer])
+    graph.output("values", tensor, (BATCH, networks.CHANNELS, 8, 12))
+    planes = images.transpose(0, 3, 1, 2).astype(np.float32)
+    found = Session(graph.model()).run_all("pictures", planes)["values"]
+    model.graph.output.append(helper.make_tensor_value_info(layer, TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (expected,) = session.run([layer], {"pictures": planes})
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_layers_that_are_named_are_looked_for_at_the_network_s_own_size_too(tmp_path: Path) -> None:
