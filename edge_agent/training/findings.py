@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STOPS: Literal["stops"] = "stops"
 WARNS: Literal["warns"] = "warns"
 FEW_NORMALS = 20  # good images, below which the threshold is a rough guess
-# By which of their facts images may be told apart, and by how much at least: defects change a
+# Facts that may separate good from bad images, and by how much at least: defects change a
 # picture's mean brightness and colour, and the size of its file, but little.
 SEPARATING = {
     "PNG": 0.0, "JPEG": 0.0, "width": 0.0, "height": 0.0,
@@ -181,7 +181,7 @@ def _too_few(images: LabelledPictures) -> Iterator[DataFinding]:
 
 
 def _separable(images: LabelledPictures) -> Iterator[DataFinding]:
-    """Yield what tells the labels apart although it says nothing of the part."""
+    """Yield what separates the labels although it says nothing of the part."""
     good, bad = len(images.normal), len(images.anomaly)
     if not good or not bad:
         return
@@ -207,7 +207,7 @@ def _cameras(images: LabelledPictures) -> Iterator[DataFinding]:
     (usual, _), *others = Counter(cameras.values()).most_common()
     if others:
         other = [path for path, camera in cameras.items() if camera != usual]
-        names = sorted(shown(Path(camera or "not told")) for camera in set(cameras.values()))
+        names = sorted(shown(Path(camera or "unknown")) for camera in set(cameras.values()))
         yield DataFinding(
             WARNS, "cameras", len(other),
             f"{len(names)} cameras by the files' EXIF data: {'; '.join(names[:MOST_NAMED])}",

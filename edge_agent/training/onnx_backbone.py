@@ -26,9 +26,8 @@ MOST_CHANNELS = 160  # of a patch; more are projected
 UNPADDED = 2.0  # values that a layer may lack at the borders
 NUDGE = 0.01  # of a value, so that a factor that isn't whole gives the size that is meant
 
-Normalisation = Tuple[
-    Tuple[float, ...], Tuple[float, ...]
-]  # mean and deviation of red, green, blue
+# Mean and deviation of red, green and blue.
+Normalisation = Tuple[Tuple[float, ...], Tuple[float, ...]]
 # What networks expect of pixels 0-255. A file doesn't say which; validation chooses.
 NORMALISATIONS: Tuple[Normalisation, ...] = (
     ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),  # of ImageNet

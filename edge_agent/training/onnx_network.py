@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Network:
     """
 
     def __init__(self, model: ModelProto) -> None:
-        self._model = _in_float32(_upgraded(model))
+        self._model = _in_float32(_in_current_opset(model))
         graph = self._model.graph
         self.nodes: Sequence[NodeProto] = graph.node
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -66,7 +66,7 @@ class Network:
             return cls(onnx.load_model_from_string(path.read_bytes()))
         except OSError as error:
             problem = str(error.strerror)
-        except Exception as error:  # of protobuf, and of the converter in C++
+        except Exception as error:  # of protobuf, several kinds
             problem = str(error).strip().splitlines()[0] if str(error).strip() else "no ONNX model"
         raise InvalidConfiguration(f"{path} can't be the backbone: {problem}.")
 
@@ -108,8 +108,14 @@ class Network:
         return found[::-1]
 
 
-def _upgraded(model: ModelProto) -> ModelProto:
-    """Return the model in OPSET. Raises ValueError: what stands against it."""
+def _in_current_opset(model: ModelProto) -> ModelProto:
+    """Return the model in OPSET.
+
+    Most operators are the same in all opsets. What isn't known here stays as it is, and doesn't
+    pass the check when it is needed. Raises ValueError: what stands against it.
+    """
+    import onnx
+
     if any(tensor.external_data for tensor in model.graph.initializer):
         raise ValueError("it keeps weights in other files. Export it into one")
     others = [each.domain for each in model.opset_import if each.domain not in ("", "ai.onnx")]
@@ -118,17 +124,8 @@ def _upgraded(model: ModelProto) -> ModelProto:
     opset = max(
         (each.version for each in model.opset_import if each.domain not in others), default=1
     )
-    return model if opset == OPSET else _ported(model)
-
-
-def _ported(model: ModelProto) -> ModelProto:
-    """Return a model of another opset in OPSET.
-
-    Most operators are the same. What isn't known here stays: it doesn't pass the check when it is
-    needed.
-    """
-    import onnx
-
+    if opset == OPSET:
+        return model
     ported = onnx.ModelProto()
     ported.CopyFrom(model)
     del ported.opset_import[:]
@@ -136,12 +133,12 @@ def _ported(model: ModelProto) -> ModelProto:
     weights = {tensor.name: tensor for tensor in ported.graph.initializer}
     del ported.graph.node[:]
     for node in model.graph.node:
-        ported.graph.node.extend(_in_opset(node, weights))
+        ported.graph.node.extend(_ported(node, opset, weights))
     return ported
 
 
-def _in_opset(node: NodeProto, weights: Mapping[str, TensorProto]) -> List[NodeProto]:
-    """Return nodes of OPSET that do the same; weights: of the graph, by name."""
+def _ported(node: NodeProto, opset: int, weights: Mapping[str, TensorProto]) -> List[NodeProto]:
+    """Return nodes of OPSET that do the same as one of `opset`; weights: of the graph, by name."""
     from onnx import defs, helper, numpy_helper
 
     if node.op_type == "LayerNormalization" and len([name for name in node.output if name]) == 1:
@@ -154,21 +151,37 @@ def _in_opset(node: NodeProto, weights: Mapping[str, TensorProto]) -> List[NodeP
     given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     inputs, nodes = list(node.input), []
     if node.op_type.startswith("Reduce") and len(inputs) > known.max_input:
+        if inputs[-1] not in weights:
+            return [node]
         given["axes"] = numpy_helper.to_array(weights[inputs.pop()]).tolist()
-    moved = [name for name in NOW_INPUTS.get(node.op_type, ()) if name in given]
-    for name in NOW_INPUTS.get(node.op_type, ()) if moved else ():
-        value = given.pop(name, None)
-        inputs.append(f"{node.output[0]}/{name}" if value is not None else "")
+    for name, value in _now_inputs(node.op_type, given):
+        inputs.append("" if value is None else f"{node.output[0]}/{name}")
         if value is not None:
-            kind = np.float32 if isinstance(value, float) else np.int64
-            tensor = numpy_helper.from_array(np.array(value, kind))
-            nodes.append(helper.make_node("Constant", [], [inputs[-1]], value=tensor))
-    if node.op_type == "Softmax":
-        given.setdefault("axis", 1)  # of opsets before 13
-    for name in set(given) - set(known.attributes):
-        if given[name] == USUAL.get(name, 0):
-            del given[name]
-    return [*nodes, helper.make_node(node.op_type, inputs, list(node.output), **given)]
+            nodes.append(helper.make_node("Constant", [], [inputs[-1]], value=value))
+    if node.op_type == "Softmax" and opset < OPSET:
+        given.setdefault("axis", 1)  # -1 since OPSET
+    kept = {
+        name: value
+        for name, value in given.items()
+        if name in known.attributes or value != USUAL.get(name, 0)
+    }
+    return [*nodes, helper.make_node(node.op_type, inputs, list(node.output), **kept)]
+
+
+def _now_inputs(
+    operator: str, given: Dict[str, Any]
+) -> Iterator[Tuple[str, Optional[TensorProto]]]:
+    """Take the attributes that are inputs in OPSET out of `given`; yield them in order.
+
+    None: one that isn't there. Nothing at all where none is.
+    """
+    from onnx import numpy_helper
+
+    names = NOW_INPUTS.get(operator, ())
+    for name in names if any(name in given for name in names) else ():
+        value = given.pop(name, None)
+        kind = np.float32 if isinstance(value, float) else np.int64
+        yield name, None if value is None else numpy_helper.from_array(np.array(value, kind))
 
 
 def _layer_normalisation(node: NodeProto) -> List[NodeProto]:

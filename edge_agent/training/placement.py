@@ -168,7 +168,7 @@ def _beyond(scores: Floats, share: float) -> float:
     """Return what at most `share` of new scores is expected to reach.
 
     In the middle between two scores, or beyond the highest as far as two are usually apart. Where
-    there are too few scores to tell by rank: where a normal distribution ends that is as wide as
+    there are too few scores to go by rank: where a normal distribution ends that is as wide as
     the middle half of them, but at the second highest or above, so that one odd image alone doesn't
     carry the threshold away.
     """
@@ -187,7 +187,7 @@ def _beyond(scores: Floats, share: float) -> float:
 
 
 def _trade_off(scores: Scores, wanted: Wanted) -> Wanted:
-    """Return what each of both wishes costs, if not both can be had."""
+    """Return what each of both limits costs, if not both can be kept."""
     lowest, highest = _limits(scores, wanted)
     if lowest <= highest:
         return USUAL

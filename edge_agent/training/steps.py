@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 class Steps:
-    """Is told of each step; shows nothing."""
+    """Hears of each step; shows nothing."""
 
     def each(self, items: Sequence[Item], what: str) -> Iterator[Item]:
         """Yield the items one by one, each a part of step `what`."""
@@ -27,7 +27,7 @@ class Steps:
 
 
 class Bars(Steps):
-    """Shows the step that is being done, with the time left where that can be told."""
+    """Shows the step that is being done, with the time left where that is known."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -22,7 +22,7 @@ FOLDERS = {
         ("'/etc/agent.json': engine.queue is 0", "'agent.json': engine.queue is 0"),
         ("/srv/my models/1234/cookies/1/model.onnx is short", "model.onnx is short"),
         ("/srv/my models/1234/cookies/1 is empty", "the model's package is empty"),
-        ("/srv/my models/work/12/a.png is no picture", "a.png is no picture"),
+        ("/srv/my models/jobs/12/a.png is no picture", "a.png is no picture"),
         ("'/srv/my models': no space", "'the service's folder': no space"),
         ("/srv/my models-2 is full", "my models-2 is full"),
         ("File /tmp is full", "File tmp is full"),

@@ -19,6 +19,7 @@ from edge_agent.training.backbones import BackboneOptions
 from edge_agent.training.features import feature_model
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Session
 from edge_agent.training.head import Bank, BankOptions
+from edge_agent.training.onnx_network import Network
 from tests import ROOT
 from tests.training import networks, pictures
 
@@ -113,6 +114,15 @@ def test_an_operator_that_opset_13_lacks_is_named(tmp_path: Path) -> None:
     path = networks.save(writer.model(("N", 3, "H", "W"), last, 20), tmp_path / "net.onnx")
     with pytest.raises(InvalidConfiguration, match="opset 13 hasn't its operators Gelu; "):
         onnx_backbone.read(path, SIZE, [last])
+
+
+@pytest.mark.parametrize(("opset", "axis"), [(12, 1), (13, -1), (17, -1)])
+def test_a_softmax_without_an_axis_means_what_its_opset_says(opset: int, axis: int) -> None:
+    writer = networks.Writer()
+    model = writer.model(("N", 3, "H", "W"), writer.add("Softmax", "pictures"), opset)
+    (node,) = Network(model).nodes
+    given = {each.name: each.i for each in node.attribute}
+    assert given.get("axis", -1) == axis
 
 
 def test_attributes_of_old_opsets_become_inputs(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class GreyBandRule:
     def apply(self, prediction: Prediction, decision: Decision) -> Prediction:
         """Return the answer to an unsure frame, for which an end of the band is the threshold.
 
-        So that a score that reaches the threshold told is anomalous here as well.
+        So that a score that reaches the answered threshold is anomalous here as well.
         """
         band = decision.grey_band
         if band is None or self._answer == "threshold" or not prediction.is_unsure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from queue import SimpleQueue
 from typing import Optional
 
@@ -11,8 +12,7 @@ from sqlalchemy import Update
 
 from edge_agent.service.faults import RecordsFailed
 from edge_agent.service.records.database import Records
-
-AGAIN_S = 2.0  # after records that couldn't be written
+from edge_agent.service.records.repeating import until_recorded
 
 log = logging.getLogger(__name__)
 
@@ -49,18 +49,17 @@ class RecordChanges:
             change = self._queue.get()
             if change is None:
                 return
-            while not self._is_done(change):
-                if self._is_closing.wait(AGAIN_S):
-                    return
+            write = partial(self._write, change)
+            if not until_recorded(write, "The status of a model", self._is_closing):
+                return
 
-    def _is_done(self, change: Update) -> bool:
-        """Write it; False while the records can't be written. What is wrong is only logged."""
+    def _write(self, change: Update) -> bool:
+        """Write it; what else is wrong than records that fail is only logged."""
         try:
             with self._records.write() as transaction:
                 transaction.connection.execute(change)
-        except RecordsFailed as error:
-            log.warning("The status of a model isn't recorded yet: %s", error)
-            return False
+        except RecordsFailed:
+            raise
         except Exception:
             log.exception("The status of a model can't be recorded")
         return True

@@ -20,10 +20,10 @@ import pytest
 from edge_agent.client import Client
 from edge_agent.errors import DeadlineExceeded, InvalidConfiguration, Overloaded
 from edge_agent.service.faults import ServiceFault
-from edge_agent.service.hosting import hosted_models, record_changes, runtime_process
+from edge_agent.service.hosting import hosted_models, runtime_process
 from edge_agent.service.hosting.hosted_model import HostedModel
 from edge_agent.service.hosting.runtime_process import RuntimeProcess
-from edge_agent.service.records import database
+from edge_agent.service.records import database, repeating
 from tests.fakes import micro
 from tests.service.hosted import HostingService, picture, runtimes
 from tests.service.running import free_port
@@ -43,7 +43,7 @@ IN_SERVICE = "InServiceInferenceUnits{"  # of the runtime's metrics
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostingService]:
     monkeypatch.setenv("EDGE_AGENT_DECISION__CAMERA_PROBLEM", "report")
     monkeypatch.setattr(database, "WAIT_S", 0.2)
-    monkeypatch.setattr(record_changes, "AGAIN_S", 0.05)
+    monkeypatch.setattr(repeating, "AGAIN_S", 0.05)
     with HostingService(tmp_path) as running:
         yield running
 

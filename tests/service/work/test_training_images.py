@@ -113,7 +113,7 @@ def test_images_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path)
 
 def test_files_are_named_by_their_uris_however_the_trainer_names_them() -> None:
     uris = ("s3://parts/dataset/000001.png", "s3://parts/b.png")
-    paths = (Path("/r/work/1/dataset/000000.png"), Path("/r/work/1/dataset/000001.png"))
+    paths = (Path("/r/jobs/1/dataset/000000.png"), Path("/r/jobs/1/dataset/000001.png"))
     found = Fetched({path: image(uri) for path, uri in zip(paths, uris)})
     for first, second in (paths, ("dataset/000000.png", "dataset/000001.png")):
         assert found.named(f"Same: {second} = {first}.") == f"Same: {uris[1]} = {uris[0]}."
