@@ -35,7 +35,7 @@ def _either(random: np.random.Generator) -> float:
 
 
 def _brightness(pixels: Pixels, percent: float, random: np.random.Generator) -> Pixels:
-    return cv2.convertScaleAbs(pixels, alpha=1.0 + _either(random) * percent / 100.0)
+    return _clipped(pixels * np.float32(1.0 + _either(random) * percent / 100.0))
 
 
 def _contrast(pixels: Pixels, percent: float, random: np.random.Generator) -> Pixels:
@@ -102,7 +102,7 @@ DISTURBANCES = (
 
 def _scale(pixels: Pixels) -> float:
     """Return how many pixels of the picture one of SIDE is."""
-    return min(pixels.shape[:2]) / SIDE
+    return float(min(pixels.shape[:2])) / SIDE
 
 
 def _turned(pixels: Pixels, degrees: float, factor: float) -> Pixels:
