@@ -46,7 +46,8 @@ def _contrast(pixels: Pixels, percent: float, random: np.random.Generator) -> Pi
 def _white_balance(pixels: Pixels, percent: float, random: np.random.Generator) -> Pixels:
     """Redder and less blue, or the other way round."""
     away = _either(random) * percent / 100.0
-    return _clipped(pixels * np.array([1.0 + away, 1.0, 1.0 - away], np.float32))
+    factors: NDArray[np.float32] = np.array([1.0 + away, 1.0, 1.0 - away], np.float32)
+    return _clipped(np.multiply(pixels, factors, dtype=np.float32))
 
 
 def _shift(pixels: Pixels, length: float, random: np.random.Generator) -> Pixels:
