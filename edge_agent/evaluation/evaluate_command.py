@@ -89,12 +89,15 @@ def _table(report: EvaluationReport) -> Table:
 
 
 def _rows(disturbed: RobustnessTable) -> Table:
+    from rich.box import SIMPLE
     from rich.table import Table
 
     from edge_agent.evaluation.robustness import points
 
-    columns = ("disturbance", "strength", "overkill %", "rise", "escape %", "rise", "AUROC")
-    table = Table(*columns, title="When pictures change (rises in points)")
+    title = "When pictures change: shares in %, rises in points"
+    table = Table("disturbance", "strength", title=title, box=SIMPLE, pad_edge=False)
+    for name in ("overkill", "rise", "escape", "rise", "AUROC"):
+        table.add_column(name, justify="right")
     for row in disturbed.rows:
         shares = (row.overkill, row.overkill_rise, row.escape, row.escape_rise)
         shown = ["" if share is None else points(share) for share in shares]

@@ -98,8 +98,8 @@ DISTURBANCES = (
     Disturbance("scale", "±{} %", (1, 3, 5), _size),
     Disturbance("blur", "sigma {} px of 256", (0.5, 1, 2), _blur),
     Disturbance("noise", "sigma {} grey levels", (1, 2, 4), _noise),
-    Disturbance("JPEG", "{} below quality 100", (20, 50, 70), _jpeg),
-    Disturbance("dead columns", "{} px of 256 at an edge", (1, 2, 4), _dead_column),
+    Disturbance("JPEG", "quality lower by {}", (20, 50, 70), _jpeg),
+    Disturbance("dead columns", "{} px of 256", (1, 2, 4), _dead_column),
 )
 
 

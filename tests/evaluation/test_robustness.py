@@ -78,7 +78,7 @@ def test_each_disturbance_has_a_row_for_each_strength(model: Path, folder: Path)
     table = measured(model, folder)
     names = [(row.disturbance, row.strength) for row in table.rows[1:]]
     assert names == [(each.name, value) for each in DISTURBANCES for value in each.strengths]
-    assert rows(table, "JPEG")[1].change == "50 below quality 100"
+    assert rows(table, "JPEG")[1].change == "quality lower by 50"
 
 
 def test_verdicts_change_as_the_light_does(model: Path, folder: Path) -> None:
