@@ -20,7 +20,7 @@ from typing_extensions import Literal
 
 from edge_agent.evaluation import robustness
 from edge_agent.evaluation.robustness import RobustnessTable, points
-from edge_agent.manifest import FileEntry, Manifest
+from edge_agent.manifest import FileEntry, InputSpec, Manifest
 from edge_agent.pictures.disturbances import DISTURBANCES
 from edge_agent.training import package
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from edge_agent.evaluation.steps import Steps
 
 ROBUSTNESS_FILE = "robustness.json"  # of a package
-MOST = 12  # images of a label: some 10 s on two cores with a backbone
+MOST = 12  # images of a label: some 10 s on two cores with a backbone, for an input of PIXELS
+PIXELS = 256 * 256
+FEWEST = 3  # of a larger input, which takes longer
 REMARKS: Dict[str, str] = {
     "test": "These images of the test were not trained on.",
     "training": "These images were trained on, which flatters overkill, escape and AUROC: look at "
@@ -56,7 +58,9 @@ def added(
     with tempfile.TemporaryDirectory() as workplace:
         folder = Path(workplace, "package")
         package.write(folder, manifest, files)
-        table = robustness.measure(folder, some(chosen.normal), some(chosen.anomaly), images, steps)
+        most = most_of(manifest.input)
+        good, bad = (some(paths, most) for paths in (chosen.normal, chosen.anomaly))
+        table = robustness.measure(folder, good, bad, images, steps)
     table = table.model_copy(update={"remark": REMARKS[images]})
     for line in lines(table):
         progress(line)
@@ -65,9 +69,14 @@ def added(
     return manifest.model_copy(update={"files": entries}), {**files, ROBUSTNESS_FILE: content}
 
 
-def some(paths: Sequence[Path]) -> List[Path]:
-    """Choose at most MOST, evenly."""
-    chosen = np.linspace(0, len(paths) - 1, min(len(paths), MOST)).round().astype(int)
+def most_of(spec: InputSpec) -> int:
+    """Return how many images of a label are judged: fewer of a large input."""
+    return int(np.clip(MOST * PIXELS // (spec.height * spec.width), FEWEST, MOST))
+
+
+def some(paths: Sequence[Path], most: int) -> List[Path]:
+    """Choose at most so many, evenly."""
+    chosen = np.linspace(0, len(paths) - 1, min(len(paths), most)).round().astype(int)
     return [paths[index] for index in chosen]
 
 
