@@ -15,6 +15,7 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ALL, ManifestOptions
 from edge_agent.evaluation.labelled import LabelledImages
+from edge_agent.evaluation.steps import Steps
 from edge_agent.manifest import (
     GREY_BAND_FILE,
     MODEL_FILE,
@@ -41,6 +42,7 @@ from edge_agent.training import (
     graph,
     package,
     placement,
+    robustness_file,
 )
 from edge_agent.training.backbones import BackboneOptions
 from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
@@ -50,7 +52,6 @@ from edge_agent.training.evidence import Images
 from edge_agent.training.features import STRIDE
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
 from edge_agent.training.placement import Placed, Scores, Wanted
-from edge_agent.training.steps import Steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,9 +121,11 @@ def train(
     model = build_model(fitted, (spec.height, spec.width), task)
     manifest = _manifest(source, name, version, task, read, fitted, placed, model)
     candidates = golden.candidates(normal.pixels, anomaly.pixels, seed)
-    manifest, files = _with_golden(
-        manifest, model, candidates, Quartiles.of(fitted.normal.as_taken)
-    )
+    quartiles = Quartiles.of(fitted.normal.as_taken)
+    manifest, files = _with_golden(manifest, model, candidates, quartiles)
+    trained = LabelledImages(normal.paths, anomaly.paths)
+    unseen = dataset.labelled_test(source, test, options)
+    manifest, files = robustness_file.added(manifest, files, trained, unseen, progress, steps)
     package.write(out, manifest, files)
     progress(f"{out}: {len(model) / 1e6:.1f} MB, {time.monotonic() - began:.1f} s")
     for line in listing.table((*found.left_out, *reader.left_out)):

@@ -1,4 +1,4 @@
-"""How far a training is: the steps that take long, and bars that show them on a terminal."""
+"""How far a command is: the steps that take long, and bars that show them on a terminal."""
 
 from __future__ import annotations
 
