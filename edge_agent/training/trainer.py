@@ -48,7 +48,6 @@ from edge_agent.training.backbones import BackboneOptions
 from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
-from edge_agent.training.evidence import Images
 from edge_agent.training.features import STRIDE
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
 from edge_agent.training.placement import Placed, Scores, Wanted
@@ -112,8 +111,7 @@ def train(
     pictures = (normal, anomaly, Pictures.load(tested.paths, spec, tested, steps))
     findings.report(findings.LabelledPictures(source, *pictures, reader.left_out), progress)
     with steps.during("Training"):
-        images = Images.of(normal.pixels, anomaly.pixels, seed)
-        fitted = ensemble.fit(images, seed, helped.forms)
+        fitted = ensemble.fit(normal.pixels, anomaly.pixels, seed, helped.forms)
     placed = placement.place(Scores(fitted.normal, fitted.anomaly, fitted.synthetic), wanted, seed)
     used = helped.remark_of([member.extractor for member in fitted.members])
     for remark in (used, *_remarks(read, fitted), *placed.remarks()):
