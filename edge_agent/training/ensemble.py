@@ -83,10 +83,16 @@ def fit(
     little; one below LEAST_SHARE is left out. Copies in other light and place count where there is
     a head that can learn what they leave as it is: of labels, or of a backbone.
     """
-    is_labelled = len(anomaly) >= FEWEST_BAD
-    highest = STRONG if is_labelled else USUAL if backbones else TAKEN
-    images = Images.of(normal, anomaly, seed, highest)
-    magnitudes = usual_magnitudes(normal)
+    highest = STRONG if len(anomaly) >= FEWEST_BAD else USUAL if backbones else TAKEN
+    fitted = _fit(Images.of(normal, anomaly, seed, highest), seed, backbones)
+    if highest == TAKEN or any(member.validated.level for member in fitted.members):
+        return fitted
+    return _fit(Images.of(normal, anomaly, seed, TAKEN), seed, backbones)
+
+
+def _fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor]) -> Ensemble:
+    is_labelled = len(images.anomaly.pixels) >= FEWEST_BAD
+    magnitudes = usual_magnitudes(images.normal.pixels)
     extractors: List[Tuple[FeatureExtractor, BankOptions, Sequence[int]]] = [
         (FilterBank(floor * magnitudes), options, (TAKEN,)) for floor, options in FILTER_BANKS
     ]

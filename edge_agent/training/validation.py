@@ -68,13 +68,14 @@ class Standardised:
 
 @dataclass(frozen=True)
 class Validated:
-    """A head fitted on all images, and the result of its cross-validation.
+    """A head fitted on all images and their copies up to `level`, and its cross-validation.
 
     normal, anomaly, synthetic: of good images, of bad ones, of good ones with artificial defects,
     and of copies of these changed as usual; each scored by a head that saw no view of its part.
     """
 
     head: Head
+    level: int
     has_map: bool
     normal: Sample
     anomaly: Sample
@@ -98,6 +99,7 @@ def validate(evidence: Evidence, options: BankOptions, seed: int, level: int) ->
     scores = Session(score_model(norm))
     return _validated(
         NearestHead(_fit(evidence.patches[remembered], options, seed), norm),
+        level,
         True,
         evidence,
         *(scores.run_all("distance", each)["score"] for each in distances),
@@ -118,19 +120,22 @@ def validate_labelled(evidence: Evidence, kind: LabelledKind, seed: int) -> Vali
     usual = _usual(scores[0][normal.levels <= USUAL])
     return _validated(
         Standardised(kind.fit(normal, anomaly, np.random.default_rng(seed)), usual),
+        int(normal.levels.max()),
         kind.has_map,
         evidence,
         *((each - usual.median) / np.float32(usual.deviation) for each in scores),
     )
 
 
-def _validated(head: Head, has_map: bool, evidence: Evidence, *scores: Floats) -> Validated:
+def _validated(
+    head: Head, level: int, has_map: bool, evidence: Evidence, *scores: Floats
+) -> Validated:
     normal, anomaly, synthetic = (
         Sample(each[usual], features.levels[usual], features.parts[usual])
         for each, features in zip(scores, evidence.kinds)
         for usual in (features.levels <= USUAL,)
     )
-    return Validated(head, has_map, normal, anomaly, synthetic)
+    return Validated(head, level, has_map, normal, anomaly, synthetic)
 
 
 def _head_model(head: Head, shape: Tuple[int, int, int]) -> bytes:
