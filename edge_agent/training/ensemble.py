@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from edge_agent.evaluation import metrics
+from edge_agent.training import placement
 from edge_agent.training.augmentation import STRONG, TAKEN, USUAL
 from edge_agent.training.evidence import Evidence, Images
 from edge_agent.training.features import STRIDE, FeatureExtractor, append_image
@@ -15,6 +16,7 @@ from edge_agent.training.filter_bank import FilterBank, usual_magnitudes
 from edge_agent.training.graph import GraphBuilder, Size
 from edge_agent.training.head import BankOptions
 from edge_agent.training.labelled_heads import PatchHead, PooledHead
+from edge_agent.training.placement import Scores
 from edge_agent.training.sample import Sample
 from edge_agent.training.validation import Validated, validate, validate_labelled
 
@@ -30,6 +32,7 @@ LEAST_SHARE = 0.25  # of the highest weight, for a member that is worth its time
 FEWEST_BAD = 8  # images, for heads that learn from them
 # Of copies that nearest neighbours may know; filters, and stronger copies, would hide defects.
 LEVELS = (TAKEN, USUAL)
+LOST = 0.05  # of the share of defects found, at most, for verdicts that hold still
 LABELLED = (PooledHead, PatchHead)
 # Shares of a texture's usual magnitude, well below which it counts as flat. Low: faint texture
 # shows; high: its noise doesn't, and fewer patches are enough, as places don't count: parts may lie
@@ -80,14 +83,25 @@ def fit(
 
     normal, anomaly: (n, H, W, 3) uint8 RGB. backbones: forms of one, of which the best is used. The
     weight is (AUROC - 0.5) to the power of POWER, so that a member that finds little counts for
-    little; one below LEAST_SHARE is left out. Copies in other light and place count where there is
-    a head that can learn what they leave as it is: of labels, or of a backbone.
+    little; one below LEAST_SHARE is left out. Copies in other light and place count with labels,
+    and with a backbone that finds as much as without them: filters alone lose defects by them.
     """
-    highest = STRONG if len(anomaly) >= FEWEST_BAD else USUAL if backbones else TAKEN
-    fitted = _fit(Images.of(normal, anomaly, seed, highest), seed, backbones)
-    if highest == TAKEN or any(member.validated.level for member in fitted.members):
-        return fitted
-    return _fit(Images.of(normal, anomaly, seed, TAKEN), seed, backbones)
+    if len(anomaly) >= FEWEST_BAD:
+        return _fit(Images.of(normal, anomaly, seed, STRONG), seed, backbones)
+    still = _fit(Images.of(normal, anomaly, seed, TAKEN), seed, backbones)
+    if not backbones:
+        return still
+    changed = _fit(Images.of(normal, anomaly, seed, USUAL), seed, backbones)
+    has_learned = any(member.validated.level for member in changed.members)
+    return changed if has_learned and _found(changed) >= _found(still) - LOST else still
+
+
+def _found(ensemble: Ensemble) -> float:
+    """Return the share of bad images as taken that are found at the threshold."""
+    scores = Scores(ensemble.normal, ensemble.anomaly, ensemble.synthetic)
+    threshold = placement.threshold_of(placement.fit(scores, placement.USUAL))
+    bad = scores.anomaly if len(scores.anomaly.scores) else scores.synthetic
+    return float((bad.as_taken >= threshold).mean())
 
 
 def _fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor]) -> Ensemble:
