@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-SIDE = 256.0  # pixels of a picture's shorter side, which lengths are told for
+SIDE = 256.0  # pixels of a picture's shorter side, that lengths are given for
 
 
 class Disturbance(NamedTuple):
