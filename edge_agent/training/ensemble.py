@@ -114,7 +114,7 @@ def _fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor]) -> En
         extractors.append((_best(images, backbones, seed), OF_BACKBONE, LEVELS))
     found: List[Tuple[FeatureExtractor, Validated]] = []
     for extractor, options, levels in extractors:
-        evidence = Evidence.of(images, extractor, seed)
+        evidence = Evidence.of(images, extractor)
         found.append((extractor, _validate(evidence, options, seed, levels)))
         if is_labelled:
             found += [(extractor, validate_labelled(evidence, kind, seed)) for kind in LABELLED]
@@ -137,7 +137,7 @@ def _best(images: Images, forms: Sequence[FeatureExtractor], seed: int) -> Featu
         return forms[0]
 
     def merit(form: FeatureExtractor) -> float:
-        evidence = Evidence.of(images, form, seed)
+        evidence = Evidence.of(images, form)
         return _merit(_validate(evidence, OF_BACKBONE, seed, LEVELS))
 
     return max(forms, key=merit)

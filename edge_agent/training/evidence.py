@@ -126,16 +126,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the images show, before anything is fitted.
-
-    patches: (views of good images, m, channels + 2), drawn from each, their place from -1 to 1 at
-    the end.
-    """
+    """What the images show, before anything is fitted."""
 
     normal: Features
     anomaly: Features
     synthetic: Features
-    patches: Floats
 
     @property
     def kinds(self) -> Tuple[Features, Features, Features]:
@@ -143,7 +138,7 @@ class Evidence:
         return self.normal, self.anomaly, self.synthetic
 
     @classmethod
-    def of(cls, images: Images, extractor: FeatureExtractor, seed: int) -> Evidence:
+    def of(cls, images: Images, extractor: FeatureExtractor) -> Evidence:
         """Look at the images through the `extractor`."""
         session = Session(feature_model(images.normal.pixels.shape[1:3], extractor))
         good, bad = (fold_of_parts(len(each.pixels)) for each in (images.normal, images.anomaly))
@@ -155,8 +150,7 @@ class Evidence:
                 (images.synthetic, good),
             )
         )
-        patches = some_patches(normal, np.random.default_rng(seed))
-        return cls(normal, anomaly, synthetic, patches)
+        return cls(normal, anomaly, synthetic)
 
 
 def fold_of_parts(count: int) -> Indices:
@@ -169,7 +163,7 @@ def fold_of_parts(count: int) -> Indices:
 
 
 def some_patches(features: Features, random: np.random.Generator) -> Floats:
-    """Draw the same number of patches from each view."""
+    """Draw (views, m, channels + 2): m patches of each view, their place (-1 to 1) at the end."""
     channels, rows, columns = features.shape
     places = coordinates(rows, columns).reshape(2, -1)
     wanted = min(rows * columns, -(-PLENTY * CANDIDATES // len(features)))
