@@ -48,18 +48,24 @@ class Patches(NamedTuple):
 class FilterBank:
     """Logarithms of the magnitudes of filters, and colours.
 
-    floors: (TEXTURES,), magnitudes well below which count as flat.
+    floors: (TEXTURES,), magnitudes well below which count as flat. levelled: whether each figure
+    is less its mean in the image, so that what changes all of an image, such as other light, counts
+    for little.
     """
 
     channels: ClassVar[int] = CHANNELS
 
     floors: Floats
+    levelled: bool
 
     def append(self, graph: GraphBuilder, rgb: str) -> str:
         """Append RGB planes (N, 3, H, W), 0-255 → features (N, CHANNELS, H/8, W/8)."""
         patches = append_patches(graph, rgb)
         raised = graph.add("Add", patches.textures, graph.constant(self.floors[:, None, None]))
         both = graph.add("Concat", graph.add("Log", raised), patches.colors, axis=1)
+        if self.levelled:
+            means = graph.add("ReduceMean", both, axes=[2, 3], keepdims=1)
+            both = graph.add("Sub", both, means)
         smooth = np.tile(gaussian(3, 0.6), (CHANNELS, 1, 1, 1))
         return graph.conv(graph.pad(both, 1), smooth, group=CHANNELS)
 
