@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -83,21 +83,11 @@ def fit(
     """
     is_labelled = len(anomaly) >= FEWEST_BAD
     images = Images.of(normal, anomaly, seed, STRONG if is_labelled else USUAL)
-    magnitudes = usual_magnitudes(normal)
-    extractors: List[Tuple[Sequence[FeatureExtractor], BankOptions]] = [
-        ([FilterBank(floor * magnitudes, levelled) for levelled in (False, True)], options)
-        for floor, options in FILTER_BANKS
-    ]
-    if backbones:
-        extractors.append((backbones, OF_BACKBONE))
     found: List[Tuple[FeatureExtractor, Validated]] = []
-    for forms, options in extractors:
-        best = _best(images, forms, options, seed)
-        found.append((best.extractor, best.validated))
+    for extractor, evidence, validated in _nearest(images, backbones, seed):
+        found.append((extractor, validated))
         if is_labelled:
-            found += [
-                (best.extractor, validate_labelled(best.evidence, kind, seed)) for kind in LABELLED
-            ]
+            found += [(extractor, validate_labelled(evidence, kind, seed)) for kind in LABELLED]
     merits = np.array([_merit(validated) for _, validated in found])
     has_map = np.array([validated.has_map for _, validated in found])
     least = LEAST_SHARE * min(merits.max(), merits[has_map].max())  # one that has a map is kept
@@ -119,16 +109,31 @@ class _Nearest(NamedTuple):
     validated: Validated
 
 
+def _nearest(
+    images: Images, backbones: Sequence[FeatureExtractor], seed: int
+) -> Iterator[_Nearest]:
+    magnitudes = usual_magnitudes(images.normal.pixels)
+    for floor, options in FILTER_BANKS:
+        yield _best(_filters(images, FilterBank(floor * magnitudes, False)), options, seed)
+    if backbones:
+        seen = ((form, Evidence.of(images, form)) for form in backbones)
+        yield _best(seen, OF_BACKBONE, seed)
+
+
+def _filters(images: Images, plain: FilterBank) -> Iterator[Tuple[FeatureExtractor, Evidence]]:
+    evidence = Evidence.of(images, plain)
+    yield plain, evidence
+    yield replace(plain, levelled=True), evidence.levelled()
+
+
 def _best(
-    images: Images, forms: Sequence[FeatureExtractor], options: BankOptions, seed: int
+    forms: Iterable[Tuple[FeatureExtractor, Evidence]], options: BankOptions, seed: int
 ) -> _Nearest:
     """Return the nearest neighbours that tell most: of one of `forms`, with copies or without."""
-
-    def of(form: FeatureExtractor) -> _Nearest:
-        evidence = Evidence.of(images, form)
-        return _Nearest(form, evidence, validate(evidence, options, seed, TAKEN))
-
-    best = max(map(of, forms), key=lambda each: _auroc(each.validated))
+    best = max(
+        (_Nearest(*form, validate(form[1], options, seed, TAKEN)) for form in forms),
+        key=lambda each: _auroc(each.validated),
+    )
     changed = best._replace(validated=validate(best.evidence, options, seed, USUAL))
     return max(best, changed, key=lambda each: _auroc(each.validated))
 

@@ -63,11 +63,12 @@ class FilterBank:
         patches = append_patches(graph, rgb)
         raised = graph.add("Add", patches.textures, graph.constant(self.floors[:, None, None]))
         both = graph.add("Concat", graph.add("Log", raised), patches.colors, axis=1)
-        if self.levelled:
-            means = graph.add("ReduceMean", both, axes=[2, 3], keepdims=1)
-            both = graph.add("Sub", both, means)
         smooth = np.tile(gaussian(3, 0.6), (CHANNELS, 1, 1, 1))
-        return graph.conv(graph.pad(both, 1), smooth, group=CHANNELS)
+        features = graph.conv(graph.pad(both, 1), smooth, group=CHANNELS)
+        if not self.levelled:
+            return features
+        means = graph.add("ReduceMean", features, axes=[2, 3], keepdims=1)
+        return graph.add("Sub", features, means)
 
 
 def usual_magnitudes(images: NDArray[np.uint8]) -> Floats:

@@ -16,7 +16,7 @@ from edge_agent.training.augmentation import (
     Views,
 )
 from edge_agent.training.ensemble import append_ensemble, fit
-from edge_agent.training.evidence import Features, Images
+from edge_agent.training.evidence import Evidence, Features, Images
 from edge_agent.training.features import BORDER, feature_model
 from edge_agent.training.filter_bank import FilterBank, usual_magnitudes
 from edge_agent.training.graph import IMAGE, GraphBuilder, Session
@@ -82,6 +82,18 @@ def test_features_computed_whenever_needed_are_those_that_were_kept(
     some = kept.folds == 2
     np.testing.assert_allclose(again.some(some).all(), kept.all()[some], atol=1e-5)
     assert len(again.at_most(9)) == 9
+
+
+def test_what_changes_all_of_an_image_counts_for_nothing_in_levelled_features() -> None:
+    made = Images.of(images(12), images(0), 0, TAKEN)
+    magnitudes = usual_magnitudes(made.normal.pixels)
+    plain, levelled = (FilterBank(magnitudes, each) for each in (False, True))
+    features = Evidence.of(made, plain).levelled().normal.all()
+    np.testing.assert_allclose(
+        features, Evidence.of(made, levelled).normal.all(), rtol=0.0, atol=1e-5
+    )
+    brighter = Session(feature_model(SIZE, levelled)).run_all(IMAGE, images(12) + np.uint8(10))
+    assert np.abs(brighter["features"] - features).mean() < 0.05 * np.abs(features).mean()
 
 
 def test_a_part_and_all_its_copies_are_in_one_fold() -> None:
