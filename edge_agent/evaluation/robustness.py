@@ -47,6 +47,7 @@ REMEDIES = {
     "brightness": _LIGHT,
     "contrast": _LIGHT,
     "white balance": _LIGHT,
+    "side light": _LIGHT,
     "shift": _PLACE,
     "rotation": _PLACE,
     "scale": _PLACE,

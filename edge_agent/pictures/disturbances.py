@@ -50,6 +50,16 @@ def _white_balance(pixels: Pixels, percent: float, random: np.random.Generator) 
     return _clipped(np.multiply(pixels, factors, dtype=np.float32))
 
 
+def _side_light(pixels: Pixels, percent: float, random: np.random.Generator) -> Pixels:
+    """Lighter on one side and darker on the other, by as much."""
+    height, width = pixels.shape[:2]
+    angle = random.uniform(0.0, 2.0 * np.pi)
+    y: NDArray[np.float32] = np.linspace(-np.sin(angle), np.sin(angle), height, dtype=np.float32)
+    x: NDArray[np.float32] = np.linspace(-np.cos(angle), np.cos(angle), width, dtype=np.float32)
+    across = np.clip(y[:, None] + x, -1.0, 1.0)[..., None]
+    return _clipped(pixels * (1.0 + np.float32(percent / 100.0) * across))
+
+
 def _shift(pixels: Pixels, length: float, random: np.random.Generator) -> Pixels:
     angle = random.uniform(0.0, 2.0 * np.pi)
     length *= _scale(pixels)
@@ -93,6 +103,7 @@ DISTURBANCES = (
     Disturbance("brightness", "±{} %", (5, 10, 20), _brightness),
     Disturbance("contrast", "±{} %", (5, 10, 20), _contrast),
     Disturbance("white balance", "±{} %", (3, 6, 12), _white_balance),
+    Disturbance("side light", "±{} %", (5, 10, 20), _side_light),
     Disturbance("shift", "{} px of 256", (1, 2, 4), _shift),
     Disturbance("rotation", "±{}°", (1, 3, 5), _rotation),
     Disturbance("scale", "±{} %", (1, 3, 5), _size),

@@ -259,7 +259,7 @@ def test_the_command_writes_the_rows_as_json(
     assert "robustness" not in json.loads(capsys.readouterr().out)
     assert main(["evaluate", str(model), str(folder), "--json", "--robustness"]) == 0
     figures: Dict[str, List[Dict[str, object]]] = json.loads(capsys.readouterr().out)
-    assert len(figures["robustness"]) == 31
+    assert len(figures["robustness"]) == 34
     assert figures["robustness"][0]["disturbance"] == "as taken"
     assert set(figures["robustness"][4]) == {
         "disturbance", "strength", "change", "overkill", "overkill_rise", "escape", "escape_rise",

@@ -77,6 +77,15 @@ def test_brightness_and_contrast_change_by_a_share() -> None:
         assert abs(contrast.std() / before.std() - 1.0) == pytest.approx(0.1, abs=0.01)
 
 
+def test_side_light_leaves_the_middle_and_changes_the_sides() -> None:
+    even = np.full((101, 101, 3), 100, np.uint8)
+    for seed in DIRECTIONS:
+        lit = changed("side light", 10, even, seed).astype(float)
+        assert lit[50, 50].tolist() == [100.0] * 3
+        assert (lit.max(), lit.min()) == (110.0, 90.0)
+        np.testing.assert_allclose(lit + lit[::-1, ::-1], 200.0, atol=1.0)
+
+
 def test_values_end_at_black_and_white() -> None:
     bright = np.full((64, 64, 3), 250, np.uint8)
     assert {int(changed("brightness", 20, bright, seed).max()) for seed in DIRECTIONS} == {200, 255}
