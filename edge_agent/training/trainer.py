@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
@@ -16,6 +15,7 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ALL, ManifestOptions
 from edge_agent.evaluation.labelled import LabelledImages
+from edge_agent.evaluation.steps import Steps
 from edge_agent.manifest import (
     GREY_BAND_FILE,
     MODEL_FILE,
@@ -42,16 +42,15 @@ from edge_agent.training import (
     graph,
     package,
     placement,
+    robustness_file,
 )
 from edge_agent.training.backbones import BackboneOptions
 from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
-from edge_agent.training.evidence import Images
 from edge_agent.training.features import STRIDE
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
 from edge_agent.training.placement import Placed, Scores, Wanted
-from edge_agent.training.steps import Steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,8 +90,8 @@ def train(
     in files of 16 bits a channel; None: by the highest value in them. backbone: what helps the
     filter bank. wanted: where the threshold is to lie. test: images that the model will be tested
     with, of which none should be among those trained on; None: the folder test/ beside a folder
-    train/. The same images, seed and libraries give the same model.onnx. Tables say what misleads,
-    and what is left out. Raises InvalidConfiguration: what cannot be used.
+    train/. The same images, seed and libraries give the same package, byte for byte. Tables say
+    what misleads, and what is left out. Raises InvalidConfiguration: what cannot be used.
     """
     began = time.monotonic()
     graph.check_libraries()
@@ -112,8 +111,7 @@ def train(
     pictures = (normal, anomaly, Pictures.load(tested.paths, spec, tested, steps))
     findings.report(findings.LabelledPictures(source, *pictures, reader.left_out), progress)
     with steps.during("Training"):
-        images = Images.of(normal.pixels, anomaly.pixels, np.random.default_rng(seed))
-        fitted = ensemble.fit(images, seed, helped.forms)
+        fitted = ensemble.fit(normal.pixels, anomaly.pixels, seed, helped.forms)
     placed = placement.place(Scores(fitted.normal, fitted.anomaly, fitted.synthetic), wanted, seed)
     used = helped.remark_of([member.extractor for member in fitted.members])
     for remark in (used, *_remarks(read, fitted), *placed.remarks()):
@@ -121,7 +119,11 @@ def train(
     model = build_model(fitted, (spec.height, spec.width), task)
     manifest = _manifest(source, name, version, task, read, fitted, placed, model)
     candidates = golden.candidates(normal.pixels, anomaly.pixels, seed)
-    manifest, files = _with_golden(manifest, model, candidates, Quartiles.of(fitted.normal))
+    quartiles = Quartiles.of(fitted.normal.as_taken)
+    manifest, files = _with_golden(manifest, model, candidates, quartiles)
+    trained = LabelledImages(normal.paths, anomaly.paths)
+    unseen = dataset.labelled_test(source, test, options)
+    manifest, files = robustness_file.added(manifest, files, trained, unseen, progress, steps)
     package.write(out, manifest, files)
     progress(f"{out}: {len(model) / 1e6:.1f} MB, {time.monotonic() - began:.1f} s")
     for line in listing.table((*found.left_out, *reader.left_out)):
@@ -173,7 +175,6 @@ def _manifest(
         name=name,
         version=version,
         description=f"Trained on {read.counts}",
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         trained_by=f"edge-agent {__version__}",
         source_digest=dataset.digest(read.normal.paths, read.anomaly.paths, source),
         task=task,
@@ -222,9 +223,10 @@ def safe_name(source: Path) -> str:
 def _remarks(read: _Read, fitted: Ensemble) -> Iterator[str]:
     """Yield what the user should know of the images, and how well they are ranked."""
     if len(read.anomaly):
-        yield f"Cross-validated AUROC {metrics.auroc(fitted.normal, fitted.anomaly):.3f}"
+        auroc = metrics.auroc(fitted.normal.as_taken, fitted.anomaly.as_taken)
+        yield f"Cross-validated AUROC {auroc:.3f}"
     yield from read.reader.remarks
-    yield from dataset.product_warnings(read.normal.paths, fitted.normal)
+    yield from dataset.product_warnings(read.normal.paths, fitted.normal.as_taken)
 
 
 def _with_golden(
@@ -246,8 +248,8 @@ def _statistics(
     fitted: Ensemble, decided: Calibration, normal: Pictures, reader: PictureReader
 ) -> Statistics:
     return Statistics(
-        normal_scores=_histogram(calibration.apply(decided, fitted.normal)),
-        anomaly_scores=_histogram(calibration.apply(decided, fitted.anomaly)),
+        normal_scores=_histogram(calibration.apply(decided, fitted.normal.as_taken)),
+        anomaly_scores=_histogram(calibration.apply(decided, fitted.anomaly.as_taken)),
         brightness=normal.range_of("brightness"),
         sharpness=normal.range_of("sharpness"),
         image_bits=reader.bits,

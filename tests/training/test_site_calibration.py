@@ -15,6 +15,7 @@ from edge_agent.runtime.models import golden_check
 from edge_agent.runtime.packages.package import Package
 from edge_agent.training import calibration, site_calibration
 from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
+from edge_agent.training.robustness_file import ROBUSTNESS_FILE
 from tests.training import pictures
 
 
@@ -67,6 +68,20 @@ def test_the_new_version_knows_the_light_of_the_site_and_keeps_the_graph(
     assert new.manifest.statistics.brightness[0] > old.manifest.statistics.brightness[1]
     assert new.manifest.statistics.normal_scores is not None
     assert sum(new.manifest.statistics.normal_scores.counts) == 20
+
+
+def test_the_robustness_of_the_old_threshold_is_not_that_of_the_new_one(
+    package: Path, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "calibrated"
+    assert main(["calibrate", str(package), str(site / "good"), "--out", str(out)]) == 0
+    assert "`edge-agent evaluate --robustness` judges it" in capsys.readouterr().out
+    before, after = (
+        {entry.path for entry in Package(each).manifest.files} for each in (package, out)
+    )
+    assert {path for path in before - after if not path.startswith("golden/")} == {ROBUSTNESS_FILE}
+    assert not (out / ROBUSTNESS_FILE).exists()
+    assert evaluate(out, site).missed == 0
 
 
 def test_few_pictures_are_refused(
