@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,19 +23,30 @@ from rich.table import Table
 from edge_agent.evaluation import metrics
 from edge_agent.training import scoreboard
 from edge_agent.training.scoreboard import Score, Way
+from scripts.peers import process
 from scripts.peers.anomalib.methods import METHODS
 
 WAYS = scoreboard.WAYS[:2]  # of ours, those without labels: anomalib learns from good images alone
 REPOSITORY = Path(__file__).parents[2]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 QUIET = {"TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
-WITHIN_S = 3 * 3600.0  # for one set and method
+# PatchCore keeps a small tensor of each step between large ones that it frees. glibc would take new
+# memory for each large one, 20 GB for 23 images; so it gives large ones back, see mallopt(3).
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+POLL_S = 0.2
 UNTIMED_RUNS, RUNS = 10, 100
 NOTE = (
     "anomalib learns from four fifths of the good images; the others and the bad ones place its "
     "threshold. Ours has all good ones and no bad ones. train s, CPU s: until there is a model to "
     "serve. ms: the ONNX graph alone on one thread, median. MB: what the device needs."
 )
+
+
+class Limits(NamedTuple):
+    """What the training of one model, and the scores of its test images, may take."""
+
+    minutes: float
+    gigabytes: float  # of 10^9 bytes
 
 
 class Row(NamedTuple):
@@ -49,17 +60,21 @@ class Row(NamedTuple):
     @property
     def cells(self) -> Tuple[str, ...]:
         """As scoreboard.COLUMNS has them."""
-        return (self.images, self.method, *(self.score.cells if self.score else ("failed",)))
+        return (
+            self.images,
+            self.method,
+            *(self.score.cells if self.score else (self.reason.split(":")[0],)),
+        )
 
 
-def rows(images: Path, python: Path) -> Iterator[Row]:
+def rows(images: Path, python: Path, limits: Limits) -> Iterator[Row]:
     """Train and test each of WAYS and, with the interpreter that has anomalib, each of METHODS."""
     for way in WAYS:
         with tempfile.TemporaryDirectory() as folder:
             yield ours(images, Path(folder) / "package", way)
     for method in METHODS:
         with tempfile.TemporaryDirectory() as folder:
-            yield anomalibs(images, Path(folder), method, python)
+            yield anomalibs(images, Path(folder), method, python, limits)
 
 
 def ours(images: Path, package: Path, way: Way) -> Row:
@@ -69,23 +84,31 @@ def ours(images: Path, package: Path, way: Way) -> Row:
     return Row(images.name, f"ours, {way.name}", in_graph)
 
 
-def anomalibs(images: Path, folder: Path, method: str, python: Path) -> Row:
+def anomalibs(images: Path, folder: Path, method: str, python: Path, limits: Limits) -> Row:
     """Train and test a model of anomalib's in a process of its own, which works in `folder`."""
     command = [str(python), "-m", "scripts.peers.anomalib.training", str(images.resolve())]
-    done = subprocess.run(
-        [*command, method, str(folder)],
-        cwd=REPOSITORY,
-        env={**os.environ, **OFFLINE, **QUIET},
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-        check=False,
-    )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:]
-        return Row(images.name, method, reason=" ".join([f"exit code {done.returncode}:", *last]))
+    log = folder / "log"
+    with process.running(
+        [*command, method, str(folder)], REPOSITORY, {**OFFLINE, **QUIET, **ALLOCATOR}, log
+    ) as training:
+        reason = failure(training, log, limits)
+    if reason:
+        return Row(images.name, method, reason=reason)
     found = json.loads((folder / "result.json").read_text())
     return Row(images.name, method, score_of(found, folder / "weights" / "onnx"))
+
+
+def failure(training: subprocess.Popen[bytes], log: Path, limits: Limits) -> str:
+    """Wait for the end of a training; return why it has no result, "": it has one."""
+    deadline = time.monotonic() + 60.0 * limits.minutes
+    while training.poll() is None:
+        if process.usage(training.pid).memory_mib * 2**20 > limits.gigabytes * 1e9:
+            return f"over {limits.gigabytes:g} GB"
+        if time.monotonic() > deadline:
+            return f"over {limits.minutes:g} min"
+        time.sleep(POLL_S)
+    last = log.read_text(errors="replace").strip().splitlines()[-1:]
+    return " ".join(["failed:", *last]) if training.returncode else ""
 
 
 def score_of(found: Mapping[str, Any], exported: Path) -> Score:
@@ -104,7 +127,10 @@ def score_of(found: Mapping[str, Any], exported: Path) -> Score:
 
 
 def graph_ms(model: Path) -> float:
-    """Return the median time of one image in a graph, on one thread of onnxruntime."""
+    """Return the median time that one thread of onnxruntime computes on one image.
+
+    A thread's own time, which others on the machine don't lengthen.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -114,33 +140,39 @@ def graph_ms(model: Path) -> float:
     image = pixels if entry.type == "tensor(uint8)" else (pixels / 255.0).astype(np.float32)
     times_ms: List[float] = []
     for _ in range(UNTIMED_RUNS + RUNS):
-        began = time.perf_counter()
+        began_s = time.thread_time()
         session.run(None, {entry.name: image})
-        times_ms.append(1000.0 * (time.perf_counter() - began))
+        times_ms.append(1000.0 * (time.thread_time() - began_s))
     return float(np.median(times_ms[UNTIMED_RUNS:]))
 
 
 def main() -> int:
-    """Print a line of the table when it is there, then the table; 1 when a training failed."""
+    """Print a line of the table when it is there, then the table; 1 when a line has no score."""
     parser = argparse.ArgumentParser(prog="scripts/auroc --anomalib", description=__doc__)
     parser.add_argument("data", type=Path, help="folder of sets of images")
     parser.add_argument("python", type=Path, help="interpreter that has anomalib")
     parser.add_argument("sets", nargs="*", help="names of sets (default: all)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="limit for one of anomalib's")
+    parser.add_argument("--gigabytes", type=float, default=8.0, help="and of its memory")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leaves no training behind
+    limits = Limits(arguments.minutes, arguments.gigabytes)
+    known = [images.name for images in scoreboard.sets(arguments.data)]
+    for name in arguments.sets:
+        if name not in known:
+            parser.error(f"There is no set {name} in {arguments.data}, but {', '.join(known)}.")
     table = Table(*scoreboard.COLUMNS, padding=(0, 0))
     progress = Console(stderr=True, highlight=False)
-    failures = 0
-    for images in scoreboard.sets(arguments.data):
-        if arguments.sets and images.name not in arguments.sets:
-            continue
-        for row in rows(images, arguments.python):
+    missing = 0
+    for name in arguments.sets or known:
+        for row in rows(arguments.data / name, arguments.python, limits):
             progress.print("  ".join(row.cells), row.reason, markup=False, soft_wrap=True)
             table.add_row(*row.cells)
-            failures += bool(row.reason)
+            missing += row.score is None
     console = Console()
     console.print(table)
     console.print(NOTE, highlight=False)
-    return int(failures > 0)
+    return int(missing > 0)
 
 
 if __name__ == "__main__":

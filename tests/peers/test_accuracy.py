@@ -9,6 +9,7 @@ import pytest
 
 from edge_agent.training import scoreboard
 from scripts.peers import accuracy
+from scripts.peers.accuracy import Limits
 from scripts.peers.anomalib.methods import METHODS
 from tests.fakes import micro
 from tests.training import pictures
@@ -43,6 +44,49 @@ def test_scores_threshold_and_files_of_a_model_make_its_line(tmp_path: Path) -> 
     assert (named["train s"], named["CPU s"], named["MB"]) == ("12.0", "20.0", "2.0")
 
 
+# Stands in for the interpreter that has anomalib: it only does what a training does to the machine.
+FAKE = """#!{python}
+import os, sys, time
+from pathlib import Path
+*_, images, method, folder = sys.argv
+Path(images, "pid").write_text(str(os.getpid()))
+memory = bytearray({allocated})
+time.sleep({seconds})
+sys.exit("It broke.")
+"""
+
+
+@pytest.mark.parametrize(
+    ("allocated", "seconds", "limits", "reason"),
+    [
+        (300_000_000, 600, Limits(minutes=10, gigabytes=0.2), "over 0.2 GB"),
+        (1, 600, Limits(minutes=0.005, gigabytes=8), "over 0.005 min"),
+        (1, 0, Limits(minutes=10, gigabytes=8), "failed: It broke."),
+    ],
+)
+def test_a_training_without_a_result_is_named_and_gone(
+    allocated: int, seconds: int, limits: Limits, reason: str, tmp_path: Path
+) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(FAKE.format(python=sys.executable, allocated=allocated, seconds=seconds))
+    fake.chmod(0o755)
+    row = accuracy.anomalibs(tmp_path, tmp_path, "PaDiM", fake, limits)
+    assert (row.score, row.reason) == (None, reason)
+    assert row.cells[-1] == reason.split(":")[0]
+    pid = tmp_path / "pid"
+    assert not (pid.exists() and Path("/proc", pid.read_text()).exists())
+
+
+def test_an_unknown_set_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures.write(tmp_path / "plates" / "test", normal=1)
+    monkeypatch.setattr(sys, "argv", ["accuracy", str(tmp_path), sys.executable, "plate"])
+    with pytest.raises(SystemExit):
+        accuracy.main()
+    assert f"no set plate in {tmp_path}, but plates." in capsys.readouterr().err
+
+
 def test_ours_are_measured_and_a_training_that_fails_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,6 +94,7 @@ def test_ours_are_measured_and_a_training_that_fails_is_named(
     pictures.write(tmp_path / "plates" / "test", normal=3, anomaly=3, first_seed=100)
     pictures.write(tmp_path / "left_out" / "test", normal=1)
     monkeypatch.setattr(sys, "argv", ["accuracy", str(tmp_path), sys.executable, "plates"])
+    monkeypatch.setattr(accuracy, "WAYS", accuracy.WAYS[:1])  # the fast one
     assert accuracy.main() == 1
     printed = capsys.readouterr()
     lines = printed.err.splitlines()

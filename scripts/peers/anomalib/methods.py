@@ -16,13 +16,14 @@ class Method(NamedTuple):
 
     model: str
     layers: Tuple[str, ...]
-    options: Dict[str, int]
+    options: Dict[str, float]
 
 
-# Of a ResNet, anomalib takes the layers with a value for 8 and 16 pixels each way for PatchCore,
-# and for 4, 8 and 16 for PaDiM, of whose channels it keeps 100.
+_PADIM = ("blocks.1", "blocks.2", "blocks.4")  # of a ResNet, anomalib takes those of 4, 8 and 16
+_PATCHCORE = ("blocks.2", "blocks.4")  # and those of 8 and 16
+
 METHODS = {
-    "PatchCore": Method("Patchcore", ("blocks.2", "blocks.4"), {}),
-    "PaDiM": Method("Padim", ("blocks.1", "blocks.2", "blocks.4"), {"n_features": 100}),
-    "PaDiM, our layers": Method("Padim", ("blocks.2", "blocks.4"), {"n_features": 100}),
+    "PaDiM": Method("Padim", _PADIM, {"n_features": 100}),  # channels, as of a ResNet-18
+    "PatchCore": Method("Patchcore", _PATCHCORE, {}),  # keeps 10 % of the patches
+    "PatchCore 1 %": Method("Patchcore", _PATCHCORE, {"coreset_sampling_ratio": 0.01}),
 }
