@@ -31,14 +31,16 @@ REPOSITORY = Path(__file__).parents[2]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 QUIET = {"TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
 # PatchCore keeps a small tensor of each step between large ones that it frees. glibc would take new
-# memory for each large one, 20 GB for 23 images; so it gives large ones back, see mallopt(3).
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+# memory for each large one, 20 GB for 23 images; so it gives large ones back, see mallopt(3), and
+# PyTorch asks for huge pages, or fresh memory would take half of each step.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "THP_MEM_ALLOC_ENABLE": "1"}
 POLL_S = 0.2
 UNTIMED_RUNS, RUNS = 10, 100
 NOTE = (
     "anomalib learns from four fifths of the good images; the others and the bad ones place its "
     "threshold. Ours has all good ones and no bad ones. train s, CPU s: until there is a model to "
-    "serve. ms: the ONNX graph alone on one thread, median. MB: what the device needs."
+    "serve. ms: the ONNX graph alone on one thread, of its own time, median. MB: what the device "
+    "needs. over: more than anomalib's training and scores may take."
 )
 
 
@@ -152,9 +154,9 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="folder of sets of images")
     parser.add_argument("python", type=Path, help="interpreter that has anomalib")
     parser.add_argument("sets", nargs="*", help="names of sets (default: all)")
-    parser.add_argument("--minutes", type=float, default=60.0, help="limit for one of anomalib's")
-    parser.add_argument("--gigabytes", type=float, default=8.0, help="and of its memory")
-    arguments = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=60.0, help="for one of anomalib's models")
+    parser.add_argument("--gigabytes", type=float, default=8.0, help="of memory for it")
+    arguments = parser.parse_intermixed_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leaves no training behind
     limits = Limits(arguments.minutes, arguments.gigabytes)
     known = [images.name for images in scoreboard.sets(arguments.data)]

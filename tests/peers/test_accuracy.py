@@ -50,7 +50,7 @@ import os, sys, time
 from pathlib import Path
 *_, images, method, folder = sys.argv
 Path(images, "pid").write_text(str(os.getpid()))
-memory = bytearray({allocated})
+memory = b"x" * {allocated}
 time.sleep({seconds})
 sys.exit("It broke.")
 """
