@@ -46,10 +46,6 @@ class Quartiles(NamedTuple):
         """Serialise for QUARTILES_FILE."""
         return (json.dumps(self._asdict()) + "\n").encode()
 
-    def in_logits(self, calibration: Calibration) -> Quartiles:
-        """Return what the sigmoid takes, of the same images."""
-        return Quartiles(*(calibration.scale * each + calibration.shift for each in self))
-
 
 def from_normals(normal: Floats, synthetic: Floats) -> Calibration:
     """Place the threshold by the raw scores of unseen good images and any artificial defects.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from edge_agent.evaluation import metrics
-from edge_agent.training import placement
 from edge_agent.training.augmentation import STRONG, TAKEN, USUAL
 from edge_agent.training.evidence import Evidence, Images
 from edge_agent.training.features import STRIDE, FeatureExtractor, append_image
@@ -16,7 +15,6 @@ from edge_agent.training.filter_bank import FilterBank, usual_magnitudes
 from edge_agent.training.graph import GraphBuilder, Size
 from edge_agent.training.head import BankOptions
 from edge_agent.training.labelled_heads import PatchHead, PooledHead
-from edge_agent.training.placement import Scores
 from edge_agent.training.sample import Sample
 from edge_agent.training.validation import Validated, validate, validate_labelled
 
@@ -30,9 +28,6 @@ ENLARGE = 2  # the map against the grid of patches, each way
 POWER = 8  # of the AUROC above chance, for the weight
 LEAST_SHARE = 0.25  # of the highest weight, for a member that is worth its time
 FEWEST_BAD = 8  # images, for heads that learn from them
-# Of copies that nearest neighbours may know; filters, and stronger copies, would hide defects.
-LEVELS = (TAKEN, USUAL)
-LOST = 0.05  # of the share of defects found, at most, for verdicts that hold still
 LABELLED = (PooledHead, PatchHead)
 # Shares of a texture's usual magnitude, well below which it counts as flat. Low: faint texture
 # shows; high: its noise doesn't, and fewer patches are enough, as places don't count: parts may lie
@@ -83,39 +78,14 @@ def fit(
 
     normal, anomaly: (n, H, W, 3) uint8 RGB. backbones: forms of one, of which the best is used. The
     weight is (AUROC - 0.5) to the power of POWER, so that a member that finds little counts for
-    little; one below LEAST_SHARE is left out. Copies in other light and place count with labels,
-    and with a backbone that finds as much as without them: filters alone lose defects by them.
+    little; one below LEAST_SHARE is left out. What is validated are images as taken and in other
+    light, place and focus.
     """
-    if len(anomaly) >= FEWEST_BAD:
-        return _fit(Images.of(normal, anomaly, seed, STRONG), seed, backbones)
-    still = _fit(Images.of(normal, anomaly, seed, TAKEN), seed, backbones)
-    if not backbones:
-        return still
-    changed = _fit(Images.of(normal, anomaly, seed, USUAL), seed, backbones)
-    has_learned = any(member.validated.level for member in changed.members)
-    return changed if has_learned and _found(changed) >= _found(still) - LOST else still
-
-
-def _found(ensemble: Ensemble) -> float:
-    """Return the share of bad images as taken that are found at the threshold."""
-    scores = Scores(ensemble.normal, ensemble.anomaly, ensemble.synthetic)
-    threshold = placement.threshold_of(placement.fit(scores, placement.USUAL))
-    bad = scores.anomaly if len(scores.anomaly.scores) else scores.synthetic
-    return float((bad.as_taken >= threshold).mean())
-
-
-def _fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor]) -> Ensemble:
-    is_labelled = len(images.anomaly.pixels) >= FEWEST_BAD
-    magnitudes = usual_magnitudes(images.normal.pixels)
-    extractors: List[Tuple[FeatureExtractor, BankOptions, Sequence[int]]] = [
-        (FilterBank(floor * magnitudes), options, (TAKEN,)) for floor, options in FILTER_BANKS
-    ]
-    if backbones:
-        extractors.append((_best(images, backbones, seed), OF_BACKBONE, LEVELS))
+    is_labelled = len(anomaly) >= FEWEST_BAD
+    images = Images.of(normal, anomaly, seed, STRONG if is_labelled else USUAL)
     found: List[Tuple[FeatureExtractor, Validated]] = []
-    for extractor, options, levels in extractors:
-        evidence = Evidence.of(images, extractor)
-        found.append((extractor, _validate(evidence, options, seed, levels)))
+    for extractor, evidence, validated in _nearest(images, backbones, seed):
+        found.append((extractor, validated))
         if is_labelled:
             found += [(extractor, validate_labelled(evidence, kind, seed)) for kind in LABELLED]
     merits = np.array([_merit(validated) for _, validated in found])
@@ -131,23 +101,41 @@ def _fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor]) -> En
     )
 
 
-def _best(images: Images, forms: Sequence[FeatureExtractor], seed: int) -> FeatureExtractor:
-    """Return the one whose nearest neighbours tell most."""
-    if len(forms) == 1:
-        return forms[0]
+class _Nearest(NamedTuple):
+    """Nearest neighbours in one form of features, and what these showed."""
 
-    def merit(form: FeatureExtractor) -> float:
-        evidence = Evidence.of(images, form)
-        return _merit(_validate(evidence, OF_BACKBONE, seed, LEVELS))
-
-    return max(forms, key=merit)
+    extractor: FeatureExtractor
+    evidence: Evidence
+    validated: Validated
 
 
-def _validate(
-    evidence: Evidence, options: BankOptions, seed: int, levels: Sequence[int]
-) -> Validated:
-    """Return nearest neighbours among good images and copies up to the level that tells most."""
-    return max((validate(evidence, options, seed, level) for level in levels), key=_auroc)
+def _nearest(
+    images: Images, backbones: Sequence[FeatureExtractor], seed: int
+) -> Iterator[_Nearest]:
+    magnitudes = usual_magnitudes(images.normal.pixels)
+    for floor, options in FILTER_BANKS:
+        yield _best(_filters(images, FilterBank(floor * magnitudes, False)), options, seed)
+    if backbones:
+        seen = ((form, Evidence.of(images, form)) for form in backbones)
+        yield _best(seen, OF_BACKBONE, seed)
+
+
+def _filters(images: Images, plain: FilterBank) -> Iterator[Tuple[FeatureExtractor, Evidence]]:
+    evidence = Evidence.of(images, plain)
+    yield plain, evidence
+    yield replace(plain, levelled=True), evidence.levelled()
+
+
+def _best(
+    forms: Iterable[Tuple[FeatureExtractor, Evidence]], options: BankOptions, seed: int
+) -> _Nearest:
+    """Return the nearest neighbours that tell most: of one of `forms`, with copies or without."""
+    best = max(
+        (_Nearest(*form, validate(form[1], options, seed, TAKEN)) for form in forms),
+        key=lambda each: _auroc(each.validated),
+    )
+    changed = best._replace(validated=validate(best.evidence, options, seed, USUAL))
+    return max(best, changed, key=lambda each: _auroc(each.validated))
 
 
 def _auroc(validated: Validated) -> float:

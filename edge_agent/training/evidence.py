@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Callable, Iterator, Tuple
 
 import numpy as np
@@ -101,6 +101,16 @@ class Features:
             lambda indices: self.compute(chosen[indices]),
         )
 
+    def levelled(self) -> Features:
+        """Return them less their mean over each view."""
+
+        def compute(indices: Indices) -> Floats:
+            features = self.compute(indices)
+            means: Floats = features.mean(axis=(2, 3), keepdims=True)
+            return np.asarray(features - means, np.float32)
+
+        return replace(self, compute=compute)
+
     def at_most(self, count: int) -> Features:
         """Return all, or `count` of them evenly chosen."""
         if len(self) <= count:
@@ -151,6 +161,10 @@ class Evidence:
             )
         )
         return cls(normal, anomaly, synthetic)
+
+    def levelled(self) -> Evidence:
+        """Return the same of features less their mean over each view."""
+        return Evidence(*(each.levelled() for each in self.kinds))
 
 
 def fold_of_parts(count: int) -> Indices:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 STRIDE = 8  # pixels of the input per patch, each way
-BORDER = 1  # pixel of the input that is not looked at: cameras have dead columns at their edges
+BORDER = 3  # pixels of the input that are not looked at: cameras have dead columns at their edges
 
 
 class FeatureExtractor(Protocol):

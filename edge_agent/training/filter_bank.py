@@ -48,12 +48,15 @@ class Patches(NamedTuple):
 class FilterBank:
     """Logarithms of the magnitudes of filters, and colours.
 
-    floors: (TEXTURES,), magnitudes well below which count as flat.
+    floors: (TEXTURES,), magnitudes well below which count as flat. levelled: whether each figure
+    is less its mean in the image, so that what changes all of an image, such as other light, counts
+    for little.
     """
 
     channels: ClassVar[int] = CHANNELS
 
     floors: Floats
+    levelled: bool
 
     def append(self, graph: GraphBuilder, rgb: str) -> str:
         """Append RGB planes (N, 3, H, W), 0-255 → features (N, CHANNELS, H/8, W/8)."""
@@ -61,7 +64,11 @@ class FilterBank:
         raised = graph.add("Add", patches.textures, graph.constant(self.floors[:, None, None]))
         both = graph.add("Concat", graph.add("Log", raised), patches.colors, axis=1)
         smooth = np.tile(gaussian(3, 0.6), (CHANNELS, 1, 1, 1))
-        return graph.conv(graph.pad(both, 1), smooth, group=CHANNELS)
+        features = graph.conv(graph.pad(both, 1), smooth, group=CHANNELS)
+        if not self.levelled:
+            return features
+        means = graph.add("ReduceMean", features, axes=[2, 3], keepdims=1)
+        return graph.add("Sub", features, means)
 
 
 def usual_magnitudes(images: NDArray[np.uint8]) -> Floats:

@@ -1,14 +1,15 @@
-"""Fits a trained package to the site: what good pictures score there becomes what they scored.
+"""Fits a trained package to the site, by the scores of good pictures taken there.
 
-A new camera position or lamp moves and stretches all scores. Median and spread of the site's good
-pictures are laid on those that training saw, so that the threshold stands where it stood among
-them. The graph stays as it is.
+A new camera position or lamp moves and stretches the scores of good pictures, and those of bad ones
+less, as a defect is the worst place whatever is around it. So the threshold moves as little as it
+must. The graph stays as it is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating]
 
 FEWEST = 10  # good pictures
-LEAST_STRETCH, MOST_STRETCH = 0.2, 1.5  # a few pictures that look alike don't narrow the scale much
+STRETCHES = (0.2, 1.5)  # of the scale: a few pictures that look alike don't narrow it much
 LEAST_SPREAD = 1e-3  # between quartiles
+# From the median, in spreads between quartiles, where 95 % of good pictures lie below.
+END = NormalDist().inv_cdf(0.95) / (2.0 * NormalDist().inv_cdf(0.75))
 DRAWS = 200  # of the bootstrap
 COPIES = (".overlay.jpg", ".mask.png")  # beside the frames that the agent keeps
 
@@ -72,7 +75,7 @@ def fit(source: Path, good: Sequence[Path], reader: PictureReader) -> SiteCalibr
             f"{len(pictures)} good pictures can be used; calibrating needs {FEWEST} or more, "
             f"better 20 to 50. {listing.sentence(reader.left_out)}".rstrip()
         )
-    raw = _scores(source, manifest, pictures.paths, reader)
+    raw, before = _judged(source, manifest, pictures.paths, reader)
     fitted = moved(decided, raw, usual)
     threshold = manifest.decision.threshold
     band = _band(manifest, decided, fitted, raw, usual)
@@ -99,7 +102,7 @@ def fit(source: Path, good: Sequence[Path], reader: PictureReader) -> SiteCalibr
     kept = {entry.path for entry in manifest.files} - {each.image for each in manifest.golden}
     kept.discard(ROBUSTNESS_FILE)  # of the old threshold
     files = {**{path: opened.read(path) for path in sorted(kept)}, **images}
-    files[QUARTILES_FILE] = _unscaled(usual.in_logits(decided), fitted).to_json()
+    files[QUARTILES_FILE] = Quartiles.of(raw).to_json()
     if band is not None:
         files[GREY_BAND_FILE] = (band.model_dump_json() + "\n").encode()
     entries = tuple(FileEntry.of(path, content) for path, content in files.items())
@@ -107,7 +110,7 @@ def fit(source: Path, good: Sequence[Path], reader: PictureReader) -> SiteCalibr
         changed.model_copy(update={"golden": samples, "files": entries}),
         files,
         len(raw),
-        int((calibration.apply(decided, raw) >= threshold).sum()),
+        before,
         int((scores >= threshold).sum()),
     )
 
@@ -127,17 +130,20 @@ def good_pictures(sources: Sequence[Path]) -> Tuple[Path, ...]:
 
 
 def moved(decided: Calibration, raw: Floats, usual: Quartiles) -> Calibration:
-    """Return the sigmoid that gives the site's good pictures the scores that training gave.
+    """Return the sigmoid for the site, which gives its typical good picture the usual score.
 
+    Its threshold is the middle one of three: the training's; one as far from the site's good
+    pictures, in quartiles, as that was from the training's; and where the site's end.
     raw: (n,) of the site's good pictures, as the graph gives them; usual: of the training's.
     """
-    here, there = Quartiles.of(raw).in_logits(decided), usual.in_logits(decided)
-    spreads = [max(each.high - each.low, LEAST_SPREAD) for each in (there, here)]
-    stretch = float(np.clip(spreads[0] / spreads[1], LEAST_STRETCH, MOST_STRETCH))
-    return Calibration(
-        scale=stretch * decided.scale,
-        shift=stretch * (decided.shift - here.middle) + there.middle,
-    )
+    here, before = Quartiles.of(raw), placement.threshold_of(decided)
+    spreads = [max(each.high - each.low, LEAST_SPREAD) for each in (usual, here)]
+    away = before - usual.middle
+    as_far = here.middle + away / float(np.clip(spreads[0] / spreads[1], *STRETCHES))
+    threshold = float(np.median([before, as_far, here.middle + END * spreads[1]]))
+    stretch = away / max(threshold - here.middle, LEAST_SPREAD)
+    scale = decided.scale * float(np.clip(stretch, *STRETCHES))
+    return Calibration(scale=scale, shift=-scale * threshold)
 
 
 def next_version(version: str) -> str:
@@ -186,19 +192,16 @@ def _band(
     return placement.band(fitted, drawn, (old.high - old.low) / 2.0)
 
 
-def _unscaled(logits: Quartiles, fitted: Calibration) -> Quartiles:
-    """Return the raw scores to which `fitted` gives these logits."""
-    return Quartiles(*((each - fitted.shift) / fitted.scale for each in logits))
-
-
 def _histogram(scores: Floats, like: Histogram) -> Histogram:
     counts, _ = np.histogram(scores, like.edges)
     return Histogram(edges=like.edges, counts=tuple(counts.tolist()))
 
 
-def _scores(
+def _judged(
     source: Path, manifest: Manifest, paths: Sequence[Path], reader: PictureReader
-) -> Floats:
+) -> Tuple[Floats, int]:
+    """Return the raw scores (n,), and how many pictures are called anomalous as served."""
     with Predictor(source) as predictor:
-        outputs = (predictor.predict(frame)[1] for _, frame in reader.frames(paths))
-        return np.array([float(each[manifest.outputs.score or ""].ravel()[0]) for each in outputs])
+        judged = [predictor.predict(frame) for _, frame in reader.frames(paths)]
+    raw = [float(outputs[manifest.outputs.score or ""].ravel()[0]) for _, outputs in judged]
+    return np.array(raw), sum(prediction.is_anomalous for prediction, _ in judged)

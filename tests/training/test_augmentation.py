@@ -16,8 +16,8 @@ from edge_agent.training.augmentation import (
     Views,
 )
 from edge_agent.training.ensemble import append_ensemble, fit
-from edge_agent.training.evidence import Features, Images
-from edge_agent.training.features import feature_model
+from edge_agent.training.evidence import Evidence, Features, Images
+from edge_agent.training.features import BORDER, feature_model
 from edge_agent.training.filter_bank import FilterBank, usual_magnitudes
 from edge_agent.training.graph import IMAGE, GraphBuilder, Session
 
@@ -72,7 +72,7 @@ def test_features_computed_whenever_needed_are_those_that_were_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     views = Views.of(images(12), np.arange(12), seed=0, highest=STRONG)
-    extractor = FilterBank(usual_magnitudes(views.pixels))
+    extractor = FilterBank(usual_magnitudes(views.pixels), levelled=False)
     session = Session(feature_model(SIZE, extractor))
     folds = evidence.fold_of_parts(12)
     kept = Features.of(views, folds, session, extractor.channels)
@@ -84,12 +84,24 @@ def test_features_computed_whenever_needed_are_those_that_were_kept(
     assert len(again.at_most(9)) == 9
 
 
+def test_what_changes_all_of_an_image_counts_for_nothing_in_levelled_features() -> None:
+    made = Images.of(images(12), images(0), 0, TAKEN)
+    magnitudes = usual_magnitudes(made.normal.pixels)
+    plain, levelled = (FilterBank(magnitudes, each) for each in (False, True))
+    features = Evidence.of(made, plain).levelled().normal.all()
+    np.testing.assert_allclose(
+        features, Evidence.of(made, levelled).normal.all(), rtol=0.0, atol=1e-5
+    )
+    brighter = Session(feature_model(SIZE, levelled)).run_all(IMAGE, images(12) + np.uint8(10))
+    assert np.abs(brighter["features"] - features).mean() < 0.05 * np.abs(features).mean()
+
+
 def test_a_part_and_all_its_copies_are_in_one_fold() -> None:
     made = Images.of(images(12), images(0), 0, USUAL)
     features = Features.of(
         made.synthetic,
         evidence.fold_of_parts(12),
-        Session(feature_model(SIZE, FilterBank(usual_magnitudes(made.normal.pixels)))),
+        Session(feature_model(SIZE, FilterBank(usual_magnitudes(made.normal.pixels), False))),
         FilterBank.channels,
     )
     assert set(features.levels.tolist()) == {TAKEN, USUAL}
@@ -105,7 +117,7 @@ def test_the_outermost_pixels_change_nothing() -> None:
     graph.output("score", score, ("N",))
     session = Session(graph.model())
     dead = pixels.copy()
-    dead[:, :, 0] = 0
-    dead[:, -1] = 255
+    dead[:, :, :BORDER] = 0
+    dead[:, -BORDER:] = 255
     scores = [session.run_all(IMAGE, each)["score"] for each in (pixels, dead)]
     np.testing.assert_array_equal(*scores)

@@ -16,7 +16,7 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation.evaluator import evaluate
 from edge_agent.training import backbones, lite0, onnx_backbone
 from edge_agent.training.backbones import BackboneOptions
-from edge_agent.training.features import feature_model
+from edge_agent.training.features import BORDER, feature_model
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Session
 from edge_agent.training.head import Bank, BankOptions
 from edge_agent.training.onnx_network import Network
@@ -33,8 +33,9 @@ def features(backbone: onnx_backbone.OnnxBackbone, images: np.ndarray) -> np.nda
 
 def some_images() -> np.ndarray:
     """Three of noise; their outermost pixels, which aren't looked at, mirror those inside."""
-    inside = np.random.default_rng(3).integers(0, 256, (3, SIZE[0] - 2, SIZE[1] - 2, 3), np.uint8)
-    return np.pad(inside, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    size = (3, SIZE[0] - 2 * BORDER, SIZE[1] - 2 * BORDER, 3)
+    inside = np.random.default_rng(3).integers(0, 256, size, np.uint8)
+    return np.pad(inside, ((0, 0), (BORDER,) * 2, (BORDER,) * 2, (0, 0)), mode="reflect")
 
 
 @pytest.mark.parametrize(

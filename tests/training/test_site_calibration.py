@@ -21,10 +21,12 @@ from tests.training import pictures
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same parts under a lamp that is brighter: good and bad ones."""
+    """The same parts under a lamp that is brighter, with a worse camera: good and bad ones."""
     folder = pictures.write(tmp_path_factory.mktemp("site"), 32, anomaly=8, first_seed=700)
-    for path in folder.glob("*/*.png"):
+    random = np.random.default_rng(0)
+    for path in sorted(folder.glob("*/*.png")):
         picture = cv2.imread(str(path)).astype(float) * 1.12
+        picture += random.normal(0.0, 6.0, picture.shape)
         assert cv2.imwrite(str(path), np.clip(picture, 0, 255).astype(np.uint8))
     for path in sorted((folder / "normal").iterdir())[:20]:
         (folder / "good").mkdir(exist_ok=True)
@@ -92,14 +94,30 @@ def test_few_pictures_are_refused(
     assert "9 good pictures can be used; calibrating needs 10 or more" in capsys.readouterr().err
 
 
-def test_the_scores_of_the_site_are_laid_on_those_of_the_training() -> None:
+@pytest.mark.parametrize(
+    ("middle", "spread", "threshold"),
+    [
+        (0.0, 1.0, 4.0),  # as in training
+        (2.0, 0.5, 4.0),  # nearer to the threshold, but all below it: defects look no worse
+        (-3.0, 1.0, 1.0),  # better pictures: as far from these
+        (5.0, 0.9, 5.0 + 1.645 * 0.9),  # where 95 % of them lie below
+    ],
+)
+def test_the_threshold_moves_as_little_as_it_must(
+    middle: float, spread: float, threshold: float
+) -> None:
     random = np.random.default_rng(0)
-    seen, raw = random.normal(-2, 0.7, 400), random.normal(5, 0.9, 400)
-    fitted = site_calibration.moved(Calibration(scale=1.0, shift=0.0), raw, Quartiles.of(seen))
-    logits = fitted.scale * raw + fitted.shift
-    assert np.median(logits) == pytest.approx(np.median(seen), abs=1e-6)
-    assert logits.std() == pytest.approx(seen.std(), rel=0.15)
-    assert (calibration.apply(fitted, raw) < 0.5).mean() > 0.98
+    seen, raw = random.normal(0.0, 1.0, 4000), random.normal(middle, spread, 4000)
+    decided = Calibration(scale=0.6, shift=-2.4)
+    fitted = site_calibration.moved(decided, raw, Quartiles.of(seen))
+    assert -fitted.shift / fitted.scale == pytest.approx(threshold, abs=0.1)
+    usual, here = (
+        calibration.apply(each, np.array([np.median(scores)]))[0]
+        for each, scores in ((decided, seen), (fitted, raw))
+    )
+    assert here < 0.5
+    if fitted.scale < 1.5 * decided.scale:
+        assert here == pytest.approx(usual, abs=1e-6)
 
 
 def test_the_training_s_own_pictures_change_nothing_and_pictures_alike_little() -> None:
