@@ -86,7 +86,10 @@ LIBRARIES = {
     "starlette": ["service"],
     "uvicorn": ["service"],
     "rich": ["doctor", *TOOLS],
-    **{library: [] for library in ("mlserver", "litserve", "fastapi", "pytriton")},  # scripts/peers
+    **{
+        library: []  # scripts/peers
+        for library in ("mlserver", "litserve", "fastapi", "pytriton", "anomalib", "torch")
+    },
 }
 
 # module → why it may be longer than 450 lines

@@ -1,0 +1,1 @@
+"""anomalib: what it trains, and how, as its documentation recommends it."""
