@@ -48,7 +48,7 @@ def test_a_package_says_how_its_verdicts_hold_on_the_images_of_its_training(pack
     assert (table.images, table.count_anomaly) == ("training", 0)
     assert table.count_normal == robustness_file.MOST
     assert "were trained on, which flatters" in table.remark
-    assert len(table.rows) == 31
+    assert len(table.rows) == 34
     assert {row.escape for row in table.rows} == {None}
 
 
