@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import re
 from pathlib import Path
-from typing import Tuple
+from typing import Tuple, Union
 
 MULTIPLE = 16
+TILES = ("auto", "none")
+MOST_TILES = 48
 SMALLEST, LARGEST = 64, 1024  # pixels of the model's input each way
 
 
@@ -32,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=input_size, metavar="HxW",
         help=f"height and width of the model's input, multiples of {MULTIPLE} "
         "(default: by the first image, at most about 65000 pixels)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tiles", type=tiles, default="auto", metavar="auto|RxC|none",
+        help="judge large pictures in R rows and C columns of overlapping tiles, for small defects "
+        "(default: auto, where the masks or validation say that it helps)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
     parser.add_argument(
@@ -89,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             name=arguments.name,
             version=arguments.version,
             size=arguments.size,
+            tiles=arguments.tiles,
             seed=arguments.seed,
             bits=arguments.bits,
             options=ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
@@ -111,6 +119,19 @@ def input_size(text: str) -> Tuple[int, int]:
             f"from {SMALLEST} to {LARGEST}, such as 256x384"
         )
     return height, width
+
+
+def tiles(text: str) -> Union[str, Tuple[int, int]]:
+    """Read "auto", "none", or "4x6" as rows and columns."""
+    if text in TILES:
+        return text
+    parts = re.fullmatch(r"(\d+)x(\d+)", text)
+    rows, columns = (int(part) for part in parts.groups()) if parts else (0, 0)
+    if not 1 < rows * columns <= MOST_TILES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} isn't auto, none or ROWSxCOLUMNS of 2 to {MOST_TILES} tiles, such as 4x6"
+        )
+    return rows, columns
 
 
 def share(text: str) -> float:

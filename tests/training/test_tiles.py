@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from edge_agent.training.features import feature_model
+from edge_agent.training.graph import IMAGE, GraphBuilder, Session
+from edge_agent.training.tiles import MOST_TILES, OVERLAP, TILE, TiledExtractor, Tiles
+
+
+class Means:
+    """Means of patches: what each sees doesn't reach beyond it."""
+
+    channels: ClassVar[int] = 3
+
+    def append(self, graph: GraphBuilder, rgb: str) -> str:
+        return graph.add("AveragePool", rgb, kernel_shape=[8, 8], strides=[8, 8])
+
+
+class Smoothed(Means):
+    """Means of patches and of their neighbours, as a convolution sees them."""
+
+    def append(self, graph: GraphBuilder, rgb: str) -> str:
+        means = super().append(graph, rgb)
+        return graph.add(
+            "AveragePool", means, kernel_shape=[5, 5], strides=[1, 1], pads=[2] * 4,
+            count_include_pad=0,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("tiles", [Tiles(1, 1), Tiles(1, 4), Tiles(3, 2)])
+def test_tiles_cover_each_pixel_and_neighbours_overlap(tiles: Tiles) -> None:
+    seen = np.zeros(tiles.size, int)
+    for top, left in tiles.starts:
+        seen[top : top + TILE, left : left + TILE] += 1
+    assert seen.min() == 1
+    assert len(tiles.starts) == tiles.count
+    if tiles.columns > 1:
+        assert (seen[0] == 2).sum() == OVERLAP * (tiles.columns - 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "tiles"),
+    [((2160, 3840), Tiles(5, 8)), ((1080, 1920), Tiles(2, 4)), ((256, 256), Tiles(1, 1))],
+)
+def test_a_picture_is_judged_at_half_its_resolution(size: tuple[int, int], tiles: Tiles) -> None:
+    assert Tiles.of_picture(size) == tiles
+
+
+@pytest.mark.parametrize("size", [(4096, 4096), (1024, 4096), (4096, 600)])
+def test_the_number_of_tiles_is_bounded_and_the_shape_kept(size: tuple[int, int]) -> None:
+    tiles = Tiles.of_picture(size, 1.0)
+    assert tiles.count <= MOST_TILES
+    ratio = tiles.size[0] / tiles.size[1] / (size[0] / size[1])
+    assert 0.8 < ratio < 1.25
+
+
+@pytest.mark.parametrize("extractor", [Means(), Smoothed()])
+def test_features_of_tiles_are_those_of_the_whole_picture(extractor: Means) -> None:
+    tiles = Tiles(2, 3)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, *tiles.size, 3), np.uint8)
+    whole, tiled = (
+        Session(feature_model(tiles.size, each)).run_all(IMAGE, pictures)["features"]
+        for each in (extractor, TiledExtractor(extractor, tiles))
+    )
+    np.testing.assert_allclose(tiled, whole, rtol=1e-4)
