@@ -8,6 +8,7 @@ from typing_extensions import Literal
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.training import defect_sizes
+from edge_agent.training.ensemble import FEWEST_BAD
 from edge_agent.training.tiles import LARGE, TILE, Tiles
 
 if TYPE_CHECKING:
@@ -38,19 +39,19 @@ def choices(
     """Return what to try, the fastest first; of several, validation on bad images decides.
 
     glance: the size at one glance. picture: of the pictures. defects: as
-    `defect_sizes.of_masks` returns them. bad: how many images there are to decide by.
+    `defect_sizes.of_masks` returns them. bad: how many bad images there are.
     """
     if isinstance(wanted, Tiles):
         return (Resolution.of_tiles(wanted),)
     at_one_glance = Resolution(glance)
     if wanted == NONE or min(picture) < LARGE * TILE:
         return (at_one_glance,)
-    if defects:
+    if len(defects) * 2 >= max(bad, 1):
         if defect_sizes.usual(defects.values(), glance) >= defect_sizes.CLEAR:
             return (at_one_glance,)
         return (Resolution.of_tiles(Tiles.for_defects(picture, defects.values())),)
     in_tiles = Resolution.of_tiles(Tiles.of_picture(picture))
-    return (at_one_glance, in_tiles) if bad else (in_tiles,)
+    return (at_one_glance, in_tiles) if bad >= FEWEST_BAD else (in_tiles,)
 
 
 def check(wanted: TileChoice, size: Optional[Size]) -> None:

@@ -6,11 +6,12 @@ import argparse
 import contextlib
 import re
 from pathlib import Path
-from typing import Tuple, Union
+from typing import TYPE_CHECKING, Tuple
+
+if TYPE_CHECKING:
+    from edge_agent.training.resolution import TileChoice
 
 MULTIPLE = 16
-TILES = ("auto", "none")
-MOST_TILES = 48
 SMALLEST, LARGEST = 64, 1024  # pixels of the model's input each way
 
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: by the first image, at most about 65000 pixels)",
     )  # fmt: skip
     parser.add_argument(
-        "--tiles", type=tiles, default="auto", metavar="auto|RxC|none",
+        "--tiles", type=tile_choice, default="auto", metavar="auto|RxC|none",
         help="judge large pictures in R rows and C columns of overlapping tiles, for small defects "
         "(default: auto, where the masks or validation say that it helps)",
     )  # fmt: skip
@@ -121,17 +122,22 @@ def input_size(text: str) -> Tuple[int, int]:
     return height, width
 
 
-def tiles(text: str) -> Union[str, Tuple[int, int]]:
+def tile_choice(text: str) -> TileChoice:
     """Read "auto", "none", or "4x6" as rows and columns."""
-    if text in TILES:
-        return text
+    from edge_agent.training.resolution import AUTO, NONE
+    from edge_agent.training.tiles import MOST_TILES, Tiles
+
+    if text == AUTO:
+        return AUTO
+    if text == NONE:
+        return NONE
     parts = re.fullmatch(r"(\d+)x(\d+)", text)
-    rows, columns = (int(part) for part in parts.groups()) if parts else (0, 0)
-    if not 1 < rows * columns <= MOST_TILES:
+    tiles = Tiles(*(int(part) for part in parts.groups()) if parts else (0, 0))
+    if not 1 < tiles.count <= MOST_TILES:
         raise argparse.ArgumentTypeError(
             f"{text!r} isn't auto, none or ROWSxCOLUMNS of 2 to {MOST_TILES} tiles, such as 4x6"
         )
-    return rows, columns
+    return tiles
 
 
 def share(text: str) -> float:

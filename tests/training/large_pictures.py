@@ -103,7 +103,9 @@ def write(
 ) -> Path:
     """Write good pictures and one for each defect and its side of `bad`; masks beside them."""
     for index in range(normal):
-        _store(folder / "normal" / f"{index:03}.jpg", draw(surface, first_seed + index, size=size)[0])
+        _store(
+            folder / "normal" / f"{index:03}.jpg", draw(surface, first_seed + index, size=size)[0]
+        )
     for index, (defect, side) in enumerate(bad):
         pixels, mask = draw(surface, first_seed + 500 + index, defect, side, size)
         _store(folder / "anomaly" / f"{index:03}.jpg", pixels)
