@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Dict, Iterable
 
 import cv2
@@ -40,10 +41,10 @@ def usual(shares: Iterable[float], size: Size) -> float:
 
 def mean_side(size: Size) -> float:
     """Return the side of a square of the same area, in pixels."""
-    return float(size[0] * size[1]) ** 0.5
+    return math.sqrt(size[0] * size[1])
 
 
 def _largest(mask: NDArray[np.uint8]) -> float:
     _, _, figures, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     areas = figures[1:, cv2.CC_STAT_AREA]
-    return float(areas.max() / mask.size) ** 0.5 if len(areas) else 0.0
+    return math.sqrt(areas.max() / mask.size) if len(areas) else 0.0

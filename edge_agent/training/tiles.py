@@ -47,7 +47,7 @@ class Tiles(NamedTuple):
         """
         while True:
             tiles = cls.of_size((round(size[0] / pixels), round(size[1] / pixels)))
-            if tiles.count <= MOST_TILES:
+            if tiles.total <= MOST_TILES:
                 return tiles
             pixels *= 1.02
 
@@ -61,7 +61,7 @@ class Tiles(NamedTuple):
         return cls.of_picture(size, max(side / defect_sizes.CLEAR, 1.0))
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """How many they are."""
         return self.rows * self.columns
 
@@ -101,7 +101,7 @@ class TiledExtractor:
         side = TILE // STRIDE
         batch = _reshape(graph, graph.add("Concat", *cut, axis=1), (-1, 3, TILE, TILE))
         seen = self.extractor.append(graph, batch)
-        beside = _reshape(graph, seen, (-1, self.tiles.count * self.channels, side, side))
+        beside = _reshape(graph, seen, (-1, self.tiles.total * self.channels, side, side))
         own = [
             [self._own(graph, beside, row, column) for column in range(self.tiles.columns)]
             for row in range(self.tiles.rows)

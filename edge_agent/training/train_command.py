@@ -133,7 +133,7 @@ def tile_choice(text: str) -> TileChoice:
         return NONE
     parts = re.fullmatch(r"(\d+)x(\d+)", text)
     tiles = Tiles(*(int(part) for part in parts.groups()) if parts else (0, 0))
-    if not 1 < tiles.count <= MOST_TILES:
+    if not 1 < tiles.total <= MOST_TILES:
         raise argparse.ArgumentTypeError(
             f"{text!r} isn't auto, none or ROWSxCOLUMNS of 2 to {MOST_TILES} tiles, such as 4x6"
         )

@@ -45,7 +45,7 @@ def test_tiles_cover_each_pixel_and_neighbours_overlap(tiles: Tiles) -> None:
     for top, left in tiles.starts:
         seen[top : top + TILE, left : left + TILE] += 1
     assert seen.min() == 1
-    assert len(tiles.starts) == tiles.count
+    assert len(tiles.starts) == tiles.total
     if tiles.columns > 1:
         assert (seen[0] == 2).sum() == OVERLAP * (tiles.columns - 1)
 
@@ -61,7 +61,7 @@ def test_a_picture_is_judged_at_half_its_resolution(size: tuple[int, int], tiles
 @pytest.mark.parametrize("size", [(4096, 4096), (1024, 4096), (4096, 600)])
 def test_the_number_of_tiles_is_bounded_and_the_shape_kept(size: tuple[int, int]) -> None:
     tiles = Tiles.of_picture(size, 1.0)
-    assert tiles.count <= MOST_TILES
+    assert tiles.total <= MOST_TILES
     ratio = tiles.size[0] / tiles.size[1] / (size[0] / size[1])
     assert 0.8 < ratio < 1.25
 
