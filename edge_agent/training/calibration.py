@@ -52,17 +52,17 @@ class Quartiles(NamedTuple):
 
 
 def from_normals(normal: Floats, synthetic: Floats) -> Calibration:
-    """Place the threshold by the raw scores of unseen good images and of artificial defects.
+    """Place the threshold by the raw scores of unseen good images and any artificial defects.
 
     At the upper end of the good ones; where artificial defects stand clear of it, an eighth of the
     way to them.
     """
     threshold = float(np.quantile(normal, 1.0 - FALSE_ALARMS))
-    room = float(np.quantile(synthetic, FAINT)) - threshold
+    room = float(np.quantile(synthetic, FAINT)) - threshold if len(synthetic) else 0.0
     return _through(threshold + NEARER_GOOD * max(room, 0.0), normal)
 
 
-def from_both(normal: Floats, anomaly: Floats, synthetic: Floats) -> Calibration:
+def from_both(normal: Floats, anomaly: Floats) -> Calibration:
     """Fit the sigmoid to the raw scores of unseen good and of bad images, both of equal weight.
 
     Smoothed targets keep it finite (Platt, "Probabilistic outputs for support vector machines",
@@ -76,7 +76,7 @@ def from_both(normal: Floats, anomaly: Floats, synthetic: Floats) -> Calibration
     targets = np.repeat([doubt, 1.0 - doubt], counts)
     (slope,), offset = logistic.fit(((scores - middle) / width)[:, None], targets, RIDGE)
     if slope <= 0.0:
-        return from_normals(normal, synthetic)
+        return from_normals(normal, np.empty(0))
     return Calibration(scale=float(slope) / width, shift=offset - float(slope) * middle / width)
 
 

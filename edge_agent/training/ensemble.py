@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from edge_agent.evaluation import metrics
+from edge_agent.training.augmentation import STRONG, USUAL
 from edge_agent.training.evidence import Evidence, Images
 from edge_agent.training.features import STRIDE, FeatureExtractor, append_image
 from edge_agent.training.filter_bank import FilterBank, usual_magnitudes
 from edge_agent.training.graph import GraphBuilder, Size
 from edge_agent.training.head import BankOptions
 from edge_agent.training.labelled_heads import PatchHead, PooledHead
+from edge_agent.training.sample import Sample
 from edge_agent.training.validation import Validated, validate, validate_labelled
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ ENLARGE = 2  # the map against the grid of patches, each way
 POWER = 8  # of the AUROC above chance, for the weight
 LEAST_SHARE = 0.25  # of the highest weight, for a member that is worth its time
 FEWEST_BAD = 8  # images, for heads that learn from them
+LEVELS = (USUAL, STRONG)  # of changed copies that nearest neighbours may know
+NOISE = 0.005  # of an AUROC, below which one isn't better
 LABELLED = (PooledHead, PatchHead)
 # Shares of a texture's usual magnitude, well below which it counts as flat. Low: faint texture
 # shows; high: its noise doesn't, and fewer patches are enough, as places don't count: parts may lie
@@ -48,19 +52,24 @@ class Ensemble:
     members: Tuple[Member, ...]
 
     @property
-    def normal(self) -> Floats:
+    def normal(self) -> Sample:
         """Scores of good images."""
-        return _sum([member.weight * member.validated.normal for member in self.members])
+        return self._sum([member.validated.normal for member in self.members])
 
     @property
-    def anomaly(self) -> Floats:
+    def anomaly(self) -> Sample:
         """Scores of bad images."""
-        return _sum([member.weight * member.validated.anomaly for member in self.members])
+        return self._sum([member.validated.anomaly for member in self.members])
 
     @property
-    def synthetic(self) -> Floats:
+    def synthetic(self) -> Sample:
         """Scores of good images with artificial defects."""
-        return _sum([member.weight * member.validated.synthetic for member in self.members])
+        return self._sum([member.validated.synthetic for member in self.members])
+
+    def _sum(self, samples: Sequence[Sample]) -> Sample:
+        weights = [member.weight for member in self.members]
+        total = sum(weight * sample.scores for weight, sample in zip(weights, samples))
+        return samples[0]._replace(scores=np.asarray(total, np.float32))
 
 
 def fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor] = ()) -> Ensemble:
@@ -69,7 +78,7 @@ def fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor] = ()) -
     backbones: forms of one, of which the best is used. The weight is (AUROC - 0.5) to the power of
     POWER, so that a member that finds little counts for little; one below LEAST_SHARE is left out.
     """
-    magnitudes = usual_magnitudes(images.normal)
+    magnitudes = usual_magnitudes(images.normal.pixels)
     extractors: List[Tuple[FeatureExtractor, BankOptions]] = [
         (FilterBank(floor * magnitudes), options) for floor, options in FILTER_BANKS
     ]
@@ -77,9 +86,9 @@ def fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor] = ()) -
         extractors.append((_best(images, backbones, seed), OF_BACKBONE))
     found: List[Tuple[FeatureExtractor, Validated]] = []
     for extractor, options in extractors:
-        evidence = Evidence.of(images, extractor, np.random.default_rng(seed))
-        found.append((extractor, validate(evidence, options, seed)))
-        if len(images.anomaly) >= FEWEST_BAD:
+        evidence = Evidence.of(images, extractor, seed)
+        found.append((extractor, _validate(evidence, options, seed)))
+        if len(images.anomaly.pixels) >= FEWEST_BAD:
             found += [(extractor, validate_labelled(evidence, kind, seed)) for kind in LABELLED]
     merits = np.array([_merit(validated) for _, validated in found])
     has_map = np.array([validated.has_map for _, validated in found])
@@ -100,15 +109,30 @@ def _best(images: Images, forms: Sequence[FeatureExtractor], seed: int) -> Featu
         return forms[0]
 
     def merit(form: FeatureExtractor) -> float:
-        evidence = Evidence.of(images, form, np.random.default_rng(seed))
-        return _merit(validate(evidence, OF_BACKBONE, seed))
+        evidence = Evidence.of(images, form, seed)
+        return _merit(_validate(evidence, OF_BACKBONE, seed))
 
     return max(forms, key=merit)
 
 
+def _validate(evidence: Evidence, options: BankOptions, seed: int) -> Validated:
+    """Return nearest neighbours among good images and their copies, up to the level that is best.
+
+    Copies make a memory forgiving: of light, and of defects. The highest level counts as best that
+    finds as much as the others, within NOISE.
+    """
+    levels = [validate(evidence, options, seed, level) for level in LEVELS]
+    least = max(map(_auroc, levels)) - NOISE
+    return [each for each in levels if _auroc(each) >= least][-1]
+
+
+def _auroc(validated: Validated) -> float:
+    bad = validated.anomaly if len(validated.anomaly.scores) else validated.synthetic
+    return metrics.auroc(validated.normal.scores, bad.scores)
+
+
 def _merit(validated: Validated) -> float:
-    bad = validated.anomaly if len(validated.anomaly) else validated.synthetic
-    return float(max(metrics.auroc(validated.normal, bad) - 0.5, 0.01) ** POWER)
+    return float(max(_auroc(validated) - 0.5, 0.01) ** POWER)
 
 
 def append_ensemble(graph: GraphBuilder, ensemble: Ensemble, size: Size) -> Tuple[str, str]:
@@ -133,7 +157,3 @@ def append_ensemble(graph: GraphBuilder, ensemble: Ensemble, size: Size) -> Tupl
     peak = graph.add("ReduceMax", map_, axes=[1, 2, 3], keepdims=1)
     column = graph.add("Reshape", score, graph.constant([-1, 1, 1, 1], np.int64))
     return graph.add("Add", map_, graph.add("Sub", column, peak)), score
-
-
-def _sum(parts: List[Floats]) -> Floats:
-    return np.asarray(np.sum(parts, axis=0), np.float32)

@@ -1,86 +1,187 @@
-"""From pictures to what a memory is fitted on: features, and good patches to remember."""
+"""What heads are fitted on: features of views of the images, and good patches to remember."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Tuple
+from typing import TYPE_CHECKING, Callable, Iterator, Tuple
 
 import numpy as np
 
 from edge_agent.training import synthetic_defects
-from edge_agent.training.features import FeatureExtractor, feature_model
+from edge_agent.training.augmentation import USUAL, Views
+from edge_agent.training.features import STRIDE, FeatureExtractor, feature_model
 from edge_agent.training.graph import IMAGE, Session
-from edge_agent.training.head import CANDIDATES, coordinates
+from edge_agent.training.head import coordinates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
     Pixels = NDArray[np.uint8]
+    Indices = NDArray[np.intp]
 
-PLENTY = 2  # times the candidates of a coreset that are drawn
+FOLDS = 5
+PATCHES = 40000  # of all views of good images together, that banks are fitted on
+KEPT = 512 << 20  # bytes of features of one label; of more they are computed whenever needed
+CHUNK = 64  # views whose features are in memory at a time then, at most
+CHUNK_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class Images:
-    """Pixels (n, H, W, 3) uint8 RGB: good ones, bad ones, and good ones with artificial defects.
+    """Views of good images, of bad ones, and else of good ones with drawn defects."""
 
-    sources: (n,), the index of the good image that each artificial defect was put into.
-    """
-
-    normal: Pixels
-    anomaly: Pixels
-    synthetic: Pixels
-    sources: NDArray[np.intp]
+    normal: Views
+    anomaly: Views
+    synthetic: Views
 
     @classmethod
-    def of(cls, normal: Pixels, anomaly: Pixels, random: np.random.Generator) -> Images:
-        """Draw artificial defects into some of the good images."""
-        return cls(normal, anomaly, *synthetic_defects.add_defects(normal, random))
+    def of(cls, normal: Pixels, anomaly: Pixels, seed: int) -> Images:
+        """Take images (n, H, W, 3) uint8 RGB; draw artificial defects where no bad ones are."""
+        made, sources = normal[:0], np.zeros(0, np.intp)
+        if not len(anomaly):
+            made, sources = synthetic_defects.add_defects(normal, np.random.default_rng(seed))
+        return cls(
+            Views.of(normal, np.arange(len(normal)), seed),
+            Views.of(anomaly, np.arange(len(anomaly)), seed + 1),
+            Views.of(made, sources, seed + 2, highest=USUAL),
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of views of one label.
+
+    shape: of one view's, (channels, rows, columns). levels, parts: (v,), as in Views. folds: (v,),
+    of cross-validation: the one whose head hasn't seen that part. compute: indices (k,) → features
+    (k, channels, rows, columns).
+    """
+
+    shape: Tuple[int, int, int]
+    levels: Indices
+    parts: Indices
+    folds: Indices
+    compute: Callable[[Indices], Floats]
+
+    @classmethod
+    def of(cls, views: Views, of_parts: Indices, session: Session, channels: int) -> Features:
+        """Look at `views` through a graph `image` → `features`. of_parts: the fold of each part."""
+        height, width = views.pixels.shape[1:3]
+        shape = (channels, height // STRIDE, width // STRIDE)
+
+        def compute(indices: Indices) -> Floats:
+            return session.run_all(IMAGE, views.at(indices))["features"]
+
+        features = cls(shape, views.levels, views.parts, of_parts[views.parts], compute)
+        if len(views) * features.bytes_of_view > KEPT:
+            return features
+        return cls.known(features.all(), views.levels, views.parts, features.folds)
+
+    @classmethod
+    def known(cls, features: Floats, levels: Indices, parts: Indices, folds: Indices) -> Features:
+        """Hold `features` (v, channels, rows, columns) themselves."""
+        channels, rows, columns = features.shape[1:]
+        return cls(
+            (channels, rows, columns), levels, parts, folds, lambda indices: features[indices]
+        )
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @property
+    def bytes_of_view(self) -> int:
+        """How much memory the features of one view take."""
+        return 4 * int(np.prod(self.shape))
+
+    def some(self, which: NDArray[np.bool_]) -> Features:
+        """Return those that `which` (v,) is true of."""
+        chosen = np.flatnonzero(which)
+        return Features(
+            self.shape,
+            self.levels[chosen],
+            self.parts[chosen],
+            self.folds[chosen],
+            lambda indices: self.compute(chosen[indices]),
+        )
+
+    def at_most(self, count: int) -> Features:
+        """Return all, or `count` of them evenly chosen."""
+        if len(self) <= count:
+            return self
+        which = np.zeros(len(self), bool)
+        which[np.arange(count) * len(self) // count] = True
+        return self.some(which)
+
+    def chunks(self) -> Iterator[Floats]:
+        """Yield the features of a few views at a time, in order."""
+        some = int(np.clip(CHUNK_BYTES // self.bytes_of_view, 1, CHUNK))
+        for start in range(0, max(len(self), 1), some):
+            yield self.compute(np.arange(start, min(start + some, len(self))))
+
+    def all(self) -> Floats:
+        """Return all features (v, channels, rows, columns) at once."""
+        return np.concatenate(list(self.chunks()))
+
+    def judge(self, session: Session, name: str) -> Floats:
+        """Return output `name` of a graph that takes `features`, a row for each view."""
+        parts = [session.run_all("features", chunk)[name] for chunk in self.chunks()]
+        return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the images show, before anything is fitted.
 
-    normal, anomaly, synthetic: features (n, channels, rows, columns). patches: (n normal, m,
-    channels + 2), drawn from each good image, their place from -1 to 1 at the end. sources: as in
-    Images.
+    patches: (views of good images, m, channels + 2), drawn from each, their place from -1 to 1 at
+    the end.
     """
 
-    normal: Floats
-    anomaly: Floats
-    synthetic: Floats
+    normal: Features
+    anomaly: Features
+    synthetic: Features
     patches: Floats
-    sources: NDArray[np.intp]
 
     @property
-    def images(self) -> Tuple[Floats, Floats, Floats]:
+    def kinds(self) -> Tuple[Features, Features, Features]:
         """Features of normal, anomaly and synthetic images."""
         return self.normal, self.anomaly, self.synthetic
 
     @classmethod
-    def of(
-        cls, images: Images, extractor: FeatureExtractor, random: np.random.Generator
-    ) -> Evidence:
-        """Run the `extractor` over the images."""
-        session = Session(feature_model(images.normal.shape[1:3], extractor))
-        good, bad, synthetic = (
-            session.run_all(IMAGE, pixels)["features"]
-            for pixels in (images.normal, images.anomaly, images.synthetic)
+    def of(cls, images: Images, extractor: FeatureExtractor, seed: int) -> Evidence:
+        """Look at the images through the `extractor`."""
+        session = Session(feature_model(images.normal.pixels.shape[1:3], extractor))
+        good, bad = (fold_of_parts(len(each.pixels)) for each in (images.normal, images.anomaly))
+        normal, anomaly, synthetic = (
+            Features.of(views, folds, session, extractor.channels)
+            for views, folds in (
+                (images.normal, good),
+                (images.anomaly, bad),
+                (images.synthetic, good),
+            )
         )
-        return cls(good, bad, synthetic, _some_patches(good, random), images.sources)
+        patches = some_patches(normal, np.random.default_rng(seed))
+        return cls(normal, anomaly, synthetic, patches)
 
 
-def _some_patches(features: Floats, random: np.random.Generator) -> Floats:
-    """Draw the same number from each image's `features` (n, channels, rows, columns)."""
-    count, channels, rows, columns = features.shape
-    flat = features.reshape(count, channels, -1)
+def fold_of_parts(count: int) -> Indices:
+    """Return the fold (count,) of each part.
+
+    Folds are runs of neighbouring files: images taken one after the other look alike, and would
+    vouch for each other.
+    """
+    return np.arange(count) * FOLDS // max(count, 1)
+
+
+def some_patches(features: Features, random: np.random.Generator) -> Floats:
+    """Draw the same number of patches from each view."""
+    channels, rows, columns = features.shape
     places = coordinates(rows, columns).reshape(2, -1)
-    wanted = min(rows * columns, -(-PLENTY * CANDIDATES // count))
-    drawn = np.empty((count, wanted, channels + 2), np.float32)
-    for image, target in zip(flat, drawn):
-        chosen = np.sort(random.choice(rows * columns, wanted, replace=False))
-        target[:, :channels] = image[:, chosen].T
-        target[:, channels:] = places[:, chosen].T
+    wanted = min(rows * columns, -(-PATCHES // len(features)))
+    drawn = np.empty((len(features), wanted, channels + 2), np.float32)
+    targets = iter(drawn)
+    for chunk in features.chunks():
+        for view, target in zip(chunk.reshape(len(chunk), channels, -1), targets):
+            chosen = np.sort(random.choice(rows * columns, wanted, replace=False))
+            target[:, :channels] = view[:, chosen].T
+            target[:, channels:] = places[:, chosen].T
     return drawn

@@ -13,6 +13,7 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.manifest import Calibration, GreyBand
 from edge_agent.training import calibration
 from edge_agent.training.rates import LEVEL, ErrorRate, images_for, most_wrong, percent
+from edge_agent.training.sample import Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,18 +44,16 @@ USUAL = Wanted()
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw scores (n,), each by heads that saw neither the image nor the one it was made of.
+    """Of good images, of bad ones, and of good ones with artificial defects."""
 
-    Of good images, of bad ones, and of good ones with artificial defects.
-    """
-
-    normal: Floats
-    anomaly: Floats
-    synthetic: Floats
+    normal: Sample
+    anomaly: Sample
+    synthetic: Sample
 
     def drawn(self, random: np.random.Generator) -> Scores:
-        """Return as many of each, drawn with replacement."""
-        return Scores(*(_drawn(each, random) for each in _kinds(self)))
+        """Draw as many parts of each with replacement."""
+        kinds = (self.normal, self.anomaly, self.synthetic)
+        return Scores(*(each.drawn(random) for each in kinds))
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ class Placed:
     band: GreyBand
     wanted: Wanted
     overkill: ErrorRate
+    of_copies: Tuple[int, int]  # of good images: called anomalous, and how many there are
     escape: Optional[ErrorRate]  # None: there are no bad images
     reachable: Wanted  # the other share, where only one of `wanted` is kept
 
@@ -81,6 +81,12 @@ class Placed:
             )
         words = "overkill (good parts called anomalous)"
         yield from _sentences(words, "good", self.overkill, self.wanted.max_overkill)
+        wrong, count = self.of_copies
+        if count:
+            yield (
+                f"In other light, place and focus: {wrong} of {count} changed copies of good "
+                "images are called anomalous."
+            )
         if self.escape is not None:
             words = "escape (bad parts called normal)"
             yield from _sentences(words, "bad", self.escape, self.wanted.max_escape)
@@ -97,12 +103,13 @@ def place(scores: Scores, wanted: Wanted, seed: int) -> Placed:
     threshold = threshold_of(fitted)
     random = np.random.default_rng(seed)
     drawn = [threshold_of(fit(scores.drawn(random), wanted)) for _ in range(DRAWS)]
-    anomaly = scores.anomaly
+    anomaly, copies = scores.anomaly.as_taken, scores.normal.of_copies
     return Placed(
         fitted,
         band(fitted, drawn),
         wanted,
-        overkill(scores.normal, threshold),
+        overkill(scores.normal.as_taken, threshold),
+        (int((copies >= threshold).sum()), len(copies)),
         ErrorRate(int((anomaly < threshold).sum()), len(anomaly)) if len(anomaly) else None,
         _trade_off(scores, wanted),
     )
@@ -122,7 +129,7 @@ def fit(scores: Scores, wanted: Wanted) -> Calibration:
     """Return the sigmoid through the threshold that is wanted; its slope is that of the scores."""
     normal, anomaly, synthetic = _kinds(scores)
     if len(anomaly):
-        usual = calibration.from_both(normal, anomaly, synthetic)
+        usual = calibration.from_both(normal, anomaly)
     else:
         usual = calibration.from_normals(normal, synthetic)
     if wanted == USUAL:
@@ -145,10 +152,10 @@ def _chosen(scores: Scores, usual: float, wanted: Wanted) -> float:
     if lowest > highest:
         return highest
     nearest = min(max(usual, lowest), highest)
-    bad = scores.anomaly if len(scores.anomaly) else scores.synthetic
+    good, anomaly, synthetic = _kinds(scores)
+    bad = anomaly if len(anomaly) else synthetic
     if wanted.max_escape is None and (bad < lowest).sum() < (bad < nearest).sum():
         return lowest
-    good = scores.normal
     if wanted.max_overkill is None and (good >= highest).sum() < (good >= nearest).sum():
         return highest
     return nearest
@@ -158,9 +165,9 @@ def _limits(scores: Scores, wanted: Wanted) -> Tuple[float, float]:
     """Return the lowest threshold that keeps the overkill and the highest that keeps the escape."""
     lowest, highest = -math.inf, math.inf
     if wanted.max_overkill is not None:
-        lowest = _beyond(scores.normal, wanted.max_overkill)
+        lowest = _beyond(scores.normal.scores, wanted.max_overkill)
     if wanted.max_escape is not None:
-        highest = -_beyond(-scores.anomaly, wanted.max_escape)
+        highest = -_beyond(-scores.anomaly.scores, wanted.max_escape)
     return lowest, highest
 
 
@@ -191,7 +198,8 @@ def _trade_off(scores: Scores, wanted: Wanted) -> Wanted:
     lowest, highest = _limits(scores, wanted)
     if lowest <= highest:
         return USUAL
-    alarms, lost = (scores.normal >= highest).mean(), (scores.anomaly < lowest).mean()
+    good, anomaly, _ = _kinds(scores)
+    alarms, lost = (good >= highest).mean(), (anomaly < lowest).mean()
     if alarms <= (wanted.max_overkill or 0.0):  # few images: both limits are cautious
         return USUAL
     return Wanted(float(alarms), float(lost))
@@ -222,9 +230,5 @@ def threshold_of(fitted: Calibration) -> float:
     return -fitted.shift / fitted.scale
 
 
-def _drawn(scores: Floats, random: np.random.Generator) -> Floats:
-    return scores[random.integers(0, len(scores), len(scores))] if len(scores) else scores
-
-
 def _kinds(scores: Scores) -> Tuple[Floats, Floats, Floats]:
-    return scores.normal, scores.anomaly, scores.synthetic
+    return scores.normal.scores, scores.anomaly.scores, scores.synthetic.scores

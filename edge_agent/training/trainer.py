@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -111,8 +110,8 @@ def train(
     bits a channel; None: by the highest value in them. backbone: what helps the filter bank.
     wanted: where the threshold is to lie. test: images that the model will be tested with, of which
     none should be among those trained on; None: the folder test/ beside a folder train/. The same
-    images, seed and libraries give the same model.onnx. Tables say what misleads, and what is left
-    out. Raises InvalidConfiguration: what cannot be used.
+    images, seed and libraries give the same package, byte for byte. Tables say what misleads, and
+    what is left out. Raises InvalidConfiguration: what cannot be used.
     """
     began = time.monotonic()
     graph.check_libraries()
@@ -146,7 +145,9 @@ def train(
     model = build_model(fitted, read.resolution.size, task)
     manifest = _manifest(source, name, version, task, read, fitted, placed, model)
     candidates = golden.candidates(read.normal.pixels, read.anomaly.pixels, seed)
-    manifest, files = _with_golden(manifest, model, candidates, Quartiles.of(fitted.normal))
+    manifest, files = _with_golden(
+        manifest, model, candidates, Quartiles.of(fitted.normal.as_taken)
+    )
     package.write(out, manifest, files)
     if read.resolution.tiles:
         time_ms = _time_ms(model, manifest, candidates[0])
@@ -200,7 +201,7 @@ class _Fitted(NamedTuple):
     @property
     def auroc(self) -> float:
         """How well bad images are ranked, cross-validated."""
-        return metrics.auroc(self.ensemble.normal, self.ensemble.anomaly)
+        return metrics.auroc(self.ensemble.normal.as_taken, self.ensemble.anomaly.as_taken)
 
 
 def _choices(
@@ -243,7 +244,7 @@ def _best(
 def _fit(read: _Read, backbone: BackboneOptions, seed: int, steps: Steps) -> _Fitted:
     helped = backbones.find(backbone, read.resolution)
     with steps.during("Training"):
-        images = Images.of(read.normal.pixels, read.anomaly.pixels, np.random.default_rng(seed))
+        images = Images.of(read.normal.pixels, read.anomaly.pixels, seed)
         return _Fitted(read, helped, ensemble.fit(images, seed, helped.forms))
 
 
@@ -261,7 +262,6 @@ def _manifest(
         name=name,
         version=version,
         description=f"Trained on {read.counts}",
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         trained_by=f"edge-agent {__version__}",
         source_digest=dataset.digest(read.normal.paths, read.anomaly.paths, source),
         task=task,
@@ -310,9 +310,10 @@ def safe_name(source: Path) -> str:
 def _remarks(read: _Read, fitted: Ensemble) -> Iterator[str]:
     """Yield what the user should know of the images, and how well they are ranked."""
     if len(read.anomaly):
-        yield f"Cross-validated AUROC {metrics.auroc(fitted.normal, fitted.anomaly):.3f}"
+        auroc = metrics.auroc(fitted.normal.as_taken, fitted.anomaly.as_taken)
+        yield f"Cross-validated AUROC {auroc:.3f}"
     yield from read.reader.remarks
-    yield from dataset.product_warnings(read.normal.paths, fitted.normal)
+    yield from dataset.product_warnings(read.normal.paths, fitted.normal.as_taken)
 
 
 def _time_ms(model: bytes, manifest: Manifest, picture: NDArray[np.uint8]) -> float:
@@ -348,8 +349,8 @@ def _statistics(
     fitted: Ensemble, decided: Calibration, normal: Pictures, reader: PictureReader
 ) -> Statistics:
     return Statistics(
-        normal_scores=_histogram(calibration.apply(decided, fitted.normal)),
-        anomaly_scores=_histogram(calibration.apply(decided, fitted.anomaly)),
+        normal_scores=_histogram(calibration.apply(decided, fitted.normal.as_taken)),
+        anomaly_scores=_histogram(calibration.apply(decided, fitted.anomaly.as_taken)),
         brightness=normal.range_of("brightness"),
         sharpness=normal.range_of("sharpness"),
         image_bits=reader.bits,

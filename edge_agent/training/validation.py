@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, Protocol, Sequence
+from typing import TYPE_CHECKING, Protocol, Tuple
 
 import cv2
 import numpy as np
 
-from edge_agent.training.evidence import Evidence
+from edge_agent.training.augmentation import USUAL
+from edge_agent.training.evidence import FOLDS, Evidence, Features
 from edge_agent.training.graph import BATCH, GraphBuilder, Session, Size
 from edge_agent.training.head import (
     Bank,
@@ -22,13 +23,13 @@ from edge_agent.training.head import (
     excess_model,
     score_model,
 )
+from edge_agent.training.sample import Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
 
-FOLDS = 5
 SMOOTH = 2.0  # sigma in patches, of what is usual at each place: few images know it roughly
 LEAST_DEVIATION = 1e-3
 
@@ -45,8 +46,8 @@ class LabelledKind(Protocol):
 
     has_map: bool
 
-    def fit(self, good: Floats, bad: Floats, random: np.random.Generator) -> Head:
-        """Learn from features (n, channels, rows, columns)."""
+    def fit(self, good: Features, bad: Features, random: np.random.Generator) -> Head:
+        """Learn from features of views of good images, and of bad ones."""
 
 
 @dataclass(frozen=True)
@@ -69,77 +70,74 @@ class Standardised:
 class Validated:
     """A head fitted on all images, and the result of its cross-validation.
 
-    normal, anomaly, synthetic: scores (n,) of good images, of bad ones and of good ones with
-    artificial defects; each by heads that saw neither the image nor the one it was made of.
+    normal, anomaly, synthetic: of good images, of bad ones, of good ones with artificial defects,
+    and of copies of these changed as usual; each scored by a head that saw no view of its part.
     """
 
     head: Head
     has_map: bool
-    normal: Floats
-    anomaly: Floats
-    synthetic: Floats
+    normal: Sample
+    anomaly: Sample
+    synthetic: Sample
 
 
-def validate(evidence: Evidence, options: BankOptions, seed: int) -> Validated:
-    """Fit on the good images, and score each of them by a bank fitted without it.
-
-    Folds are runs of neighbouring files: images taken one after the other look alike, and would
-    vouch for each other.
-    """
-    normal, anomaly, synthetic = map(
-        _blank, (evidence.normal, evidence.anomaly, evidence.synthetic)
-    )
-    for fold in _folds(len(normal)):
-        bank = _fit(np.delete(evidence.patches, fold, axis=0), options, seed)
-        session = Session(distance_model(bank, (normal.shape[2], normal.shape[3])))
-        made = np.isin(evidence.sources, fold)
-        normal[fold] = _distances(session, evidence.normal[fold])
-        synthetic[made] = _distances(session, evidence.synthetic[made])
-        anomaly += _distances(session, evidence.anomaly) / FOLDS
-    norm = _norm(normal)
+def validate(evidence: Evidence, options: BankOptions, seed: int, level: int) -> Validated:
+    """Fit on good images and copies up to `level`, and score all by banks that saw neither."""
+    distances = [_blank(each) for each in evidence.kinds]
+    normal = evidence.normal
+    remembered = normal.levels <= level
+    for fold in range(FOLDS):
+        known = remembered & (normal.folds != fold)
+        session = Session(
+            distance_model(_fit(evidence.patches[known], options, seed), normal.shape[1:])
+        )
+        for features, target in zip(evidence.kinds, distances):
+            unseen = features.folds == fold
+            target[unseen] = features.some(unseen).judge(session, "distance")
+    norm = _norm(distances[0][normal.levels <= USUAL])
     scores = Session(score_model(norm))
-    return Validated(
-        NearestHead(_fit(evidence.patches, options, seed), norm),
+    return _validated(
+        NearestHead(_fit(evidence.patches[remembered], options, seed), norm),
         True,
-        *(
-            scores.run_all("distance", distances)["score"]
-            for distances in (normal, anomaly, synthetic)
-        ),
+        evidence,
+        *(scores.run_all("distance", each)["score"] for each in distances),
     )
 
 
 def validate_labelled(evidence: Evidence, kind: LabelledKind, seed: int) -> Validated:
-    """Fit on good and bad images, and score each of them by a head fitted without it."""
-    scores = [np.zeros(len(each), np.float32) for each in evidence.images]
-    for good, bad in zip(_folds(len(evidence.normal)), _folds(len(evidence.anomaly))):
-        head = kind.fit(
-            np.delete(evidence.normal, good, axis=0),
-            np.delete(evidence.anomaly, bad, axis=0),
-            np.random.default_rng(seed),
-        )
-        session = Session(_head_model(head, evidence.normal.shape))
-        for target, features, unseen in zip(
-            scores, evidence.images, (good, bad, np.isin(evidence.sources, good))
-        ):
-            target[unseen] = session.run_all("features", features[unseen])["score"]
-    usual = _usual(scores[0])
-    head = kind.fit(evidence.normal, evidence.anomaly, np.random.default_rng(seed))
-    return Validated(
-        Standardised(head, usual),
+    """Fit on good and bad images, and score all by heads fitted without them."""
+    scores = [np.zeros(len(each), np.float32) for each in evidence.kinds]
+    normal, anomaly, _ = evidence.kinds
+    for fold in range(FOLDS):
+        good, bad = (each.some(each.folds != fold) for each in (normal, anomaly))
+        head = kind.fit(good, bad, np.random.default_rng(seed))
+        session = Session(_head_model(head, normal.shape))
+        for features, target in zip(evidence.kinds, scores):
+            unseen = features.folds == fold
+            target[unseen] = features.some(unseen).judge(session, "score")
+    usual = _usual(scores[0][normal.levels <= USUAL])
+    return _validated(
+        Standardised(kind.fit(normal, anomaly, np.random.default_rng(seed)), usual),
         kind.has_map,
+        evidence,
         *((each - usual.median) / np.float32(usual.deviation) for each in scores),
     )
 
 
-def _folds(count: int) -> List[NDArray[np.intp]]:
-    return np.array_split(np.arange(count), FOLDS)
+def _validated(head: Head, has_map: bool, evidence: Evidence, *scores: Floats) -> Validated:
+    normal, anomaly, synthetic = (
+        Sample(each[usual], features.levels[usual], features.parts[usual])
+        for each, features in zip(scores, evidence.kinds)
+        for usual in (features.levels <= USUAL,)
+    )
+    return Validated(head, has_map, normal, anomaly, synthetic)
 
 
-def _head_model(head: Head, shape: Sequence[int]) -> bytes:
-    """Build the graph `features` → `score` alone; shape: of features, as in Evidence."""
+def _head_model(head: Head, shape: Tuple[int, int, int]) -> bytes:
+    """Build the graph `features` → `score` alone; shape: of features, as in Features."""
     graph = GraphBuilder()
-    features = graph.input("features", np.float32, (BATCH, *shape[1:]))
-    graph.output("score", head.append(graph, features, (shape[2], shape[3])).score, (BATCH,))
+    features = graph.input("features", np.float32, (BATCH, *shape))
+    graph.output("score", head.append(graph, features, shape[1:]).score, (BATCH,))
     return graph.model()
 
 
@@ -149,18 +147,14 @@ def robust_deviation(values: Floats) -> Floats:
     return np.asarray(1.4826 * np.median(away, axis=0), np.float32)
 
 
-def _blank(features: Floats) -> Floats:
-    """Return room for the distances (n, 1, rows, columns) of `features`."""
-    return np.zeros((len(features), 1, *features.shape[2:]), np.float32)
+def _blank(features: Features) -> Floats:
+    """Return room for the distances (v, 1, rows, columns) of `features`."""
+    return np.zeros((len(features), 1, *features.shape[1:]), np.float32)
 
 
 def _fit(patches: Floats, options: BankOptions, seed: int) -> Bank:
     flat = patches.reshape(-1, patches.shape[2])
     return Bank.fit(flat, options, np.random.default_rng(seed))
-
-
-def _distances(session: Session, features: Floats) -> Floats:
-    return session.run_all("features", features)["distance"]
 
 
 def _norm(distances: Floats) -> Norm:

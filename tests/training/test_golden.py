@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, List
 
@@ -64,7 +63,7 @@ def test_an_engine_that_computes_a_trained_model_wrongly_is_refused(
         check(package, engine)
 
 
-def test_training_again_gives_the_same_package_but_for_the_time(
+def test_training_again_gives_the_same_package_byte_for_byte(
     parts: Path, package: Path, tmp_path: Path
 ) -> None:
     train(parts, tmp_path / "again", normal_only=True, size=pictures.SIZE, progress=lambda _: None)
@@ -72,11 +71,7 @@ def test_training_again_gives_the_same_package_but_for_the_time(
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
         for folder in (package, tmp_path / "again")
     )
-    name = Path("manifest.json")
-    manifests = [json.loads(files.pop(name)) for files in (first, second)]
     assert first == second
-    assert [manifest.pop("created") != "" for manifest in manifests] == [True, True]
-    assert {**manifests[0], "name": ""} == {**manifests[1], "name": ""}
 
 
 def test_labelled_anomalies_are_samples_themselves(parts: Path, tmp_path: Path) -> None:

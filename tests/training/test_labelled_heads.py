@@ -7,7 +7,7 @@ import pytest
 
 from edge_agent.evaluation import metrics
 from edge_agent.training import logistic
-from edge_agent.training.evidence import Evidence
+from edge_agent.training.evidence import Evidence, Features, fold_of_parts
 from edge_agent.training.graph import BATCH, GraphBuilder, Session
 from edge_agent.training.labelled_heads import PatchHead, PooledHead
 from edge_agent.training.validation import Head, validate_labelled
@@ -35,6 +35,12 @@ def washed(count: int, seed: int) -> np.ndarray:
     return images
 
 
+def known(values: np.ndarray) -> Features:
+    """Features of pictures as they were taken, each of a part of its own."""
+    count = len(values)
+    return Features.known(values, np.zeros(count, int), np.arange(count), fold_of_parts(count))
+
+
 def judged(head: Head, images: np.ndarray) -> np.ndarray:
     graph = GraphBuilder()
     tensor = graph.input("features", np.float32, (BATCH, 5, *GRID))
@@ -44,13 +50,13 @@ def judged(head: Head, images: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("kind", "bad"), [(PatchHead, marked), (PooledHead, washed)])
 def test_a_head_finds_what_it_has_learned(kind: type, bad: object) -> None:
-    head = kind.fit(features(20, 1), bad(12, 2), np.random.default_rng(0))  # type: ignore[attr-defined, operator]
+    head = kind.fit(known(features(20, 1)), known(bad(12, 2)), np.random.default_rng(0))  # type: ignore[attr-defined, operator]
     good, wrong = judged(head, features(30, 3)), judged(head, bad(30, 4))  # type: ignore[operator]
     assert metrics.auroc(good, wrong) > 0.95
 
 
 def test_a_patch_head_points_at_the_patch() -> None:
-    head = PatchHead.fit(features(20, 1), marked(12, 2), np.random.default_rng(0))
+    head = PatchHead.fit(known(features(20, 1)), known(marked(12, 2)), np.random.default_rng(0))
     image = features(1, 5)
     image[0, 2:4, 3, 6] += (6.0, -6.0)
     graph = GraphBuilder()
@@ -64,10 +70,10 @@ def test_a_patch_head_points_at_the_patch() -> None:
 
 def test_labels_drawn_by_lot_are_not_learned() -> None:
     good = features(30, 1)
-    evidence = Evidence(good, features(20, 2), good[:0], good[:0], np.zeros(0, np.intp))
+    evidence = Evidence(known(good), known(features(20, 2)), known(good[:0]), good[:0])
     validated = validate_labelled(evidence, PooledHead, seed=0)
-    assert 0.25 < metrics.auroc(validated.normal, validated.anomaly) < 0.75
-    assert np.median(validated.normal) == pytest.approx(0.0, abs=1e-5)
+    assert 0.25 < metrics.auroc(validated.normal.scores, validated.anomaly.scores) < 0.75
+    assert np.median(validated.normal.scores) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_logistic_line_is_where_the_chances_are_even() -> None:

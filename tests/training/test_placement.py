@@ -8,8 +8,9 @@ import pytest
 
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.training.placement import Scores, Wanted, fit, overkill, place, threshold_of
+from edge_agent.training.sample import Sample
 
-NONE = np.empty(0)
+NONE = Sample.of(np.empty(0))
 
 
 def share_above(value: float) -> float:
@@ -21,9 +22,9 @@ def scores(seed: int, good: int, bad: int = 0, apart: float = 3.0) -> Scores:
     """Draw bell curves of deviation 1, `apart` from each other."""
     random = np.random.default_rng(seed)
     return Scores(
-        random.normal(0.0, 1.0, good),
-        random.normal(apart, 1.0, bad) if bad else NONE,
-        random.normal(apart, 1.0, good),
+        Sample.of(random.normal(0.0, 1.0, good)),
+        Sample.of(random.normal(apart, 1.0, bad)) if bad else NONE,
+        Sample.of(random.normal(apart, 1.0, good)),
     )
 
 
@@ -35,7 +36,7 @@ def test_the_stated_interval_of_false_alarms_holds(asked: Optional[float]) -> No
         given = scores(seed, 60)
         threshold = threshold_of(fit(given, Wanted(max_overkill=asked)))
         truth = share_above(threshold)
-        low, high = overkill(given.normal, threshold).interval
+        low, high = overkill(given.normal.as_taken, threshold).interval
         held.append(low <= truth <= high)
         rates.append(truth)
     assert np.mean(held) >= 0.93
@@ -97,7 +98,8 @@ def test_an_escape_needs_bad_images() -> None:
 
 
 def test_equal_scores_are_not_split() -> None:
-    rounded = Scores(np.repeat([0.0, 1.0, 2.0], [90, 8, 2]), NONE, np.full(100, 9.0))
+    good = Sample.of(np.repeat([0.0, 1.0, 2.0], [90, 8, 2]))
+    rounded = Scores(good, NONE, Sample.of(np.full(100, 9.0)))
     placed = place(rounded, Wanted(max_overkill=0.05), 0)
     assert 1.0 < threshold_of(placed.calibration) < 2.0
     assert placed.overkill.wrong == 2
@@ -111,3 +113,29 @@ def test_the_grey_band_narrows_with_more_images() -> None:
 def test_the_same_scores_give_the_same_band() -> None:
     given = scores(6, 40, 20)
     assert place(given, Wanted(), 7) == place(given, Wanted(), 7)
+
+
+def test_changed_copies_move_the_threshold_and_are_told_apart_from_pictures() -> None:
+    given = scores(7, 50)
+    still = place(given, Wanted(), 0)
+    pictures = given.normal
+    both = Sample(
+        np.concatenate((pictures.scores, pictures.scores + 2.0)),
+        np.repeat([0, 1], 50),
+        np.tile(pictures.parts, 2),
+    )
+    placed = place(Scores(both, NONE, given.synthetic), Wanted(), 0)
+    assert threshold_of(placed.calibration) > threshold_of(still.calibration) + 0.5
+    assert placed.overkill.count == 50
+    assert placed.of_copies[1] == 50
+    assert f"{placed.of_copies[0]} of 50 changed copies" in " ".join(placed.remarks())
+
+
+def test_pictures_of_one_part_are_drawn_together() -> None:
+    parts = np.array([0, 1, 2, 0, 1, 2])
+    drawn = Sample(parts * 1.0, np.zeros(6, int), parts).drawn(np.random.default_rng(1))
+    assert len(set(drawn.parts.tolist())) < 3
+    assert len(drawn.scores) == 6
+    for part in set(drawn.parts.tolist()):
+        assert (drawn.parts == part).sum() % 2 == 0
+    np.testing.assert_array_equal(drawn.scores, drawn.parts)
