@@ -75,7 +75,7 @@ LIBRARIES = {
     "pycuda": ["runtime.backends.cuda.by_pycuda"],
     "awsiot": ["runtime.host.greengrass", "runtime.host.session"],
     "awscrt": ["runtime.host.session", "runtime.results.broker.sdk"],
-    "cv2": ["runtime.vision", "client", "training", "evaluation", "demo"],
+    "cv2": ["runtime.vision", "client", "training", "evaluation", "demo", "pictures.disturbances"],
     "boto3": ["packaging.aws", "captures.upload", "service.buckets"],
     "botocore": ["packaging.aws", "captures.upload", "service"],
     "cryptography": ["runtime.packages.signature", "packaging.signing"],

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-SIDE = 256.0  # pixels of a picture's shorter side, which lengths are told for
+SIDE = 256.0  # pixels of a picture's shorter side, that lengths are given for
 
 
 class Disturbance(NamedTuple):
@@ -39,14 +39,15 @@ def _brightness(pixels: Pixels, percent: float, random: np.random.Generator) -> 
 
 
 def _contrast(pixels: Pixels, percent: float, random: np.random.Generator) -> Pixels:
-    factor = 1.0 + _either(random) * percent / 100.0
-    return _clipped((pixels - pixels.mean()) * factor + pixels.mean())
+    factor, mean = 1.0 + _either(random) * percent / 100.0, pixels.mean()
+    return _clipped(pixels * np.float32(factor) + np.float32(mean - factor * mean))
 
 
 def _white_balance(pixels: Pixels, percent: float, random: np.random.Generator) -> Pixels:
     """Redder and less blue, or the other way round."""
     away = _either(random) * percent / 100.0
-    return _clipped(pixels * np.array([1.0 + away, 1.0, 1.0 - away]))
+    factors: NDArray[np.float32] = np.array([1.0 + away, 1.0, 1.0 - away], np.float32)
+    return _clipped(np.multiply(pixels, factors, dtype=np.float32))
 
 
 def _shift(pixels: Pixels, length: float, random: np.random.Generator) -> Pixels:
@@ -74,8 +75,10 @@ def _noise(pixels: Pixels, deviation: float, random: np.random.Generator) -> Pix
 
 def _jpeg(pixels: Pixels, loss: float, _random: np.random.Generator) -> Pixels:
     """Save with quality 100 - `loss`."""
-    _, content = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, round(100.0 - loss)))
-    return np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR), np.uint8)
+    blue_first = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    _, content = cv2.imencode(".jpg", blue_first, (cv2.IMWRITE_JPEG_QUALITY, round(100.0 - loss)))
+    blue_first = np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR), np.uint8)
+    return np.asarray(cv2.cvtColor(blue_first, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _dead_column(pixels: Pixels, count: float, random: np.random.Generator) -> Pixels:
@@ -95,8 +98,8 @@ DISTURBANCES = (
     Disturbance("scale", "±{} %", (1, 3, 5), _size),
     Disturbance("blur", "sigma {} px of 256", (0.5, 1, 2), _blur),
     Disturbance("noise", "sigma {} grey levels", (1, 2, 4), _noise),
-    Disturbance("JPEG", "quality 100 - {}", (20, 50, 70), _jpeg),
-    Disturbance("dead columns", "{} px of 256 at an edge", (1, 2, 4), _dead_column),
+    Disturbance("JPEG", "quality lower by {}", (20, 50, 70), _jpeg),
+    Disturbance("dead columns", "{} px of 256", (1, 2, 4), _dead_column),
 )
 
 

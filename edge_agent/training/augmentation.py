@@ -43,7 +43,7 @@ class Views:
     seed: int
 
     @classmethod
-    def of(cls, pixels: Pixels, parts: Indices, seed: int, highest: int = STRONG) -> Views:
+    def of(cls, pixels: Pixels, parts: Indices, seed: int, highest: int) -> Views:
         """Add copies of images evenly chosen, of levels up to `highest`. parts: (n,), of images."""
         count = len(pixels)
         is_large = pixels.shape[1] * pixels.shape[2] > LARGE

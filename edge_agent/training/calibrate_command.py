@@ -50,5 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     package.check_inputs(out, good)
     package.write(out, fitted.manifest, fitted.files)
-    console.print(f"{shown(out)}: version {version}")
+    console.print(
+        f"{shown(out)}: version {version}. How the new threshold holds when pictures change is not "
+        "known yet; `edge-agent evaluate --robustness` judges it by good and bad pictures."
+    )
     return 0

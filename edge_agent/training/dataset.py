@@ -14,6 +14,7 @@ import numpy as np
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation.label_manifest import ANOMALY, NORMAL, ManifestOptions
 from edge_agent.evaluation.labelled import LabelledImages, holds
+from edge_agent.evaluation.steps import Steps
 from edge_agent.manifest import InputSpec, Statistics
 from edge_agent.pictures.listing import PictureListing, sentence, shown
 from edge_agent.pictures.reader import PictureReader
@@ -21,7 +22,6 @@ from edge_agent.runtime.vision.input_check import InputCheck
 from edge_agent.runtime.vision.light import measure
 from edge_agent.runtime.vision.preprocess import write_input
 from edge_agent.training import exif
-from edge_agent.training.steps import Steps
 from edge_agent.training.validation import robust_deviation
 
 if TYPE_CHECKING:
@@ -140,13 +140,25 @@ def find(source: Path, normal_only: bool, options: ManifestOptions) -> LabelledI
 
 
 def test_images(source: Path, test: Optional[Path], options: ManifestOptions) -> Tuple[Path, ...]:
-    """List the images that the model will be tested with: `test`, or test/ beside train/."""
-    beside = source.parent / "test"
-    if test is None and not (source.name == "train" and source.is_dir() and beside.is_dir()):
+    """List the images that the model will be tested with, with or without labels."""
+    place = _test_place(source, test)
+    if place is None:
         return ()
-    place = test or beside
     found = LabelledImages.of(place, options)
     return (*found.normal, *found.anomaly) or PictureListing.of([place]).paths
+
+
+def labelled_test(source: Path, test: Optional[Path], options: ManifestOptions) -> LabelledImages:
+    """List those of them that have a label."""
+    place = _test_place(source, test)
+    return LabelledImages((), ()) if place is None else LabelledImages.of(place, options)
+
+
+def _test_place(source: Path, test: Optional[Path]) -> Optional[Path]:
+    """Return `test`, or test/ beside a folder train/."""
+    beside = source.parent / "test"
+    is_train = source.name == "train" and source.is_dir() and beside.is_dir()
+    return test or (beside if is_train else None)
 
 
 def check_count(source: Path, normal: int, findings: Sequence[str]) -> None:

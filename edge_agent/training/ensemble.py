@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from edge_agent.evaluation import metrics
-from edge_agent.training.augmentation import STRONG, USUAL
+from edge_agent.training import placement
+from edge_agent.training.augmentation import STRONG, TAKEN, USUAL
 from edge_agent.training.evidence import Evidence, Images
 from edge_agent.training.features import STRIDE, FeatureExtractor, append_image
 from edge_agent.training.filter_bank import FilterBank, usual_magnitudes
 from edge_agent.training.graph import GraphBuilder, Size
 from edge_agent.training.head import BankOptions
 from edge_agent.training.labelled_heads import PatchHead, PooledHead
+from edge_agent.training.placement import Scores
 from edge_agent.training.sample import Sample
 from edge_agent.training.validation import Validated, validate, validate_labelled
 
@@ -22,13 +24,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
+    Pixels = NDArray[np.uint8]
 
 ENLARGE = 2  # the map against the grid of patches, each way
 POWER = 8  # of the AUROC above chance, for the weight
 LEAST_SHARE = 0.25  # of the highest weight, for a member that is worth its time
 FEWEST_BAD = 8  # images, for heads that learn from them
-LEVELS = (USUAL, STRONG)  # of changed copies that nearest neighbours may know
-NOISE = 0.005  # of an AUROC, below which one isn't better
+# Of copies that nearest neighbours may know; filters, and stronger copies, would hide defects.
+LEVELS = (TAKEN, USUAL)
+LOST = 0.05  # of the share of defects found, at most, for verdicts that hold still
 LABELLED = (PooledHead, PatchHead)
 # Shares of a texture's usual magnitude, well below which it counts as flat. Low: faint texture
 # shows; high: its noise doesn't, and fewer patches are enough, as places don't count: parts may lie
@@ -72,23 +76,47 @@ class Ensemble:
         return samples[0]._replace(scores=np.asarray(total, np.float32))
 
 
-def fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor] = ()) -> Ensemble:
+def fit(
+    normal: Pixels, anomaly: Pixels, seed: int, backbones: Sequence[FeatureExtractor] = ()
+) -> Ensemble:
     """Fit and validate heads for each extractor; weigh them by the bad images, if there are any.
 
-    backbones: forms of one, of which the best is used. The weight is (AUROC - 0.5) to the power of
-    POWER, so that a member that finds little counts for little; one below LEAST_SHARE is left out.
+    normal, anomaly: (n, H, W, 3) uint8 RGB. backbones: forms of one, of which the best is used. The
+    weight is (AUROC - 0.5) to the power of POWER, so that a member that finds little counts for
+    little; one below LEAST_SHARE is left out. Copies in other light and place count with labels,
+    and with a backbone that finds as much as without them: filters alone lose defects by them.
     """
+    if len(anomaly) >= FEWEST_BAD:
+        return _fit(Images.of(normal, anomaly, seed, STRONG), seed, backbones)
+    still = _fit(Images.of(normal, anomaly, seed, TAKEN), seed, backbones)
+    if not backbones:
+        return still
+    changed = _fit(Images.of(normal, anomaly, seed, USUAL), seed, backbones)
+    has_learned = any(member.validated.level for member in changed.members)
+    return changed if has_learned and _found(changed) >= _found(still) - LOST else still
+
+
+def _found(ensemble: Ensemble) -> float:
+    """Return the share of bad images as taken that are found at the threshold."""
+    scores = Scores(ensemble.normal, ensemble.anomaly, ensemble.synthetic)
+    threshold = placement.threshold_of(placement.fit(scores, placement.USUAL))
+    bad = scores.anomaly if len(scores.anomaly.scores) else scores.synthetic
+    return float((bad.as_taken >= threshold).mean())
+
+
+def _fit(images: Images, seed: int, backbones: Sequence[FeatureExtractor]) -> Ensemble:
+    is_labelled = len(images.anomaly.pixels) >= FEWEST_BAD
     magnitudes = usual_magnitudes(images.normal.pixels)
-    extractors: List[Tuple[FeatureExtractor, BankOptions]] = [
-        (FilterBank(floor * magnitudes), options) for floor, options in FILTER_BANKS
+    extractors: List[Tuple[FeatureExtractor, BankOptions, Sequence[int]]] = [
+        (FilterBank(floor * magnitudes), options, (TAKEN,)) for floor, options in FILTER_BANKS
     ]
     if backbones:
-        extractors.append((_best(images, backbones, seed), OF_BACKBONE))
+        extractors.append((_best(images, backbones, seed), OF_BACKBONE, LEVELS))
     found: List[Tuple[FeatureExtractor, Validated]] = []
-    for extractor, options in extractors:
-        evidence = Evidence.of(images, extractor, seed)
-        found.append((extractor, _validate(evidence, options, seed)))
-        if len(images.anomaly.pixels) >= FEWEST_BAD:
+    for extractor, options, levels in extractors:
+        evidence = Evidence.of(images, extractor)
+        found.append((extractor, _validate(evidence, options, seed, levels)))
+        if is_labelled:
             found += [(extractor, validate_labelled(evidence, kind, seed)) for kind in LABELLED]
     merits = np.array([_merit(validated) for _, validated in found])
     has_map = np.array([validated.has_map for _, validated in found])
@@ -109,21 +137,17 @@ def _best(images: Images, forms: Sequence[FeatureExtractor], seed: int) -> Featu
         return forms[0]
 
     def merit(form: FeatureExtractor) -> float:
-        evidence = Evidence.of(images, form, seed)
-        return _merit(_validate(evidence, OF_BACKBONE, seed))
+        evidence = Evidence.of(images, form)
+        return _merit(_validate(evidence, OF_BACKBONE, seed, LEVELS))
 
     return max(forms, key=merit)
 
 
-def _validate(evidence: Evidence, options: BankOptions, seed: int) -> Validated:
-    """Return nearest neighbours among good images and their copies, up to the level that is best.
-
-    Copies make a memory forgiving: of light, and of defects. The highest level counts as best that
-    finds as much as the others, within NOISE.
-    """
-    levels = [validate(evidence, options, seed, level) for level in LEVELS]
-    least = max(map(_auroc, levels)) - NOISE
-    return [each for each in levels if _auroc(each) >= least][-1]
+def _validate(
+    evidence: Evidence, options: BankOptions, seed: int, levels: Sequence[int]
+) -> Validated:
+    """Return nearest neighbours among good images and copies up to the level that tells most."""
+    return max((validate(evidence, options, seed, level) for level in levels), key=_auroc)
 
 
 def _auroc(validated: Validated) -> float:

@@ -11,7 +11,7 @@ from edge_agent.training import synthetic_defects
 from edge_agent.training.augmentation import USUAL, Views
 from edge_agent.training.features import STRIDE, FeatureExtractor, feature_model
 from edge_agent.training.graph import IMAGE, Session
-from edge_agent.training.head import coordinates
+from edge_agent.training.head import CANDIDATES, coordinates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Indices = NDArray[np.intp]
 
 FOLDS = 5
-PATCHES = 40000  # of all views of good images together, that banks are fitted on
+PLENTY = 2  # times the candidates of a coreset that are drawn
 KEPT = 512 << 20  # bytes of features of one label; of more they are computed whenever needed
 CHUNK = 64  # views whose features are in memory at a time then, at most
 CHUNK_BYTES = 256 << 20
@@ -36,15 +36,18 @@ class Images:
     synthetic: Views
 
     @classmethod
-    def of(cls, normal: Pixels, anomaly: Pixels, seed: int) -> Images:
-        """Take images (n, H, W, 3) uint8 RGB; draw artificial defects where no bad ones are."""
+    def of(cls, normal: Pixels, anomaly: Pixels, seed: int, highest: int) -> Images:
+        """Take images (n, H, W, 3) uint8 RGB; draw artificial defects where no bad ones are.
+
+        highest: level of copies.
+        """
         made, sources = normal[:0], np.zeros(0, np.intp)
         if not len(anomaly):
             made, sources = synthetic_defects.add_defects(normal, np.random.default_rng(seed))
         return cls(
-            Views.of(normal, np.arange(len(normal)), seed),
-            Views.of(anomaly, np.arange(len(anomaly)), seed + 1),
-            Views.of(made, sources, seed + 2, highest=USUAL),
+            Views.of(normal, np.arange(len(normal)), seed, highest),
+            Views.of(anomaly, np.arange(len(anomaly)), seed + 1, highest),
+            Views.of(made, sources, seed + 2, min(highest, USUAL)),
         )
 
 
@@ -130,16 +133,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the images show, before anything is fitted.
-
-    patches: (views of good images, m, channels + 2), drawn from each, their place from -1 to 1 at
-    the end.
-    """
+    """What the images show, before anything is fitted."""
 
     normal: Features
     anomaly: Features
     synthetic: Features
-    patches: Floats
 
     @property
     def kinds(self) -> Tuple[Features, Features, Features]:
@@ -147,7 +145,7 @@ class Evidence:
         return self.normal, self.anomaly, self.synthetic
 
     @classmethod
-    def of(cls, images: Images, extractor: FeatureExtractor, seed: int) -> Evidence:
+    def of(cls, images: Images, extractor: FeatureExtractor) -> Evidence:
         """Look at the images through the `extractor`."""
         session = Session(feature_model(images.normal.pixels.shape[1:3], extractor))
         good, bad = (fold_of_parts(len(each.pixels)) for each in (images.normal, images.anomaly))
@@ -159,8 +157,7 @@ class Evidence:
                 (images.synthetic, good),
             )
         )
-        patches = some_patches(normal, np.random.default_rng(seed))
-        return cls(normal, anomaly, synthetic, patches)
+        return cls(normal, anomaly, synthetic)
 
 
 def fold_of_parts(count: int) -> Indices:
@@ -173,10 +170,10 @@ def fold_of_parts(count: int) -> Indices:
 
 
 def some_patches(features: Features, random: np.random.Generator) -> Floats:
-    """Draw the same number of patches from each view."""
+    """Draw (views, m, channels + 2): m patches of each view, their place (-1 to 1) at the end."""
     channels, rows, columns = features.shape
     places = coordinates(rows, columns).reshape(2, -1)
-    wanted = min(rows * columns, -(-PATCHES // len(features)))
+    wanted = min(rows * columns, -(-PLENTY * CANDIDATES // len(features)))
     drawn = np.empty((len(features), wanted, channels + 2), np.float32)
     targets = iter(drawn)
     for chunk in features.chunks():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 STRIDE = 8  # pixels of the input per patch, each way
-BORDER = 2  # pixels of the input that aren't looked at: cameras have dead columns at their edges
+BORDER = 1  # pixel of the input that is not looked at: cameras have dead columns at their edges
 
 
 class FeatureExtractor(Protocol):
@@ -31,7 +31,7 @@ class FeatureExtractor(Protocol):
 def append_image(graph: GraphBuilder, size: Size) -> str:
     """Declare the model's input and return it as RGB planes (N, 3, H, W), float32 of 0-255.
 
-    The outermost BORDER pixels are replaced by those inside, mirrored.
+    The outermost pixels are replaced by those inside, mirrored.
     """
     image = graph.input(IMAGE, np.uint8, (BATCH, size[0], size[1], 3))
     planes = graph.add("Transpose", graph.add("Cast", image, to=1), perm=[0, 3, 1, 2])

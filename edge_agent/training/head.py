@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-RATIO = 6  # patches that each of the coreset is chosen from
+CANDIDATES = 20000  # patches the coreset is chosen from
 PROJECTION = 16  # dimensions in which candidates are compared (Johnson-Lindenstrauss)
 BLUR = 1.5  # sigma in patches, of the map
 
@@ -66,7 +66,7 @@ class Bank:
         varying = deviation[deviation > 0.0]  # grey images: the chroma never varies
         floor = 0.1 * np.median(varying) if len(varying) else 1.0
         deviation = np.maximum(deviation, floor).astype(np.float32)
-        drawn = draw_patches(patches, random, RATIO * options.size)
+        drawn = draw_patches(patches, random)
         standardised = (drawn[:, :channels] - mean) / deviation
         axes = principal_axes(standardised, options.variance)
         places = options.position_weight * drawn[:, channels:]
@@ -94,7 +94,7 @@ class Norm:
     mean: Usual
 
 
-def draw_patches(patches: Floats, random: np.random.Generator, count: int) -> Floats:
+def draw_patches(patches: Floats, random: np.random.Generator, count: int = CANDIDATES) -> Floats:
     """Return at most `count` of the `patches` (n, channels), drawn at random."""
     if len(patches) <= count:
         return patches

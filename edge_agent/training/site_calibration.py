@@ -32,6 +32,7 @@ from edge_agent.runtime.packages.package import Package
 from edge_agent.training import calibration, golden, placement
 from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
 from edge_agent.training.dataset import Pictures
+from edge_agent.training.robustness_file import ROBUSTNESS_FILE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,6 +97,7 @@ def fit(source: Path, good: Sequence[Path], reader: PictureReader) -> SiteCalibr
     known = [*golden_check.read_pictures(opened), *pictures.pixels[: golden.CANDIDATES]]
     samples, images = golden.samples(model, changed, known, max(len(manifest.golden), 1))
     kept = {entry.path for entry in manifest.files} - {each.image for each in manifest.golden}
+    kept.discard(ROBUSTNESS_FILE)  # of the old threshold
     files = {**{path: opened.read(path) for path in sorted(kept)}, **images}
     files[QUARTILES_FILE] = _unscaled(usual.in_logits(decided), fitted).to_json()
     if band is not None:

@@ -81,9 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Train and print where the package is."""
     from rich.console import Console
 
+    from edge_agent.evaluation import steps
     from edge_agent.evaluation.label_manifest import ManifestOptions
     from edge_agent.logs import printable
-    from edge_agent.training import steps, trainer
+    from edge_agent.training import trainer
     from edge_agent.training.backbones import BackboneOptions
     from edge_agent.training.placement import Wanted
 

@@ -26,6 +26,7 @@ from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ALL, ManifestOptions
 from edge_agent.evaluation.labelled import LabelledImages
 from edge_agent.evaluation.masks import Masks
+from edge_agent.evaluation.steps import Steps
 from edge_agent.manifest import (
     GREY_BAND_FILE,
     MODEL_FILE,
@@ -56,17 +57,16 @@ from edge_agent.training import (
     package,
     placement,
     resolution,
+    robustness_file,
 )
 from edge_agent.training.backbones import Backbone, BackboneOptions
 from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
-from edge_agent.training.evidence import Images
 from edge_agent.training.features import STRIDE
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
 from edge_agent.training.placement import Placed, Scores, Wanted
 from edge_agent.training.resolution import Resolution, TileChoice
-from edge_agent.training.steps import Steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -145,9 +145,11 @@ def train(
     model = build_model(fitted, read.resolution.size, task)
     manifest = _manifest(source, name, version, task, read, fitted, placed, model)
     candidates = golden.candidates(read.normal.pixels, read.anomaly.pixels, seed)
-    manifest, files = _with_golden(
-        manifest, model, candidates, Quartiles.of(fitted.normal.as_taken)
-    )
+    quartiles = Quartiles.of(fitted.normal.as_taken)
+    manifest, files = _with_golden(manifest, model, candidates, quartiles)
+    trained = LabelledImages(read.normal.paths, read.anomaly.paths)
+    unseen = dataset.labelled_test(source, test, options)
+    manifest, files = robustness_file.added(manifest, files, trained, unseen, progress, steps)
     package.write(out, manifest, files)
     if read.resolution.tiles:
         time_ms = _time_ms(model, manifest, candidates[0])
@@ -244,8 +246,8 @@ def _best(
 def _fit(read: _Read, backbone: BackboneOptions, seed: int, steps: Steps) -> _Fitted:
     helped = backbones.find(backbone, read.resolution)
     with steps.during("Training"):
-        images = Images.of(read.normal.pixels, read.anomaly.pixels, seed)
-        return _Fitted(read, helped, ensemble.fit(images, seed, helped.forms))
+        fitted = ensemble.fit(read.normal.pixels, read.anomaly.pixels, seed, helped.forms)
+        return _Fitted(read, helped, fitted)
 
 
 def _manifest(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Tuple
+from typing import TYPE_CHECKING, List, Protocol, Sequence, Tuple
 
 import cv2
 import numpy as np
 
 from edge_agent.training.augmentation import USUAL
-from edge_agent.training.evidence import FOLDS, Evidence, Features
+from edge_agent.training.evidence import FOLDS, Evidence, Features, some_patches
 from edge_agent.training.graph import BATCH, GraphBuilder, Session, Size
 from edge_agent.training.head import (
     Bank,
@@ -68,13 +68,14 @@ class Standardised:
 
 @dataclass(frozen=True)
 class Validated:
-    """A head fitted on all images, and the result of its cross-validation.
+    """A head fitted on all images and their copies up to `level`, and its cross-validation.
 
     normal, anomaly, synthetic: of good images, of bad ones, of good ones with artificial defects,
     and of copies of these changed as usual; each scored by a head that saw no view of its part.
     """
 
     head: Head
+    level: int
     has_map: bool
     normal: Sample
     anomaly: Sample
@@ -83,54 +84,61 @@ class Validated:
 
 def validate(evidence: Evidence, options: BankOptions, seed: int, level: int) -> Validated:
     """Fit on good images and copies up to `level`, and score all by banks that saw neither."""
-    distances = [_blank(each) for each in evidence.kinds]
-    normal = evidence.normal
-    remembered = normal.levels <= level
+    judged = _as_usual(evidence)
+    distances = [_blank(each) for each in judged]
+    known = evidence.normal.some(evidence.normal.levels <= level)
+    patches = some_patches(known, np.random.default_rng(seed))
     for fold in range(FOLDS):
-        known = remembered & (normal.folds != fold)
-        session = Session(
-            distance_model(_fit(evidence.patches[known], options, seed), normal.shape[1:])
-        )
-        for features, target in zip(evidence.kinds, distances):
+        bank = _fit(patches[known.folds != fold], options, seed)
+        session = Session(distance_model(bank, known.shape[1:]))
+        for features, target in zip(judged, distances):
             unseen = features.folds == fold
             target[unseen] = features.some(unseen).judge(session, "distance")
-    norm = _norm(distances[0][normal.levels <= USUAL])
+    norm = _norm(distances[0])
     scores = Session(score_model(norm))
     return _validated(
-        NearestHead(_fit(evidence.patches[remembered], options, seed), norm),
+        NearestHead(_fit(patches, options, seed), norm),
+        level,
         True,
-        evidence,
+        judged,
         *(scores.run_all("distance", each)["score"] for each in distances),
     )
 
 
 def validate_labelled(evidence: Evidence, kind: LabelledKind, seed: int) -> Validated:
     """Fit on good and bad images, and score all by heads fitted without them."""
-    scores = [np.zeros(len(each), np.float32) for each in evidence.kinds]
-    normal, anomaly, _ = evidence.kinds
+    judged = _as_usual(evidence)
+    scores = [np.zeros(len(each), np.float32) for each in judged]
+    normal, anomaly = evidence.normal, evidence.anomaly
     for fold in range(FOLDS):
         good, bad = (each.some(each.folds != fold) for each in (normal, anomaly))
         head = kind.fit(good, bad, np.random.default_rng(seed))
         session = Session(_head_model(head, normal.shape))
-        for features, target in zip(evidence.kinds, scores):
+        for features, target in zip(judged, scores):
             unseen = features.folds == fold
             target[unseen] = features.some(unseen).judge(session, "score")
-    usual = _usual(scores[0][normal.levels <= USUAL])
+    usual = _usual(scores[0])
     return _validated(
         Standardised(kind.fit(normal, anomaly, np.random.default_rng(seed)), usual),
+        int(normal.levels.max()),
         kind.has_map,
-        evidence,
+        judged,
         *((each - usual.median) / np.float32(usual.deviation) for each in scores),
     )
 
 
-def _validated(head: Head, has_map: bool, evidence: Evidence, *scores: Floats) -> Validated:
+def _as_usual(evidence: Evidence) -> List[Features]:
+    """Return what is judged: images as taken and copies changed as usual, of each kind."""
+    return [each.some(each.levels <= USUAL) for each in evidence.kinds]
+
+
+def _validated(
+    head: Head, level: int, has_map: bool, judged: Sequence[Features], *scores: Floats
+) -> Validated:
     normal, anomaly, synthetic = (
-        Sample(each[usual], features.levels[usual], features.parts[usual])
-        for each, features in zip(scores, evidence.kinds)
-        for usual in (features.levels <= USUAL,)
+        Sample(each, features.levels, features.parts) for each, features in zip(scores, judged)
     )
-    return Validated(head, has_map, normal, anomaly, synthetic)
+    return Validated(head, level, has_map, normal, anomaly, synthetic)
 
 
 def _head_model(head: Head, shape: Tuple[int, int, int]) -> bytes:

@@ -32,7 +32,7 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 
 
 def test_copies_are_of_images_evenly_chosen_and_belong_to_their_part() -> None:
-    views = Views.of(images(7), np.array([5, 5, 5, 6, 6, 6, 7]), seed=0)
+    views = Views.of(images(7), np.array([5, 5, 5, 6, 6, 6, 7]), seed=0, highest=STRONG)
     counts = np.bincount(views.levels)
     assert counts.tolist() == [7, 7 * OF_EACH, 7 * OF_EACH]
     of_each = np.bincount(views.images[views.levels == USUAL])
@@ -44,17 +44,17 @@ def test_copies_are_of_images_evenly_chosen_and_belong_to_their_part() -> None:
 
 @pytest.mark.parametrize(("count", "usual"), [(40, COPIES), (150, 150), (3000, MOST_COPIES)])
 def test_many_images_have_a_copy_each_up_to_a_bound(count: int, usual: int) -> None:
-    views = Views.of(np.zeros((count, 1, 1, 3), np.uint8), np.arange(count), seed=0)
+    views = Views.of(np.zeros((count, 1, 1, 3), np.uint8), np.arange(count), seed=0, highest=STRONG)
     assert np.bincount(views.levels).tolist() == [count, usual, COPIES]
 
 
 def test_no_images_have_no_copies() -> None:
-    assert len(Views.of(images(0), np.zeros(0, int), seed=0)) == 0
+    assert len(Views.of(images(0), np.zeros(0, int), seed=0, highest=STRONG)) == 0
 
 
 def test_copies_are_the_same_whenever_they_are_asked_for_and_images_stay_as_taken() -> None:
     pixels = images(6)
-    views = Views.of(pixels, np.arange(6), seed=3)
+    views = Views.of(pixels, np.arange(6), seed=3, highest=STRONG)
     every = views.at(np.arange(len(views)))
     np.testing.assert_array_equal(every[views.levels == TAKEN], pixels)
     np.testing.assert_array_equal(views.at(np.array([20, 3, 50])), every[[20, 3, 50]])
@@ -64,14 +64,14 @@ def test_copies_are_the_same_whenever_they_are_asked_for_and_images_stay_as_take
 
 
 def test_another_seed_gives_other_copies() -> None:
-    one, other = (Views.of(images(4), np.arange(4), seed) for seed in (1, 2))
+    one, other = (Views.of(images(4), np.arange(4), seed, STRONG) for seed in (1, 2))
     assert (one.at(np.array([20])) != other.at(np.array([20]))).any()
 
 
 def test_features_computed_whenever_needed_are_those_that_were_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    views = Views.of(images(12), np.arange(12), seed=0)
+    views = Views.of(images(12), np.arange(12), seed=0, highest=STRONG)
     extractor = FilterBank(usual_magnitudes(views.pixels))
     session = Session(feature_model(SIZE, extractor))
     folds = evidence.fold_of_parts(12)
@@ -85,7 +85,7 @@ def test_features_computed_whenever_needed_are_those_that_were_kept(
 
 
 def test_a_part_and_all_its_copies_are_in_one_fold() -> None:
-    made = Images.of(images(12), images(0), 0)
+    made = Images.of(images(12), images(0), 0, USUAL)
     features = Features.of(
         made.synthetic,
         evidence.fold_of_parts(12),
@@ -99,13 +99,13 @@ def test_a_part_and_all_its_copies_are_in_one_fold() -> None:
 
 def test_the_outermost_pixels_change_nothing() -> None:
     pixels = images(12)
-    fitted = fit(Images.of(pixels, pixels[:0], 0), 0)
+    fitted = fit(pixels, pixels[:0], 0)
     graph = GraphBuilder()
     _, score = append_ensemble(graph, fitted, SIZE)
     graph.output("score", score, ("N",))
     session = Session(graph.model())
     dead = pixels.copy()
-    dead[:, :, :2] = 0
-    dead[:, -2:] = 255
+    dead[:, :, 0] = 0
+    dead[:, -1] = 255
     scores = [session.run_all(IMAGE, each)["score"] for each in (pixels, dead)]
     np.testing.assert_array_equal(*scores)

@@ -45,7 +45,8 @@ def test_a_trained_package_holds_samples_of_both_verdicts_and_lists_their_pictur
     assert [sample.anomalous for sample in manifest.golden] == [False, True, False, True]
     listed = {entry.path for entry in manifest.files}
     paths = {f"golden/{index}.png" for index in range(4)}
-    assert listed == {"model.onnx", "grey_band.json", "normal_scores.json", *paths}
+    tables = {"grey_band.json", "normal_scores.json", "robustness.json"}
+    assert listed == {"model.onnx", *tables, *paths}
     threshold = manifest.decision.threshold
     assert all(abs(each.score - threshold) >= golden.MARGIN for each in manifest.golden)
 

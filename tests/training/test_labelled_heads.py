@@ -70,7 +70,7 @@ def test_a_patch_head_points_at_the_patch() -> None:
 
 def test_labels_drawn_by_lot_are_not_learned() -> None:
     good = features(30, 1)
-    evidence = Evidence(known(good), known(features(20, 2)), known(good[:0]), good[:0])
+    evidence = Evidence(known(good), known(features(20, 2)), known(good[:0]))
     validated = validate_labelled(evidence, PooledHead, seed=0)
     assert 0.25 < metrics.auroc(validated.normal.scores, validated.anomaly.scores) < 0.75
     assert np.median(validated.normal.scores) == pytest.approx(0.0, abs=1e-5)

@@ -15,15 +15,16 @@ from edge_agent.runtime.models import golden_check
 from edge_agent.runtime.packages.package import Package
 from edge_agent.training import calibration, site_calibration
 from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
+from edge_agent.training.robustness_file import ROBUSTNESS_FILE
 from tests.training import pictures
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same parts under a lamp that is far darker: good and bad ones."""
+    """The same parts under a lamp that is brighter: good and bad ones."""
     folder = pictures.write(tmp_path_factory.mktemp("site"), 32, anomaly=8, first_seed=700)
     for path in folder.glob("*/*.png"):
-        picture = cv2.imread(str(path)).astype(float) * 0.65
+        picture = cv2.imread(str(path)).astype(float) * 1.12
         assert cv2.imwrite(str(path), np.clip(picture, 0, 255).astype(np.uint8))
     for path in sorted((folder / "normal").iterdir())[:20]:
         (folder / "good").mkdir(exist_ok=True)
@@ -64,9 +65,23 @@ def test_the_new_version_knows_the_light_of_the_site_and_keeps_the_graph(
     assert len(golden_check.read_pictures(new)) == len(new.manifest.golden)
     assert old.manifest.statistics.brightness is not None
     assert new.manifest.statistics.brightness is not None
-    assert new.manifest.statistics.brightness[1] < old.manifest.statistics.brightness[0]
+    assert new.manifest.statistics.brightness[0] > old.manifest.statistics.brightness[1]
     assert new.manifest.statistics.normal_scores is not None
     assert sum(new.manifest.statistics.normal_scores.counts) == 20
+
+
+def test_the_robustness_of_the_old_threshold_is_not_that_of_the_new_one(
+    package: Path, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "calibrated"
+    assert main(["calibrate", str(package), str(site / "good"), "--out", str(out)]) == 0
+    assert "`edge-agent evaluate --robustness` judges it" in capsys.readouterr().out
+    before, after = (
+        {entry.path for entry in Package(each).manifest.files} for each in (package, out)
+    )
+    assert {path for path in before - after if not path.startswith("golden/")} == {ROBUSTNESS_FILE}
+    assert not (out / ROBUSTNESS_FILE).exists()
+    assert evaluate(out, site).missed == 0
 
 
 def test_few_pictures_are_refused(

@@ -10,7 +10,7 @@ from typing import List, Tuple
 import pytest
 
 from edge_agent.cli import main
-from edge_agent.training import steps
+from edge_agent.evaluation import steps
 from tests.training import pictures
 
 
@@ -40,7 +40,7 @@ def on_a_terminal(words: List[str]) -> Tuple[str, str]:
 
 
 SHOW = """
-from edge_agent.training.steps import on_terminal
+from edge_agent.evaluation.steps import on_terminal
 with on_terminal() as steps:
     for item in steps.each(range(3), "Reading images"):
         pass

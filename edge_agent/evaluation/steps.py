@@ -1,4 +1,4 @@
-"""How far a training is: the steps that take long, and bars that show them on a terminal."""
+"""How far a command is: the steps that take long, and bars that show them on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 class Steps:
-    """Hears of each step; shows nothing."""
+    """Progress of a command that is shown nowhere."""
 
     def each(self, items: Sequence[Item], what: str) -> Iterator[Item]:
         """Yield the items one by one, each a part of step `what`."""
