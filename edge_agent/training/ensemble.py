@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from edge_agent.evaluation import metrics
 from edge_agent.training import placement
-from edge_agent.training.augmentation import STRONG, TAKEN, USUAL
+from edge_agent.training.augmentation import LARGE, STRONG, TAKEN, USUAL
 from edge_agent.training.evidence import Evidence, Images
 from edge_agent.training.features import STRIDE, FeatureExtractor, append_image
 from edge_agent.training.filter_bank import FilterBank, usual_magnitudes
+from edge_agent.training.gaussian_head import GaussianHead
 from edge_agent.training.graph import GraphBuilder, Size
 from edge_agent.training.head import BankOptions
 from edge_agent.training.labelled_heads import PatchHead, PooledHead
@@ -32,6 +34,7 @@ LEAST_SHARE = 0.25  # of the highest weight, for a member that is worth its time
 FEWEST_BAD = 8  # images, for heads that learn from them
 # Of copies that nearest neighbours may know; filters, and stronger copies, would hide defects.
 LEVELS = (TAKEN, USUAL)
+ENOUGH = 0.99  # AUROC of the first kind of head or resolution, from which on no other is tried
 LOST = 0.05  # of the share of defects found, at most, for verdicts that hold still
 LABELLED = (PooledHead, PatchHead)
 # Shares of a texture's usual magnitude, well below which it counts as flat. Low: faint texture
@@ -146,8 +149,17 @@ def _best(images: Images, forms: Sequence[FeatureExtractor], seed: int) -> Featu
 def _validate(
     evidence: Evidence, options: BankOptions, seed: int, levels: Sequence[int]
 ) -> Validated:
-    """Return nearest neighbours among good images and copies up to the level that tells most."""
-    return max((validate(evidence, options, seed, level) for level in levels), key=_auroc)
+    """Return nearest neighbours among good images and copies up to the level that tells most.
+
+    For large images a Gaussian, unless it finds too little and neighbours tell more.
+    """
+    found: List[Validated] = []
+    if math.prod(evidence.normal.shape[1:]) * STRIDE**2 > LARGE:
+        normal = validate_labelled(evidence, GaussianHead, seed)
+        found.append(replace(normal, level=TAKEN))
+    if not found or _auroc(found[0]) < ENOUGH:
+        found += [validate(evidence, options, seed, level) for level in levels]
+    return max(found, key=_auroc)
 
 
 def _auroc(validated: Validated) -> float:

@@ -62,7 +62,7 @@ from edge_agent.training import (
 from edge_agent.training.backbones import Backbone, BackboneOptions
 from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
 from edge_agent.training.dataset import Pictures
-from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
+from edge_agent.training.ensemble import ENLARGE, ENOUGH, Ensemble, append_ensemble
 from edge_agent.training.features import STRIDE
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
 from edge_agent.training.placement import Placed, Scores, Wanted
@@ -77,7 +77,6 @@ MAP_STRIDE = STRIDE // ENLARGE  # pixels of the input for each of the map, each 
 HISTOGRAM_BINS = 20
 GOLDEN_SAMPLES = 4
 TIMED = 3  # pictures, of which the fastest counts
-ENOUGH = 0.99  # AUROC at one glance, from which on tiles aren't tried
 DEFAULT_BACKBONE = BackboneOptions()
 PARTS = ("train", "training", "test", "val", "validation", "splits", "normal", "good")
 
