@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Indices = NDArray[np.intp]
 
 COPIES = 100  # of the images of one label, for each level
-OF_LARGE = 20  # of large images, each of which takes long
+OF_LARGE = 10  # of large images, each of which takes long
 LARGE = 1 << 18  # pixels, above which they are
 OF_EACH = 4  # copies at most of one image, for each level
 MOST_COPIES = 1000  # of level USUAL, which has one of each image up to here

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Tuple
 
@@ -87,12 +86,13 @@ def fit(
     normal, anomaly: (n, H, W, 3) uint8 RGB. backbones: forms of one, of which the best is used. The
     weight is (AUROC - 0.5) to the power of POWER, so that a member that finds little counts for
     little; one below LEAST_SHARE is left out. Copies in other light and place count with labels,
-    and with a backbone that finds as much as without them: filters alone lose defects by them.
+    and with a backbone that finds as much as without them: filters alone lose defects by them, and
+    of large images nothing would learn from them.
     """
     if len(anomaly) >= FEWEST_BAD:
         return _fit(Images.of(normal, anomaly, seed, STRONG), seed, backbones)
     still = _fit(Images.of(normal, anomaly, seed, TAKEN), seed, backbones)
-    if not backbones:
+    if not backbones or _are_large(normal.shape[1:3]):
         return still
     changed = _fit(Images.of(normal, anomaly, seed, USUAL), seed, backbones)
     has_learned = any(member.validated.level for member in changed.members)
@@ -154,12 +154,17 @@ def _validate(
     For large images a Gaussian, unless it finds too little and neighbours tell more.
     """
     found: List[Validated] = []
-    if math.prod(evidence.normal.shape[1:]) * STRIDE**2 > LARGE:
+    rows, columns = evidence.normal.shape[1:]
+    if _are_large((rows * STRIDE, columns * STRIDE)):
         normal = validate_labelled(evidence, GaussianHead, seed)
         found.append(replace(normal, level=TAKEN))
     if not found or _auroc(found[0]) < ENOUGH:
         found += [validate(evidence, options, seed, level) for level in levels]
     return max(found, key=_auroc)
+
+
+def _are_large(size: Size) -> bool:
+    return size[0] * size[1] > LARGE
 
 
 def _auroc(validated: Validated) -> float:

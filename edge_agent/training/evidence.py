@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 PLENTY = 2  # times the candidates of a coreset that are drawn
-KEPT = 512 << 20  # bytes of features of one label; of more they are computed whenever needed
+KEPT = 1 << 30  # bytes of features of one label; of more they are computed whenever needed
 CHUNK = 64  # views whose features are in memory at a time then, at most
 CHUNK_BYTES = 256 << 20
 

@@ -18,9 +18,9 @@ from edge_agent.types import Frame
 from tests.conftest import made_once
 from tests.training import large_pictures
 
-SIZE = 512, 960  # of the pictures: twice that of the model's input
-TILES = Tiles(1, 2)
-DEFECT = 16  # pixels
+SIZE = 256, 1152  # of the pictures, and of the model's input: large enough for a Gaussian
+TILES = Tiles(1, 5)
+DEFECT = 12  # pixels
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,21 @@ class Tiled:
 def tiled(tmp_path_factory: pytest.TempPathFactory) -> Tiled:
     def make(folder: Path) -> None:
         bad = [("spot", DEFECT)] * 6
-        large_pictures.write(folder / "train", "printed", 12, size=SIZE)
+        large_pictures.write(folder / "seen", "printed", 10, size=SIZE)
         large_pictures.write(
-            folder / "test", "printed", 6, bad, first_seed=900, size=SIZE, masks=folder / "masks"
+            folder / "unseen", "printed", 6, bad, first_seed=900, size=SIZE, masks=folder / "masks"
         )
         said: List[str] = []
         train(
-            folder / "train", folder / "package", tiles=TILES, progress=said.append,
+            folder / "seen", folder / "package", tiles=TILES, progress=said.append,
             backbone=BackboneOptions("none"),
         )  # fmt: skip
         (folder / "said.txt").write_text("\n".join(said))
 
     folder = made_once(tmp_path_factory, "tiled", make)
-    return Tiled(folder / "test", folder / "package", (folder / "said.txt").read_text().split("\n"))
+    return Tiled(
+        folder / "unseen", folder / "package", (folder / "said.txt").read_text().split("\n")
+    )
 
 
 def test_small_defects_are_found_where_they_are(tiled: Tiled) -> None:
@@ -57,9 +59,9 @@ def test_small_defects_are_found_where_they_are(tiled: Tiled) -> None:
 
 
 def test_training_tells_the_tiles_and_what_they_cost(tiled: Tiled) -> None:
-    assert "12 normal and 0 anomalous images, trained at 480x256 pixels" in tiled.said
+    assert "10 normal and 0 anomalous images, trained at 1152x256 pixels" in tiled.said
     (line,) = (each for each in tiled.said if each.startswith("Judges"))
-    assert line.startswith("Judges 1x2 tiles, about ")
+    assert line.startswith("Judges 1x5 tiles, about ")
     assert line.endswith(" ms a picture on one core of this machine")
 
 
@@ -70,7 +72,7 @@ def test_the_package_asks_for_single_pictures_of_the_tiles_size(tiled: Tiled) ->
     assert manifest.runtime.batch_sizes == (1,)
 
 
-@pytest.mark.parametrize("place", [(40, 40), (256, 480), (470, 920)])
+@pytest.mark.parametrize("place", [(40, 40), (128, 576), (230, 1110)])
 def test_regions_are_in_pixels_of_the_whole_picture(tiled: Tiled, place: tuple[int, int]) -> None:
     pixels, _ = large_pictures.draw("printed", 950, size=SIZE)
     cv2.circle(pixels, place[::-1], 12, (20, 20, 20), -1)
