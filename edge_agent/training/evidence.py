@@ -24,7 +24,7 @@ FOLDS = 5
 PLENTY = 2  # times the candidates of a coreset that are drawn
 KEPT = 1 << 30  # bytes of features of one label; of more they are computed whenever needed
 CHUNK = 64  # views whose features are in memory at a time then, at most
-CHUNK_BYTES = 256 << 20
+CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,12 @@ class Features:
 
     def all(self) -> Floats:
         """Return all features (v, channels, rows, columns) at once."""
-        return np.concatenate(list(self.chunks()))
+        found = np.empty((len(self), *self.shape), np.float32)
+        begin = 0
+        for chunk in self.chunks():
+            found[begin : begin + len(chunk)] = chunk
+            begin += len(chunk)
+        return found
 
     def judge(self, session: Session, name: str) -> Floats:
         """Return output `name` of a graph that takes `features`, a row for each view."""
