@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     Indices = NDArray[np.intp]
 
 COPIES = 100  # of the images of one label, for each level
-OF_LARGE = 10  # of large images, each of which takes long
-LARGE = 1 << 18  # pixels, above which they are
 OF_EACH = 4  # copies at most of one image, for each level
 MOST_COPIES = 1000  # of level USUAL, which has one of each image up to here
 CHANGES = 3  # disturbances of a copy
@@ -46,10 +44,8 @@ class Views:
     def of(cls, pixels: Pixels, parts: Indices, seed: int, highest: int) -> Views:
         """Add copies of images evenly chosen, of levels up to `highest`. parts: (n,), of images."""
         count = len(pixels)
-        is_large = pixels.shape[1] * pixels.shape[2] > LARGE
-        few = min(OF_LARGE if is_large else COPIES, OF_EACH * count)
-        usual = few if is_large else min(max(count, few), MOST_COPIES)
-        many = (count, usual, few)[: highest + 1]
+        few = min(COPIES, OF_EACH * count)
+        many = (count, min(max(count, few), MOST_COPIES), few)[: highest + 1]
         chosen = np.concatenate([np.arange(each) * count // max(each, 1) for each in many])
         levels = np.repeat(np.arange(len(many)), many)
         return cls(pixels, chosen, levels, parts[chosen], seed)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_agent.evaluation import metrics
 from edge_agent.training import placement
-from edge_agent.training.augmentation import LARGE, STRONG, TAKEN, USUAL
+from edge_agent.training.augmentation import STRONG, TAKEN, USUAL
 from edge_agent.training.evidence import Evidence, Images
 from edge_agent.training.features import STRIDE, FeatureExtractor, append_image
 from edge_agent.training.filter_bank import FilterBank, usual_magnitudes
@@ -33,6 +33,7 @@ LEAST_SHARE = 0.25  # of the highest weight, for a member that is worth its time
 FEWEST_BAD = 8  # images, for heads that learn from them
 # Of copies that nearest neighbours may know; filters, and stronger copies, would hide defects.
 LEVELS = (TAKEN, USUAL)
+LARGE = 1 << 18  # pixels, above which images take long and have more patches than a bank can know
 ENOUGH = 0.99  # AUROC of the first kind of head or resolution, from which on no other is tried
 LOST = 0.05  # of the share of defects found, at most, for verdicts that hold still
 LABELLED = (PooledHead, PatchHead)
@@ -86,13 +87,14 @@ def fit(
     normal, anomaly: (n, H, W, 3) uint8 RGB. backbones: forms of one, of which the best is used. The
     weight is (AUROC - 0.5) to the power of POWER, so that a member that finds little counts for
     little; one below LEAST_SHARE is left out. Copies in other light and place count with labels,
-    and with a backbone that finds as much as without them: filters alone lose defects by them, and
-    of large images nothing would learn from them.
+    and with a backbone that finds as much as without them: filters alone lose defects by them.
+    Of large images there are none: a Gaussian of each place knows nothing that was moved.
     """
-    if len(anomaly) >= FEWEST_BAD:
+    is_large = _are_large(normal.shape[1:3])
+    if len(anomaly) >= FEWEST_BAD and not is_large:
         return _fit(Images.of(normal, anomaly, seed, STRONG), seed, backbones)
     still = _fit(Images.of(normal, anomaly, seed, TAKEN), seed, backbones)
-    if not backbones or _are_large(normal.shape[1:3]):
+    if not backbones or is_large:
         return still
     changed = _fit(Images.of(normal, anomaly, seed, USUAL), seed, backbones)
     has_learned = any(member.validated.level for member in changed.members)
