@@ -8,8 +8,9 @@ from typing import NamedTuple, Sequence, Tuple
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.training import lite0, onnx_backbone
 from edge_agent.training.features import FeatureExtractor
-from edge_agent.training.graph import Size
 from edge_agent.training.lite0 import Lite0
+from edge_agent.training.resolution import Resolution
+from edge_agent.training.tiles import TILE, TiledExtractor
 
 AUTO, NONE, LITE0 = "auto", "none", "lite0"
 INSTALL = "pip install 'edge-agent[backbone]'"
@@ -38,8 +39,8 @@ class Backbone(NamedTuple):
         return f"{self.remark}: left out, as the filters alone find more"
 
 
-def find(options: BackboneOptions, size: Size) -> Backbone:
-    """Return the backbone for pictures of `size`.
+def find(options: BackboneOptions, resolution: Resolution) -> Backbone:
+    """Return the backbone for pictures of `resolution`; a network of a file sees tile after tile.
 
     Raises InvalidConfiguration when it isn't installed, or when the file can't be one.
     """
@@ -50,9 +51,12 @@ def find(options: BackboneOptions, size: Size) -> Backbone:
     if options.name == NONE:
         return Backbone((), "Without a backbone, as asked")
     if options.name not in (AUTO, LITE0):
-        forms = onnx_backbone.read(Path(options.name), size, options.layers)
+        size, tiles = resolution
+        seen = (TILE, TILE) if tiles else size
+        forms = onnx_backbone.read(Path(options.name), seen, options.layers)
         names = ", ".join(layer.name for layer in forms[0].layers)
-        return Backbone(forms, f"Backbone {options.name}, layers {names}")
+        shown = [TiledExtractor(form, tiles) for form in forms] if tiles else forms
+        return Backbone(shown, f"Backbone {options.name}, layers {names}")
     weights = lite0.weights_file()
     if weights is not None:
         return Backbone((Lite0.read(weights),), "Backbone EfficientNet-Lite0")

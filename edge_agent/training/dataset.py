@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FEWEST_NORMALS = 10
 SHAPES = ((256, 256), (192, 384), (384, 192), (128, 512), (512, 128))  # height, width
+MOST_IN_MEMORY = 4 << 30  # bytes of pixels of one label
 UNLIKE = 15.0  # deviations above the median of good images; real sets reach 9, other products 22
 LEAST_SPREAD = 0.5  # of raw scores, whose deviation is about 1
 MOST_NAMED = 5
@@ -64,7 +66,7 @@ class Pictures:
 
         One file at a time is held at its own size.
         """
-        pixels = np.empty((len(paths), spec.height, spec.width, 3), np.uint8)
+        pixels = _room((len(paths), spec.height, spec.width, 3))
         facts: List[Dict[str, float]] = []
         used: List[Path] = []
         for path, frame in (reader or PictureReader(paths)).frames(
@@ -81,6 +83,14 @@ class Pictures:
     def range_of(self, fact: str) -> Tuple[float, float]:
         """Return the lowest and highest value of a fact."""
         return float(self.facts[fact].min()), float(self.facts[fact].max())
+
+
+def _room(shape: Tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return room for pixels: in memory, or where they are many in a file that nobody else sees."""
+    if np.prod(shape, dtype=np.int64) <= MOST_IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
 _FACTS = (
@@ -177,22 +187,25 @@ def product_warnings(paths: Sequence[Path], scores: NDArray[np.floating]) -> Lis
     ]
 
 
-def input_size(paths: Sequence[Path], reader: Optional[PictureReader] = None) -> Size:
-    """Return the model's height and width: of SHAPES, the one most like the first image.
+def picture_size(paths: Sequence[Path], reader: PictureReader) -> Size:
+    """Return height and width of the first image that can be used.
 
-    Few shapes, so that time and memory of a model are known whatever the camera; small images are
-    enlarged, as patches of 8 pixels see more in them then. Raises InvalidConfiguration when no
-    image can be used.
+    Raises InvalidConfiguration when there is none.
     """
-    reader = reader or PictureReader(paths)
     first = next(reader.frames(paths), None)
     if first is None:
         raise InvalidConfiguration(f"No image can be used. {sentence(reader.left_out)}")
-    frame = first[1]
-    return min(
-        SHAPES,
-        key=lambda shape: abs(np.log(frame.height * shape[1]) - np.log(frame.width * shape[0])),
-    )
+    return first[1].height, first[1].width
+
+
+def input_size(picture: Size) -> Size:
+    """Return the model's height and width: of SHAPES, the one most like the `picture`.
+
+    Few shapes, so that time and memory of a model are known whatever the camera; small images are
+    enlarged, as patches of 8 pixels see more in them then.
+    """
+    height, width = picture
+    return min(SHAPES, key=lambda shape: abs(np.log(height * shape[1]) - np.log(width * shape[0])))
 
 
 def digest(normal: Sequence[Path], anomaly: Sequence[Path], source: Path) -> str:

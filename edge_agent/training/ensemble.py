@@ -12,6 +12,7 @@ from edge_agent.training.augmentation import STRONG, TAKEN, USUAL
 from edge_agent.training.evidence import Evidence, Images
 from edge_agent.training.features import STRIDE, FeatureExtractor, append_image
 from edge_agent.training.filter_bank import FilterBank, usual_magnitudes
+from edge_agent.training.gaussian_head import GaussianHead
 from edge_agent.training.graph import GraphBuilder, Size
 from edge_agent.training.head import BankOptions
 from edge_agent.training.labelled_heads import PatchHead, PooledHead
@@ -28,6 +29,8 @@ ENLARGE = 2  # the map against the grid of patches, each way
 POWER = 8  # of the AUROC above chance, for the weight
 LEAST_SHARE = 0.25  # of the highest weight, for a member that is worth its time
 FEWEST_BAD = 8  # images, for heads that learn from them
+LARGE = 1 << 18  # pixels, above which images take long and have more patches than a bank can know
+ENOUGH = 0.99  # AUROC of the first kind of head or resolution, from which on no other is tried
 LABELLED = (PooledHead, PatchHead)
 # Shares of a texture's usual magnitude, well below which it counts as flat. Low: faint texture
 # shows; high: its noise doesn't, and fewer patches are enough, as places don't count: parts may lie
@@ -79,10 +82,12 @@ def fit(
     normal, anomaly: (n, H, W, 3) uint8 RGB. backbones: forms of one, of which the best is used. The
     weight is (AUROC - 0.5) to the power of POWER, so that a member that finds little counts for
     little; one below LEAST_SHARE is left out. What is validated are images as taken and in other
-    light, place and focus.
+    light, place and focus. Of large images there are no such copies: a Gaussian of each place knows
+    nothing that was moved.
     """
     is_labelled = len(anomaly) >= FEWEST_BAD
-    images = Images.of(normal, anomaly, seed, STRONG if is_labelled else USUAL)
+    highest = STRONG if is_labelled else USUAL
+    images = Images.of(normal, anomaly, seed, TAKEN if _is_large(normal.shape[1:3]) else highest)
     found: List[Tuple[FeatureExtractor, Validated]] = []
     for extractor, evidence, validated in _nearest(images, backbones, seed):
         found.append((extractor, validated))
@@ -129,13 +134,30 @@ def _filters(images: Images, plain: FilterBank) -> Iterator[Tuple[FeatureExtract
 def _best(
     forms: Iterable[Tuple[FeatureExtractor, Evidence]], options: BankOptions, seed: int
 ) -> _Nearest:
-    """Return the nearest neighbours that tell most: of one of `forms`, with copies or without."""
+    """Return what tells most: of one of `forms`, with copies or without."""
     best = max(
-        (_Nearest(*form, validate(form[1], options, seed, TAKEN)) for form in forms),
+        (_Nearest(*form, _validated(form[1], options, seed)) for form in forms),
         key=lambda each: _auroc(each.validated),
     )
+    if best.evidence.normal.levels.max() == TAKEN:
+        return best
     changed = best._replace(validated=validate(best.evidence, options, seed, USUAL))
     return max(best, changed, key=lambda each: _auroc(each.validated))
+
+
+def _validated(evidence: Evidence, options: BankOptions, seed: int) -> Validated:
+    """Return nearest neighbours; of large images a Gaussian, if these don't tell more."""
+    rows, columns = evidence.normal.shape[1:]
+    if not _is_large((rows * STRIDE, columns * STRIDE)):
+        return validate(evidence, options, seed, TAKEN)
+    gaussian = validate_labelled(evidence, GaussianHead, seed)
+    if _auroc(gaussian) >= ENOUGH:
+        return gaussian
+    return max(gaussian, validate(evidence, options, seed, TAKEN), key=_auroc)
+
+
+def _is_large(size: Size) -> bool:
+    return size[0] * size[1] > LARGE
 
 
 def _auroc(validated: Validated) -> float:

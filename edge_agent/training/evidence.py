@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 FOLDS = 5
 PLENTY = 2  # times the candidates of a coreset that are drawn
 KEPT = 512 << 20  # bytes of features of one label; of more they are computed whenever needed
-CHUNK = 64  # views whose features are in memory at a time then
+CHUNK = 64  # views whose features are in memory at a time then, at most
+CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Features:
             return session.run_all(IMAGE, views.at(indices))["features"]
 
         features = cls(shape, views.levels, views.parts, of_parts[views.parts], compute)
-        if len(views) * 4 * int(np.prod(shape)) > KEPT:
+        if len(views) * features.bytes_of_view > KEPT:
             return features
         return cls.known(features.all(), views.levels, views.parts, features.folds)
 
@@ -89,6 +90,11 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.parts)
+
+    @property
+    def bytes_of_view(self) -> int:
+        """How much memory the features of one view take."""
+        return 4 * int(np.prod(self.shape))
 
     def some(self, which: NDArray[np.bool_]) -> Features:
         """Return those that `which` (v,) is true of."""
@@ -121,12 +127,18 @@ class Features:
 
     def chunks(self) -> Iterator[Floats]:
         """Yield the features of a few views at a time, in order."""
-        for start in range(0, max(len(self), 1), CHUNK):
-            yield self.compute(np.arange(start, min(start + CHUNK, len(self))))
+        some = int(np.clip(CHUNK_BYTES // self.bytes_of_view, 1, CHUNK))
+        for start in range(0, max(len(self), 1), some):
+            yield self.compute(np.arange(start, min(start + some, len(self))))
 
     def all(self) -> Floats:
         """Return all features (v, channels, rows, columns) at once."""
-        return np.concatenate(list(self.chunks()))
+        found = np.empty((len(self), *self.shape), np.float32)
+        begin = 0
+        for chunk in self.chunks():
+            found[begin : begin + len(chunk)] = chunk
+            begin += len(chunk)
+        return found
 
     def judge(self, session: Session, name: str) -> Floats:
         """Return output `name` of a graph that takes `features`, a row for each view."""

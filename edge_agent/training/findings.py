@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from types import MappingProxyType
+from typing import (
+    TYPE_CHECKING,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 from typing_extensions import Literal
@@ -14,8 +25,9 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ANOMALY, NORMAL
 from edge_agent.pictures.listing import LeftOut, shown
-from edge_agent.training import same_pictures
+from edge_agent.training import defect_sizes, same_pictures
 from edge_agent.training.ensemble import FEWEST_BAD
+from edge_agent.training.tiles import Tiles
 
 if TYPE_CHECKING:
     from edge_agent.training.dataset import Pictures
@@ -59,7 +71,10 @@ class DataFinding:
 
 
 class LabelledPictures:
-    """The images of a training by label, and those of its test; all at the model's size."""
+    """The images of a training by label, and those of its test; all at the model's size.
+
+    defects: the side of each one's largest defect, as `defect_sizes.of_masks` returns it.
+    """
 
     def __init__(
         self,
@@ -68,10 +83,11 @@ class LabelledPictures:
         anomaly: Pictures,
         test: Pictures,
         left_out: Sequence[LeftOut] = (),
+        defects: Mapping[Path, float] = MappingProxyType({}),
     ) -> None:
         self._source = source
         self.normal, self.anomaly, self.test = normal, anomaly, test
-        self.left_out = left_out
+        self.left_out, self.defects = left_out, defects
 
     @property
     def trained_on(self) -> Tuple[Path, ...]:
@@ -100,7 +116,8 @@ class LabelledPictures:
 def find(images: LabelledPictures) -> List[DataFinding]:
     """Look at the images; the most harmful findings come first."""
     checks: Sequence[Callable[[LabelledPictures], Iterator[DataFinding]]] = (
-        _same, _too_few, _separable, _cameras, _sizes, _colourless, _empty, _unusable,
+        _same, _too_few, _small_defects, _separable, _cameras, _sizes, _colourless, _empty,
+        _unusable,
     )  # fmt: skip
     found = [finding for check in checks for finding in check(images)]
     return sorted(found, key=lambda finding: finding.severity != STOPS)
@@ -178,6 +195,27 @@ def _too_few(images: LabelledPictures) -> Iterator[DataFinding]:
             f"They help to place the threshold; from {FEWEST_BAD} on the model also learns from "
             "them.",
         )  # fmt: skip
+
+
+def _small_defects(images: LabelledPictures) -> Iterator[DataFinding]:
+    height, width = images.normal.pixels.shape[1:3]
+    least = defect_sizes.LEAST_SEEN / defect_sizes.mean_side((height, width))
+    small = [path for path, side in images.defects.items() if side < least]
+    if not small:
+        return
+    picture = (int(images.fact("height")[0]), int(images.fact("width")[0]))
+    tiles = Tiles.for_defects(picture, images.defects.values())
+    if tiles.size[0] * tiles.size[1] > height * width:
+        advice = f"Let the model judge the pictures in tiles: --tiles {tiles}."
+    else:
+        advice = "Take pictures from nearer, or with more pixels."
+    yield DataFinding(
+        WARNS, "small-defects", len(small),
+        f"{len(small)} of {len(images.defects)} defects in the masks have less than "
+        f"{defect_sizes.LEAST_SEEN:g}x{defect_sizes.LEAST_SEEN:g} pixels of the model's input of "
+        f"{width}x{height}, and may not be seen",
+        advice, images.named(small),
+    )  # fmt: skip
 
 
 def _separable(images: LabelledPictures) -> Iterator[DataFinding]:

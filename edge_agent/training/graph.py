@@ -22,7 +22,8 @@ OPSET = 13  # TensorRT 8.5 and every onnxruntime in use read it
 IR_VERSION = 8
 IMAGE = "image"  # name of the input of models
 BATCH = "N"  # name of the dynamic axis
-RUN_BATCH = 4  # images of training in memory at a time
+RUN_BATCH = 4  # images of training in memory at a time, at most
+RUN_BYTES = 4 << 20  # of them
 
 Shape = Sequence[object]  # ints and names of dynamic axes
 Size = Tuple[int, int]  # height, width
@@ -179,8 +180,9 @@ class Session:
             shapes = {output.name: output.shape for output in self._session.get_outputs()}
             return {name: np.empty((0, *shape[1:]), np.float32) for name, shape in shapes.items()}
         outputs = [output.name for output in self._session.get_outputs()]
+        some = int(np.clip(RUN_BYTES // items[0].nbytes, 1, RUN_BATCH))
         parts = [
-            self._session.run(outputs, {name: items[start : start + RUN_BATCH]})
-            for start in range(0, len(items), RUN_BATCH)
+            self._session.run(outputs, {name: items[start : start + some]})
+            for start in range(0, len(items), some)
         ]
         return {key: np.concatenate(part) for key, part in zip(outputs, zip(*parts))}

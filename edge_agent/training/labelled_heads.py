@@ -24,6 +24,7 @@ PEAKS = 3  # patches whose mean is an image's score
 SUSPECTS = 5  # patches of a bad image that count as bad
 ROUNDS = 4  # of choosing these again
 MOST_IMAGES = 200  # of each label, all of whose patches are looked at
+MOST_BYTES = 1 << 30  # of their features: fewer large images
 MOST_POOLED = 2000  # of each label
 COMMON = 4000  # patches of good images, besides those that look worst
 
@@ -75,7 +76,8 @@ class PatchHead:
     @classmethod
     def fit(cls, good: Features, bad: Features, random: np.random.Generator) -> PatchHead:
         """Learn from views of good images, and of bad ones."""
-        normal, suspect = (_patches(each.at_most(MOST_IMAGES).all()) for each in (good, bad))
+        most = min(MOST_IMAGES, max(MOST_BYTES // good.bytes_of_view, 1))
+        normal, suspect = (_patches(each.at_most(most).all()) for each in (good, bad))
         scaling = _Scaling.of(normal.reshape(-1, normal.shape[2]))
         normal, suspect = scaling.apply(normal), scaling.apply(suspect)
         common = normal.reshape(-1, normal.shape[2])

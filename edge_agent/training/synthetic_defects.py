@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 COUNT = 150  # images with a defect: fewer don't tell a good head from a better one
+FEWEST = 40  # of large images, each of which takes long
+PIXELS = COUNT << 18  # of COUNT images, from which on they are fewer
 SIDES = (0.06, 0.2)  # of a spot, as shares of the image's mean side
+LONGEST = 256  # pixels, of that side: in large images small defects count
 BRIGHTNESS = 20.0  # grey levels a spot is lighter or darker at most
 
 
 def add_defects(images: Pixels, random: np.random.Generator) -> Tuple[Pixels, NDArray[np.intp]]:
     """Return copies of the `images` (n, H, W, 3) with one spot each, and the indices of these.
 
-    COUNT of them, drawn at random, some more than once where there are fewer.
+    COUNT of them, or fewer large ones, drawn at random; some more than once where there are fewer.
     """
-    chosen = np.sort(random.choice(len(images), COUNT, replace=len(images) < COUNT))
+    count = int(np.clip(PIXELS // (images.shape[1] * images.shape[2]), FEWEST, COUNT))
+    chosen = np.sort(random.choice(len(images), count, replace=len(images) < count))
     defective = images[chosen]
     for target in defective:
         _paste(target, images[random.integers(len(images))], random)
@@ -34,7 +38,7 @@ def add_defects(images: Pixels, random: np.random.Generator) -> Tuple[Pixels, ND
 
 
 def _paste(target: Pixels, source: Pixels, random: np.random.Generator) -> None:
-    side = (target.shape[0] * target.shape[1]) ** 0.5
+    side = min((target.shape[0] * target.shape[1]) ** 0.5, LONGEST)
     height, width = (
         int(np.clip(random.uniform(*SIDES) * side, 4, length // 2)) for length in target.shape[:2]
     )

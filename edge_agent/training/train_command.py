@@ -6,7 +6,10 @@ import argparse
 import contextlib
 import re
 from pathlib import Path
-from typing import Tuple
+from typing import TYPE_CHECKING, Tuple
+
+if TYPE_CHECKING:
+    from edge_agent.training.resolution import TileChoice
 
 MULTIPLE = 16
 SMALLEST, LARGEST = 64, 1024  # pixels of the model's input each way
@@ -32,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=input_size, metavar="HxW",
         help=f"height and width of the model's input, multiples of {MULTIPLE} "
         "(default: by the first image, at most about 65000 pixels)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tiles", type=tile_choice, default="auto", metavar="auto|RxC|none",
+        help="judge large pictures in R rows and C columns of overlapping tiles, for small defects "
+        "(default: auto, where the masks or validation say that it helps)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
     parser.add_argument(
@@ -90,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
             name=arguments.name,
             version=arguments.version,
             size=arguments.size,
+            tiles=arguments.tiles,
             seed=arguments.seed,
             bits=arguments.bits,
             options=ManifestOptions(arguments.images, arguments.model, arguments.label_attribute),
@@ -112,6 +121,24 @@ def input_size(text: str) -> Tuple[int, int]:
             f"from {SMALLEST} to {LARGEST}, such as 256x384"
         )
     return height, width
+
+
+def tile_choice(text: str) -> TileChoice:
+    """Read "auto", "none", or "4x6" as rows and columns."""
+    from edge_agent.training.resolution import AUTO, NONE
+    from edge_agent.training.tiles import MOST_TILES, Tiles
+
+    if text == AUTO:
+        return AUTO
+    if text == NONE:
+        return NONE
+    parts = re.fullmatch(r"(\d+)x(\d+)", text)
+    tiles = Tiles(*(int(part) for part in parts.groups()) if parts else (0, 0))
+    if not 1 < tiles.total <= MOST_TILES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} isn't auto, none or ROWSxCOLUMNS of 2 to {MOST_TILES} tiles, such as 4x6"
+        )
+    return tiles
 
 
 def share(text: str) -> float:

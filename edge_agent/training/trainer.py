@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Callable,
+    Dict,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 from typing_extensions import Literal
@@ -15,6 +25,7 @@ from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation import metrics
 from edge_agent.evaluation.label_manifest import ALL, ManifestOptions
 from edge_agent.evaluation.labelled import LabelledImages
+from edge_agent.evaluation.masks import Masks
 from edge_agent.evaluation.steps import Steps
 from edge_agent.manifest import (
     GREY_BAND_FILE,
@@ -32,25 +43,30 @@ from edge_agent.manifest import (
 )
 from edge_agent.pictures import listing
 from edge_agent.pictures.reader import PictureReader
+from edge_agent.runtime.backends.base import BackendOptions
+from edge_agent.runtime.backends.catalog import open_backend
 from edge_agent.training import (
     backbones,
     calibration,
     dataset,
+    defect_sizes,
     ensemble,
     findings,
     golden,
     graph,
     package,
     placement,
+    resolution,
     robustness_file,
 )
-from edge_agent.training.backbones import BackboneOptions
+from edge_agent.training.backbones import Backbone, BackboneOptions
 from edge_agent.training.calibration import QUARTILES_FILE, Quartiles
 from edge_agent.training.dataset import Pictures
-from edge_agent.training.ensemble import ENLARGE, Ensemble, append_ensemble
+from edge_agent.training.ensemble import ENLARGE, ENOUGH, Ensemble, append_ensemble
 from edge_agent.training.features import STRIDE
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Size
 from edge_agent.training.placement import Placed, Scores, Wanted
+from edge_agent.training.resolution import Resolution, TileChoice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +76,7 @@ BATCH_SIZES = (1, 2, 4)
 MAP_STRIDE = STRIDE // ENLARGE  # pixels of the input for each of the map, each way
 HISTOGRAM_BINS = 20
 GOLDEN_SAMPLES = 4
+TIMED = 3  # pictures, of which the fastest counts
 DEFAULT_BACKBONE = BackboneOptions()
 PARTS = ("train", "training", "test", "val", "validation", "splits", "normal", "good")
 
@@ -73,6 +90,7 @@ def train(
     name: Optional[str] = None,
     version: str = "1",
     size: Optional[Size] = None,
+    tiles: TileChoice = resolution.AUTO,
     seed: int = 0,
     bits: Optional[int] = None,
     options: ManifestOptions = ALL,
@@ -86,12 +104,13 @@ def train(
 
     Bad images, where there are any and unless `normal_only`, are learned from, weigh the heads and
     place the threshold. name: None: that of the captures' model, else the folder's. size: height
-    and width of the model's input, multiples of 16; None: by the first image. bits: of the camera,
-    in files of 16 bits a channel; None: by the highest value in them. backbone: what helps the
-    filter bank. wanted: where the threshold is to lie. test: images that the model will be tested
-    with, of which none should be among those trained on; None: the folder test/ beside a folder
-    train/. The same images, seed and libraries give the same package, byte for byte. Tables say
-    what misleads, and what is left out. Raises InvalidConfiguration: what cannot be used.
+    and width of the model's input, multiples of 16; None: by the first image. tiles: in which large
+    pictures are judged; AUTO: where masks or validation say so. bits: of the camera, in files of 16
+    bits a channel; None: by the highest value in them. backbone: what helps the filter bank.
+    wanted: where the threshold is to lie. test: images that the model will be tested with, of which
+    none should be among those trained on; None: the folder test/ beside a folder train/. The same
+    images, seed and libraries give the same package, byte for byte. Tables say what misleads, and
+    what is left out. Raises InvalidConfiguration: what cannot be used.
     """
     began = time.monotonic()
     graph.check_libraries()
@@ -101,30 +120,42 @@ def train(
     for remark in found.remarks:
         progress(remark)
     package.check_inputs(out, (*found.normal, *found.anomaly))
-    read = _read(found, size, bits, progress, steps)
-    spec, normal, anomaly, reader = read
-    helped = backbones.find(backbone, (spec.height, spec.width))
-    wanted.check(len(anomaly))
-    dataset.check_count(source, len(normal), (*found.findings, listing.sentence(reader.left_out)))
-    progress(f"{read.counts}, trained at {spec.width}x{spec.height} pixels")
+    resolution.check(tiles, size)
+    reader = PictureReader((*found.normal, *found.anomaly), lambda item: progress(str(item)), bits)
+    defects = defect_sizes.of_masks(
+        Masks.of(source, found.anomaly, progress), steps.each(found.anomaly, "Reading masks")
+    )
+    choices = _choices(found, size, tiles, reader, defects)
+    read = _Read.of(found.normal, found.anomaly, choices[0], reader, steps)
+    wanted.check(len(read.anomaly))
+    left_out = (*found.findings, listing.sentence(reader.left_out))
+    dataset.check_count(source, len(read.normal), left_out)
+    progress(f"{read.counts}, trained at {read.spec.width}x{read.spec.height} pixels")
     tested = PictureReader(dataset.test_images(source, test, options), bits=reader.bits)
-    pictures = (normal, anomaly, Pictures.load(tested.paths, spec, tested, steps))
-    findings.report(findings.LabelledPictures(source, *pictures, reader.left_out), progress)
-    with steps.during("Training"):
-        fitted = ensemble.fit(normal.pixels, anomaly.pixels, seed, helped.forms)
+    pictures = (read.normal, read.anomaly, Pictures.load(tested.paths, read.spec, tested, steps))
+    findings.report(
+        findings.LabelledPictures(source, *pictures, reader.left_out, defects), progress
+    )
+    read, helped, fitted = _best(read, choices[1:], backbone, seed, steps, progress)
     placed = placement.place(Scores(fitted.normal, fitted.anomaly, fitted.synthetic), wanted, seed)
     used = helped.remark_of([member.extractor for member in fitted.members])
     for remark in (used, *_remarks(read, fitted), *placed.remarks()):
         progress(remark)
-    model = build_model(fitted, (spec.height, spec.width), task)
+    model = build_model(fitted, read.resolution.size, task)
     manifest = _manifest(source, name, version, task, read, fitted, placed, model)
-    candidates = golden.candidates(normal.pixels, anomaly.pixels, seed)
+    candidates = golden.candidates(read.normal.pixels, read.anomaly.pixels, seed)
     quartiles = Quartiles.of(fitted.normal.as_taken)
     manifest, files = _with_golden(manifest, model, candidates, quartiles)
-    trained = LabelledImages(normal.paths, anomaly.paths)
+    trained = LabelledImages(read.normal.paths, read.anomaly.paths)
     unseen = dataset.labelled_test(source, test, options)
     manifest, files = robustness_file.added(manifest, files, trained, unseen, progress, steps)
     package.write(out, manifest, files)
+    if read.resolution.tiles:
+        time_ms = _time_ms(model, manifest, candidates[0])
+        progress(
+            f"Judges {read.resolution.tiles} tiles, about {time_ms:.0f} ms a picture on one core "
+            "of this machine"
+        )
     progress(f"{out}: {len(model) / 1e6:.1f} MB, {time.monotonic() - began:.1f} s")
     for line in listing.table((*found.left_out, *reader.left_out)):
         progress(line)
@@ -134,31 +165,88 @@ def train(
 class _Read(NamedTuple):
     """The images, at the size of the model's input `spec`."""
 
+    resolution: Resolution
     spec: InputSpec
     normal: Pictures
     anomaly: Pictures
     reader: PictureReader
+
+    @classmethod
+    def of(
+        cls,
+        normal: Sequence[Path],
+        anomaly: Sequence[Path],
+        chosen: Resolution,
+        reader: PictureReader,
+        steps: Steps,
+    ) -> _Read:
+        """Read the files at the resolution `chosen`."""
+        spec = InputSpec(tensor=IMAGE, height=chosen.size[0], width=chosen.size[1])
+        good, bad = (Pictures.load(each, spec, reader, steps) for each in (normal, anomaly))
+        return cls(chosen, spec, good, bad, reader)
+
+    def at(self, chosen: Resolution, steps: Steps) -> _Read:
+        """Read the same files again at another resolution."""
+        return self.of(self.normal.paths, self.anomaly.paths, chosen, self.reader, steps)
 
     @property
     def counts(self) -> str:
         return f"{len(self.normal)} normal and {len(self.anomaly)} anomalous images"
 
 
-def _read(
+class _Fitted(NamedTuple):
+    read: _Read
+    backbone: Backbone
+    ensemble: Ensemble
+
+    @property
+    def auroc(self) -> float:
+        """How well bad images are ranked, cross-validated."""
+        return metrics.auroc(self.ensemble.normal.as_taken, self.ensemble.anomaly.as_taken)
+
+
+def _choices(
     found: LabelledImages,
     size: Optional[Size],
-    bits: Optional[int],
-    progress: Callable[[str], None],
+    tiles: TileChoice,
+    reader: PictureReader,
+    defects: Mapping[Path, float],
+) -> Tuple[Resolution, ...]:
+    if size:
+        return (Resolution(size),)
+    picture = dataset.picture_size(found.normal, reader)
+    glance = dataset.input_size(picture)
+    return resolution.choices(tiles, glance, picture, defects, len(found.anomaly))
+
+
+def _best(
+    read: _Read,
+    others: Sequence[Resolution],
+    backbone: BackboneOptions,
+    seed: int,
     steps: Steps,
-) -> _Read:
-    paths = (*found.normal, *found.anomaly)
-    reader = PictureReader(paths, lambda item: progress(str(item)), bits)
-    height, width = size or dataset.input_size(found.normal, reader)
-    spec = InputSpec(tensor=IMAGE, height=height, width=width)
-    normal, anomaly = (
-        Pictures.load(each, spec, reader, steps) for each in (found.normal, found.anomaly)
-    )
-    return _Read(spec, normal, anomaly, reader)
+    progress: Callable[[str], None],
+) -> _Fitted:
+    """Fit at the resolution that was read, and at the `others` where that finds too little."""
+    best = _fit(read, backbone, seed, steps)
+    for other in others:
+        if best.auroc >= ENOUGH:
+            progress("Judged at one glance, which finds the bad images; --tiles RxC makes tiles")
+            break
+        tried = _fit(read.at(other, steps), backbone, seed, steps)
+        progress(
+            f"Cross-validated AUROC {best.auroc:.3f} at one glance, {tried.auroc:.3f} in "
+            f"{other.tiles} tiles"
+        )
+        best = max(best, tried, key=lambda each: each.auroc)
+    return best
+
+
+def _fit(read: _Read, backbone: BackboneOptions, seed: int, steps: Steps) -> _Fitted:
+    helped = backbones.find(backbone, read.resolution)
+    with steps.during("Training"):
+        fitted = ensemble.fit(read.normal.pixels, read.anomaly.pixels, seed, helped.forms)
+        return _Fitted(read, helped, fitted)
 
 
 def _manifest(
@@ -181,7 +269,7 @@ def _manifest(
         input=read.spec,
         outputs=OutputSpec(score="score", map="map" if task == "anomaly_map" else None),
         decision=Decision(calibration=placed.calibration, grey_band=placed.band),
-        runtime=RuntimeSpec(batch_sizes=BATCH_SIZES),
+        runtime=RuntimeSpec(batch_sizes=(1,) if read.resolution.tiles else BATCH_SIZES),
         statistics=_statistics(fitted, placed.calibration, read.normal, read.reader),
         files=(FileEntry.of(MODEL_FILE, model),),
     )
@@ -227,6 +315,20 @@ def _remarks(read: _Read, fitted: Ensemble) -> Iterator[str]:
         yield f"Cross-validated AUROC {auroc:.3f}"
     yield from read.reader.remarks
     yield from dataset.product_warnings(read.normal.paths, fitted.normal.as_taken)
+
+
+def _time_ms(model: bytes, manifest: Manifest, picture: NDArray[np.uint8]) -> float:
+    """Return how long one core computes a picture of the model's input size."""
+    backend = open_backend(golden.BACKENDS, model, manifest, BackendOptions(threads=1))
+    try:
+        times = []
+        for _ in range(TIMED):
+            began = time.perf_counter()
+            backend.try_out(picture[None])
+            times.append(time.perf_counter() - began)
+        return 1000.0 * min(times)
+    finally:
+        backend.close()
 
 
 def _with_golden(

@@ -68,14 +68,13 @@ class Standardised:
 
 @dataclass(frozen=True)
 class Validated:
-    """A head fitted on all images and their copies up to `level`, and its cross-validation.
+    """A head fitted on all images it may learn from, and its cross-validation.
 
     normal, anomaly, synthetic: of good images, of bad ones, of good ones with artificial defects,
     and of copies of these changed as usual; each scored by a head that saw no view of its part.
     """
 
     head: Head
-    level: int
     has_map: bool
     normal: Sample
     anomaly: Sample
@@ -98,7 +97,6 @@ def validate(evidence: Evidence, options: BankOptions, seed: int, level: int) ->
     scores = Session(score_model(norm))
     return _validated(
         NearestHead(_fit(patches, options, seed), norm),
-        level,
         True,
         judged,
         *(scores.run_all("distance", each)["score"] for each in distances),
@@ -120,7 +118,6 @@ def validate_labelled(evidence: Evidence, kind: LabelledKind, seed: int) -> Vali
     usual = _usual(scores[0])
     return _validated(
         Standardised(kind.fit(normal, anomaly, np.random.default_rng(seed)), usual),
-        int(normal.levels.max()),
         kind.has_map,
         judged,
         *((each - usual.median) / np.float32(usual.deviation) for each in scores),
@@ -132,13 +129,11 @@ def _as_usual(evidence: Evidence) -> List[Features]:
     return [each.some(each.levels <= USUAL) for each in evidence.kinds]
 
 
-def _validated(
-    head: Head, level: int, has_map: bool, judged: Sequence[Features], *scores: Floats
-) -> Validated:
+def _validated(head: Head, has_map: bool, judged: Sequence[Features], *scores: Floats) -> Validated:
     normal, anomaly, synthetic = (
         Sample(each, features.levels, features.parts) for each, features in zip(scores, judged)
     )
-    return Validated(head, level, has_map, normal, anomaly, synthetic)
+    return Validated(head, has_map, normal, anomaly, synthetic)
 
 
 def _head_model(head: Head, shape: Tuple[int, int, int]) -> bytes:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import shutil
 import struct
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 import cv2
 import numpy as np
@@ -12,12 +12,13 @@ import pytest
 from edge_agent.cli import main
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.evaluation.label_manifest import ALL
+from edge_agent.evaluation.masks import Masks
 from edge_agent.manifest import InputSpec
-from edge_agent.training import dataset, exif, findings, same_pictures
+from edge_agent.training import dataset, defect_sizes, exif, findings, same_pictures
 from edge_agent.training.dataset import Pictures
 from edge_agent.training.findings import DataFinding, LabelledPictures
 from edge_agent.training.trainer import train
-from tests.training import pictures
+from tests.training import large_pictures, pictures
 
 SPEC = InputSpec(tensor="image", height=96, width=128)
 ENOUGH = 24
@@ -212,3 +213,31 @@ def test_thousands_of_sketches_are_compared_in_blocks() -> None:
     pixels[599] = np.clip(pixels[3].astype(int) + 1, 0, 255)
     pixels[300] = pixels[299]
     assert same_pictures.pairs([pixels[:400], pixels[400:]]) == [(3, 599), (299, 300)]
+
+
+@pytest.mark.parametrize(
+    ("radius", "found"),
+    [(2, ("anomaly/000.png", "anomaly/001.png")), (20, ())],
+)
+def test_defects_too_small_to_be_seen_are_found_with_the_tiles_that_show_them(
+    tmp_path: Path, radius: int, found: Tuple[str, ...]
+) -> None:
+    folder = large_pictures.write(tmp_path / "parts", "cast", 1, size=(512, 768))
+    spec = InputSpec(tensor="image", height=192, width=384)
+    paths = [folder / "anomaly" / f"00{index}.png" for index in range(2)]
+    for path in paths:
+        for place in (path, folder / "masks" / path.name):
+            place.parent.mkdir(exist_ok=True)
+            picture = cv2.circle(
+                np.zeros((512, 768, 3), np.uint8), (99, 99), radius, (255,) * 3, -1
+            )
+            assert cv2.imwrite(str(place), picture)
+    normal = [folder / "normal" / "000.jpg"]
+    defects = defect_sizes.of_masks(Masks.of(folder, paths, print), paths)
+    parts = (Pictures.load(each, spec) for each in (normal, paths, ()))
+    images = LabelledPictures(folder, *parts, (), defects)
+    small = [each for each in findings.find(images) if each.kind == "small-defects"]
+    assert [each.files for each in small] == ([found] if found else [])
+    for finding in small:
+        assert "2 of 2 defects in the masks have less than 6x6 pixels" in finding.what
+        assert finding.advice == "Let the model judge the pictures in tiles: --tiles 2x3."
