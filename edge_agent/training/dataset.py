@@ -22,7 +22,7 @@ from edge_agent.runtime.vision.input_check import InputCheck
 from edge_agent.runtime.vision.light import measure
 from edge_agent.runtime.vision.preprocess import write_input
 from edge_agent.training import exif
-from edge_agent.training.validation import robust_deviation
+from edge_agent.training.sample import robust_deviation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

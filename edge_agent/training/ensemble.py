@@ -119,7 +119,7 @@ def _nearest(
 ) -> Iterator[_Nearest]:
     magnitudes = usual_magnitudes(images.normal.pixels)
     for floor, options in FILTER_BANKS:
-        yield _best(_filters(images, FilterBank(floor * magnitudes, False)), options, seed)
+        yield _best(_filters(images, FilterBank(floor * magnitudes)), options, seed)
     if backbones:
         seen = ((form, Evidence.of(images, form)) for form in backbones)
         yield _best(seen, OF_BACKBONE, seed)
@@ -128,7 +128,9 @@ def _nearest(
 def _filters(images: Images, plain: FilterBank) -> Iterator[Tuple[FeatureExtractor, Evidence]]:
     evidence = Evidence.of(images, plain)
     yield plain, evidence
-    yield replace(plain, levelled=True), evidence.levelled()
+    normal = evidence.normal
+    usual = normal.some(normal.levels <= USUAL).means()
+    yield replace(plain, usual=usual), evidence.levelled(usual)
 
 
 def _best(

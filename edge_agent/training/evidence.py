@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Callable, Iterator, Tuple
 import numpy as np
 
 from edge_agent.training import synthetic_defects
-from edge_agent.training.augmentation import USUAL, Views
-from edge_agent.training.features import STRIDE, FeatureExtractor, feature_model
+from edge_agent.training.augmentation import TAKEN, USUAL, Views
+from edge_agent.training.features import STRIDE, FeatureExtractor, Means, feature_model
 from edge_agent.training.graph import IMAGE, Session
 from edge_agent.training.head import CANDIDATES, coordinates
+from edge_agent.training.sample import robust_deviation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,8 @@ PLENTY = 2  # times the candidates of a coreset that are drawn
 KEPT = 512 << 20  # bytes of features of one label; of more they are computed whenever needed
 CHUNK = 64  # views whose features are in memory at a time then, at most
 CHUNK_BYTES = 64 << 20
+PARTS_REACH = 3.0  # robust deviations each way from the median, of means of a feature
+COPIES_REACH, MOST_COPIES = 2.0, 0.95  # times what so many of the views differ from the part's own
 
 
 @dataclass(frozen=True)
@@ -107,15 +110,25 @@ class Features:
             lambda indices: self.compute(chosen[indices]),
         )
 
-    def levelled(self) -> Features:
-        """Return them less their mean over each view."""
+    def means(self) -> Means:
+        """Return between which values the mean of each feature usually lies in good images.
 
-        def compute(indices: Indices) -> Floats:
-            features = self.compute(indices)
-            means: Floats = features.mean(axis=(2, 3), keepdims=True)
-            return np.asarray(features - means, np.float32)
+        As far from their median as parts differ, and further by what changes of copies make of it.
+        Both robust, as a few of the images may show something else.
+        """
+        found = np.concatenate([chunk.mean(axis=(2, 3)) for chunk in self.chunks()])
+        taken = found[self.levels == TAKEN]
+        changes = np.abs(found - taken[self.parts])
+        reach = PARTS_REACH * robust_deviation(taken) + COPIES_REACH * np.quantile(
+            changes, MOST_COPIES, axis=0
+        )
+        middle = np.median(taken, axis=0)
+        low, high = (np.asarray(each, np.float32) for each in (middle - reach, middle + reach))
+        return Means(low, high)
 
-        return replace(self, compute=compute)
+    def levelled(self, usual: Means) -> Features:
+        """Return them less the mean of each over a view, as far as it is usual."""
+        return replace(self, compute=lambda indices: usual.levelled(self.compute(indices)))
 
     def at_most(self, count: int) -> Features:
         """Return all, or `count` of them evenly chosen."""
@@ -174,9 +187,9 @@ class Evidence:
         )
         return cls(normal, anomaly, synthetic)
 
-    def levelled(self) -> Evidence:
-        """Return the same of features less their mean over each view."""
-        return Evidence(*(each.levelled() for each in self.kinds))
+    def levelled(self, usual: Means) -> Evidence:
+        """Return the same of features less the mean of each over a view, as far as it is usual."""
+        return Evidence(*(each.levelled(usual) for each in self.kinds))
 
 
 def fold_of_parts(count: int) -> Indices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 
 STRIDE = 8  # pixels of the input per patch, each way
 BORDER = 3  # pixels of the input that are not looked at: cameras have dead columns at their edges
+
+
+class Means(NamedTuple):
+    """Between which values (channels,) the mean of each feature lies in images."""
+
+    low: Floats
+    high: Floats
+
+    def levelled(self, features: Floats) -> Floats:
+        """Return features (n, channels, rows, columns) less the mean of each, as far as usual."""
+        low, high = (each[:, None, None] for each in self)
+        means: Floats = features.mean(axis=(2, 3), keepdims=True)
+        return np.asarray(features - np.clip(means, low, high), np.float32)
 
 
 class FeatureExtractor(Protocol):

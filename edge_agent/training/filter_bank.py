@@ -8,11 +8,11 @@ Manjunath and Ma, "Texture features for browsing and retrieval of image data", P
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, List, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, List, NamedTuple, Optional
 
 import numpy as np
 
-from edge_agent.training.features import STRIDE, append_image, gaussian
+from edge_agent.training.features import STRIDE, Means, append_image, gaussian
 from edge_agent.training.graph import BATCH, IMAGE, GraphBuilder, Session
 
 if TYPE_CHECKING:
@@ -48,15 +48,15 @@ class Patches(NamedTuple):
 class FilterBank:
     """Logarithms of the magnitudes of filters, and colours.
 
-    floors: (TEXTURES,), magnitudes well below which count as flat. levelled: whether each figure
-    is less its mean in the image, so that what changes all of an image, such as other light, counts
-    for little.
+    floors: (TEXTURES,), magnitudes well below which count as flat. usual: the means of figures in
+    good images; with them a figure is less its own mean, so that what changes all of an image, such
+    as other light, counts for nothing as far as it is usual.
     """
 
     channels: ClassVar[int] = CHANNELS
 
     floors: Floats
-    levelled: bool
+    usual: Optional[Means] = None
 
     def append(self, graph: GraphBuilder, rgb: str) -> str:
         """Append RGB planes (N, 3, H, W), 0-255 → features (N, CHANNELS, H/8, W/8)."""
@@ -65,10 +65,11 @@ class FilterBank:
         both = graph.add("Concat", graph.add("Log", raised), patches.colors, axis=1)
         smooth = np.tile(gaussian(3, 0.6), (CHANNELS, 1, 1, 1))
         features = graph.conv(graph.pad(both, 1), smooth, group=CHANNELS)
-        if not self.levelled:
+        if self.usual is None:
             return features
+        low, high = (graph.constant(each[:, None, None]) for each in self.usual)
         means = graph.add("ReduceMean", features, axes=[2, 3], keepdims=1)
-        return graph.add("Sub", features, means)
+        return graph.add("Sub", features, graph.add("Max", graph.add("Min", means, high), low))
 
 
 def usual_magnitudes(images: NDArray[np.uint8]) -> Floats:

@@ -17,7 +17,8 @@ from edge_agent.training.augmentation import TAKEN
 from edge_agent.training.features import gaussian
 from edge_agent.training.graph import BATCH, GraphBuilder, Session, Size
 from edge_agent.training.head import Scored, Usual
-from edge_agent.training.validation import LEAST_DEVIATION, SMOOTH, robust_deviation
+from edge_agent.training.sample import robust_deviation
+from edge_agent.training.validation import LEAST_DEVIATION, SMOOTH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ from typing_extensions import Literal
 from edge_agent.errors import InvalidConfiguration
 from edge_agent.training import defect_sizes
 from edge_agent.training.ensemble import FEWEST_BAD
-from edge_agent.training.tiles import LARGE, TILE, Tiles
+from edge_agent.training.tiles import LARGE, TILE, VERY_LARGE, Tiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,9 @@ def choices(
             return (at_one_glance,)
         return (Resolution.of_tiles(Tiles.for_defects(picture, defects.values())),)
     in_tiles = Resolution.of_tiles(Tiles.of_picture(picture))
-    return (at_one_glance, in_tiles) if bad >= FEWEST_BAD else (in_tiles,)
+    if bad >= FEWEST_BAD:
+        return (at_one_glance, in_tiles)
+    return (in_tiles if min(picture) > VERY_LARGE * TILE else at_one_glance,)
 
 
 def check(wanted: TileChoice, size: Optional[Size]) -> None:

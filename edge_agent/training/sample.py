@@ -11,6 +11,8 @@ from edge_agent.training.augmentation import TAKEN
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.float32]
+
 
 class Sample(NamedTuple):
     """Raw scores (v,) of pictures of one label, each by a head that saw none of the same part.
@@ -45,3 +47,9 @@ class Sample(NamedTuple):
         count = int(self.parts.max()) + 1
         times = np.bincount(random.integers(0, count, count), minlength=count)[self.parts]
         return Sample(*(np.repeat(each, times) for each in self))
+
+
+def robust_deviation(values: Floats) -> Floats:
+    """Return the median absolute deviation along the first axis, as a standard deviation."""
+    away = np.abs(values - np.median(values, axis=0))
+    return np.asarray(1.4826 * np.median(away, axis=0), np.float32)

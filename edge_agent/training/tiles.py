@@ -24,6 +24,7 @@ OVERLAP = 32  # pixels that neighbours share
 STEP = TILE - OVERLAP
 MOST_TILES = 48  # each takes the time of a picture that isn't tiled
 LARGE = 4  # times TILE that a picture's shorter side has, from which on tiles are tried
+VERY_LARGE = 8  # times TILE, above which they are made where no bad image says what is needed
 TWICE = 2  # pixels of the picture for one of the input, each way: a defect of 16 then has 8
 
 

@@ -23,7 +23,7 @@ from edge_agent.training.head import (
     excess_model,
     score_model,
 )
-from edge_agent.training.sample import Sample
+from edge_agent.training.sample import Sample, robust_deviation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -142,12 +142,6 @@ def _head_model(head: Head, shape: Tuple[int, int, int]) -> bytes:
     features = graph.input("features", np.float32, (BATCH, *shape))
     graph.output("score", head.append(graph, features, shape[1:]).score, (BATCH,))
     return graph.model()
-
-
-def robust_deviation(values: Floats) -> Floats:
-    """Return the median absolute deviation along the first axis, as a standard deviation."""
-    away = np.abs(values - np.median(values, axis=0))
-    return np.asarray(1.4826 * np.median(away, axis=0), np.float32)
 
 
 def _blank(features: Features) -> Floats:

@@ -36,8 +36,9 @@ def test_the_tiles_that_are_named_are_made() -> None:
     assert chosen(Tiles(2, 3), (300, 400)) == (Resolution((480, 704), Tiles(2, 3)),)
 
 
-def test_large_pictures_without_bad_ones_are_tiled() -> None:
+def test_very_large_pictures_without_bad_ones_are_tiled() -> None:
     assert chosen(AUTO, FOUR_K) == (Resolution.of_tiles(Tiles(5, 8)),)
+    assert chosen(AUTO, (1080, 1920)) == (AT_ONE_GLANCE,)
 
 
 def test_bad_images_without_masks_decide_by_validation() -> None:

@@ -66,7 +66,7 @@ def test_images_of_the_test_are_taken_where_there_are_some(
     assert (table.images, table.count_normal, table.count_anomaly) == ("test", 5, 4)
     assert "were not trained on" in table.remark
     assert said[0].endswith("on 5 good and 4 bad images of the test:")
-    assert len([line for line in said if line.startswith("  ")]) == 10
+    assert len([line for line in said if line.startswith("  ")]) == 11
     assert said[-1] == table.advice()
     assert not any("Without bad images" in line for line in said)
     again = robustness.measure(out, robustness_file.some(unseen.normal, 5), unseen.anomaly)
