@@ -19,8 +19,8 @@ COPIES = 100  # of the images of one label, for each level
 OF_EACH = 4  # copies at most of one image, for each level
 MOST_COPIES = 1000  # of level USUAL, which has one of each image up to here
 CHANGES = 3  # disturbances of a copy
-# The border isn't looked at, so dead columns there change nothing. Heads that learned light from one
-# side would overlook stains.
+# The border isn't looked at, so dead columns there change nothing. Heads that learned light from
+# one side would overlook stains.
 KINDS = tuple(kind for kind in DISTURBANCES if kind.name not in ("dead columns", "side light"))
 # Levels: up to which of a disturbance's strengths a copy is changed.
 TAKEN, USUAL, STRONG = 0, 1, 2  # 0: not changed
