@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     capture = Capture(settings, random.Random(1))
     with Predictor(place / "old") as predictor:
         for number in range(GOOD + BAD):
-            defect = "scratch" if number >= GOOD else None
+            defect = "stain" if number >= GOOD else None
             image = parts.draw(parts.training_seed(5, number), defect).image
             prediction, _ = predictor.predict(Frame(image))
             reason = capture.choose("bolts", prediction)
