@@ -29,7 +29,7 @@ COMPONENT = "plant.Cookies"
 pytestmark = [
     needs_aws,
     pytest.mark.skipif(not COOKIES.exists(), reason="the image sets aren't here"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 
 CREATE = """
