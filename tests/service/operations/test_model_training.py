@@ -45,6 +45,7 @@ from tests.service.calls import ACCOUNT, OTHER, call
 from tests.training import pictures
 
 LIMIT_S = 300.0  # for a training on a busy machine
+pytestmark = pytest.mark.timeout(2 * LIMIT_S)
 OUTPUT = {"S3Location": {"Bucket": "output", "Prefix": "runs/"}}
 
 
