@@ -227,9 +227,12 @@ def _best(
     steps: Steps,
     progress: Callable[[str], None],
 ) -> _Fitted:
-    """Fit at the resolution that was read, and at the `others` where that finds too little."""
+    """Fit at the resolution that was read, and at the `others` where that finds too little.
+
+    Without a bad image that can be used nothing says which is better.
+    """
     best = _fit(read, backbone, seed, steps)
-    for other in others:
+    for other in others if len(read.anomaly) else ():
         if best.auroc >= ENOUGH:
             progress("Judged at one glance, which finds the bad images; --tiles RxC makes tiles")
             break

@@ -83,3 +83,14 @@ def test_regions_are_in_pixels_of_the_whole_picture(tiled: Tiled, place: tuple[i
     best = max(prediction.regions, key=lambda region: region.peak)
     centre = best.top + best.height / 2, best.left + best.width / 2
     assert np.abs(np.subtract(centre, place)).max() < 24
+
+
+def test_bad_images_that_cant_be_used_choose_no_tiles(tmp_path: Path) -> None:
+    images = tmp_path / "seen"
+    large_pictures.write(images, "printed", 10, size=(1024, 1024))
+    (images / "anomaly").mkdir(exist_ok=True)
+    for number in range(8):
+        (images / "anomaly" / f"{number}.png").write_bytes(b"not a picture")
+    said: List[str] = []
+    train(images, tmp_path / "out", backbone=BackboneOptions("none"), progress=said.append)
+    assert "10 normal and 0 anomalous images, trained at 256x256 pixels" in said
